@@ -1,0 +1,1 @@
+"""The four stages of the pipeline, and the postmaster who looks after them."""

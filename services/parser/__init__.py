@@ -1,0 +1,1 @@
+"""Reads header blocks: ``incoming`` to ``parsed``, or to quarantine."""

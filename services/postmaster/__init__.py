@@ -1,0 +1,1 @@
+"""The operator's side: failed mail, quarantine, topology, configuration check."""

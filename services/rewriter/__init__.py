@@ -1,0 +1,1 @@
+"""Directs messages to local mailboxes: ``parsed`` to ``pickup``."""

@@ -1,0 +1,1 @@
+"""What the stages share: messages, outcomes, brokers, state, spool, settings, logs."""

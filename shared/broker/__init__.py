@@ -1,0 +1,146 @@
+"""The seam between the pipeline and what carries its queues.
+
+``Broker`` is what the runner and the fetcher use; ``Steward`` is what the operator's side uses.
+Two implementations each: RabbitMQ, and an embedded one over SQLite; one contract suite for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+Header: TypeAlias = str | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A message to put into a queue.
+
+    Attributes:
+        queue: the name of a queue of the topology.
+        body: an encoded envelope, or for quarantine whatever bytes could not be decoded.
+        message_id: the id of the envelope.
+        headers: what an operator reads in the management UI, short and plain.
+    """
+
+    queue: str
+    body: bytes = field(repr=False)
+    message_id: str
+    headers: Mapping[str, Header] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message that the broker has handed to this process, not yet settled.
+
+    Attributes:
+        queue: the queue it came from.
+        redeliveries: how often it had been handed out before without being settled.
+        tag: the broker's own mark (delivery tag and channel, or lease); of no meaning outside it.
+    """
+
+    queue: str
+    body: bytes = field(repr=False)
+    message_id: str
+    headers: Mapping[str, Header]
+    redeliveries: int
+    tag: object = field(repr=False)
+
+
+class Broker(Protocol):
+    """Carries messages between stages, durably.
+
+    It connects by itself, waits for its server with backoff, and rebuilds everything after a loss.
+    """
+
+    async def open(self) -> None:
+        """Connect; return once the broker can be used, however long that takes.
+
+        Raises:
+            ConfigError: the URL is wrong, or the broker refuses user name and password.
+        """
+
+    async def close(self) -> None:
+        """Give back what is unsettled and disconnect."""
+
+    def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Delivery, None]:
+        """Yield deliveries, at most ``prefetch`` of them unsettled at a time, until closed.
+
+        It survives a cancelled consumer, a lost channel and a lost connection. When it is closed
+        (``aclose``), deliveries it had not yet yielded go back to the queue; those it had yielded
+        can still be settled.
+        """
+
+    async def settle(self, delivery: Delivery, *sends: Send) -> None:
+        """Make the sends durable, then forget the delivery.
+
+        Raises:
+            Refused: a send was not taken (unroutable, queue full); the delivery is still ours.
+            DeliveryLost: the delivery is no longer ours; it will be handed out again.
+            BrokerUnavailable: the connection broke before the outcome was known.
+        """
+
+    async def publish(self, *sends: Send) -> None:
+        """Make the sends durable; return when they are.
+
+        Raises:
+            Refused: a send was not taken.
+            BrokerUnavailable: the connection broke before the outcome was known.
+        """
+
+    async def depths(self, queues: Iterable[str]) -> Mapping[str, int]:
+        """Return for each queue how many messages in it wait to be handed out.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be published and consumed just now."""
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the broker takes no publishes just now (an alarm), or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A message seen in a queue by the operator's side, and left there."""
+
+    queue: str
+    message_id: str
+    headers: Mapping[str, Header]
+    body: bytes = field(repr=False)
+
+
+class Steward(Protocol):
+    """The operator's side of a broker. Blocking; used by the command line, never by a stage."""
+
+    def declare(self) -> None:
+        """Make every queue and exchange of the topology exist; a no-op where they do.
+
+        Raises:
+            ConfigError: something of that name exists with other arguments, or access is refused.
+            BrokerUnavailable: the broker does not answer.
+        """
+
+    def depths(self) -> Mapping[str, int | None]:
+        """Return for each queue of the topology how many messages wait in it, None if absent."""
+
+    def browse(self, queue: str) -> Iterator[Stored]:
+        """Yield the waiting messages of a queue, oldest first; all stay in it."""
+
+    def move(self, queue: str, message_ids: Sequence[str], destination: str | None) -> int:
+        """Move messages to another queue (to the queue each came from, by its header, if None).
+
+        Each is durable at its destination before it is gone here. Its attempt counter starts anew.
+        Returns how many were moved.
+        """
+
+    def drop(self, queue: str, message_ids: Sequence[str]) -> int:
+        """Delete messages; return how many."""
+
+    def close(self) -> None:
+        """Disconnect."""

@@ -1,0 +1,107 @@
+"""What can go wrong, named after who is at fault.
+
+An error from a library or from the operating system is translated into one of these once, at the
+boundary where it was caught, with ``from``. Whoever catches one of these knows whom to tell.
+"""
+
+from __future__ import annotations
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; the user mends it.
+
+    Args:
+        where: the file, and the line or the key, e.g. ``connector.toml: account[0].port``.
+        what: what is wrong and what is expected instead, as a sentence.
+    """
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(f"{where}: {what}")
+        self.where = where
+        self.what = what
+
+
+class ServerFault(Exception):
+    """A remote mail server refused, or broke its protocol.
+
+    Args:
+        server: which one, as ``host:port``.
+        said: its reply, or what it did, as text that is safe to show.
+    """
+
+    def __init__(self, server: str, said: str) -> None:
+        super().__init__(f"{server}: {said}")
+        self.server = server
+        self.said = said
+
+
+class LoginRefused(ServerFault):
+    """The server does not accept this user name and password."""
+
+
+class MaildropBusy(ServerFault):
+    """Another session holds the maildrop (``[IN-USE]``, RFC 2449 section 8.1.1)."""
+
+
+class Unreachable(ServerFault):
+    """The server cannot be reached, or the connection to it broke or timed out."""
+
+
+class Undecodable(Exception):
+    """The bytes in a queue are not an envelope that this program wrote."""
+
+
+class NewerSchema(Exception):
+    """The envelope was written by a newer version of this program.
+
+    Args:
+        found: the schema version of the envelope.
+        known: the newest that this program reads.
+    """
+
+    def __init__(self, found: int, known: int) -> None:
+        super().__init__(f"the envelope has schema {found}, this version reads up to {known}")
+        self.found = found
+        self.known = known
+
+
+class BrokerUnavailable(Exception):
+    """The broker cannot be reached or does not answer; whatever was in hand is not settled."""
+
+
+class DeliveryLost(BrokerUnavailable):
+    """The delivery belongs to a channel or lease that is gone; the broker hands it out again."""
+
+
+class Refused(Exception):
+    """The broker did not take a message: its queue is full, unknown, or not allowed to us.
+
+    Args:
+        queue: where the message was to go.
+        why: what the broker said.
+    """
+
+    def __init__(self, queue: str, why: str) -> None:
+        super().__init__(f"{queue}: {why}")
+        self.queue = queue
+        self.why = why
+
+
+class StateUnavailable(Exception):
+    """The state database cannot be reached, is locked, or is full."""
+
+
+class SpoolUnavailable(Exception):
+    """The spool cannot be read or written just now."""
+
+
+class SpoolMissing(Exception):
+    """The spool has no blob of this key.
+
+    Args:
+        key: the key that a queue message refers to.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the spool has no blob {key!r}")
+        self.key = key

@@ -1,0 +1,137 @@
+"""Structured logs, with one function for each mail event.
+
+Every line about a message starts with our id for it. No secret and no body is ever logged, and
+text that came from mail or from a server is escaped before it gets here or to a terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter
+from typing import Any, TextIO
+
+import structlog
+
+
+def printable(text: str, limit: int = 500) -> str:
+    """Return text that is safe on one line of a terminal: control characters escaped, cut short.
+
+    Args:
+        text: anything, also hostile.
+        limit: how many characters to keep.
+    """
+    cut = text if len(text) <= limit else text[:limit] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
+def configure(level: str = "INFO", stream: TextIO = sys.stderr) -> None:
+    """Set up logging for this process: JSON lines, or readable ones where a person watches.
+
+    Args:
+        level: DEBUG, INFO, WARNING or ERROR.
+        stream: where lines go; it is asked whether it is a terminal.
+    """
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=True)
+        if stream.isatty()
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(stream=stream, level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+class MailLog:
+    """Says what happens to mail, and counts it.
+
+    Args:
+        stage: the name of the process or stage, on every line.
+
+    Attributes:
+        counts: how often each event happened, by name; ``bytes`` is the sum of fetched sizes.
+    """
+
+    def __init__(self, stage: str, counts: Counter[str] | None = None) -> None:
+        self.counts: Counter[str] = Counter() if counts is None else counts
+        self._log = structlog.get_logger().bind(stage=stage)
+
+    def fetched(self, id_: str, account: str, uidl: str, size: int) -> None:
+        """A message was taken from a maildrop and is durable in our queue."""
+        self.counts["fetched"] += 1
+        self.counts["bytes"] += size
+        self._log.info("fetched", id=id_, account=account, uidl=printable(uidl), size=size)
+
+    def suppressed(self, id_: str, account: str, why: str) -> None:
+        """A message has been here before and is not delivered a second time."""
+        self.counts["suppressed"] += 1
+        self._log.info("suppressed", id=id_, account=account, why=printable(why))
+
+    def forwarded(self, id_: str, account: str, queue: str) -> None:
+        """A message went on to the next queue."""
+        self.counts["forwarded"] += 1
+        self._log.debug("forwarded", id=id_, account=account, queue=queue)
+
+    def delivered(self, id_: str, account: str, receipt: str) -> None:
+        """A message arrived at its destination."""
+        self.counts["delivered"] += 1
+        self._log.info("delivered", id=id_, account=account, receipt=printable(receipt))
+
+    def retrying(self, id_: str, account: str, queue: str, reason: str, attempt: int) -> None:
+        """A message waits for another try."""
+        self.counts["retrying"] += 1
+        self._log.warning(
+            "retrying", id=id_, account=account, queue=queue, reason=printable(reason), try_=attempt
+        )
+
+    def failed(self, id_: str, account: str, queue: str, reason: str) -> None:
+        """A message went to Failed Mail."""
+        self.counts["failed"] += 1
+        self._log.error("failed", id=id_, account=account, queue=queue, reason=printable(reason))
+
+    def quarantined(self, id_: str, account: str, reason: str) -> None:
+        """A corrupt message went to quarantine."""
+        self.counts["quarantined"] += 1
+        self._log.error("quarantined", id=id_, account=account, reason=printable(reason))
+
+    def removed(self, id_: str, account: str, uidl: str) -> None:
+        """A message was deleted at the POP3 server, after it was safe with us."""
+        self.counts["removed"] += 1
+        self._log.info("removed", id=id_, account=account, uidl=printable(uidl))
+
+    def polled(self, account: str, found: int, fetched: int, seconds: float) -> None:
+        """An account was polled to the end."""
+        self.counts["polled"] += 1
+        self._log.info(
+            "polled", account=account, found=found, fetched=fetched, seconds=round(seconds, 3)
+        )
+
+    def account_failed(self, account: str, reason: str, again_in: float) -> None:
+        """An account could not be polled; it is backed off."""
+        self.counts["accounts_failed"] += 1
+        self._log.error(
+            "account failed", account=account, reason=printable(reason), again_in=round(again_in)
+        )
+
+    def trouble(self, what: str, **about: object) -> None:
+        """Something that is not a message is wrong: a connection, a database, a worker."""
+        self._log.warning(what, **{k: printable(str(v)) for k, v in about.items()})
+
+    def crashed(self, id_: str, account: str, error: BaseException) -> None:
+        """A handler raised what it should not; the message is retried, the programmer told."""
+        self.counts["crashed"] += 1
+        self._log.error("handler crashed", id=id_, account=account, exc_info=error)
+
+    def note(self, what: str, **about: object) -> None:
+        """A step in the life of the process: started, connected, stopping."""
+        self._log.info(what, **about)

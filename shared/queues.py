@@ -1,0 +1,88 @@
+"""The topology as plain data: every queue by name, kind and timing, and who may send to it.
+
+``shared.topology`` turns this into AMQP declarations, ``shared.broker.embedded`` into rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+POLL: Final = "poll"
+INCOMING: Final = "incoming"
+PARSED: Final = "parsed"
+PICKUP: Final = "pickup"
+QUARANTINE: Final = "quarantine"
+
+RETRIED: Final = (INCOMING, PARSED, PICKUP)
+"""The inboxes whose stages may retry and dead-letter."""
+
+DELIVERY_LIMIT: Final = 20
+"""How often a message is handed out unsettled (it crashes its process) before quarantine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A retry tier: its label in queue names (``5m``) and its wait in seconds."""
+
+    label: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSpec:
+    """One queue.
+
+    Attributes:
+        kind: ``work`` queues are consumed by stages; ``retry`` queues hold each message for
+            ``ttl`` seconds and then pass it back to ``back_to``; ``failed`` and ``quarantine``
+            keep messages for the operator, however often somebody looks at them.
+    """
+
+    name: str
+    kind: Literal["work", "retry", "failed", "quarantine"]
+    ttl: float | None = None
+    back_to: str | None = None
+
+
+def failed_queue(inbox: str) -> str:
+    """Return the name of the dead-letter queue of an inbox."""
+    return f"{inbox}.failed"
+
+
+def retry_queue(inbox: str, tier: Tier) -> str:
+    """Return the name of the queue in which messages of an inbox wait out a tier."""
+    return f"{inbox}.retry.{tier.label}"
+
+
+def plan(tiers: Sequence[Tier]) -> tuple[QueueSpec, ...]:
+    """Return every queue of the topology for these retry tiers."""
+    work = [QueueSpec(name, "work") for name in (POLL, *RETRIED)]
+    retry = [
+        QueueSpec(retry_queue(inbox, tier), "retry", tier.seconds, inbox)
+        for inbox in RETRIED
+        for tier in tiers
+    ]
+    failed = [QueueSpec(failed_queue(inbox), "failed", back_to=inbox) for inbox in RETRIED]
+    return (*work, *retry, *failed, QueueSpec(QUARANTINE, "quarantine"))
+
+
+SENDERS: Final = {
+    "fetcher": (POLL, INCOMING),
+    "parser": (INCOMING, PARSED),
+    "rewriter": (PARSED, PICKUP),
+    "deliverer": (PICKUP,),
+    "postmaster": (POLL, INCOMING, PARSED, PICKUP),
+}
+"""Which queues each sender may put messages into. For the inbox of a stage, and for all that the
+postmaster serves, that means its retry tiers and its failed queue too; quarantine is open to all.
+The name is also that of the sender's exchange, so that a broker can refuse everything else."""
+
+
+def reachable(sender: str, queues: Sequence[QueueSpec]) -> tuple[str, ...]:
+    """Return the names of the queues that a sender's exchange is bound to."""
+    named = SENDERS[sender]
+    return tuple(
+        q.name for q in queues if q.name in named or q.back_to in named or q.kind == "quarantine"
+    )

@@ -1,0 +1,243 @@
+"""Envelopes as bytes: msgpack with a schema version; types and sizes are checked on the way in.
+
+The only module that knows msgpack. An envelope is an array::
+
+    [schema, kind, id, account, first_seen, attempt, first_failure, trail, payload]
+
+and a payload the array of its fields in the order of its dataclass, the raw message as ``bin``.
+Fields are only ever added at the end, with a default, so that version n reads what n-1 wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+import msgpack
+
+from shared.errors import NewerSchema, Undecodable
+from shared.message import (
+    Addressed,
+    Envelope,
+    Fetched,
+    Hop,
+    Inline,
+    Parsed,
+    Payload,
+    Poll,
+    Raw,
+    Spooled,
+    Summary,
+)
+
+SCHEMA: Final = 1
+BODY_LIMIT: Final = 16 * 1024 * 1024
+"""Bytes of one encoded envelope; RabbitMQ 4.0 and later takes no more by default."""
+
+_T = TypeVar("_T", bound=Payload)
+_BAD: Final = (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError)
+
+
+def encode(envelope: Envelope[Payload]) -> bytes:
+    """Return the envelope as bytes.
+
+    Raises:
+        ValueError: the result would be larger than a broker takes.
+    """
+    payload = envelope.payload
+    kind, pack, _ = _FORMATS[type(payload)]
+    body = cast(
+        bytes,
+        msgpack.packb(
+            [
+                SCHEMA,
+                kind,
+                envelope.id,
+                envelope.account,
+                envelope.first_seen,
+                envelope.attempt,
+                envelope.first_failure,
+                [[hop.stage, hop.at] for hop in envelope.trail],
+                pack(payload),
+            ]
+        ),
+    )
+    if len(body) > BODY_LIMIT:
+        raise ValueError(f"an envelope of {len(body)} bytes is over the limit of {BODY_LIMIT}")
+    return body
+
+
+def decode(body: bytes, kind: type[_T]) -> Envelope[_T]:
+    """Return the envelope in these bytes.
+
+    Args:
+        body: what a queue held.
+        kind: the payload type that belongs into this queue.
+
+    Raises:
+        Undecodable: they are not an envelope of this kind, for a reason that the error states.
+        NewerSchema: they were written by a newer version of this program.
+    """
+    if len(body) > BODY_LIMIT:
+        raise Undecodable(f"{len(body)} bytes are more than an envelope may have")
+    try:
+        parts = msgpack.unpackb(
+            body, max_bin_len=BODY_LIMIT, max_str_len=1 << 20, max_array_len=100_000, max_map_len=0
+        )
+    except (*_BAD, msgpack.exceptions.UnpackException) as error:
+        raise Undecodable(f"not msgpack of ours: {error}") from error
+    if not isinstance(parts, list) or not parts or type(parts[0]) is not int:
+        raise Undecodable("not an envelope: no schema version in front")
+    if parts[0] > SCHEMA:
+        raise NewerSchema(parts[0], SCHEMA)
+    try:
+        return _envelope(parts, kind)
+    except _BAD as error:
+        raise Undecodable(f"a field of the envelope is wrong: {error}") from error
+
+
+def _envelope(parts: list[Any], kind: type[_T]) -> Envelope[_T]:
+    _, found, id_, account, first_seen, attempt, first_failure, trail, payload, *_ = parts
+    expected, _, unpack = _FORMATS[kind]
+    if found != expected:
+        raise ValueError(f"it holds {found!r}, this queue takes {expected!r}")
+    return Envelope(
+        _str(id_),
+        _str(account),
+        cast(_T, unpack(payload)),
+        _float(first_seen),
+        _int(attempt),
+        None if first_failure is None else _float(first_failure),
+        tuple(Hop(_str(stage), _float(at)) for stage, at in trail),
+    )
+
+
+def _str(value: object) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{type(value).__name__} where text is expected")
+    return value
+
+
+def _int(value: object) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{type(value).__name__} where an integer is expected")
+    return value
+
+
+def _float(value: object) -> float:
+    if type(value) is not float and type(value) is not int:
+        raise ValueError(f"{type(value).__name__} where a number is expected")
+    return float(value)
+
+
+def _bytes(value: object) -> bytes:
+    if type(value) is not bytes:
+        raise ValueError(f"{type(value).__name__} where bytes are expected")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if type(value) is not list:
+        raise ValueError(f"{type(value).__name__} where a list is expected")
+    return tuple(_str(item) for item in value)
+
+
+def _pack_raw(raw: Raw) -> bytes | list[object]:
+    return raw.data if isinstance(raw, Inline) else [raw.key, raw.size, raw.head]
+
+
+def _raw(value: Any) -> Raw:
+    if type(value) is bytes:
+        return Inline(value)
+    key, size, head, *_ = value
+    return Spooled(_str(key), _int(size), _bytes(head))
+
+
+def _pack_summary(s: Summary) -> list[str]:
+    return [s.from_, s.subject, s.message_id, s.date]
+
+
+def _summary(value: Any) -> Summary:
+    from_, subject, message_id, date, *_ = value
+    return Summary(_str(from_), _str(subject), _str(message_id), _str(date))
+
+
+def _pack_poll(p: Poll) -> list[object]:
+    return [p.reason]
+
+
+def _poll(value: Any) -> Poll:
+    reason, *_ = value
+    return Poll(_str(reason))
+
+
+def _pack_fetched(p: Fetched) -> list[object]:
+    return [_pack_raw(p.raw), p.uidl, p.server, _pack_summary(p.summary)]
+
+
+def _fetched(value: Any) -> Fetched:
+    raw, uidl, server, summary, *_ = value
+    return Fetched(_raw(raw), _str(uidl), _str(server), _summary(summary))
+
+
+def _pack_parsed(p: Parsed) -> list[object]:
+    return [
+        _pack_raw(p.raw),
+        p.uidl,
+        p.server,
+        _pack_summary(p.summary),
+        p.return_path,
+        p.delivered_to,
+        p.received,
+        p.passed,
+    ]
+
+
+def _parsed(value: Any) -> Parsed:
+    raw, uidl, server, summary, return_path, delivered_to, received, passed, *_ = value
+    return Parsed(
+        _raw(raw),
+        _str(uidl),
+        _str(server),
+        _summary(summary),
+        None if return_path is None else _str(return_path),
+        _texts(delivered_to),
+        _int(received),
+        _texts(passed),
+    )
+
+
+def _pack_addressed(p: Addressed) -> list[object]:
+    return [
+        _pack_raw(p.raw),
+        p.uidl,
+        p.server,
+        _pack_summary(p.summary),
+        p.sender,
+        p.recipients,
+        p.destination,
+        p.prefix,
+    ]
+
+
+def _addressed(value: Any) -> Addressed:
+    raw, uidl, server, summary, sender, recipients, destination, prefix, *_ = value
+    return Addressed(
+        _raw(raw),
+        _str(uidl),
+        _str(server),
+        _summary(summary),
+        _str(sender),
+        _texts(recipients),
+        _str(destination),
+        _bytes(prefix),
+    )
+
+
+_Format = tuple[str, Callable[[Any], object], Callable[[Any], Payload]]
+_FORMATS: Final[dict[type, _Format]] = {
+    Poll: ("poll", _pack_poll, _poll),
+    Fetched: ("fetched", _pack_fetched, _fetched),
+    Parsed: ("parsed", _pack_parsed, _parsed),
+    Addressed: ("addressed", _pack_addressed, _addressed),
+}
