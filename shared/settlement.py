@@ -1,0 +1,260 @@
+"""From a stage's outcome to what is sent where: pure, so that every rule of it can be tested.
+
+It knows retry tiers, giving up, Failed Mail and quarantine, and writes the headers that an operator
+reads in the management UI. It sends nothing; the runner does.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final, Literal, TypeAlias, assert_never
+
+from shared import wire
+from shared.broker import Header, Send
+from shared.log import printable
+from shared.message import Envelope, Hop, Payload, Poll, Spooled
+from shared.outcome import DeadLetter, Done, Forward, Outcome, Quarantine, Retry, Split, Verdict
+from shared.queues import QUARANTINE, RETRIED, Tier, failed_queue, retry_queue
+
+Event: TypeAlias = Literal[
+    "forwarded", "delivered", "suppressed", "polled", "retrying", "failed", "quarantined"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a message is tried again, and when no longer.
+
+    Attributes:
+        tiers: the waits, in order; the last one repeats.
+        give_up_after: seconds from the first failure to Failed Mail.
+    """
+
+    tiers: tuple[Tier, ...]
+    give_up_after: float
+
+    def tier(self, attempt: int, after: float | None) -> Tier:
+        """Return where a message waits after its try number ``attempt`` (0 for the first).
+
+        Args:
+            attempt: how many tries failed before this one.
+            after: seconds before which another try is pointless, None if nobody knows.
+        """
+        turn = min(attempt, len(self.tiers) - 1)
+        if after is None:
+            return self.tiers[turn]
+        # A hint can shorten or lengthen the wait: the shortest tier that is long enough.
+        return next((t for t in self.tiers if t.seconds >= after), self.tiers[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One consequence of an outcome.
+
+    Attributes:
+        event: what it is called in logs and counts.
+        reason: the receipt, or why it did not go on.
+        send: what has to be durable before the delivery is forgotten; None where nothing follows.
+        attempt: the attempt number that the message will have next.
+    """
+
+    event: Event
+    reason: str
+    send: Send | None = None
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """All that follows from one outcome, to be settled together.
+
+    Attributes:
+        copies: blobs to copy first, as pairs of keys, so that each envelope owns its own.
+        release: the key of the blob that nobody refers to afterwards, or None.
+    """
+
+    steps: tuple[Step, ...]
+    copies: tuple[tuple[str, str], ...] = ()
+    release: str | None = None
+
+
+def settlement(
+    envelope: Envelope[Payload],
+    outcome: Outcome,
+    *,
+    stage: str,
+    inbox: str,
+    outbox: str | None,
+    policy: RetryPolicy,
+    now: float,
+) -> Settlement:
+    """Return what follows from an outcome.
+
+    Args:
+        envelope: what the stage was given.
+        outcome: what it said.
+        stage: its name.
+        inbox: the queue it consumes.
+        outbox: the queue that Forward goes to.
+        policy: the retry schedule.
+        now: seconds since 1970 (UTC).
+    """
+    verdicts = outcome.verdicts if isinstance(outcome, Split) else (outcome,)
+    route = _Route(envelope, stage, inbox, outbox, policy, now)
+    steps: list[Step] = []
+    copies: list[tuple[str, str]] = []
+    key = _key(envelope.payload)
+    owned = False
+    for verdict in verdicts:
+        for payload in _continuing(verdict, envelope.payload):
+            mine = payload
+            if key is not None and _key(payload) == key and owned:
+                fresh = f"{key}.{secrets.token_hex(4)}"
+                copies.append((key, fresh))
+                mine = _with_key(payload, fresh)
+            owned = owned or _key(mine) == key
+            steps.append(route.step(verdict, mine))
+        if isinstance(verdict, Done):
+            steps.append(Step(verdict.event, verdict.receipt))
+    return Settlement(tuple(steps), tuple(copies), None if owned else key)
+
+
+def undecodable(body: bytes, message_id: str, reason: str, *, stage: str, inbox: str) -> Step:
+    """Return the step for bytes that are no envelope: to quarantine as they are."""
+    headers: dict[str, Header] = {
+        "reason": printable(reason),
+        "stage": stage,
+        "inbox": inbox,
+        "size": len(body),
+    }
+    return Step("quarantined", reason, Send(QUARANTINE, body, message_id, headers))
+
+
+def _continuing(verdict: Verdict, whole: Payload) -> Sequence[Payload]:
+    if isinstance(verdict, Forward):
+        return verdict.payloads
+    if isinstance(verdict, Done):
+        return ()
+    return (whole if verdict.payload is None else verdict.payload,)
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    envelope: Envelope[Payload]
+    stage: str
+    inbox: str
+    outbox: str | None
+    policy: RetryPolicy
+    now: float
+
+    def step(self, verdict: Verdict, payload: Payload) -> Step:
+        match verdict:
+            case Forward():
+                return self._forward(payload)
+            case Retry(reason, after):
+                return self._retry(payload, reason, after)
+            case DeadLetter(reason):
+                return self._keep("failed", failed_queue(self.inbox), payload, reason)
+            case Quarantine(reason):
+                return self._keep("quarantined", QUARANTINE, payload, reason)
+            case Done():
+                raise TypeError("nothing continues after Done")
+            case _:
+                assert_never(verdict)
+
+    def _forward(self, payload: Payload) -> Step:
+        if self.outbox is None:
+            raise TypeError(f"stage {self.stage} has no outbox to forward to")
+        e = self.envelope
+        onward: Envelope[Payload] = Envelope(
+            e.id,
+            e.account,
+            payload,
+            e.first_seen,
+            trail=(*e.trail, Hop(self.stage, self.now)),
+        )
+        send = Send(self.outbox, wire.encode(onward), e.id, {"account": e.account})
+        return Step("forwarded", self.outbox, send)
+
+    def _retry(self, payload: Payload, reason: str, after: float | None) -> Step:
+        if self.inbox not in RETRIED:
+            # A poll job: the schedule makes another one.
+            return Step("polled", reason)
+        first = self.envelope.first_failure
+        if first is not None and self.now - first >= self.policy.give_up_after:
+            why = f"{reason} (given up after {_span(self.now - first)})"
+            return self._keep("failed", failed_queue(self.inbox), payload, why)
+        tier = self.policy.tier(self.envelope.attempt, after)
+        return self._keep("retrying", retry_queue(self.inbox, tier), payload, reason)
+
+    def _keep(self, event: Event, queue: str, payload: Payload, reason: str) -> Step:
+        e = self.envelope
+        kept: Envelope[Payload] = replace(
+            e,
+            payload=payload,
+            attempt=e.attempt + 1,
+            first_failure=self.now if e.first_failure is None else e.first_failure,
+        )
+        headers = failure_headers(kept, reason, stage=self.stage, inbox=self.inbox, now=self.now)
+        return Step(event, reason, Send(queue, wire.encode(kept), e.id, headers), kept.attempt)
+
+
+def failure_headers(
+    envelope: Envelope[Payload], reason: str, *, stage: str, inbox: str, now: float
+) -> dict[str, Header]:
+    """Return what an operator reads on a message that waits, failed, or is quarantined.
+
+    Args:
+        envelope: the message.
+        reason: why it did not go on.
+        stage: who says so.
+        inbox: the queue to which a requeue returns it.
+        now: seconds since 1970 (UTC).
+    """
+    first = now if envelope.first_failure is None else envelope.first_failure
+    headers: dict[str, Header] = {
+        "account": envelope.account,
+        "reason": printable(reason),
+        "stage": stage,
+        "inbox": inbox,
+        "attempts": envelope.attempt,
+        "first-failure": _iso(first),
+        "failed-at": _iso(now),
+    }
+    payload = envelope.payload
+    if not isinstance(payload, Poll):
+        summary = payload.summary
+        headers |= {
+            "from": printable(summary.from_, 200),
+            "subject": printable(summary.subject, 200),
+            "message-id": printable(summary.message_id, 200),
+            "size": payload.raw.size,
+        }
+    return headers
+
+
+def _key(payload: Payload) -> str | None:
+    if isinstance(payload, Poll) or not isinstance(payload.raw, Spooled):
+        return None
+    return payload.raw.key
+
+
+def _with_key(payload: Payload, key: str) -> Payload:
+    if isinstance(payload, Poll) or not isinstance(payload.raw, Spooled):
+        return payload
+    return replace(payload, raw=replace(payload.raw, key=key))
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+_UNITS: Final = ((86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds"))
+
+
+def _span(seconds: float) -> str:
+    size, unit = next((u for u in _UNITS if seconds >= u[0]), _UNITS[-1])
+    return f"{seconds / size:.3g} {unit}"
