@@ -1,4 +1,4 @@
-"""A certification authority of a test's own, and a server certificate from it."""
+"""A certificate authority of the test's own, and a server certificate signed by it."""
 
 import datetime
 import ipaddress
@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM files: the authority to trust, and what a server presents (with its key)."""
+    """Paths of PEM files: the authority's certificate, the server's certificate and its key."""
 
     ca: Path
     cert: Path
@@ -21,39 +21,34 @@ class Certificates:
 
 
 def make_certificates(directory: Path, *names: str) -> Certificates:
-    """Write an authority and a server certificate for ``localhost``, 127.0.0.1 and other names."""
-    directory.mkdir(parents=True, exist_ok=True)
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = _name("a test's own authority")
+    """Write a new authority and a certificate for these host names (localhost and 127.0.0.1 too)."""
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+    alternatives: list[x509.GeneralName] = [x509.DNSName(n) for n in ("localhost", *names)]
+    alternatives.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     ca = (
         _builder(ca_name, ca_name, ca_key)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(ca_key, hashes.SHA256())
     )
-    key = ec.generate_private_key(ec.SECP256R1())
-    alternatives: list[x509.GeneralName] = [x509.DNSName(n) for n in ("localhost", *names)]
-    alternatives.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+    server_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test server")])
     cert = (
-        _builder(_name("localhost"), ca_name, key)
+        _builder(server_name, ca_name, key)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    files = Certificates(directory / "ca.pem", directory / "cert.pem", directory / "key.pem")
-    files.ca.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-    files.cert.write_bytes(cert.public_bytes(serialization.Encoding.PEM))
-    files.key.write_bytes(
+    made = Certificates(directory / "ca.pem", directory / "server.pem", directory / "server.key")
+    made.ca.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+    made.cert.write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+    made.key.touch(0o600)
+    made.key.write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
     )
-    files.key.chmod(0o600)
-    return files
-
-
-def _name(common: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+    return made
 
 
 def _builder(
