@@ -1,11 +1,13 @@
-"""What the ledger of finished deliveries answers when a deliverer asks for a message.
+"""What the ledgers say: of messages fetched, and of messages delivered.
 
-Plain data between the deliverer, which decides by it, and the state database, which keeps it.
+Plain data between the fetcher and the deliverer, which decide by it, and the state database, which
+keeps it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +22,17 @@ class Claim:
 
     delivered: frozenset[str]
     replay: bool
+
+
+class Known(NamedTuple):
+    """A line of the UID ledger: the id of a message, and when it was first fetched (UTC)."""
+
+    id: str
+    first_seen: float
+
+
+class Entry(NamedTuple):
+    """A message to record as fetched: its UIDL, None where it has no usable one, and its id."""
+
+    uidl: str | None
+    id: str

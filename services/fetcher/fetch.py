@@ -1,0 +1,116 @@
+"""The fetch story: what a maildrop holds that we do not have, taken over without losing any of it.
+
+Log on, list UIDLs, leave out what the ledger knows, retrieve the rest. Each message is published
+and confirmed, then its UIDL is committed to the ledger, and only then is it deleted at the server,
+if the account says so; deletions count when QUIT was answered ``+OK``. Killed at any instruction,
+the next poll goes on from the ledger: what was published and not recorded is published again under
+the same id, and suppressed at the far end.
+
+An account that fails is reported, backed off, and disturbs no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from services.fetcher.account import Account, backoff
+from services.fetcher.ports import World
+from services.fetcher.session import Session
+from services.fetcher.visit import Limits, Visit
+from shared.errors import (
+    BrokerUnavailable,
+    ConfigError,
+    MaildropBusy,
+    Refused,
+    ServerFault,
+    SpoolUnavailable,
+    StateUnavailable,
+)
+from shared.message import Envelope, Poll
+from shared.outcome import Done, Outcome
+
+POLL_SECONDS: Final = 900.0
+"""How long one poll job is held; a broker takes a delivery back after 30 minutes."""
+
+DEFAULT_LIMITS: Final = Limits()
+
+FAULTS: Final = (
+    ServerFault,
+    ConfigError,
+    SpoolUnavailable,
+    StateUnavailable,
+    BrokerUnavailable,
+    Refused,
+)
+"""What ends a poll early and is no defect of ours: the account is backed off."""
+
+
+class Fetcher:
+    """Handles poll jobs.
+
+    Args:
+        accounts: every account that is configured, by name.
+        world: ledger, outbox and the rest.
+        limits: how much one session does before it quits.
+    """
+
+    def __init__(
+        self, accounts: Mapping[str, Account], world: World, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        self._accounts = accounts
+        self._world = world
+        self._limits = limits
+
+    async def handle(self, envelope: Envelope[Poll]) -> Outcome:
+        """Poll the account of this job; what goes wrong with the account is reported here."""
+        name = envelope.account
+        account = self._accounts.get(name)
+        if account is None:
+            return Done(f"account {name} is not configured any more", "polled")
+        lease = f"account:{name}"
+        if not await self._world.ledger.lease(lease):
+            return Done(f"another fetcher is at account {name}", "polled")
+        try:
+            await self._poll(account)
+        finally:
+            await self._world.ledger.release(lease)
+        return Done(name, "polled")
+
+    async def _poll(self, account: Account) -> None:
+        try:
+            wait = await self._sessions(account)
+        except FAULTS as error:
+            await self._back_off(account, error)
+        else:
+            await self._next(account, wait, None)
+
+    async def _sessions(self, account: Account) -> float:
+        """Run sessions until nothing is left; return the seconds until the next poll."""
+        clock = self._world.clock
+        started = clock.monotonic()
+        found = fetched = 0
+        while True:
+            session = await Session.open(account.login)
+            visit = Visit(account, session, self._world, self._limits)
+            try:
+                more = await visit.run()
+            finally:
+                await session.abort()
+            found, fetched = max(found, visit.found), fetched + visit.fetched
+            if not more or clock.monotonic() - started > POLL_SECONDS:
+                break
+        if visit.refused is not None:
+            raise ServerFault(account.server, visit.refused)
+        self._world.journal.polled(account.name, found, fetched, clock.monotonic() - started)
+        return 0.0 if more else account.poll_every
+
+    async def _back_off(self, account: Account, error: Exception) -> None:
+        failures = await self._world.schedule.failures(account.name)
+        wait = backoff(account.poll_every, failures, busy=isinstance(error, MaildropBusy))
+        self._world.journal.account_failed(account.name, str(error), wait)
+        await self._next(account, wait, str(error))
+
+    async def _next(self, account: Account, wait: float, error: str | None) -> None:
+        at = self._world.clock.now() + wait
+        await self._world.schedule.polled(account.name, next_poll=at, error=error)

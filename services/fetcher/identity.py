@@ -1,0 +1,97 @@
+"""The identity of a message: a hash of its account and its content.
+
+Headers that a POP3 server adds or changes between two looks at the same message do not count. So
+the id is the same when a message is fetched again, when UIDLs are renumbered, and for two copies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final
+
+from shared.message import HEADER_LIMIT
+
+VOLATILE: Final = (
+    "Status",
+    "X-Status",
+    "X-UID",
+    "X-UIDL",
+    "X-Keywords",
+    "X-IMAP",
+    "X-IMAPbase",
+    "X-Mozilla-Status",
+    "X-Mozilla-Status2",
+    "Content-Length",
+    "Lines",
+)
+"""Header fields that mailbox formats keep their own state in."""
+
+_FIELDS: Final = re.compile(
+    rb"^(?:"
+    + b"|".join(name.encode() for name in VOLATILE)
+    + rb")[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*",
+    re.IGNORECASE | re.MULTILINE,
+)
+_HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
+_DIGEST_SIZE: Final = 16
+
+
+class Identity:
+    """Takes a message in pieces and tells its id.
+
+    Args:
+        account: the name of the account; equal messages of two accounts are two messages.
+    """
+
+    def __init__(self, account: str) -> None:
+        self._hash = hashlib.blake2b(account.encode() + b"\0", digest_size=_DIGEST_SIZE)
+        self._pending: bytearray | None = bytearray()
+        self._head = b""
+
+    @property
+    def head(self) -> bytes:
+        """What has been seen of the header block, at most ``HEADER_LIMIT`` bytes."""
+        return self._head if self._pending is None else bytes(self._pending[:HEADER_LIMIT])
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next piece.
+
+        Args:
+            chunk: bytes of the raw message, in order.
+        """
+        if self._pending is None:
+            self._hash.update(chunk)
+            return
+        self._pending += chunk
+        end = _HEAD_END.search(self._pending)
+        if end is not None:
+            self._end_head(end.end())
+        elif len(self._pending) >= HEADER_LIMIT:
+            self._end_head(HEADER_LIMIT)
+
+    def _end_head(self, end: int) -> None:
+        pending = self._pending or b""
+        self._pending = None
+        end = min(end, HEADER_LIMIT)
+        self._head = bytes(pending[:end])
+        self._hash.update(_FIELDS.sub(b"", self._head))
+        self._hash.update(pending[end:])
+
+    def id(self) -> str:
+        """Return the id, 32 hexadecimal digits, after the last piece was fed."""
+        if self._pending is not None:
+            self._end_head(len(self._pending))
+        return self._hash.hexdigest()
+
+
+def identify(account: str, raw: bytes) -> str:
+    """Return the id of a message that is at hand as a whole.
+
+    Args:
+        account: the name of the account it came from.
+        raw: the message as the server sent it.
+    """
+    identity = Identity(account)
+    identity.feed(raw)
+    return identity.id()

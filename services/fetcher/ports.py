@@ -1,0 +1,118 @@
+"""What the fetcher needs of the world: ledger, schedule, outbox, spool, journal.
+
+The wiring gives it real ones; the fetcher knows no database and no broker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.claims import Entry, Known
+from shared.clock import Clock
+from shared.message import Envelope, Payload
+
+
+class Ledger(Protocol):
+    """What has been fetched before, and who is at which account. Durable when a call returns."""
+
+    async def lease(self, name: str) -> bool:
+        """Take a lease, or keep it; return whether it is ours."""
+
+    async def release(self, name: str) -> None:
+        """Give a lease up."""
+
+    async def known(self, account: str) -> Mapping[str, Known]:
+        """Return what has been fetched from an account, by UIDL."""
+
+    async def seen(self, ids: Sequence[str]) -> frozenset[str]:
+        """Return which of these identities have been recorded."""
+
+    async def record(self, account: str, entries: Sequence[Entry]) -> None:
+        """Record messages as fetched."""
+
+    async def forget(self, account: str, uidls: Sequence[str]) -> None:
+        """Drop UIDLs that the server lists no longer; the identities stay."""
+
+
+class Schedule(Protocol):
+    """When each account is polled next."""
+
+    async def failures(self, account: str) -> int:
+        """Return how many polls of an account have failed in a row."""
+
+    async def polled(self, account: str, *, next_poll: float, error: str | None) -> object:
+        """Record the end of a poll, and the time (since 1970, UTC) of the next one."""
+
+    async def claim_due(self, accounts: Sequence[str], *, hold: float) -> Sequence[str]:
+        """Return the accounts that are due, each to one caller only for ``hold`` seconds."""
+
+    async def give_back(self, accounts: Sequence[str]) -> None:
+        """Undo ``claim_due``: they are due again at once."""
+
+
+class Outbox(Protocol):
+    """Makes envelopes durable in a queue."""
+
+    async def put(self, *envelopes: Envelope[Payload]) -> None:
+        """Return once all of them are confirmed."""
+
+
+class Blob(Protocol):
+    """A message on its way into the spool."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Append bytes."""
+
+    async def commit(self, key: str) -> None:
+        """Make it durable under this key."""
+
+    async def abort(self) -> None:
+        """Forget it."""
+
+
+class Spool(Protocol):
+    """Where large messages lie."""
+
+    async def create(self) -> Blob:
+        """Begin a blob."""
+
+
+class Journal(Protocol):
+    """Told of every mail event."""
+
+    def fetched(self, id_: str, account: str, uidl: str, size: int) -> None:
+        """A message is durable in our queue."""
+
+    def suppressed(self, id_: str, account: str, why: str) -> None:
+        """A message has been here before."""
+
+    def removed(self, id_: str, account: str, uidl: str) -> None:
+        """A message was deleted at the server."""
+
+    def polled(self, account: str, found: int, fetched: int, seconds: float) -> None:
+        """An account was polled to the end."""
+
+    def account_failed(self, account: str, reason: str, again_in: float) -> None:
+        """An account could not be polled."""
+
+    def trouble(self, what: str, **about: object) -> None:
+        """Something else is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All that a fetcher works with.
+
+    Attributes:
+        inline_limit: bytes up to which a message travels in its envelope.
+    """
+
+    ledger: Ledger
+    schedule: Schedule
+    outbox: Outbox
+    spool: Spool
+    inline_limit: int
+    journal: Journal
+    clock: Clock

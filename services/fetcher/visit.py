@@ -1,0 +1,218 @@
+"""One POP3 session of the fetch story, from the listing to QUIT.
+
+The order of its steps is the law of durability: publish and confirm, then record, then DELE, then
+QUIT. Nothing is deleted that is not recorded, and nothing recorded that is not confirmed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from services.fetcher.account import Account
+from services.fetcher.intake import Intake
+from services.fetcher.ports import World
+from services.fetcher.session import Retrieved, Session
+from services.fetcher.worklist import Listed, Safe, Worklist, compare
+from shared.claims import Entry
+from shared.log import printable
+from shared.message import Envelope, Fetched, Hop
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is done at once.
+
+    Attributes:
+        chunk_messages: messages that are published and recorded together, at the most.
+        chunk_bytes: bytes of inline messages in a chunk, at about which it is closed.
+        chunks_underway: chunks that wait for their confirms while more is retrieved.
+        session_messages: messages after which a session that deletes quits, so that its deletions
+            count; the next session goes on.
+        session_seconds: the same as a time.
+    """
+
+    chunk_messages: int = 64
+    chunk_bytes: int = 1024 * 1024
+    chunks_underway: int = 4
+    session_messages: int = 1_000
+    session_seconds: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A message of this session, with its envelope for ``incoming``."""
+
+    listed: Listed
+    envelope: Envelope[Fetched]
+
+    @property
+    def entry(self) -> Entry:
+        """Its line in the ledger."""
+        return Entry(self.listed.uidl, self.envelope.id)
+
+
+class Visit:
+    """One session with one maildrop.
+
+    Args:
+        account: whose maildrop it is.
+        session: logged on.
+        world: ledger, outbox and the rest.
+        limits: how much is done at once.
+    """
+
+    def __init__(self, account: Account, session: Session, world: World, limits: Limits) -> None:
+        self._account = account
+        self._session = session
+        self._world = world
+        self._limits = limits
+        self._intake = Intake(account.name, world.spool, world.inline_limit, self._is_new)
+        self._ids: set[str] = set()
+        self._chunk: list[Taken] = []
+        self._chunk_bytes = 0
+        self._commits: list[asyncio.Task[None]] = []
+        self._remove: list[Safe] = []
+        self.found = 0
+        self.fetched = 0
+        self.refused: str | None = None
+
+    async def run(self) -> bool:
+        """Do what there is to do, and quit; return whether something is left for another session.
+
+        Raises:
+            ServerFault: the server failed; whatever was recorded stays so.
+            BrokerUnavailable: a message could not be published; it stays on the server.
+        """
+        work = await self._worklist()
+        self.found = work.found
+        self._remove.extend(work.remove)
+        try:
+            left = await self._fetch(work.fetch)
+            await self._flush()
+            await self._committed(0)
+        finally:
+            await self._cancel()
+        await self._delete()
+        if work.gone:
+            await self._world.ledger.forget(self._account.name, work.gone)
+        return left
+
+    async def _worklist(self) -> Worklist:
+        listing = await self._session.uidl()
+        if listing is None:
+            # No UIDL: every message is fetched, and its identity tells whether we have it.
+            sizes = await self._session.sizes()
+            return Worklist(len(sizes), tuple(Listed(n, None) for n in sizes), (), ())
+        known = await self._world.ledger.known(self._account.name)
+        return compare(listing, known, self._account.keep, self._world.clock.now())
+
+    async def _fetch(self, messages: Sequence[Listed]) -> bool:
+        """Retrieve messages in slices; return whether some are left for another session."""
+        clock, limits = self._world.clock, self._limits
+        deletes = self._account.keep is not None
+        until = clock.monotonic() + limits.session_seconds
+        done = 0
+        for part in _slices(messages, 4 * limits.chunk_messages):
+            if deletes and (done >= limits.session_messages or clock.monotonic() > until):
+                return True
+            await self._retrieve(part)
+            done += len(part)
+        return False
+
+    async def _retrieve(self, messages: Sequence[Listed]) -> None:
+        by_number = {message.number: message for message in messages}
+        async for retrieved in self._session.retrieve(list(by_number)):
+            if retrieved.refused is not None:
+                self._refused(retrieved, retrieved.refused)
+                continue
+            await self._take(by_number[retrieved.number], retrieved)
+
+    def _refused(self, retrieved: Retrieved, reply: str) -> None:
+        # One message that the server will not hand over keeps none of the others.
+        self.refused = f"message {retrieved.number} is refused: {printable(reply)}"
+        self._world.journal.trouble(
+            "message refused", account=self._account.name, number=retrieved.number, reply=reply
+        )
+
+    async def _take(self, listed: Listed, retrieved: Retrieved) -> None:
+        id_, raw = await self._intake.take(retrieved.chunks())
+        now = self._world.clock.now()
+        payload = Fetched(raw, listed.uidl or "", self._account.server)
+        envelope = Envelope(id_, self._account.name, payload, now, trail=(Hop("fetcher", now),))
+        self._chunk.append(Taken(listed, envelope))
+        self._chunk_bytes += raw.size
+        limits = self._limits
+        if len(self._chunk) >= limits.chunk_messages or self._chunk_bytes >= limits.chunk_bytes:
+            await self._flush()
+            await self._committed(limits.chunks_underway)
+
+    async def _is_new(self, id_: str) -> bool:
+        return id_ not in self._ids and not await self._world.ledger.seen([id_])
+
+    async def _flush(self) -> None:
+        """Start to commit what was taken, after all that was taken before it."""
+        chunk, self._chunk, self._chunk_bytes = self._chunk, [], 0
+        if not chunk:
+            return
+        before = self._commits[-1] if self._commits else None
+        first_here = [t for t in chunk if t.envelope.id not in self._ids]
+        self._ids.update(t.envelope.id for t in first_here)
+        self._commits.append(asyncio.create_task(self._commit(chunk, first_here, before)))
+
+    async def _commit(
+        self, chunk: Sequence[Taken], fresh: Sequence[Taken], before: asyncio.Task[None] | None
+    ) -> None:
+        seen = await self._world.ledger.seen([t.envelope.id for t in fresh])
+        new = {t.envelope.id: t for t in fresh if t.envelope.id not in seen}
+        if new:
+            await self._world.outbox.put(*(t.envelope for t in new.values()))
+        # In order: the ledger must not know a second copy before the first one is published.
+        if before is not None:
+            await before
+        await self._world.ledger.record(self._account.name, [t.entry for t in chunk])
+        for taken in chunk:
+            self._recorded(taken, new.get(taken.envelope.id) is taken)
+
+    def _recorded(self, taken: Taken, published: bool) -> None:
+        journal, name, id_ = self._world.journal, self._account.name, taken.envelope.id
+        if published:
+            self.fetched += 1
+            size = taken.envelope.payload.raw.size
+            journal.fetched(id_, name, taken.listed.uidl or "", size)
+        else:
+            journal.suppressed(id_, name, "the maildrop holds it again")
+        if self._account.keep == 0:
+            self._remove.append(Safe(taken.listed.number, taken.listed.uidl, id_))
+
+    async def _committed(self, underway: int) -> None:
+        """Wait until no more than so many chunks are on their way."""
+        while len(self._commits) > underway:
+            await self._commits[0]
+            del self._commits[0]
+
+    async def _cancel(self) -> None:
+        for task in self._commits:
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+        self._commits.clear()
+
+    async def _delete(self) -> None:
+        """Delete what is safe, and quit: only then do deletions count (RFC 1939 section 6)."""
+        accepted = set(await self._session.delete([safe.number for safe in self._remove]))
+        await self._session.quit()
+        name = self._account.name
+        removed = [safe for safe in self._remove if safe.number in accepted]
+        uidls = [safe.uidl for safe in removed if safe.uidl is not None]
+        if uidls:
+            await self._world.ledger.forget(name, uidls)
+        for safe in removed:
+            self._world.journal.removed(safe.id, name, safe.uidl or "")
+
+
+def _slices(items: Sequence[Listed], size: int) -> Iterator[Sequence[Listed]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,80 @@
+"""What one session has to do: what the server lists, less what the ledger knows. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from shared.claims import Known
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A message in a maildrop: its number in this session, and its UIDL (None: not usable)."""
+
+    number: int
+    uidl: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Safe:
+    """A message that is safe with us and may be deleted at the server."""
+
+    number: int
+    uidl: str | None
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Worklist:
+    """What to do in one session.
+
+    Attributes:
+        found: how many messages the server lists.
+        fetch: messages that the ledger does not know.
+        remove: messages that are safe with us and due for deletion.
+        gone: UIDLs of the ledger that the server lists no longer, and that can be forgotten.
+    """
+
+    found: int
+    fetch: tuple[Listed, ...]
+    remove: tuple[Safe, ...]
+    gone: tuple[str, ...]
+
+
+def compare(
+    listing: Sequence[tuple[int, str]], known: Mapping[str, Known], keep: float | None, now: float
+) -> Worklist:
+    """Compare what the server lists with what the ledger knows.
+
+    Args:
+        listing: message numbers and UIDLs, as UIDL answered.
+        known: the ledger of the account, by UIDL.
+        keep: seconds for which messages stay on the server, None for ever.
+        now: seconds since 1970 (UTC).
+    """
+    listed = dict.fromkeys(uidl for _, uidl in listing)
+    twice = _twice(listing) if len(listed) < len(listing) else frozenset()
+    new = listed.keys() - known.keys()
+    fetch = [
+        Listed(number, None if uidl in twice else uidl)
+        for number, uidl in listing
+        if uidl in new or uidl in twice
+    ]
+    remove = [
+        Safe(number, uidl, known[uidl].id)
+        for number, uidl in (() if keep is None else listing)
+        if uidl not in new and uidl not in twice and now - known[uidl].first_seen >= keep
+    ]
+    gone = known.keys() - listed.keys()
+    # An empty or strange listing is more likely a server in trouble than a mailbox tidied up;
+    # forgetting too early would fetch everything again.
+    forget = tuple(gone) if len(gone) <= len(listed) else ()
+    return Worklist(len(listing), tuple(fetch), tuple(remove), forget)
+
+
+def _twice(listing: Sequence[tuple[int, str]]) -> frozenset[str]:
+    """Return UIDLs that stand for more than one message: they identify neither of them."""
+    counts = Counter(uidl for _, uidl in listing)
+    return frozenset(uidl for uidl, n in counts.items() if n > 1)
