@@ -1,0 +1,125 @@
+"""The topology as AMQP objects: what ``shared.queues`` plans, declared on a RabbitMQ.
+
+Everything semantic is declared here over AMQP alone, and means the same on RabbitMQ 3.10 to 4.x;
+what is a matter of taste (maximum length and the like) is left to the operator's policies.
+Declaring again is a no-op; a queue that exists with other arguments is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from amqp.exceptions import AccessRefused, PreconditionFailed
+from kombu import Connection, Exchange, Queue, binding
+
+from shared.errors import ConfigError
+from shared.log import printable
+from shared.queues import DELIVERY_LIMIT, QUARANTINE, SENDERS, QueueSpec, Tier, plan, reachable
+
+NEVER: Final = 1_000_000_000
+"""A delivery limit that no curious operator reaches. From 4.0 on a quorum queue without one drops
+a message after 20 deliveries, each "Get" in the management UI among them; -1 for "none" is refused
+by 3.x, and a number this large is taken by all."""
+
+_DEFAULT_EXCHANGE: Final = ""
+
+
+def exchange(sender: str) -> Exchange:
+    """Return the exchange that a sender publishes to, by the name of the sender."""
+    return Exchange(sender, type="direct", durable=True)
+
+
+def arguments(spec: QueueSpec) -> dict[str, Any]:
+    """Return the arguments that a queue is declared with.
+
+    See https://www.rabbitmq.com/docs/quorum-queues#dead-lettering for at-least-once dead-lettering,
+    which needs ``reject-publish``.
+    """
+    return {"x-queue-type": "quorum"} | _ARGUMENTS[spec.kind](spec)
+
+
+def queues(specs: Sequence[QueueSpec]) -> tuple[Queue, ...]:
+    """Return every queue, with its bindings to the exchanges of those who may send to it."""
+    senders = {sender: frozenset(reachable(sender, specs)) for sender in SENDERS}
+    return tuple(
+        Queue(
+            spec.name,
+            durable=True,
+            queue_arguments=arguments(spec),
+            bindings=[
+                binding(exchange(sender), routing_key=spec.name)
+                for sender, names in senders.items()
+                if spec.name in names
+            ],
+        )
+        for spec in specs
+    )
+
+
+def declare(connection: Connection, tiers: Sequence[Tier]) -> None:
+    """Make every exchange and queue exist.
+
+    Args:
+        connection: an open connection of a user who may configure.
+        tiers: the retry tiers.
+
+    Raises:
+        ConfigError: one exists with other properties, or this user may not declare it.
+        amqp.exceptions.AMQPError, OSError: the broker does not answer; the caller translates.
+    """
+    with connection.channel() as channel:
+        for sender in SENDERS:
+            _declared("exchange", sender, exchange(sender).bind(channel).declare)
+        for queue in queues(plan(tiers)):
+            _declared("queue", queue.name, queue.bind(channel).declare)
+
+
+def _declared(what: str, name: str, make: Callable[[], object]) -> None:
+    try:
+        make()
+    except PreconditionFailed as error:
+        raise ConfigError(
+            f"{what} {name}",
+            "it exists already, with other properties. Move its messages away, delete it, and "
+            f"declare the topology again. RabbitMQ says: {printable(str(error))}",
+        ) from error
+    except AccessRefused as error:
+        raise ConfigError(
+            f"{what} {name}",
+            "this user may not declare it; use one with the permission to configure. "
+            f"RabbitMQ says: {printable(str(error))}",
+        ) from error
+
+
+def _dead_letters_to(routing_key: str) -> dict[str, Any]:
+    return {
+        "x-dead-letter-exchange": _DEFAULT_EXCHANGE,
+        "x-dead-letter-routing-key": routing_key,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+
+
+def _work(_: QueueSpec) -> dict[str, Any]:
+    # Straight to quarantine: through a retry tier it would be a cycle, which the broker drops.
+    return {"x-delivery-limit": DELIVERY_LIMIT} | _dead_letters_to(QUARANTINE)
+
+
+def _retry(spec: QueueSpec) -> dict[str, Any]:
+    assert spec.ttl is not None
+    assert spec.back_to is not None
+    ttl = {"x-message-ttl": round(spec.ttl * 1000), "x-delivery-limit": NEVER}
+    return ttl | _dead_letters_to(spec.back_to)
+
+
+def _kept(_: QueueSpec) -> dict[str, Any]:
+    return {"x-delivery-limit": NEVER}
+
+
+_ARGUMENTS: Final[Mapping[str, Callable[[QueueSpec], dict[str, Any]]]] = {
+    "work": _work,
+    "retry": _retry,
+    "failed": _kept,
+    "quarantine": _kept,
+}
