@@ -1,0 +1,299 @@
+"""The configuration: what can be set, what it means, and what holds where nothing is set.
+
+``load`` is the one way in. Only ``__main__`` modules and the command line call it; everything else
+gets the values it needs. A wrong configuration is a ConfigError that names every problem at once,
+each with its place and what is expected. Secrets are masked in every repr and error text.
+
+Relative paths are relative to the working directory of the process.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.queues import Tier
+from shared.settings_fields import (
+    BrokerUrl,
+    Bytes,
+    DeliveryUrl,
+    Host,
+    Location,
+    Mailbox,
+    Name,
+    Password,
+    Retention,
+    Seconds,
+    SpoolUrl,
+    StateUrl,
+    Tiers,
+    Username,
+)
+from shared.settings_problems import Problem, WrongSettings, findings, hint
+from shared.settings_secret import SOURCES, Secret
+from shared.settings_source import Source
+from shared.settings_values import Keep, KeyPath, Url
+
+DEFAULT: Final = "default"
+"""The name of the destination that ``[delivery]`` describes."""
+
+INLINE_MAX: Final = 15 * 1024 * 1024
+"""The largest ``inline_limit``: RabbitMQ takes 16 MiB, and an envelope is more than its message."""
+
+
+class _Table(BaseModel):
+    """A table of the configuration: frozen, and without room for keys that do not exist."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True
+    )
+
+
+class _Login(_Table):
+    """A table that may hold a password, given in one of four ways."""
+
+    password: Password | None = None
+    password_file: Password | None = None
+    password_env: Password | None = None
+    password_command: Password | None = None
+
+    @model_validator(mode="after")
+    def _one_password(self) -> _Login:
+        given = [source for source in SOURCES if getattr(self, source) is not None]
+        if len(given) > 1:
+            raise ValueError(f"the password is given {len(given)} times: {', '.join(given)}")
+        return self
+
+    @property
+    def secret(self) -> Secret | None:
+        """The password, whichever way it was given."""
+        given: Iterator[Secret | None] = (getattr(self, source) for source in SOURCES)
+        return next(filter(None, given), None)
+
+
+class _Remote(_Login):
+    """A table with a URL, whose user name and password may stand beside it."""
+
+    url: Url | None = None
+    username: Username | None = None
+
+    @model_validator(mode="after")
+    def _password_belongs_to_somebody(self) -> _Remote:
+        if self.secret is None:
+            return self
+        if self.url is None:
+            raise ValueError("there is a password, but no url")
+        if self.url.has_password:
+            raise ValueError(f"the password is given twice: in the url and as {self.secret.source}")
+        if not self.username and not self.url.username:
+            raise ValueError("there is a password, but no username here or in the url")
+        return self
+
+    def address(self) -> str | None:
+        """Return the URL with its password in it, None where no URL is set.
+
+        Raises:
+            ConfigError: the password cannot be had.
+        """
+        if self.url is None:
+            return None
+        if self.secret is None:
+            return self.url.reveal()
+        return self.url.with_credentials(self.username, self.secret.reveal()).reveal()
+
+
+class Broker(_Remote):
+    """``[broker]``: the RabbitMQ that carries the queues; without a URL, the embedded broker."""
+
+    url: BrokerUrl | None = None
+    ca_file: Location | None = None
+
+
+class State(_Remote):
+    """``[state]``: the database of UIDLs, schedules and finished deliveries."""
+
+    url: StateUrl | None = None
+
+
+class Spool(_Table):
+    """``[spool]``: where large messages lie while queues carry a reference to them.
+
+    Attributes:
+        inline_limit: bytes up to which a message travels in the queue itself.
+        options: passed on to fsspec, e.g. ``endpoint_url``, ``key`` and ``secret`` for S3.
+    """
+
+    url: SpoolUrl | None = None
+    inline_limit: Annotated[Bytes, Field(ge=0, le=INLINE_MAX)] = 128 * 1024
+    options: Mapping[str, str] = Field(default_factory=dict, repr=False)
+
+
+class Destination(_Remote):
+    """``[delivery]``, or one of ``[destinations.NAME]``: where messages are delivered.
+
+    Attributes:
+        connections: how many may be open to it at a time.
+    """
+
+    url: DeliveryUrl
+    connections: int = Field(10, ge=1, le=1000)
+
+
+class Retry(_Table):
+    """``[retry]``: how long a message waits between tries, and when it goes to Failed Mail.
+
+    Attributes:
+        tiers: one wait after the other; the last one repeats.
+        give_up_after: seconds after the first failure.
+    """
+
+    tiers: Tiers = (
+        Tier("30s", 30),
+        Tier("5m", 300),
+        Tier("30m", 1800),
+        Tier("2h", 7200),
+        Tier("6h", 21600),
+    )
+    give_up_after: Seconds = 5 * 86400.0
+
+
+class Account(_Login):
+    """``[[account]]``: one POP3 mailbox, and the local mailbox that its messages go to.
+
+    Attributes:
+        port: 995 for implicit TLS and 110 otherwise, unless set.
+        keep: what happens on the server after a message is safe. It is ``forever`` unless set:
+            nothing is deleted that nobody asked to delete.
+        timeout: seconds without a byte after which the server counts as gone.
+        destination: the name of a destination; ``default`` is that of ``[delivery]``.
+    """
+
+    name: Name
+    host: Host
+    port: int = Field(ge=1, le=65535)
+    tls: Literal["implicit", "starttls", "none"] = "implicit"
+    ca_file: Location | None = None
+    username: Username
+    poll_every: Seconds = 300.0
+    keep: Retention = Keep.parse("forever")
+    mailbox: Mailbox
+    destination: Name = DEFAULT
+    timeout: Seconds = 60.0
+    enabled: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _port_by_tls(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "port" not in data:
+            return {**data, "port": 995 if data.get("tls", "implicit") == "implicit" else 110}
+        return data
+
+    @model_validator(mode="after")
+    def _has_a_password(self) -> Account:
+        if self.secret is None:
+            raise ValueError(f"there is no password: expected one of {', '.join(SOURCES)}")
+        return self
+
+
+class Settings(_Table):
+    """The whole configuration.
+
+    Attributes:
+        data_dir: for the SQLite files and the spool, where no URL says otherwise.
+        accounts: in the file, ``[[account]]``.
+    """
+
+    data_dir: Location = Path("connector-data")
+    broker: Broker = Broker()
+    state: State = State()
+    spool: Spool = Spool()
+    delivery: Destination | None = None
+    destinations: Mapping[Name, Destination] = Field(default_factory=dict)
+    retry: Retry = Retry()
+    accounts: tuple[Account, ...] = Field((), alias="account")
+
+    @property
+    def queue_file(self) -> Path:
+        """The file of the embedded broker; of no meaning where ``broker.url`` is set."""
+        return self.data_dir / "queue.db"
+
+    @property
+    def spool_url(self) -> str:
+        """The URL of the spool; fsspec takes file URLs as they are, without percent-encoding."""
+        default = f"file://{(self.data_dir / 'spool').absolute()}"
+        return default if self.spool.url is None else self.spool.url.reveal()
+
+    @property
+    def every_destination(self) -> Mapping[str, Destination]:
+        """All destinations by name, that of ``[delivery]`` as ``default``."""
+        default = {} if self.delivery is None else {DEFAULT: self.delivery}
+        return {**default, **self.destinations}
+
+    def state_address(self) -> str:
+        """Return the URL of the state database, with its password in it.
+
+        Raises:
+            ConfigError: the password cannot be had.
+        """
+        return self.state.address() or f"sqlite:///{self.data_dir.absolute() / 'state.db'}"
+
+
+_TABLES: Final[Mapping[tuple[str, ...], type[BaseModel]]] = {
+    (): Settings,
+    ("broker",): Broker,
+    ("state",): State,
+    ("spool",): Spool,
+    ("delivery",): Destination,
+    ("destinations", "*"): Destination,
+    ("retry",): Retry,
+    ("account", "*"): Account,
+}
+_FILE_KEYS: Final = ("password_file", "ca_file")
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Return the settings in a file, with those in the environment laid over them.
+
+    Args:
+        path: a TOML file; None for the environment alone.
+        environ: the environment; see ``shared.settings_source`` for the names in it.
+
+    Raises:
+        ConfigError: something is wrong with them; its text has one line for each problem.
+    """
+    source = Source(path, environ, _FILE_KEYS)
+    try:
+        settings = Settings.model_validate(source.document, context={"environ": environ})
+    except ValidationError as error:
+        found = findings(error, _TABLES)
+    else:
+        found = list(_contradictions(settings))
+        if not found:
+            return settings
+    # Raised outside the handler: pydantic's error holds the input, which may hold a secret.
+    raise WrongSettings([Problem(source.where(key), what) for key, what in found])
+
+
+def _contradictions(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
+    """Yield what is wrong between tables that are right by themselves."""
+    if DEFAULT in settings.destinations:
+        yield (
+            ("destinations", DEFAULT),
+            f"the name {DEFAULT!r} stands for [delivery]; choose another",
+        )
+    counts = Counter(account.name for account in settings.accounts)
+    known = settings.every_destination
+    for index, account in enumerate(settings.accounts):
+        if counts[account.name] > 1:
+            yield ("account", index, "name"), "another account has this name; names are unique"
+        if account.destination in known:
+            continue
+        if account.destination == DEFAULT:
+            yield ("account", index), "nowhere to deliver to: expected [delivery] with a url"
+        else:
+            what = f"no such destination; {hint(account.destination, known)}"
+            yield ("account", index, "destination"), what

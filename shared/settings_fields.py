@@ -1,0 +1,115 @@
+"""The types of the configuration's fields: each checks its text and says what it expects.
+
+Built on pydantic's validators, so that ``shared.settings`` reads as a list of what can be set.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias
+
+from pydantic.functional_validators import BeforeValidator, PlainValidator
+from pydantic_core.core_schema import ValidationInfo
+
+from shared.queues import Tier
+from shared.settings_secret import SOURCES, Secret
+from shared.settings_values import Keep, Url, duration, path, size, tiers
+
+_HOSTED: Final = ("smtp", "smtps", "lmtp")
+_FOLDERS: Final = ("lmtp+unix", "maildir", "pickup")
+
+
+def _secret(value: object, info: ValidationInfo) -> Secret:
+    """Return the secret that one of the four password keys names."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("expected a text that is not empty")
+    source = next(s for s in SOURCES if s == info.field_name)
+    if source == "password_command":
+        try:
+            shlex.split(value)
+        except ValueError:
+            raise ValueError("expected a command line; a quotation mark is not closed") from None
+    return Secret.make(source, value, (info.context or {}).get("environ", {}))
+
+
+def _delivery_url(value: object) -> Url:
+    """Return the URL of a destination, its scheme and the shape that belongs to it checked."""
+    url = Url.parse(value)
+    rest = url.reveal().partition(":")[2]
+    if url.scheme in _FOLDERS and not re.match(r"///[^/]", rest):
+        raise ValueError(f"expected an absolute path after three slashes: {url.scheme}:///path")
+    if url.scheme in _HOSTED and not re.match(r"//[^/?#]", rest):
+        raise ValueError(f"expected a host: {url.scheme}://host:port")
+    if url.scheme not in _HOSTED + _FOLDERS:
+        known = ", ".join(f"{scheme}:" for scheme in _HOSTED + _FOLDERS)
+        raise ValueError(
+            f"expected a URL that begins with {known.replace(', pickup', ' or pickup')}"
+        )
+    return url
+
+
+def _broker_url(value: object) -> Url:
+    url = Url.parse(value)
+    if url.scheme not in ("amqp", "amqps"):
+        raise ValueError(
+            "expected amqp://user:password@host:5672/vhost or amqps://...;"
+            " leave the key out for the embedded broker"
+        )
+    return url
+
+
+def _state_url(value: object) -> Url:
+    """Return the URL of a database; psycopg (version 3) is the one driver for PostgreSQL."""
+    plain = isinstance(value, str)
+    url = Url.parse(re.sub(r"^postgres(ql)?:", "postgresql+psycopg:", value) if plain else value)
+    if url.scheme not in ("postgresql+psycopg", "sqlite"):
+        raise ValueError("expected postgresql+psycopg://user@host/database or sqlite:////path")
+    return url
+
+
+def _spool_url(value: object) -> Url:
+    """Return the URL of a spool; a plain path is one too."""
+    if isinstance(value, str) and value.startswith(("/", "./", "~/")):
+        return Url(f"file://{path(value).absolute()}")
+    return Url.parse(value)
+
+
+def matching(pattern: str, expected: str) -> BeforeValidator:
+    """Return a validator for text that matches a pattern as a whole, and is described so."""
+    compiled = re.compile(pattern, re.ASCII)
+
+    def check(value: object) -> object:
+        if not isinstance(value, str) or not compiled.fullmatch(value):
+            raise ValueError(f"expected {expected}")
+        return value
+
+    return BeforeValidator(check)
+
+
+Seconds: TypeAlias = Annotated[float, PlainValidator(duration)]
+Bytes: TypeAlias = Annotated[int, PlainValidator(size)]
+Location: TypeAlias = Annotated[Path, PlainValidator(path)]
+Password: TypeAlias = Annotated[Secret, PlainValidator(_secret)]
+Retention: TypeAlias = Annotated[Keep, PlainValidator(Keep.parse)]
+Tiers: TypeAlias = Annotated[tuple[Tier, ...], PlainValidator(tiers)]
+BrokerUrl: TypeAlias = Annotated[Url, PlainValidator(_broker_url)]
+StateUrl: TypeAlias = Annotated[Url, PlainValidator(_state_url)]
+SpoolUrl: TypeAlias = Annotated[Url, PlainValidator(_spool_url)]
+DeliveryUrl: TypeAlias = Annotated[Url, PlainValidator(_delivery_url)]
+
+Name: TypeAlias = Annotated[
+    str, matching(r"[A-Za-z0-9._@+-]{1,100}", "1 to 100 letters, digits and . _ @ + - as a name")
+]
+Host: TypeAlias = Annotated[
+    str,
+    matching(
+        r"[^\s/@:\[\]]{1,255}|(?:[0-9A-Fa-f]{0,4}:){2,8}[0-9A-Fa-f.]*",
+        'a host name or address, such as "pop.example.net", without pop3:// or :port',
+    ),
+]
+Username: TypeAlias = Annotated[str, matching(r"[^\r\n\0]{1,500}", "a user name on one line")]
+Mailbox: TypeAlias = Annotated[
+    str, matching(r"[^\s<>\x00-\x20\x7f]{1,254}", 'a mailbox, such as "sales@corp.example"')
+]
