@@ -1,0 +1,70 @@
+"""The id of a message is its content's, whatever a server writes into its headers."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.fetcher.identity import VOLATILE, Identity, identify
+from shared.message import HEADER_LIMIT
+
+MESSAGE = b"From: a@example.net\r\nSubject: hello\r\n\r\nbody\r\n\r\nStatus: in the body\r\n"
+
+
+def piecewise(account: str, pieces: list[bytes]) -> str:
+    identity = Identity(account)
+    for piece in pieces:
+        identity.feed(piece)
+    return identity.id()
+
+
+def test_id_is_stable_and_depends_on_account_and_content() -> None:
+    assert identify("sales", MESSAGE) == identify("sales", MESSAGE)
+    assert identify("sales", MESSAGE) != identify("info", MESSAGE)
+    assert identify("sales", MESSAGE) != identify("sales", MESSAGE + b"x")
+    assert len(identify("sales", MESSAGE)) == 32
+
+
+@pytest.mark.parametrize("name", VOLATILE)
+def test_what_servers_add_does_not_count(name: str) -> None:
+    line = f"{name}: 4711\r\n folded on\r\n".encode()
+    assert identify("a", line + MESSAGE) == identify("a", MESSAGE)
+    middle = MESSAGE.replace(b"Subject", line.upper() + b"Subject")
+    assert identify("a", middle) == identify("a", MESSAGE)
+
+
+def test_the_body_counts_also_where_it_looks_like_such_a_header() -> None:
+    assert identify("a", MESSAGE) != identify("a", MESSAGE.replace(b"Status: in the body\r\n", b""))
+
+
+@pytest.mark.parametrize("near", [b"X-Status-Code: 1\r\n", b"Statusbar: 1\r\n", b"My-Lines: 2\r\n"])
+def test_similar_names_count(near: bytes) -> None:
+    assert identify("a", near + MESSAGE) != identify("a", MESSAGE)
+
+
+@given(
+    st.binary(max_size=300).map(lambda b: MESSAGE + b) | st.binary(max_size=300),
+    st.lists(st.integers(0, 400), max_size=6),
+)
+def test_pieces_do_not_matter(message: bytes, cuts: list[int]) -> None:
+    edges = [0, *sorted(min(c, len(message)) for c in cuts), len(message)]
+    pieces = [message[a:b] for a, b in pairwise(edges)]
+    assert piecewise("a", pieces) == identify("a", message)
+
+
+@pytest.mark.parametrize(
+    "size", [HEADER_LIMIT - 1, HEADER_LIMIT, HEADER_LIMIT + 1, 2 * HEADER_LIMIT]
+)
+def test_a_header_block_without_end_is_bounded_and_cut_the_same_way(size: int) -> None:
+    message = b"X: " + b"y" * (size - 3)
+    whole = Identity("a")
+    whole.feed(message)
+    assert whole.id() == piecewise("a", [message[:1000], message[1000:]])
+    assert len(whole.head) == min(size, HEADER_LIMIT)
+
+
+def test_head_is_the_header_block_with_its_blank_line() -> None:
+    identity = Identity("a")
+    identity.feed(MESSAGE)
+    assert identity.head == b"From: a@example.net\r\nSubject: hello\r\n\r\n"

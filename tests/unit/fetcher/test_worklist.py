@@ -1,0 +1,38 @@
+"""What a session has to do, from the server's listing and our ledger."""
+
+from services.fetcher.worklist import Listed, Safe, compare
+from shared.claims import Known
+
+NOW = 1_700_000_000.0
+
+
+def known(*uidls: str, age: float = 0.0) -> dict[str, Known]:
+    return {uidl: Known(f"id-{uidl}", NOW - age) for uidl in uidls}
+
+
+def test_only_what_the_ledger_does_not_know_is_fetched() -> None:
+    work = compare([(1, "a"), (2, "b"), (3, "c")], known("b"), None, NOW)
+    assert work.fetch == (Listed(1, "a"), Listed(3, "c"))
+    assert work.remove == ()
+    assert work.found == 3
+
+
+def test_known_messages_are_removed_when_their_time_on_the_server_is_over() -> None:
+    ledger = known("old", age=8 * 86_400) | known("young", age=86_400)
+    listing = [(1, "old"), (2, "young"), (3, "new")]
+    assert compare(listing, ledger, 7 * 86_400, NOW).remove == (Safe(1, "old", "id-old"),)
+    assert [s.uidl for s in compare(listing, ledger, 0, NOW).remove] == ["old", "young"]
+    assert compare(listing, ledger, None, NOW).remove == ()
+
+
+def test_a_uidl_that_stands_for_two_messages_identifies_neither() -> None:
+    work = compare([(1, "x"), (2, "x"), (3, "y")], known("x"), 0, NOW)
+    assert work.fetch == (Listed(1, None), Listed(2, None), Listed(3, "y"))
+    assert work.remove == ()
+
+
+def test_uidls_that_are_gone_are_forgotten_but_not_after_a_suspicious_listing() -> None:
+    ledger = known("a", "b", "c")
+    assert set(compare([(1, "a"), (2, "b")], ledger, None, NOW).gone) == {"c"}
+    assert compare([], ledger, None, NOW).gone == ()
+    assert compare([(1, "new")], ledger, None, NOW).gone == ()

@@ -1,0 +1,171 @@
+"""From outcomes to sends: tiers, giving up, Failed Mail, quarantine, splits, blobs."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shared import wire
+from shared.message import Addressed, Envelope, Inline, Payload, Poll, Raw, Spooled, Summary
+from shared.outcome import DeadLetter, Done, Forward, Outcome, Quarantine, Retry, Split
+from shared.queues import Tier
+from shared.settlement import RetryPolicy, Settlement, settlement, undecodable
+
+NOW = 1_700_000_000.0
+POLICY = RetryPolicy((Tier("30s", 30), Tier("5m", 300), Tier("2h", 7200)), 5 * 86_400.0)
+
+
+def addressed(raw: Raw = Inline(b"A: b\r\n\r\nc\r\n"), *recipients: str) -> Addressed:
+    summary = Summary("Ann <ann@example.net>", "Quarterly\x1b[31m figures", "<1@x>", "")
+    to = recipients or ("sales@corp.example",)
+    return Addressed(raw, "u1", "pop:110", summary, "ann@example.net", to, "default", b"X: y\r\n")
+
+
+def envelope(payload: Payload | None = None, **changes: Any) -> Envelope[Payload]:
+    base: Envelope[Payload] = Envelope("id1", "sales", payload or addressed(), NOW - 60)
+    return replace(base, **changes)
+
+
+def settle(e: Envelope[Payload], outcome: Outcome, now: float = NOW) -> Settlement:
+    return settlement(
+        e, outcome, stage="deliverer", inbox="pickup", outbox="next", policy=POLICY, now=now
+    )
+
+
+def test_forward_starts_the_next_stage_with_a_clean_count_and_a_longer_trail() -> None:
+    e = envelope(attempt=3, first_failure=NOW - 5)
+    (step,) = settle(e, Forward.to(e.payload)).steps
+    assert step.event == "forwarded"
+    assert step.send is not None
+    assert step.send.queue == "next"
+    onward = wire.decode(step.send.body, Addressed)
+    assert (onward.attempt, onward.first_failure) == (0, None)
+    assert [(h.stage, h.at) for h in onward.trail] == [("deliverer", NOW)]
+    assert onward.payload == e.payload
+
+
+@pytest.mark.parametrize(
+    ("attempt", "after", "queue"),
+    [
+        (0, None, "pickup.retry.30s"),
+        (1, None, "pickup.retry.5m"),
+        (2, None, "pickup.retry.2h"),
+        (9, None, "pickup.retry.2h"),
+        (0, 31, "pickup.retry.5m"),
+        (9, 10, "pickup.retry.30s"),
+        (0, 99_999, "pickup.retry.2h"),
+    ],
+)
+def test_retries_climb_the_tiers_and_follow_hints(
+    attempt: int, after: float | None, queue: str
+) -> None:
+    (step,) = settle(envelope(attempt=attempt), Retry("451 later", after)).steps
+    assert step.send is not None
+    assert step.send.queue == queue
+    again = wire.decode(step.send.body, Addressed)
+    assert again.attempt == attempt + 1
+    assert again.first_failure == NOW
+    assert step.send.headers["reason"] == "451 later"
+
+
+def test_the_first_failure_is_kept_and_decides_when_to_give_up() -> None:
+    e = envelope(attempt=4, first_failure=NOW)
+    (step,) = settle(e, Retry("down"), NOW + POLICY.give_up_after - 1).steps
+    assert step.event == "retrying"
+    assert step.send is not None
+    assert wire.decode(step.send.body, Addressed).first_failure == NOW
+    (step,) = settle(e, Retry("down"), NOW + POLICY.give_up_after).steps
+    assert step.event == "failed"
+    assert step.send is not None
+    assert step.send.queue == "pickup.failed"
+    assert step.send.headers["reason"] == "down (given up after 5 days)"
+
+
+def test_failed_mail_reads_without_decoding_and_without_control_characters() -> None:
+    (step,) = settle(envelope(attempt=1, first_failure=NOW - 30), DeadLetter("550 5.1.1 no")).steps
+    assert step.send is not None
+    assert step.send.queue == "pickup.failed"
+    assert dict(step.send.headers) == {
+        "account": "sales",
+        "from": "Ann <ann@example.net>",
+        "subject": "Quarterly\\x1b[31m figures",
+        "message-id": "<1@x>",
+        "reason": "550 5.1.1 no",
+        "stage": "deliverer",
+        "inbox": "pickup",
+        "attempts": 2,
+        "first-failure": "2023-11-14T22:12:50+00:00",
+        "failed-at": "2023-11-14T22:13:20+00:00",
+        "size": 11,
+    }
+
+
+def test_quarantine_keeps_the_message() -> None:
+    (step,) = settle(envelope(), Quarantine("NUL in headers")).steps
+    assert step.send is not None
+    assert step.send.queue == "quarantine"
+    assert wire.decode(step.send.body, Addressed).payload == addressed()
+
+
+def test_bytes_that_are_no_envelope_are_kept_as_they_are() -> None:
+    step = undecodable(b"\xff\x00", "m1", "not msgpack", stage="parser", inbox="incoming")
+    assert step.send is not None
+    assert (step.send.queue, step.send.body) == ("quarantine", b"\xff\x00")
+    assert step.send.headers["inbox"] == "incoming"
+
+
+def test_a_poll_job_is_never_retried_for_the_schedule_makes_another() -> None:
+    follows = settlement(
+        Envelope("poll-a", "a", Poll(), NOW),
+        Retry("database away"),
+        stage="fetcher",
+        inbox="poll",
+        outbox=None,
+        policy=POLICY,
+        now=NOW,
+    )
+    assert [s.send for s in follows.steps] == [None]
+
+
+def test_a_split_gives_each_recipient_its_own_verdict() -> None:
+    whole = addressed(Inline(b"A: b\r\n\r\n"), "a@x", "b@x", "c@x")
+    outcome = Split(
+        (
+            Done("250 ok"),
+            Retry("451 later", payload=replace(whole, recipients=("b@x",))),
+            DeadLetter("550 no", replace(whole, recipients=("c@x",))),
+        )
+    )
+    follows = settle(envelope(whole), outcome)
+    assert [s.event for s in follows.steps] == ["delivered", "retrying", "failed"]
+    bodies = [wire.decode(s.send.body, Addressed) for s in follows.steps if s.send]
+    assert [b.payload.recipients for b in bodies] == [("b@x",), ("c@x",)]
+
+
+SPOOLED = Spooled("id1", 9_999_999, b"A: b\r\n\r\n")
+
+
+def test_a_blob_is_released_when_nothing_refers_to_it_any_more() -> None:
+    assert settle(envelope(addressed(SPOOLED)), Done("250")).release == "id1"
+    assert settle(envelope(addressed(SPOOLED)), Retry("451")).release is None
+    assert settle(envelope(addressed(SPOOLED)), DeadLetter("550")).release is None
+    assert settle(envelope(), Done("250")).release is None
+
+
+def test_two_envelopes_never_own_one_blob() -> None:
+    whole = addressed(SPOOLED, "b@x", "c@x")
+    outcome = Split(
+        (
+            Retry("451", payload=replace(whole, recipients=("b@x",))),
+            DeadLetter("550", replace(whole, recipients=("c@x",))),
+        )
+    )
+    follows = settle(envelope(whole), outcome)
+    keys = [
+        wire.decode(s.send.body, Addressed).payload.raw for s in follows.steps if s.send is not None
+    ]
+    first, second = (raw.key for raw in keys if isinstance(raw, Spooled))
+    assert first == "id1"
+    assert second != "id1"
+    assert follows.copies == (("id1", second),)
+    assert follows.release is None
