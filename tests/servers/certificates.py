@@ -21,7 +21,7 @@ class Certificates:
 
 
 def make_certificates(directory: Path, *names: str) -> Certificates:
-    """Write a new authority and a certificate for these host names (localhost and 127.0.0.1 too)."""
+    """Write a new authority, and a certificate for localhost, 127.0.0.1 and these names."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
     alternatives: list[x509.GeneralName] = [x509.DNSName(n) for n in ("localhost", *names)]
