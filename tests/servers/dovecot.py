@@ -91,7 +91,7 @@ _CONF_2_4 = """\
 auth_username_format = %{{user}}
 mail_driver = maildir
 mail_path = ~/Maildir
-mail_inbox_path =
+mail_inbox_path = ~/Maildir
 auth_allow_cleartext = yes
 ssl_server_cert_file = {cert}
 ssl_server_key_file = {key}
@@ -201,9 +201,9 @@ def dovecot(
     base = Path(tempfile.mkdtemp(prefix="dovecot-"))
     base.chmod(0o755)
     try:
-        server = _prepare(base, tmp_path, users)
+        certificates = make_certificates(base)
+        server = _prepare(base, tmp_path / "dovecot.log", certificates.ca, users)
         config = base / "dovecot.conf"
-        certificates = Certificates(server.ca_file, base / "tls/cert.pem", base / "tls/key.pem")
         config.write_text(_configuration(base, server, certificates, lock_session) + extra)
         command = ["dovecot", "-F", "-c", str(config)]
         with running(command, server.log, lambda: _answers(server)):
@@ -216,15 +216,15 @@ def _answers(server: Dovecot) -> bool:
     return all(accepts(port) for port in (server.pop3, server.pop3s, server.lmtp))
 
 
-def _prepare(base: Path, tmp_path: Path, users: Mapping[str, str]) -> Dovecot:
+def _prepare(base: Path, log: Path, ca_file: Path, users: Mapping[str, str]) -> Dovecot:
     mail = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
     server = Dovecot(
         host="127.0.0.1",
         pop3=free_port(),
         pop3s=free_port(),
         lmtp=free_port(),
-        ca_file=make_certificates(base / "tls").ca,
-        log=tmp_path / "dovecot.log",
+        ca_file=ca_file,
+        log=log,
         home=base / "home",
         uid=mail.pw_uid,
         gid=mail.pw_gid,
