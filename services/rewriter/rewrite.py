@@ -1,0 +1,113 @@
+"""Directs a message to its local mailbox: whose it is, where it goes, and the trace it bears.
+
+The raw message is not touched; all that is new stands in front of it, so its DKIM signatures hold.
+A message that goes round in a loop, or whose account is not configured any more, is for the
+operator. The routes are trusted; what came with the message is not. Nothing raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from shared.log import printable
+from shared.message import Addressed, Envelope, Parsed
+from shared.outcome import DeadLetter, Forward, Outcome
+
+from .address import is_mailbox
+from .trace import Trace
+
+RECEIVED_LIMIT: Final = 50
+"""More Received lines than this are a loop (RFC 5321 section 6.3), as with most mail servers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where the messages of an account go.
+
+    Attributes:
+        recipients: addresses of local mailboxes, at least one.
+        destination: the name of the destination that takes them.
+
+    Raises:
+        ValueError: there is no recipient: a message to nobody would be lost.
+    """
+
+    recipients: tuple[str, ...]
+    destination: str
+
+    def __post_init__(self) -> None:
+        if not self.recipients:
+            raise ValueError("a route needs at least one recipient")
+
+
+class Rewriter:
+    """The rewriting stage.
+
+    Args:
+        routes: the route of each account, by its name.
+        hostname: of this machine, for the Received line.
+        version: of this program, likewise.
+    """
+
+    def __init__(self, routes: Mapping[str, Route], hostname: str, version: str) -> None:
+        self._routes = dict(routes)
+        self._traces = {
+            account: Trace(account, route.recipients, hostname, version)
+            for account, route in routes.items()
+        }
+
+    def handle(self, envelope: Envelope[Parsed]) -> Outcome:
+        """Return Forward of the message as ``Addressed``, or DeadLetter with the reason."""
+        route = self._routes.get(envelope.account)
+        if route is None:
+            return DeadLetter(_no_route(envelope.account))
+        parsed = envelope.payload
+        loop = _loop(envelope.account, route, parsed)
+        if loop is not None:
+            return DeadLetter(loop)
+        return Forward.to(
+            Addressed(
+                parsed.raw,
+                parsed.uidl,
+                parsed.server,
+                parsed.summary,
+                _sender(parsed.return_path),
+                route.recipients,
+                route.destination,
+                self._traces[envelope.account].lines(envelope),
+            )
+        )
+
+
+def _sender(return_path: str | None) -> str:
+    """Return the envelope sender: nobody can be told of failures if the Return-Path is no use."""
+    return return_path if return_path and is_mailbox(return_path) else ""
+
+
+def _no_route(account: str) -> str:
+    return (
+        f"The account {printable(account, 100)} is not configured here: configure it again, restart"
+        " the rewriter and requeue this message, or drop it."
+    )
+
+
+def _loop(account: str, route: Route, parsed: Parsed) -> str | None:
+    """Return why the message is taken to go round in a loop, or None."""
+    if parsed.received > RECEIVED_LIMIT:
+        return (
+            f"The message goes round in a loop: it has {parsed.received} Received lines, more than"
+            f" {RECEIVED_LIMIT}."
+        )
+    # A provider writes Delivered-To lines too, so only together with our own field is it ours.
+    if account not in parsed.passed:
+        return None
+    before = {address.lower() for address in parsed.delivered_to}
+    again = next((r for r in route.recipients if r.lower() in before), None)
+    if again is None:
+        return None
+    return (
+        f"The message goes round in a loop: it was delivered to {printable(again, 100)} through"
+        f" account {account} before; see what forwards that mailbox to this account."
+    )
