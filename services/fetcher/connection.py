@@ -1,0 +1,259 @@
+"""A TCP or TLS connection to a mail server that is read on demand.
+
+What arrives is held until it is asked for; above a limit the socket is not read, so that a slow
+reader slows the server down and memory stays bounded. A server that keeps silent while it is
+waited for counts as gone. Every failure is an Unreachable, except what TLS itself refuses: that is
+a ServerFault, for another try will not mend a certificate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ssl
+from pathlib import Path
+from typing import Any, Final, cast
+
+import tenacity
+
+from shared.errors import ConfigError, ServerFault, Unreachable
+from shared.log import printable
+
+READ_SIZE: Final = 128 * 1024
+"""Bytes of one read from the socket, at most."""
+
+READ_AHEAD: Final = 256 * 1024
+"""Bytes held unread above which the socket is left alone."""
+
+_TRIES: Final = 3
+_TRYING_SECONDS: Final = 5.0
+_FIRST_PAUSE: Final = 0.2
+_GOODBYE_SECONDS: Final = 5.0
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One connection; made by ``connect``.
+
+    Args:
+        server: its name in errors, as ``host:port``.
+        timeout: seconds without a byte, while one is waited for, before the server counts as gone.
+    """
+
+    def __init__(self, server: str, timeout: float) -> None:
+        self._server = server
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._space = memoryview(bytearray(READ_SIZE))
+        self._blocks: list[bytes] = []
+        self._held = 0
+        self._lost: Unreachable | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._heard = 0.0
+        self._watchdog: asyncio.TimerHandle | None = None
+
+    @property
+    def held(self) -> int:
+        """How many bytes have arrived and not yet been read."""
+        return self._held
+
+    @property
+    def _wire(self) -> asyncio.Transport:
+        if self._transport is None:
+            raise RuntimeError("this connection was not made by connect()")
+        return self._transport
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._watchdog = self._loop.call_later(self._timeout, self._watch)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Say where the next bytes go; they are copied out at once."""
+        return self._space
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hold what has arrived, and stop reading if it is too much."""
+        self._blocks.append(bytes(self._space[:nbytes]))
+        self._held += nbytes
+        self._heard = self._loop.time()
+        if self._held >= READ_AHEAD:
+            self._wire.pause_reading()
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End: whoever waits for bytes, now or later, learns why there are none."""
+        why = "the connection was closed" if exc is None else f"the connection broke: {exc}"
+        self._lose(why)
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+
+    # What the session calls.
+
+    async def read(self) -> bytes:
+        """Return what has arrived, at least one byte; wait for it if need be.
+
+        Raises:
+            Unreachable: the connection is gone, or nothing came in time.
+        """
+        if not self._blocks:
+            await self._arrival()
+        data = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
+        self._blocks.clear()
+        if self._held >= READ_AHEAD and self._lost is None:
+            self._wire.resume_reading()
+        self._held = 0
+        return data
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; a connection that is gone says so at the next read."""
+        self._wire.write(data)
+
+    async def upgrade(self, context: ssl.SSLContext, host: str) -> None:
+        """Begin TLS on the connection as it is.
+
+        Args:
+            context: says whom to trust.
+            host: the name that the certificate must have.
+
+        Raises:
+            ServerFault: its certificate is not accepted, or it does not speak TLS.
+            Unreachable: the connection broke.
+        """
+        try:
+            self._transport = await self._loop.start_tls(
+                self._wire,
+                self,
+                context,
+                server_hostname=host,
+                ssl_handshake_timeout=self._timeout,
+                ssl_shutdown_timeout=_GOODBYE_SECONDS,
+            )
+        except OSError as error:
+            raise _translated(self._server, error) from error
+        if self._transport is None:
+            raise Unreachable(self._server, "the connection was closed when TLS began")
+
+    def close(self) -> None:
+        """Say goodbye and close, in the background."""
+        self._wire.close()
+
+    def abort(self) -> None:
+        """Close at the next turn of the loop, with nothing more said."""
+        self._wire.abort()
+
+    async def _arrival(self) -> None:
+        if self._lost is not None:
+            raise Unreachable(self._lost.server, self._lost.said)
+        self._heard = self._loop.time()
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        if not self._blocks and self._lost is not None:
+            raise Unreachable(self._lost.server, self._lost.said)
+
+    def _watch(self) -> None:
+        """Look whether a wait has lasted too long; one timer for all waits, not one for each."""
+        now = self._loop.time()
+        since = now if self._waiter is None else self._heard
+        if now - since >= self._timeout:
+            self._lose(f"nothing came for {self._timeout:g} seconds")
+            self._wire.abort()
+        else:
+            self._watchdog = self._loop.call_at(since + self._timeout, self._watch)
+
+    def _lose(self, why: str) -> None:
+        if self._lost is None:
+            self._lost = Unreachable(self._server, printable(why))
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+async def connect(
+    host: str, port: int, *, context: ssl.SSLContext | None, timeout: float
+) -> Connection:
+    """Return a new connection; a server that does not answer is tried again for some seconds.
+
+    Args:
+        host: a name or an address; with TLS the name that the certificate must have.
+        port: of the server.
+        context: for TLS from the first byte on, None for none.
+        timeout: seconds for one try, and later for every wait.
+
+    Raises:
+        ConfigError: the host name cannot be one.
+        ServerFault: its certificate is not accepted, or it does not speak TLS.
+        Unreachable: it does not answer.
+    """
+    server = f"{host}:{port}"
+    tries = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type(Unreachable),
+        stop=tenacity.stop_after_attempt(_TRIES) | tenacity.stop_after_delay(_TRYING_SECONDS),
+        wait=tenacity.wait_random_exponential(_FIRST_PAUSE, max=2.0),
+        reraise=True,
+    )
+    return await tries(_connect, server, host, port, context, timeout)
+
+
+async def _connect(
+    server: str, host: str, port: int, context: ssl.SSLContext | None, timeout: float
+) -> Connection:
+    tls: dict[str, Any] = {
+        "ssl": context,
+        "server_hostname": host,
+        "ssl_handshake_timeout": timeout,
+        "ssl_shutdown_timeout": _GOODBYE_SECONDS,
+    }
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout):
+            _, connection = await loop.create_connection(
+                lambda: Connection(server, timeout), host, port, **(tls if context else {})
+            )
+    except UnicodeError as error:
+        raise ConfigError(server, f"{printable(host)!r} cannot be a host name") from error
+    except OSError as error:
+        raise _translated(server, error) from error
+    return connection
+
+
+def _translated(server: str, error: OSError) -> ServerFault:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ServerFault(server, f"its certificate is refused: {error.verify_message}")
+    if isinstance(error, ssl.SSLError):
+        return ServerFault(server, f"TLS failed: {printable(error.reason or str(error))}")
+    return Unreachable(server, printable(str(error)) or "it did not answer in time")
+
+
+def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """Return a context that verifies the certificate and the host name.
+
+    Args:
+        ca_file: PEM certificates of authorities to trust, None for those of the system. Contexts
+            are kept, for reading the system's takes as long as fetching 200 messages, until the
+            file changes.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    store = ca_file or ssl.get_default_verify_paths().cafile
+    try:
+        modified = 0 if store is None else Path(store).stat().st_mtime_ns
+        return _tls_context(ca_file, modified)
+    except OSError as error:
+        raise ConfigError(f"ca_file {store}", f"it cannot be used: {error}") from error
+
+
+@functools.lru_cache(maxsize=16)
+def _tls_context(ca_file: str | None, modified: int) -> ssl.SSLContext:
+    del modified  # a part of the key alone
+    context = ssl.create_default_context(cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context

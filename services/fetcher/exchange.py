@@ -1,0 +1,122 @@
+"""Commands and replies over one connection: the protocol and the connection, joined.
+
+Whoever leaves before all replies to his commands have come (an early exit, a cancellation) leaves
+the exchange usable: the next command reads what is left over first, and throws it away.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+
+from services.fetcher.connection import Connection
+from services.fetcher.protocol import Body, Event, Pop3, Reply
+from shared.errors import ServerFault
+from shared.log import printable
+
+BODY_LIMIT: Final = 128 * 1024 * 1024
+"""Bytes of a multi-line response that is gathered in memory (listings and TOP, not RETR)."""
+
+
+class Exchange:
+    """Talks with one server.
+
+    Args:
+        server: its name in errors, as ``host:port``.
+    """
+
+    def __init__(self, server: str, connection: Connection, pop3: Pop3) -> None:
+        self.server = server
+        self._connection = connection
+        self._pop3 = pop3
+
+    def line(self, verb: str, *arguments: str | int) -> bytes:
+        """Return a command to be written, and expect its reply (see ``Pop3.send``)."""
+        return self._pop3.send(verb, *arguments)
+
+    def write(self, lines: bytes) -> None:
+        """Send commands."""
+        self._connection.write(lines)
+
+    async def event(self) -> Event:
+        """Return the next event.
+
+        Raises:
+            Unreachable: the connection is gone, or the server keeps silent.
+            ServerFault: the server broke the protocol.
+        """
+        while (event := self._pop3.next_event()) is None:
+            self._pop3.receive_data(await self._connection.read())
+        return event
+
+    async def reply(self) -> Reply:
+        """Return the next status line; raises like ``event``."""
+        event = await self.event()
+        if not isinstance(event, Reply):
+            raise TypeError("a reply is asked for in the middle of a multi-line response")
+        return event
+
+    async def piece(self) -> Body:
+        """Return the next piece of a multi-line response; raises like ``event``."""
+        event = await self.event()
+        if not isinstance(event, Body):
+            raise TypeError("a multi-line response is asked for where there is none")
+        return event
+
+    async def body(self) -> bytes:
+        """Return a whole multi-line response.
+
+        Raises:
+            ServerFault: it is longer than BODY_LIMIT.
+        """
+        pieces = [await self.piece()]
+        size = len(pieces[0].data)
+        while not pieces[-1].last:
+            pieces.append(await self.piece())
+            size += len(pieces[-1].data)
+            if size > BODY_LIMIT:
+                raise ServerFault(self.server, f"a response of more than {BODY_LIMIT} bytes")
+        return b"".join(piece.data for piece in pieces)
+
+    async def command(self, verb: str, *arguments: str | int) -> Reply:
+        """Send one command and return its status line."""
+        await self.settle()
+        self.write(self.line(verb, *arguments))
+        return await self.reply()
+
+    async def settle(self) -> None:
+        """Read and throw away what is left over of earlier commands."""
+        while self._pop3.outstanding:
+            await self.event()
+
+    def required(self, reply: Reply) -> Reply:
+        """Return a reply that is +OK.
+
+        Raises:
+            ServerFault: it is -ERR.
+        """
+        if not reply.ok:
+            said = printable(reply.text) or "no reason given"
+            raise ServerFault(self.server, f"{reply.verb} is refused: {said}")
+        return reply
+
+    async def upgrade(self, context: ssl.SSLContext, host: str) -> None:
+        """Begin TLS, after STLS was answered +OK.
+
+        Raises:
+            ServerFault: something in clear came after that answer; taken for a later reply it
+                would let anybody on the line speak for the server (CVE-2011-0411). Or its
+                certificate is not accepted.
+            Unreachable: the connection broke.
+        """
+        if self._pop3.buffered or self._connection.held:
+            raise ServerFault(self.server, "it said more in clear after its answer to STLS")
+        await self._connection.upgrade(context, host)
+
+    def close(self) -> None:
+        """Close in the background."""
+        self._connection.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._connection.abort()
