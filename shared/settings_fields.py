@@ -62,8 +62,9 @@ def _broker_url(value: object) -> Url:
 
 def _state_url(value: object) -> Url:
     """Return the URL of a database; psycopg (version 3) is the one driver for PostgreSQL."""
-    plain = isinstance(value, str)
-    url = Url.parse(re.sub(r"^postgres(ql)?:", "postgresql+psycopg:", value) if plain else value)
+    if isinstance(value, str):
+        value = re.sub(r"^postgres(ql)?:", "postgresql+psycopg:", value)
+    url = Url.parse(value)
     if url.scheme not in ("postgresql+psycopg", "sqlite"):
         raise ValueError("expected postgresql+psycopg://user@host/database or sqlite:////path")
     return url

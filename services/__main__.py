@@ -1,0 +1,159 @@
+"""The console script ``pop3-connector``: reads the command line, wires, and chooses exit codes.
+
+Exit status: 0 all well; 1 something failed, for a reason that is on standard error; 2 the command
+line or the configuration is wrong; 130 interrupted. No traceback is shown unless ``--debug`` asks.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from services.postmaster.configuration import check_config
+from services.postmaster.folders import folder_commands
+from services.postmaster.invocation import Invocation, pass_invocation
+from services.postmaster.parked import FAILED, QUARANTINED, NotFound
+from services.postmaster.topology import topology
+from shared import log
+from shared.errors import (
+    BrokerUnavailable,
+    ConfigError,
+    Refused,
+    SpoolMissing,
+    SpoolUnavailable,
+    StateUnavailable,
+)
+from shared.settings import Settings
+from shared.settings_advice import warnings
+
+STAGES: Final = {
+    "fetcher": "Poll the POP3 accounts that are due, and fetch their mail.",
+    "parser": "Read the header blocks of fetched mail; put corrupt mail into quarantine.",
+    "rewriter": "Direct parsed mail to local mailboxes.",
+    "deliverer": "Deliver directed mail to its destinations.",
+}
+
+ADVICE: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (BrokerUnavailable, "Is the broker running, and broker.url right? See check-config."),
+    (StateUnavailable, "Is the database running, its disk full? See check-config."),
+    (SpoolUnavailable, "Is the spool there, and may this user read and write it?"),
+    (SpoolMissing, "Its raw message is gone from the spool; was the spool cleared or moved?"),
+    (Refused, "Does the queue exist (topology declare), and is it full?"),
+    (NotFound, ""),
+)
+"""Errors that have a cause outside this program, and what to look at."""
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Poll each account once, drain the pipeline, and end.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@pass_invocation
+def run(invocation: Invocation, once: bool, as_json: bool) -> int:
+    """Run all four stages in one process."""
+    settings = _started(invocation)
+    from services.run import main as run_main
+
+    return run_main(settings, once=once, as_json=as_json)
+
+
+def _stage(name: str, summary: str) -> click.Command:
+    @click.command(name, help=f"{summary} Until SIGTERM.")
+    @pass_invocation
+    def stage(invocation: Invocation) -> int:
+        settings = _started(invocation)
+        module = importlib.import_module(f"services.{name}.__main__")
+        return int(module.serve(settings))
+
+    return stage
+
+
+def _started(invocation: Invocation) -> Settings:
+    """Set up the log of a process that carries mail, and return its settings."""
+    log.configure("DEBUG" if invocation.debug else "INFO")
+    settings = invocation.settings()
+    for what in warnings(settings, invocation.path()):
+        log.MailLog("configuration").trouble("unwise", what=what)
+    return settings
+
+
+def program() -> click.Group:
+    """Return the program: its options, and every command."""
+
+    @click.group("pop3-connector", context_settings={"help_option_names": ["-h", "--help"]})
+    @click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        help="Configuration file; else $POP3_CONNECTOR_CONFIG, ./connector.toml,"
+        " /etc/pop3-connector/connector.toml.",
+    )
+    @click.option("--debug", is_flag=True, help="Log more, and show where an error came from.")
+    @click.version_option(package_name="pop3-connector")
+    @pass_invocation
+    def connector(invocation: Invocation, config: Path | None, debug: bool) -> None:
+        """Move mail from POP3 mailboxes to a mail server of your own, losing none."""
+        invocation.given = config
+        invocation.debug = debug
+
+    stages = [_stage(name, summary) for name, summary in STAGES.items()]
+    folders = [folder_commands(folder) for folder in (FAILED, QUARANTINED)]
+    for command in (run, *stages, topology, *folders, check_config):
+        connector.add_command(command)
+    return connector
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status.
+
+    Args:
+        arguments: the command line without the program's name; that of this process if None.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    invocation = Invocation(os.environ)
+    try:
+        return _run(invocation, arguments)
+    except BrokenPipeError:
+        # Who reads our output has seen enough; Python must not try to flush the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001  (the last resort: a line in place of a traceback)
+        if invocation.debug:
+            traceback.print_exception(error)
+            return 1
+        said = log.printable(f"{type(error).__name__}: {error}")
+        return _complain(f"unexpected error: {said} (--debug shows where it came from)", 1)
+
+
+def _run(invocation: Invocation, arguments: Sequence[str] | None) -> int:
+    try:
+        status = program().main(arguments, "pop3-connector", standalone_mode=False, obj=invocation)
+        return status or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        return 2
+    except tuple(kind for kind, _ in ADVICE) as error:
+        advice = next(text for kind, text in ADVICE if isinstance(error, kind))
+        return _complain(f"{log.printable(str(error))} {advice}".rstrip(), 1)
+
+
+def _complain(line: str, status: int) -> int:
+    click.echo(f"pop3-connector: {line}", err=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

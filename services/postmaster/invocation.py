@@ -1,0 +1,61 @@
+"""What every command of the command line is given: which configuration, and how to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+
+from shared.errors import ConfigError
+from shared.settings import Settings, load
+from shared.settings_source import PREFIX
+
+VARIABLE: Final = "POP3_CONNECTOR_CONFIG"
+PLACES: Final = (Path("connector.toml"), Path("/etc/pop3-connector/connector.toml"))
+
+
+@dataclass(slots=True)
+class Invocation:
+    """One call of the program. The configuration is read only by commands that need it.
+
+    Attributes:
+        given: the file that ``--config`` names, None without it.
+        environ: the environment.
+        debug: whether to log more, and to show where an unexpected error came from.
+    """
+
+    environ: Mapping[str, str]
+    given: Path | None = None
+    debug: bool = False
+
+    def path(self) -> Path | None:
+        """Return the configuration file, None where the environment alone has settings.
+
+        Raises:
+            ConfigError: there is neither.
+        """
+        named = self.given or self.environ.get(VARIABLE)
+        if named:
+            return Path(named)
+        if found := next((place for place in PLACES if place.exists()), None):
+            return found
+        if any(name.startswith(PREFIX) for name in self.environ):
+            return None
+        places = " and ".join(map(str, PLACES))
+        raise ConfigError(
+            "--config", f"no configuration: expected a file (looked for {places}), or {PREFIX}..."
+        )
+
+    def settings(self) -> Settings:
+        """Return the settings.
+
+        Raises:
+            ConfigError: there are none, or they are wrong.
+        """
+        return load(self.path(), self.environ)
+
+
+pass_invocation = click.make_pass_decorator(Invocation)

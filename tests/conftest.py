@@ -1,0 +1,24 @@
+"""What holds for every test."""
+
+import os
+
+import hypothesis
+import pytest
+
+from tests.clock import ManualClock
+
+# No test asserts on time: not even Hypothesis, whose deadline is 200 ms unless set.
+hypothesis.settings.register_profile("connector", deadline=None)
+hypothesis.settings.load_profile("connector")
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the developer's own settings away from the tests."""
+    for name in [name for name in os.environ if name.startswith("POP3_CONNECTOR_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
