@@ -31,10 +31,17 @@ class RetryPolicy:
     Attributes:
         tiers: the waits, in order; the last one repeats.
         give_up_after: seconds from the first failure to Failed Mail.
+
+    Raises:
+        ValueError: there is no tier.
     """
 
     tiers: tuple[Tier, ...]
     give_up_after: float
+
+    def __post_init__(self) -> None:
+        if not self.tiers:
+            raise ValueError("a retry policy needs at least one tier")
 
     def tier(self, attempt: int, after: float | None) -> Tier:
         """Return where a message waits after its try number ``attempt`` (0 for the first).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from services.fetcher.session import Login
+from services.fetcher.login import Login
 
 FIRST_BACKOFF: Final = 60.0
 LONGEST_BACKOFF: Final = 3_600.0
@@ -20,13 +20,13 @@ class Account:
         login: where it is and how to log on.
         poll_every: seconds from one poll to the next.
         keep: seconds that a message stays on the server once it is safe with us; 0 deletes it at
-            once, None never.
+            once, infinity never.
     """
 
     name: str
     login: Login
     poll_every: float
-    keep: float | None
+    keep: float
 
     @property
     def server(self) -> str:

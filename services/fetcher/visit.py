@@ -7,6 +7,7 @@ QUIT. Nothing is deleted that is not recorded, and nothing recorded that is not 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ class Visit:
     async def _fetch(self, messages: Sequence[Listed]) -> bool:
         """Retrieve messages in slices; return whether some are left for another session."""
         clock, limits = self._world.clock, self._limits
-        deletes = self._account.keep is not None
+        deletes = self._account.keep < math.inf
         until = clock.monotonic() + limits.session_seconds
         done = 0
         for part in _slices(messages, 4 * limits.chunk_messages):

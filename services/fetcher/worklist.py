@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,14 +45,14 @@ class Worklist:
 
 
 def compare(
-    listing: Sequence[tuple[int, str]], known: Mapping[str, Known], keep: float | None, now: float
+    listing: Sequence[tuple[int, str]], known: Mapping[str, Known], keep: float, now: float
 ) -> Worklist:
     """Compare what the server lists with what the ledger knows.
 
     Args:
         listing: message numbers and UIDLs, as UIDL answered.
         known: the ledger of the account, by UIDL.
-        keep: seconds for which messages stay on the server, None for ever.
+        keep: seconds for which messages stay on the server, infinity for ever.
         now: seconds since 1970 (UTC).
     """
     listed = dict.fromkeys(uidl for _, uidl in listing)
@@ -64,7 +65,7 @@ def compare(
     ]
     remove = [
         Safe(number, uidl, known[uidl].id)
-        for number, uidl in (() if keep is None else listing)
+        for number, uidl in (listing if keep < math.inf else ())
         if uidl not in new and uidl not in twice and now - known[uidl].first_seen >= keep
     ]
     gone = known.keys() - listed.keys()

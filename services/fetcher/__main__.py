@@ -1,0 +1,69 @@
+"""The fetcher as a process: ``python -m services.fetcher``. Wires, and nothing else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from services.fetcher.account import Account
+from services.fetcher.fetch import Fetcher
+from services.fetcher.ports import World
+from services.fetcher.schedule import Scheduler
+from services.fetcher.login import Login
+from services.host import serve as host
+from services.parts import Assembly, Part, Resources
+from shared import settings
+from shared.errors import ConfigError
+from shared.message import Poll
+from shared.outbox import Outbox
+from shared.queues import INCOMING, POLL
+from shared.stage import Stage
+
+CONCURRENCY: Final = 32
+"""Accounts polled at a time by one fetcher process."""
+
+
+def _account(table: settings.Account) -> Account:
+    secret = table.secret
+    if secret is None:
+        raise ConfigError(f"account {table.name}", "there is no password")
+    login = Login(
+        table.host,
+        table.port,
+        table.tls,
+        table.username,
+        secret.reveal,
+        None if table.ca_file is None else str(table.ca_file),
+        table.timeout,
+    )
+    return Account(table.name, login, table.poll_every, table.keep.seconds)
+
+
+@asynccontextmanager
+async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
+    """Put the fetcher together, with the schedule beside it."""
+    accounts = {t.name: _account(t) for t in r.settings.accounts if t.enabled}
+    limit = r.settings.spool.inline_limit
+    incoming, poll = Outbox(r.broker, INCOMING), Outbox(r.broker, POLL)
+    world = World(r.state, r.state, incoming, r.spool, limit, r.log, r.clock)
+    handle = Fetcher(accounts, world).handle
+    schedule = Scheduler(
+        list(accounts), r.state, poll, r.log, r.clock, blocked=lambda: r.broker.blocked
+    )
+    yield Assembly(Stage("fetcher", POLL, Poll, None, handle, CONCURRENCY), (schedule.run,))
+
+
+PART: Final = Part("fetcher", assemble)
+
+
+def serve(configuration: settings.Settings) -> int:
+    """Run until SIGTERM; return the exit status."""
+    return host(configuration, PART)
+
+
+if __name__ == "__main__":
+    from services.__main__ import main
+
+    sys.exit(main(["fetcher", *sys.argv[1:]]))

@@ -1,0 +1,200 @@
+"""Hosts stages in a process: opens what they need, runs them until told to stop, closes it again.
+
+One part makes a stage process, four make the whole connector. It waits for a broker or a database
+that is not there yet; once running, it ends on SIGTERM or SIGINT alone, after it has settled what
+is in hand. A stage that ends by itself is a defect, and ends the process with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from importlib import metadata
+from typing import Final, TypeVar
+
+from shared.broker.embedded import EmbeddedBroker
+from shared.broker.rabbitmq import RabbitBroker
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+
+from services.parts import Assembly, Part, Resources
+from shared.broker import Broker
+from shared.clock import SystemClock
+from shared.errors import SpoolUnavailable, StateUnavailable
+from shared.log import MailLog
+from shared.settings import Settings
+from shared.settlement import RetryPolicy
+from shared.spool import Spool
+from shared.stage import Runner
+from shared.state import State, new_owner
+
+GRACE: Final = 30.0
+"""Seconds that what is in hand may take after SIGTERM."""
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The process was told to stop before everything was open."""
+
+
+def serve(settings: Settings, *parts: Part) -> int:
+    """Run these stages in this process until SIGTERM or SIGINT; return the exit status.
+
+    Raises:
+        ConfigError: the settings do not lead to a broker, a database or a destination.
+    """
+    return asyncio.run(_serve(settings, parts))
+
+
+async def _serve(settings: Settings, parts: Sequence[Part]) -> int:
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    with suppress(Stopped):
+        async with opened(settings, parts, stop) as (resources, assemblies):
+            await run_until(stop, resources, assemblies)
+    return 0
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Set ``stop`` on SIGTERM and SIGINT."""
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings,
+    parts: Sequence[Part],
+    stop: asyncio.Event,
+    counts: Counter[str] | None = None,
+) -> AsyncGenerator[tuple[Resources, list[Assembly]], None]:
+    """Open what the parts need, and assemble them.
+
+    Args:
+        settings: the configuration.
+        parts: which stages.
+        stop: ends the waiting for a broker or database that is away.
+        counts: where mail events are counted.
+
+    Raises:
+        Stopped: told to stop while waiting.
+        ConfigError: the settings do not lead there.
+    """
+    name = parts[0].name if len(parts) == 1 else "postmaster"
+    log = MailLog(name, counts)
+    async with AsyncExitStack() as stack:
+        resources = await _resources(settings, name, log, stop, stack)
+        assemblies = [
+            await stack.enter_async_context(
+                part.assemble(replace(resources, log=MailLog(part.name, log.counts)))
+            )
+            for part in parts
+        ]
+        yield resources, assemblies
+
+
+async def _resources(
+    settings: Settings, name: str, log: MailLog, stop: asyncio.Event, stack: AsyncExitStack
+) -> Resources:
+    version = metadata.version("pop3-connector")
+    hostname = socket.getfqdn()
+    clock = SystemClock()
+    broker = _broker(settings, name, f"{name}@{hostname}", version, log)
+    stack.push_async_callback(broker.close)
+    await unless(stop, broker.open())
+    state = await unless(stop, _state(settings, log))
+    stack.push_async_callback(state.close)
+    spool = Spool(settings.spool_url, dict(settings.spool.options))
+    log.note("started", version=version)
+    return Resources(settings, broker, state, spool, log, clock, hostname, version)
+
+
+def _broker(settings: Settings, sender: str, name: str, version: str, log: MailLog) -> Broker:
+    """Return the broker that the settings name: RabbitMQ, or the embedded one without a URL."""
+    url = settings.broker.address()
+    tiers = settings.retry.tiers
+    if url is None:
+        return EmbeddedBroker(settings.queue_file, tiers=tiers, name=name)
+    ca_file = settings.broker.ca_file
+    return RabbitBroker(
+        url,
+        sender=sender,
+        name=name,
+        tiers=tiers,
+        version=version,
+        ca_file=None if ca_file is None else str(ca_file),
+        report=log.trouble,
+    )
+
+
+async def _state(settings: Settings, log: MailLog) -> State:
+    """Open the state database, waiting for it with backoff for as long as it takes."""
+    waits = AsyncRetrying(
+        retry=retry_if_exception_type((StateUnavailable, SpoolUnavailable)),
+        wait=wait_exponential_jitter(0.2, 15),
+        before_sleep=lambda call: log.trouble(
+            "waiting for the state database",
+            why=call.outcome.exception() if call.outcome else "",
+        ),
+    )
+    return await waits(State.open, settings.state_address(), owner=new_owner())
+
+
+async def unless(stop: asyncio.Event, work: Awaitable[T]) -> T:
+    """Await ``work``, but give up on it when ``stop`` is set.
+
+    Raises:
+        Stopped: it was.
+    """
+    task = asyncio.ensure_future(work)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    raise Stopped
+
+
+def runner(assembly: Assembly, resources: Resources) -> Runner:
+    """Return a runner for an assembled stage."""
+    retry = resources.settings.retry
+    return Runner(
+        assembly.stage,
+        resources.broker,
+        RetryPolicy(retry.tiers, retry.give_up_after),
+        MailLog(assembly.stage.name, resources.log.counts),
+        resources.clock,
+        resources.spool,
+    )
+
+
+async def run_until(
+    stop: asyncio.Event, resources: Resources, assemblies: Sequence[Assembly]
+) -> None:
+    """Run assembled stages and their companions until ``stop`` is set, and settle what is in hand.
+
+    Raises:
+        Exception: whatever a stage or companion ended with, where it ended by itself.
+    """
+    runs = [asyncio.create_task(runner(a, resources).run(stop, GRACE)) for a in assemblies]
+    beside = [asyncio.create_task(c(stop)) for a in assemblies for c in a.companions]
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopping, *runs, *beside}, return_when=asyncio.FIRST_COMPLETED)
+    resources.log.note("stopping")
+    stop.set()
+    for task in beside:
+        task.cancel()
+    results = await asyncio.gather(*runs, *beside, return_exceptions=True)
+    await stopping
+    for result in results:
+        if isinstance(result, Exception):
+            raise result

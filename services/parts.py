@@ -1,0 +1,63 @@
+"""What a stage is made of in a running process: open resources, and a way to put it together.
+
+Opening happens in ``services.host``, by settings; a stage itself gets only what it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from shared.broker import Broker
+from shared.clock import Clock
+from shared.log import MailLog
+from shared.settings import Settings
+from shared.spool import Spool
+from shared.stage import Stage
+from shared.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What is open in this process.
+
+    Attributes:
+        hostname: of this machine, for trace lines.
+        version: of this program, for trace lines.
+    """
+
+    settings: Settings
+    broker: Broker
+    state: State
+    spool: Spool
+    log: MailLog
+    clock: Clock
+    hostname: str
+    version: str
+
+
+Companion: TypeAlias = Callable[[asyncio.Event], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """A stage ready to run.
+
+    Attributes:
+        stage: what the runner runs.
+        companions: what runs beside it until the process stops, such as the schedule.
+    """
+
+    stage: Stage
+    companions: tuple[Companion, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the four stages: its name, and how to assemble it from resources."""
+
+    name: str
+    assemble: Callable[[Resources], AbstractAsyncContextManager[Assembly]]

@@ -1,0 +1,131 @@
+"""``pop3-connector run``: all four stages in one process; with ``--once``, until all is drained.
+
+Drained means: every account was polled, and nothing is left in the inboxes of the stages or in
+their hands. Messages that wait for a retry are counted and not waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from services.deliverer.__main__ import PART as DELIVERER
+from services.fetcher.__main__ import PART as FETCHER
+from services.host import GRACE, Stopped, opened, runner, serve, stop_on_signals, unless
+from services.parser.__main__ import PART as PARSER
+from services.parts import Assembly, Resources
+from services.rewriter.__main__ import PART as REWRITER
+from shared.errors import BrokerUnavailable
+from shared.message import Envelope, Poll
+from shared.queues import RETRIED
+from shared.settings import Settings
+from shared.stage import Runner
+
+PARTS: Final = (FETCHER, PARSER, REWRITER, DELIVERER)
+COUNTED: Final = ("fetched", "delivered", "suppressed", "failed", "quarantined", "retrying")
+QUIET_LOOKS: Final = 3
+LOOK_EVERY: Final = 0.05
+
+
+def main(settings: Settings, *, once: bool = False, as_json: bool = False) -> int:
+    """Run the connector; return the exit status.
+
+    Args:
+        settings: the configuration.
+        once: poll every account once, drain the pipeline, print a summary, and end.
+        as_json: the summary is one JSON object on standard output.
+
+    Raises:
+        ConfigError: the settings do not lead to a broker, a database or a destination.
+    """
+    if not once:
+        return serve(settings, *PARTS)
+    return asyncio.run(_once(settings, as_json))
+
+
+async def _once(settings: Settings, as_json: bool) -> int:
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    counts: Counter[str] = Counter()
+    started = time.monotonic()
+    with suppress(Stopped):
+        async with opened(settings, PARTS, stop, counts) as (resources, assemblies):
+            await _drain(resources, assemblies, stop)
+    summary = _summary(settings, counts, time.monotonic() - started)
+    sys.stdout.write(json.dumps(summary) + "\n" if as_json else _readable(summary))
+    troubles = ("failed", "quarantined", "retrying", "accounts_failed")
+    return 1 if stop.is_set() or any(counts[name] for name in troubles) else 0
+
+
+async def _drain(
+    resources: Resources, assemblies: Sequence[Assembly], interrupted: asyncio.Event
+) -> None:
+    fetching, *consuming = assemblies
+    stop = asyncio.Event()
+    runners = [runner(assembly, resources) for assembly in consuming]
+    runs = [asyncio.create_task(r.run(stop, GRACE)) for r in runners]
+    try:
+        await unless(interrupted, _poll_all(fetching, resources))
+        await unless(interrupted, _quiet(resources, runners))
+    finally:
+        stop.set()
+        await asyncio.gather(*runs)
+
+
+async def _poll_all(fetching: Assembly, resources: Resources) -> None:
+    """Poll every account once, whatever the schedule says."""
+    places = asyncio.Semaphore(fetching.stage.concurrency)
+    now = resources.clock.now()
+
+    async def poll(name: str) -> None:
+        async with places:
+            outcome = fetching.stage.handle(Envelope(f"poll-{name}", name, Poll("once"), now))
+            if asyncio.iscoroutine(outcome):
+                await outcome
+
+    names = [account.name for account in resources.settings.accounts if account.enabled]
+    await asyncio.gather(*(poll(name) for name in names))
+
+
+async def _quiet(resources: Resources, runners: Sequence[Runner]) -> None:
+    """Return when nothing moves any more.
+
+    A delivery can be between the broker and us, counted by neither for a moment; so several looks
+    in a row have to find the same stillness.
+    """
+    quiet, taken = 0, -1
+    while quiet < QUIET_LOOKS:
+        now_taken = sum(r.taken for r in runners)
+        still = now_taken == taken and not any(r.in_hand for r in runners)
+        still = still and not await _waiting(resources)
+        quiet, taken = (quiet + 1 if still else 0), now_taken
+        await asyncio.sleep(LOOK_EVERY)
+
+
+async def _waiting(resources: Resources) -> int:
+    try:
+        depths = await resources.broker.depths(RETRIED)
+    except BrokerUnavailable:
+        return 1
+    return sum(depths.values())
+
+
+def _summary(settings: Settings, counts: Counter[str], seconds: float) -> dict[str, object]:
+    accounts = sum(1 for account in settings.accounts if account.enabled)
+    return {
+        "accounts": accounts,
+        **{name: counts[name] for name in COUNTED},
+        "bytes": counts["bytes"],
+        "seconds": round(seconds, 3),
+    }
+
+
+def _readable(summary: dict[str, object]) -> str:
+    width = max(map(len, summary))
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in summary.items())

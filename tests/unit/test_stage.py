@@ -1,0 +1,235 @@
+"""The runner over a real embedded broker: what becomes of a delivery, whatever the handler does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from shared import wire
+from shared.broker import Send
+from shared.broker.embedded import EmbeddedBroker
+from shared.broker.embedded_steward import EmbeddedSteward
+from shared.clock import SystemClock
+from shared.errors import SpoolMissing
+from shared.log import MailLog
+from shared.message import Addressed, Envelope, Inline, Spooled, Summary
+from shared.outcome import DeadLetter, Done, Outcome, Retry, Split
+from shared.queues import PICKUP, QUARANTINE, Tier, plan
+from shared.settlement import RetryPolicy
+from shared.spool import Spool
+from shared.stage import Runner, Stage
+
+TIERS = (Tier("1h", 3600),)
+MAIL = Addressed(
+    Inline(b"Subject: x\r\n\r\nbody\r\n"),
+    "u1",
+    "pop:110",
+    Summary("a@example.net", "x"),
+    "a@example.net",
+    ("sales@corp.example",),
+    "default",
+    b"X: y\r\n",
+)
+Handle = Callable[[Envelope[Any]], Outcome | Awaitable[Outcome]]
+
+
+@dataclass
+class Bench:
+    """A stage at work on the queue ``pickup``."""
+
+    broker: EmbeddedBroker
+    steward: EmbeddedSteward
+    spool: Spool
+    log: MailLog
+    stop: asyncio.Event
+
+    async def put(self, *ids: str, payload: Addressed = MAIL) -> None:
+        envelopes = [Envelope(i, "sales", payload, 1.0) for i in ids]
+        await self.broker.publish(*(Send(PICKUP, wire.encode(e), e.id) for e in envelopes))
+
+    async def until(self, queue: str, count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(list(self.steward.browse(queue))) != count:
+                await asyncio.sleep(0.005)
+
+    async def events(self, name: str, count: int) -> None:
+        async with asyncio.timeout(20):
+            while self.log.counts[name] < count:
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def at_work(folder: Path, handle: Handle, concurrency: int = 8) -> AsyncIterator[Bench]:
+    broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="test")
+    spool = Spool(str(folder / "spool"))
+    log = MailLog("deliverer")
+    bench = Bench(
+        broker,
+        EmbeddedSteward(folder / "queue.db", TIERS),
+        spool,
+        log,
+        asyncio.Event(),
+    )
+    await broker.open()
+    stage = Stage("deliverer", PICKUP, Addressed, None, handle, concurrency)
+    runner = Runner(stage, broker, RetryPolicy(TIERS, 86_400), log, SystemClock(), spool)
+    running = asyncio.create_task(runner.run(bench.stop, grace=5))
+    try:
+        yield bench
+    finally:
+        bench.stop.set()
+        await running
+        bench.steward.close()
+        await broker.close()
+
+
+async def test_done_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with at_work(tmp_path, lambda _: Done("250 ok")) as bench:
+        await bench.put("a", "b")
+        await bench.events("delivered", 2)
+        assert all(not list(bench.steward.browse(q.name)) for q in plan(TIERS))
+
+
+async def test_what_a_handler_raises_is_a_retry_of_that_message_alone(tmp_path: Path) -> None:
+    def handle(envelope: Envelope[Any]) -> Outcome:
+        if envelope.id == "bad":
+            raise ZeroDivisionError("a defect")
+        return Done("250 ok")
+
+    async with at_work(tmp_path, handle) as bench:
+        await bench.put("bad", "good", "also good")
+        await bench.until("pickup.retry.1h", 1)
+        await bench.events("delivered", 2)
+        (kept,) = bench.steward.browse("pickup.retry.1h")
+        assert kept.message_id == "bad"
+        assert kept.headers["reason"] == "ZeroDivisionError in the deliverer: a defect"
+
+
+async def test_something_missing_is_a_retry_and_no_defect(tmp_path: Path) -> None:
+    async def handle(envelope: Envelope[Any]) -> Outcome:
+        raise SpoolMissing("id1")
+
+    async with at_work(tmp_path, handle) as bench:
+        await bench.put("a")
+        await bench.until("pickup.retry.1h", 1)
+        assert bench.log.counts["crashed"] == 0
+
+
+async def test_bytes_that_are_no_envelope_go_to_quarantine_as_they_are(tmp_path: Path) -> None:
+    async with at_work(tmp_path, lambda _: Done("250 ok")) as bench:
+        await bench.broker.publish(Send(PICKUP, b"\xc1 not ours", "m1"))
+        await bench.put("good")
+        await bench.until(QUARANTINE, 1)
+        await bench.events("delivered", 1)
+        (kept,) = bench.steward.browse(QUARANTINE)
+        assert kept.body == b"\xc1 not ours"
+        assert (kept.headers["stage"], kept.headers["inbox"]) == ("deliverer", PICKUP)
+
+
+async def test_a_newer_schema_waits_unharmed_for_a_newer_worker(tmp_path: Path) -> None:
+    body = msgpack.packb([wire.SCHEMA + 1, "whatever", "comes"])
+    async with at_work(tmp_path, lambda _: Done("250 ok")) as bench:
+        await bench.broker.publish(Send(PICKUP, body, "m1"))
+        await bench.until("pickup.retry.1h", 1)
+        (kept,) = bench.steward.browse("pickup.retry.1h")
+        assert kept.body == body
+
+
+async def test_stopping_finishes_what_is_in_hand_and_takes_nothing_more(tmp_path: Path) -> None:
+    inside, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(envelope: Envelope[Any]) -> Outcome:
+        inside.set()
+        await go_on.wait()
+        return Done("250 ok")
+
+    async with at_work(tmp_path, handle, concurrency=1) as bench:
+        await bench.put("in hand", "waiting")
+        await inside.wait()
+        bench.stop.set()
+        await asyncio.sleep(0)
+        go_on.set()
+        await bench.events("delivered", 1)
+        async with asyncio.timeout(20):
+            while (await bench.broker.depths([PICKUP]))[PICKUP] != 1:
+                await asyncio.sleep(0.005)
+    assert bench.log.counts["delivered"] == 1
+
+
+async def test_a_split_settles_every_part_and_no_blob_has_two_owners(tmp_path: Path) -> None:
+    large = replace(MAIL, raw=Spooled("ab12", 5, b""), recipients=("b@x", "c@x"))
+
+    def handle(envelope: Envelope[Any]) -> Outcome:
+        return Split(
+            (
+                Done("250 ok"),
+                Retry("451", payload=replace(large, recipients=("b@x",))),
+                DeadLetter("550", replace(large, recipients=("c@x",))),
+            )
+        )
+
+    async with at_work(tmp_path, handle) as bench:
+        blob = await bench.spool.create()
+        await blob.write(b"12345")
+        await blob.commit("ab12")
+        await bench.put("a", payload=large)
+        await bench.until("pickup.failed", 1)
+        await bench.until("pickup.retry.1h", 1)
+        kept = [
+            wire.decode(next(iter(bench.steward.browse(q))).body, Addressed).payload.raw
+            for q in ("pickup.failed", "pickup.retry.1h")
+        ]
+        keys = {raw.key for raw in kept if isinstance(raw, Spooled)}
+        assert len(keys) == 2
+        for key in keys:
+            assert b"".join([c async for c in bench.spool.chunks(key)]) == b"12345"
+
+
+async def test_the_blob_goes_with_the_last_envelope_that_refers_to_it(tmp_path: Path) -> None:
+    async with at_work(tmp_path, lambda _: Done("250 ok")) as bench:
+        blob = await bench.spool.create()
+        await blob.write(b"12345")
+        await blob.commit("ab12")
+        await bench.put("a", payload=replace(MAIL, raw=Spooled("ab12", 5, b"")))
+        await bench.events("delivered", 1)
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    _ = [c async for c in bench.spool.chunks("ab12")]
+                except SpoolMissing:
+                    break
+                await asyncio.sleep(0.005)
+
+
+async def test_a_full_or_missing_outbox_holds_the_delivery_back(tmp_path: Path) -> None:
+    """The policy names a tier that the broker does not have: it refuses, nothing is acked away."""
+    broker = EmbeddedBroker(tmp_path / "queue.db", tiers=TIERS, name="test")
+    await broker.open()
+    log = MailLog("deliverer")
+    stage = Stage("deliverer", PICKUP, Addressed, None, lambda _: Retry("451"), 8)
+    policy = RetryPolicy((Tier("7m", 420),), 86_400)
+    spool = Spool(str(tmp_path / "spool"))
+    runner = Runner(stage, broker, policy, log, SystemClock(), spool)
+    stop = asyncio.Event()
+    await broker.publish(Send(PICKUP, wire.encode(Envelope("a", "sales", MAIL, 1.0)), "a"))
+    running = asyncio.create_task(runner.run(stop, grace=0.01))
+    async with asyncio.timeout(20):
+        while runner.in_hand == 0:
+            await asyncio.sleep(0.005)
+    stop.set()
+    await running
+    await broker.close()
+    steward = EmbeddedSteward(tmp_path / "queue.db", TIERS)
+    assert [m.message_id for m in steward.browse(PICKUP)] == ["a"]
+    assert log.counts["retrying"] == 0
+    steward.close()
+
+
+def test_a_policy_needs_a_tier() -> None:
+    with pytest.raises(ValueError, match="tier"):
+        RetryPolicy((), 1.0)
