@@ -9,11 +9,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from services.parser.header import (
+    Fields,
+    address,
+    fields,
+    has_field,
+    header_block,
+    reverse_path,
+    text,
+)
+from services.parser.summary import summary
 from shared.message import Envelope, Fetched, Parsed, Raw
 from shared.outcome import Forward, Outcome, Quarantine
-
-from .header import Fields, address, fields, has_field, header_block, reverse_path, text
-from .summary import summary
 
 
 def parse(envelope: Envelope[Fetched]) -> Outcome:

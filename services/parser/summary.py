@@ -10,10 +10,9 @@ from email.errors import HeaderParseError
 from email.header import decode_header
 from typing import Final
 
+from services.parser.header import Fields
 from shared.log import printable
 from shared.message import Summary
-
-from .header import Fields
 
 SHOWN: Final = 200
 """Characters of a field that a person is shown."""

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from services.rewriter.address import is_mailbox
+from services.rewriter.trace import Trace
 from shared.log import printable
 from shared.message import Addressed, Envelope, Parsed
 from shared.outcome import DeadLetter, Forward, Outcome
-
-from .address import is_mailbox
-from .trace import Trace
 
 RECEIVED_LIMIT: Final = 50
 """More Received lines than this are a loop (RFC 5321 section 6.3), as with most mail servers."""

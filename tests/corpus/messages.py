@@ -187,6 +187,7 @@ def sound_messages() -> dict[str, bytes]:
         "folded line first": b"\tfolded onto nothing\r\n" + plain + b"\r\nbody\r\n",
         "white line first": b" \r\n" + plain + b"\r\nbody\r\n",
         "junk line first": junk + plain + b"\r\nbody\r\n",
+        "dot line first": b".\r\n" + plain + b"\r\nbody\r\n",
         "junk among fields": first + b"\r\n" + junk + rest + b"\r\nbody\r\n",
         "space before colon": b"Subject : odd\r\nFrom\t: a@example.org\r\n\r\nbody\r\n",
         "bare LF": (plain + b"\r\nbody\r\n.\r\n").replace(b"\r\n", b"\n"),
