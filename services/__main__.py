@@ -34,6 +34,8 @@ from shared.errors import (
 from shared.settings import Settings
 from shared.settings_advice import warnings
 
+NAME: Final = "pop3-connector"
+
 STAGES: Final = {
     "fetcher": "Poll the POP3 accounts that are due, and fetch their mail.",
     "parser": "Read the header blocks of fetched mail; put corrupt mail into quarantine.",
@@ -87,7 +89,7 @@ def _started(invocation: Invocation) -> Settings:
 def program() -> click.Group:
     """Return the program: its options, and every command."""
 
-    @click.group("pop3-connector", context_settings={"help_option_names": ["-h", "--help"]})
+    @click.group(NAME, context_settings={"help_option_names": ["-h", "--help"]})
     @click.option(
         "--config",
         type=click.Path(path_type=Path),
@@ -95,7 +97,7 @@ def program() -> click.Group:
         " /etc/pop3-connector/connector.toml.",
     )
     @click.option("--debug", is_flag=True, help="Log more, and show where an error came from.")
-    @click.version_option(package_name="pop3-connector")
+    @click.version_option(package_name=NAME)
     @pass_invocation
     def connector(invocation: Invocation, config: Path | None, debug: bool) -> None:
         """Move mail from POP3 mailboxes to a mail server of your own, losing none."""
@@ -135,8 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(invocation: Invocation, arguments: Sequence[str] | None) -> int:
     try:
-        status = program().main(arguments, "pop3-connector", standalone_mode=False, obj=invocation)
-        return status or 0
+        return program().main(arguments, NAME, standalone_mode=False, obj=invocation) or 0
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -151,7 +152,7 @@ def _run(invocation: Invocation, arguments: Sequence[str] | None) -> int:
 
 
 def _complain(line: str, status: int) -> int:
-    click.echo(f"pop3-connector: {line}", err=True)
+    click.echo(f"{NAME}: {line}", err=True)
     return status
 
 
