@@ -125,117 +125,102 @@ def test_the_port_follows_from_tls(tmp_path: Path, tls: str, port: int) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('port = "many"', "connector.toml:9: account[0].port: expected a whole number"),
-        ("port = 0", "connector.toml:9: account[0].port: expected 1 or more"),
-        ("port = 65536", "connector.toml:9: account[0].port: expected 65535 or less"),
+        ('port = "many"', "9: account[0].port: expected a whole number"),
+        ("port = 0", "9: account[0].port: expected 1 or more"),
+        ("port = 65536", "9: account[0].port: expected 65535 or less"),
         (
             'tls = "ssl"',
-            "connector.toml:9: account[0].tls: expected 'implicit', 'starttls' or 'none'",
+            "9: account[0].tls: expected 'implicit', 'starttls' or 'none'",
         ),
         (
             "poll_every = 300",
             (
-                "connector.toml:9: account[0].poll_every: expected a duration with its unit, such as"
+                "9: account[0].poll_every: expected a duration with its unit, such as"
                 ' "30s", "5m", "2h" or "5d"'
             ),
         ),
         (
             'keep = "yes"',
-            (
-                'connector.toml:9: account[0].keep: expected "delete", "forever" or a duration such as'
-                ' "7d"'
-            ),
+            ('9: account[0].keep: expected "delete", "forever" or a duration such as "7d"'),
         ),
         (
             'usernam = "x"',
-            "connector.toml:9: account[0].usernam: unknown key; did you mean 'username'?",
+            "9: account[0].usernam: unknown key; did you mean 'username'?",
         ),
-        ('enabled = "perhaps"', "connector.toml:9: account[0].enabled: expected true or false"),
+        ('enabled = "perhaps"', "9: account[0].enabled: expected true or false"),
         (
             'destination = "archiv"\n[destinations.archive]\nurl = "pickup:///x"',
-            (
-                "connector.toml:9: account[0].destination: no such destination;"
-                " did you mean 'archive'?"
-            ),
+            ("9: account[0].destination: no such destination; did you mean 'archive'?"),
         ),
         (
             'password_env = "X"',
-            "connector.toml:3: account[0]: the password is given 2 times: password, password_env",
+            "3: account[0]: the password is given 2 times: password, password_env",
         ),
         (
             "[retry]\ntiers = []",
-            (
-                "connector.toml:10: retry.tiers: expected a list of 1 to 20 durations, such as"
-                ' ["30s", "5m", "2h"]'
-            ),
+            ('10: retry.tiers: expected a list of 1 to 20 durations, such as ["30s", "5m", "2h"]'),
         ),
         (
             '[retry]\ntiers = ["1m", "1 M"]',
-            (
-                "connector.toml:10: retry.tiers: the same tier stands twice; the last one repeats by"
-                " itself"
-            ),
+            ("10: retry.tiers: the same tier stands twice; the last one repeats by itself"),
         ),
         (
             '[spool]\ninline_limit = "16MiB"',
-            "connector.toml:10: spool.inline_limit: expected 15728640 or less",
+            "10: spool.inline_limit: expected 15728640 or less",
         ),
         (
             '[broker]\nurl = "redis://host"',
             (
-                "connector.toml:10: broker.url: expected amqp://user:password@host:5672/vhost or"
+                "10: broker.url: expected amqp://user:password@host:5672/vhost or"
                 " amqps://...; leave the key out for the embedded broker"
             ),
         ),
         (
             '[broker]\nurl = "amqp://host"\npassword = "hunter2"',
-            "connector.toml:9: broker: there is a password, but no username here or in the url",
+            "9: broker: there is a password, but no username here or in the url",
         ),
         (
             '[broker]\nurl = "amqp://me:hunter2@host"\npassword = "hunter2"',
-            "connector.toml:9: broker: the password is given twice: in the url and as password",
+            "9: broker: the password is given twice: in the url and as password",
         ),
         (
             '[broker]\nurl = "amqp://me:hun/ter2@host"',
             (
-                "connector.toml:10: broker.url: cannot read this URL; characters such as / @ : # in a"
+                "10: broker.url: cannot read this URL; characters such as / @ : # in a"
                 " password are written as %2F %40 %3A %23"
             ),
         ),
         (
             '[destinations.x]\nurl = "maildir://srv/mail"',
             (
-                "connector.toml:10: destinations.x.url: expected an absolute path after three slashes:"
+                "10: destinations.x.url: expected an absolute path after three slashes:"
                 " maildir:///path"
             ),
         ),
         (
             '[destinations.x]\nurll = "smtp:mail"\nurl = "smtp:mail"',
-            "connector.toml:11: destinations.x.url: expected a host: smtp://host:port",
+            "11: destinations.x.url: expected a host: smtp://host:port",
         ),
         (
             '[destinations.default]\nurl = "smtp://mail"',
-            (
-                "connector.toml:9: destinations.default: the name 'default' stands for [delivery];"
-                " choose another"
-            ),
+            ("9: destinations.default: the name 'default' stands for [delivery]; choose another"),
         ),
-        ("[retyr]", "connector.toml:9: retyr: unknown key; did you mean 'retry'?"),
+        ("[retyr]", "9: retyr: unknown key; did you mean 'retry'?"),
         (
             (
                 '[[account]]\nname = "sales"\nhost = "h"\nusername = "u"\npassword = "p"\n'
                 'mailbox = "m@x"'
             ),
-            "connector.toml:10: account[1].name: another account has this name; names are unique",
+            "10: account[1].name: another account has this name; names are unique",
         ),
-        ("[[account]]", "connector.toml:9: account[1].host: this key is missing"),
-        ("a = \n", "connector.toml:9:5: this is not TOML: Invalid value"),
+        ("[[account]]", "9: account[1].host: this key is missing"),
+        ("a = \n", "9:5: this is not TOML: Invalid value"),
     ],
 )
 def test_a_wrong_key_is_named_with_its_line_and_what_is_expected(
     tmp_path: Path, text: str, expected: str
 ) -> None:
-    assert expected in refusal(tmp_path, MINIMAL.lstrip() + text)
+    assert f"connector.toml:{expected}" in refusal(tmp_path, MINIMAL.lstrip() + text)
 
 
 def test_all_problems_are_reported_together(tmp_path: Path) -> None:
@@ -530,7 +515,7 @@ class TestWarnings:
 def test_settings_cannot_be_changed(tmp_path: Path) -> None:
     settings = loaded(tmp_path, MINIMAL)
     with pytest.raises(ValueError, match="frozen"):
-        settings.data_dir = Path("/")  # type: ignore[misc]
+        settings.data_dir = Path("/")
 
 
 def test_problems_are_there_for_programs_too(tmp_path: Path) -> None:
