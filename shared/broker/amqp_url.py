@@ -52,9 +52,9 @@ def parse(url: str) -> AmqpUrl:
         raise ConfigError(WHERE, "not a URL: the host or the port is malformed") from None
     if parts.scheme not in _PORTS or not parts.hostname:
         raise ConfigError(WHERE, "expected amqp://user:password@host:port/vhost, or amqps://")
-    if parts.query or parts.fragment or "/" in parts.path[1:]:
+    if parts.query or parts.fragment:
         raise ConfigError(
-            WHERE, "only a virtual host may follow the host; write / in it as %2F, ? as %3F"
+            WHERE, "only a virtual host may follow the host; write ? in it as %3F, # as %23"
         )
     return AmqpUrl(
         parts.hostname,

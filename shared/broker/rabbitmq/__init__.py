@@ -1,0 +1,186 @@
+"""The broker over RabbitMQ: publishes with confirms, consumes, settles, and survives every loss.
+
+It trusts the broker's confirms and nothing else. Two connections: one that publishes (and may be
+blocked by an alarm), and one that consumes and acknowledges (and never is). Whatever happens to
+either, senders are told that the outcome is unknown, consumers go on with the next channel, and no
+delivery tag is ever used on a channel that it did not come from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from typing import Final, cast
+from weakref import WeakSet
+
+from shared.broker import Delivery, Send
+from shared.broker.amqp_url import parse
+from shared.broker.rabbitmq.backoff import Backoff
+from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
+from shared.broker.rabbitmq.consumer import Session
+from shared.broker.rabbitmq.link import Link, Report
+from shared.broker.rabbitmq.publisher import Publisher
+from shared.clock import Clock, SystemClock
+from shared.errors import BrokerUnavailable, Refused
+from shared.queues import Tier, plan, reachable
+
+LONGEST_PAUSE: Final = 5.0
+"""Seconds between two tries to consume a queue that is not declared yet."""
+
+_NOT_FOUND: Final = 404
+
+
+def _silent(what: str, /, **about: object) -> None:
+    """Report to nobody."""
+
+
+class RabbitBroker:
+    """A ``shared.broker.Broker`` over RabbitMQ 3.10 or later.
+
+    Args:
+        url: ``amqp://user:password@host:port/vhost``, or ``amqps://``.
+        sender: who publishes, a key of ``shared.queues.SENDERS``; its exchange has the same name.
+        name: this process in the management UI, as ``parser@host``.
+        tiers: the retry tiers of the topology.
+        version: the version of this program.
+        ca_file: the authority that TLS trusts; the system's store if None.
+        clock: times the pauses between tries.
+        report: is told of losses, refusals and alarms.
+
+    Raises:
+        ConfigError: the URL or the file is wrong.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        sender: str,
+        name: str,
+        tiers: Sequence[Tier],
+        version: str,
+        ca_file: str | None = None,
+        clock: Clock | None = None,
+        report: Report = _silent,
+    ) -> None:
+        self._name = name
+        self._clock = clock or SystemClock()
+        self._report = report
+        self._reach = frozenset(reachable(sender, plan(tiers)))
+        address = parse(url)
+        self._publishing, self._consuming = (
+            Link(address, ca_file, f"{title} ({use})", version, report, self._clock)
+            for title in [f"pop3-connector {name} {version}"]
+            for use in ("publishing", "consuming")
+        )
+        self._publisher = Publisher(self._publishing, sender, report, self._clock)
+        self._sessions: WeakSet[Session] = WeakSet()
+
+    async def open(self) -> None:
+        """Connect; return once the broker can be used, however long that takes.
+
+        Raises:
+            ConfigError: the broker refuses user name, password or virtual host.
+        """
+        await self._publishing.start()
+        await self._consuming.start()
+        await self._publisher.start()
+
+    async def close(self) -> None:
+        """Give back what is unsettled and disconnect."""
+        for session in list(self._sessions):
+            session.flush()
+        await self._publisher.close()
+        await asyncio.gather(self._publishing.close(), self._consuming.close())
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be published and consumed just now."""
+        return self._publisher.up and self._consuming.up
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the broker takes no publishes just now (an alarm), or None."""
+        return self._publishing.blocked
+
+    async def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Delivery, None]:
+        """Yield deliveries, at most ``prefetch`` of them unsettled at a time, until closed."""
+        backoff = Backoff(self._clock, LONGEST_PAUSE)
+        session: Session | None = None
+        try:
+            while (session := await self._subscribe(queue, prefetch, backoff)) is not None:
+                while (delivery := await session.next()) is not None:
+                    yield delivery
+                if self._consuming.up:
+                    self._report("consumer lost", queue=queue, reason=session.lost)
+                await backoff.pause()
+        finally:
+            if session is not None:
+                await session.stop()
+
+    async def settle(self, delivery: Delivery, *sends: Send) -> None:
+        """Make the sends durable, then forget the delivery.
+
+        Raises:
+            Refused: a send was not taken (unroutable, queue full); the delivery is still ours.
+            DeliveryLost: the delivery is no longer ours; it will be handed out again.
+            BrokerUnavailable: the connection broke before the outcome was known.
+        """
+        session, tag = cast(tuple[Session, int], delivery.tag)
+        session.check(tag)
+        if sends:
+            await self.publish(*sends)
+        session.ack(tag)
+
+    async def publish(self, *sends: Send) -> None:
+        """Make the sends durable; return when they are.
+
+        Raises:
+            Refused: a send was not taken.
+            BrokerUnavailable: the connection broke before the outcome was known.
+        """
+        for send in sends:
+            if send.queue not in self._reach:
+                raise Refused(send.queue, f"{self._name} may not send to it, or it does not exist")
+        if sends:
+            await self._publisher.publish(sends)
+
+    async def depths(self, queues: Iterable[str]) -> Mapping[str, int]:
+        """Return for each queue how many messages in it wait to be handed out; 0 if undeclared.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+        return {queue: await self._depth(queue) for queue in queues}
+
+    async def _depth(self, queue: str) -> int:
+        channel = AsyncChannel()
+        await channel.open(self._consuming.now())
+        try:
+            answer = await channel.call(channel.pika.queue_declare, queue=queue, passive=True)
+        except ChannelEnded as error:
+            if error.code == _NOT_FOUND:
+                return 0
+            raise
+        finally:
+            channel.close()
+        return int(answer.message_count)
+
+    async def _subscribe(self, queue: str, prefetch: int, backoff: Backoff) -> Session | None:
+        """Return a session, once the broker lets us have one; None if we are closed."""
+        while True:
+            try:
+                connection = await self._consuming.connection()
+            except BrokerUnavailable:
+                return None
+            session = Session(queue, prefetch, f"{self._name}.{os.getpid()}.{queue}")
+            try:
+                await session.open(connection)
+            except ChannelEnded as error:
+                self._report("cannot consume yet", queue=queue, reason=str(error))
+                await backoff.pause()
+            else:
+                backoff.succeeded()
+                self._sessions.add(session)
+                return session

@@ -1,0 +1,188 @@
+"""Consuming one queue over one channel: deliveries in, acknowledgements out.
+
+A delivery tag means something on the channel that it came over, and nowhere else. So a session
+ends with its channel: what it had not handed on is dropped (the broker delivers it again), and
+what it had handed on can no longer be settled. The next session starts from nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from pika.adapters.asyncio_connection import AsyncioConnection
+
+from shared.broker import Delivery, Header
+from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
+from shared.errors import DeliveryLost
+
+DELIVERY_COUNT: Final = "x-delivery-count"
+"""How often a quorum queue has taken the message back; absent or 0 the first time."""
+
+_PLAIN: Final = (str, int, float)
+
+
+class Session:
+    """One subscription to a queue, for as long as its channel lives.
+
+    Args:
+        queue: the queue.
+        prefetch: how many deliveries may be unsettled at a time.
+        consumer_tag: how the management UI shows this consumer.
+    """
+
+    def __init__(self, queue: str, prefetch: int, consumer_tag: str) -> None:
+        self.queue = queue
+        self._prefetch = prefetch
+        self._consumer_tag = consumer_tag
+        self._channel = AsyncChannel(self._end)
+        self._buffer: deque[Delivery] = deque()
+        self._arrival: asyncio.Future[None] | None = None
+        self._unsettled: dict[int, None] = {}
+        self._acked: list[int] = []
+        self._stopped = False
+        self._lost: str | None = None
+        self._loop = asyncio.get_running_loop()
+
+    async def open(self, connection: AsyncioConnection) -> None:
+        """Subscribe.
+
+        Raises:
+            ChannelEnded: there is no such queue, it is not ours to read, or the connection is gone.
+        """
+        await self._channel.open(connection)
+        pika = self._channel.pika
+        try:
+            pika.add_on_cancel_callback(self._on_cancel)
+            await self._channel.call(pika.basic_qos, prefetch_count=self._prefetch)
+            await self._channel.call(
+                pika.basic_consume,
+                queue=self.queue,
+                on_message_callback=self._on_message,
+                consumer_tag=self._consumer_tag,
+            )
+        except asyncio.CancelledError:
+            self._channel.close()
+            raise
+
+    @property
+    def lost(self) -> str | None:
+        """Why the session ended; None while it lasts."""
+        return self._lost
+
+    async def next(self) -> Delivery | None:
+        """Return the next delivery, once there is one; None when the session has ended."""
+        while not self._buffer:
+            if self._stopped or self._lost is not None:
+                return None
+            self._arrival = self._loop.create_future()
+            await self._arrival
+        return self._buffer.popleft()
+
+    def check(self, tag: int) -> None:
+        """Make sure that a delivery of this session is still ours.
+
+        Raises:
+            DeliveryLost: it is not, or it is settled.
+        """
+        if self._lost is not None:
+            raise DeliveryLost(f"{self.queue}: {self._lost}")
+        if tag not in self._unsettled:
+            raise DeliveryLost(f"{self.queue}: this delivery is settled already")
+
+    def ack(self, tag: int) -> None:
+        """Forget a delivery. Those of one turn of the event loop go out together.
+
+        Raises:
+            DeliveryLost: it is no longer ours, or settled already.
+        """
+        self.check(tag)
+        del self._unsettled[tag]
+        if not self._acked:
+            self._loop.call_soon(self.flush)
+        self._acked.append(tag)
+
+    def flush(self) -> None:
+        """Send the acknowledgements that wait for the end of this turn of the event loop."""
+        acked, self._acked = self._acked, []
+        pika = self._channel.pika
+        if not acked or not pika.is_open:
+            return
+        # "Multiple" means all up to a tag: only as far as nothing unsettled lies in between.
+        first_unsettled = next(iter(self._unsettled), max(acked) + 1)
+        below = [tag for tag in acked if tag < first_unsettled]
+        if below:
+            pika.basic_ack(max(below), multiple=len(below) > 1)
+        for tag in acked:
+            if tag > first_unsettled:
+                pika.basic_ack(tag)
+        self._close_when_settled()
+
+    async def stop(self) -> None:
+        """Take no more; give back what was not handed on. The rest can still be settled."""
+        self._stopped = True
+        self._wake()
+        if self._lost is not None or not self._channel.pika.is_open:
+            return
+        # Cancelled first: what is given back would come straight here again.
+        cancelled = self._channel.call(
+            self._channel.pika.basic_cancel, consumer_tag=self._consumer_tag
+        )
+        self._give_back()
+        with suppress(ChannelEnded):
+            await cancelled
+            self._close_when_settled()
+
+    def _on_message(self, _: object, method: Any, properties: Any, body: bytes) -> None:
+        tag = method.delivery_tag
+        headers = _plain(properties.headers) if properties.headers else {}
+        seen = headers.get(DELIVERY_COUNT, 0)
+        redeliveries = max(seen if isinstance(seen, int) else 0, int(method.redelivered))
+        self._unsettled[tag] = None
+        self._buffer.append(
+            Delivery(
+                self.queue, body, properties.message_id or "", headers, redeliveries, (self, tag)
+            )
+        )
+        if self._arrival is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None and not arrival.done():
+            arrival.set_result(None)
+
+    def _give_back(self) -> None:
+        kept = len(self._unsettled) - len(self._buffer)
+        self._buffer.clear()
+        for tag in list(self._unsettled)[kept:]:
+            del self._unsettled[tag]
+            self._channel.pika.basic_nack(tag, requeue=True)
+
+    def _close_when_settled(self) -> None:
+        if self._stopped and not self._unsettled and self._channel.pika.is_open:
+            self._channel.close()
+
+    def _on_cancel(self, _: object) -> None:
+        """End the session: the queue was deleted, or has moved to another node."""
+        self.flush()
+        self._lose("the broker cancelled the consumer")
+        self._channel.close()
+
+    def _end(self, reason: ChannelEnded) -> None:
+        self._lose(str(reason))
+
+    def _lose(self, reason: str) -> None:
+        self._lost = self._lost or reason
+        self._buffer.clear()
+        self._unsettled.clear()
+        self._acked.clear()
+        self._wake()
+
+
+def _plain(headers: Mapping[str, Any]) -> Mapping[str, Header]:
+    """Return the headers without the broker's own nested ones (``x-death``)."""
+    return {name: value for name, value in headers.items() if type(value) in _PLAIN}
