@@ -1,0 +1,276 @@
+"""The state: leases, UID ledger, schedule and finished deliveries, in SQLite or PostgreSQL.
+
+What a call writes is durable when it returns. One worker thread holds one connection; calls that
+wait at the same moment share a transaction (group commit). When the database cannot be reached, is
+locked or full, calls raise StateUnavailable and the next one may succeed. All processes that use a
+database trust each other, and their clocks to agree within a few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final, TypeVar, cast
+
+from sqlalchemy import Connection
+
+from shared.claims import Claim
+from shared.clock import Clock, SystemClock
+from shared.errors import StateUnavailable
+from shared.grouped import Grouped
+from shared.state.batch import Asked, Batch, Operation, run_all
+from shared.state.database import Database
+from shared.state.deliveries import CLAIM, FINISH, UNCLAIM, Delivery, Finished
+from shared.state.leases import EXPIRE, GIVE_BACK, RENEW, RENEWAL, TAKE
+from shared.state.ledger import FORGET, KNOWN, RECORD, SEEN, Entry, Gone, Known, Record
+from shared.state.owner import new_owner
+from shared.state.schedule import ACCOUNTS, CLAIM_DUE, POLLED, AccountState, Due, Polled
+from shared.state.upkeep import (
+    PRUNE_DELIVERIES,
+    PRUNE_IDENTITIES,
+    PRUNE_LEASES,
+    START,
+    Page,
+    Place,
+)
+
+__all__ = ["AccountState", "Claim", "Entry", "Known", "State", "new_owner"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_ORDER: Final[tuple[Operation[Any, Any], ...]] = (
+    RENEW,
+    FINISH,
+    UNCLAIM,
+    GIVE_BACK,
+    TAKE,
+    CLAIM,
+    RECORD,
+    FORGET,
+    SEEN,
+    KNOWN,
+    POLLED,
+    CLAIM_DUE,
+    ACCOUNTS,
+    PRUNE_DELIVERIES,
+    PRUNE_IDENTITIES,
+    PRUNE_LEASES,
+    EXPIRE,
+)
+"""The order of operations in a transaction: what frees a name before what takes it, what writes
+before what reads."""
+
+_SYSTEM_CLOCK: Final = SystemClock()
+
+
+class State:
+    """The state as one process sees it; made by ``open``, used in one event loop."""
+
+    def __init__(self, database: Database, worker: ThreadPoolExecutor, owner: str, clock: Clock):
+        self._database = database
+        self._worker = worker
+        self._owner = owner
+        self._clock = clock
+        self._grouped: Grouped[Asked, Any] = Grouped(self._run, worker)
+        self._held: set[str] = set()
+        self._claims: set[Delivery] = set()
+        self._unrecorded: set[Delivery] = set()
+        self._enrolled: set[str] = set()
+        self._renewing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls, url: str, *, owner: str, clock: Clock = _SYSTEM_CLOCK, patience: float = 5.0
+    ) -> State:
+        """Connect to the database; create or migrate its tables.
+
+        Args:
+            url: ``sqlite:///file`` or ``postgresql+psycopg://user:password@host/name``.
+            owner: whose leases these are, from ``new_owner``.
+            clock: wall clock for what is written, sleep for the renewal of leases.
+            patience: seconds to wait for a lock or a new connection before giving up.
+
+        Raises:
+            ConfigError: URL, password or file are wrong, or the schema is newer than this program.
+            StateUnavailable: the database cannot be reached, or is locked; try again later.
+        """
+        worker = ThreadPoolExecutor(1, thread_name_prefix="state")
+        loop = asyncio.get_running_loop()
+        try:
+            database = Database(url, patience)
+            await loop.run_in_executor(worker, database.open)
+        except BaseException:
+            worker.shutdown(wait=False)
+            raise
+        state = cls(database, worker, owner, clock)
+        state._renewing = loop.create_task(state._renew(), name="state: renew leases")
+        return state
+
+    async def close(self) -> None:
+        """Let our leases expire, and disconnect. Whoever takes over a claim is told of a replay."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._renewing
+        with contextlib.suppress(StateUnavailable):  # then they expire by themselves
+            await self._ask(EXPIRE, None)
+        await asyncio.get_running_loop().run_in_executor(self._worker, self._database.close)
+        self._worker.shutdown(wait=False)
+
+    async def lease(self, name: str) -> bool:
+        """Take a lease, or keep it; it is renewed until it is released.
+
+        Returns:
+            Whether it is ours now. Two tasks of one process that ask both get it.
+
+        Raises:
+            StateUnavailable: nobody knows.
+        """
+        ours = await self._ask(TAKE, name)
+        (self._held.add if ours else self._held.discard)(name)
+        return ours
+
+    async def release(self, name: str) -> None:
+        """Give a lease back. Where that fails (StateUnavailable) it expires by itself."""
+        self._held.discard(name)
+        await self._ask(GIVE_BACK, name)
+
+    async def known(self, account: str) -> dict[str, Known]:
+        """Return all UIDLs of an account that have been recorded."""
+        return await self._ask(KNOWN, account)
+
+    async def seen(self, ids: Sequence[str]) -> frozenset[str]:
+        """Return those of these identities that have been recorded."""
+        return await self._ask(SEEN, ids)
+
+    async def record(self, account: str, entries: Sequence[Entry]) -> None:
+        """Record messages as taken over; what is recorded already keeps its ``first_seen``."""
+        await self._ask(RECORD, Record(account, entries))
+
+    async def forget(self, account: str, uidls: Sequence[str]) -> None:
+        """Forget UIDLs that the server no longer lists; the identities of the messages stay."""
+        await self._ask(FORGET, Gone(account, uidls))
+
+    async def claim_due(self, accounts: Collection[str], *, hold: float) -> list[str]:
+        """Return the accounts that are due, and count them as queued.
+
+        Args:
+            accounts: the names of all accounts served; one never seen before is due at once.
+            hold: seconds after which one that was not polled is due again.
+        """
+        names = frozenset(accounts)
+        due = await self._ask(CLAIM_DUE, Due(names, names - self._enrolled, hold))
+        self._enrolled |= names
+        return due
+
+    async def polled(self, account: str, *, next_poll: float, error: str | None) -> int:
+        """Record the end of a poll, and that none is queued any more.
+
+        Args:
+            account: its name.
+            next_poll: when it is due again, in seconds since 1970.
+            error: why the poll failed, None if it did not.
+
+        Returns:
+            How many polls have failed one after the other; 0 where this one did not.
+        """
+        return await self._ask(POLLED, Polled(account, next_poll, error))
+
+    async def accounts(self) -> Mapping[str, AccountState]:
+        """Return how every account stands, for the operator."""
+        return await self._ask(ACCOUNTS, None)
+
+    async def claim(self, id_: str, destination: str) -> Claim | None:
+        """Claim a message for delivery to a destination.
+
+        Returns:
+            What is known of its delivery; None where somebody has it in hand, this process or
+            another one that is alive.
+
+        Raises:
+            StateUnavailable: nobody knows; a lease that was taken all the same expires by itself.
+        """
+        delivery = Delivery(id_, destination)
+        if delivery in self._claims:
+            return None
+        self._claims.add(delivery)
+        claim: Claim | None = None
+        try:
+            claim = await self._ask(CLAIM, delivery)
+        finally:
+            if claim is None:
+                self._claims.discard(delivery)
+        return claim
+
+    async def finish(self, id_: str, destination: str, receipts: Mapping[str, str]) -> None:
+        """Record recipients as delivered and give the claim back, in one transaction.
+
+        Args:
+            id_: the message.
+            destination: where it went.
+            receipts: by recipient, what the far end said.
+
+        Raises:
+            StateUnavailable: it may not be recorded. The claim is still held; ``unclaim`` then
+                leaves a mark, by which the next claim is a replay.
+        """
+        delivery = Delivery(id_, destination)
+        self._unrecorded.add(delivery)
+        await self._ask(FINISH, Finished(delivery, receipts))
+        self._unrecorded.discard(delivery)
+        self._claims.discard(delivery)
+
+    async def unclaim(self, id_: str, destination: str) -> None:
+        """Give a claim back with nothing to record.
+
+        Raises:
+            StateUnavailable: the lease runs until it expires; here it counts as given back.
+        """
+        delivery = Delivery(id_, destination)
+        self._claims.discard(delivery)
+        if delivery in self._unrecorded:  # its lease is the mark: not renewed, not given back
+            self._unrecorded.discard(delivery)
+            return
+        await self._ask(UNCLAIM, delivery)
+
+    async def prune(self, older_than: float) -> int:
+        """Delete finished deliveries, and identities that no maildrop holds any more.
+
+        Args:
+            older_than: seconds; longer than a message may be retried, or it is delivered twice.
+
+        Returns:
+            How many rows are gone.
+        """
+        before = self._clock.now() - older_than
+        await self._ask(PRUNE_LEASES, before)
+        total = 0
+        while deleted := await self._ask(PRUNE_DELIVERIES, before):
+            total += deleted
+        place: Place | None = START
+        while place is not None:
+            deleted, place = await self._ask(PRUNE_IDENTITIES, Page(before, place))
+            total += deleted
+        return total
+
+    async def _ask(self, operation: Operation[T, R], item: T) -> R:
+        return cast(R, await self._grouped((operation, item)))
+
+    def _run(self, asked: Sequence[Asked]) -> Sequence[Any]:
+        writes = any(operation.writes for operation, _ in asked)
+        return self._database.transaction(partial(self._answer, asked), writes=writes)
+
+    def _answer(self, asked: Sequence[Asked], connection: Connection) -> Sequence[Any]:
+        return run_all(Batch(connection, self._owner, self._clock.now()), _ORDER, asked)
+
+    async def _renew(self) -> None:
+        while True:
+            await self._clock.sleep(RENEWAL)
+            names = [*self._held, *(delivery.lease for delivery in self._claims)]
+            if names:
+                with contextlib.suppress(StateUnavailable):  # every other call says so as well
+                    await self._ask(RENEW, names)

@@ -1,0 +1,215 @@
+"""One connection to the state database, for the one thread that uses it.
+
+SQLite is a file in WAL mode that several processes share; a transaction is on disk when its commit
+returns (``synchronous=FULL``). PostgreSQL is reached through psycopg. What went wrong is said once,
+here: ConfigError while opening for what only the user can mend, StateUnavailable for all the rest,
+after a few tries on a fresh connection. Neither ever holds a password or a parameter.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay
+from tenacity.wait import wait_random_exponential
+
+from shared.errors import ConfigError, StateUnavailable
+from shared.log import printable
+from shared.state.schema import NewerDatabase, migrate
+
+R = TypeVar("R")
+
+WHERE: Final = "state.url"
+_TRIES: Final = 3
+
+_FAULTS: Final = (exc.DBAPIError, exc.TimeoutError)
+"""What the driver reports, and what the pool does when no connection can be had."""
+
+_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "cache_size=-16000")
+
+_NOT_OURS: Final = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+"""Primary result codes of SQLite that waiting does not mend (sqlite.org/rescode.html)."""
+
+_REFUSALS: Final = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry"
+    r"|(role|database) .* does not exist|permission denied",
+    re.IGNORECASE,
+)
+"""How PostgreSQL says that the URL is wrong; libpq keeps the SQLSTATE of a failed login to
+itself, so its words have to do. Said in another language it counts as temporary."""
+
+
+class Database:
+    """The connection. Every method belongs into one and the same thread.
+
+    Args:
+        url: an SQLAlchemy URL: ``sqlite:///file`` or ``postgresql+psycopg://user@host/name``.
+        patience: seconds to wait for a lock, for a connection, and for tries in all.
+    """
+
+    def __init__(self, url: str, patience: float) -> None:
+        parsed = _parse(url)
+        self._engine = _ENGINES[parsed.drivername](parsed, patience)
+        self._retrying = Retrying(
+            retry=retry_if_exception_type(_FAULTS),
+            stop=stop_after_attempt(_TRIES) | stop_after_delay(patience),
+            wait=wait_random_exponential(multiplier=0.05, max=1),
+            reraise=True,
+        )
+
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self._engine.dialect.name
+
+    def open(self) -> None:
+        """Connect, and create or migrate the tables.
+
+        Raises:
+            ConfigError: the URL, the password or the file is wrong, or the schema is newer.
+            StateUnavailable: the database cannot be reached, or is locked.
+        """
+        try:
+            self._try(migrate, writes=True)
+        except NewerDatabase as error:
+            raise ConfigError(WHERE, f"the database {error}") from error
+        except _FAULTS as error:
+            if _hopeless(error):
+                raise ConfigError(WHERE, _reason(error)) from error
+            raise StateUnavailable(_reason(error)) from error
+
+    def transaction(self, work: Callable[[Connection], R], *, writes: bool) -> R:
+        """Do some work in a transaction; it is durable when this returns.
+
+        Args:
+            work: what to do; it is done again on a fresh connection where the first one broke,
+                also when it cannot be known whether the commit had come through.
+            writes: whether it changes anything; SQLite then locks from the beginning, because a
+                transaction that turns from reading to writing cannot wait for others.
+
+        Raises:
+            StateUnavailable: the database cannot be reached, is locked, or is full.
+        """
+        try:
+            return self._try(work, writes=writes)
+        except _FAULTS as error:
+            raise StateUnavailable(_reason(error)) from error
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._engine.dispose()
+
+    def _try(self, work: Callable[[Connection], R], *, writes: bool) -> R:
+        return cast(R, self._retrying(self._once, work, writes))
+
+    def _once(self, work: Callable[[Connection], R], writes: bool) -> R:
+        with self._engine.connect() as connection:
+            connection.execution_options(writes=writes)
+            with connection.begin():
+                return work(connection)
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError:
+        # Without the cause: it repeats the URL, and with it the password.
+        raise ConfigError(WHERE, "is not a database URL such as sqlite:////var/lib/x.db") from None
+    if parsed.drivername in _SHORT:
+        parsed = parsed.set(drivername=_SHORT[parsed.drivername])
+    if parsed.drivername not in _ENGINES:
+        known = " or ".join(_ENGINES)
+        raise ConfigError(WHERE, f"{printable(parsed.drivername)} is not supported; use {known}")
+    return parsed
+
+
+def _sqlite(url: URL, patience: float) -> Engine:
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        raise ConfigError(WHERE, "names no file; several processes share it, so memory will not do")
+    _create(Path(url.database))
+    engine = _engine(url, {"timeout": patience})
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # BEGIN is ours, below
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _create(path: Path) -> None:
+    """Make the file, if it is not there, so that nobody else can read it; SQLite copies the mode.
+
+    Raises:
+        ConfigError: it cannot be made there.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise ConfigError(WHERE, f"{printable(str(path))}: {error.strerror}") from error
+
+
+def _postgresql(url: URL, patience: float) -> Engine:
+    defaults = {
+        "connect_timeout": str(max(2, round(patience))),
+        "keepalives_idle": "10",
+        "tcp_user_timeout": "15000",
+        "application_name": "pop3-connector",
+        "options": "-c statement_timeout=60s -c lock_timeout=30s",
+    }
+    return _engine(url.update_query_dict({**defaults, **_texts(url.query)}), {})
+
+
+def _texts(query: Mapping[str, tuple[str, ...] | str]) -> dict[str, str]:
+    return {key: value if isinstance(value, str) else value[-1] for key, value in query.items()}
+
+
+def _engine(url: URL, arguments: Mapping[str, Any]) -> Engine:
+    try:
+        return create_engine(
+            url,
+            pool_size=1,
+            max_overflow=0,
+            hide_parameters=True,
+            connect_args=dict(arguments),
+        )
+    except (exc.NoSuchModuleError, ModuleNotFoundError) as error:
+        raise ConfigError(
+            WHERE, f"needs a package: pip install 'pop3-connector[{url.get_backend_name()}]'"
+        ) from error
+
+
+_SHORT: Final = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
+_ENGINES: Final[Mapping[str, Callable[[URL, float], Engine]]] = {
+    "sqlite+pysqlite": _sqlite,
+    "postgresql+psycopg": _postgresql,
+}
+
+
+def _hopeless(error: exc.SQLAlchemyError) -> bool:
+    """Return whether a failure to open is one that only the user can mend."""
+    cause = _cause(error)
+    if isinstance(cause, sqlite3.Error):
+        return cause.sqlite_errorcode & 0xFF in _NOT_OURS
+    return _REFUSALS.search(str(cause)) is not None
+
+
+def _reason(error: exc.SQLAlchemyError) -> str:
+    return printable(" ".join(str(_cause(error)).split()))
+
+
+def _cause(error: exc.SQLAlchemyError) -> BaseException:
+    return error.orig if isinstance(error, exc.DBAPIError) and error.orig else error

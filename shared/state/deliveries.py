@@ -1,0 +1,93 @@
+"""The ledger of finished deliveries: what each recipient at each destination has already.
+
+A claim is a lease on one message for one destination. What a claim finds in the ledger is complete:
+the ledger is read after the lease was taken, and whoever held it before wrote to the ledger and
+gave the lease back in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Final, NamedTuple
+
+from sqlalchemy import Executable, select
+
+from shared.claims import Claim
+from shared.state.batch import Batch, Operation, chunks, insert_into
+from shared.state.leases import give_back, take
+from shared.state.schema import DELIVERED
+
+PREFIX: Final = "delivery:"
+
+
+class Delivery(NamedTuple):
+    """One message on its way to one destination."""
+
+    id: str
+    destination: str
+
+    @property
+    def lease(self) -> str:
+        """The name of its lease."""
+        return f"{PREFIX}{self.destination}:{self.id}"
+
+
+class Finished(NamedTuple):
+    """What has been delivered, and by recipient what the far end said."""
+
+    delivery: Delivery
+    receipts: Mapping[str, str]
+
+
+def _claim(batch: Batch, deliveries: Sequence[Delivery]) -> Sequence[Claim | None]:
+    ours = take(batch, {delivery.lease for delivery in deliveries})
+    delivered = _delivered(batch, sorted({d.id for d in deliveries if d.lease in ours}))
+    return [
+        Claim(frozenset(delivered.get(delivery, ())), ours[delivery.lease])
+        if delivery.lease in ours
+        else None
+        for delivery in deliveries
+    ]
+
+
+def _delivered(batch: Batch, ids: Sequence[str]) -> Mapping[tuple[str, str], Sequence[str]]:
+    found: dict[tuple[str, str], list[str]] = {}
+    columns = DELIVERED.c
+    query = select(columns.id, columns.destination, columns.recipient)
+    for portion in chunks(ids):
+        rows = batch.connection.execute(query.where(columns.id.in_(portion)))
+        for id_, destination, recipient in rows:
+            found.setdefault((id_, destination), []).append(recipient)
+    return found
+
+
+def _finish(batch: Batch, finished: Sequence[Finished]) -> Sequence[None]:
+    rows = [
+        {
+            "id": delivery.id,
+            "destination": delivery.destination,
+            "recipient": recipient,
+            "at": batch.now,
+            "receipt": receipt,
+        }
+        for delivery, receipts in finished
+        for recipient, receipt in receipts.items()
+    ]
+    if rows:
+        batch.connection.execute(_record(batch.dialect), rows)
+    return give_back(batch, [delivery.lease for delivery, _ in finished])
+
+
+@cache
+def _record(dialect: str) -> Executable:
+    return insert_into(dialect, DELIVERED).on_conflict_do_nothing()
+
+
+def _unclaim(batch: Batch, deliveries: Sequence[Delivery]) -> Sequence[None]:
+    return give_back(batch, [delivery.lease for delivery in deliveries])
+
+
+CLAIM: Final = Operation(_claim)
+FINISH: Final = Operation(_finish)
+UNCLAIM: Final = Operation(_unclaim)

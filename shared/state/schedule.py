@@ -1,0 +1,165 @@
+"""When each account is due, and how its last polls went.
+
+Any number of schedulers may ask; an account is handed to one of them, which then has it queued for
+as long as it said. Should the poll job be lost, the account is due again after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, NamedTuple
+
+from sqlalchemy import ColumnElement, Executable, and_, case, func, or_, select, update
+
+from shared.state.batch import MAX_SKEW, Batch, Operation, chunks, insert_into
+from shared.state.schema import ACCOUNT
+
+
+@dataclass(frozen=True, slots=True)
+class AccountState:
+    """How an account stands. Times are in seconds since 1970.
+
+    Attributes:
+        next_poll: when it is due.
+        queued_until: until when a poll job for it counts as on its way; 0 if there is none.
+        failures: how many polls failed one after the other, up to now.
+        last_ok: when a poll last came to its end, None before the first.
+        last_error: why the last poll failed, None where it did not.
+    """
+
+    next_poll: float
+    queued_until: float
+    failures: int
+    last_ok: float | None
+    last_error: str | None
+
+
+class Due(NamedTuple):
+    """A question for accounts that are due.
+
+    Attributes:
+        names: the accounts that the asker serves.
+        new: those of them that may not be in the table yet.
+        hold: seconds for which they then count as queued.
+    """
+
+    names: frozenset[str]
+    new: frozenset[str]
+    hold: float
+
+
+class Polled(NamedTuple):
+    """The end of a poll; ``error`` is None where all went well."""
+
+    account: str
+    next_poll: float
+    error: str | None
+
+
+def _claim_due(batch: Batch, asked: Sequence[Due]) -> Sequence[list[str]]:
+    new = sorted({name for due in asked for name in due.new})
+    if new:
+        batch.connection.execute(_enrol(batch.dialect), [_blank(name) for name in new])
+    ready = set(batch.connection.scalars(_ready(batch.now)))
+    return [_queue(batch, due, ready) for due in asked]
+
+
+def _queue(batch: Batch, due: Due, ready: set[str]) -> list[str]:
+    mine = sorted(due.names & ready)
+    ready.difference_update(mine)
+    for portion in chunks(mine):
+        batch.connection.execute(
+            update(ACCOUNT)
+            .where(ACCOUNT.c.name.in_(portion))
+            .values(queued_until=batch.now + due.hold, queued_at=batch.now)
+        )
+    return mine
+
+
+def _ready(now: float) -> Executable:
+    """Select, and in PostgreSQL lock, what is due and in no other scheduler's hands."""
+    due = _reached(ACCOUNT.c.next_poll, ACCOUNT.c.set_at, now)
+    free = _reached(ACCOUNT.c.queued_until, ACCOUNT.c.queued_at, now)
+    return select(ACCOUNT.c.name).where(and_(due, free)).with_for_update(skip_locked=True)
+
+
+def _reached(
+    moment: ColumnElement[float], written: ColumnElement[float], now: float
+) -> ColumnElement[bool]:
+    return or_(moment <= now, written > now + MAX_SKEW)
+
+
+def _blank(name: str) -> Mapping[str, object]:
+    return {
+        "name": name,
+        "next_poll": 0,
+        "set_at": 0,
+        "queued_until": 0,
+        "queued_at": 0,
+        "failures": 0,
+        "last_ok": None,
+        "last_error": None,
+    }
+
+
+@cache
+def _enrol(dialect: str) -> Executable:
+    return insert_into(dialect, ACCOUNT).on_conflict_do_nothing()
+
+
+def _polled(batch: Batch, polls: Sequence[Polled]) -> Sequence[int]:
+    rows = {
+        poll.account: {
+            **_blank(poll.account),
+            "next_poll": poll.next_poll,
+            "set_at": batch.now,
+            "failures": 0 if poll.error is None else 1,
+            "last_ok": batch.now if poll.error is None else None,
+            "last_error": poll.error,
+        }
+        for poll in polls
+    }
+    answered = batch.connection.execute(_end(batch.dialect), list(rows.values()))
+    failures: dict[str, int] = dict(iter(answered))
+    return [failures[poll.account] for poll in polls]
+
+
+@cache
+def _end(dialect: str) -> Executable:
+    insert = insert_into(dialect, ACCOUNT)
+    new, old = insert.excluded, ACCOUNT.c
+    return insert.on_conflict_do_update(
+        index_elements=[old.name],
+        set_={
+            "next_poll": new.next_poll,
+            "set_at": new.set_at,
+            "queued_until": new.queued_until,
+            "queued_at": new.queued_at,
+            "failures": case((new.last_error.is_(None), 0), else_=old.failures + 1),
+            "last_ok": func.coalesce(new.last_ok, old.last_ok),
+            "last_error": new.last_error,
+        },
+    ).returning(old.name, old.failures)
+
+
+def _accounts(batch: Batch, asked: Sequence[None]) -> Sequence[Mapping[str, AccountState]]:
+    columns = ACCOUNT.c
+    rows = batch.connection.execute(
+        select(
+            columns.name,
+            columns.next_poll,
+            columns.queued_until,
+            columns.failures,
+            columns.last_ok,
+            columns.last_error,
+        ).order_by(columns.name)
+    )
+    found = {name: AccountState(*state) for name, *state in rows}
+    return [found] * len(asked)
+
+
+CLAIM_DUE: Final = Operation(_claim_due)
+POLLED: Final = Operation(_polled)
+ACCOUNTS: Final = Operation(_accounts, writes=False)

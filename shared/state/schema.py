@@ -1,0 +1,205 @@
+"""The tables of the state database, and the steps that make them.
+
+A step is never changed once it has been released: what a newer version needs is a further step, and
+only ever adds, so that older processes run on beside newer ones during an update. Trusts that
+nobody else creates tables of these names. A database of a newer version is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Double,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    inspect,
+    select,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+
+class Escaped(TypeDecorator[str]):
+    """Any text at all, also with what PostgreSQL or UTF-8 cannot hold: NUL, lone surrogates.
+
+    UIDLs and addresses come from strangers, and one bad character must not fail the transaction
+    that a hundred others share. Text that is printable and has no backslash is stored as it is.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return the text as it is stored."""
+        if value is None or (value.isprintable() and "\\" not in value):
+            return value
+        return value.encode("unicode_escape").decode("ascii")
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return the text as it was given."""
+        if value is None or "\\" not in value:
+            return value
+        return value.encode("ascii").decode("unicode_escape")
+
+
+METADATA: Final = MetaData()
+
+LEASE: Final = Table(
+    "lease",
+    METADATA,
+    Column("name", Escaped, primary_key=True),
+    Column("owner", Escaped, nullable=False),
+    Column("renewed", Double, nullable=False),
+    Column("expires", Double, nullable=False),
+    Column("taken", Integer, nullable=False),
+)
+"""``taken`` is 1 where the lease passed to its owner from one who had not given it back."""
+
+UIDL: Final = Table(
+    "uidl",
+    METADATA,
+    Column("account", Escaped, primary_key=True),
+    Column("uidl", Escaped, primary_key=True),
+    Column("id", Escaped, nullable=False),
+    Column("first_seen", Double, nullable=False),
+)
+"""What lies in a maildrop and has been taken over already."""
+
+MESSAGE: Final = Table(
+    "message",
+    METADATA,
+    Column("id", Escaped, primary_key=True),
+    Column("account", Escaped, nullable=False),
+    Column("first_seen", Double, nullable=False),
+)
+"""Every identity that has been taken over, whether or not it still lies in a maildrop."""
+
+ACCOUNT: Final = Table(
+    "account",
+    METADATA,
+    Column("name", Escaped, primary_key=True),
+    Column("next_poll", Double, nullable=False),
+    Column("set_at", Double, nullable=False),
+    Column("queued_until", Double, nullable=False),
+    Column("queued_at", Double, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("last_ok", Double),
+    Column("last_error", Escaped),
+)
+"""``set_at`` and ``queued_at`` say when the time beside them was written: from a moment in the
+future it was written by a clock that has since been set back, and counts for nothing."""
+
+DELIVERED: Final = Table(
+    "delivered",
+    METADATA,
+    Column("id", Escaped, primary_key=True),
+    Column("destination", Escaped, primary_key=True),
+    Column("recipient", Escaped, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("receipt", Escaped, nullable=False),
+)
+
+VERSION: Final = Table("schema_version", METADATA, Column("version", Integer, nullable=False))
+
+MIGRATIONS: Final[tuple[str, ...]] = (
+    """
+    CREATE TABLE lease (
+        name {text} NOT NULL PRIMARY KEY,
+        owner {text} NOT NULL,
+        renewed DOUBLE PRECISION NOT NULL,
+        expires DOUBLE PRECISION NOT NULL,
+        taken INTEGER NOT NULL
+    ){keyed};
+    CREATE TABLE uidl (
+        account {text} NOT NULL,
+        uidl {text} NOT NULL,
+        id {text} NOT NULL,
+        first_seen DOUBLE PRECISION NOT NULL,
+        PRIMARY KEY (account, uidl)
+    ){keyed};
+    CREATE INDEX uidl_id ON uidl (id);
+    CREATE TABLE message (
+        id {text} NOT NULL PRIMARY KEY,
+        account {text} NOT NULL,
+        first_seen DOUBLE PRECISION NOT NULL
+    ){keyed};
+    CREATE INDEX message_first_seen ON message (first_seen, id);
+    CREATE TABLE account (
+        name {text} NOT NULL PRIMARY KEY,
+        next_poll DOUBLE PRECISION NOT NULL,
+        set_at DOUBLE PRECISION NOT NULL,
+        queued_until DOUBLE PRECISION NOT NULL,
+        queued_at DOUBLE PRECISION NOT NULL,
+        failures INTEGER NOT NULL,
+        last_ok DOUBLE PRECISION,
+        last_error {text}
+    ){keyed};
+    CREATE INDEX account_next_poll ON account (next_poll);
+    CREATE INDEX account_set_at ON account (set_at);
+    CREATE TABLE delivered (
+        id {text} NOT NULL,
+        destination {text} NOT NULL,
+        recipient {text} NOT NULL,
+        at DOUBLE PRECISION NOT NULL,
+        receipt {text} NOT NULL,
+        PRIMARY KEY (id, destination, recipient)
+    ){keyed};
+    CREATE INDEX delivered_at ON delivered (at)
+    """,
+)
+"""Statements that lead from each schema version to the next; the first ones from nothing."""
+
+_WORDS: Final = {
+    "sqlite": {"text": "TEXT", "keyed": " WITHOUT ROWID"},
+    "postgresql": {"text": 'TEXT COLLATE "C"', "keyed": ""},
+}
+
+_ALONE: Final = {
+    "sqlite": (),  # its write transactions exclude each other
+    "postgresql": ("SELECT pg_advisory_xact_lock(1886351204)",),
+}
+"""What keeps two processes from migrating at once; the number is only ours ("pop" and a "d")."""
+
+
+class NewerDatabase(Exception):
+    """The database was migrated by a newer version of this program.
+
+    Args:
+        found: its schema version.
+    """
+
+    def __init__(self, found: int) -> None:
+        super().__init__(f"has schema {found}, this version knows {len(MIGRATIONS)} at most")
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the database to the newest schema, in the transaction of this connection.
+
+    Raises:
+        NewerDatabase: it is beyond that.
+    """
+    dialect = connection.dialect.name
+    for statement in _ALONE[dialect]:
+        connection.execute(text(statement))
+    found = _version(connection)
+    if found > len(MIGRATIONS):
+        raise NewerDatabase(found)
+    if found == len(MIGRATIONS):
+        return
+    for step in MIGRATIONS[found:]:
+        for statement in step.format(**_WORDS[dialect]).split(";"):
+            connection.execute(text(statement))
+    connection.execute(VERSION.delete())
+    connection.execute(VERSION.insert().values(version=len(MIGRATIONS)))
+
+
+def _version(connection: Connection) -> int:
+    if not inspect(connection).has_table(VERSION.name):
+        connection.execute(text("CREATE TABLE schema_version (version INTEGER NOT NULL)"))
+    return connection.scalar(select(VERSION.c.version)) or 0

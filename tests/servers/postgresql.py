@@ -1,0 +1,142 @@
+"""A private PostgreSQL: own data directory and port, password logins only, no socket, no fsync.
+
+PostgreSQL refuses to run as root, so a test that does starts it as the package's own account.
+"""
+
+import contextlib
+import itertools
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.servers.process import free_port, require, running
+
+USER, PASSWORD = "connector", "open sesame: 100%"
+_QUOTED = "open%20sesame%3A%20100%25"
+
+_CONFIG = """\
+listen_addresses = '127.0.0.1'
+port = {port}
+unix_socket_directories = ''
+fsync = off
+shared_buffers = 32MB
+max_connections = 50
+"""
+
+
+class PostgresqlServer:
+    """One server. ``start`` and ``stop`` as often as wanted; its databases stay."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self._data = folder / "data"
+        self._log = folder / "log"
+        self._names = itertools.count(1)
+        self._running: contextlib.ExitStack | None = None
+        secret = folder / "password"
+        secret.write_text(PASSWORD)
+        _give_away(folder, secret)
+        subprocess.run(
+            [*_as_postgres(), str(_program("initdb")), "--no-sync", "--encoding=UTF8", "--locale=C"]
+            + ["-A", "scram-sha-256", "-U", USER, f"--pwfile={secret}", "-D", str(self._data)],
+            check=True,
+            capture_output=True,
+            cwd="/",
+        )
+        config = self._data / "postgresql.conf"
+        config.write_text(config.read_text() + _CONFIG.format(port=self.port))
+
+    def url(self, database: str, password: str = _QUOTED) -> str:
+        """Return the SQLAlchemy URL of a database."""
+        return f"postgresql+psycopg://{USER}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def create_database(self) -> str:
+        """Return the URL of a new and empty database."""
+        name = f"state{next(self._names)}"
+        with self.connect("postgres") as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return self.url(name)
+
+    def connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:
+        """Return a connection of the test's own, in autocommit."""
+        return psycopg.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user=USER,
+            password=PASSWORD,
+            dbname=database,
+            autocommit=True,
+        )
+
+    def start(self) -> None:
+        """Start it; return when it takes logins."""
+        stack = contextlib.ExitStack()
+        command = [*_as_postgres(), str(_program("postgres")), "-D", str(self._data)]
+        stack.enter_context(running(command, self._log, self._answers))
+        self._running = stack
+
+    def stop(self) -> None:
+        """Shut it down; whoever is connected is cut off."""
+        if self._running is not None:
+            with self.connect("postgres") as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+                )
+            self._running.close()
+            self._running = None
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(psycopg.OperationalError), self.connect("postgres"):
+            return True
+        return False
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[PostgresqlServer]:
+    """Run a server until the block ends; skip the test where PostgreSQL is not installed."""
+    if _program("postgres") is None:
+        require("postgres")
+    folder = Path(tempfile.mkdtemp(prefix="postgresql-"))  # not below pytest's: that is root's own
+    try:
+        server = PostgresqlServer(folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _program(name: str) -> Path | None:
+    """Return the newest version's program; Debian keeps them out of PATH."""
+    found = [*Path("/usr/lib/postgresql").glob(f"*/bin/{name}")]
+    if found:
+        return max(found, key=lambda path: int(path.parts[4]))
+    elsewhere = shutil.which(name)
+    return Path(elsewhere) if elsewhere else None
+
+
+def _as_postgres() -> list[str]:
+    if os.geteuid() != 0:
+        return []
+    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"]
+
+
+def _give_away(*paths: Path) -> None:
+    if os.geteuid() == 0:
+        try:
+            account = pwd.getpwnam("postgres")
+        except KeyError:
+            pytest.skip("there is no account postgres to run PostgreSQL as")
+        for path in paths:
+            os.chown(path, account.pw_uid, account.pw_gid)
