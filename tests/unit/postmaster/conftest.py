@@ -1,0 +1,161 @@
+"""A connector's data directory over the embedded broker, and the command line to look into it."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.__main__ import main
+from shared import wire
+from shared.broker import Header, Send, Stored
+from shared.broker.embedded import EmbeddedBroker
+from shared.broker.embedded_steward import EmbeddedSteward
+from shared.clock import SystemClock
+from shared.message import Addressed, Envelope, Fetched, Hop, Inline, Payload, Raw, Spooled, Summary
+from shared.queues import Tier
+from shared.spool import Spool
+
+RAW = b"From: Ann <ann@example.net>\r\nSubject: hello\r\n\r\nbody\n.\r\n\xff\r\n"
+FIRST_SEEN = 1_700_000_000.0
+TIERS = (Tier("30s", 30), Tier("5m", 300), Tier("30m", 1800), Tier("2h", 7200), Tier("6h", 21600))
+
+CONFIG = """
+data_dir = "{data}"
+[delivery]
+url = "maildir://{data}/mail/{{mailbox}}"
+[[account]]
+name = "sales"
+host = "localhost"
+username = "sales"
+password = "hunter2"
+mailbox = "sales@corp.example"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """What a command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Office:
+    """One configuration, its data directory, and the commands."""
+
+    config: Path
+    data: Path
+    capture: pytest.CaptureFixture[str]
+
+    def __call__(self, *arguments: str) -> Printed:
+        """Run a command with this configuration."""
+        self.capture.readouterr()
+        status = main(["--config", str(self.config), *arguments])
+        out, err = self.capture.readouterr()
+        assert "Traceback" not in out + err
+        return Printed(status, out, err)
+
+    def park(
+        self,
+        id_: str,
+        *,
+        queue: str = "pickup.failed",
+        payload: Payload | None = None,
+        body: bytes | None = None,
+        **headers: Header,
+    ) -> None:
+        """Put a message where the operator finds it, as the runner does."""
+        if body is None:
+            body = wire.encode(
+                Envelope(
+                    id_,
+                    "sales",
+                    addressed() if payload is None else payload,
+                    FIRST_SEEN,
+                    attempt=3,
+                    first_failure=FIRST_SEEN + 10,
+                    trail=(Hop("fetcher", FIRST_SEEN), Hop("parser", FIRST_SEEN + 1)),
+                )
+            )
+        known: dict[str, Header] = {
+            "account": "sales",
+            "from": "ann@example.net",
+            "subject": "hello",
+            "reason": "550 5.1.1 no such user",
+            "stage": "deliverer",
+            "inbox": queue.partition(".")[0],
+            "attempts": 3,
+            "first-failure": "2023-11-14T22:13:30+00:00",
+        }
+        plain = {key.replace("_", "-"): value for key, value in headers.items()}
+        asyncio.run(self._publish(Send(queue, body, id_, {**known, **plain})))
+
+    async def _publish(self, send: Send) -> None:
+        broker = EmbeddedBroker(self.data / "queue.db", tiers=TIERS, name="test")
+        await broker.open()
+        try:
+            await broker.publish(send)
+        finally:
+            await broker.close()
+
+    def spooled(self, key: str, data: bytes) -> Spooled:
+        """Put a raw message into the spool."""
+
+        async def put() -> None:
+            blob = await self.spool.create()
+            await blob.write(data)
+            await blob.commit(key)
+
+        asyncio.run(put())
+        return Spooled(key, len(data), data[: data.index(b"\r\n\r\n") + 4])
+
+    @property
+    def spool(self) -> Spool:
+        return Spool(f"file://{self.data}/spool")
+
+    def queue(self, name: str) -> Sequence[Stored]:
+        """Return what is in a queue."""
+        steward = EmbeddedSteward(self.data / "queue.db", TIERS, SystemClock())
+        try:
+            return list(steward.browse(name))
+        finally:
+            steward.close()
+
+    def ids(self, name: str) -> list[str]:
+        return [message.message_id for message in self.queue(name)]
+
+
+def addressed(raw: Raw | None = None) -> Addressed:
+    return Addressed(
+        Inline(RAW) if raw is None else raw,
+        "uidl-1",
+        "pop.example.net:995",
+        Summary(subject="hello"),
+        "ann@example.net",
+        ("sales@corp.example", "info@corp.example"),
+        "default",
+        b"Delivered-To: sales@corp.example\r\n",
+    )
+
+
+def fetched() -> Fetched:
+    return Fetched(Inline(RAW), "uidl-1", "pop.example.net:995")
+
+
+@pytest.fixture
+def office(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Office:
+    data = tmp_path / "data"
+    config = tmp_path / "connector.toml"
+    config.write_text(CONFIG.format(data=data))
+    config.chmod(0o600)
+    return Office(config, data, capfd)
