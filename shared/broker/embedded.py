@@ -1,0 +1,219 @@
+"""The embedded broker: the queues of one machine in one SQLite file, without a server.
+
+It keeps the promises of the Broker protocol as RabbitMQ does, and shares one contract suite with
+it: sends are durable before the delivery is forgotten, both in one transaction; what is handed out
+is invisible to others; what a killed process had is handed out again, at once. Several processes
+may open one file, on one machine (not over NFS, where neither WAL nor locks hold).
+
+This module is the event loop's side. All work on the file is done by one thread, which gets what
+was asked for in one pass of the loop as one batch (see ``embedded_worker``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from shared.broker import Delivery, Send
+from shared.broker.embedded_jobs import (
+    Cancel,
+    Consumer,
+    Count,
+    Job,
+    Lease,
+    Report,
+    Stop,
+    Subscribe,
+    Transfer,
+)
+from shared.broker.embedded_store import row
+from shared.broker.embedded_worker import Worker
+from shared.clock import Clock, SystemClock
+from shared.errors import BrokerUnavailable, DeliveryLost
+from shared.queues import Tier, plan
+
+
+class EmbeddedBroker:
+    """A Broker over a SQLite file.
+
+    It belongs to the event loop in which it is opened. After a BrokerUnavailable it goes on as
+    before: deliveries that were not settled are still held, and can be settled again.
+
+    Args:
+        path: the queue file; it is made if it is missing, with its directory.
+        tiers: the retry tiers; the topology is declared when the file is opened.
+        name: who opens it, for whoever looks into the file.
+        clock: the time, for the retry tiers.
+        patience: seconds to wait for another process's transaction before an operation fails.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        tiers: Sequence[Tier],
+        name: str,
+        clock: Clock | None = None,
+        patience: float = 5.0,
+    ) -> None:
+        self._path = path.resolve()  # the locks lie beside the file itself
+        self._queues = plan(tiers)
+        self._name = name
+        self._clock = clock or SystemClock()
+        self._patience = patience
+        self._worker: Worker | None = None
+        self._consumers: set[Consumer] = set()
+        self._waiting: list[Job] = []
+
+    async def open(self) -> None:
+        """Open the file; return once it can be used, however long that takes.
+
+        Raises:
+            ConfigError: it can never be used: not writable, not a queue file, of a newer version.
+        """
+        loop = asyncio.get_running_loop()
+
+        def post(report: Report) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._take, report)
+
+        worker = Worker(self._path, self._queues, self._name, self._clock, self._patience, post)
+        opened = loop.create_future()
+        worker.start(opened)
+        try:
+            await opened
+        except asyncio.CancelledError:
+            worker.halt()
+            worker.submit([Stop(loop.create_future())])
+            raise
+        self._worker = worker
+
+    async def close(self) -> None:
+        """Give back what is unsettled and close the file."""
+        worker = self._worker
+        if worker is None:
+            return
+        for consumer in self._consumers:
+            consumer.ended = True
+            consumer.wake.set()
+        done = asyncio.get_running_loop().create_future()
+        self._submit(Stop(done))
+        self._worker = None
+        worker.submit(self._collected())
+        with suppress(BrokerUnavailable):  # then the others see by the lock that we are gone
+            await done
+
+    async def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Delivery, None]:
+        """Yield deliveries, at most ``prefetch`` of them unsettled at a time, until closed.
+
+        It ends when the broker is closed. When it is closed itself (``aclose``), deliveries it had
+        not yet yielded go back to the queue; those it had yielded can still be settled.
+
+        Raises:
+            BrokerUnavailable: the broker is not open.
+        """
+        consumer = Consumer(queue, prefetch)
+        self._submit(Subscribe(consumer))
+        self._consumers.add(consumer)
+        try:
+            while True:
+                await consumer.wake.wait()
+                while consumer.buffer and not consumer.ended:
+                    yield _seen(consumer.buffer.popleft())
+                if consumer.ended:
+                    return
+                consumer.wake.clear()
+        finally:
+            self._consumers.discard(consumer)
+            if not consumer.ended:
+                with suppress(BrokerUnavailable):  # the worker gives them back when it can
+                    await self._cancelled(consumer)
+
+    async def settle(self, delivery: Delivery, *sends: Send) -> None:
+        """Make the sends durable and forget the delivery, in one transaction.
+
+        Raises:
+            Refused: a send was not taken (unknown queue, too large); the delivery is still ours.
+            DeliveryLost: the delivery is no longer ours.
+            BrokerUnavailable: the file could not be written; the delivery is still ours.
+        """
+        if not isinstance(delivery.tag, Lease):
+            raise DeliveryLost("the delivery is another broker's")
+        done = asyncio.get_running_loop().create_future()
+        self._submit(Transfer([row(send) for send in sends], delivery.tag, done))
+        await done
+
+    async def publish(self, *sends: Send) -> None:
+        """Make the sends durable; return when they are. All of them are taken, or none.
+
+        Raises:
+            Refused: a send was not taken.
+            BrokerUnavailable: the file could not be written.
+        """
+        done = asyncio.get_running_loop().create_future()
+        self._submit(Transfer([row(send) for send in sends], None, done))
+        await done
+
+    async def depths(self, queues: Iterable[str]) -> Mapping[str, int]:
+        """Return for each queue how many messages in it wait to be handed out.
+
+        Raises:
+            BrokerUnavailable: the file could not be read.
+        """
+        done: asyncio.Future[Mapping[str, int]] = asyncio.get_running_loop().create_future()
+        self._submit(Count(tuple(queues), done))
+        return await done
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be published and consumed just now."""
+        return self._worker is not None and self._worker.trouble is None
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the file takes no messages just now (disk full, locked), or None."""
+        return None if self._worker is None else self._worker.trouble
+
+    async def _cancelled(self, consumer: Consumer) -> None:
+        done = asyncio.get_running_loop().create_future()
+        self._submit(Cancel(consumer, done))
+        await done
+
+    def _submit(self, job: Job) -> None:
+        if self._worker is None:
+            raise BrokerUnavailable(f"{self._path}: the broker is not open")
+        self._waiting.append(job)
+        if len(self._waiting) == 1:
+            # Not at once: what else is ready in this pass of the loop goes into the same batch.
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self._waiting and self._worker is not None:
+            self._worker.submit(self._collected())
+
+    def _collected(self) -> list[Job]:
+        jobs, self._waiting = self._waiting, []
+        return jobs
+
+    def _take(self, report: Report) -> None:
+        for future, answer in report.answers:
+            if future.done():  # its caller was cancelled
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+        if report.evicted:
+            for consumer in self._consumers:
+                consumer.buffer.clear()
+        for consumer, deliveries in report.leased:
+            consumer.buffer.extend(deliveries)
+            consumer.wake.set()
+
+
+def _seen(delivery: Delivery) -> Delivery:
+    if isinstance(delivery.tag, Lease):
+        delivery.tag.yielded = True
+    return delivery

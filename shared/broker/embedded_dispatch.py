@@ -1,0 +1,279 @@
+"""One transaction of the embedded broker: settle what was asked for, lease what there is room for.
+
+Belongs to the worker thread. What it remembers (which leases are out, which queues may hold
+something) changes only once the transaction is committed, so a batch that fails can be forgotten.
+It trusts its jobs to be well formed, and never that a lease is still ours.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from shared.broker import Delivery
+from shared.broker import embedded_owners as owners
+from shared.broker import embedded_store as store
+from shared.broker.embedded_jobs import (
+    Cancel,
+    Consumer,
+    Count,
+    Job,
+    Lease,
+    Report,
+    Stop,
+    Subscribe,
+    Transfer,
+)
+from shared.errors import DeliveryLost, Refused
+from shared.log import printable
+
+
+class Moment(NamedTuple):
+    """The time of a transaction: wall clock and monotonic clock, in seconds."""
+
+    now: float
+    monotonic: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chores:
+    """What is to be done besides jobs.
+
+    Attributes:
+        dead: owners whose leases are to be taken over.
+        due: messages have waited out their retry tier.
+        renew: our own row is to be renewed.
+        hungry: a consumer has room, and there is something for it.
+    """
+
+    dead: Sequence[int] = ()
+    due: bool = False
+    renew: bool = False
+    hungry: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.dead) or self.due or self.renew or self.hungry
+
+
+@dataclass(slots=True)
+class _Changes:
+    """What is to be remembered once the transaction is committed."""
+
+    settled: list[Lease] = field(default_factory=list)
+    unwanted: list[Lease] = field(default_factory=list)
+    leased: list[tuple[Consumer, list[Delivery]]] = field(default_factory=list)
+    drained: set[str] = field(default_factory=set)
+
+
+class Dispatcher:
+    """Who consumes what, and who has what.
+
+    Args:
+        path: the queue file, for the locks beside it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._places: dict[str, store.Place] = {}
+        self._consumers: deque[Consumer] = deque()
+        self._promising: set[str] = set()
+
+    def look_again(self) -> None:
+        """Every queue that is consumed may have something now."""
+        self._promising.update(c.queue for c in self._consumers)
+
+    def lose_leases(self) -> None:
+        """All leases are lost; consumers begin with empty hands."""
+        for consumer in self._consumers:
+            consumer.held.clear()
+        self.look_again()
+
+    def hungry(self, db: sqlite3.Connection) -> bool:
+        """Return whether a transaction would hand something out, or give something back."""
+        for queue in self._promising & {c.queue for c in self._consumers if _room(c)}:
+            place = self._place(db, queue)
+            if place is not None and store.has_waiting(db, place.id):
+                return True
+            self._promising.discard(queue)
+        return any(_unseen(c) for c in self._consumers if c.closed)
+
+    def enlist(self, jobs: Iterable[Job]) -> None:
+        """Begin and end consumers, whatever becomes of the transaction."""
+        for job in jobs:
+            if isinstance(job, Subscribe):
+                self._consumers.append(job.consumer)
+                self._promising.add(job.consumer.queue)
+            elif isinstance(job, Cancel):
+                job.consumer.closed = True
+            elif isinstance(job, Stop):
+                for consumer in self._consumers:
+                    consumer.closed = True
+
+    def count(self, db: sqlite3.Connection, jobs: Iterable[Job]) -> Report:
+        """Return the answers to the jobs that only count."""
+        counts = [job for job in jobs if isinstance(job, Count)]
+        return Report([(job.done, {q: self._depth(db, q) for q in job.queues}) for job in counts])
+
+    def commit(
+        self,
+        db: sqlite3.Connection,
+        owner: int,
+        jobs: Sequence[Job],
+        chores: Chores,
+        moment: Moment,
+        report: Report,
+    ) -> None:
+        """Do jobs and chores in one transaction.
+
+        Args:
+            report: gets the answers and the deliveries; of no use if this raises.
+
+        Raises:
+            Evicted: the owner's row is gone. Nothing was done.
+            sqlite3.Error: the file failed. Nothing was done.
+        """
+        changes = _Changes()
+        try:
+            with store.transaction(db):
+                owners.require(db, owner)
+                self._places = self._places or store.places(db)
+                self._do_chores(db, owner, chores, moment)
+                self._transfer(db, owner, jobs, moment.now, changes, report)
+                self._return_unseen(db, owner, changes)
+                self._lease(db, owner, changes)
+                self._finish(db, owner, jobs, report)
+        except BaseException:
+            for lease in changes.settled:
+                lease.consumer.held.add(lease)
+            raise
+        self._remember(changes)
+        report.leased.extend(changes.leased)
+
+    def _remember(self, changes: _Changes) -> None:
+        self._promising -= changes.drained
+        for lease in changes.unwanted:
+            lease.consumer.held.discard(lease)
+        for consumer, deliveries in changes.leased:
+            consumer.held.update(d.tag for d in deliveries if isinstance(d.tag, Lease))
+        self._consumers = deque(c for c in self._consumers if not c.closed)
+
+    def _do_chores(
+        self, db: sqlite3.Connection, owner: int, chores: Chores, moment: Moment
+    ) -> None:
+        for dead in chores.dead:
+            store.take_back(db, self._places, dead)
+            owners.remove(db, self._path, dead)
+        if chores.due:
+            store.release_due(db, self._places, moment.now)
+        if chores.renew:
+            owners.renew(db, owner, moment.monotonic)
+        if chores.dead or chores.due:
+            self.look_again()
+
+    def _transfer(
+        self,
+        db: sqlite3.Connection,
+        owner: int,
+        jobs: Sequence[Job],
+        now: float,
+        changes: _Changes,
+        report: Report,
+    ) -> None:
+        rows: list[store.Row] = []
+        for job in jobs:
+            if not isinstance(job, Transfer):
+                continue
+            refusal = self._refusal(db, owner, job)
+            report.answers.append((job.done, refusal))
+            if refusal is not None:
+                continue
+            rows.extend(job.rows)
+            if job.lease is not None:
+                job.lease.consumer.held.discard(job.lease)
+                changes.settled.append(job.lease)
+        store.put(db, self._places, rows, now)
+        store.forget(db, owner, [lease.id for lease in changes.settled])
+        self._promising.update(row[0] for row in rows)
+
+    def _refusal(self, db: sqlite3.Connection, owner: int, job: Transfer) -> Exception | None:
+        lease = job.lease
+        if lease is not None and (lease.owner != owner or lease not in lease.consumer.held):
+            return DeliveryLost("the delivery is settled already, or its lease is lost")
+        for queue, *_ in job.rows:
+            if self._place(db, queue) is None:
+                return Refused(printable(queue), "there is no queue of this name")
+        return None
+
+    def _return_unseen(self, db: sqlite3.Connection, owner: int, changes: _Changes) -> None:
+        """Give back what was leased for consumers that have ended, and never seen by anybody."""
+        changes.unwanted = [lease for c in self._consumers if c.closed for lease in _unseen(c)]
+        if not changes.unwanted:
+            return
+        returned = [store.Returned(u.id, u.queue, u.handouts - 1) for u in changes.unwanted]
+        store.give_back(db, self._places, owner, returned)
+        self.look_again()
+
+    def _lease(self, db: sqlite3.Connection, owner: int, changes: _Changes) -> None:
+        self._consumers.rotate(-1)  # who comes first changes, so that none is starved
+        for consumer in self._consumers:
+            room = _room(consumer)
+            if not room or consumer.queue not in self._promising - changes.drained:
+                continue
+            place = self._place(db, consumer.queue)
+            heads = [] if place is None else store.lease(db, owner, place.id, room)
+            if len(heads) < room:
+                changes.drained.add(consumer.queue)
+            if place is not None and heads:
+                changes.leased.append((consumer, _deliveries(consumer, owner, place, heads)))
+
+    def _finish(
+        self, db: sqlite3.Connection, owner: int, jobs: Sequence[Job], report: Report
+    ) -> None:
+        for job in jobs:
+            if isinstance(job, Cancel):
+                report.answers.append((job.done, None))
+            elif isinstance(job, Stop):
+                store.take_back(db, self._places, owner)
+                owners.remove(db, self._path, owner)
+                report.answers.append((job.done, None))
+
+    def _place(self, db: sqlite3.Connection, queue: str) -> store.Place | None:
+        if queue not in self._places:
+            self._places = store.places(db)
+        return self._places.get(queue)
+
+    def _depth(self, db: sqlite3.Connection, queue: str) -> int:
+        place = self._place(db, queue)
+        return 0 if place is None else store.depth(db, place.id)
+
+
+def _room(consumer: Consumer) -> int:
+    return 0 if consumer.closed else consumer.prefetch - len(consumer.held)
+
+
+def _unseen(consumer: Consumer) -> list[Lease]:
+    return [lease for lease in consumer.held if not lease.yielded]
+
+
+def _deliveries(
+    consumer: Consumer,
+    owner: int,
+    place: store.Place,
+    heads: Sequence[tuple[int, int, str, str, bytes]],
+) -> list[Delivery]:
+    return [
+        Delivery(
+            place.name,
+            body,
+            message_id,
+            json.loads(headers),
+            handouts,
+            Lease(consumer, owner, id_, place.id, handouts + 1),
+        )
+        for id_, handouts, message_id, headers, body in heads
+    ]

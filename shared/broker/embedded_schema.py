@@ -1,0 +1,199 @@
+"""The file of the embedded broker: opening it, its schema, and what its errors mean.
+
+One SQLite file in WAL mode. Every commit is synced to the disk before it counts (``synchronous =
+FULL``), because a message is forgotten at its POP3 server on the strength of it. The file holds
+mail, so only its owner may read it. It trusts nothing about a file that is there already: another
+program's database and a newer version's are refused. Pages that a drained queue leaves free are
+used again; the file keeps the size of the largest backlog it has held, and never more.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from shared.errors import BrokerUnavailable, ConfigError
+from shared.log import printable
+
+APPLICATION_ID: Final = 0x504F5033
+"""What ``file`` and we recognise our database by: "POP3" (SQLite file format, section 1.3)."""
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        """CREATE TABLE queue (
+            id INTEGER PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE,
+            kind TEXT NOT NULL,
+            ttl REAL,
+            back_to TEXT
+        )""",
+        # The content of a message never changes; only the small rows below do. The body comes
+        # last, so that the rest can be read without following its overflow pages.
+        """CREATE TABLE message (
+            id INTEGER PRIMARY KEY,
+            message_id TEXT NOT NULL,
+            headers TEXT NOT NULL,
+            body BLOB NOT NULL
+        )""",
+        # Each message is in exactly one of these three, and each is in the order it is asked for.
+        """CREATE TABLE waiting (
+            queue INTEGER NOT NULL,
+            id INTEGER NOT NULL,
+            handouts INTEGER NOT NULL,
+            PRIMARY KEY (queue, id)
+        ) WITHOUT ROWID""",
+        """CREATE TABLE delayed (
+            queue INTEGER NOT NULL,
+            due REAL NOT NULL,
+            id INTEGER NOT NULL,
+            PRIMARY KEY (queue, due, id)
+        ) WITHOUT ROWID""",
+        """CREATE TABLE lease (
+            owner INTEGER NOT NULL,
+            id INTEGER NOT NULL,
+            queue INTEGER NOT NULL,
+            handouts INTEGER NOT NULL,
+            PRIMARY KEY (owner, id)
+        ) WITHOUT ROWID""",
+        # AUTOINCREMENT: the number of an owner is never given to another one.
+        """CREATE TABLE owner (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            name TEXT NOT NULL,
+            renewed REAL NOT NULL
+        )""",
+    ),
+)
+"""Each step's statements; ``PRAGMA user_version`` says how many steps a file has behind it."""
+
+_PRAGMAS: Final = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    # Content is wiped where that costs no extra write; the file is private anyway.
+    "PRAGMA secure_delete = FAST",
+    # 16 MiB of log: fewer checkpoints than by default, and a spike's log is cut back to that.
+    "PRAGMA wal_autocheckpoint = 4000",
+    "PRAGMA journal_size_limit = 16777216",
+)
+
+_MEANINGS: Final = {
+    sqlite3.SQLITE_BUSY: "another process keeps the queue file locked",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_IOERR: "the disk does not take or give the data",
+    sqlite3.SQLITE_READONLY: "the queue file cannot be written",
+    sqlite3.SQLITE_PERM: "the queue file may not be opened by this user",
+    sqlite3.SQLITE_CANTOPEN: "the queue file cannot be opened",
+    sqlite3.SQLITE_CORRUPT: "the queue file is damaged",
+    sqlite3.SQLITE_NOTADB: "the file is not a queue file of this program",
+}
+_FOR_THE_USER: Final = frozenset(
+    (
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    )
+)
+_PASSING: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE))
+
+
+def connect(path: Path, patience: float) -> sqlite3.Connection:
+    """Return a connection to the queue file, which is made or brought up to date if need be.
+
+    Args:
+        path: the file; a directory that is missing is made, for its owner alone.
+        patience: seconds to wait for another process's transaction.
+
+    Raises:
+        ConfigError: the file cannot be used at all: not writable, not ours, of a newer version.
+        BrokerUnavailable: it cannot be used just now: locked, or the disk is full.
+    """
+    try:
+        _make_private(path)
+        connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
+    except (sqlite3.Error, OSError) as error:
+        raise unusable(path, error) from error
+    try:
+        _prepare(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise unusable(path, error) from error
+    except ConfigError:
+        connection.close()
+        raise
+    return connection
+
+
+def unavailable(path: Path, error: Exception) -> BrokerUnavailable:
+    """Return what an error of SQLite means to somebody who waits for the broker."""
+    return BrokerUnavailable(_sentence(path, error))
+
+
+def unusable(path: Path, error: Exception) -> ConfigError | BrokerUnavailable:
+    """Return what an error means to somebody who opens the file: is it to be mended, or waited out?
+
+    Args:
+        path: the queue file.
+        error: of SQLite, or of the operating system.
+    """
+    if isinstance(error, OSError):
+        passing, what = error.errno in _PASSING, str(error.strerror)
+    else:
+        code = _code(error)
+        passing, what = code not in _FOR_THE_USER, f"{_MEANINGS.get(code, '')} ({error})"
+    return unavailable(path, error) if passing else ConfigError(str(path), printable(what))
+
+
+def _code(error: Exception) -> int:
+    # The low byte is the primary result code; what the sqlite3 module itself raises has none.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _sentence(path: Path, error: Exception) -> str:
+    said = printable(str(error))
+    meaning = _MEANINGS.get(_code(error))
+    return f"{path}: {said}" if meaning is None else f"{path}: {meaning} ({said})"
+
+
+def _make_private(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # SQLite gives its -wal and -shm files the permissions of this one.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    version = _version(connection, path)
+    for pragma in _PRAGMAS:
+        connection.execute(pragma)
+    if version == len(MIGRATIONS):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for step in MIGRATIONS[_version(connection, path) :]:  # another process may have been here
+            for statement in step:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if tables and application != APPLICATION_ID:
+        raise ConfigError(str(path), "this is the database of another program, not a queue file")
+    if version > len(MIGRATIONS):
+        raise ConfigError(
+            str(path),
+            f"the queue file has schema {version}, written by a newer version of this program;"
+            f" this one knows up to {len(MIGRATIONS)}",
+        )
+    return int(version)

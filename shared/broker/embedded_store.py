@@ -1,0 +1,290 @@
+"""What the embedded broker does to its file, as statements: put, lease, forget, give back.
+
+Each function works inside a transaction that its caller has begun, on many messages at once.
+Nothing here decides when. It trusts its arguments; errors of SQLite pass through to the caller,
+who rolls back and translates them.
+
+Where a message stands is a small row of its own: in ``waiting`` until it is handed out, in
+``lease`` while an owner has it, in ``delayed`` while it waits out a retry tier. All are reached by
+their primary key, so the cost of a message does not grow with the backlog.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
+
+from shared.broker import Header, Send
+from shared.broker.requeue import described
+from shared.errors import Refused
+from shared.queues import (
+    DELIVERY_LIMIT,
+    INCOMING,
+    PARSED,
+    PICKUP,
+    POLL,
+    QUARANTINE,
+    QueueSpec,
+)
+from shared.wire import BODY_LIMIT
+
+CLOCK_SLACK: Final = 60.0
+"""Seconds by which the wall clock may be set back before waiting retries are no longer trusted."""
+
+_STAGES: Final = {POLL: "fetcher", INCOMING: "parser", PARSED: "rewriter", PICKUP: "deliverer"}
+
+_PUT: Final = "INSERT INTO message (id, message_id, headers, body) VALUES (?, ?, ?, ?)"
+_PUT_WAITING: Final = "INSERT INTO waiting (queue, id, handouts) VALUES (?, ?, ?)"
+_PUT_DELAYED: Final = "INSERT INTO delayed (queue, due, id) VALUES (?, ?, ?)"
+_NEXT_ID: Final = "SELECT coalesce(max(id), 0) + 1 FROM message"
+
+_HEADS: Final = """
+    SELECT w.id, w.handouts, m.message_id, m.headers, m.body
+    FROM waiting w CROSS JOIN message m ON m.id = w.id
+    WHERE w.queue = ? ORDER BY w.id LIMIT ?"""
+_LEASE: Final = """
+    INSERT INTO lease (owner, id, queue, handouts)
+    SELECT ?, id, queue, handouts + 1 FROM waiting WHERE queue = ? AND id <= ?"""
+_LEASED: Final = "DELETE FROM waiting WHERE queue = ? AND id <= ?"
+_UNLEASE: Final = "DELETE FROM lease WHERE owner = ? AND id = ?"
+_FORGET: Final = "DELETE FROM message WHERE id = ?"
+_OWNED: Final = "SELECT id, queue, handouts FROM lease WHERE owner = ?"
+
+# The second half is for a clock that was set back: what would wait longer than its whole tier.
+_DUE: Final = """
+    SELECT d.queue, d.due, d.id, q.back_to
+    FROM queue q CROSS JOIN delayed d ON d.queue = q.id AND d.due <= :now
+    WHERE q.ttl IS NOT NULL
+    UNION ALL
+    SELECT d.queue, d.due, d.id, q.back_to
+    FROM queue q CROSS JOIN delayed d ON d.queue = q.id AND d.due > :now + q.ttl + :slack
+    WHERE q.ttl IS NOT NULL
+    LIMIT :limit"""
+_UNDELAY: Final = "DELETE FROM delayed WHERE queue = ? AND due = ? AND id = ?"
+
+_COUNT: Final = """
+    SELECT (SELECT count(*) FROM waiting WHERE queue = :queue)
+         + (SELECT count(*) FROM delayed WHERE queue = :queue)"""
+_DECLARE: Final = """
+    INSERT INTO queue (name, kind, ttl, back_to) VALUES (?, ?, ?, ?)
+    ON CONFLICT (name) DO UPDATE
+    SET kind = excluded.kind, ttl = excluded.ttl, back_to = excluded.back_to"""
+
+_STANDING: Final = """
+    SELECT w.id, m.message_id, NULL
+    FROM waiting w CROSS JOIN message m ON m.id = w.id WHERE w.queue = ? ORDER BY w.id"""
+_STANDING_DELAYED: Final = """
+    SELECT d.id, m.message_id, d.due
+    FROM delayed d CROSS JOIN message m ON m.id = d.id WHERE d.queue = ? ORDER BY d.due, d.id"""
+_CONTENT: Final = "SELECT message_id, headers, body FROM message WHERE id = ?"
+_UNWAIT: Final = "DELETE FROM waiting WHERE queue = ? AND id = ?"
+_TELL: Final = "UPDATE message SET headers = ? WHERE id = ?"
+
+Row: TypeAlias = tuple[str, str, str, bytes]
+"""A message to put: queue, message id, headers as JSON, body."""
+
+
+class Place(NamedTuple):
+    """A queue as the file knows it."""
+
+    id: int
+    name: str
+    kind: str
+    ttl: float | None
+    back_to: str | None
+
+
+Places: TypeAlias = Mapping[str, Place]
+
+
+class Standing(NamedTuple):
+    """A message that is not handed out: its row, and when it is due if it waits out a tier."""
+
+    id: int
+    message_id: str
+    due: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A leased message that is given back: its row, and how often it counts as handed out."""
+
+    id: int
+    queue: int
+    handouts: int
+
+
+def row(send: Send) -> Row:
+    """Return what is stored of a message.
+
+    Raises:
+        Refused: it is too large, or its message id is not text.
+    """
+    if len(send.body) > BODY_LIMIT:
+        raise Refused(send.queue, f"{len(send.body)} bytes are over the limit of {BODY_LIMIT}")
+    try:
+        send.message_id.encode()
+    except UnicodeEncodeError as error:
+        raise Refused(send.queue, "the message id is not text") from error
+    return send.queue, send.message_id, json.dumps(dict(send.headers)), send.body
+
+
+@contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """Commit what the block does, or roll it all back where it, or the commit, fails."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def declare(db: sqlite3.Connection, queues: Iterable[QueueSpec]) -> None:
+    """Make the queues exist as they are described here."""
+    db.executemany(_DECLARE, [(q.name, q.kind, q.ttl, q.back_to) for q in queues])
+
+
+def places(db: sqlite3.Connection) -> dict[str, Place]:
+    """Return every queue of the file by name."""
+    found = db.execute("SELECT id, name, kind, ttl, back_to FROM queue")
+    return {place.name: place for place in map(Place._make, found)}
+
+
+def put(db: sqlite3.Connection, known: Places, rows: Sequence[Row], now: float) -> None:
+    """Put messages into their queues, at the end.
+
+    Args:
+        known: all queues; those of the rows are among them.
+        now: the wall clock, from which retry tiers are counted.
+    """
+    if not rows:
+        return
+    (first,) = db.execute(_NEXT_ID).fetchone()
+    db.executemany(_PUT, [(first + i, *each[1:]) for i, each in enumerate(rows)])
+    waiting: list[tuple[int, int, int]] = []
+    delayed: list[tuple[int, float, int]] = []
+    for id_, (name, *_) in enumerate(rows, first):
+        place = known[name]
+        if place.ttl is None:
+            waiting.append((place.id, id_, 0))
+        else:
+            delayed.append((place.id, now + place.ttl, id_))
+    db.executemany(_PUT_WAITING, waiting)
+    db.executemany(_PUT_DELAYED, delayed)
+
+
+def lease(
+    db: sqlite3.Connection, owner: int, queue: int, limit: int
+) -> list[tuple[int, int, str, str, bytes]]:
+    """Lease the first messages of a queue.
+
+    Returns:
+        For each its row id, how often it was handed out before, message id, headers and body.
+    """
+    heads = db.execute(_HEADS, (queue, limit)).fetchall()
+    if heads:
+        last = heads[-1][0]
+        db.execute(_LEASE, (owner, queue, last))
+        db.execute(_LEASED, (queue, last))
+    return heads
+
+
+def forget(db: sqlite3.Connection, owner: int, ids: Sequence[int]) -> None:
+    """Delete messages that the owner holds."""
+    db.executemany(_UNLEASE, [(owner, id_) for id_ in ids])
+    db.executemany(_FORGET, [(id_,) for id_ in ids])
+
+
+def give_back(
+    db: sqlite3.Connection, known: Places, owner: int, returned: Sequence[Returned]
+) -> None:
+    """Put leased messages back where they stood; to quarantine what was handed out too often."""
+    by_id = {place.id: place for place in known.values()}
+    db.executemany(_UNLEASE, [(owner, each.id) for each in returned])
+    spent = [r for r in returned if r.handouts >= DELIVERY_LIMIT and by_id[r.queue].kind == "work"]
+    for each in spent:
+        _quarantine(db, known, by_id[each.queue].name, each)
+    kept = set(returned).difference(spent)
+    db.executemany(_PUT_WAITING, [(r.queue, r.id, r.handouts) for r in kept])
+
+
+def take_back(db: sqlite3.Connection, known: Places, owner: int) -> None:
+    """Give back everything that an owner holds; each message counts as handed out."""
+    held = [Returned(*found) for found in db.execute(_OWNED, (owner,))]
+    give_back(db, known, owner, held)
+
+
+def is_due(db: sqlite3.Connection, now: float) -> bool:
+    """Return whether a message has waited out its retry tier."""
+    return bool(_due(db, now, 1))
+
+
+def release_due(db: sqlite3.Connection, known: Places, now: float) -> None:
+    """Put the messages that have waited out their tier into the queue they came from."""
+    due = _due(db, now, 1000)
+    db.executemany(_UNDELAY, [(queue, at, id_) for queue, at, id_, _ in due])
+    db.executemany(_PUT_WAITING, [(known[back_to].id, id_, 0) for *_, id_, back_to in due])
+
+
+def has_waiting(db: sqlite3.Connection, queue: int) -> bool:
+    """Return whether a message of the queue can be handed out."""
+    found = db.execute("SELECT 1 FROM waiting WHERE queue = ? LIMIT 1", (queue,))
+    return found.fetchone() is not None
+
+
+def depth(db: sqlite3.Connection, queue: int) -> int:
+    """Return how many messages of the queue are not handed out."""
+    (count,) = db.execute(_COUNT, {"queue": queue}).fetchone()
+    return int(count)
+
+
+def standing(db: sqlite3.Connection, place: Place) -> list[Standing]:
+    """Return the messages of a queue that are not handed out, in the order they go on."""
+    statement = _STANDING if place.ttl is None else _STANDING_DELAYED
+    return [Standing(*found) for found in db.execute(statement, (place.id,))]
+
+
+def content(db: sqlite3.Connection, id_: int) -> tuple[str, dict[str, Header], bytes] | None:
+    """Return message id, headers and body of a message, or None where it is gone."""
+    found = db.execute(_CONTENT, (id_,)).fetchone()
+    if found is None:
+        return None
+    message_id, headers, body = found
+    return message_id, json.loads(headers), body
+
+
+def take_out(db: sqlite3.Connection, place: Place, message: Standing) -> bool:
+    """Remove a message that still stands in this queue; return whether it did."""
+    if message.due is None:
+        removed = db.execute(_UNWAIT, (place.id, message.id))
+    else:
+        removed = db.execute(_UNDELAY, (place.id, message.due, message.id))
+    if removed.rowcount:
+        db.execute(_FORGET, (message.id,))
+    return removed.rowcount > 0
+
+
+def _due(db: sqlite3.Connection, now: float, limit: int) -> list[tuple[int, float, int, str]]:
+    return db.execute(_DUE, {"now": now, "slack": CLOCK_SLACK, "limit": limit}).fetchall()
+
+
+def _quarantine(db: sqlite3.Connection, known: Places, inbox: str, spent: Returned) -> None:
+    _, headers, body = db.execute(_CONTENT, (spent.id,)).fetchone()
+    times = f"handed out {spent.handouts} times without being settled"
+    told: dict[str, Header] = {
+        **json.loads(headers),
+        **described(body, inbox),
+        "reason": f"{times}: it may crash the process that takes it",
+        "inbox": inbox,
+        "stage": _STAGES.get(inbox, ""),
+        "size": len(body),
+    }
+    db.execute(_TELL, (json.dumps(told), spent.id))
+    db.execute(_PUT_WAITING, (known[QUARANTINE].id, spent.id, 0))

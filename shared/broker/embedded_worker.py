@@ -1,0 +1,239 @@
+"""The thread of the embedded broker: takes jobs in batches and does each in one transaction.
+
+One commit, and so one sync of the disk, serves all jobs that came in while the last one ran.
+Between batches the thread looks after time: retry tiers that have run out, owners that have died,
+what other processes have put in (``PRAGMA data_version``). All of the broker's dealings with
+SQLite happen here, so nothing needs a lock.
+
+An error of the file fails the jobs of its batch and nothing else: the transaction is rolled back,
+leases stay as they were, and the file is opened anew until a write succeeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from shared.broker import embedded_owners as owners
+from shared.broker import embedded_schema as schema
+from shared.broker import embedded_store as store
+from shared.broker.embedded_dispatch import Chores, Dispatcher, Moment
+from shared.broker.embedded_jobs import Job, Report, Stop, Subscribe
+from shared.clock import Clock
+from shared.errors import BrokerUnavailable, ConfigError
+from shared.queues import QueueSpec
+
+POLL: Final = 0.05
+"""Seconds between two looks at what other processes and the clock have done, when idle."""
+
+PROBE: Final = 1.0
+"""Seconds between two looks for owners that have died."""
+
+REOPEN: Final = 0.5
+"""Seconds between two tries to use a file that is in trouble."""
+
+BATCH: Final = 1000
+"""Jobs in one transaction, roughly."""
+
+
+class Worker:
+    """The thread, and all that only the thread may touch.
+
+    Args:
+        path: the queue file.
+        queues: the topology, declared when the file is opened.
+        name: who we are, for the owners' table and the name of the thread.
+        clock: the time of the retry tiers.
+        patience: seconds to wait for another process's transaction.
+        post: takes each report; called in the thread.
+
+    Attributes:
+        trouble: why the file cannot be used just now, or None; anybody may read it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        queues: Sequence[QueueSpec],
+        name: str,
+        clock: Clock,
+        patience: float,
+        post: Callable[[Report], None],
+    ) -> None:
+        self.trouble: str | None = None
+        self._path = path
+        self._queues = queues
+        self._name = name
+        self._clock = clock
+        self._patience = patience
+        self._post = post
+        self._inbox: SimpleQueue[list[Job]] = SimpleQueue()
+        self._halt = threading.Event()
+        self._dispatcher = Dispatcher(path)
+        self._db: sqlite3.Connection | None = None
+        self._owner: owners.Owner | None = None
+        self._version = -1
+        self._evicted = False
+        # When the next of each is due. These are about this thread's own work, not about mail,
+        # so they are the machine's time and not the clock's.
+        self._probe_at = self._due_at = self._renew_at = self._reopen_at = 0.0
+
+    def start(self, opened: asyncio.Future[None]) -> None:
+        """Start the thread; the future is answered when the file can be used, or never can."""
+        name = f"queue {self._name}"
+        threading.Thread(target=self._run, args=(opened,), name=name, daemon=True).start()
+
+    def submit(self, jobs: list[Job]) -> None:
+        """Give the thread jobs, in this order after all earlier ones."""
+        self._inbox.put(jobs)
+
+    def halt(self) -> None:
+        """Stop waiting for a file that could not be opened yet."""
+        self._halt.set()
+
+    def _run(self, opened: asyncio.Future[None]) -> None:
+        running = self._open(opened)
+        while running:
+            jobs = self._next()
+            running = not any(isinstance(job, Stop) for job in jobs)
+            report = self._work(jobs)
+            if not running:
+                self._let_go()
+            if report.answers or report.leased or report.evicted:
+                self._post(report)
+
+    def _open(self, opened: asyncio.Future[None]) -> bool:
+        while not self._halt.is_set():
+            try:
+                self._connect()
+            except ConfigError as error:
+                self._post(Report([(opened, error)]))
+                return False
+            except BrokerUnavailable as error:
+                self.trouble = str(error)
+                self._halt.wait(REOPEN)
+            else:
+                self.trouble = None
+                self._post(Report([(opened, None)]))
+                return True
+        return False
+
+    def _connect(self) -> tuple[sqlite3.Connection, owners.Owner]:
+        """Open the file where it is closed, and become an owner where we are none."""
+        if self._db is not None and self._owner is not None:
+            return self._db, self._owner
+        db = schema.connect(self._path, self._patience)
+        owner = self._owner
+        try:
+            with store.transaction(db):
+                store.declare(db, self._queues)
+                owner = owner or self._register(db)
+        except (sqlite3.Error, OSError) as error:
+            db.close()
+            if owner is not None and self._owner is None:
+                owner.unlock()
+            raise schema.unusable(self._path, error) from error
+        self._db, self._owner, self._version = db, owner, -1
+        return db, owner
+
+    def _register(self, db: sqlite3.Connection) -> owners.Owner:
+        self._renew_at = time.monotonic() + owners.RENEW_EVERY
+        return owners.register(db, self._path, self._name, self._clock.monotonic())
+
+    def _next(self) -> list[Job]:
+        try:
+            jobs = self._inbox.get(timeout=POLL)
+        except Empty:
+            return []
+        with suppress(Empty):
+            while len(jobs) < BATCH:
+                jobs += self._inbox.get_nowait()
+        return jobs
+
+    def _work(self, jobs: list[Job]) -> Report:
+        if not jobs and self._db is None and time.monotonic() < self._reopen_at:
+            return Report()
+        self._dispatcher.enlist(jobs)
+        try:
+            report = self._batch(jobs)
+        except Exception as error:  # noqa: BLE001  (whatever it is, its callers must hear of it)
+            report = self._failed(jobs, error)
+        report.evicted, self._evicted = self._evicted, False
+        return report
+
+    def _batch(self, jobs: Sequence[Job]) -> Report:
+        try:
+            return self._attempt(jobs)
+        except owners.Evicted:
+            self._disown()
+            return self._attempt(jobs)
+
+    def _attempt(self, jobs: Sequence[Job]) -> Report:
+        db, owner = self._connect()
+        chores = self._chores(db, owner.id, idle=not jobs)
+        report = self._dispatcher.count(db, jobs)
+        if chores or len(report.answers) < len(jobs):
+            moment = Moment(self._clock.now(), self._clock.monotonic())
+            self._dispatcher.commit(db, owner.id, jobs, chores, moment, report)
+            self.trouble = None
+        if chores.renew:
+            self._renew_at = time.monotonic() + owners.RENEW_EVERY
+        return report
+
+    def _chores(self, db: sqlite3.Connection, owner: int, *, idle: bool) -> Chores:
+        now = time.monotonic()
+        (version,) = db.execute("PRAGMA data_version").fetchone()
+        if version != self._version:  # others have committed
+            self._version = version
+            self._dispatcher.look_again()
+        dead: Sequence[int] = ()
+        if now >= self._probe_at:
+            self._probe_at = now + PROBE
+            dead = owners.abandoned(db, self._path, owner, self._clock.monotonic())
+        due = False
+        if now >= self._due_at:
+            due = store.is_due(db, self._clock.now())
+            self._due_at = now if due else now + POLL
+        # A file in trouble has recovered when a write succeeds; renewing is a harmless one.
+        renew = now >= self._renew_at or self.trouble is not None
+        return Chores(dead, due, renew, idle and self._dispatcher.hungry(db))
+
+    def _disown(self) -> None:
+        """Start again as a new owner: we were frozen, and others have taken our leases."""
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.unlock()
+        self._disconnect()
+        self._dispatcher.lose_leases()
+        self._evicted = True
+
+    def _failed(self, jobs: Sequence[Job], error: Exception) -> Report:
+        known = isinstance(error, BrokerUnavailable | ConfigError)
+        self.trouble = str(error if known else schema.unavailable(self._path, error))
+        self._disconnect()
+        self._reopen_at = time.monotonic() + REOPEN
+        report = Report()
+        for job in jobs:
+            if not isinstance(job, Subscribe):
+                answer = BrokerUnavailable(self.trouble)
+                answer.__cause__ = error
+                report.answers.append((job.done, answer))
+        return report
+
+    def _disconnect(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with suppress(sqlite3.Error):
+                db.close()
+
+    def _let_go(self) -> None:
+        self._disconnect()
+        if self._owner is not None:
+            self._owner.unlock()
