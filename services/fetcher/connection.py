@@ -27,7 +27,7 @@ READ_AHEAD: Final = 256 * 1024
 
 _TRIES: Final = 3
 _TRYING_SECONDS: Final = 5.0
-_FIRST_PAUSE: Final = 0.2
+_FIRST_PAUSE: Final = 0.15
 _GOODBYE_SECONDS: Final = 5.0
 
 
@@ -196,7 +196,7 @@ async def connect(
     tries = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception_type(Unreachable),
         stop=tenacity.stop_after_attempt(_TRIES) | tenacity.stop_after_delay(_TRYING_SECONDS),
-        wait=tenacity.wait_random_exponential(_FIRST_PAUSE, max=2.0),
+        wait=tenacity.wait_exponential(_FIRST_PAUSE) + tenacity.wait_random(0, _FIRST_PAUSE),
         reraise=True,
     )
     return await tries(_connect, server, host, port, context, timeout)

@@ -34,6 +34,7 @@ class Pop3Server:
         commands: every line received, over all connections.
         connections: how many there have been.
         deleted: numbers of the messages that a QUIT has removed.
+        hanging: whether a client waits in vain.
     """
 
     messages: Sequence[bytes] = ()
@@ -44,13 +45,15 @@ class Pop3Server:
     commands: list[str] = field(default_factory=list)
     connections: int = 0
     deleted: set[int] = field(default_factory=set)
+    host: str = "127.0.0.1"
     port: int = 0
+    hanging: bool = False
 
     @contextlib.asynccontextmanager
     async def serving(self, *, implicit: bool = False) -> AsyncIterator["Pop3Server"]:
-        """Listen on a free port until the block ends."""
+        """Listen until the block ends, on a free port if none is set."""
         context = self.tls if implicit else None
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
+        server = await asyncio.start_server(self._serve, self.host, self.port, ssl=context)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -85,6 +88,7 @@ class Pop3Server:
             if say.then == "drop":
                 return
             if say.then == "hang":
+                self.hanging = True
                 await asyncio.get_running_loop().create_future()
             if say.then == "tls" or (verb == "STLS" and self.tls is not None):
                 assert self.tls is not None

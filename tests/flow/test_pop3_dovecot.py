@@ -1,0 +1,166 @@
+"""The POP3 client against a real Dovecot."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from services.fetcher.session import Login, Session
+from shared.errors import LoginRefused, MaildropBusy, ServerFault
+from tests.servers.dovecot import Dovecot, dovecot
+
+USERS = {
+    name: f"secret of {name}"
+    for name in ("mixed", "many", "large", "delete", "abort", "top", "sales@corp.example")
+} | {"odd": " spaces: {PLAIN} ümlaut "}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
+    with dovecot(tmp_path_factory.mktemp("dovecot"), USERS) as running:
+        yield running
+
+
+def login(
+    server: Dovecot, user: str, tls: Literal["implicit", "starttls", "none"] = "none"
+) -> Login:
+    port = server.pop3s if tls == "implicit" else server.pop3
+    secret = USERS[user]
+    return Login(server.host, port, tls, user, lambda: secret, ca_file=str(server.ca_file))
+
+
+async def retrieved(session: Session, numbers: list[int]) -> list[bytes]:
+    found = []
+    async for message in session.retrieve(numbers):
+        assert message.refused is None
+        found.append(b"".join([chunk async for chunk in message.chunks()]))
+    return found
+
+
+def mixed_mail(count: int) -> list[bytes]:
+    """Make messages of many sizes, full of dots, long lines and bytes beyond ASCII."""
+    rng = random.Random(7)
+    lines = [b"", b".", b"..", b"...x", b".\r", b"\r", b"gr\xfc\xdfe", b"x" * 70, b"y" * 40_000]
+    messages = []
+    for number in range(count):
+        body = b"".join(line + b"\r\n" for line in rng.choices(lines, k=rng.randrange(40)))
+        messages.append(b"Subject: %d\r\n\r\n" % number + body * rng.choice([1, 1, 1, 10]))
+    return messages
+
+
+@pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
+async def test_every_byte_of_mixed_mail_arrives(
+    server: Dovecot, tls: Literal["implicit", "starttls", "none"]
+) -> None:
+    messages = mixed_mail(300)
+    if not server.files("mixed"):
+        server.put_all("mixed", messages)
+    session = await Session.open(login(server, "mixed", tls))
+    assert "PIPELINING" in session.capabilities
+    assert (await session.stat())[0] == len(messages)
+    listed = await session.uidl()
+    assert listed is not None
+    assert [number for number, _ in listed] == list(range(1, len(messages) + 1))
+    assert len({uidl for _, uidl in listed}) == len(messages)
+    assert await retrieved(session, [number for number, _ in listed]) == messages
+    assert await session.sizes() == {n: len(raw) for n, raw in enumerate(messages, 1)}
+    await session.quit()
+
+
+async def test_uidls_are_the_same_in_the_next_session(server: Dovecot) -> None:
+    server.put("sales@corp.example", b"Subject: a\r\n\r\n", b"Subject: b\r\n\r\n")
+    listings = []
+    for _ in range(2):
+        session = await Session.open(login(server, "sales@corp.example"))
+        listings.append(await session.uidl())
+        await session.quit()
+    assert listings[0] == listings[1]
+
+
+async def test_a_password_with_spaces_and_umlauts(server: Dovecot) -> None:
+    session = await Session.open(login(server, "odd"))
+    assert await session.stat() == (0, 0)
+    assert await session.uidl() == []
+    await session.quit()
+
+
+async def test_a_wrong_password_is_refused(server: Dovecot) -> None:
+    wrong = Login(server.host, server.pop3, "none", "mixed", lambda: "no such secret")
+    with pytest.raises(LoginRefused, match="AUTH"):
+        await Session.open(wrong)
+
+
+async def test_a_maildrop_that_another_session_holds_is_busy(tmp_path: Path) -> None:
+    with dovecot(tmp_path, {"held": "x"}, lock_session=True) as server:
+        mine = Login(server.host, server.pop3, "none", "held", lambda: "x")
+        first = await Session.open(mine)
+        with pytest.raises(MaildropBusy, match="IN-USE"):
+            await Session.open(mine)
+        await first.quit()
+        second = await Session.open(mine)
+        await second.quit()
+
+
+async def test_the_systems_authorities_do_not_vouch_for_a_test(server: Dovecot) -> None:
+    unknown = Login(server.host, server.pop3s, "implicit", "mixed", lambda: USERS["mixed"])
+    with pytest.raises(ServerFault, match="certificate is refused"):
+        await Session.open(unknown)
+
+
+async def test_a_message_of_megabytes_comes_in_bounded_pieces(server: Dovecot) -> None:
+    raw = b"Subject: large\r\n\r\n" + b"".join(
+        b".%07d" % n + b"z" * 65 + b"\r\n" for n in range(400_000)
+    )
+    server.put("large", raw)
+    session = await Session.open(login(server, "large"))
+    pieces = []
+    async for message in session.retrieve([1]):
+        pieces = [chunk async for chunk in message.chunks()]
+    await session.quit()
+    assert b"".join(pieces) == raw
+    assert max(map(len, pieces)) < 1_000_000
+
+
+async def test_top_gives_the_header_block_and_so_many_lines(server: Dovecot) -> None:
+    server.put("top", b"Subject: x\r\n\r\n.one\r\ntwo\r\n")
+    session = await Session.open(login(server, "top"))
+    assert await session.top(1, 0) == b"Subject: x\r\n\r\n"
+    assert await session.top(1, 1) == b"Subject: x\r\n\r\n.one\r\n"
+    with pytest.raises(ServerFault, match="TOP is refused"):
+        await session.top(2, 0)
+    await session.noop()
+    await session.quit()
+
+
+async def test_deletions_reach_the_maildir_with_quit(server: Dovecot) -> None:
+    messages = [b"Subject: %d\r\n\r\n" % n for n in range(1200)]
+    server.put_all("delete", messages)
+    session = await Session.open(login(server, "delete"))
+    odd = list(range(1, 1201, 2))
+    assert await session.delete([*odd, 1]) == odd  # the second DELE of message 1 is refused
+    assert len(server.files("delete")) == 1200
+    await session.quit()
+    assert server.messages("delete") == messages[1::2]
+
+
+async def test_nothing_is_deleted_by_an_aborted_session_or_after_rset(server: Dovecot) -> None:
+    server.put("abort", b"Subject: 1\r\n\r\n", b"Subject: 2\r\n\r\n")
+    session = await Session.open(login(server, "abort"))
+    assert await session.delete([1]) == [1]
+    await session.abort()
+    session = await Session.open(login(server, "abort"))
+    assert await session.delete([2]) == [2]
+    await session.rset()
+    await session.quit()
+    assert len(server.files("abort")) == 2
+
+
+async def test_many_small_messages_come_through_the_pipeline(server: Dovecot) -> None:
+    messages = [b"Subject: %d\r\n\r\nsmall\r\n" % n for n in range(3000)]
+    server.put_all("many", messages)
+    session = await Session.open(login(server, "many", "implicit"))
+    backwards = list(range(3000, 0, -1))
+    assert await retrieved(session, backwards) == messages[::-1]
+    await session.quit()

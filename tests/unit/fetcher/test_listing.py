@@ -1,0 +1,65 @@
+"""CAPA, UIDL and LIST as servers send them, and as they should not."""
+
+import pytest
+
+from services.fetcher.listing import UIDL_LIMIT, capabilities, sizes, uidls
+
+
+def test_a_regular_uidl_listing() -> None:
+    assert uidls(b"1 abc\r\n2 !~\r\n3 000000016b03613f\r\n") == [
+        (1, "abc"),
+        (2, "!~"),
+        (3, "000000016b03613f"),
+    ]
+
+
+def test_an_empty_listing() -> None:
+    assert uidls(b"") == []
+    assert sizes(b"") == {}
+    assert capabilities(b"") == {}
+
+
+def test_a_listing_with_gaps_is_read_by_its_own_numbers() -> None:
+    assert uidls(b"2 b\r\n007 c\r\n5 d \r\n") == [(2, "b"), (7, "c"), (5, "d")]
+
+
+@pytest.mark.parametrize(
+    ("line", "uidl"),
+    [
+        (b"2", ""),
+        (b"2 ", ""),
+        (b"2 two words", ""),
+        (b"2 a\x1b[2J", ""),
+        (b"2 a\0", ""),
+        (b"2 a\nb", ""),
+        (b"2\tx", "x"),
+        (b"2 gr\xfc\xdfe", "grüße"),
+        (b"2 " + b"u" * UIDL_LIMIT, "u" * UIDL_LIMIT),
+        (b"2 " + b"u" * (UIDL_LIMIT + 1), ""),
+    ],
+)
+def test_an_unusable_uidl_is_empty_and_spoils_no_other(line: bytes, uidl: str) -> None:
+    assert uidls(b"1 good\r\n" + line + b"\r\n3 fine\r\n") == [(1, "good"), (2, uidl), (3, "fine")]
+
+
+@pytest.mark.parametrize("line", [b"x 1", b"", b"-1 a", b"12345678901 a", "² a".encode()])
+def test_a_line_without_a_number_spoils_the_listing(line: bytes) -> None:
+    assert uidls(b"1 good\r\n" + line + b"\r\n") is None
+
+
+def test_equal_uidls_are_left_for_the_caller_to_judge() -> None:
+    assert uidls(b"1 same\r\n2 same\r\n") == [(1, "same"), (2, "same")]
+
+
+def test_sizes_are_read_where_they_make_sense() -> None:
+    assert sizes(b"1 120\r\n2 200\r\n") == {1: 120, 2: 200}
+    assert sizes(b"1 120\r\n3 lots\r\n4 -5\r\n6 007 octets\r\nx\r\n7 " + b"9" * 30 + b"\r\n") == {
+        1: 120,
+        6: 7,
+    }
+    assert sizes(b"1 " + b"9" * 5000 + b"\r\n2 3\r\n") == {2: 3}
+
+
+def test_capabilities_with_their_parameters() -> None:
+    found = capabilities(b"TOP\r\nsasl PLAIN LOGIN\r\n\r\nEXPIRE 60 USER\r\n")
+    assert found == {"TOP": (), "SASL": ("PLAIN", "LOGIN"), "EXPIRE": ("60", "USER")}
