@@ -12,7 +12,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import click
@@ -82,7 +81,7 @@ def _started(invocation: Invocation) -> Settings:
     log.configure("DEBUG" if invocation.debug else "INFO")
     settings = invocation.settings()
     for what in warnings(settings, invocation.path()):
-        log.MailLog("configuration").trouble("unwise", what=what)
+        log.MailLog("configuration").trouble("unwise", warning=what)
     return settings
 
 
@@ -90,19 +89,10 @@ def program() -> click.Group:
     """Return the program: its options, and every command."""
 
     @click.group(NAME, context_settings={"help_option_names": ["-h", "--help"]})
-    @click.option(
-        "--config",
-        type=click.Path(path_type=Path),
-        help="Configuration file; else $POP3_CONNECTOR_CONFIG, ./connector.toml,"
-        " /etc/pop3-connector/connector.toml.",
-    )
-    @click.option("--debug", is_flag=True, help="Log more, and show where an error came from.")
     @click.version_option(package_name=NAME)
     @pass_invocation
-    def connector(invocation: Invocation, config: Path | None, debug: bool) -> None:
+    def connector(_: Invocation) -> None:
         """Move mail from POP3 mailboxes to a mail server of your own, losing none."""
-        invocation.given = config
-        invocation.debug = debug
 
     stages = [_stage(name, summary) for name, summary in STAGES.items()]
     folders = [folder_commands(folder) for folder in (FAILED, QUARANTINED)]

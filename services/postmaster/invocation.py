@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 import click
 
 from shared.errors import ConfigError
 from shared.settings import Settings, load
 from shared.settings_source import PREFIX
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 VARIABLE: Final = "POP3_CONNECTOR_CONFIG"
 PLACES: Final = (Path("connector.toml"), Path("/etc/pop3-connector/connector.toml"))
@@ -58,4 +61,39 @@ class Invocation:
         return load(self.path(), self.environ)
 
 
-pass_invocation = click.make_pass_decorator(Invocation)
+def _config(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+    invocation = context.find_object(Invocation)
+    if invocation is not None and value is not None:
+        invocation.given = value
+
+
+def _debug(context: click.Context, _: click.Parameter, value: bool) -> None:
+    invocation = context.find_object(Invocation)
+    if invocation is not None and value:
+        invocation.debug = True
+
+
+_pass = click.make_pass_decorator(Invocation)
+_config_option = click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    expose_value=False,
+    callback=_config,
+    help=f"Configuration file; else ${VARIABLE}, {', '.join(f'{place}' for place in PLACES)}.",
+)
+_debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_debug,
+    help="Log more, and show where an unexpected error came from.",
+)
+
+
+def pass_invocation(function: Callable[Concatenate[Invocation, P], R]) -> Callable[P, R]:
+    """Make the invocation the first argument of a command, and give the command these options.
+
+    Every command has them, so that they can stand before its name or after it.
+    """
+    return _config_option(_debug_option(_pass(function)))

@@ -118,6 +118,8 @@ class TestWhereTheConfigurationComesFrom:
             (tmp_path / name).touch()
         monkeypatch.setenv("POP3_CONNECTOR_CONFIG", "named.toml")
         assert self.file(capfd, "--config", "given.toml") == "given.toml"
+        assert main(["check-config", "--json", "--config", "given.toml"]) == 0
+        assert json.loads(capfd.readouterr().out)["file"] == "given.toml"
         assert self.file(capfd) == "named.toml"
         monkeypatch.delenv("POP3_CONNECTOR_CONFIG")
         assert self.file(capfd) == "connector.toml"
