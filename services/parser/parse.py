@@ -29,7 +29,7 @@ def parse(envelope: Envelope[Fetched]) -> Outcome:
     head = fetched.raw.head
     block = header_block(head)
     found = fields(head if block is None else block)
-    fault = _fault(fetched.raw, head, block, found)
+    fault = _fault(fetched.raw, head, block)
     if fault is not None:
         return Quarantine(fault, replace(fetched, summary=summary(found)))
     return Forward.to(_parsed(fetched, found))
@@ -49,7 +49,7 @@ def _parsed(fetched: Fetched, found: Fields) -> Parsed:
     )
 
 
-def _fault(raw: Raw, head: bytes, block: bytes | None, found: Fields) -> str | None:
+def _fault(raw: Raw, head: bytes, block: bytes | None) -> str | None:
     """Return why the message is corrupt, as a sentence, or None if it is not."""
     if raw.size == len(head) and not head.strip():
         return f"The message is empty: its {raw.size} bytes hold nothing but blank lines."
@@ -61,7 +61,7 @@ def _fault(raw: Raw, head: bytes, block: bytes | None, found: Fields) -> str | N
     lines = head if block is None else block
     if block == b"":
         return "There is no header block: the first line is blank."
-    if not any(found.values()) and not has_field(lines):
+    if not has_field(lines):
         count = lines.count(b"\n") + (not lines.endswith(b"\n"))
         return f"There is no header block: no header field in the first {count} line(s)."
     if b"\0" in lines:

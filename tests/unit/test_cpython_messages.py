@@ -38,10 +38,12 @@ SAME_KINDS = {
     b"Action: failed\n--b\nContent-Type: message/rfc822\n\nSubject: original\n\n--b--\n",
     "mbox line": b"From a@example.org Mon Nov  6 10:11:12 2023\nFrom: a@example.org\n\nbody\n",
     "no boundary line": b'Content-Type: multipart/mixed; boundary="x"\nSubject: s\n\nno part\n',
-    "boundary with spaces": b'Content-Type: multipart/mixed; boundary="  x  "\n\n--  x  \n\n--  x  --\n',
+    "boundary with spaces": b'Content-Type: multipart/mixed; boundary="  x  "\n\n'
+    b"--  x  \n\none\n--  x  --\n",
     "digest": b"Subject: digest\nContent-Type: multipart/digest; boundary=d\n\n"
     b"--d\n\nSubject: one\n\n1\n--d\n\nSubject: two\n\n2\n--d--\n",
-    "folded parameters": b"Subject: s\nContent-Type: text/plain;\n charset=us-ascii;\n\tformat=flowed\n\nx\n",
+    "folded parameters": b"Subject: s\nContent-Type: text/plain;\n charset=us-ascii;\n"
+    b"\tformat=flowed\n\nx\n",
     "no colon in the second line": b"Subject: s\nthis has no colon\n\nbody\n",
     "binary": b"GIF89a\x10\0\x10\0\xf7\0\0",
 }  # fmt: skip

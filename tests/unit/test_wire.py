@@ -136,15 +136,12 @@ def accepted(kind: type[Payload], changed: list[Any]) -> bool:
 
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_every_field_of_the_envelope_has_its_type(kind: type[Payload]) -> None:
-    fields = dict(enumerate(("schema", "kind", "id", "account", "at", "attempt", "first", "trail")))
-    takes = {"id": {"abc"}, "account": {"abc"}, "at": {-1.5}, "first": {None, -1.5}}
-    for index, name in fields.items():
-        for wrong in WRONG:
+    takes: tuple[list[object], ...] = ([], [], ["abc"], ["abc"], [-1.5], [], [None, -1.5], [[]])
+    for index, right in enumerate(takes):
+        for value in WRONG:
             changed = parts(kind)
-            changed[index] = wrong
-            expected = wrong in takes.get(name, ()) if not isinstance(wrong, list) else False
-            expected = expected or (name == "trail" and wrong == [])
-            assert accepted(kind, changed) == expected, (name, wrong)
+            changed[index] = value
+            assert accepted(kind, changed) == (value in right), (index, value)
 
 
 OF: dict[type[Payload], tuple[str, ...]] = {

@@ -131,6 +131,11 @@ def test_a_spooled_message_without_end_of_header_is_over_the_limit() -> None:
     assert outcome.reason.endswith(f"in the first {HEADER_LIMIT} bytes of 50000000.")
 
 
+def test_a_spooled_message_that_begins_with_blank_lines_is_not_empty() -> None:
+    outcome = quarantined(Spooled("key", 50_000_000, b"\r\n\r\n"))
+    assert outcome.reason == "There is no header block: the first line is blank."
+
+
 def test_a_spooled_message_that_is_all_header_is_sound() -> None:
     head = fields("all") + b"X-Filler: " + b"f" * 200_000 + b"\r\n"
     assert parsed(Spooled("key", len(head), head)).received == 1
@@ -179,6 +184,24 @@ def test_every_line_of_our_own_is_read() -> None:
 )
 def test_return_path(line: bytes, expected: str | None) -> None:
     assert parsed(line + b"\r\nSubject: s\r\n\r\n").return_path == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "subject"),
+    [
+        (b"Subject: one\r\n two\r\n\tthree\r\n", "one two three"),
+        (b"Subject: one\n two\n\tthree\n", "one two three"),
+        (b"Subject:\r\n one\r\n", "one"),
+        (b"Subject : spaced\r\n", "spaced"),
+        (b"SUBJECT\t:shouted\r\n", "shouted"),
+        (b"Subject\r\nSubject: with a colon\r\n", "with a colon"),
+        (b"Subject: first\r\nSubject: second\r\n", "first"),
+        (b"Subject: a: b\r\n", "a: b"),
+        (b"X-Subject: other\r\n", ""),
+    ],
+)
+def test_lines_are_read_as_fields(lines: bytes, subject: str) -> None:
+    assert parsed(lines + b"\r\nbody\r\n").summary.subject == subject
 
 
 def test_an_overlong_delivered_to_is_cut() -> None:

@@ -102,6 +102,8 @@ def test_a_loop_is_seen_whatever_the_case_of_the_address() -> None:
     once = arrives(REWRITER.handle(parsed(typical())))
     shouted = once.replace(b"sales@corp.example", b"SALES@Corp.Example")
     assert "loop" in reason(REWRITER.handle(parsed(shouted)))
+    shouting = Rewriter({"sales": Route(("SALES@corp.example",), "default")}, "h", "1")
+    assert "loop" in reason(shouting.handle(parsed(once)))
 
 
 def test_a_loop_through_an_address_that_needs_utf8_is_seen() -> None:

@@ -7,6 +7,7 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from services.rewriter.trace import Trace, date
+from shared.message import Spooled
 from tests.corpus.messages import typical
 from tests.unit.rewriter.envelopes import FIRST_SEEN, parsed
 
@@ -86,6 +87,13 @@ def test_the_server(server: str, domain: bytes) -> None:
 )
 def test_the_uidl_is_escaped_and_cut(uidl: str, value: bytes) -> None:
     assert lines(uidl=uidl)[-2:] == [b"X-POP3-Connector-UIDL: " + value, b""]
+
+
+@pytest.mark.parametrize("head", [b"", b"\r\nbody", b"\nbody"])
+def test_before_a_blank_line_nothing_is_left_open(head: bytes) -> None:
+    envelope = parsed(typical())
+    blank = replace(envelope, payload=replace(envelope.payload, raw=Spooled("key", 9, head)))
+    assert trace().lines(blank) == trace().lines(envelope)
 
 
 def test_without_a_uidl_there_is_no_uidl_line() -> None:

@@ -1,0 +1,212 @@
+"""Who may import what, and what a module may do when it is imported: read from the source.
+
+An import counts wherever it stands: at the top, in a function, or for type checking only.
+"""
+
+import ast
+import fnmatch
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OURS = ("services", "shared")
+STAGES = ("fetcher", "parser", "rewriter", "deliverer")
+
+CORE = ("message", "outcome", "errors", "clock", "claims", "queues")
+"""The modules of ``shared`` that stand on the standard library and each other."""
+
+LIBRARIES = {
+    "msgpack": ("shared.wire",),
+    "pika": ("shared.broker.rabbitmq*",),
+    "kombu": ("shared.topology", "shared.broker.steward*"),
+    "amqp": ("shared.topology", "shared.broker.steward*"),
+    "sqlalchemy": ("shared.state*",),
+    "fsspec": ("shared.spool*",),
+    "structlog": ("shared.log",),
+    "pydantic": ("shared.settings*",),
+    "pydantic_core": ("shared.settings*",),
+    "prometheus_client": ("shared.metrics*",),
+    "tenacity": ("shared.*", "services.*"),
+    "click": ("services.__main__", "services.postmaster.*"),
+    "rich": ("services.run", "services.postmaster.*"),
+}
+"""Which modules may import a library; no other library is imported at all."""
+
+HANDLERS_MAY = (*(f"shared.{name}" for name in CORE), "shared.grouped", "shared.log.printable")
+"""What the modules of a stage import beside their own folder."""
+
+
+def modules() -> dict[str, ast.Module]:
+    """Return every module of the product by its dotted name."""
+    files = [file for package in OURS for file in (ROOT / package).rglob("*.py")]
+    return {name_of(file): ast.parse(file.read_text()) for file in sorted(files)}
+
+
+def name_of(file: Path) -> str:
+    """Return the dotted name of a module."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = modules()
+PACKAGES = {name for name in MODULES if any(m.startswith(f"{name}.") for m in MODULES)}
+
+
+def imports(module: str) -> Iterator[str]:
+    """Yield what a module imports: ``a.b.c`` for ``from a.b import c``."""
+    for node in ast.walk(MODULES[module]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = origin(module, node)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def origin(module: str, node: ast.ImportFrom) -> str:
+    """Return the absolute name of what stands after ``from``."""
+    if not node.level:
+        return node.module or ""
+    above = module.split(".")
+    keep = len(above) - node.level + (module in PACKAGES)
+    return ".".join((*above[:keep], *([node.module] if node.module else [])))
+
+
+def within(name: str, *places: str) -> bool:
+    """Return whether a dotted name is one of these places or lies in it."""
+    return any(name == place or name.startswith(f"{place}.") for place in places)
+
+
+def in_wiring(module: str) -> bool:
+    """Return whether a module puts the parts together: an entry point, or next to the stages."""
+    beside = module.count(".") == 1 and module not in PACKAGES
+    return module.endswith(".__main__") or (beside and within(module, "services"))
+
+
+def matches(module: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(module, pattern) for pattern in patterns)
+
+
+@pytest.mark.parametrize("module", [f"shared.{name}" for name in CORE])
+def test_the_core_stands_on_the_standard_library_and_itself(module: str) -> None:
+    core = tuple(f"shared.{name}" for name in CORE)
+    for name in imports(module):
+        assert within(name, *core) or name.split(".")[0] in sys.stdlib_module_names, name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_library_is_known_where_it_is_wrapped_and_nowhere_else(module: str) -> None:
+    for name in imports(module):
+        top = name.split(".")[0]
+        if top in sys.stdlib_module_names or top in OURS:
+            continue
+        assert top in LIBRARIES, f"{module} imports {name}"
+        assert matches(module, LIBRARIES[top]), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if within(m, "shared")])
+def test_shared_knows_no_service(module: str) -> None:
+    assert not [name for name in imports(module) if within(name, "services")]
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if within(m, "services")])
+def test_services_do_not_know_each_other(module: str) -> None:
+    if in_wiring(module):
+        return
+    own = ".".join(module.split(".")[:2])
+    assert not [n for n in imports(module) if within(n, "services") and not within(n, own)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_knows_the_core_and_its_own_folder(stage: str) -> None:
+    own = f"services.{stage}"
+    found = [m for m in MODULES if within(m, own) and not in_wiring(m)]
+    assert found
+    for module in found:
+        for name in imports(module):
+            if within(name, *OURS):
+                assert within(name, own, *HANDLERS_MAY), f"{module} imports {name}"
+
+
+def test_the_runner_knows_no_broker_in_particular() -> None:
+    for module in ("shared.stage", "shared.settlement", "shared.outbox"):
+        for name in imports(module):
+            implementation = f"shared.broker.{name.split('.')[2]}" if name.count(".") > 1 else ""
+            known = within(name, "shared.broker") and implementation in MODULES
+            assert not known, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_settings_are_read_by_those_who_wire(module: str) -> None:
+    if in_wiring(module) or matches(module, ("services.postmaster*", "shared.settings*")):
+        return
+    assert not [name for name in imports(module) if within(name, "shared.settings")]
+
+
+def at_import(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Yield the statements that run when a module is imported, but for the main clause."""
+    for node in tree.body:
+        if isinstance(node, ast.If) and "__name__" in ast.dump(node.test):
+            continue
+        yield node
+
+
+HARMLESS = (
+    *(ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef),
+    *(ast.Assign, ast.AnnAssign),
+)
+WORK = ("open", "print", "connect", "create_engine", "getenv", "environ", "run", "gethostname")
+
+
+def is_harmless(node: ast.stmt) -> bool:
+    """Return whether a statement may stand at the top of a module.
+
+    Docstrings may, and adding a command to a group of commands.
+    """
+    if isinstance(node, ast.Expr):
+        adds = isinstance(node.value, ast.Call) and ".add_command(" in ast.unparse(node)
+        return adds or isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+    return isinstance(node, HARMLESS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_importing_a_module_does_no_work(module: str) -> None:
+    for node in at_import(MODULES[module]):
+        assert is_harmless(node), f"{module}:{node.lineno}: {ast.unparse(node)}"
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+            names |= {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+            assert not names.intersection(WORK), f"{module}:{node.lineno}: {ast.unparse(node)}"
+
+
+EMPTY = ("list", "dict", "set", "defaultdict", "Counter", "deque", "OrderedDict", "bytearray")
+
+
+def is_state(value: ast.expr | None) -> bool:
+    """Return whether a value is an empty container, which can only be there to be filled later."""
+    if isinstance(value, ast.List | ast.Set):
+        return not value.elts
+    if isinstance(value, ast.Dict):
+        return not value.keys
+    if isinstance(value, ast.Call):
+        return ast.unparse(value.func).split(".")[-1] in EMPTY and not value.args
+    return False
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_holds_no_state(module: str) -> None:
+    tree = MODULES[module]
+    assert not [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Global)], module
+    for node in tree.body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            assert not is_state(node.value), f"{module}:{node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_says_its_purpose(module: str) -> None:
+    tree = MODULES[module]
+    assert ast.get_docstring(tree) or not tree.body, f"{module} has no docstring"
