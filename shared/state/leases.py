@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Final
 
-from sqlalchemy import Executable, bindparam, delete, literal_column, or_, select, update
+from sqlalchemy import Executable, delete, literal_column, or_, select, update
 
 from shared.state.batch import MAX_SKEW, Batch, Operation, chunks, insert_into
 from shared.state.owner import dead, local
@@ -96,16 +96,12 @@ def _take(dialect: str) -> Executable:
     ).returning(TABLE.c.name, TABLE.c.taken)
 
 
-_GIVE_BACK: Final = delete(TABLE).where(
-    TABLE.c.name == bindparam("its_name"), TABLE.c.owner == bindparam("its_owner")
-)
-
-
 def give_back(batch: Batch, names: Sequence[str]) -> Sequence[None]:
     """Drop leases of ours; those that are not ours (any more) stay as they are."""
-    batch.connection.execute(
-        _GIVE_BACK, [{"its_name": name, "its_owner": batch.owner} for name in names]
-    )
+    for portion in chunks(names):
+        batch.connection.execute(
+            delete(TABLE).where(TABLE.c.name.in_(portion), TABLE.c.owner == batch.owner)
+        )
     return [None] * len(names)
 
 
