@@ -1,0 +1,60 @@
+"""The brokers that the contract suite runs against, each fresh for every test."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from shared.broker import Broker, Delivery, Steward
+from shared.broker.embedded import EmbeddedBroker
+from shared.broker.embedded_steward import EmbeddedSteward
+from shared.queues import Tier
+
+TIERS = (Tier("200ms", 0.2), Tier("5m", 300.0))
+
+
+@asynccontextmanager
+async def embedded_pair(
+    tmp_path: Path, tiers: tuple[Tier, ...]
+) -> AsyncIterator[tuple[Callable[[], Broker], Steward]]:
+    path = tmp_path / "data" / "queue.db"
+    steward = EmbeddedSteward(path, tiers)
+    yield lambda: EmbeddedBroker(path, tiers=tiers, name="contract"), steward
+    steward.close()
+
+
+@dataclass
+class Bench:
+    """A broker with its topology declared, and as many connections to it as a test likes."""
+
+    make: Callable[[], Broker]
+    steward: Steward
+    stack: AsyncExitStack
+
+    async def broker(self) -> Broker:
+        """Return a broker that is open, and is closed after the test at the latest."""
+        broker = self.make()
+        await broker.open()
+        self.stack.push_async_callback(broker.close)
+        return broker
+
+    def consume(
+        self, broker: Broker, queue: str, prefetch: int = 50
+    ) -> AsyncGenerator[Delivery, None]:
+        """Return a consumer that is closed after the test at the latest."""
+        deliveries = broker.consume(queue, prefetch)
+        self.stack.push_async_callback(deliveries.aclose)
+        return deliveries
+
+
+@pytest.fixture(params=["embedded", "rabbitmq"])
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    if request.param == "embedded":
+        pair = embedded_pair
+    else:
+        from tests.contract.rabbitmq import rabbitmq_pair as pair
+    async with pair(tmp_path, TIERS) as (make, steward), AsyncExitStack() as stack:
+        steward.declare()
+        yield Bench(make, steward, stack)
