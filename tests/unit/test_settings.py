@@ -59,6 +59,9 @@ mailbox = "sales@corp.example"
 """
 
 
+DURATION = '{}: {}: expected a duration with its unit, such as "30s", "5m", "2h" or "5d"'
+
+
 def written(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "connector.toml"
     path.write_text(text)
@@ -132,13 +135,7 @@ def test_the_port_follows_from_tls(tmp_path: Path, tls: str, port: int) -> None:
             'tls = "ssl"',
             "9: account[0].tls: expected 'implicit', 'starttls' or 'none'",
         ),
-        (
-            "poll_every = 300",
-            (
-                "9: account[0].poll_every: expected a duration with its unit, such as"
-                ' "30s", "5m", "2h" or "5d"'
-            ),
-        ),
+        ("poll_every = 300", DURATION.format(9, "account[0].poll_every")),
         (
             'keep = "yes"',
             ('9: account[0].keep: expected "delete", "forever" or a duration such as "7d"'),
@@ -204,6 +201,22 @@ def test_the_port_follows_from_tls(tmp_path: Path, tls: str, port: int) -> None:
         (
             '[destinations.default]\nurl = "smtp://mail"',
             ("9: destinations.default: the name 'default' stands for [delivery]; choose another"),
+        ),
+        (
+            '[destinations.x]\nurl = "imap://host"',
+            (
+                "10: destinations.x.url: expected a URL that begins with smtp:, smtps:,"
+                " lmtp:, lmtp+unix:, maildir: or pickup:"
+            ),
+        ),
+        ('poll_every = "0s"', DURATION.format(9, "account[0].poll_every")),
+        (
+            '[retry]\ntiers = ["41d"]',
+            "10: retry.tiers: expected a wait of 1ms to 40d: RabbitMQ keeps no longer timers",
+        ),
+        (
+            '[broker]\nurl = "amqp://h"\nusername = "u"\npassword = ""',
+            "12: broker.password: expected a text that is not empty",
         ),
         ("[retyr]", "9: retyr: unknown key; did you mean 'retry'?"),
         (
@@ -283,6 +296,15 @@ def test_sizes(tmp_path: Path, text: str, size: int) -> None:
     assert settings.spool.inline_limit == size
 
 
+def test_paths_and_the_spool_may_stand_in_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    settings = loaded(tmp_path, 'data_dir = "~/mail"\n[spool]\nurl = "~/big mail"')
+    assert settings.data_dir == Path("/home/me/mail")
+    assert settings.spool_url == "file:///home/me/big mail"
+
+
 class TestEnvironment:
     def test_lies_over_the_file(self, tmp_path: Path) -> None:
         settings = loaded(
@@ -307,6 +329,18 @@ class TestEnvironment:
     def test_names_an_account_by_number_or_name(self, tmp_path: Path, which: str) -> None:
         settings = loaded(tmp_path, CONTRACT, {f"POP3_CONNECTOR__ACCOUNT__{which}__PORT": "2995"})
         assert [account.port for account in settings.accounts] == [2995]
+
+    def test_names_an_account_with_underscores_for_other_characters(self, tmp_path: Path) -> None:
+        text = MINIMAL.replace('name = "sales"', 'name = "sales@example.net"')
+        environ = {"POP3_CONNECTOR__ACCOUNT__SALES_EXAMPLE_NET__PORT": "2995"}
+        assert [account.port for account in loaded(tmp_path, text, environ).accounts] == [2995]
+
+    def test_two_passwords_in_it_are_one_too_many(self, tmp_path: Path) -> None:
+        environ = {
+            "POP3_CONNECTOR__ACCOUNT__SALES__PASSWORD": "a",
+            "POP3_CONNECTOR__ACCOUNT__SALES__PASSWORD_FILE": "/b",
+        }
+        assert "given 2 times: password, password_file" in refusal(tmp_path, MINIMAL, environ)[0]
 
     def test_is_enough_without_a_file(self) -> None:
         settings = load(
@@ -473,6 +507,11 @@ class TestSecrets:
             assert "hunter2" not in f"{error} {error!r}"
             error = error.__cause__ or error.__context__
 
+    def test_pydantic_itself_is_told_to_hide_them(self) -> None:
+        with pytest.raises(ValueError, match="data_dir") as caught:
+            Settings.model_validate({"data_dir": ["hunter2"]})
+        assert "hunter2" not in str(caught.value)
+
     def test_a_password_beside_a_url_is_put_into_it(self, tmp_path: Path) -> None:
         (tmp_path / "pw").write_text("p@ss/w:rd\n")
         text = MINIMAL + (
@@ -502,6 +541,13 @@ class TestWarnings:
         assert warnings(load(path, {}), path) == [said]
         path.write_text(MINIMAL)
         assert warnings(load(path, {}), path) == [said.replace(str(secret), str(path))]
+
+    def test_nothing_of_files_that_an_engine_or_a_kernel_provides(self, tmp_path: Path) -> None:
+        text = MINIMAL.replace('password = "hunter2"', 'password_file = "/dev/null"')
+        assert self.about(tmp_path, text) == []
+        secret = loaded(tmp_path, CONTRACT).accounts[0].secret
+        assert secret is not None
+        assert secret.managed
 
     def test_a_password_in_clear(self, tmp_path: Path) -> None:
         text = MINIMAL + 'tls = "none"'
