@@ -29,7 +29,7 @@ ID_LENGTH: Final = 12
 """Characters of an id that a table shows; commands take any beginning that is unique."""
 
 HEADER_LINES: Final = 40
-PIPE_WIDTH: Final = 200
+PIPE_WIDTH: Final = 4000
 _LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 _COLUMNS: Final = ("account", "from", "subject", "reason", "since", "attempts")
 
@@ -40,13 +40,13 @@ def as_json(value: object) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table as wide as the terminal, or 200 characters where there is none.
+    """Print a table as wide as the terminal, or with one line a row where there is none.
 
     Args:
         columns: the headings.
         rows: the cells; they are escaped here.
     """
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, highlight=False)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, highlight=False)
     for column in columns:
         grid.add_column(column, overflow="fold")
     for row in rows:

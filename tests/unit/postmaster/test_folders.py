@@ -56,6 +56,11 @@ class TestList:
         assert "2023-11-14T22:13:30+00:00" in row
         assert "0123456789abc" not in row
 
+    def test_is_a_line_for_each_message_where_no_terminal_is(self, office: Office) -> None:
+        for id_ in ("a1", "b2"):
+            office.park(id_, reason="x" * 500)
+        assert len(office("failed", "list").out.splitlines()) == 4
+
     def test_hostile_text_is_escaped_for_a_terminal_and_kept_for_programs(
         self, office: Office
     ) -> None:
@@ -206,7 +211,7 @@ class TestExport:
 
     def test_from_the_spool(self, office: Office, tmp_path: Path) -> None:
         data = RAW + b"x" * 1_000_000
-        office.park("a1", payload=addressed(office.spooled("a1", data)))
+        office.park("a1", payload=addressed(office.spooled("0a1b2c3d", data)))
         assert office("failed", "export", "a1", "-o", str(tmp_path / "x")).status == 0
         assert (tmp_path / "x").read_bytes() == data
 
@@ -224,8 +229,8 @@ class TestExport:
         assert target.read_text() == "precious"
 
     def test_leaves_no_half_a_file(self, office: Office, tmp_path: Path) -> None:
-        raw = office.spooled("a1", RAW)
-        asyncio.run(office.spool.delete("a1"))
+        raw = office.spooled("0a1b2c3d", RAW)
+        asyncio.run(office.spool.delete("0a1b2c3d"))
         office.park("a1", payload=addressed(raw))
         printed = office("failed", "export", "a1", "-o", str(tmp_path / "x"))
         assert printed.status == 1
@@ -239,13 +244,13 @@ class TestExport:
 
 class TestDrop:
     def test_deletes_a_message_and_its_blob(self, office: Office) -> None:
-        office.park("a1", payload=addressed(office.spooled("a1", RAW)))
+        office.park("a1", payload=addressed(office.spooled("0a1b2c3d", RAW)))
         office.park("b2")
         assert office("failed", "drop", "a1", "--yes").out == "dropped: 1\n"
         assert office.ids("pickup.failed") == ["b2"]
 
         async def read() -> list[bytes]:
-            return [chunk async for chunk in office.spool.chunks("a1")]
+            return [chunk async for chunk in office.spool.chunks("0a1b2c3d")]
 
         with pytest.raises(SpoolMissing):
             asyncio.run(read())
