@@ -17,12 +17,12 @@ from dataclasses import replace
 from importlib import metadata
 from typing import Final, TypeVar
 
-from shared.broker.embedded import EmbeddedBroker
-from shared.broker.rabbitmq import RabbitBroker
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
 from services.parts import Assembly, Part, Resources
 from shared.broker import Broker
+from shared.broker.embedded import EmbeddedBroker
+from shared.broker.rabbitmq import RabbitBroker
 from shared.clock import SystemClock
 from shared.errors import SpoolUnavailable, StateUnavailable
 from shared.log import MailLog
@@ -92,7 +92,7 @@ async def opened(
         resources = await _resources(settings, name, log, stop, stack)
         assemblies = [
             await stack.enter_async_context(
-                part.assemble(replace(resources, log=MailLog(part.name, log.counts)))
+                part.assemble(replace(resources, log=log.of(part.name)))
             )
             for part in parts
         ]
@@ -171,7 +171,7 @@ def runner(assembly: Assembly, resources: Resources) -> Runner:
         assembly.stage,
         resources.broker,
         RetryPolicy(retry.tiers, retry.give_up_after),
-        MailLog(assembly.stage.name, resources.log.counts),
+        resources.log.of(assembly.stage.name),
         resources.clock,
         resources.spool,
     )

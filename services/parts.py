@@ -6,7 +6,7 @@ Opening happens in ``services.host``, by settings; a stage itself gets only what
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -39,7 +39,7 @@ class Resources:
     version: str
 
 
-Companion: TypeAlias = Callable[[asyncio.Event], Awaitable[None]]
+Companion: TypeAlias = Callable[[asyncio.Event], Coroutine[None, None, None]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 import structlog
 
+from shared.metrics import BYTES, EVENTS, HANDLING, LATENCY, Metrics
+
 
 def printable(text: str, limit: int = 500) -> str:
     """Return text that is safe on one line of a terminal: control characters escaped, cut short.
@@ -56,82 +58,107 @@ class MailLog:
     """Says what happens to mail, and counts it.
 
     Args:
-        stage: the name of the process or stage, on every line.
-
-    Attributes:
-        counts: how often each event happened, by name; ``bytes`` is the sum of fetched sizes.
+        stage: the name of the stage or process, on every line.
+        counts: where events are counted by name (``bytes``: the sum of fetched sizes).
+        metrics: where they are measured for Prometheus.
     """
 
-    def __init__(self, stage: str, counts: Counter[str] | None = None) -> None:
+    def __init__(
+        self, stage: str, counts: Counter[str] | None = None, metrics: Metrics | None = None
+    ) -> None:
         self.counts: Counter[str] = Counter() if counts is None else counts
+        self.metrics = Metrics() if metrics is None else metrics
+        self._stage = stage
         self._log = structlog.get_logger().bind(stage=stage)
+        self._latency = self.metrics.histogram(LATENCY)
+        self._handling = self.metrics.histogram(HANDLING, stage)
+        self._bytes = self.metrics.counter(BYTES)
+
+    def of(self, stage: str) -> MailLog:
+        """Return the log of another stage in this process, with the same counts and metrics."""
+        return MailLog(stage, self.counts, self.metrics)
+
+    def _count(self, event: str) -> None:
+        self.counts[event] += 1
+        self.metrics.counter(EVENTS, self._stage, event).inc()
 
     def fetched(self, id_: str, account: str, uidl: str, size: int) -> None:
         """A message was taken from a maildrop and is durable in our queue."""
-        self.counts["fetched"] += 1
+        self._count("fetched")
         self.counts["bytes"] += size
+        self._bytes.inc(size)
         self._log.info("fetched", id=id_, account=account, uidl=printable(uidl), size=size)
 
     def suppressed(self, id_: str, account: str, why: str) -> None:
         """A message has been here before and is not delivered a second time."""
-        self.counts["suppressed"] += 1
+        self._count("suppressed")
         self._log.info("suppressed", id=id_, account=account, why=printable(why))
 
     def forwarded(self, id_: str, account: str, queue: str) -> None:
         """A message went on to the next queue."""
-        self.counts["forwarded"] += 1
+        self._count("forwarded")
         self._log.debug("forwarded", id=id_, account=account, queue=queue)
 
-    def delivered(self, id_: str, account: str, receipt: str) -> None:
-        """A message arrived at its destination."""
-        self.counts["delivered"] += 1
+    def delivered(self, id_: str, account: str, receipt: str, age: float) -> None:
+        """A message arrived at its destination, so many seconds after it was fetched."""
+        self._count("delivered")
+        self._latency.observe(max(age, 0.0))
         self._log.info("delivered", id=id_, account=account, receipt=printable(receipt))
 
     def retrying(self, id_: str, account: str, queue: str, reason: str, attempt: int) -> None:
         """A message waits for another try."""
-        self.counts["retrying"] += 1
+        self._count("retrying")
         self._log.warning(
-            "retrying", id=id_, account=account, queue=queue, reason=printable(reason), try_=attempt
+            "retrying",
+            id=id_,
+            account=account,
+            queue=queue,
+            reason=printable(reason),
+            attempt=attempt,
         )
 
     def failed(self, id_: str, account: str, queue: str, reason: str) -> None:
         """A message went to Failed Mail."""
-        self.counts["failed"] += 1
+        self._count("failed")
         self._log.error("failed", id=id_, account=account, queue=queue, reason=printable(reason))
 
     def quarantined(self, id_: str, account: str, reason: str) -> None:
         """A corrupt message went to quarantine."""
-        self.counts["quarantined"] += 1
+        self._count("quarantined")
         self._log.error("quarantined", id=id_, account=account, reason=printable(reason))
 
     def removed(self, id_: str, account: str, uidl: str) -> None:
         """A message was deleted at the POP3 server, after it was safe with us."""
-        self.counts["removed"] += 1
+        self._count("removed")
         self._log.info("removed", id=id_, account=account, uidl=printable(uidl))
 
     def polled(self, account: str, found: int, fetched: int, seconds: float) -> None:
         """An account was polled to the end."""
-        self.counts["polled"] += 1
+        self._count("polled")
         self._log.info(
             "polled", account=account, found=found, fetched=fetched, seconds=round(seconds, 3)
         )
 
     def account_failed(self, account: str, reason: str, again_in: float) -> None:
         """An account could not be polled; it is backed off."""
-        self.counts["accounts_failed"] += 1
+        self._count("accounts_failed")
         self._log.error(
             "account failed", account=account, reason=printable(reason), again_in=round(again_in)
         )
 
-    def trouble(self, what: str, **about: object) -> None:
+    def crashed(self, id_: str, account: str, error: BaseException) -> None:
+        """A handler raised what it should not; the message is retried, the programmer told."""
+        self._count("crashed")
+        self._log.error("handler crashed", id=id_, account=account, exc_info=error)
+
+    def handled(self, seconds: float) -> None:
+        """A handler is done with a message, however it went."""
+        self._handling.observe(seconds)
+
+    def trouble(self, what: str, /, **about: object) -> None:
         """Something that is not a message is wrong: a connection, a database, a worker."""
         self._log.warning(what, **{k: printable(str(v)) for k, v in about.items()})
 
-    def crashed(self, id_: str, account: str, error: BaseException) -> None:
-        """A handler raised what it should not; the message is retried, the programmer told."""
-        self.counts["crashed"] += 1
-        self._log.error("handler crashed", id=id_, account=account, exc_info=error)
-
-    def note(self, what: str, **about: object) -> None:
+    def note(self, what: str, /, **about: object) -> None:
         """A step in the life of the process: started, connected, stopping."""
         self._log.info(what, **about)

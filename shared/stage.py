@@ -187,7 +187,7 @@ class Runner:
         follows = self._follows(envelope, await self._outcome(envelope))
         if follows.copies:
             follows = await self._copied(envelope, follows)
-        await self._settle(delivery, follows, envelope.id, envelope.account)
+        await self._settle(delivery, follows, envelope.id, envelope.account, envelope.first_seen)
 
     def _follows(self, envelope: Envelope[Payload], outcome: Outcome) -> Settlement:
         return settlement(
@@ -210,6 +210,7 @@ class Runner:
         return follows
 
     async def _outcome(self, envelope: Envelope[Payload]) -> Outcome:
+        started = self._clock.monotonic()
         try:
             outcome = self._stage.handle(envelope)
             return await outcome if inspect.isawaitable(outcome) else outcome
@@ -218,6 +219,8 @@ class Runner:
         except Exception as error:  # noqa: BLE001  (unknown means temporary, and only this message)
             self._log.crashed(envelope.id, envelope.account, error)
             return Retry(f"{type(error).__name__} in the {self._stage.name}: {error}")
+        finally:
+            self._log.handled(self._clock.monotonic() - started)
 
     def _park(self, delivery: Delivery, reason: str) -> Settlement:
         """Send a newer version's message round a tier, as it is, until a newer worker takes it."""
@@ -229,7 +232,12 @@ class Runner:
         return Settlement((Step("retrying", reason, send),))
 
     async def _settle(
-        self, delivery: Delivery, follows: Settlement, id_: str, account: str
+        self,
+        delivery: Delivery,
+        follows: Settlement,
+        id_: str,
+        account: str,
+        first_seen: float = 0.0,
     ) -> None:
         sends = [step.send for step in follows.steps if step.send is not None]
         try:
@@ -238,7 +246,7 @@ class Runner:
             self._log.trouble("not settled; it will be handed out again", id=id_, why=error)
             return
         for step in follows.steps:
-            self._tell(step, id_, account)
+            self._tell(step, id_, account, first_seen)
         if follows.release is not None:
             await self._release(follows.release)
 
@@ -261,14 +269,14 @@ class Runner:
         except SpoolUnavailable as error:
             self._log.trouble("a blob stays in the spool until it is swept", key=key, why=error)
 
-    def _tell(self, step: Step, id_: str, account: str) -> None:
+    def _tell(self, step: Step, id_: str, account: str, first_seen: float) -> None:
         log = self._log
         queue = step.send.queue if step.send is not None else ""
         match step.event:
             case "forwarded":
                 log.forwarded(id_, account, queue)
             case "delivered":
-                log.delivered(id_, account, step.reason)
+                log.delivered(id_, account, step.reason, self._clock.now() - first_seen)
             case "suppressed":
                 log.suppressed(id_, account, step.reason)
             case "retrying":

@@ -27,7 +27,12 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     async with AsyncExitStack() as stack:
         couriers: dict[str, Courier] = {}
         for name, destination in r.settings.every_destination.items():
-            courier = courier_for(name, destination.address())
+            courier = courier_for(
+                name,
+                destination.address() or "",
+                clock=r.clock,
+                connections=destination.connections,
+            )
             stack.push_async_callback(courier.close)
             couriers[name] = courier
         deliverer = Deliverer(couriers, r.state, r.spool, r.clock)

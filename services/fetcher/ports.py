@@ -97,7 +97,7 @@ class Journal(Protocol):
     def account_failed(self, account: str, reason: str, again_in: float) -> None:
         """An account could not be polled."""
 
-    def trouble(self, what: str, **about: object) -> None:
+    def trouble(self, what: str, /, **about: object) -> None:
         """Something else is wrong."""
 
 

@@ -47,7 +47,9 @@ def _rabbitmq(settings: Settings) -> Steward | None:
     from shared.broker.steward import KombuSteward
 
     ca_file = settings.broker.ca_file
-    return KombuSteward(url, settings.retry.tiers, ca_file=ca_file and str(ca_file))
+    return KombuSteward(
+        url, settings.retry.tiers, ca_file=None if ca_file is None else str(ca_file)
+    )
 
 
 def _embedded(settings: Settings) -> Steward:

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import Connection
 
-from shared.claims import Claim
+from shared.claims import Claim, Entry, Known
 from shared.clock import Clock, SystemClock
 from shared.errors import StateUnavailable
 from shared.grouped import Grouped
@@ -25,9 +25,18 @@ from shared.state.batch import Asked, Batch, Operation, run_all
 from shared.state.database import Database
 from shared.state.deliveries import CLAIM, FINISH, UNCLAIM, Delivery, Finished
 from shared.state.leases import EXPIRE, GIVE_BACK, RENEW, RENEWAL, TAKE
-from shared.state.ledger import FORGET, KNOWN, RECORD, SEEN, Entry, Gone, Known, Record
+from shared.state.ledger import FORGET, KNOWN, RECORD, SEEN, Gone, Record
 from shared.state.owner import new_owner
-from shared.state.schedule import ACCOUNTS, CLAIM_DUE, POLLED, AccountState, Due, Polled
+from shared.state.schedule import (
+    ACCOUNTS,
+    CLAIM_DUE,
+    FAILURES,
+    POLLED,
+    UNQUEUE,
+    AccountState,
+    Due,
+    Polled,
+)
 from shared.state.upkeep import (
     PRUNE_DELIVERIES,
     PRUNE_IDENTITIES,
@@ -54,7 +63,9 @@ _ORDER: Final[tuple[Operation[Any, Any], ...]] = (
     SEEN,
     KNOWN,
     POLLED,
+    UNQUEUE,
     CLAIM_DUE,
+    FAILURES,
     ACCOUNTS,
     PRUNE_DELIVERIES,
     PRUNE_IDENTITIES,
@@ -179,6 +190,14 @@ class State:
             How many polls have failed one after the other; 0 where this one did not.
         """
         return await self._ask(POLLED, Polled(account, next_poll, error))
+
+    async def give_back(self, accounts: Sequence[str]) -> None:
+        """Undo ``claim_due`` for accounts whose poll jobs could not be queued."""
+        await self._ask(UNQUEUE, accounts)
+
+    async def failures(self, account: str) -> int:
+        """Return how many polls of an account have failed one after the other."""
+        return await self._ask(FAILURES, account)
 
     async def accounts(self) -> Mapping[str, AccountState]:
         """Return how every account stands, for the operator."""

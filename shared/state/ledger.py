@@ -12,22 +12,9 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Executable, Text, bindparam, delete, select, type_coerce
 
+from shared.claims import Entry, Known
 from shared.state.batch import Batch, Operation, chunks, insert_into
 from shared.state.schema import MESSAGE, UIDL
-
-
-class Known(NamedTuple):
-    """What is known of a UIDL: the identity of its message, and when it was first seen."""
-
-    id: str
-    first_seen: float
-
-
-class Entry(NamedTuple):
-    """A message taken over; ``uidl`` is None where the server has no UIDL."""
-
-    uidl: str | None
-    id: str
 
 
 class Record(NamedTuple):

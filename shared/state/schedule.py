@@ -144,6 +144,24 @@ def _end(dialect: str) -> Executable:
     ).returning(old.name, old.failures)
 
 
+def _unqueue(batch: Batch, asked: Sequence[Sequence[str]]) -> Sequence[None]:
+    for portion in chunks(sorted({name for names in asked for name in names})):
+        batch.connection.execute(
+            update(ACCOUNT).where(ACCOUNT.c.name.in_(portion)).values(queued_until=0, queued_at=0)
+        )
+    return [None] * len(asked)
+
+
+def _failures(batch: Batch, asked: Sequence[str]) -> Sequence[int]:
+    found: dict[str, int] = {}
+    for portion in chunks(sorted(set(asked))):
+        rows = batch.connection.execute(
+            select(ACCOUNT.c.name, ACCOUNT.c.failures).where(ACCOUNT.c.name.in_(portion))
+        )
+        found.update(iter(rows))
+    return [found.get(name, 0) for name in asked]
+
+
 def _accounts(batch: Batch, asked: Sequence[None]) -> Sequence[Mapping[str, AccountState]]:
     columns = ACCOUNT.c
     rows = batch.connection.execute(
@@ -162,4 +180,6 @@ def _accounts(batch: Batch, asked: Sequence[None]) -> Sequence[Mapping[str, Acco
 
 CLAIM_DUE: Final = Operation(_claim_due)
 POLLED: Final = Operation(_polled)
+UNQUEUE: Final = Operation(_unqueue)
+FAILURES: Final = Operation(_failures, writes=False)
 ACCOUNTS: Final = Operation(_accounts, writes=False)
