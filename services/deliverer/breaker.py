@@ -1,0 +1,101 @@
+"""Keeps away from a destination that is down, and finds out when it is back.
+
+One for each destination, so that a dead one delays nobody else. It opens after so many failures in
+a row; after a cooldown it lets one probe through. While probes fail the cooldown grows, up to a
+limit; any success closes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from shared.clock import Clock
+from shared.errors import Unreachable
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What a try found out.
+
+    Attributes:
+        down: the destination went away in the middle of it.
+    """
+
+    down: bool = False
+
+
+class Breaker:
+    """Tells whether a destination may be tried.
+
+    Args:
+        clock: the time.
+        threshold: failures in a row that open it.
+        cooldown: seconds from opening to the first probe; doubled with each probe that fails.
+        longest: the limit of that.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        threshold: int = 5,
+        cooldown: float = 15.0,
+        longest: float = 300.0,
+    ) -> None:
+        self._clock = clock
+        self._threshold = threshold
+        self._first = self._cooldown = cooldown
+        self._longest = longest
+        self._failures = 0
+        self._probe_at = 0.0  # the earliest moment of the next probe, while open
+        self._probing = False
+
+    @property
+    def open(self) -> bool:
+        """Whether the destination counts as down."""
+        return self._failures >= self._threshold
+
+    def remaining(self) -> float:
+        """Return for how many seconds to keep away; 0 if the destination may be tried now."""
+        if not self.open:
+            return 0.0
+        if self._probing:
+            return self._cooldown
+        return max(0.0, self._probe_at - self._clock.monotonic())
+
+    @contextmanager
+    def attempt(self) -> Iterator[Attempt]:
+        """Go round a try of the destination, made while ``remaining`` is 0.
+
+        The first one to come while the breaker is open is the probe. ``Unreachable`` counts as a
+        failure; any other exception says nothing about the destination.
+        """
+        probe = self.open
+        self._probing = self._probing or probe
+        attempt = Attempt()
+        try:
+            yield attempt
+        except Unreachable:
+            self._failed(probe)
+            raise
+        else:
+            self._ended(probe, attempt)
+        finally:
+            if probe:
+                self._probing = False
+
+    def _ended(self, probe: bool, attempt: Attempt) -> None:
+        if attempt.down:
+            self._failed(probe)
+        else:
+            self._failures = 0
+            self._cooldown = self._first
+
+    def _failed(self, probe: bool) -> None:
+        self._failures += 1
+        if probe:
+            self._cooldown = min(self._cooldown * 2, self._longest)
+        if probe or self._failures == self._threshold:
+            self._probe_at = self._clock.monotonic() + self._cooldown

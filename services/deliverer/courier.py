@@ -1,0 +1,80 @@
+"""The seam between the story of a delivery and the ways to deliver: SMTP, LMTP, Maildir, PickUp.
+
+Plain data and one Protocol. A courier knows one destination and answers for each recipient by
+itself; it decides between temporary and permanent, for it alone saw what the far end said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+Verdict: TypeAlias = Literal["delivered", "temporary", "permanent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One message as a courier gets it.
+
+    Attributes:
+        id: the identity of the message; deterministic names are made of it.
+        prefix: header lines that go before the message, each ended by CRLF.
+        size: the length of prefix and message in bytes.
+        chunks: opens the message, less the prefix, from its beginning; it may be called again for
+            each copy. What it yields is complete once it ends without an exception.
+        data: the message itself where it is at hand, None where it has to be read by ``chunks``.
+        replay: the message may have been delivered before by a process that died.
+    """
+
+    id: str
+    prefix: bytes = field(repr=False)
+    size: int
+    chunks: Callable[[], AsyncIterator[bytes]] = field(repr=False)
+    data: bytes | None = field(repr=False)
+    replay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a letter for one recipient.
+
+    Attributes:
+        verdict: ``temporary`` is worth another try, ``permanent`` is not.
+        reply: what the far end said or what went wrong, as text that is safe to show.
+        lost: the connection broke or went silent after the message had been sent and before the
+            reply came: it may have been delivered (the window of RFC 1047).
+    """
+
+    verdict: Verdict
+    reply: str
+    lost: bool = False
+
+
+class Courier(Protocol):
+    """Delivers letters to one destination. Many deliveries may be under way at once."""
+
+    async def deliver(
+        self, letter: Letter, sender: str, recipients: Sequence[str]
+    ) -> Mapping[str, Result]:
+        """Deliver a letter and return what became of it for each recipient.
+
+        Args:
+            letter: the message.
+            sender: the envelope sender, "" for the null sender.
+            recipients: the envelope recipients, none of them twice.
+
+        Raises:
+            Unreachable: the destination is down, or refuses this program as such. Nothing has been
+                delivered to anybody.
+            SpoolMissing: the message is not in the spool. Nothing has been delivered.
+            SpoolUnavailable: the message could not be read. Nothing has been delivered.
+        """
+
+    async def close(self) -> None:
+        """Let go of connections and threads; no delivery is under way any more."""
+
+
+def same_for_all(recipients: Iterable[str], result: Result) -> dict[str, Result]:
+    """Return one result as that of every recipient."""
+    return dict.fromkeys(recipients, result)

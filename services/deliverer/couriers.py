@@ -1,0 +1,222 @@
+"""From the URL of a destination to its courier: one table of schemes.
+
+    smtp://[user:password@]host[:25]      SMTP; STARTTLS by ``tls``
+    smtps://[user:password@]host[:465]    SMTP over TLS from the first byte
+    lmtp://host[:24]                      LMTP
+    lmtp+unix:///path/of/socket           LMTP over a local socket
+    maildir:///path/{mailbox}             Maildirs; {mailbox} is the recipient, {local}, {domain}
+    pickup:///path/PickUp                 a PickUp folder
+
+Mail servers take options after a ``?``: ``tls=none``, ``opportunistic`` or ``required`` (see
+``Target``), ``ca_file=/path`` of the authority to verify by instead of the system's, and
+``helo=name``, what to call ourselves. Without ``tls``, TLS is taken where it is offered, whatever
+the certificate, as mail servers do among each other; a ``ca_file`` or a password makes it required
+and verified. Nothing in a URL is trusted: what is unknown is an error that says what is expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias, get_args
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from services.deliverer.courier import Courier
+from services.deliverer.maildir import PLACEHOLDERS, MaildirCourier, unknown_placeholders
+from services.deliverer.pickup import PickupCourier
+from services.deliverer.session import Credentials, Target
+from services.deliverer.smtp import SmtpCourier
+from services.deliverer.store import FileStore
+from shared.clock import Clock, SystemClock
+from shared.errors import ConfigError
+
+_Tls: TypeAlias = Literal["none", "opportunistic", "required"]
+_TLS: Final[tuple[_Tls, ...]] = get_args(_Tls)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What was asked for: the parts of a URL, and how to go about it."""
+
+    name: str
+    url: SplitResult = field(repr=False)
+    options: Mapping[str, str]
+    clock: Clock
+    connections: int
+    patience: float
+
+    def wrong(self, what: str) -> ConfigError:
+        """Return the error that tells what is wrong with the URL."""
+        return ConfigError(f"the url of destination {self.name!r}", what)
+
+
+def courier_for(
+    name: str,
+    url: str,
+    *,
+    clock: Clock | None = None,
+    connections: int = 8,
+    patience: float = 1.0,
+) -> Courier:
+    """Return the courier for a destination. It connects to nothing before its first delivery.
+
+    Args:
+        name: of the destination, for errors.
+        url: as in this module's docstring; it may hold a password.
+        clock: the time; the machine's own if None.
+        connections: how many may be open to a mail server at once.
+        patience: what the timeouts of RFC 5321 section 4.5.3.2 are multiplied by.
+
+    Raises:
+        ConfigError: the URL is wrong. The password is not in the text.
+    """
+    try:
+        parts = urlsplit(url)
+        given = parts.query
+        query = parse_qsl(given, keep_blank_values=True, strict_parsing=True) if given else []
+    except ValueError as error:
+        raise ConfigError(f"the url of destination {name!r}", f"cannot be read: {error}") from None
+    wanted = _Wanted(name, parts, dict(query), clock or SystemClock(), connections, patience)
+    kind = _KINDS.get(parts.scheme)
+    if kind is None:
+        raise wanted.wrong(f"expected one of {', '.join(f'{s}://' for s in _KINDS)}")
+    for option in wanted.options:
+        if option not in kind.options:
+            raise wanted.wrong(_unknown_option(option, kind.options))
+    return kind.make(wanted)
+
+
+def _unknown_option(option: str, known: Sequence[str]) -> str:
+    if not known:
+        return f"unknown option {option!a}; there are none for this kind of destination"
+    close = difflib.get_close_matches(option, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
+    return f"unknown option {option!a}; {hint}"
+
+
+def _smtp(wanted: _Wanted) -> Courier:
+    return _server(wanted, port=25)
+
+
+def _smtps(wanted: _Wanted) -> Courier:
+    return _server(wanted, port=465, implicit=True)
+
+
+def _lmtp(wanted: _Wanted) -> Courier:
+    return _server(wanted, port=24, lmtp=True)
+
+
+def _server(wanted: _Wanted, *, port: int, lmtp: bool = False, implicit: bool = False) -> Courier:
+    try:
+        host, port = wanted.url.hostname or "", wanted.url.port or port
+    except ValueError as error:
+        raise wanted.wrong(f"cannot be read: {error}") from None
+    if not host or wanted.url.path.strip("/"):
+        raise wanted.wrong(f"expected {wanted.url.scheme}://host:{port}, and no path")
+    credentials = _credentials(wanted)
+    tls = "implicit" if implicit else _tls(wanted, credentials)
+    target = Target(
+        server=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        host=host,
+        port=port,
+        lmtp=lmtp,
+        tls=tls,
+        context=_context(wanted, verified=tls != "opportunistic") if tls != "none" else None,
+        credentials=credentials,
+        hello=_hello(wanted),
+        patience=wanted.patience,
+    )
+    return SmtpCourier(target, wanted.clock, wanted.connections)
+
+
+def _lmtp_socket(wanted: _Wanted) -> Courier:
+    path = _path(wanted)
+    target = Target(
+        server=path,
+        host="localhost",
+        port=path,
+        lmtp=True,
+        tls="none",
+        hello=_hello(wanted),
+        patience=wanted.patience,
+    )
+    return SmtpCourier(target, wanted.clock, wanted.connections)
+
+
+def _maildir(wanted: _Wanted) -> Courier:
+    template = _path(wanted)
+    if unknown := unknown_placeholders(template):
+        known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+        raise wanted.wrong(f"unknown placeholder {{{unknown[0]}}}; expected one of {known}")
+    return MaildirCourier(template, FileStore(wanted.name))
+
+
+def _pickup(wanted: _Wanted) -> Courier:
+    return PickupCourier(_path(wanted), FileStore(wanted.name))
+
+
+def _path(wanted: _Wanted) -> str:
+    path = unquote(wanted.url.path).rstrip("/")
+    if wanted.url.netloc or not path.startswith("/") or "\0" in path:
+        raise wanted.wrong(f"expected an absolute path: {wanted.url.scheme}:///path")
+    return path
+
+
+def _credentials(wanted: _Wanted) -> Credentials | None:
+    user, password = wanted.url.username, wanted.url.password
+    if user is None and password is None:
+        return None
+    if not user or password is None:
+        raise wanted.wrong("expected both a user name and a password, or neither")
+    return Credentials(unquote(user), unquote(password))
+
+
+def _tls(wanted: _Wanted, credentials: Credentials | None) -> _Tls:
+    must = credentials is not None or "ca_file" in wanted.options
+    asked = wanted.options.get("tls", "required" if must else "opportunistic")
+    found = next((tls for tls in _TLS if tls == asked), None)
+    if found is None:
+        raise wanted.wrong(f"tls={asked!a}: expected one of {', '.join(_TLS)}")
+    if must and found != "required":
+        raise wanted.wrong("a password or a ca_file goes with tls=required alone")
+    return found
+
+
+def _context(wanted: _Wanted, *, verified: bool) -> ssl.SSLContext:
+    ca_file = wanted.options.get("ca_file")
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise wanted.wrong(f"ca_file={ca_file!a} cannot be used: {error.strerror}") from error
+    if not verified:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _hello(wanted: _Wanted) -> str | None:
+    name = wanted.options.get("helo")
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9.:\[\]-]{1,255}", name):
+        raise wanted.wrong(f"helo={name!a}: expected a host name")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of destination: how to make its courier, and the options it takes."""
+
+    make: Callable[[_Wanted], Courier]
+    options: tuple[str, ...] = ()
+
+
+_KINDS: Final[Mapping[str, _Kind]] = {
+    "smtp": _Kind(_smtp, ("tls", "ca_file", "helo")),
+    "smtps": _Kind(_smtps, ("ca_file", "helo")),
+    "lmtp": _Kind(_lmtp, ("tls", "ca_file", "helo")),
+    "lmtp+unix": _Kind(_lmtp_socket, ("helo",)),
+    "maildir": _Kind(_maildir),
+    "pickup": _Kind(_pickup),
+}

@@ -1,0 +1,93 @@
+"""Kept connections to one server: bounded in number, reused, closed when idle for long.
+
+A kept connection may have died without a sign. Who finds one dead asks for a fresh one; then all
+others that lie idle are given up as well, for what killed one has killed them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from services.deliverer.session import Session
+from shared.clock import Clock
+
+IDLE_SECONDS: Final = 60.0
+"""How long a connection is kept for the next message; servers close theirs after 5 minutes."""
+
+
+class Pool:
+    """Sessions with one server.
+
+    Args:
+        connect: opens a session.
+        clock: the time.
+        limit: how many connections there may be at once.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Session]], clock: Clock, limit: int) -> None:
+        self._connect = connect
+        self._clock = clock
+        self._slots = asyncio.Semaphore(limit)
+        self._idle: deque[tuple[float, Session]] = deque()  # the longest idle first
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def session(self, *, fresh: bool = False) -> AsyncIterator[Session]:
+        """Lend a session; wait until there may be one more.
+
+        After an exception in the block the connection is cut at once, with nothing more sent.
+
+        Args:
+            fresh: open a new connection, and give up those that lie idle.
+
+        Raises:
+            Unreachable: the server cannot be reached, or does not let us in.
+        """
+        async with self._slots:
+            if fresh:
+                self._close_idle(0.0)
+            session = self._reusable() or await self._connect()
+            try:
+                yield session
+            except BaseException:
+                session.channel.abort()
+                raise
+            self._keep(session)
+
+    async def close(self) -> None:
+        """Take leave of the server on every idle connection."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._close_idle(0.0)
+
+    def _reusable(self) -> Session | None:
+        while self._idle:
+            _, session = self._idle.pop()  # the last used: the rest can time out
+            if session.channel.idle:
+                return session
+            session.channel.abort()
+        return None
+
+    def _keep(self, session: Session) -> None:
+        if not session.channel.idle:
+            session.channel.abort()
+            return
+        self._idle.append((self._clock.monotonic(), session))
+        if self._sweeper is None or self._sweeper.done():
+            self._sweeper = asyncio.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        while self._idle:
+            since, _ = self._idle[0]
+            await self._clock.sleep(since + IDLE_SECONDS - self._clock.monotonic())
+            self._close_idle(IDLE_SECONDS)
+
+    def _close_idle(self, seconds: float) -> None:
+        """Close the connections that have been idle for so long."""
+        limit = self._clock.monotonic() - seconds
+        while self._idle and self._idle[0][0] <= limit:
+            self._idle.popleft()[1].quit()

@@ -1,0 +1,167 @@
+"""What a mail server's reply means for a message: delivered, temporary or permanent.
+
+Told by reply code (RFC 5321 section 4.2) and enhanced status code (RFC 3463) from one table, first
+match wins. Servers are not trusted to use codes as they were meant: the known misuses come before
+the general rule, and what nobody foresaw is temporary.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from shared.log import printable
+
+
+class Step(Enum):
+    """Where in a session a reply was given; the value completes the phrase "said to ..."."""
+
+    GREETING = "the connection"
+    HELLO = "EHLO"
+    STARTTLS = "STARTTLS"
+    AUTH = "AUTH"
+    MAIL = "MAIL"
+    RCPT = "RCPT"
+    DATA = "DATA"
+    END = "the end of DATA"
+    RSET = "RSET"
+
+
+_ENHANCED: Final = re.compile(r"([245])\.(\d{1,3}\.\d{1,3})(?:\s|$)")
+_SHOWN_LINES: Final = 10
+
+
+class Reply(NamedTuple):
+    """A reply of a mail server.
+
+    Attributes:
+        code: the three digits.
+        lines: the text of each line, after the code and the space or hyphen.
+    """
+
+    code: int
+    lines: tuple[bytes, ...]
+
+    @property
+    def text(self) -> str:
+        """The lines as one, escaped and cut; the enhanced status code of a first line leads."""
+        texts = [line.decode("utf-8", "replace").strip() for line in self.lines[:_SHOWN_LINES]]
+        enhanced = _ENHANCED.match(texts[0])
+        if enhanced is not None:  # it stands on every line
+            again = enhanced[0].strip()
+            texts[1:] = [text.removeprefix(again).lstrip() for text in texts[1:]]
+        return printable(" ".join(texts)).strip()
+
+    def said(self, server: str, step: Step) -> str:
+        """Return the reply as a sentence that names who said it, and to what."""
+        return f"{self.code} {self.text} (said by {server} to {step.value})"
+
+
+Meaning: TypeAlias = Literal["delivered", "temporary", "permanent", "session"]
+"""The verdict on a message; ``session`` where the reply is about this program's session instead:
+the destination is out of order or does not let us in, and no message is to blame."""
+
+_SETUP: Final = frozenset({Step.GREETING, Step.HELLO, Step.STARTTLS, Step.AUTH})
+_ANY: Final = frozenset(Step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """Matches replies to some steps by a pattern over ``code subject.detail`` (``552 2.2``)."""
+
+    steps: frozenset[Step]
+    pattern: re.Pattern[str]
+    meaning: Meaning
+
+
+def _rule(steps: frozenset[Step] | Step, pattern: str, meaning: Meaning) -> _Rule:
+    return _Rule(
+        steps if isinstance(steps, frozenset) else frozenset({steps}), re.compile(pattern), meaning
+    )
+
+
+_RULES: Final = (
+    _rule(_SETUP, r"[^2]", "session"),
+    # 530, 534, 535, 538 (RFC 4954, RFC 3207) and X.7.0, X.7.8 ... X.7.11 without a reply code of
+    # the kind: authentication or TLS is asked for, or ours was refused.
+    _rule(_ANY, r"53[0458]", "session"),
+    _rule(Step.MAIL, r"[45].. 7\.(0|8|9|10|11)$", "session"),
+    _rule(_ANY, r"421", "session"),
+    # Over quota (X.2.2): servers give it 552, 554 or 550, and the mailbox is emptied some day.
+    _rule(_ANY, r"5.. 2\.2$", "temporary"),
+    _rule(_ANY, r"552 (2\.3|3\.4)$", "permanent"),
+    # Without an enhanced code, 552 to MAIL is about SIZE (RFC 1870 section 6.1); to RCPT it means
+    # "too many recipients" (RFC 5321 section 4.5.3.1.10); at the end "exceeded storage allocation".
+    _rule(Step.MAIL, r"552", "permanent"),
+    _rule(_ANY, r"552", "temporary"),
+    # The two sides do not understand each other; that is not the message's fault.
+    _rule(_ANY, r"50[0234]", "temporary"),
+    _rule(_ANY, r"5", "permanent"),
+)
+
+
+def meaning(reply: Reply, step: Step) -> Meaning:
+    """Return what a reply to a step of the session means."""
+    if 200 <= reply.code < 300:
+        return "delivered"
+    enhanced = _ENHANCED.match(reply.text)
+    if enhanced is not None and int(enhanced[1]) != reply.code // 100 and step not in _SETUP:
+        return "temporary"  # the server contradicts itself
+    key = f"{reply.code} {enhanced[2]}" if enhanced is not None else str(reply.code)
+    for rule in _RULES:
+        if step in rule.steps and rule.pattern.match(key):
+            return rule.meaning
+    return "temporary"
+
+
+_LINE: Final = re.compile(rb"(\d{3})(?:([ -])(.*))?$", re.DOTALL)
+
+
+class Malformed(ValueError):
+    """What a server sent is not an SMTP reply."""
+
+
+class ReplyReader:
+    """Turns bytes from a server into replies; it does no I/O. Bounded against hostile servers."""
+
+    LIMIT: Final = 64 * 1024
+    """Bytes that one reply may have."""
+
+    def __init__(self) -> None:
+        self._rest = b""  # a line that has only begun
+        self._lines: list[bytes] = []  # of a reply that has only begun
+        self._size = 0
+
+    @property
+    def clean(self) -> bool:
+        """Whether it holds nothing of a reply that has only begun."""
+        return not self._rest and not self._lines
+
+    def feed(self, data: bytes) -> list[Reply]:
+        """Take bytes in; return the replies completed by them.
+
+        Raises:
+            Malformed: the bytes are not SMTP replies, or a reply is too long.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        replies = []
+        for line in lines:
+            code = self._take(line.removesuffix(b"\r"))
+            if code is not None:
+                replies.append(Reply(code, tuple(self._lines)))
+                self._lines, self._size = [], 0
+        if self._size + len(self._rest) > self.LIMIT:
+            raise Malformed(f"it sent a reply of more than {self.LIMIT} bytes")
+        return replies
+
+    def _take(self, line: bytes) -> int | None:
+        """Add a line; return the code of the reply if this was its last line."""
+        parts = _LINE.match(line)
+        if parts is None:
+            shown = printable(line.decode("latin-1"), 100)
+            raise Malformed(f"it sent something that is not an SMTP reply: {shown}")
+        self._lines.append(parts[3] or b"")
+        self._size += len(line)
+        return None if parts[2] == b"-" else int(parts[1])

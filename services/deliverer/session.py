@@ -1,0 +1,228 @@
+"""A session with a mail server up to where mail can be sent: greeting, EHLO or LHLO, TLS, AUTH.
+
+SMTP (RFC 5321) and LMTP (RFC 2033) are the same here but for one verb. Whatever goes wrong before a
+message is in play is ``Unreachable``: the destination is out of order or its configuration is, and
+no message is to blame. Passwords go over verified TLS alone; who builds a Target sees to that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from services.deliverer.channel import Channel, TlsFailed
+from services.deliverer.reply import Reply, Step
+from shared.errors import Unreachable
+from shared.log import printable
+
+CONNECT_TIMEOUT: Final = 30.0
+BLOCK_TIMEOUT: Final = 180.0
+TIMEOUTS: Final = {
+    Step.GREETING: 300.0,
+    Step.HELLO: 300.0,
+    Step.STARTTLS: 120.0,
+    Step.AUTH: 300.0,
+    Step.MAIL: 300.0,
+    Step.RCPT: 300.0,
+    Step.DATA: 120.0,
+    Step.END: 600.0,
+    Step.RSET: 300.0,
+}
+"""Seconds to wait for a reply (RFC 5321 section 4.5.3.2), and above for each block of a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A user name and a password."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server to deliver to, and how.
+
+    Attributes:
+        server: what logs and errors call it.
+        host: its name or address; for a local socket, the name it goes by.
+        port: its TCP port, or the path of a local socket.
+        lmtp: speak LMTP rather than SMTP.
+        tls: ``none``; ``opportunistic``, which takes STARTTLS where it is offered and any
+            certificate, and does without where it fails (RFC 7435); ``required``, which takes
+            STARTTLS with a verified certificate or does not deliver; or ``implicit``, which is
+            TLS from the first byte, verified.
+        context: the TLS settings that go with it.
+        credentials: what to log in with, None for no login.
+        hello: our name in EHLO; None for the address literal of our end of the connection.
+        patience: what the timeouts are multiplied by.
+    """
+
+    server: str
+    host: str
+    port: int | str
+    lmtp: bool = False
+    tls: Literal["none", "opportunistic", "required", "implicit"] = "opportunistic"
+    context: ssl.SSLContext | None = None
+    credentials: Credentials | None = None
+    hello: str | None = None
+    patience: float = 1.0
+
+
+class Session:
+    """An open session.
+
+    Attributes:
+        server: what logs and errors call the server.
+        lmtp: whether it speaks LMTP.
+        extensions: what EHLO offered: upper-case keywords and their parameters.
+        unfinished: a mail transaction has begun and not ended; RSET comes before the next.
+        served: how many transactions it has had.
+    """
+
+    def __init__(self, target: Target, channel: Channel) -> None:
+        self.server = target.server
+        self.lmtp = target.lmtp
+        self.channel = channel
+        self.extensions: Mapping[str, str] = {}
+        self.unfinished = False
+        self.served = 0
+        self._patience = target.patience
+
+    async def reply(self, step: Step) -> Reply:
+        """Return the next reply.
+
+        Raises:
+            Unreachable: the connection broke, or there was none in time.
+        """
+        return await self.channel.reply(TIMEOUTS[step] * self._patience)
+
+    async def command(self, line: bytes, step: Step) -> Reply:
+        """Send a command line, given without CRLF, and return the reply to it.
+
+        Raises:
+            Unreachable: the connection broke, or there was no reply in time.
+        """
+        self.channel.write(line + b"\r\n")
+        return await self.reply(step)
+
+    async def drain(self) -> None:
+        """Return once more of a message can be sent.
+
+        Raises:
+            Unreachable: the connection broke, or nothing could be sent in time.
+        """
+        await self.channel.drain(BLOCK_TIMEOUT * self._patience)
+
+    def quit(self) -> None:
+        """Take leave; the answer to QUIT is not waited for."""
+        self.channel.close(b"QUIT\r\n")
+
+
+async def open_session(target: Target) -> Session:
+    """Connect and return a session in which mail can be sent.
+
+    Raises:
+        Unreachable: the server cannot be reached, or does not let us in.
+    """
+    try:
+        return await _open(target, starttls=target.tls in ("opportunistic", "required"))
+    except TlsFailed:
+        if target.tls != "opportunistic":
+            raise
+        return await _open(target, starttls=False)
+
+
+async def _open(target: Target, *, starttls: bool) -> Session:
+    session = Session(target, await _connect(target))
+    try:
+        _must(await session.reply(Step.GREETING), Step.GREETING, target)
+        await _hello(session, target)
+        if starttls and await _starttls(session, target):
+            await _hello(session, target)
+        if target.credentials is not None:
+            await _login(session, target, target.credentials)
+    except BaseException:
+        session.channel.abort()
+        raise
+    return session
+
+
+async def _connect(target: Target) -> Channel:
+    loop = asyncio.get_running_loop()
+    channel = Channel(target.server)
+    context = target.context if target.tls == "implicit" else None
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT * target.patience):
+            if isinstance(target.port, str):
+                await loop.create_unix_connection(lambda: channel, target.port)
+            else:
+                await loop.create_connection(lambda: channel, target.host, target.port, ssl=context)
+    except TimeoutError as error:
+        raise Unreachable(target.server, "no connection in time") from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: the name cannot be a host's
+        raise Unreachable(target.server, printable(f"no connection: {error}")) from error
+    return channel
+
+
+def _must(reply: Reply, step: Step, target: Target) -> Reply:
+    if not 200 <= reply.code < 300:
+        raise Unreachable(target.server, f"{reply.code} {reply.text} (said to {step.value})")
+    return reply
+
+
+async def _hello(session: Session, target: Target) -> None:
+    name = (target.hello or _literal(session.channel.address)).encode("ascii")
+    reply = await session.command((b"LHLO " if target.lmtp else b"EHLO ") + name, Step.HELLO)
+    if reply.code in (500, 502) and not target.lmtp:  # RFC 5321 section 3.2
+        _must(await session.command(b"HELO " + name, Step.HELLO), Step.HELLO, target)
+        return
+    _must(reply, Step.HELLO, target)
+    offered = (line.decode("latin-1").strip().partition(" ") for line in reply.lines[1:])
+    session.extensions = {keyword.upper(): parameters for keyword, _, parameters in offered}
+
+
+def _literal(address: str | None) -> str:
+    """Return an IP address as RFC 5321 section 4.1.3 wants it in EHLO."""
+    if address is None:
+        return "localhost"
+    return f"[IPv6:{address.partition('%')[0]}]" if ":" in address else f"[{address}]"
+
+
+async def _starttls(session: Session, target: Target) -> bool:
+    """Go over to TLS; return False where it is not to be had and need not be."""
+    must = target.tls == "required"
+    if "STARTTLS" not in session.extensions:
+        if must:
+            raise Unreachable(target.server, "it offers no STARTTLS, and TLS is required")
+        return False
+    reply = await session.command(b"STARTTLS", Step.STARTTLS)
+    if must:
+        _must(reply, Step.STARTTLS, target)
+    if reply.code != 220 or target.context is None:
+        return False
+    timeout = TIMEOUTS[Step.STARTTLS] * target.patience
+    await session.channel.start_tls(target.context, target.host, timeout)
+    session.extensions = {}
+    return True
+
+
+async def _login(session: Session, target: Target, credentials: Credentials) -> None:
+    """Log in with AUTH PLAIN (RFC 4616) or else AUTH LOGIN."""
+    mechanisms = session.extensions.get("AUTH", "").upper().split()
+    user, password = credentials.user.encode(), credentials.password.encode()
+    if "PLAIN" in mechanisms:
+        words = [b"AUTH PLAIN " + base64.b64encode(b"\0" + user + b"\0" + password)]
+    elif "LOGIN" in mechanisms:
+        words = [b"AUTH LOGIN", base64.b64encode(user), base64.b64encode(password)]
+    else:
+        raise Unreachable(target.server, "it offers neither AUTH PLAIN nor AUTH LOGIN")
+    for word in words:
+        reply = await session.command(word, Step.AUTH)
+        if reply.code != 334:  # go on
+            break
+    _must(reply, Step.AUTH, target)

@@ -1,0 +1,254 @@
+"""New files, complete and durable or not there at all; many of them made durable together.
+
+A file is written under a temporary name, synced, linked to its final name, and the directory
+synced. It trusts the file system to keep what ``fsync`` has confirmed. A final name that exists
+already is a delivery that happened before. Each failure is an OSError for that file alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+from services.deliverer.courier import Letter, Result
+from services.deliverer.line_ends import LineEnds
+from shared.grouped import Grouped
+from shared.log import printable
+
+BATCH: Final = 200
+"""Files made durable together at most; each is an open descriptor for a while."""
+
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file to be.
+
+    Attributes:
+        temporary: where it is written; in the same file system as ``directory``.
+        directory: where it appears.
+        name: the name under which it appears there.
+        data: what is in it; None where that is, or is to be, written to ``temporary``.
+        prepare: makes the directories; called where they do not exist. None if it is not for us.
+    """
+
+    temporary: str
+    directory: str
+    name: str
+    data: bytes | None = field(default=None, repr=False)
+    prepare: Callable[[], None] | None = field(default=None, repr=False)
+
+    @property
+    def final(self) -> str:
+        """The path under which it appears."""
+        return f"{self.directory}/{self.name}"
+
+
+class FileStore:
+    """Writes files in threads of its own.
+
+    Args:
+        name: of the destination, for the names of the threads.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix=f"store-{name}")
+        self._publish = Grouped(publish, self._threads, BATCH)
+        self._serial = itertools.count()
+
+    def temporary_name(self, id_: str) -> str:
+        """Return a file name for a message that nobody else on this machine uses."""
+        return f"{id_}.{os.getpid()}-{next(self._serial)}.tmp"
+
+    async def stage(
+        self, file: NewFile, head: bytes, letter: Letter, convert: Callable[[bytes], bytes]
+    ) -> NewFile:
+        """Return a file with a letter in it, ready for ``put``.
+
+        A letter that is not at hand is written under the temporary name, never held whole.
+
+        Args:
+            file: where to, without data.
+            head: lines that go before the letter.
+            letter: the message.
+            convert: the line ends, ``lf`` or ``crlf``.
+
+        Raises:
+            OSError: it could not be written.
+            SpoolMissing: as ``Letter.chunks`` does.
+            SpoolUnavailable: as ``Letter.chunks`` does.
+        """
+        if letter.data is not None:
+            return replace(file, data=convert(head + letter.prefix + letter.data))
+        fd = await self.run(_create, file)
+        try:
+            await self._copy(fd, head + letter.prefix, letter, LineEnds(convert))
+        except BaseException:
+            discard(file)
+            raise
+        finally:
+            os.close(fd)
+        return file
+
+    async def _copy(self, fd: int, head: bytes, letter: Letter, ends: LineEnds) -> None:
+        await self.run(_write, fd, ends.feed(head))
+        async for chunk in letter.chunks():
+            await self.run(_write, fd, ends.feed(chunk))
+        await self.run(_write, fd, ends.end())
+
+    async def put(self, file: NewFile) -> bool:
+        """Make a staged file appear, durably; return False if its final name was there before.
+
+        Raises:
+            OSError: it could not be done. A file of that name may be there all the same.
+        """
+        return await self._publish(file)
+
+    async def run(self, work: Callable[..., _T], *arguments: object) -> _T:
+        """Return what a blocking function returns, called in a thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, work, *arguments)
+
+    async def close(self) -> None:
+        """Let the threads end."""
+        self._threads.shutdown()
+
+
+def publish(files: Sequence[NewFile]) -> list[bool | Exception]:
+    """Make files appear under their final names, durably.
+
+    Returns:
+        for each file True, False if its final name was there before, or an OSError.
+    """
+    opened = [_caught(_open, file) for file in files]
+    synced = [fd if isinstance(fd, OSError) else _caught(_sync, fd) for fd in opened]
+    placed = [
+        error if isinstance(error, OSError) else _caught(_place, file)
+        for file, error in zip(files, synced, strict=True)
+    ]
+    for file in files:
+        discard(file)
+    # Those that were there before are synced too: who placed them may have died before that.
+    directories = {
+        directory: _caught(sync_directory, directory)
+        for directory in {file.directory for file in files}
+    }
+    return [
+        how if isinstance(how, OSError) else directories[file.directory] or how
+        for file, how in zip(files, placed, strict=True)
+    ]
+
+
+def _caught(work: Callable[..., _T], *arguments: object) -> _T | OSError:
+    try:
+        return work(*arguments)
+    except OSError as error:
+        return error
+
+
+def _create(file: NewFile) -> int:
+    try:
+        return os.open(file.temporary, _CREATE, 0o600)
+    except FileNotFoundError:
+        if file.prepare is None:
+            raise
+        file.prepare()
+        return os.open(file.temporary, _CREATE, 0o600)
+
+
+def _open(file: NewFile) -> int:
+    """Return a descriptor of the temporary file, with all its data in it."""
+    if file.data is None:
+        return os.open(file.temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = _create(file)
+    try:
+        _write(fd, file.data)
+        # Starts writing out without waiting, so that the syncs of a batch share their journal
+        # commits: half the time of syncing each file after writing it, measured on ext4.
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _write(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def _sync(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _place(file: NewFile) -> bool:
+    try:
+        os.link(file.temporary, file.final, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _rename(file)
+    return True
+
+
+def _rename(file: NewFile) -> bool:
+    """Place a file where the file system has no hard links; the claim keeps others off the name."""
+    if os.path.lexists(file.final):
+        return False
+    Path(file.temporary).rename(file.final)
+    return True
+
+
+def discard(file: NewFile) -> None:
+    """Remove the temporary file, if it is there."""
+    with suppress(OSError):  # what stays is no delivery, and the reader of a Maildir sweeps tmp
+        os.unlink(file.temporary)  # noqa: PTH108  (a Path costs more than the call)
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable.
+
+    Raises:
+        OSError: it could not be done.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it exist, durably, for this program's user alone.
+
+    Raises:
+        OSError: it could not be done.
+    """
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(0o700, exist_ok=True)
+    sync_directory(str(path.parent))
+
+
+def failure(error: OSError) -> Result:
+    """Return the result for a file that could not be written: disks are emptied, rights mended."""
+    why = f"{error.strerror or error} ({error.filename})" if error.filename else str(error)
+    return Result("temporary", printable(f"not written: {why}"))
