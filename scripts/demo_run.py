@@ -14,122 +14,80 @@ import shlex
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
-from demo_mailbox import MAILBOXES, Fate, Sample, maildrops
+from demo_mailbox import MAILBOXES, Sample, maildrops
 from demo_maildrop import PASSWORD, Maildrop, serving
-from demo_show import Record, Screen, commands, heading, kept, totals
+from demo_place import PROGRAM, Place
+from demo_show import Record, Screen, commands, heading, kept, short, totals
 from rich.console import Console
 
-PROGRAM: Final = Path(sys.executable).with_name("pop3-connector")
 _LINE_LIMIT: Final = 1 << 20
-_ID_LENGTH: Final = 12
+"""Bytes that a line of the log may have; a traceback is one line."""
 
-_CONFIG: Final = """\
-# Made by scripts/demo. Its POP3 server is gone once the demo has ended.
-data_dir = {data_dir}
-
-[delivery]
-url = {delivery}
-"""
-_ACCOUNT: Final = """
-[[account]]
-name = {name}
-host = "127.0.0.1"
-port = {port}
-tls = "none"
-username = {mailbox}
-password = {password}
-keep = "delete"
-mailbox = {mailbox}
-"""
+Sent: TypeAlias = Mapping[str, Sequence[Sample]]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """The directory of one demo, and what is where in it."""
+class Result:
+    """What came of it.
 
-    directory: Path
+    Attributes:
+        summary: what ``run --once --json`` printed.
+        failed: the messages in Failed Mail, as ``failed list --json`` gives them.
+        quarantined: those in quarantine, likewise.
+        left: how many messages are left on the POP3 server.
+    """
 
-    @property
-    def config(self) -> Path:
-        """The configuration."""
-        return self.directory / "connector.toml"
+    summary: Record
+    failed: Sequence[Record]
+    quarantined: Sequence[Record]
+    left: int
 
-    @property
-    def log(self) -> Path:
-        """What the program logged."""
-        return self.directory / "run.log"
 
-    def maildir(self, mailbox: str) -> Path:
-        """The Maildir of a local mailbox."""
-        return self.directory / "mail" / mailbox
-
-    def delivered(self, mailbox: str) -> list[Path]:
-        """The messages in a Maildir, in no particular order."""
-        return list((self.maildir(mailbox) / "new").glob("*"))
-
-    def command(self, *arguments: str) -> str:
-        """A command line of the program with this configuration, fit to be pasted."""
-        program = PROGRAM.relative_to(Path.cwd()) if PROGRAM.is_relative_to(Path.cwd()) else PROGRAM
-        return shlex.join([str(program), "--config", str(self.config), *arguments])
+class Broken(Exception):
+    """The program ended in a way that it must not."""
 
 
 def main() -> int:
     """Run the demo; return the exit status."""
     place = Place(Path(tempfile.mkdtemp(prefix="pop3-connector-demo-")))
-    return asyncio.run(_demo(place, Console(highlight=False)))
+    console = Console(highlight=False)
+    sent = maildrops()
+    try:
+        result = asyncio.run(_carried(place, console, sent))
+    except Broken as error:
+        console.print(f"{error}; see {place.log}", markup=False)
+        return 1
+    _report(console, place, result)
+    heading(console, "To try next, one by one")
+    commands(console, list(_next(place, result)))
+    return _judge(console, place, sent, result)
 
 
-async def _demo(place: Place, console: Console) -> int:
-    samples = maildrops()
-    served = {user: Maildrop([s.raw for s in mail]) for user, mail in samples.items()}
-    total = sum(map(len, samples.values()))
+async def _carried(place: Place, console: Console, sent: Sent) -> Result:
+    """Serve the messages, and run the program until all of them are settled."""
+    served = {user: Maildrop([sample.raw for sample in mail]) for user, mail in sent.items()}
+    total = sum(map(len, sent.values()))
     async with serving(served) as port:
-        _configure(place, port)
-        console.print(
-            f"A POP3 server on 127.0.0.1:{port} has {total} messages in {len(served)} maildrops."
-        )
+        place.configure(port, MAILBOXES, PASSWORD)
+        console.print(f"{total} messages in {len(sent)} maildrops, at a POP3 server on port {port}")
         heading(console, place.command("run", "--once", "--json"))
         with Screen(console, total) as screen:
-            status, printed = await _carry(place, screen)
-    if status > 1 or not printed:
-        console.print(f"It ended with status {status} and no summary; see {place.log}.")
-        return 1
-    failed, quarantined = await _list(place, "failed"), await _list(place, "quarantine")
-    _report(console, place, samples, json.loads(printed))
-    _keepers(console, failed, quarantined)
-    heading(console, "To try next, one by one:")
-    commands(console, _next(place, failed, quarantined))
-    return _judge(console, place, samples, served, failed, quarantined)
+            summary = await _run(place, screen)
+    failed, quarantined = await _listed(place, "failed"), await _listed(place, "quarantine")
+    return Result(summary, failed, quarantined, sum(m.left for m in served.values()))
 
 
-def _configure(place: Place, port: int) -> None:
-    """Write the configuration; JSON texts are TOML texts too."""
-    delivery = f"maildir://{place.maildir('{mailbox}')}"
-    parts = [
-        _CONFIG.format(
-            data_dir=json.dumps(str(place.directory / "data")), delivery=json.dumps(delivery)
-        ),
-        *(
-            _ACCOUNT.format(
-                name=json.dumps(name),
-                port=port,
-                mailbox=json.dumps(mailbox),
-                password=json.dumps(PASSWORD),
-            )
-            for name, mailbox in MAILBOXES.items()
-        ),
-    ]
-    place.config.touch(0o600)
-    place.config.write_text("".join(parts), "utf-8")
+async def _run(place: Place, screen: Screen) -> Record:
+    """Run the program to its end; return the summary that it printed.
 
-
-async def _carry(place: Place, screen: Screen) -> tuple[int, bytes]:
-    """Run the program until all mail is settled; return its status and what it printed."""
+    Raises:
+        Broken: it printed none.
+    """
     process = await asyncio.create_subprocess_exec(
         *(PROGRAM, "--config", place.config, "run", "--once", "--json"),
         stdin=asyncio.subprocess.DEVNULL,
@@ -144,121 +102,107 @@ async def _carry(place: Place, screen: Screen) -> tuple[int, bytes]:
         async for line in process.stderr:
             log.write(line)
             screen.line(line.decode("utf-8", "replace").rstrip("\n"))
-    return await process.wait(), await printing
+    printed = await printing
+    # 1 is what it should be here: something went to Failed Mail.
+    if await process.wait() != 1 or not printed:
+        raise Broken(f"the program ended with status {process.returncode}")
+    summary: Record = json.loads(printed)
+    return summary
 
 
-async def _list(place: Place, folder: str) -> list[Record]:
-    """Return the messages in a folder, as the command line gives them."""
+async def _listed(place: Place, folder: str) -> list[Record]:
     process = await asyncio.create_subprocess_exec(
         *(PROGRAM, "--config", place.config, folder, "list", "--json"),
         stdout=asyncio.subprocess.PIPE,
     )
     printed, _ = await process.communicate()
+    if process.returncode:
+        raise Broken(f"{folder} list ended with status {process.returncode}")
     found: list[Record] = json.loads(printed)
     return found
 
 
-def _report(
-    console: Console, place: Place, samples: Mapping[str, Sequence[Sample]], summary: Record
-) -> None:
-    seconds, size = summary["seconds"], summary["bytes"]
-    heading(console, f"{summary['fetched']} messages, {size} bytes, {seconds} seconds")
-    totals(
+def _report(console: Console, place: Place, result: Result) -> None:
+    summary = result.summary
+    heading(
         console,
-        [
-            ("delivered", summary["delivered"], ""),
-            ("suppressed", summary["suppressed"], "a second copy of a message"),
-            ("failed", summary["failed"], "in Failed Mail, below"),
-            ("quarantined", summary["quarantined"], "below"),
-        ],
+        f"{summary['fetched']} messages fetched, {summary['bytes']} bytes, in"
+        f" {summary['seconds']} seconds",
     )
-    heading(console, "Delivered")
-    totals(
-        console,
-        [
-            (str(place.maildir(mailbox)), len(place.delivered(mailbox)), "messages")
-            for mailbox in samples
-        ],
-    )
+    remarks = {
+        "delivered": "",
+        "suppressed": "a second copy of a message that was fetched already",
+        "failed": "in Failed Mail: it cannot be delivered as it is",
+        "quarantined": "in quarantine: it is corrupt",
+    }
+    totals(console, [(name, summary[name], remark) for name, remark in remarks.items()])
+    heading(console, "Delivered to")
+    maildirs = [(str(place.maildir(m)), len(place.delivered(m)), "") for m in MAILBOXES.values()]
+    totals(console, maildirs)
+    heading(console, "Failed Mail")
+    kept(console, result.failed)
+    heading(console, "Quarantine")
+    kept(console, result.quarantined)
 
 
-def _keepers(console: Console, failed: Sequence[Record], quarantined: Sequence[Record]) -> None:
-    heading(console, "Failed Mail: what cannot be delivered as it is")
-    kept(console, failed)
-    heading(console, "Quarantine: what is corrupt")
-    kept(console, quarantined)
-
-
-def _next(
-    place: Place, failed: Sequence[Record], quarantined: Sequence[Record]
-) -> list[tuple[str, str]]:
-    """Return commands worth a try, each with its purpose. They work in this order."""
-    lines = []
-    for mailbox in MAILBOXES.values():
-        if delivered := sorted(place.delivered(mailbox)):
-            purpose = (
-                f"a message as it arrived: above Return-Path what was put in front ({mailbox})"
-            )
-            lines.append((purpose, shlex.join(["head", "-n", "20", str(delivered[0])])))
-    lines.append(("Failed Mail", place.command("failed", "list")))
-    for id_ in (str(message["id"])[:_ID_LENGTH] for message in failed):
-        file = str(place.directory / "failed.eml")
-        lines.append(("why, and where it has been", place.command("failed", "show", id_)))
-        lines.append(("save it", place.command("failed", "export", id_, "-o", file)))
-        lines.append(
-            (
-                "delete it: it would only go round again (else: failed requeue)",
-                place.command("failed", "drop", id_, "--yes"),
-            )
+def _next(place: Place, result: Result) -> Iterator[tuple[str, str]]:
+    """Yield commands worth a try, each with what it is good for. They work in this order."""
+    for delivered in place.delivered(MAILBOXES["sales"])[:1]:
+        yield (
+            "a message as it arrived; above Return-Path is what was put in front",
+            shlex.join(["head", "-n", "20", str(delivered)]),
         )
-    lines.append(("the quarantine", place.command("quarantine", "list")))
-    for id_ in (str(message["id"])[:_ID_LENGTH] for message in quarantined):
+    yield (
+        "Failed Mail; why a message is there; its bytes; and away with it",
+        place.command("failed", "list"),
+    )
+    for id_ in map(short, result.failed):
+        yield "", place.command("failed", "show", id_)
+        yield "", place.command("failed", "export", id_, "-o", str(place.directory / "failed.eml"))
+        yield "", place.command("failed", "drop", id_, "--yes")
+    yield "the same for the quarantine", place.command("quarantine", "list")
+    for id_ in map(short, result.quarantined):
         file = str(place.directory / "corrupt.eml")
-        lines.append(("its reason and header", place.command("quarantine", "show", id_)))
-        lines.append(
-            ("its bytes, none missing", place.command("quarantine", "export", id_, "-o", file))
-        )
-    lines.append(("all queues", place.command("topology", "show")))
-    lines.append(("what was configured", place.command("check-config")))
-    lines.append(("what was logged", shlex.join(["head", str(place.log)])))
-    lines.append(("tidy up", shlex.join(["rm", "-r", str(place.directory)])))
-    return lines
+        yield "", place.command("quarantine", "show", id_)
+        yield "", place.command("quarantine", "export", id_, "-o", file)
+    yield "all queues, what was configured, and what was logged", place.command("topology", "show")
+    yield "", place.command("check-config")
+    yield "", shlex.join(["head", str(place.log)])
+    yield "when you have seen enough", shlex.join(["rm", "-r", str(place.directory)])
 
 
-def _judge(
-    console: Console,
-    place: Place,
-    samples: Mapping[str, Sequence[Sample]],
-    served: Mapping[str, Maildrop],
-    failed: Sequence[Record],
-    quarantined: Sequence[Record],
-) -> int:
+def _judge(console: Console, place: Place, sent: Sent, result: Result) -> int:
     """Compare what happened with what should have; say it, and return the exit status."""
-    fates: Counter[Fate] = Counter(s.fate for mail in samples.values() for s in mail)
-    exact = sum(_exact(place, mailbox, mail) for mailbox, mail in samples.items())
-    arrived = sum(len(place.delivered(mailbox)) for mailbox in samples)
-    checks = (
-        ("delivered, equal to what was sent", exact, fates["delivered"]),
-        ("files in the Maildirs", arrived, fates["delivered"]),
-        ("messages in Failed Mail", len(failed), fates["failed"]),
-        ("messages in quarantine", len(quarantined), fates["quarantined"]),
-        ("messages left on the POP3 server", sum(m.left for m in served.values()), 0),
+    fates = Counter(sample.fate for mail in sent.values() for sample in mail)
+    exact = sum(_exact(place.delivered(mailbox), mail) for mailbox, mail in sent.items())
+    files = sum(len(place.delivered(mailbox)) for mailbox in sent)
+    checks: tuple[tuple[str, object, int], ...] = (
+        ("arrived byte for byte, below the lines put in front", exact, fates["delivered"]),
+        ("files are in the Maildirs", files, fates["delivered"]),
+        ("was a second copy", result.summary["suppressed"], fates["suppressed"]),
+        ("is in Failed Mail", len(result.failed), fates["failed"]),
+        ("is in quarantine", len(result.quarantined), fates["quarantined"]),
+        ("are left on the POP3 server", result.left, 0),
     )
     heading(console, "Checked")
-    for what, found, expected in checks:
-        verdict = "as expected" if found == expected else f"NOT as expected: {expected}"
-        console.print(f"  {found} {what}: {verdict}", soft_wrap=True)
+    totals(
+        console,
+        [
+            (what, found, "as it should be" if found == expected else f"NOT {expected}")
+            for what, found, expected in checks
+        ],
+    )
     return int(any(found != expected for _, found, expected in checks))
 
 
-def _exact(place: Place, mailbox: str, mail: Sequence[Sample]) -> int:
-    """Return how many messages arrived, byte for byte below the header lines put in front.
+def _exact(files: Sequence[Path], mail: Sequence[Sample]) -> int:
+    """Return how many messages arrived and are, below what was put in front, what was sent.
 
     A Maildir has LF where POP3 has CRLF; everything else has to be equal.
     """
-    files = [file.read_bytes() for file in place.delivered(mailbox)]
-    sent = [s.raw.replace(b"\r\n", b"\n") for s in mail if s.fate == "delivered"]
-    return sum(any(file.endswith(b"\n" + raw) for file in files) for raw in sent)
+    arrived = [file.read_bytes() for file in files]
+    sent = [sample.raw.replace(b"\r\n", b"\n") for sample in mail if sample.fate == "delivered"]
+    return sum(any(whole.endswith(b"\n" + raw) for whole in arrived) for raw in sent)
 
 
 if __name__ == "__main__":

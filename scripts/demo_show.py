@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, Self, TypeAlias
 
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -90,7 +89,7 @@ class Screen:
 def heading(console: Console, text: str) -> None:
     """Print what the next lines are about."""
     console.print()
-    console.print(Text(text, "bold"))
+    console.print(Text(text, "bold"), soft_wrap=True)
 
 
 def totals(console: Console, rows: Sequence[tuple[str, object, str]]) -> None:
@@ -104,20 +103,28 @@ def totals(console: Console, rows: Sequence[tuple[str, object, str]]) -> None:
     console.print(grid)
 
 
+def short(message: Record) -> str:
+    """Return the beginning of a message's id; commands take it for the whole."""
+    return str(message["id"])[:_ID_LENGTH]
+
+
 def kept(console: Console, messages: Sequence[Record]) -> None:
-    """Print the messages of a folder, as its ``list --json`` gives them."""
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("id", "account", "from", "subject", "reason"):
-        grid.add_column(column, overflow="fold")
+    """Print the messages of a folder, as its ``list --json`` gives them: two lines for each."""
     for message in messages:
-        cells = [str(message.get(name, "")) for name in ("account", "from", "subject", "reason")]
-        id_ = str(message.get("id", ""))[:_ID_LENGTH]
-        grid.add_row(id_, *(Text(printable(cell)) for cell in cells))
-    console.print(grid)
+        what = f"{message.get('account')}: {message.get('subject')}, from {message.get('from')}"
+        console.print(Text(f"  {short(message)}  {printable(what)}"), soft_wrap=True)
+        reason = Text(f"  {' ' * _ID_LENGTH}  {printable(str(message.get('reason')))}", "dim")
+        console.print(reason, soft_wrap=True)
 
 
 def commands(console: Console, lines: Sequence[tuple[str, str]]) -> None:
-    """Print commands, each below what it is good for, in one piece so that they can be pasted."""
+    """Print commands, each on one line so that it can be pasted.
+
+    Args:
+        console: where to.
+        lines: what a command is good for, "" where the line above has said so, and the command.
+    """
     for purpose, command in lines:
-        console.print(Text(f"  # {purpose}", "dim"), soft_wrap=True)
+        if purpose:
+            console.print(Text(f"  # {purpose}", "dim"), soft_wrap=True)
         console.print(Text(f"  {command}"), soft_wrap=True)
