@@ -97,6 +97,18 @@ class TestWrongConfiguration:
         assert office("frobnicate").status == 2
 
 
+def test_a_run_warns_in_its_log_and_keeps_standard_output_for_the_summary(office: Office) -> None:
+    office.config.write_text(office.config.read_text() + "enabled = false")
+    office.config.chmod(0o644)
+    command = [sys.executable, "-m", "services", "run", "--once", "--json"]
+    done = subprocess.run(
+        [*command, "--config", str(office.config)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, json.loads(done.stdout)["fetched"]) == (0, 0)
+    assert "holds a secret and everybody can read it" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
 class TestWhereTheConfigurationComesFrom:
     @pytest.fixture(autouse=True)
     def elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
