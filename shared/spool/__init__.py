@@ -1,0 +1,219 @@
+"""The spool: raw messages too large to travel through queues, one blob each.
+
+The key of a blob is the id of its message, so that a message fetched again overwrites its own blob.
+A blob that was committed is durable, and never changes. Whatever goes wrong with the storage is
+SpoolUnavailable, whatever is not there SpoolMissing. Blocking calls run in threads, some hundred
+KiB at a time; a message is never held whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Container, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Final, TypeVar
+
+from shared.clock import Clock, SystemClock
+from shared.errors import SpoolMissing, SpoolUnavailable
+from shared.log import printable
+from shared.spool.local import LocalStore
+from shared.spool.remote import RemoteStore, connect
+from shared.spool.store import Draft, Store, path_of, valid
+
+__all__ = ["Blob", "Spool"]
+
+R = TypeVar("R")
+
+CHUNK: Final = 256 * 1024
+"""Bytes that are read, or collected before they are written, at a time."""
+
+_THREADS: Final = 8
+_SYSTEM_CLOCK: Final = SystemClock()
+_CHECKED: Final = "0check"
+"""The key of the blob that ``check`` writes; no message has it, for theirs are hashes."""
+
+
+class Blob:
+    """A blob that is being written. It ends with ``commit`` or ``abort``, or the sweep finds it."""
+
+    def __init__(self, store: Store, executor: ThreadPoolExecutor) -> None:
+        self._store = store
+        self._executor = executor
+        self._draft: Draft | None = None
+        self._pending: list[bytes] = []
+        self._size = 0
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        """Add to the blob; the caller may then use the memory again.
+
+        Raises:
+            SpoolUnavailable: it cannot be written, or the storage is full.
+        """
+        self._pending.append(bytes(chunk))
+        self._size += len(chunk)
+        if self._size >= CHUNK:
+            await self._call(self._flush)
+
+    async def commit(self, key: str) -> None:
+        """Make this the blob of a key; it is durable on return.
+
+        Raises:
+            SpoolUnavailable: it is not; nothing of it is left, and an older blob is as it was.
+            ValueError: no blob can have such a key.
+        """
+        path_of(key)
+        try:
+            await self._call(partial(self._commit, key))
+        except BaseException:
+            await self.abort()
+            raise
+
+    async def abort(self) -> None:
+        """Leave no trace of it; harmless after ``commit``."""
+        self._pending.clear()
+        if self._draft is not None:
+            draft, self._draft = self._draft, None
+            await _call(self._executor, draft.discard)
+
+    def _flush(self) -> None:
+        if self._draft is None:
+            self._draft = self._store.draft()
+        chunks, self._pending, self._size = self._pending, [], 0
+        self._draft.write(chunks)
+
+    def _commit(self, key: str) -> None:
+        self._flush()
+        if self._draft is not None:
+            self._draft.commit(key)
+
+    async def _call(self, work: Callable[[], R]) -> R:
+        return await _call(self._executor, work)
+
+
+class Spool:
+    """The blobs below one URL.
+
+    Args:
+        url: a folder (a path, or ``file:///srv/spool``), or what fsspec knows: ``s3://bucket/x``.
+        options: what the fsspec file system takes besides, such as ``endpoint_url``.
+        clock: tells how old a blob is.
+
+    Raises:
+        ConfigError: the URL is wrong, or needs a package that is not installed.
+    """
+
+    def __init__(
+        self, url: str, options: Mapping[str, str] | None = None, clock: Clock = _SYSTEM_CLOCK
+    ) -> None:
+        self._store = _store(url, options or {})
+        self._clock = clock
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="spool")
+
+    async def create(self) -> Blob:
+        """Begin a blob."""
+        return Blob(self._store, self._executor)
+
+    async def chunks(self, key: str, size: int = CHUNK) -> AsyncIterator[bytes]:
+        """Yield a blob in chunks of at most so many bytes.
+
+        Raises:
+            SpoolMissing: there is no blob of this key.
+            SpoolUnavailable: it cannot be read just now.
+        """
+        if not valid(key):
+            raise SpoolMissing(key)
+        file = await self._call(partial(self._open, key))
+        try:
+            while chunk := await self._call(partial(file.read, size)):
+                yield chunk
+        finally:
+            file.close()
+
+    async def delete(self, key: str) -> None:
+        """Delete a blob; nothing happens where there is none."""
+        if valid(key):
+            await self._call(partial(self._store.delete, key))
+
+    async def copy(self, key: str, new_key: str) -> None:
+        """Make a second blob of the same content, as durable as the first.
+
+        Raises:
+            SpoolMissing: there is no blob of this key.
+            SpoolUnavailable: it cannot be read, or the copy not written.
+            ValueError: no blob can have such a new key.
+        """
+        blob = await self.create()
+        try:
+            async for chunk in self.chunks(key):
+                await blob.write(chunk)
+        except BaseException:
+            await blob.abort()
+            raise
+        await blob.commit(new_key)
+
+    async def sweep(self, older_than: float, keep: Container[str]) -> list[str]:
+        """Delete blobs that nothing refers to, and what was begun and never committed.
+
+        Args:
+            older_than: seconds that must have passed since it was written; a blob is there before
+                anything refers to it.
+            keep: keys of blobs to keep, whatever their age.
+
+        Returns:
+            The keys of the blobs deleted.
+        """
+        return await self._call(partial(self._sweep, self._clock.now() - older_than, keep))
+
+    async def check(self) -> None:
+        """Write and delete a blob.
+
+        Raises:
+            SpoolUnavailable: that does not work.
+        """
+        blob = await self.create()
+        await blob.write(b"ok")
+        await blob.commit(_CHECKED)
+        await self.delete(_CHECKED)
+
+    def _sweep(self, before: float, keep: Container[str]) -> list[str]:
+        self._store.discard_drafts(before)
+        orphans = [key for key in self._store.listed() if key not in keep]
+        return [key for key in orphans if self._store.delete_old(key, before)]
+
+    def _open(self, key: str) -> BinaryIO:
+        try:
+            return self._store.open(key)
+        except FileNotFoundError as error:
+            raise SpoolMissing(key) from error
+
+    async def _call(self, work: Callable[[], R]) -> R:
+        return await _call(self._executor, work)
+
+
+async def _call(executor: ThreadPoolExecutor, work: Callable[[], R]) -> R:
+    """Do blocking work in a thread, and say in our terms what went wrong.
+
+    A caller that is cancelled still waits for the thread: it may be using a file that the caller
+    closes next.
+    """
+    job = asyncio.get_running_loop().run_in_executor(executor, work)
+    try:
+        return await asyncio.shield(job)
+    except asyncio.CancelledError:
+        await asyncio.wait([job])
+        raise
+    except SpoolMissing:
+        raise
+    except Exception as error:  # fsspec lets through whatever the client of a store raises
+        raise SpoolUnavailable(printable(f"{type(error).__name__}: {error}")) from error
+
+
+def _store(url: str, options: Mapping[str, str]) -> Store:
+    if "://" not in url:
+        return LocalStore(Path(url))
+    filesystem, root = connect(url, options)
+    if filesystem.protocol in ("file", ("file", "local")):
+        return LocalStore(Path(root))
+    return RemoteStore(filesystem, root)

@@ -1,0 +1,136 @@
+"""Blobs as files of this machine, which are on disk before anyone may refer to them.
+
+A draft is a file in ``tmp`` below the root. Its commit is fsync, rename into place, fsync of the
+folder; a new folder is synced into its parent first. Files are 0600, folders 0700: mail is private.
+A message that is fetched again replaces its old blob perhaps just when that is swept up as an
+orphan, so both hold a lock (flock) on the folder for that step, which ends with their process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from shared.spool.store import TMP, key_of, path_of
+
+
+class LocalDraft:
+    """A file in ``tmp``."""
+
+    def __init__(self, root: Path) -> None:
+        _make_folder(root / TMP)
+        self._root = root
+        self._path = root / TMP / secrets.token_hex(16)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._file = os.fdopen(os.open(self._path, flags, 0o600), "wb", buffering=0)
+
+    def write(self, chunks: Sequence[bytes]) -> None:
+        """Add to it."""
+        rest = memoryview(b"".join(chunks))
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def commit(self, key: str) -> None:
+        """Make it the blob of this key, durably; it replaces one that is there."""
+        path = self._root / path_of(key)
+        os.fsync(self._file.fileno())
+        self._file.close()
+        _make_folder(path.parent)
+        with _locked(path.parent):
+            self._path.replace(path)
+        _sync_folder(path.parent)
+
+    def discard(self) -> None:
+        """Leave no trace of it."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+class LocalStore:
+    """Files below a root folder, which is made when the first one is written."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def draft(self) -> LocalDraft:
+        """Begin a blob."""
+        return LocalDraft(self._root)
+
+    def open(self, key: str) -> BinaryIO:
+        """Open a blob for reading."""
+        try:
+            return (self._root / path_of(key)).open("rb", buffering=0)
+        except FileNotFoundError as error:
+            if self._root.is_dir():
+                raise
+            # The disk may not be mounted: that is no reason to believe that the blob is gone.
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._root)) from error
+
+    def delete(self, key: str) -> None:
+        """Delete a blob."""
+        (self._root / path_of(key)).unlink(missing_ok=True)
+
+    def delete_old(self, key: str, before: float) -> bool:
+        """Delete a blob if it was written before this moment; return whether it was."""
+        path = self._root / path_of(key)
+        with _locked(path.parent):
+            old = _older(path, before)
+            if old:
+                path.unlink(missing_ok=True)
+        return old
+
+    def listed(self) -> Iterator[str]:
+        """Yield the keys of all blobs."""
+        for path in self._root.glob("??/*"):
+            key = key_of(path.relative_to(self._root).as_posix())
+            if key is not None:
+                yield key
+
+    def discard_drafts(self, before: float) -> None:
+        """Delete drafts that nobody has written to since this moment."""
+        for path in self._root.glob(f"{TMP}/*"):
+            if _older(path, before):
+                path.unlink(missing_ok=True)
+
+
+def _older(path: Path, before: float) -> bool:
+    try:
+        return path.stat().st_mtime < before
+    except FileNotFoundError:
+        return False
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    with contextlib.suppress(FileExistsError):  # another process was faster
+        folder.mkdir(mode=0o700)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    with _opened(folder) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with _opened(folder) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
