@@ -5,13 +5,17 @@ what is a matter of taste (maximum length and the like) is left to the operator'
 Declaring again is a no-op; a queue that exists with other arguments is never touched.
 """
 
+# kombu has few annotations.
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from amqp.exceptions import AccessRefused, PreconditionFailed
-from kombu import Connection, Exchange, Queue, binding
+from kombu.connection import Connection
+from kombu.entity import Exchange, Queue, binding
 
 from shared.errors import ConfigError
 from shared.log import printable
@@ -107,8 +111,8 @@ def _work(_: QueueSpec) -> dict[str, Any]:
 
 
 def _retry(spec: QueueSpec) -> dict[str, Any]:
-    assert spec.ttl is not None
-    assert spec.back_to is not None
+    if spec.ttl is None or spec.back_to is None:
+        raise ValueError(f"{spec.name}: a retry queue needs a time to wait and a way back")
     ttl = {"x-message-ttl": round(spec.ttl * 1000), "x-delivery-limit": NEVER}
     return ttl | _dead_letters_to(spec.back_to)
 

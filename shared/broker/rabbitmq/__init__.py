@@ -165,7 +165,7 @@ class RabbitBroker:
             raise
         finally:
             channel.close()
-        return int(answer.message_count)
+        return int(answer.method.message_count)
 
     async def _subscribe(self, queue: str, prefetch: int, backoff: Backoff) -> Session | None:
         """Return a session, once the broker lets us have one; None if we are closed."""

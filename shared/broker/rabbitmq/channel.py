@@ -59,7 +59,7 @@ class AsyncChannel:
     def call(
         self, request: Callable[..., object], /, **arguments: object
     ) -> Coroutine[Any, Any, Any]:
-        """Make a request, a method of ``pika``, at once; await what this returns for the answer.
+        """Make a request, a method of ``pika``, at once; await the result for the frame in answer.
 
         Raises:
             ChannelEnded: the channel has ended, or (when awaited) ends before the answer, perhaps

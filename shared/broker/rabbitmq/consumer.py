@@ -16,13 +16,12 @@ from typing import Any, Final
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 from shared.broker import Delivery, Header
+from shared.broker.dead_letter import own
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 from shared.errors import DeliveryLost
 
 DELIVERY_COUNT: Final = "x-delivery-count"
 """How often a quorum queue has taken the message back; absent or 0 the first time."""
-
-_PLAIN: Final = (str, int, float)
 
 
 class Session:
@@ -138,9 +137,11 @@ class Session:
 
     def _on_message(self, _: object, method: Any, properties: Any, body: bytes) -> None:
         tag = method.delivery_tag
-        headers = _plain(properties.headers) if properties.headers else {}
-        seen = headers.get(DELIVERY_COUNT, 0)
-        redeliveries = max(seen if isinstance(seen, int) else 0, int(method.redelivered))
+        headers: Mapping[str, Header] = {}
+        redeliveries = int(method.redelivered)
+        if properties.headers:
+            headers = own(properties.headers)
+            redeliveries = max(redeliveries, properties.headers.get(DELIVERY_COUNT, 0))
         self._unsettled[tag] = None
         self._buffer.append(
             Delivery(
@@ -181,8 +182,3 @@ class Session:
         self._unsettled.clear()
         self._acked.clear()
         self._wake()
-
-
-def _plain(headers: Mapping[str, Any]) -> Mapping[str, Header]:
-    """Return the headers without the broker's own nested ones (``x-death``)."""
-    return {name: value for name, value in headers.items() if type(value) in _PLAIN}

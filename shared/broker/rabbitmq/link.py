@@ -10,22 +10,19 @@ import asyncio
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import ConnectionWrongStateError
 
-from shared.broker.amqp_url import WHERE, AmqpUrl, tls_context
+from shared.broker.amqp_url import AmqpUrl
 from shared.broker.rabbitmq.backoff import Backoff
+from shared.broker.rabbitmq.connection import CoalescingConnection, parameters, text, translated
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import printable
 
-HEARTBEAT: Final = 30
 CLOSING: Final = 5.0
 """Seconds that a broker has for its part of a proper goodbye."""
 LONGEST_PAUSE: Final = 30.0
-
-_CHUNK: Final = 65536
 
 
 class Report(Protocol):
@@ -33,33 +30,6 @@ class Report(Protocol):
 
     def __call__(self, what: str, /, **about: object) -> None:
         """Say what is wrong, and about what."""
-
-
-class CoalescingConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no types
-    """Sends what one turn of the event loop produced in few writes, instead of one per frame.
-
-    A publish is three frames, and each write a packet of its own (TCP_NODELAY): sent one by one,
-    they are half of the cost of a message. ``_adapter_emit_data`` is pika's seam for adapters.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._frames: list[bytes] = []
-        self._size = 0
-        self._loop = asyncio.get_running_loop()
-        super().__init__(*args, **kwargs)
-
-    def _adapter_emit_data(self, data: bytes) -> None:
-        if not self._frames:
-            self._loop.call_soon(self._flush)
-        self._frames.append(data)
-        self._size += len(data)
-        if self._size >= _CHUNK:
-            self._flush()
-
-    def _flush(self) -> None:
-        frames, self._frames, self._size = self._frames, [], 0
-        if frames and self._transport is not None:
-            super()._adapter_emit_data(b"".join(frames))
 
 
 class Link:
@@ -89,7 +59,7 @@ class Link:
         self.blocked: str | None = None
         self._url = url
         self._title = title
-        self._parameters = _parameters(url, ca_file, title, version)
+        self._parameters = parameters(url, ca_file, title, version)
         self._report = report
         self._backoff = Backoff(clock, LONGEST_PAUSE)
         self._connection: AsyncioConnection | None = None
@@ -192,8 +162,8 @@ class Link:
         connection = CoalescingConnection(
             self._parameters,
             on_open_callback=lambda _: _end(opened, None),
-            on_open_error_callback=lambda _, error: _end(opened, _translated(error, self._url)),
-            on_close_callback=lambda _, error: _end(lost, _text(error)),
+            on_open_error_callback=lambda _, error: _end(opened, translated(error, self._url)),
+            on_close_callback=lambda _, error: _end(lost, text(error)),
         )
         connection.add_on_connection_blocked_callback(
             lambda _, frame: self._alarm(printable(str(frame.method.reason)))
@@ -224,60 +194,3 @@ def _end(future: asyncio.Future[Any], result: object) -> None:
         future.set_exception(result)
     else:
         future.set_result(result)
-
-
-def _parameters(
-    url: AmqpUrl, ca_file: str | None, title: str, version: str
-) -> pika.ConnectionParameters:
-    tls = pika.SSLOptions(tls_context(ca_file), url.host) if url.tls else None
-    return pika.ConnectionParameters(
-        host=url.host,
-        port=url.port,
-        virtual_host=url.vhost,
-        credentials=pika.PlainCredentials(url.user, url.password),
-        heartbeat=HEARTBEAT,
-        blocked_connection_timeout=None,
-        ssl_options=tls,
-        client_properties={
-            "connection_name": title,
-            "product": "pop3-connector",
-            "version": version,
-        },
-    )
-
-
-def _text(error: BaseException) -> str:
-    cause = _cause(error)
-    return printable(str(cause) or type(cause).__name__)
-
-
-def _cause(error: Any) -> Any:
-    """Return what is inside pika's wrappers: the workflow's, the phase's, the connection's."""
-    while True:
-        if nested := getattr(error, "exceptions", None):
-            error = nested[-1]
-        elif isinstance(inner := getattr(error, "exception", None), BaseException) or (
-            error.args and isinstance(inner := error.args[0], BaseException)
-        ):
-            error = inner
-        else:
-            return error
-
-
-def _translated(error: BaseException, url: AmqpUrl) -> Exception:
-    """Return our error for one of pika's from the time of connecting.
-
-    pika only guesses from the state of the handshake ("probable"); the broker's own words decide.
-    """
-    text = str(_cause(error))
-    for words, what in _REFUSALS:
-        if words in text:
-            return ConfigError(WHERE, f"{what} ({url})")
-    return BrokerUnavailable(f"{url}: {_text(error)}")
-
-
-_REFUSALS: Final = (
-    ("ACCESS_REFUSED", "the broker does not accept this user name and password"),
-    (" not found", "the broker has no such virtual host"),
-    ("refused for user", "the broker does not let this user into this virtual host"),
-)

@@ -9,7 +9,9 @@ https://www.rabbitmq.com/docs/confirms#publisher-confirms
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import struct
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final
 
 from pika import BasicProperties
@@ -17,7 +19,7 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import AMQPError, ShortStringTooLong, UnsupportedAMQPFieldException
 from pika.spec import Basic
 
-from shared.broker import Send
+from shared.broker import Header, Send
 from shared.broker.rabbitmq.backoff import Backoff
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 from shared.broker.rabbitmq.link import Link, Report
@@ -31,6 +33,13 @@ PERSISTENT: Final = 2
 LONGEST_PAUSE: Final = 5.0
 
 _NOT_FOUND: Final = 404
+_UNSENDABLE: Final = (
+    ShortStringTooLong,
+    UnsupportedAMQPFieldException,
+    struct.error,
+    ArithmeticError,
+    TypeError,
+)
 
 
 class _Batch:
@@ -105,14 +114,16 @@ class ConfirmChannel:
             content_type=CONTENT_TYPE,
             delivery_mode=PERSISTENT,
             message_id=send.message_id,
-            headers=dict(send.headers) if send.headers else None,
+            headers=_table(send.headers) if send.headers else None,
         )
         try:
             self._channel.pika.basic_publish(
                 self._exchange, send.queue, send.body, properties, mandatory=True
             )
-        except (ShortStringTooLong, UnsupportedAMQPFieldException) as error:
-            raise Refused(send.queue, f"not sendable: {type(error).__name__}") from error
+        except _UNSENDABLE as error:
+            raise Refused(
+                send.queue, f"its headers cannot be sent: {type(error).__name__}"
+            ) from error
         except AMQPError as error:
             raise BrokerUnavailable(f"the channel is closed: {error}") from error
 
@@ -222,3 +233,11 @@ class Publisher:
         else:
             return
         self._report(what, exchange=self._exchange, reason=str(error))
+
+
+def _table(headers: Mapping[str, Header]) -> dict[str, object]:
+    """Return the headers as pika can write them: it knows no floating-point numbers."""
+    return {
+        name: Decimal(repr(value)) if type(value) is float else value
+        for name, value in headers.items()
+    }

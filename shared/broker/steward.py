@@ -1,0 +1,285 @@
+"""The operator's side of RabbitMQ, over kombu: declare, count, look, move, drop. Blocking.
+
+It looks into a queue by taking its messages without acknowledging them, and gives them back by
+closing the channel. What it moves is confirmed at its destination before it is acknowledged here:
+interrupted at any point, a message may be in both places, and is never in none.
+"""
+
+# kombu has few annotations.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from amqp import Message
+from amqp.exceptions import (
+    AccessRefused,
+    AMQPError,
+    ChannelError,
+    MessageNacked,
+    NotAllowed,
+    NotFound,
+)
+from kombu.connection import Connection
+from kombu.exceptions import KombuError
+
+from shared import topology
+from shared.broker import Header, Stored
+from shared.broker.amqp_url import WHERE, AmqpUrl, parse, tls_context
+from shared.broker.dead_letter import inbox, own, readable
+from shared.broker.requeue import FAILURE_HEADERS, fresh
+from shared.errors import BrokerUnavailable, ConfigError, Refused
+from shared.log import printable
+from shared.queues import Tier, plan, reachable
+
+SENDER: Final = "postmaster"
+CONNECTING: Final = 10
+ANSWERING: Final = 60
+"""Seconds after which a broker that says nothing counts as gone."""
+_PERSISTENT: Final = 2
+_TURN: Final = 0.01
+_RETURNING: Final = 100
+"""Turns to wait until a quorum queue, which takes things back in its own time, has done so."""
+
+
+class KombuSteward:
+    """A ``shared.broker.Steward`` over RabbitMQ 3.10 or later. It connects when first needed.
+
+    To look into a work queue counts as handing its messages out once; failed queues and quarantine
+    are declared so that it does not matter how often somebody looks.
+
+    Args:
+        url: ``amqp://user:password@host:port/vhost``, or ``amqps://``.
+        tiers: the retry tiers of the topology.
+        ca_file: the authority that TLS trusts; the system's store if None.
+
+    Raises:
+        ConfigError: the URL or the file is wrong.
+    """
+
+    def __init__(self, url: str, tiers: Sequence[Tier], ca_file: str | None = None) -> None:
+        self._url = parse(url)
+        self._tiers = tiers
+        self._queues = plan(tiers)
+        self._reach = frozenset(reachable(SENDER, self._queues))
+        self._tls = _tls(self._url, ca_file)
+        self._connection: Connection | None = None
+
+    def declare(self) -> None:
+        """Make every queue and exchange of the topology exist; a no-op where they do.
+
+        Raises:
+            ConfigError: something of that name exists with other arguments, or access is refused.
+            BrokerUnavailable: the broker does not answer.
+        """
+        with self._translated("the topology"):
+            topology.declare(self._connected(), self._tiers)
+
+    def depths(self) -> Mapping[str, int | None]:
+        """Return for each queue of the topology how many messages wait in it, None if absent."""
+        return {spec.name: self._depth(spec.name) for spec in self._queues}
+
+    def browse(self, queue: str) -> Iterator[Stored]:
+        """Yield the waiting messages of a queue, oldest first; all stay in it.
+
+        They are out of reach for everybody else until the iteration ends.
+        """
+        with self._looking(queue) as look:
+            for message in look.messages():
+                yield self._stored(queue, message)
+
+    def move(self, queue: str, message_ids: Sequence[str], destination: str | None) -> int:
+        """Move messages to another queue (to the queue each came from, by its header, if None).
+
+        Each is durable at its destination before it is gone here, and starts anew there: no
+        attempts, no failure. One that does not say where it came from stays.
+
+        Returns:
+            How many were moved.
+
+        Raises:
+            ConfigError: there is no such queue.
+            Refused: the destination takes no messages, or does not exist.
+            BrokerUnavailable: the broker does not answer. Whatever was raised, what was not moved
+                by then is where it was.
+        """
+        if destination is not None and destination not in self._reach:
+            raise Refused(destination, "no mail can be moved there")
+
+        def forward(channel: Any, message: Any) -> bool:
+            target = destination or inbox(message.headers, self._queues)
+            if target is not None:
+                self._publish(channel, target, message)
+            return target is not None
+
+        return self._take(queue, message_ids, forward)
+
+    def drop(self, queue: str, message_ids: Sequence[str]) -> int:
+        """Delete messages; return how many."""
+        return self._take(queue, message_ids, lambda *_: True)
+
+    def close(self) -> None:
+        """Disconnect."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(AMQPError, KombuError, OSError):
+                connection.release()
+
+    def _take(
+        self, queue: str, message_ids: Sequence[str], settle: Callable[[Any, Any], bool]
+    ) -> int:
+        """Acknowledge the messages of these ids for which ``settle`` says so."""
+        wanted = frozenset(message_ids)
+        with self._looking(queue) as look, self._channel(queue) as publishing:
+            for message in look.messages():
+                if _id(message) in wanted and settle(publishing, message):
+                    look.take(message)
+        return look.taken
+
+    def _publish(self, channel: Any, target: str, message: Any) -> None:
+        headers = {k: v for k, v in own(message.headers).items() if k not in FAILURE_HEADERS}
+        renewed = Message(
+            fresh(_body(message), target),
+            content_type=message.properties.get("content_type", "application/msgpack"),
+            delivery_mode=_PERSISTENT,
+            message_id=_id(message),
+            application_headers=headers,
+        )
+        try:
+            channel.basic_publish(
+                renewed, SENDER, target, mandatory=True, confirm_timeout=ANSWERING
+            )
+        except (MessageNacked, ChannelError) as error:
+            raise Refused(target, _text(error)) from error
+
+    def _stored(self, queue: str, message: Any) -> Stored:
+        body = _body(message)
+        headers: Mapping[str, Header] = readable(message.headers, body, self._queues)
+        return Stored(queue, _id(message), headers, body)
+
+    def _depth(self, queue: str) -> int | None:
+        with self._translated(f"queue {queue}"), self._connected().channel() as channel:
+            try:
+                return int(channel.queue_declare(queue, passive=True).message_count)
+            except NotFound:
+                return None
+
+    @contextmanager
+    def _looking(self, queue: str) -> Iterator[_Look]:
+        """Look into a queue; what is not taken goes back, and is there again at the end."""
+        look: _Look | None = None
+        try:
+            with self._channel(queue) as channel:
+                look = _Look(channel, queue)
+                yield look
+        finally:
+            if look is not None and self._connection is not None:
+                self._await_return(queue, look.left)
+
+    def _await_return(self, queue: str, left: int) -> None:
+        for _ in range(_RETURNING):
+            if (self._depth(queue) or 0) >= left:
+                return
+            time.sleep(_TURN)
+
+    @contextmanager
+    def _channel(self, queue: str) -> Iterator[Any]:
+        with self._translated(f"queue {queue}"), self._connected().channel() as channel:
+            yield channel
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            connection = _connection(self._url, self._tls)
+            with self._translated(WHERE):
+                connection.connect()
+            self._connection = connection
+        return self._connection
+
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        """Say what went wrong in our own words, and forget a connection that is no more."""
+        try:
+            yield
+        except (AccessRefused, NotAllowed) as error:
+            raise ConfigError(what, f"access refused by {self._url}: {_text(error)}") from error
+        except NotFound as error:
+            advice = "it does not exist; declare the topology"
+            raise ConfigError(what, f"{advice} ({_text(error)})") from error
+        except (AMQPError, KombuError, OSError) as error:
+            self.close()
+            raise BrokerUnavailable(f"{self._url}: {_text(error)}") from error
+
+
+class _Look:
+    """The messages that waited in a queue when we began to look; not those that come later."""
+
+    def __init__(self, channel: Any, queue: str) -> None:
+        self._channel = channel
+        self._queue = queue
+        self._found = int(channel.queue_declare(queue, passive=True).message_count)
+        self.taken = 0
+
+    @property
+    def left(self) -> int:
+        """How many of them are to be in the queue afterwards."""
+        return self._found - self.taken
+
+    def messages(self) -> Iterator[Any]:
+        for _ in range(self._found):
+            message = self._channel.basic_get(self._queue)
+            if message is None:
+                return
+            yield message
+
+    def take(self, message: Any) -> None:
+        self._channel.basic_ack(message.delivery_tag)
+        self.taken += 1
+
+
+def _id(message: Any) -> str:
+    """Return the message id; for a message that nobody of ours sent, a name by its content."""
+    return str(
+        message.properties.get("message_id")
+        or "unnamed-" + hashlib.sha256(_body(message)).hexdigest()[:16]
+    )
+
+
+def _body(message: Any) -> bytes:
+    body = message.body
+    return body if isinstance(body, bytes) else str(body).encode()
+
+
+def _text(error: Exception) -> str:
+    return printable(getattr(error, "reply_text", None) or str(error) or type(error).__name__)
+
+
+def _tls(url: AmqpUrl, ca_file: str | None) -> dict[str, Any] | bool:
+    if not url.tls:
+        return False
+    tls_context(ca_file)
+    return {"server_hostname": url.host, "cert_reqs": ssl.CERT_REQUIRED, "ca_certs": ca_file}
+
+
+def _connection(url: AmqpUrl, tls: dict[str, Any] | bool) -> Connection:
+    return Connection(
+        hostname=url.host,
+        port=url.port,
+        userid=url.user,
+        password=url.password,
+        virtual_host=url.vhost,
+        transport="pyamqp",
+        ssl=tls,
+        connect_timeout=CONNECTING,
+        transport_options={
+            "confirm_publish": True,
+            "read_timeout": ANSWERING,
+            "write_timeout": ANSWERING,
+            "client_properties": {"connection_name": f"pop3-connector {SENDER}"},
+        },
+    )

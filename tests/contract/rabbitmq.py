@@ -1,0 +1,30 @@
+"""RabbitMQ for the contract suite: one node for the whole run, one virtual host for each test."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from shared.broker import Broker, Steward
+from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.steward import KombuSteward
+from shared.queues import Tier
+from tests.servers.rabbitmq import shared_rabbitmq
+
+
+@asynccontextmanager
+async def rabbitmq_pair(
+    _: Path, tiers: Sequence[Tier]
+) -> AsyncIterator[tuple[Callable[[], Broker], Steward]]:
+    server = shared_rabbitmq()
+    vhost = server.vhost()
+    url = server.url(vhost)
+
+    def make() -> Broker:
+        return RabbitBroker(
+            url, sender="postmaster", name="contract@test", tiers=tiers, version="0"
+        )
+
+    steward = KombuSteward(url, tiers)
+    yield make, steward
+    steward.close()
+    server.drop_vhost(vhost)
