@@ -99,7 +99,8 @@ class Addressed:
         sender: the envelope sender, "" for the null sender.
         recipients: the envelope recipients.
         destination: the name of the destination that takes them.
-        prefix: header lines to put before the raw message, each ended by CRLF.
+        prefix: header lines to put before the raw message, each ended by CRLF; but the last may
+            stop at the name of a field, which the first line of the raw message then completes.
     """
 
     raw: Raw

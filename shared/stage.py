@@ -184,10 +184,16 @@ class Runner:
         except NewerSchema as error:
             await self._settle(delivery, self._park(delivery, str(error)), delivery.message_id, "")
             return
-        follows = self._follows(envelope, await self._outcome(envelope))
-        if follows.copies:
-            follows = await self._copied(envelope, follows)
+        follows = await self._consequences(envelope)
         await self._settle(delivery, follows, envelope.id, envelope.account, envelope.first_seen)
+
+    async def _consequences(self, envelope: Envelope[Payload]) -> Settlement:
+        try:
+            follows = self._follows(envelope, await self._outcome(envelope))
+        except Exception as error:  # noqa: BLE001  (an outcome that cannot be carried out)
+            self._log.crashed(envelope.id, envelope.account, error)
+            follows = self._follows(envelope, Retry(f"{type(error).__name__}: {error}"))
+        return await self._copied(envelope, follows) if follows.copies else follows
 
     def _follows(self, envelope: Envelope[Payload], outcome: Outcome) -> Settlement:
         return settlement(

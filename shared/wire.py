@@ -34,6 +34,9 @@ SCHEMA: Final = 1
 BODY_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of one encoded envelope; RabbitMQ 4.0 and later takes no more by default."""
 
+_TIMES: Final = 250_000_000_000.0
+"""Seconds since 1970 that a date can be made of, and a little less (the year 9892)."""
+
 _T = TypeVar("_T", bound=Payload)
 _BAD: Final = (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError)
 
@@ -108,7 +111,7 @@ def _envelope(parts: list[Any], kind: type[_T]) -> Envelope[_T]:
         _float(first_seen),
         _int(attempt),
         None if first_failure is None else _float(first_failure),
-        tuple(Hop(_str(stage), _float(at)) for stage, at in trail),
+        tuple(Hop(_str(stage), _float(at)) for stage, at in map(_list, _list(trail))),
     )
 
 
@@ -121,12 +124,16 @@ def _str(value: object) -> str:
 def _int(value: object) -> int:
     if type(value) is not int:
         raise ValueError(f"{type(value).__name__} where an integer is expected")
+    if value < 0:
+        raise ValueError("a negative number where a count is expected")
     return value
 
 
 def _float(value: object) -> float:
     if type(value) is not float and type(value) is not int:
         raise ValueError(f"{type(value).__name__} where a number is expected")
+    if not -_TIMES < value < _TIMES:  # also true of NaN
+        raise ValueError("a number that is no time")
     return float(value)
 
 
@@ -136,10 +143,14 @@ def _bytes(value: object) -> bytes:
     return value
 
 
-def _texts(value: object) -> tuple[str, ...]:
+def _list(value: object) -> list[Any]:
     if type(value) is not list:
         raise ValueError(f"{type(value).__name__} where a list is expected")
-    return tuple(_str(item) for item in value)
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(_str(item) for item in _list(value))
 
 
 def _pack_raw(raw: Raw) -> bytes | list[object]:
@@ -149,7 +160,7 @@ def _pack_raw(raw: Raw) -> bytes | list[object]:
 def _raw(value: Any) -> Raw:
     if type(value) is bytes:
         return Inline(value)
-    key, size, head, *_ = value
+    key, size, head, *_ = _list(value)
     return Spooled(_str(key), _int(size), _bytes(head))
 
 
@@ -158,7 +169,7 @@ def _pack_summary(s: Summary) -> list[str]:
 
 
 def _summary(value: Any) -> Summary:
-    from_, subject, message_id, date, *_ = value
+    from_, subject, message_id, date, *_ = _list(value)
     return Summary(_str(from_), _str(subject), _str(message_id), _str(date))
 
 
@@ -167,7 +178,7 @@ def _pack_poll(p: Poll) -> list[object]:
 
 
 def _poll(value: Any) -> Poll:
-    reason, *_ = value
+    reason, *_ = _list(value)
     return Poll(_str(reason))
 
 
@@ -176,7 +187,7 @@ def _pack_fetched(p: Fetched) -> list[object]:
 
 
 def _fetched(value: Any) -> Fetched:
-    raw, uidl, server, summary, *_ = value
+    raw, uidl, server, summary, *_ = _list(value)
     return Fetched(_raw(raw), _str(uidl), _str(server), _summary(summary))
 
 
@@ -194,7 +205,7 @@ def _pack_parsed(p: Parsed) -> list[object]:
 
 
 def _parsed(value: Any) -> Parsed:
-    raw, uidl, server, summary, return_path, delivered_to, received, passed, *_ = value
+    raw, uidl, server, summary, return_path, delivered_to, received, passed, *_ = _list(value)
     return Parsed(
         _raw(raw),
         _str(uidl),
@@ -221,7 +232,7 @@ def _pack_addressed(p: Addressed) -> list[object]:
 
 
 def _addressed(value: Any) -> Addressed:
-    raw, uidl, server, summary, sender, recipients, destination, prefix, *_ = value
+    raw, uidl, server, summary, sender, recipients, destination, prefix, *_ = _list(value)
     return Addressed(
         _raw(raw),
         _str(uidl),

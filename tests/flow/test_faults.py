@@ -31,7 +31,8 @@ def product(tmp_path: Path) -> Iterator[Connector]:
 
 @pytest.fixture
 def local() -> Iterator[Postfix]:
-    with postfix(mailboxes=("sales",)) as server:
+    # By default Postfix takes Return-Path and Bcc out of what it receives.
+    with postfix(mailboxes=("sales",), options={"message_drop_headers": ""}) as server:
         yield server
 
 

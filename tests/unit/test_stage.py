@@ -18,7 +18,7 @@ from shared.clock import SystemClock
 from shared.errors import SpoolMissing
 from shared.log import MailLog
 from shared.message import Addressed, Envelope, Inline, Spooled, Summary
-from shared.outcome import DeadLetter, Done, Outcome, Retry, Split
+from shared.outcome import DeadLetter, Done, Forward, Outcome, Retry, Split
 from shared.queues import PICKUP, QUARANTINE, Tier, plan
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
@@ -233,3 +233,11 @@ async def test_a_full_or_missing_outbox_holds_the_delivery_back(tmp_path: Path) 
 def test_a_policy_needs_a_tier() -> None:
     with pytest.raises(ValueError, match="tier"):
         RetryPolicy((), 1.0)
+
+
+async def test_an_outcome_that_cannot_be_carried_out_is_a_retry(tmp_path: Path) -> None:
+    """Forward from the last stage, which has no outbox: a defect, and no reason to lose mail."""
+    async with at_work(tmp_path, lambda e: Forward.to(e.payload)) as bench:
+        await bench.put("a")
+        await bench.until("pickup.retry.1h", 1)
+        assert bench.log.counts["crashed"] == 1

@@ -233,7 +233,6 @@ def test_hostile_bytes_are_undecodable(name: str) -> None:
         assert undecodable(HOSTILE[name], kind)
 
 
-@pytest.mark.xfail(strict=True, reason="wire takes a text for the list of its characters")
 def test_a_text_is_not_taken_for_a_list() -> None:
     poll = [*parts(Poll)[:-1], "due"]
     assert not accepted(Poll, poll)
@@ -242,7 +241,6 @@ def test_a_text_is_not_taken_for_a_list() -> None:
     assert not accepted(Fetched, fetched)
 
 
-@pytest.mark.xfail(strict=True, reason="wire takes numbers that no clock and no counter shows")
 @pytest.mark.parametrize(
     ("index", "wrong"), [(4, math.nan), (6, math.inf), (6, -math.inf), (5, -1)]
 )
