@@ -55,10 +55,11 @@ _FAULTS: Final[Mapping[str, type[ServerFault]]] = {
     "AUTH": LoginRefused,  # RFC 3206 section 5
 }
 _BUSY: Final = re.compile(
-    r"(maildrop|mailbox|mail drop|folder)\b.*\b(lock|locked|in use|busy)\b|already (locked|in use)",
+    r"(maildrop|mailbox|mail drop|folder)\b.*\b(lock|locked|in use|busy)\b"
+    r"|already (locked|in use)|(maximum|too many)\b.*\b(connections|sessions|logins)",
     re.IGNORECASE,
 )
-"""What servers without response codes say of a maildrop that is held (RFC 1939 section 5)."""
+"""What servers say without a response code of a maildrop that is held, or held too often."""
 
 
 async def log_in(login: Login) -> tuple[Exchange, Mapping[str, tuple[str, ...]]]:
@@ -124,7 +125,8 @@ def _refusal(login: Login, reply: Reply, password: str) -> ServerFault:
     busy = not reply.code and _BUSY.search(reply.text)
     kind = MaildropBusy if busy else _FAULTS.get(reply.code, LoginRefused)
     # Some servers repeat in their reply what they were sent.
-    text = reply.text.replace(password, "***") if password else reply.text
+    secret = rf"(?<!\w){re.escape(password)}(?!\w)"
+    text = re.sub(secret, "***", reply.text) if password else reply.text
     return kind(login.server, _said(replace(reply, text=text)))
 
 

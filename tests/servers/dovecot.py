@@ -36,7 +36,6 @@ ssl = yes
 auth_failure_delay = 0
 mail_fsync = never
 mail_max_userip_connections = 1000
-pop3_lock_session = {lock_session}
 lmtp_add_received_header = no
 lmtp_hdr_delivery_address = none
 service anvil {{
@@ -186,7 +185,6 @@ def dovecot(
     tmp_path: Path,
     users: Mapping[str, str],
     *,
-    lock_session: bool = False,
     extra: str = "",
 ) -> Iterator[Dovecot]:
     """Run a Dovecot of our own until the block ends; skip the test where there is none.
@@ -194,7 +192,6 @@ def dovecot(
     Args:
         tmp_path: for its log; its files lie in a directory that its own users can enter.
         users: passwords by user name.
-        lock_session: whether a second POP3 session of a user is refused with ``[IN-USE]``.
         extra: more lines for its configuration, in the syntax of the version installed.
     """
     require("dovecot", "pop3", "lmtp")
@@ -204,7 +201,7 @@ def dovecot(
         certificates = make_certificates(base)
         server = _prepare(base, tmp_path / "dovecot.log", certificates.ca, users)
         config = base / "dovecot.conf"
-        config.write_text(_configuration(base, server, certificates, lock_session) + extra)
+        config.write_text(_configuration(base, server, certificates) + f"\n{extra}\n")
         command = ["dovecot", "-F", "-c", str(config)]
         with running(command, server.log, lambda: _answers(server)):
             yield server
@@ -243,9 +240,7 @@ def _passwd(server: Dovecot, user: str, password: str) -> str:
     return f"{user}:{{PLAIN.HEX}}{secret}:{server.uid}:{server.gid}::{server.home / user}::\n"
 
 
-def _configuration(
-    base: Path, server: Dovecot, certificates: Certificates, lock_session: bool
-) -> str:
+def _configuration(base: Path, server: Dovecot, certificates: Certificates) -> str:
     root = os.geteuid() == 0
     me = pwd.getpwuid(os.geteuid()).pw_name
     newer = version() >= (2, 4)
@@ -258,7 +253,6 @@ def _configuration(
         login="dovenull" if root else me,
         chroot="" if root else "chroot =",
         unprivileged="" if root else f"user = {me}",
-        lock_session="yes" if lock_session else "no",
         pop3=server.pop3,
         pop3s=server.pop3s,
         lmtp=server.lmtp,

@@ -102,6 +102,8 @@ async def test_a_server_without_capa_and_uidl_is_good_enough() -> None:
         ({"USER": b"-ERR never heard of him"}, LoginRefused, "never heard of him"),
         ({"PASS": b"-ERR [IN-USE] busy"}, MaildropBusy, "busy"),
         ({"PASS": b"-ERR maildrop already locked"}, MaildropBusy, "locked"),
+        ({"PASS": b"-ERR Too many concurrent logins"}, MaildropBusy, "Too many"),
+        ({"PASS": b"-ERR account locked by the administrator"}, LoginRefused, "locked"),
         ({"PASS": b"-ERR [LOGIN-DELAY] too soon"}, ServerFault, "too soon"),
         ({"PASS": b"-ERR [SYS/TEMP] later"}, ServerFault, "later"),
         ({"PASS": b"-ERR [SYS/PERM] no POP3 for you"}, ServerFault, "no POP3 for you"),
