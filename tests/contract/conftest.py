@@ -25,6 +25,19 @@ async def embedded_pair(
     steward.close()
 
 
+@asynccontextmanager
+async def rabbitmq_pair(
+    tmp_path: Path, tiers: tuple[Tier, ...]
+) -> AsyncIterator[tuple[Callable[[], Broker], Steward]]:
+    from tests.contract import rabbitmq  # starts a server, so only where it is wanted
+
+    async with rabbitmq.rabbitmq_pair(tmp_path, tiers) as pair:
+        yield pair
+
+
+_PAIRS = {"embedded": embedded_pair, "rabbitmq": rabbitmq_pair}
+
+
 @dataclass
 class Bench:
     """A broker with its topology declared, and as many connections to it as a test likes."""
@@ -49,12 +62,9 @@ class Bench:
         return deliveries
 
 
-@pytest.fixture(params=["embedded", "rabbitmq"])
+@pytest.fixture(params=sorted(_PAIRS))
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
-    if request.param == "embedded":
-        pair = embedded_pair
-    else:
-        from tests.contract.rabbitmq import rabbitmq_pair as pair
+    pair = _PAIRS[request.param]
     async with pair(tmp_path, TIERS) as (make, steward), AsyncExitStack() as stack:
         steward.declare()
         yield Bench(make, steward, stack)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from shared import wire
-from shared.broker import Broker, Delivery, Send
+from shared.broker import Broker, Delivery, Header, Send
 from shared.errors import DeliveryLost, Refused
 from shared.message import Envelope, Fetched, Hop, Inline, Summary
 from shared.queues import DELIVERY_LIMIT, plan
@@ -26,7 +26,7 @@ LETTER = Envelope(
     trail=(Hop("fetcher", 1_700_000_000.0),),
 )
 
-FAILURE = {
+FAILURE: dict[str, Header] = {
     "account": "sales",
     "reason": "550 no such user",
     "stage": "parser",
@@ -83,7 +83,12 @@ async def round_trip(bench: Bench, broker: Broker) -> None:
 
 async def test_what_is_published_is_consumed_as_it_was(bench: Bench) -> None:
     broker = await bench.broker()
-    headers = {"account": "sales", "subject": "Grüße, 世界", "attempts": 3, "age": 1.5}
+    headers: dict[str, Header] = {
+        "account": "sales",
+        "subject": "Grüße, 世界",
+        "attempts": 3,
+        "age": 1.5,
+    }
     body = bytes(range(256))
 
     await broker.publish(Send("incoming", body, "id-1", headers))
@@ -468,13 +473,12 @@ async def test_a_thousand_publishes_at_once(bench: Bench) -> None:
 
 async def test_messages_outlive_the_connection(bench: Bench) -> None:
     broker = await bench.broker()
-    assert broker.connected
-    assert broker.blocked is None
+    assert (broker.connected, broker.blocked) == (True, None)
     await broker.publish(*map(send, range(3)))
 
     await broker.close()
 
-    assert not broker.connected
+    assert (broker.connected, broker.blocked) == (False, None)
     other = await bench.broker()
     got = await take(bench.consume(other, "incoming"), 3)
     assert [d.message_id for d in got] == ["id-0", "id-1", "id-2"]
