@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
+from services.monitor import monitored
 from services.parts import Assembly, Part, Resources
 from shared.broker import Broker
 from shared.broker.embedded import EmbeddedBroker
@@ -26,6 +27,7 @@ from shared.broker.rabbitmq import RabbitBroker
 from shared.clock import SystemClock
 from shared.errors import SpoolUnavailable, StateUnavailable
 from shared.log import MailLog
+from shared.metrics import IN_HAND
 from shared.settings import Settings
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
@@ -90,6 +92,7 @@ async def opened(
     log = MailLog(name, counts)
     async with AsyncExitStack() as stack:
         resources = await _resources(settings, name, log, stop, stack)
+        await stack.enter_async_context(monitored(resources, settings.monitor.listen))
         assemblies = [
             await stack.enter_async_context(
                 part.assemble(replace(resources, log=log.of(part.name)))
@@ -166,15 +169,17 @@ async def unless(stop: asyncio.Event, work: Awaitable[T]) -> T:
 
 def runner(assembly: Assembly, resources: Resources) -> Runner:
     """Return a runner for an assembled stage."""
-    retry = resources.settings.retry
-    return Runner(
-        assembly.stage,
+    retry, stage = resources.settings.retry, assembly.stage
+    run = Runner(
+        stage,
         resources.broker,
         RetryPolicy(retry.tiers, retry.give_up_after),
-        resources.log.of(assembly.stage.name),
+        resources.log.of(stage.name),
         resources.clock,
         resources.spool,
     )
+    resources.log.metrics.watch(IN_HAND, lambda: float(run.in_hand), stage.name)
+    return run
 
 
 async def run_until(

@@ -22,6 +22,7 @@ from shared.settings_fields import (
     Bytes,
     DeliveryUrl,
     Host,
+    Listen,
     Location,
     Mailbox,
     Name,
@@ -199,6 +200,16 @@ class Account(_Login):
         return self
 
 
+class Monitor(_Table):
+    """``[monitor]``: where /metrics, /healthz and /readyz are served; nowhere unless set.
+
+    Attributes:
+        listen: ``host:port``, such as ``127.0.0.1:9108``.
+    """
+
+    listen: Listen | None = None
+
+
 class Settings(_Table):
     """The whole configuration.
 
@@ -214,6 +225,7 @@ class Settings(_Table):
     delivery: Destination | None = None
     destinations: Mapping[Name, Destination] = Field(default_factory=dict)
     retry: Retry = Retry()
+    monitor: Monitor = Monitor()
     accounts: tuple[Account, ...] = Field((), alias="account")
 
     @property
@@ -250,6 +262,7 @@ _TABLES: Final[Mapping[tuple[str, ...], type[BaseModel]]] = {
     ("delivery",): Destination,
     ("destinations", "*"): Destination,
     ("retry",): Retry,
+    ("monitor",): Monitor,
     ("account", "*"): Account,
 }
 _FILE_KEYS: Final = ("password_file", "ca_file")

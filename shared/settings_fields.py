@@ -114,3 +114,10 @@ Username: TypeAlias = Annotated[str, matching(r"[^\r\n\0]{1,500}", "a user name 
 Mailbox: TypeAlias = Annotated[
     str, matching(r"[^\s<>\x00-\x20\x7f]{1,254}", 'a mailbox, such as "sales@corp.example"')
 ]
+Listen: TypeAlias = Annotated[
+    str,
+    matching(
+        r"(?:[^\s/@:\[\]]{1,255}|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}",
+        'an address and a port, such as "127.0.0.1:9108"',
+    ),
+]

@@ -1,0 +1,148 @@
+"""What monitoring asks a process: ``/metrics``, ``/healthz`` and ``/readyz``, over HTTP.
+
+Healthy means that this process works: its event loop turns and its connections to the broker are
+open. Whether some destination is up is none of its business here. Ready means that it can take
+work: the broker takes publishes too. It is served from a thread of its own, so that a loop that
+hangs cannot answer for itself.
+
+``python -m services.monitor URL`` asks such a URL, and is the health check of the containers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
+
+from services.parts import Resources
+from shared.errors import ConfigError
+from shared.metrics import BLOCKED, BUILD, CONNECTED, Metrics
+
+BEAT: Final = 1.0
+STALLED: Final = 30.0
+"""Seconds without a turn of the event loop after which the process counts as hung."""
+
+Answer = tuple[int, str, bytes]
+TEXT: Final = "text/plain; charset=utf-8"
+EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Vitals:
+    """What is known of this process's health.
+
+    Args:
+        resources: what it has open.
+    """
+
+    def __init__(self, resources: Resources) -> None:
+        self._broker = resources.broker
+        self._clock = resources.clock
+        self._metrics: Metrics = resources.log.metrics
+        self._beat = self._clock.monotonic()
+        self._metrics.watch(CONNECTED, lambda: float(self._broker.connected))
+        self._metrics.watch(BLOCKED, lambda: float(self._broker.blocked is not None))
+        self._metrics.gauge(BUILD, resources.version).set(1)
+
+    async def beat(self) -> None:
+        """Note, every second, that the event loop turns."""
+        while True:
+            self._beat = self._clock.monotonic()
+            await self._clock.sleep(BEAT)
+
+    def sick(self) -> str | None:
+        """Return why this process does not work, None where it does."""
+        silence = self._clock.monotonic() - self._beat
+        if silence > STALLED:
+            return f"the event loop has stood still for {silence:.0f} s"
+        return None if self._broker.connected else "not connected to the broker"
+
+    def unready(self) -> str | None:
+        """Return why this process cannot take work, None where it can."""
+        blocked = self._broker.blocked
+        return self.sick() or (f"the broker is blocked: {blocked}" if blocked else None)
+
+    def answer(self, path: str) -> Answer:
+        """Return status, content type and body for a path."""
+        if path == "/metrics":
+            return 200, EXPOSITION, self._metrics.exposition()
+        checks: dict[str, Callable[[], str | None]] = {
+            "/healthz": self.sick,
+            "/readyz": self.unready,
+        }
+        if path not in checks:
+            return 404, TEXT, b"there are /metrics, /healthz and /readyz\n"
+        wrong = checks[path]()
+        return (200, TEXT, b"ok\n") if wrong is None else (503, TEXT, f"{wrong}\n".encode())
+
+
+@asynccontextmanager
+async def monitored(resources: Resources, listen: str | None) -> AsyncGenerator[None, None]:
+    """Serve the vitals of this process until the block ends.
+
+    Args:
+        resources: what the process has open.
+        listen: ``host:port``, None to serve nothing.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    if listen is None:
+        yield
+        return
+    vitals = Vitals(resources)
+    server = _server(listen, vitals)
+    thread = threading.Thread(target=server.serve_forever, name="monitor", daemon=True)
+    thread.start()
+    beating = asyncio.create_task(vitals.beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+        with suppress(asyncio.CancelledError):
+            await beating
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+
+
+def _server(listen: str, vitals: Vitals) -> ThreadingHTTPServer:
+    host, _, port = listen.rpartition(":")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, kind, body = vitals.answer(self.path.partition("?")[0])
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing: health checks come every few seconds."""
+
+    try:
+        return ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigError("monitor.listen", f"cannot listen on {listen!r}: {error}") from error
+
+
+def main(url: str) -> int:
+    """Ask a URL; return 0 if it answers 200, 1 otherwise, and print what it says."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  (our own address)
+            answer.read()
+            return 0
+    except urllib.error.HTTPError as error:
+        sys.stderr.write(error.read().decode(errors="replace"))
+    except OSError as error:
+        sys.stderr.write(f"{url}: {error}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,67 @@
+"""Health and metrics as monitoring sees them: over HTTP, from a real process."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from services.monitor import main
+from tests.servers.process import accepts, free_port, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+def start(tmp_path: Path, port: int, broker: str = "") -> "subprocess.Popen[bytes]":
+    config = tmp_path / "connector.toml"
+    config.write_text(
+        f"data_dir = {json.dumps(str(tmp_path / 'data'))}\n"
+        f'[delivery]\nurl = "maildir://{tmp_path}/mail/{{local}}"\n'
+        f'[monitor]\nlisten = "127.0.0.1:{port}"\n{broker}'
+    )
+    command = [sys.executable, "-m", "services", "--config", str(config), "run"]
+    with (tmp_path / "log").open("wb") as log:
+        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+
+
+def test_a_working_process_is_healthy_and_ready_and_shows_its_metrics(
+    tmp_path: Path, port: int
+) -> None:
+    process = start(tmp_path, port)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: accepts(port), "the monitor")
+        assert get(f"{url}/healthz") == (200, "ok\n")
+        assert get(f"{url}/readyz") == (200, "ok\n")
+        assert main(f"{url}/healthz") == 0
+        status, metrics = get(f"{url}/metrics")
+        assert status == 200
+        assert "pop3_connector_broker_connected 1.0" in metrics
+        assert get(f"{url}/other")[0] == 404
+        wait_until(lambda: 'in_hand{stage="parser"} 0.0' in get(f"{url}/metrics")[1], "stages")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, (tmp_path / "log").read_text()
+    assert sqlite3.connect(tmp_path / "data" / "state.db").execute("select 1").fetchone() == (1,)
+
+
+def test_nothing_listening_is_a_failed_check(port: int) -> None:
+    assert main(f"http://127.0.0.1:{port}/healthz") == 1
