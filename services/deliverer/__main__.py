@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
-from services.deliverer.courier import Courier
+from services.deliverer.breaker import Breaker
 from services.deliverer.couriers import courier_for
 from services.deliverer.deliver import Deliverer
 from services.host import serve as host
 from services.parts import Assembly, Part, Resources
 from shared.message import Addressed
+from shared.metrics import BREAKER
 from shared.queues import PICKUP
 from shared.settings import Settings
 from shared.stage import Stage
@@ -24,19 +26,21 @@ CONCURRENCY: Final = 128
 @asynccontextmanager
 async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     """Put the deliverer together, with a courier for each destination."""
-    async with AsyncExitStack() as stack:
-        couriers: dict[str, Courier] = {}
-        for name, destination in r.settings.every_destination.items():
-            courier = courier_for(
-                name,
-                destination.address() or "",
-                clock=r.clock,
-                connections=destination.connections,
-            )
-            stack.push_async_callback(courier.close)
-            couriers[name] = courier
-        deliverer = Deliverer(couriers, r.state, r.spool, r.clock)
+    couriers = {
+        name: courier_for(name, table.address() or "", clock=r.clock, connections=table.connections)
+        for name, table in r.settings.every_destination.items()
+    }
+    deliverer = Deliverer(couriers, r.state, r.spool, r.clock)
+    for name, breaker in deliverer.breakers.items():
+        r.log.metrics.watch(BREAKER, partial(_open, breaker), name)
+    try:
         yield Assembly(Stage("deliverer", PICKUP, Addressed, None, deliverer.handle, CONCURRENCY))
+    finally:
+        await deliverer.close()
+
+
+def _open(breaker: Breaker) -> float:
+    return float(breaker.open)
 
 
 PART: Final = Part("deliverer", assemble)

@@ -66,8 +66,8 @@ def check(stored: list[bytes], sent: list[bytes]) -> None:
     """Each message once, unchanged, and the signature holds."""
     arrived = [below_prefix(message) for message in stored]
     assert digests(arrived) == digests(map(lf, sent))
-    signed, dns = dkim_signed()
-    (far,) = [s for s, a in zip(stored, arrived, strict=True) if a == lf(signed)]
+    _, dns = dkim_signed()
+    (far,) = [s for s, a in zip(stored, arrived, strict=True) if a == lf(sent[-1])]
     assert dkim.verify(far.replace(b"\n", b"\r\n"), dnsfunc=dns)
 
 
