@@ -139,8 +139,8 @@ class EmbeddedBroker:
             DeliveryLost: the delivery is no longer ours.
             BrokerUnavailable: the file could not be written; the delivery is still ours.
         """
-        if not isinstance(delivery.tag, Lease):
-            raise DeliveryLost("the delivery is another broker's")
+        if not isinstance(delivery.tag, Lease) or self._worker is None:
+            raise DeliveryLost("the delivery is another broker's, or was given back when it closed")
         done = asyncio.get_running_loop().create_future()
         self._submit(Transfer([row(send) for send in sends], delivery.tag, done))
         await done

@@ -122,6 +122,14 @@ async def test_only_the_owner_may_read_mail(path: Path, opened: Open) -> None:
     }
 
 
+def test_a_commit_is_on_the_disk_when_it_returns(path: Path) -> None:
+    db = schema.connect(path, 1)
+
+    assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    db.close()
+
+
 async def test_a_closed_broker_leaves_the_file_alone(path: Path, opened: Open) -> None:
     broker = await opened()
     await broker.publish(send(1))
@@ -371,13 +379,36 @@ async def test_only_what_was_seen_counts_as_handed_out(opened: Open) -> None:
     ]
 
 
-async def test_two_stages_of_one_broker_share_a_queue_fairly(opened: Open) -> None:
+async def test_two_consumers_that_wait_take_turns(opened: Open) -> None:
     broker = await opened()
-    await broker.publish(*map(send, range(10)))
+    consumers = [broker.consume("incoming", 5) for _ in range(2)]
+    waiting = [asyncio.create_task(anext(consumer)) for consumer in consumers]
+    await asyncio.sleep(0)
+    await broker.depths([])  # both wait by now
 
-    first, second = await take(broker, 5), await take(broker, 5)
+    for number in range(2):
+        await broker.publish(send(number))
 
-    assert {d.message_id for d in (*first, *second)} == {f"id-{n}" for n in range(10)}
+    async with asyncio.timeout(PATIENCE):
+        got = await asyncio.gather(*waiting)
+    assert sorted(d.message_id for d in got) == ["id-0", "id-1"]
+
+
+async def test_a_delivery_is_lost_when_its_broker_closes(opened: Open) -> None:
+    broker = await opened()
+    await broker.publish(send(1))
+    (delivery,) = await take(broker)
+    await broker.close()
+    with pytest.raises(DeliveryLost):
+        await broker.settle(delivery, send(1, "parsed"))
+
+    await broker.open()
+    with pytest.raises(DeliveryLost):
+        await broker.settle(delivery, send(1, "parsed"))
+
+    (again,) = await take(broker)
+    assert again.redeliveries == 1
+    assert await broker.depths(["parsed"]) == {"parsed": 0}
 
 
 async def test_a_delivery_of_another_broker_is_not_ours(opened: Open) -> None:
