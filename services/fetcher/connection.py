@@ -98,7 +98,9 @@ class Connection(asyncio.BufferedProtocol):
         Raises:
             Unreachable: the connection is gone, or nothing came in time.
         """
-        if not self._blocks:
+        while not self._blocks:
+            if self._lost is not None:
+                raise Unreachable(self._lost.server, self._lost.said)
             await self._arrival()
         data = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
         self._blocks.clear()
@@ -145,16 +147,12 @@ class Connection(asyncio.BufferedProtocol):
         self._wire.abort()
 
     async def _arrival(self) -> None:
-        if self._lost is not None:
-            raise Unreachable(self._lost.server, self._lost.said)
         self._heard = self._loop.time()
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
-        if not self._blocks and self._lost is not None:
-            raise Unreachable(self._lost.server, self._lost.said)
 
     def _watch(self) -> None:
         """Look whether a wait has lasted too long; one timer for all waits, not one for each."""

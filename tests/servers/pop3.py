@@ -33,6 +33,7 @@ class Pop3Server:
         says: answers in place of the regular ones, by command line (``RETR 2``) or verb.
         commands: every line received, over all connections.
         connections: how many there have been.
+        open: how many there are.
         deleted: numbers of the messages that a QUIT has removed.
         hanging: whether a client waits in vain.
     """
@@ -44,6 +45,7 @@ class Pop3Server:
     tls: ssl.SSLContext | None = None
     commands: list[str] = field(default_factory=list)
     connections: int = 0
+    open: int = 0
     deleted: set[int] = field(default_factory=set)
     host: str = "127.0.0.1"
     port: int = 0
@@ -70,9 +72,13 @@ class Pop3Server:
         task = asyncio.current_task()
         assert task is not None
         task.set_name(f"pop3-{self.port}-{self.connections}")
-        with contextlib.suppress(ConnectionError, ssl.SSLError):
-            await self._converse(reader, writer)
-        writer.transport.abort()
+        self.open += 1
+        try:
+            with contextlib.suppress(ConnectionError, ssl.SSLError):
+                await self._converse(reader, writer)
+        finally:
+            self.open -= 1
+            writer.transport.abort()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         marked: set[int] = set()

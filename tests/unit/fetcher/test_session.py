@@ -1,6 +1,7 @@
 """Sessions with a server that does as a script says: what no real server can be made to do."""
 
 import asyncio
+import os
 import ssl
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from services.fetcher import exchange
 from services.fetcher.session import Login, Session
 from shared.errors import ConfigError, LoginRefused, MaildropBusy, ServerFault, Unreachable
 from tests.servers.certificates import Certificates, make_certificates
@@ -49,6 +51,12 @@ async def everything_runs() -> None:
     """Let everything run that can run without anything new."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+async def nobody_connected(server: Pop3Server) -> None:
+    async with asyncio.timeout(20):
+        while server.open:
+            await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -104,6 +112,7 @@ async def test_a_server_without_capa_and_uidl_is_good_enough() -> None:
         ({"PASS": b"-ERR maildrop already locked"}, MaildropBusy, "locked"),
         ({"PASS": b"-ERR Too many concurrent logins"}, MaildropBusy, "Too many"),
         ({"PASS": b"-ERR account locked by the administrator"}, LoginRefused, "locked"),
+        ({"PASS": b"-ERR [AUTH] mailbox locked for good"}, LoginRefused, "for good"),
         ({"PASS": b"-ERR [LOGIN-DELAY] too soon"}, ServerFault, "too soon"),
         ({"PASS": b"-ERR [SYS/TEMP] later"}, ServerFault, "later"),
         ({"PASS": b"-ERR [SYS/PERM] no POP3 for you"}, ServerFault, "no POP3 for you"),
@@ -125,6 +134,13 @@ async def test_why_a_login_fails(
             await session.stat()
     assert type(raised.value) is error
     assert raised.value.server == f"127.0.0.1:{server.port}"
+
+
+async def test_a_failed_login_leaves_no_connection_behind() -> None:
+    async with Pop3Server(says={"PASS": Say(b"-ERR [AUTH] wrong\r\n")}).serving() as server:
+        with pytest.raises(LoginRefused):
+            await Session.open(login(server))
+        await nobody_connected(server)
 
 
 async def test_a_password_that_the_server_repeats_is_not_told() -> None:
@@ -256,6 +272,21 @@ async def test_nothing_said_in_clear_after_stls_is_believed(certificates: Certif
     assert server.commands == ["STLS"]
 
 
+async def test_a_ca_file_that_is_renewed_counts_at_once(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    ca_file = make_certificates(tmp_path).ca
+    server = Pop3Server(MAIL, tls=server_context(certificates))
+    async with server.serving(implicit=True):
+        mine = login(server, tls="implicit", ca_file=str(ca_file))
+        with pytest.raises(ServerFault, match="certificate is refused"):
+            await Session.open(mine)
+        ca_file.write_bytes(certificates.ca.read_bytes())
+        os.utime(ca_file, (1, 1))
+        session = await Session.open(mine)
+        await session.quit()
+
+
 @pytest.mark.parametrize("content", [None, "no certificate"])
 async def test_a_ca_file_that_cannot_be_used(tmp_path: Path, content: str | None) -> None:
     ca_file = tmp_path / "ca.pem"
@@ -343,11 +374,12 @@ async def test_with_pipelining_the_window_bounds_what_is_asked_ahead() -> None:
         session = await Session.open(login(server))
         before = len(server.commands)
         async with aclosing(session.retrieve(list(range(1, 201)))) as messages:
-            await anext(messages)
-            while len(server.commands) < before + 64:
-                await asyncio.sleep(0)
-            await everything_runs()
-            assert server.commands[before:] == [f"RETR {n}" for n in range(1, 65)]
+            async for message in messages:
+                asked = min(64 + (message.number - 1) // 32 * 32, 200)
+                while len(server.commands) < before + asked:
+                    await asyncio.sleep(0)
+                await everything_runs()
+                assert server.commands[before:] == [f"RETR {n}" for n in range(1, asked + 1)]
         await session.abort()
 
 
@@ -383,16 +415,33 @@ async def test_what_is_not_consumed_is_skipped() -> None:
     assert server.deleted == {1, 2}
 
 
-async def test_a_retrieval_left_early_does_not_confuse_the_next_command() -> None:
-    async with Pop3Server(MAIL).serving() as server:
-        session = await Session.open(login(server))
+async def test_a_retrieval_left_early_does_not_confuse_what_follows() -> None:
+    async def leave_early() -> None:
         async with aclosing(session.retrieve(list(range(1, 101)))) as messages:
             async for message in messages:
                 if message.number == 5:
                     break
+
+    async with Pop3Server(MAIL).serving() as server:
+        session = await Session.open(login(server))
+        await leave_early()
         assert await session.stat() == (200, sum(map(len, MAIL)))
+        await leave_early()
         assert await retrieved(session, [7]) == [MAIL[6]]
+        await leave_early()
+        assert await session.delete([7]) == [7]
+        await leave_early()
         await session.quit()
+    assert server.deleted == {7}
+
+
+async def test_a_listing_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "BODY_LIMIT", 300_000)
+    async with Pop3Server(MAIL, says={"UIDL": Say(Endless(1_000_000))}).serving() as server:
+        session = await Session.open(login(server))
+        with pytest.raises(ServerFault, match="a response of more than 300000 bytes"):
+            await session.uidl()
+        await session.abort()
 
 
 async def test_a_cancelled_command_does_not_confuse_the_next() -> None:
@@ -477,7 +526,19 @@ async def test_deletions_count_with_quit(offered: list[str]) -> None:
         assert await session.delete(numbers) == expected
         assert server.deleted == set()
         await session.quit()
-    assert server.deleted == set(expected)
+        assert server.deleted == set(expected)
+        await nobody_connected(server)
+
+
+async def test_without_pipelining_one_deletion_waits_for_the_other() -> None:
+    script = {"DELE 1": Say()}
+    async with Pop3Server(MAIL, capabilities=[], says=script).serving() as server:
+        session = await Session.open(login(server))
+        deleting = asyncio.create_task(session.delete([1, 2]))
+        await everything_runs()
+        assert server.commands[-1] == "DELE 1"
+        deleting.cancel()
+        await session.abort()
 
 
 async def test_nothing_is_deleted_after_rset_or_abort() -> None:
@@ -491,6 +552,13 @@ async def test_nothing_is_deleted_after_rset_or_abort() -> None:
         await session.delete([4])
         await session.abort()
     assert server.deleted == {3}
+
+
+async def test_quit_closes_the_connection_even_if_the_server_does_not() -> None:
+    async with Pop3Server(MAIL, says={"QUIT": Say(b"+OK\r\n")}).serving() as server:
+        session = await Session.open(login(server))
+        await session.quit()
+        await nobody_connected(server)
 
 
 @pytest.mark.parametrize(
