@@ -118,7 +118,7 @@ class Database:
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except exc.ArgumentError:
+    except (exc.ArgumentError, ValueError):
         # Without the cause: it repeats the URL, and with it the password.
         raise ConfigError(WHERE, "is not a database URL such as sqlite:////var/lib/x.db") from None
     if parsed.drivername in _SHORT:

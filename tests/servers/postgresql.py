@@ -8,6 +8,7 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from tests.servers.process import free_port, require, running
 
 USER, PASSWORD = "connector", "open sesame: 100%"
 _QUOTED = "open%20sesame%3A%20100%25"
+
+_INITDB = ("--no-sync", "--encoding=UTF8", "--locale=C", "--auth=scram-sha-256")
 
 _CONFIG = """\
 listen_addresses = '127.0.0.1'
@@ -41,12 +44,19 @@ class PostgresqlServer:
         self._log = folder / "log"
         self._names = itertools.count(1)
         self._running: contextlib.ExitStack | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         secret = folder / "password"
         secret.write_text(PASSWORD)
         _give_away(folder, secret)
         subprocess.run(
-            [*_as_postgres(), str(_program("initdb")), "--no-sync", "--encoding=UTF8", "--locale=C"]
-            + ["-A", "scram-sha-256", "-U", USER, f"--pwfile={secret}", "-D", str(self._data)],
+            [
+                *_as_postgres(),
+                str(_program("initdb")),
+                *_INITDB,
+                f"--username={USER}",
+                f"--pwfile={secret}",
+                f"--pgdata={self._data}",
+            ],
             check=True,
             capture_output=True,
             cwd="/",
@@ -80,19 +90,30 @@ class PostgresqlServer:
         """Start it; return when it takes logins."""
         stack = contextlib.ExitStack()
         command = [*_as_postgres(), str(_program("postgres")), "-D", str(self._data)]
-        stack.enter_context(running(command, self._log, self._answers))
+        at_once = signal.SIGQUIT  # SIGTERM would wait for the clients to leave
+        self._process = stack.enter_context(
+            running(command, self._log, self._answers, stop=at_once)
+        )
         self._running = stack
 
     def stop(self) -> None:
         """Shut it down; whoever is connected is cut off."""
         if self._running is not None:
-            with self.connect("postgres") as connection:
-                connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
-                )
             self._running.close()
             self._running = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all of its processes."""
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
+    def disconnect_everybody(self) -> None:
+        """Cut every connection but the one that does it."""
+        with self.connect("postgres") as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            )
 
     def _answers(self) -> bool:
         with contextlib.suppress(psycopg.OperationalError), self.connect("postgres"):

@@ -1,0 +1,132 @@
+"""The state on a real PostgreSQL: the whole suite, and what is a server's alone."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from shared.claims import Claim, Entry
+from shared.errors import ConfigError, StateUnavailable
+from shared.state import State, new_owner
+from tests.servers.postgresql import PostgresqlServer, postgresql
+from tests.unit.test_state import StateSuite
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresqlServer]:
+    with postgresql() as running:
+        yield running
+
+
+@pytest.fixture
+def url(server: PostgresqlServer) -> str:
+    return server.create_database()
+
+
+class TestPostgresql(StateSuite):
+    """The suite on PostgreSQL."""
+
+    @pytest.fixture
+    def url(self, server: PostgresqlServer) -> str:
+        return server.create_database()
+
+
+class TestServer:
+    async def test_a_dropped_connection_goes_unnoticed(
+        self, server: PostgresqlServer, url: str
+    ) -> None:
+        state = await State.open(url, owner=new_owner())
+        await state.record("sales", [Entry("u1", "a")])
+        server.disconnect_everybody()
+        await state.record("sales", [Entry("u2", "b")])
+        assert set(await state.known("sales")) == {"u1", "u2"}
+        await state.close()
+
+    async def test_a_server_that_is_away_is_temporary(
+        self, server: PostgresqlServer, url: str
+    ) -> None:
+        state = await State.open(url, owner=new_owner(), patience=0.5)
+        assert await state.claim("id", "default") == Claim(frozenset(), replay=False)
+        server.stop()
+        try:
+            with pytest.raises(StateUnavailable, match="refused"):
+                await state.finish("id", "default", {"a@x": "250"})
+            with pytest.raises(StateUnavailable):
+                await State.open(url, owner=new_owner(), patience=0.5)
+        finally:
+            server.start()
+        await state.finish("id", "default", {"a@x": "250"})
+        claim = await state.claim("id", "default")
+        assert claim == Claim(frozenset({"a@x"}), replay=False)
+        await state.close()
+
+    async def test_a_frozen_server_is_temporary(self, server: PostgresqlServer, url: str) -> None:
+        """It still takes connections, as its kernel does, and never answers them."""
+        state = await State.open(url, owner=new_owner())
+        await state.close()
+        server.signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(StateUnavailable):
+                await State.open(url, owner=new_owner(), patience=1)
+        finally:
+            server.signal(signal.SIGCONT)
+        state = await State.open(url, owner=new_owner())
+        await state.close()
+
+    async def test_a_connection_broken_at_commit_counts_once(
+        self, server: PostgresqlServer, url: str
+    ) -> None:
+        """Polls, claims and records go on while connections are cut at any moment."""
+        state = await State.open(url, owner=new_owner())
+        stop = asyncio.Event()
+
+        async def cut() -> None:
+            while not stop.is_set():
+                await asyncio.to_thread(server.disconnect_everybody)
+
+        async def deliver(number: int) -> None:
+            id_ = f"{number}"
+            while True:
+                try:
+                    if await state.claim(id_, "default") is not None:
+                        return await state.finish(id_, "default", {"a@x": "250"})
+                except StateUnavailable:
+                    await state.unclaim(id_, "default")
+
+        cutting = asyncio.create_task(cut())
+        for start in range(0, 200, 20):
+            await asyncio.gather(*(deliver(n) for n in range(start, start + 20)))
+        stop.set()
+        await cutting
+        claims = await asyncio.gather(*(state.claim(f"{n}", "default") for n in range(200)))
+        assert {claim and claim.delivered for claim in claims} == {frozenset({"a@x"})}
+        await state.close()
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            ({"password": "opensesame"}, "authentication failed"),
+            ({"database": "nowhere"}, 'database "nowhere" does not exist'),
+        ],
+    )
+    async def test_a_wrong_login_is_for_the_user_to_mend(
+        self, server: PostgresqlServer, wrong: dict[str, str], said: str
+    ) -> None:
+        url = server.url(**{"database": "postgres", **wrong})
+        with pytest.raises(ConfigError, match=said) as caught:
+            await State.open(url, owner=new_owner(), patience=1)
+        chain = [caught.value, caught.value.__cause__]
+        assert "sesame" not in " ".join(map(str, chain))
+
+    async def test_a_user_without_rights_is_for_the_user_to_mend(
+        self, server: PostgresqlServer, url: str
+    ) -> None:
+        name = url.rpartition("/")[2]
+        with server.connect(name) as connection:
+            connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+            connection.execute("DROP ROLE IF EXISTS guest")
+            connection.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
+        mine = url.replace(url[url.index("//") + 2 : url.index("@")], "guest:guest")
+        with pytest.raises(ConfigError, match="permission denied"):
+            await State.open(mine, owner=new_owner(), patience=1)
