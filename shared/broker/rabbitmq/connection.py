@@ -102,13 +102,13 @@ def translated(error: BaseException, url: AmqpUrl) -> Exception:
     """
     said = str(_cause(error))
     for words, what in _REFUSALS:
-        if words in said:
+        if all(word in said for word in words):
             return ConfigError(WHERE, f"{what} ({url})")
     return BrokerUnavailable(f"{url}: {text(error)}")
 
 
 _REFUSALS: Final = (
-    ("ACCESS_REFUSED", "the broker does not accept this user name and password"),
-    (" not found", "the broker has no such virtual host"),
-    ("refused for user", "the broker does not let this user into this virtual host"),
+    (("ACCESS_REFUSED",), "the broker does not accept this user name and password"),
+    (("NOT_ALLOWED", "not found"), "the broker has no such virtual host"),
+    (("NOT_ALLOWED", "refused for user"), "the broker keeps this user out of this virtual host"),
 )
