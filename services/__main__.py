@@ -113,10 +113,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     invocation = Invocation(os.environ)
     try:
         return _run(invocation, arguments)
-    except BrokenPipeError:
-        # Who reads our output has seen enough; Python must not try to flush the rest at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:  # noqa: BLE001  (the last resort: a line in place of a traceback)
         if invocation.debug:
             traceback.print_exception(error)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 
 from services.__main__ import main
 from shared import wire
-from shared.broker import Header, Send, Stored
+from shared.broker import Broker, Header, Send, Steward, Stored
 from shared.broker.embedded import EmbeddedBroker
 from shared.broker.embedded_steward import EmbeddedSteward
 from shared.clock import SystemClock
@@ -56,6 +56,8 @@ class Office:
     config: Path
     data: Path
     capture: pytest.CaptureFixture[str]
+    broker: Callable[[], Broker]
+    steward: Callable[[], Steward]
 
     def __call__(self, *arguments: str) -> Printed:
         """Run a command with this configuration."""
@@ -101,7 +103,7 @@ class Office:
         asyncio.run(self._publish(Send(queue, body, id_, {**known, **plain})))
 
     async def _publish(self, send: Send) -> None:
-        broker = EmbeddedBroker(self.data / "queue.db", tiers=TIERS, name="test")
+        broker = self.broker()
         await broker.open()
         try:
             await broker.publish(send)
@@ -125,7 +127,7 @@ class Office:
 
     def queue(self, name: str) -> Sequence[Stored]:
         """Return what is in a queue."""
-        steward = EmbeddedSteward(self.data / "queue.db", TIERS, SystemClock())
+        steward = self.steward()
         try:
             return list(steward.browse(name))
         finally:
@@ -148,8 +150,8 @@ def addressed(raw: Raw | None = None) -> Addressed:
     )
 
 
-def fetched() -> Fetched:
-    return Fetched(Inline(RAW), "uidl-1", "pop.example.net:995")
+def fetched(raw: bytes = RAW) -> Fetched:
+    return Fetched(Inline(raw), "uidl-1", "pop.example.net:995")
 
 
 @pytest.fixture
@@ -158,4 +160,11 @@ def office(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Office:
     config = tmp_path / "connector.toml"
     config.write_text(CONFIG.format(data=data))
     config.chmod(0o600)
-    return Office(config, data, capfd)
+    queues = data / "queue.db"
+    return Office(
+        config,
+        data,
+        capfd,
+        lambda: EmbeddedBroker(queues, tiers=TIERS, name="test"),
+        lambda: EmbeddedSteward(queues, TIERS, SystemClock()),
+    )

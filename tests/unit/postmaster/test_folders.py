@@ -65,11 +65,12 @@ class TestList:
         self, office: Office
     ) -> None:
         office.park("a1", subject=HOSTILE)
-        shown = office("failed", "list").out + office("failed", "show", "a1").out
-        assert "[red]sale[/red]" in shown
-        assert "\\x1b[2J" in shown
-        for control in "\x1b\u202e\r":
-            assert control not in shown
+        for command in (("list",), ("show", "a1")):
+            shown = office("failed", *command).out
+            assert "[red]sale[/red]" in shown
+            assert "\\x1b[2J" in shown
+            for control in "\x1b\u202e\r":
+                assert control not in shown
         assert office("failed", "list", "--json").json[0]["subject"] == HOSTILE
 
     def test_looking_takes_nothing_away(self, office: Office) -> None:
@@ -108,6 +109,12 @@ class TestShow:
         ):
             assert line in printed.out.splitlines()
         assert "body" not in printed.out
+
+    def test_its_header_cannot_reach_the_terminal(self, office: Office) -> None:
+        raw = b"Subject: \x1b]0;owned\x07 \xff\rX: y\n\nbody"
+        office.park("abc", queue="incoming.failed", payload=fetched(raw))
+        lines = office("failed", "show", "abc").out.splitlines()
+        assert lines[-2:] == ["Subject: \\x1b]0;owned\\x07 \ufffd", "X: y"]
 
     def test_as_json(self, office: Office) -> None:
         office.park("abc123")
@@ -172,6 +179,11 @@ class TestRequeue:
         assert office("failed", "requeue", "--all", "--json").json == {"requeued": 3}
         assert (office.ids("pickup"), office.ids("incoming")) == (["a1", "b2"], ["c3"])
         assert office("failed", "list", "--json").json == []
+
+    def test_the_queue_says_where_to_if_the_message_does_not(self, office: Office) -> None:
+        office.park("a1", inbox="nowhere")
+        assert office("failed", "requeue", "a1").status == 0
+        assert office.ids("pickup") == ["a1"]
 
     def test_nothing_moves_if_one_id_is_wrong(self, office: Office) -> None:
         office.park("a1")
