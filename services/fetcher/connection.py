@@ -124,8 +124,11 @@ class Connection(asyncio.BufferedProtocol):
             ServerFault: its certificate is not accepted, or it does not speak TLS.
             Unreachable: the connection broke.
         """
+        if self._wire.is_closing():
+            # asyncio would wait for the handshake of a closed connection until its timeout.
+            raise Unreachable(self._server, "the connection was closed when TLS began")
         try:
-            self._transport = await self._loop.start_tls(
+            secured = await self._loop.start_tls(
                 self._wire,
                 self,
                 context,
@@ -135,8 +138,9 @@ class Connection(asyncio.BufferedProtocol):
             )
         except OSError as error:
             raise _translated(self._server, error) from error
-        if self._transport is None:
+        if secured is None:
             raise Unreachable(self._server, "the connection was closed when TLS began")
+        self._transport = secured
 
     def close(self) -> None:
         """Say goodbye and close, in the background."""

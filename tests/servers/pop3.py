@@ -95,7 +95,9 @@ class Pop3Server:
                 return
             if say.then == "hang":
                 self.hanging = True
-                await asyncio.get_running_loop().create_future()
+                while await reader.read(65536):
+                    pass
+                return
             if say.then == "tls" or (verb == "STLS" and self.tls is not None):
                 assert self.tls is not None
                 await writer.start_tls(self.tls)

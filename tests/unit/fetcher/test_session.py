@@ -287,6 +287,24 @@ async def test_a_ca_file_that_is_renewed_counts_at_once(
         await session.quit()
 
 
+@pytest.mark.parametrize(
+    "say", [Say(b"+OK begin\r\n", then="drop"), Say(b"+OK begin\r\n", then="hang")]
+)
+async def test_a_server_that_goes_away_when_tls_begins(
+    certificates: Certificates, say: Say, forward: Callable[[float], None]
+) -> None:
+    async with Pop3Server(MAIL, says={"STLS": say}).serving() as server:
+        mine = login(server, tls="starttls", ca_file=str(certificates.ca))
+        opening = asyncio.create_task(Session.open(mine))
+        while not (server.hanging or (server.connections and not server.open)):
+            await asyncio.sleep(0)
+        await everything_runs()
+        forward(61)
+        with pytest.raises(Unreachable):
+            await opening
+        await nobody_connected(server)
+
+
 @pytest.mark.parametrize("content", [None, "no certificate"])
 async def test_a_ca_file_that_cannot_be_used(tmp_path: Path, content: str | None) -> None:
     ca_file = tmp_path / "ca.pem"
