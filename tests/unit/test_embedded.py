@@ -240,6 +240,25 @@ def test_a_steward_looks_at_a_file_that_is_not_there_without_making_it(path: Pat
     steward.close()
 
 
+async def test_what_the_steward_drops_or_moves_leaves_nothing_behind(
+    path: Path, opened: Open
+) -> None:
+    broker = await opened()
+    await broker.publish(send(1, "quarantine"), send(2, "quarantine"), send(3, "pickup.retry.5m"))
+    steward = EmbeddedSteward(path, TIERS)
+
+    assert steward.drop("quarantine", ["id-1"]) == 1
+    assert steward.move("quarantine", ["id-2"], "incoming") == 1
+    assert steward.move("pickup.retry.5m", ["id-3"], None) == 1
+
+    steward.close()
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT message_id FROM message").fetchall() == [("id-2",), ("id-3",)]
+    db.close()
+    assert [d.message_id for d in await take(broker)] == ["id-2"]
+    assert [d.message_id for d in await take(broker, queue="pickup")] == ["id-3"]
+
+
 # Trouble
 
 
@@ -581,6 +600,24 @@ async def test_all_that_waits_is_done_in_one_transaction(
         await asyncio.gather(*(broker.settle(d, send(0, "parsed")) for d in deliveries))
 
     assert seen.count("COMMIT") <= 2  # the one, and perhaps a chore
+
+
+async def test_what_comes_in_during_a_commit_is_done_in_the_next(
+    monkeypatch: pytest.MonkeyPatch, path: Path, opened: Open
+) -> None:
+    with statements(monkeypatch) as seen:
+        broker = await opened()
+        publishing = []
+        with locked(path):
+            for number in range(20):
+                publishing.append(asyncio.create_task(broker.publish(send(number))))
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # so that each is a batch of its own
+            seen.clear()
+
+        await asyncio.gather(*publishing)
+
+    assert seen.count("COMMIT") <= 3  # the one that had to wait, the rest, and perhaps a chore
 
 
 async def _everything(opened: Open, path: Path) -> None:
