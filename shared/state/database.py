@@ -166,6 +166,8 @@ def _postgresql(url: URL, patience: float) -> Engine:
     defaults = {
         "connect_timeout": str(max(2, round(patience))),
         "keepalives_idle": "10",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
         "tcp_user_timeout": "15000",
         "application_name": "pop3-connector",
         "options": "-c statement_timeout=60s -c lock_timeout=30s",

@@ -82,7 +82,7 @@ def _finish(batch: Batch, finished: Sequence[Finished]) -> Sequence[None]:
 @cache
 def _record(dialect: str) -> Executable:
     insert = insert_into(dialect, DELIVERED).on_conflict_do_nothing()
-    # RETURNING makes SQLAlchemy send many rows in one statement; PostgreSQL is twice as fast so.
+    # RETURNING makes SQLAlchemy send many rows as one statement; PostgreSQL is twice as fast so.
     return insert.returning(DELIVERED.c.id)
 
 

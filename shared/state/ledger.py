@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
-from sqlalchemy import Executable, Text, bindparam, delete, select, type_coerce
+from sqlalchemy import Executable, Text, delete, select, type_coerce
 
 from shared.claims import Entry, Known
 from shared.state.batch import Batch, Operation, chunks, insert_into
@@ -87,17 +87,12 @@ def _identify(dialect: str) -> Executable:
     return insert_into(dialect, MESSAGE).on_conflict_do_nothing()
 
 
-_FORGET: Final = delete(UIDL).where(
-    UIDL.c.account == bindparam("its_account"), UIDL.c.uidl == bindparam("its_uidl")
-)
-
-
 def _forget(batch: Batch, items: Sequence[Gone]) -> Sequence[None]:
-    rows = [
-        {"its_account": account, "its_uidl": uidl} for account, uidls in items for uidl in uidls
-    ]
-    if rows:
-        batch.connection.execute(_FORGET, rows)
+    for account, uidls in items:
+        for portion in chunks(uidls):
+            batch.connection.execute(
+                delete(UIDL).where(UIDL.c.account == account, UIDL.c.uidl.in_(portion))
+            )
     return [None] * len(items)
 
 

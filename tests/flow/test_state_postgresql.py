@@ -21,7 +21,7 @@ def server() -> Iterator[PostgresqlServer]:
 
 @pytest.fixture
 def url(server: PostgresqlServer) -> str:
-    return server.create_database()
+    return server.empty()
 
 
 class TestPostgresql(StateSuite):
@@ -29,7 +29,7 @@ class TestPostgresql(StateSuite):
 
     @pytest.fixture
     def url(self, server: PostgresqlServer) -> str:
-        return server.create_database()
+        return server.empty()
 
 
 class TestServer:
@@ -113,20 +113,16 @@ class TestServer:
     async def test_a_wrong_login_is_for_the_user_to_mend(
         self, server: PostgresqlServer, wrong: dict[str, str], said: str
     ) -> None:
-        url = server.url(**{"database": "postgres", **wrong})
+        url = server.url(**wrong)
         with pytest.raises(ConfigError, match=said) as caught:
             await State.open(url, owner=new_owner(), patience=1)
         chain = [caught.value, caught.value.__cause__]
         assert "sesame" not in " ".join(map(str, chain))
 
     async def test_a_user_without_rights_is_for_the_user_to_mend(
-        self, server: PostgresqlServer, url: str
+        self, server: PostgresqlServer
     ) -> None:
-        name = url.rpartition("/")[2]
-        with server.connect(name) as connection:
-            connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-            connection.execute("DROP ROLE IF EXISTS guest")
+        with server.connect() as connection:
             connection.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
-        mine = url.replace(url[url.index("//") + 2 : url.index("@")], "guest:guest")
         with pytest.raises(ConfigError, match="permission denied"):
-            await State.open(mine, owner=new_owner(), patience=1)
+            await State.open(server.url("guest", "guest"), owner=new_owner(), patience=1)

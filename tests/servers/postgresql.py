@@ -36,7 +36,7 @@ max_connections = 50
 
 
 class PostgresqlServer:
-    """One server. ``start`` and ``stop`` as often as wanted; its databases stay."""
+    """One server. ``start`` and ``stop`` as often as wanted; its data stay."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -64,25 +64,25 @@ class PostgresqlServer:
         config = self._data / "postgresql.conf"
         config.write_text(config.read_text() + _CONFIG.format(port=self.port))
 
-    def url(self, database: str, password: str = _QUOTED) -> str:
-        """Return the SQLAlchemy URL of a database."""
-        return f"postgresql+psycopg://{USER}:{password}@127.0.0.1:{self.port}/{database}"
+    def url(self, user: str = USER, password: str = _QUOTED, database: str = "postgres") -> str:
+        """Return an SQLAlchemy URL; the password is quoted."""
+        return f"postgresql+psycopg://{user}:{password}@127.0.0.1:{self.port}/{database}"
 
-    def create_database(self) -> str:
-        """Return the URL of a new and empty database."""
+    def empty(self) -> str:
+        """Return the URL of a new schema; a database of its own would be a thousand files."""
         name = f"state{next(self._names)}"
-        with self.connect("postgres") as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        return self.url(name)
+        with self.connect() as connection:
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+        return f"{self.url()}?options=-csearch_path%3D{name}"
 
-    def connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:
+    def connect(self) -> psycopg.Connection[tuple[object, ...]]:
         """Return a connection of the test's own, in autocommit."""
         return psycopg.connect(
             host="127.0.0.1",
             port=self.port,
             user=USER,
             password=PASSWORD,
-            dbname=database,
+            dbname="postgres",
             autocommit=True,
         )
 
@@ -109,14 +109,14 @@ class PostgresqlServer:
 
     def disconnect_everybody(self) -> None:
         """Cut every connection but the one that does it."""
-        with self.connect("postgres") as connection:
+        with self.connect() as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
             )
 
     def _answers(self) -> bool:
-        with contextlib.suppress(psycopg.OperationalError), self.connect("postgres"):
+        with contextlib.suppress(psycopg.OperationalError), self.connect():
             return True
         return False
 
