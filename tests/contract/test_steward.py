@@ -1,0 +1,158 @@
+"""What the operator's side of every broker promises, and what ends in the operator's queues."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from shared import wire
+from shared.broker import Delivery, Send
+from shared.errors import Refused
+from shared.message import Fetched
+from shared.queues import DELIVERY_LIMIT, plan
+from tests.contract.conftest import TIERS, Bench
+from tests.contract.messages import FAILURE, LETTER, eventually, failed, has_depth, one, send
+
+
+async def test_what_is_handed_out_too_often_goes_to_quarantine(bench: Bench) -> None:
+    poison = wire.encode(replace(LETTER, id="poison"))
+    broker = await bench.broker()
+    await broker.publish(Send("incoming", poison, "poison", {"account": "sales"}))
+    handouts = 0
+
+    def quarantined() -> bool:
+        return bench.steward.depths()["quarantine"] == 1
+
+    while not quarantined():
+        deliveries = broker.consume("incoming", 1)
+        taken = asyncio.create_task(one(deliveries))
+
+        async def moved(taken: asyncio.Task[Delivery] = taken) -> bool:
+            return taken.done() or quarantined()
+
+        await eventually(moved, "another hand-out or the quarantine")
+        handouts += taken.done()
+        taken.cancel()
+        await asyncio.gather(taken, return_exceptions=True)
+        await deliveries.aclose()
+        await broker.close()
+        broker = await bench.broker()
+
+    # A broker may count the hand-outs, or the returns, of which there is one less.
+    assert handouts in (DELIVERY_LIMIT, DELIVERY_LIMIT + 1)
+    (stored,) = bench.steward.browse("quarantine")
+    assert stored.body == poison
+    assert stored.message_id == "poison"
+    assert str(stored.headers["reason"]).startswith("handed out")
+    assert str(stored.headers["reason"]).endswith(
+        "times without being settled: it may crash the process that takes it"
+    )
+    assert stored.headers["inbox"] == "incoming"
+    assert stored.headers["stage"] == "parser"
+    assert stored.headers["account"] == "sales"
+    assert stored.headers["subject"] == "hello"
+    assert bench.steward.move("quarantine", ["poison"], None) == 1
+    assert (await one(bench.consume(broker, "incoming"))).redeliveries == 0
+
+
+@pytest.mark.parametrize("queue", ["incoming.failed", "quarantine"])
+async def test_looking_a_hundred_times_loses_nothing(bench: Bench, queue: str) -> None:
+    broker = await bench.broker()
+    await broker.publish(*(failed(n, queue) for n in range(3)))
+    await has_depth(broker, queue, 3)
+
+    for _ in range(100):
+        seen = list(bench.steward.browse(queue))
+        assert [s.message_id for s in seen] == ["id-0", "id-1", "id-2"]
+
+    assert seen[0].queue == queue
+    assert seen[0].body == failed(0).body
+    assert dict(seen[0].headers) == FAILURE
+    await has_depth(broker, queue, 3)
+
+
+async def test_a_look_that_is_broken_off_leaves_all_in_place(bench: Bench) -> None:
+    broker = await bench.broker()
+    await broker.publish(*(failed(n) for n in range(3)))
+    await has_depth(broker, "incoming.failed", 3)
+
+    browsing = bench.steward.browse("incoming.failed")
+    next(browsing)
+    del browsing
+
+    await has_depth(broker, "incoming.failed", 3)
+
+
+@pytest.mark.parametrize("destination", [None, "incoming"])
+async def test_a_failed_message_is_moved_back_for_a_new_start(
+    bench: Bench, destination: str | None
+) -> None:
+    broker = await bench.broker()
+    await broker.publish(*(failed(n) for n in range(3)))
+    await has_depth(broker, "incoming.failed", 3)
+
+    assert bench.steward.move("incoming.failed", ["id-1", "unknown"], destination) == 1
+
+    delivery = await one(bench.consume(broker, "incoming"))
+    envelope = wire.decode(delivery.body, Fetched)
+    assert envelope == replace(LETTER, id="id-1", attempt=0, first_failure=None)
+    assert delivery.message_id == "id-1"
+    assert delivery.headers["account"] == "sales"
+    assert not {"reason", "attempts", "first-failure", "failed-at"} & set(delivery.headers)
+    assert [s.message_id for s in bench.steward.browse("incoming.failed")] == ["id-0", "id-2"]
+
+
+async def test_a_quarantined_message_is_moved_to_where_it_came_from(bench: Bench) -> None:
+    broker = await bench.broker()
+    garbage = Send("quarantine", b"no envelope", "id-1", {"inbox": "pickup", "reason": "why"})
+    await broker.publish(garbage)
+    await has_depth(broker, "quarantine", 1)
+
+    assert bench.steward.move("quarantine", ["id-1"], None) == 1
+
+    delivery = await one(bench.consume(broker, "pickup"))
+    assert (delivery.body, delivery.message_id) == (b"no envelope", "id-1")
+
+
+async def test_moving_to_an_unknown_queue_leaves_the_message(bench: Bench) -> None:
+    broker = await bench.broker()
+    await broker.publish(failed(1))
+    await has_depth(broker, "incoming.failed", 1)
+
+    with pytest.raises(Refused):
+        bench.steward.move("incoming.failed", ["id-1"], "no-such-queue")
+
+    await has_depth(broker, "incoming.failed", 1)
+
+
+async def test_a_dropped_message_is_gone_and_only_that(bench: Bench) -> None:
+    broker = await bench.broker()
+    await broker.publish(*(failed(n) for n in range(3)))
+    await has_depth(broker, "incoming.failed", 3)
+
+    assert bench.steward.drop("incoming.failed", ["id-0", "id-2", "unknown"]) == 2
+
+    assert [s.message_id for s in bench.steward.browse("incoming.failed")] == ["id-1"]
+
+
+async def test_the_steward_counts_every_queue_of_the_topology(bench: Bench) -> None:
+    broker = await bench.broker()
+    await broker.publish(send(1), send(2), send(3, "quarantine"), send(4, "pickup.retry.5m"))
+    await has_depth(broker, "pickup.retry.5m", 1)
+
+    depths = bench.steward.depths()
+
+    assert set(depths) == {q.name for q in plan(TIERS)}
+    filled = {"incoming": 2, "quarantine": 1, "pickup.retry.5m": 1}
+    assert depths == dict.fromkeys(depths, 0) | filled
+
+
+async def test_declaring_twice_changes_nothing(bench: Bench) -> None:
+    broker = await bench.broker()
+    await broker.publish(send(1))
+    before = bench.steward.depths()
+
+    bench.steward.declare()
+
+    assert bench.steward.depths() == before
+    assert (await one(bench.consume(broker, "incoming"))).message_id == "id-1"

@@ -1,0 +1,134 @@
+"""A locked file, a full disk, messages that cannot be: what fails, and what goes on."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from shared.broker import Delivery, Send
+from shared.broker import embedded_schema as schema
+from shared.broker.embedded import EmbeddedBroker
+from shared.errors import BrokerUnavailable, Refused
+from tests.unit.embedded.conftest import (
+    PATIENCE,
+    TIERS,
+    Open,
+    eventually,
+    files_up_to,
+    has_depth,
+    locked,
+    send,
+    take,
+)
+
+
+async def test_open_waits_for_a_file_that_is_locked(path: Path, opened: Open) -> None:
+    schema.connect(path, 1).close()
+    broker = EmbeddedBroker(path, tiers=TIERS, name="test", patience=0.01)
+    with locked(path):
+        opening = asyncio.create_task(broker.open())
+        given_up = EmbeddedBroker(path, tiers=TIERS, name="test", patience=0.01)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(given_up.open(), 0.05)
+        assert not opening.done()
+
+    async with asyncio.timeout(PATIENCE):
+        await opening
+    await broker.publish(send(1))
+    await broker.close()
+
+
+async def test_a_locked_file_fails_the_operation_and_no_more(path: Path, opened: Open) -> None:
+    broker = await opened(patience=0.01)
+    waiting = asyncio.create_task(take(broker, queue="parsed"))
+    await broker.publish(send(1))
+    (delivery,) = await take(broker)
+
+    with locked(path):
+        with pytest.raises(BrokerUnavailable, match="locked"):
+            await broker.settle(delivery, send(1, "parsed"))
+        assert not broker.connected
+        assert "locked" in str(broker.blocked)
+
+    async def recovered() -> bool:
+        return broker.connected and broker.blocked is None
+
+    await eventually(recovered, "the broker to recover")
+    await broker.settle(delivery, send(1, "parsed"))
+    (arrived,) = await waiting
+    assert arrived.message_id == "id-1"
+
+
+async def test_a_full_disk_fails_the_operation_and_no_more(opened: Open) -> None:
+    broker = await opened()
+    await broker.publish(send(1))
+    (delivery,) = await take(broker)
+
+    with files_up_to(1 << 20):
+        with pytest.raises(BrokerUnavailable, match=r"the disk"):
+            await broker.settle(delivery, send(1, "parsed", bytes(3 << 20)))
+        assert broker.blocked is not None
+
+    await broker.settle(delivery, send(1, "parsed", bytes(3 << 20)))
+    assert len((await take(broker, queue="parsed"))[0].body) == 3 << 20
+    assert await broker.depths(["incoming", "parsed"]) == {"incoming": 0, "parsed": 0}
+
+
+async def test_a_broker_that_is_not_open_says_so(opened: Open, path: Path) -> None:
+    closed = await opened()
+    await closed.close()
+    for broker in (closed, EmbeddedBroker(path, tiers=TIERS, name="test")):
+        assert not broker.connected
+        with pytest.raises(BrokerUnavailable, match="not open"):
+            await broker.publish(send(1))
+        with pytest.raises(BrokerUnavailable, match="not open"):
+            await anext(broker.consume("incoming", 1))
+
+
+async def test_a_broker_can_be_opened_again(opened: Open) -> None:
+    broker = await opened()
+    await broker.publish(send(1))
+    await broker.close()
+
+    await broker.open()
+
+    assert (await take(broker))[0].message_id == "id-1"
+
+
+async def test_closing_ends_the_consumers(opened: Open) -> None:
+    broker = await opened()
+
+    async def consume() -> list[Delivery]:
+        return [delivery async for delivery in broker.consume("incoming", 5)]
+
+    consuming = asyncio.create_task(consume())
+    await broker.publish(send(1))
+    await has_depth(broker, "incoming", 0)
+
+    await broker.close()
+
+    assert [d.message_id for d in await consuming] == ["id-1"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        (send(1, "parsed", bytes(16 * 1024 * 1024 + 1)), "over the limit"),
+        (Send("parsed", b"", "\udc80", {}), "not text"),
+        (send(1, "no-such-queue"), "no queue"),
+    ],
+)
+async def test_what_is_refused_takes_its_whole_publish_along_and_nobody_else(
+    opened: Open, bad: Send, why: str
+) -> None:
+    broker = await opened()
+
+    bad_one, good_one = await asyncio.gather(
+        broker.publish(send(1), bad), broker.publish(send(2)), return_exceptions=True
+    )
+
+    assert isinstance(bad_one, Refused)
+    assert why in str(bad_one)
+    assert good_one is None
+    assert [d.message_id for d in await take(broker)] == ["id-2"]
+    assert await broker.depths(["incoming", "parsed"]) == {"incoming": 0, "parsed": 0}
