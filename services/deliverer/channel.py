@@ -105,12 +105,11 @@ class Channel(asyncio.Protocol):
         Raises:
             TlsFailed: the handshake failed, or the server mixed text in the clear into it.
         """
-        transport = self._open()
         if not self.idle:
-            raise self._tls_failed("it sent more than its reply to STARTTLS")
+            raise self._tls_failed(self._gone or "it sent more than its reply to STARTTLS")
         try:
             upgraded = await self._loop.start_tls(
-                transport, self, context, server_hostname=hostname, ssl_handshake_timeout=timeout
+                self._open(), self, context, server_hostname=hostname, ssl_handshake_timeout=timeout
             )
         except (OSError, EOFError) as error:  # ssl.SSLError is an OSError
             raise self._tls_failed(str(error) or type(error).__name__) from error

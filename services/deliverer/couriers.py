@@ -187,14 +187,15 @@ def _tls(wanted: _Wanted, credentials: Credentials | None) -> _Tls:
 
 def _context(wanted: _Wanted, *, verified: bool) -> ssl.SSLContext:
     ca_file = wanted.options.get("ca_file")
-    try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except OSError as error:  # ssl.SSLError is one
-        raise wanted.wrong(f"ca_file={ca_file!a} cannot be used: {error.strerror}") from error
     if not verified:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    return context
+        return context
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise wanted.wrong(f"ca_file={ca_file!a} cannot be used: {error.strerror}") from error
 
 
 def _hello(wanted: _Wanted) -> str | None:

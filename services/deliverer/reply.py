@@ -16,17 +16,26 @@ from shared.log import printable
 
 
 class Step(Enum):
-    """Where in a session a reply was given; the value completes the phrase "said to ..."."""
+    """Where in a session a reply is given.
 
-    GREETING = "the connection"
-    HELLO = "EHLO"
-    STARTTLS = "STARTTLS"
-    AUTH = "AUTH"
-    MAIL = "MAIL"
-    RCPT = "RCPT"
-    DATA = "DATA"
-    END = "the end of DATA"
-    RSET = "RSET"
+    Attributes:
+        phrase: completes "said to ...".
+        seconds: how long to wait for the reply (RFC 5321 section 4.5.3.2, where it says).
+    """
+
+    GREETING = ("the connection", 300.0)
+    HELLO = ("EHLO", 300.0)
+    STARTTLS = ("STARTTLS", 120.0)
+    AUTH = ("AUTH", 300.0)
+    MAIL = ("MAIL", 300.0)
+    RCPT = ("RCPT", 300.0)
+    DATA = ("DATA", 120.0)
+    END = ("the end of DATA", 600.0)
+    RSET = ("RSET", 300.0)
+
+    def __init__(self, phrase: str, seconds: float) -> None:
+        self.phrase = phrase
+        self.seconds = seconds
 
 
 _ENHANCED: Final = re.compile(r"([245])\.(\d{1,3}\.\d{1,3})(?:\s|$)")
@@ -56,7 +65,7 @@ class Reply(NamedTuple):
 
     def said(self, server: str, step: Step) -> str:
         """Return the reply as a sentence that names who said it, and to what."""
-        return f"{self.code} {self.text} (said by {server} to {step.value})"
+        return f"{self.code} {self.text} (said by {server} to {step.phrase})"
 
 
 Meaning: TypeAlias = Literal["delivered", "temporary", "permanent", "session"]

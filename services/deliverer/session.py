@@ -21,18 +21,7 @@ from shared.log import printable
 
 CONNECT_TIMEOUT: Final = 30.0
 BLOCK_TIMEOUT: Final = 180.0
-TIMEOUTS: Final = {
-    Step.GREETING: 300.0,
-    Step.HELLO: 300.0,
-    Step.STARTTLS: 120.0,
-    Step.AUTH: 300.0,
-    Step.MAIL: 300.0,
-    Step.RCPT: 300.0,
-    Step.DATA: 120.0,
-    Step.END: 600.0,
-    Step.RSET: 300.0,
-}
-"""Seconds to wait for a reply (RFC 5321 section 4.5.3.2), and above for each block of a message."""
+"""Seconds for a block of a message to go out (RFC 5321 section 4.5.3.2.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +88,7 @@ class Session:
         Raises:
             Unreachable: the connection broke, or there was none in time.
         """
-        return await self.channel.reply(TIMEOUTS[step] * self._patience)
+        return await self.channel.reply(step.seconds * self._patience)
 
     async def command(self, line: bytes, step: Step) -> Reply:
         """Send a command line, given without CRLF, and return the reply to it.
@@ -171,7 +160,7 @@ async def _connect(target: Target) -> Channel:
 
 def _must(reply: Reply, step: Step, target: Target) -> Reply:
     if not 200 <= reply.code < 300:
-        raise Unreachable(target.server, f"{reply.code} {reply.text} (said to {step.value})")
+        raise Unreachable(target.server, f"{reply.code} {reply.text} (said to {step.phrase})")
     return reply
 
 
@@ -205,7 +194,7 @@ async def _starttls(session: Session, target: Target) -> bool:
         _must(reply, Step.STARTTLS, target)
     if reply.code != 220 or target.context is None:
         return False
-    timeout = TIMEOUTS[Step.STARTTLS] * target.patience
+    timeout = Step.STARTTLS.seconds * target.patience
     await session.channel.start_tls(target.context, target.host, timeout)
     session.extensions = {}
     return True

@@ -48,6 +48,8 @@ async def transact(
         else:  # RFC 2920 section 3.1: DATA was let through, and there is nobody to send to
             await session.command(END_OF_DATA.removesuffix(b"\r\n"), Step.END)
         session.unfinished = False
+    elif replies.data is not None and replies.data.code < 400:
+        session.channel.abort()  # does it wait for the message now? Nobody knows
     return results | refused
 
 
@@ -119,8 +121,8 @@ async def _one_by_one(session: Session, mail: bytes, rcpt: Sequence[bytes]) -> _
 
 async def _reply(session: Session, step: Step) -> Reply:
     reply = await session.reply(step)
-    if meaning(reply, step) == "session":
-        raise Unreachable(session.server, f"{reply.code} {reply.text} (said to {step.value})")
+    if reply.code >= 400 and meaning(reply, step) == "session":
+        raise Unreachable(session.server, f"{reply.code} {reply.text} (said to {step.phrase})")
     return reply
 
 

@@ -1,0 +1,61 @@
+"""Letters for couriers, and couriers for letters."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from services.deliverer.courier import Courier, Letter
+from services.deliverer.couriers import courier_for
+from tests.clock import ManualClock
+
+ANNA, BERT, CARL = "anna@corp.example", "bert@corp.example", "carl@corp.example"
+SENDER = "sender@example.net"
+PREFIX = b"Delivered-To: anna@corp.example\r\n"
+MESSAGE = b"Subject: hello\r\n\r\nDear Anna,\r\n.\r\nyours\r\n"
+
+
+def letter(
+    message: bytes = MESSAGE,
+    *,
+    id_: str = "3f9a",
+    prefix: bytes = PREFIX,
+    chunks: Sequence[bytes] | None = None,
+    error: Exception | None = None,
+    size: int | None = None,
+    replay: bool = False,
+) -> Letter:
+    """Return a letter: at hand, or in chunks if they are given or an error ends them."""
+    spooled = chunks is not None or error is not None
+    parts = [message] if chunks is None else list(chunks)
+
+    async def read() -> AsyncIterator[bytes]:
+        for part in parts:
+            yield part
+        if error is not None:
+            raise error
+
+    length = len(prefix) + sum(map(len, parts)) if size is None else size
+    return Letter(id_, prefix, length, read, None if spooled else message, replay)
+
+
+@asynccontextmanager
+async def courier(
+    url: str, clock: ManualClock | None = None, *, connections: int = 8, patience: float = 1.0
+) -> AsyncIterator[Courier]:
+    """Open the courier for a URL until the block ends."""
+    made = courier_for(
+        "local", url, clock=clock or ManualClock(), connections=connections, patience=patience
+    )
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Let the event loop run until a condition holds."""
+    for _ in range(20_000):
+        if true():
+            return
+        await asyncio.sleep(0.0005)
+    raise AssertionError("it did not come true")

@@ -1,0 +1,197 @@
+import asyncio
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from shared.errors import SpoolMissing
+from tests.unit.deliverer.letters import ANNA, BERT, MESSAGE, PREFIX, SENDER, courier, letter
+
+STORED = (PREFIX + MESSAGE).replace(b"\r\n", b"\n")
+
+
+def files(maildir: Path) -> dict[str, list[str]]:
+    return {sub: sorted(p.name for p in (maildir / sub).iterdir()) for sub in ("new", "cur", "tmp")}
+
+
+async def test_a_message_is_one_file_in_new_with_lf_line_ends(tmp_path: Path) -> None:
+    async with courier(f"maildir://{tmp_path}/{{mailbox}}") as maildir:
+        results = await maildir.deliver(letter(), SENDER, [ANNA])
+    path = tmp_path / ANNA / "new" / "3f9a.pop3-connector"
+    assert path.read_bytes() == STORED
+    assert files(tmp_path / ANNA) == {"new": [path.name], "cur": [], "tmp": []}
+    assert results[ANNA].verdict == "delivered"
+    assert results[ANNA].reply == f"written to {path}"
+
+
+async def test_only_this_user_may_read_it(tmp_path: Path) -> None:
+    async with courier(f"maildir://{tmp_path}/mail/{{local}}") as maildir:
+        await maildir.deliver(letter(), SENDER, [ANNA])
+    made = [tmp_path / "mail", *(tmp_path / "mail").rglob("*")]
+    modes = {stat.S_IMODE(p.stat().st_mode) for p in made if p.is_dir()}
+    assert modes == {0o700}
+    assert {stat.S_IMODE(p.stat().st_mode) for p in made if p.is_file()} == {0o600}
+
+
+async def test_bare_line_ends_stay_what_they_are(tmp_path: Path) -> None:
+    message = b"Subject: x\r\n\r\na\rb\nc\r\r\nd\r"
+    async with courier(f"maildir://{tmp_path}/box") as maildir:
+        await maildir.deliver(letter(message, prefix=b""), SENDER, [ANNA])
+        cut = [message[i : i + 1] for i in range(len(message))]
+        await maildir.deliver(letter(chunks=cut, prefix=b"", id_="cut"), SENDER, [ANNA])
+    want = message.replace(b"\r\n", b"\n")
+    assert [p.read_bytes() for p in (tmp_path / "box" / "new").iterdir()] == [want, want]
+
+
+async def test_delivered_twice_is_one_file(tmp_path: Path) -> None:
+    async with courier(f"maildir://{tmp_path}/box") as maildir:
+        first = await maildir.deliver(letter(), SENDER, [ANNA])
+        second = await maildir.deliver(letter(chunks=[MESSAGE]), SENDER, [ANNA])
+    assert files(tmp_path / "box")["new"] == ["3f9a.pop3-connector"]
+    assert files(tmp_path / "box")["tmp"] == []
+    assert first[ANNA].reply.startswith("written to")
+    assert second[ANNA].reply.startswith("was there before")
+
+
+@pytest.mark.parametrize("name", ["3f9a.pop3-connector", "3f9a.pop3-connector:2,S"])
+async def test_after_a_crash_a_message_that_was_read_already_is_found(
+    tmp_path: Path, name: str
+) -> None:
+    async with courier(f"maildir://{tmp_path}/box") as maildir:
+        await maildir.deliver(letter(), SENDER, [ANNA])
+        (tmp_path / "box" / "new" / "3f9a.pop3-connector").rename(tmp_path / "box" / "cur" / name)
+        results = await maildir.deliver(letter(replay=True), SENDER, [ANNA])
+        await maildir.deliver(letter(replay=True, chunks=[MESSAGE]), SENDER, [ANNA])
+    assert results[ANNA].verdict == "delivered"
+    assert files(tmp_path / "box") == {"new": [], "cur": [name], "tmp": []}
+
+
+async def test_a_replay_into_a_new_maildir_is_delivered(tmp_path: Path) -> None:
+    async with courier(f"maildir://{tmp_path}/box") as maildir:
+        await maildir.deliver(letter(replay=True), SENDER, [ANNA])
+    assert files(tmp_path / "box")["new"] == ["3f9a.pop3-connector"]
+
+
+async def test_a_large_message_is_written_in_chunks_to_every_mailbox(tmp_path: Path) -> None:
+    chunks = [b"Subject: x\r\n\r", b"\n", *([b"0123456789\r\n" * 10_000] * 20)]
+    async with courier(f"maildir://{tmp_path}/{{local}}/{{domain}}") as maildir:
+        results = await maildir.deliver(letter(chunks=chunks), SENDER, [ANNA, BERT])
+    want = (PREFIX + b"".join(chunks)).replace(b"\r\n", b"\n")
+    for box in ("anna", "bert"):
+        (path,) = (tmp_path / box / "corp.example" / "new").iterdir()
+        assert path.read_bytes() == want
+    assert {r.verdict for r in results.values()} == {"delivered"}
+
+
+async def test_a_message_that_breaks_off_is_in_no_mailbox(tmp_path: Path) -> None:
+    broken = letter(chunks=[MESSAGE], error=SpoolMissing("3f9a"))
+    async with courier(f"maildir://{tmp_path}/{{local}}") as maildir:
+        with pytest.raises(SpoolMissing):
+            await maildir.deliver(broken, SENDER, [ANNA, BERT])
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "recipient", ["../anna@x", "a/b@x", ".hidden@x", "a\0@x", "ä" * 200 + "@x", "@x", ""]
+)
+async def test_a_mailbox_never_leads_out_of_its_place(tmp_path: Path, recipient: str) -> None:
+    root = tmp_path / "mail"
+    async with courier(f"maildir://{root}/{{local}}") as maildir:
+        results = await maildir.deliver(letter(), SENDER, [recipient, ANNA])
+    assert results[recipient].verdict == "permanent"
+    assert results[recipient].reply.isprintable()
+    assert results[ANNA].verdict == "delivered"
+    assert [p.name for p in tmp_path.iterdir()] == ["mail"]
+    assert [p.name for p in root.iterdir()] == ["anna"]
+
+
+async def test_recipients_who_share_a_maildir_get_one_file(tmp_path: Path) -> None:
+    async with courier(f"maildir://{tmp_path}/{{domain}}") as maildir:
+        results = await maildir.deliver(letter(), SENDER, [ANNA, BERT])
+    assert {r.verdict for r in results.values()} == {"delivered"}
+    assert len(files(tmp_path / "corp.example")["new"]) == 1
+
+
+async def test_many_at_once_all_arrive(tmp_path: Path) -> None:
+    async with courier(f"maildir://{tmp_path}/box") as maildir:
+        letters = [letter(b"Subject: %d\r\n\r\n" % i, id_=f"{i:04}") for i in range(500)]
+        await asyncio.gather(*(maildir.deliver(x, SENDER, [ANNA]) for x in letters))
+    found = files(tmp_path / "box")
+    assert found["new"] == [f"{i:04}.pop3-connector" for i in range(500)]
+    assert found["tmp"] == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("call", ["write", "fsync", "link"])
+async def test_a_disk_that_does_not_take_it_is_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    async with courier(f"maildir://{tmp_path}/{{local}}") as maildir:
+        await maildir.deliver(letter(), SENDER, [ANNA])
+
+        def fail(*_: object, **__: object) -> int:
+            raise OSError(code, os.strerror(code))
+
+        with monkeypatch.context() as broken:
+            broken.setattr(os, call, fail)
+            for other in (letter(id_="other"), letter(id_="large", chunks=[MESSAGE])):
+                results = await maildir.deliver(other, SENDER, [ANNA])
+                assert results[ANNA].verdict == "temporary"
+                assert os.strerror(code) in results[ANNA].reply
+        assert files(tmp_path / "anna") == {
+            "new": ["3f9a.pop3-connector"],
+            "cur": [],
+            "tmp": [],
+        }
+        results = await maildir.deliver(letter(id_="other"), SENDER, [ANNA])
+        assert results[ANNA].verdict == "delivered"
+
+
+async def test_one_bad_mailbox_does_not_keep_the_others_from_theirs(tmp_path: Path) -> None:
+    (tmp_path / "anna").write_text("a file where a Maildir should be")
+    async with courier(f"maildir://{tmp_path}/{{local}}") as maildir:
+        both = [letter(), letter(id_="large", chunks=[MESSAGE])]
+        for one in both:
+            results = await maildir.deliver(one, SENDER, [ANNA, BERT])
+            assert results[ANNA].verdict == "temporary"
+            assert results[BERT].verdict == "delivered"
+
+
+async def test_where_there_are_no_hard_links_files_are_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    async with courier(f"maildir://{tmp_path}/box") as maildir:
+        for _ in range(2):
+            results = await maildir.deliver(letter(), SENDER, [ANNA])
+    assert results[ANNA].reply.startswith("was there before")
+    assert files(tmp_path / "box") == {"new": ["3f9a.pop3-connector"], "cur": [], "tmp": []}
+
+
+async def test_what_is_durable_is_synced_file_first_then_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with courier(f"maildir://{tmp_path}/box") as maildir:
+        await maildir.deliver(letter(), SENDER, [ANNA])  # the Maildir exists now
+        done: list[str] = []
+        fsync, link = os.fsync, os.link
+
+        def watched_fsync(fd: int) -> None:
+            done.append("sync " + Path(f"/proc/self/fd/{fd}").readlink().parent.name)
+            fsync(fd)
+
+        def watched_link(a: str, b: str, *, follow_symlinks: bool) -> None:
+            done.append("link")
+            link(a, b, follow_symlinks=follow_symlinks)
+
+        monkeypatch.setattr(os, "fsync", watched_fsync)
+        monkeypatch.setattr(os, "link", watched_link)
+        for other in (letter(id_="other"), letter(id_="large", chunks=[MESSAGE])):
+            done.clear()
+            await maildir.deliver(other, SENDER, [ANNA])
+            assert done == ["sync tmp", "link", "sync box"]

@@ -1,0 +1,130 @@
+"""How a session with a mail server comes about: greeting, TLS, login."""
+
+import ssl
+from collections.abc import Iterator
+
+import pytest
+
+from shared.errors import Unreachable
+from tests.servers.certificates import Certificates, make_certificates
+from tests.servers.smtp import DROP, smtp_server
+from tests.unit.deliverer.letters import ANNA, SENDER, courier, letter
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Certificates]:
+    yield make_certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def context(certificates: Certificates) -> ssl.SSLContext:
+    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    made.load_cert_chain(certificates.cert, certificates.key)
+    return made
+
+
+async def test_starttls_is_taken_where_it_is_offered(context: ssl.SSLContext) -> None:
+    async with smtp_server(context=context) as server, courier(server.url) as smtp:
+        await smtp.deliver(letter(), SENDER, [ANNA])
+        async with courier(server.url + "?tls=none") as plain:
+            await plain.deliver(letter(), SENDER, [ANNA])
+    assert [m.tls for m in server.received] == [True, False]
+    assert [c for c in server.commands if c.startswith("EHLO")] == ["EHLO [127.0.0.1]"] * 3
+
+
+async def test_opportunistic_tls_does_without_where_it_fails(context: ssl.SSLContext) -> None:
+    async with smtp_server(context=context) as server, courier(server.url) as smtp:
+        server.answer("STARTTLS", ("220 2.0.0 go ahead", DROP))
+        await smtp.deliver(letter(), SENDER, [ANNA])
+        server.answer("STARTTLS", "454 4.7.0 not now")
+        async with courier(server.url) as other:
+            await other.deliver(letter(), SENDER, [ANNA])
+    assert [m.tls for m in server.received] == [False, False]
+
+
+async def test_required_tls_verifies_the_certificate(
+    context: ssl.SSLContext, certificates: Certificates
+) -> None:
+    async with smtp_server(context=context) as server:
+        async with courier(f"{server.url}?ca_file={certificates.ca}") as trusting:
+            await trusting.deliver(letter(), SENDER, [ANNA])
+        async with courier(f"{server.url}?tls=required") as strict:
+            with pytest.raises(Unreachable, match=r"TLS failed.*certificate"):
+                await strict.deliver(letter(), SENDER, [ANNA])
+    assert [m.tls for m in server.received] == [True]
+
+
+async def test_required_tls_without_an_offer_delivers_nothing() -> None:
+    async with smtp_server() as server, courier(server.url + "?tls=required") as smtp:
+        with pytest.raises(Unreachable, match="offers no STARTTLS"):
+            await smtp.deliver(letter(), SENDER, [ANNA])
+    assert server.received == []
+
+
+async def test_text_in_the_clear_behind_starttls_is_no_reply(
+    context: ssl.SSLContext, certificates: Certificates
+) -> None:
+    url = f"?ca_file={certificates.ca}"
+    async with smtp_server(context=context) as server, courier(server.url + url) as smtp:
+        server.answer("STARTTLS", "220 2.0.0 go ahead\r\n250-mail\r\n250 AUTH PLAIN")
+        with pytest.raises(Unreachable, match="more than its reply"):
+            await smtp.deliver(letter(), SENDER, [ANNA])
+
+
+async def test_implicit_tls(context: ssl.SSLContext, certificates: Certificates) -> None:
+    async with smtp_server(context=context, implicit_tls=True) as server:
+        url = f"smtps://127.0.0.1:{server.port}"
+        async with courier(f"{url}?ca_file={certificates.ca}") as smtp:
+            results = await smtp.deliver(letter(), SENDER, [ANNA])
+        async with courier(url) as strict:
+            with pytest.raises(Unreachable, match="no connection"):
+                await strict.deliver(letter(), SENDER, [ANNA])
+    assert results[ANNA].verdict == "delivered"
+    assert "STARTTLS" not in server.commands
+
+
+@pytest.mark.parametrize("mechanisms", ["PLAIN LOGIN", "LOGIN", "CRAM-MD5"])
+async def test_login(mechanisms: str, context: ssl.SSLContext, certificates: Certificates) -> None:
+    login = ("anna", "s3cret pä%ss")
+    async with smtp_server(context=context, login=login, mechanisms=mechanisms) as server:
+        at = f"127.0.0.1:{server.port}?ca_file={certificates.ca}"
+        async with courier(f"smtp://anna:s3cret%20p%C3%A4%25ss@{at}") as smtp:
+            if mechanisms == "CRAM-MD5":
+                with pytest.raises(Unreachable, match="neither AUTH PLAIN nor AUTH LOGIN"):
+                    await smtp.deliver(letter(), SENDER, [ANNA])
+                return
+            results = await smtp.deliver(letter(), SENDER, [ANNA])
+        assert results[ANNA].verdict == "delivered"
+        async with courier(f"smtp://anna:wrong@{at}") as smtp:
+            with pytest.raises(Unreachable, match=r"535 5\.7\.8 wrong password \(said to AUTH\)"):
+                await smtp.deliver(letter(), SENDER, [ANNA])
+
+
+async def test_a_password_never_goes_in_the_clear() -> None:
+    async with (
+        smtp_server(login=("anna", "secret")) as server,
+        courier(f"smtp://anna:secret@127.0.0.1:{server.port}") as smtp,
+    ):
+        with pytest.raises(Unreachable, match="TLS is required"):
+            await smtp.deliver(letter(), SENDER, [ANNA])
+    assert not [c for c in server.commands if c.startswith("AUTH")]
+
+
+async def test_a_server_that_wants_a_login_is_not_the_messages_fault() -> None:
+    async with smtp_server() as server, courier(server.url) as smtp:
+        server.answer("MAIL", "530 5.7.0 authentication required")
+        with pytest.raises(Unreachable, match=r"530 5\.7\.0"):
+            await smtp.deliver(letter(), SENDER, [ANNA])
+
+
+async def test_a_server_that_talks_nonsense_is_unreachable() -> None:
+    async with smtp_server() as server, courier(server.url) as smtp:
+        server.answer("GREETING", "HTTP/1.1 400 Bad Request")
+        with pytest.raises(Unreachable, match="not an SMTP reply"):
+            await smtp.deliver(letter(), SENDER, [ANNA])
+
+
+async def test_our_name_can_be_set() -> None:
+    async with smtp_server() as server, courier(server.url + "?helo=gate.corp.example") as smtp:
+        await smtp.deliver(letter(), SENDER, [ANNA])
+    assert server.commands[0] == "EHLO gate.corp.example"
