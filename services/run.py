@@ -15,13 +15,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
+from tenacity import Retrying, retry_if_exception_type, wait_exponential_jitter
+
 from services.deliverer.__main__ import PART as DELIVERER
 from services.fetcher.__main__ import PART as FETCHER
 from services.host import GRACE, Stopped, opened, runner, serve, stop_on_signals, unless
 from services.parser.__main__ import PART as PARSER
 from services.parts import Assembly, Resources
+from services.postmaster.open import open_steward
 from services.rewriter.__main__ import PART as REWRITER
 from shared.errors import BrokerUnavailable
+from shared.log import MailLog
 from shared.message import Envelope, Poll
 from shared.queues import RETRIED
 from shared.settings import Settings
@@ -44,9 +48,33 @@ def main(settings: Settings, *, once: bool = False, as_json: bool = False) -> in
     Raises:
         ConfigError: the settings do not lead to a broker, a database or a destination.
     """
+    _declare(settings)
     if not once:
         return serve(settings, *PARTS)
     return asyncio.run(_once(settings, as_json))
+
+
+def _declare(settings: Settings) -> None:
+    """Make the queues exist in RabbitMQ, waiting for it; the embedded broker has its own.
+
+    Stages of their own process wait for ``topology declare`` instead: they may not configure.
+    """
+    if settings.broker.url is None:
+        return
+    log = MailLog("run")
+    waits = Retrying(
+        retry=retry_if_exception_type(BrokerUnavailable),
+        wait=wait_exponential_jitter(0.2, 15),
+        before_sleep=lambda call: log.trouble(
+            "waiting for the broker", why=call.outcome.exception() if call.outcome else ""
+        ),
+    )
+    waits(_declare_now, settings)
+
+
+def _declare_now(settings: Settings) -> None:
+    with open_steward(settings) as steward:
+        steward.declare()
 
 
 async def _once(settings: Settings, as_json: bool) -> int:
