@@ -34,10 +34,13 @@ class Deliveries(Protocol):
         """Claim a message for this process; None where another, or another task, has it in hand."""
 
     async def finish(self, id_: str, destination: str, receipts: Mapping[str, str]) -> None:
-        """Record these recipients as delivered and drop the claim, durably and in one step."""
+        """Record these recipients as delivered and drop the claim, durably and in one step.
+
+        Where it raises, the claim still holds.
+        """
 
     async def unclaim(self, id_: str, destination: str) -> None:
-        """Drop the claim."""
+        """Drop the claim; where it raises, the claim expires by itself."""
 
 
 class Blobs(Protocol):
@@ -70,7 +73,7 @@ class Deliverer:
         self._couriers = couriers
         self._deliveries = deliveries
         self._blobs = blobs
-        self._unsettled: dict[tuple[str, str], Mapping[str, str]] = {}
+        self._unrecorded: dict[tuple[str, str], Mapping[str, str]] = {}
         self.breakers: Mapping[str, Breaker] = {
             name: Breaker(clock, threshold=threshold) for name in couriers
         }
@@ -119,19 +122,19 @@ class Deliverer:
         return outcome
 
     async def _let_go(self, key: tuple[str, str], receipts: Mapping[str, str]) -> None:
+        if not receipts:
+            await self._deliveries.unclaim(*key)
+            return
         try:
-            if receipts:
-                await self._deliveries.finish(*key, receipts)
-            else:
-                await self._deliveries.unclaim(*key)
+            await self._deliveries.finish(*key, receipts)
         except BaseException:
-            self._unsettled[key] = receipts
+            self._unrecorded[key] = receipts
             raise
 
     async def _catch_up(self) -> None:
-        """Settle the claims that could not be settled while the ledger was away."""
-        while self._unsettled:
-            await self._let_go(*self._unsettled.popitem())
+        """Record what could not be recorded while the ledger was away; those claims still hold."""
+        while self._unrecorded:
+            await self._let_go(*self._unrecorded.popitem())
 
     async def _undelivered(
         self, envelope: Envelope[Addressed], claim: Claim, receipts: dict[str, str]

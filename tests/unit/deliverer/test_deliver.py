@@ -1,0 +1,380 @@
+"""The story of a delivery: a real ledger, a real spool, and couriers that do as they are told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from services.deliverer.courier import Letter, Result
+from services.deliverer.deliver import CLAIMED_ELSEWHERE, Deliverer, Deliveries
+from shared.claims import Claim
+from shared.errors import StateUnavailable, Unreachable
+from shared.message import Addressed, Envelope, Inline, Raw, Spooled, Summary
+from shared.outcome import DeadLetter, Done, Retry, Split
+from shared.spool import Spool
+from shared.state import State
+from tests.clock import ManualClock
+from tests.unit.deliverer.letters import ANNA, BERT, CARL, MESSAGE, PREFIX, SENDER
+
+TAKEN = Result("delivered", "250 2.0.0 taken")
+FULL = Result("temporary", "452 4.2.2 mailbox full")
+UNKNOWN = Result("permanent", "550 5.1.1 no such user")
+
+
+@dataclass
+class Told:
+    """A courier that gives each recipient the result it was told, TAKEN by default."""
+
+    results: dict[str, Result] = field(default_factory=dict)
+    error: Exception | None = None
+    letters: list[tuple[Letter, bytes, list[str]]] = field(default_factory=list)
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    gate: asyncio.Event | None = None
+
+    async def deliver(
+        self, letter: Letter, sender: str, recipients: Sequence[str]
+    ) -> Mapping[str, Result]:
+        assert sender == SENDER
+        self.started.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        data = b"".join([chunk async for chunk in letter.chunks()])
+        self.letters.append((letter, data, list(recipients)))
+        return {r: self.results.get(r, TAKEN) for r in recipients}
+
+    async def close(self) -> None:
+        self.letters.clear()
+
+
+class Away:
+    """The ledger, with an outage of some of its calls on demand."""
+
+    def __init__(self, ledger: Deliveries) -> None:
+        self._ledger = ledger
+        self.out: set[str] = set()
+
+    def _check(self, call: str) -> None:
+        if call in self.out:
+            raise StateUnavailable("the database is locked")
+
+    async def claim(self, id_: str, destination: str) -> Claim | None:
+        self._check("claim")
+        return await self._ledger.claim(id_, destination)
+
+    async def finish(self, id_: str, destination: str, receipts: Mapping[str, str]) -> None:
+        self._check("finish")
+        await self._ledger.finish(id_, destination, receipts)
+
+    async def unclaim(self, id_: str, destination: str) -> None:
+        self._check("unclaim")
+        await self._ledger.unclaim(id_, destination)
+
+
+def envelope(*recipients: str, raw: Raw | None = None, to: str = "local") -> Envelope[Addressed]:
+    raw = raw or Inline(MESSAGE)
+    mail = Addressed(raw, "1", "pop:110", Summary(), SENDER, recipients or (ANNA,), to, PREFIX)
+    return Envelope("3f9a", "sales", mail, 0.0)
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path, clock: ManualClock) -> AsyncIterator[State]:
+    state = await State.open(f"sqlite:///{tmp_path}/state.db", owner="one", clock=clock)
+    yield state
+    await state.close()
+
+
+@pytest.fixture
+async def other(tmp_path: Path, clock: ManualClock, ledger: State) -> AsyncIterator[State]:
+    """The ledger as another process sees it."""
+    state = await State.open(f"sqlite:///{tmp_path}/state.db", owner="two", clock=clock)
+    yield state
+    await state.close()
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(str(tmp_path / "spool"))
+
+
+@pytest.fixture
+def courier() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def deliverer(courier: Told, ledger: State, spool: Spool, clock: ManualClock) -> Deliverer:
+    return Deliverer({"local": courier}, ledger, spool, clock, threshold=2)
+
+
+async def claimed(ledger: Deliveries) -> Claim:
+    claim = await ledger.claim("3f9a", "local")
+    assert claim is not None
+    return claim
+
+
+async def test_a_message_is_delivered_and_recorded(
+    deliverer: Deliverer, courier: Told, ledger: State
+) -> None:
+    assert await deliverer.handle(envelope(ANNA, BERT)) == Done("250 2.0.0 taken")
+    ((letter, data, recipients),) = courier.letters
+    assert (letter.prefix + data, recipients) == (PREFIX + MESSAGE, [ANNA, BERT])
+    assert (letter.id, letter.data, letter.replay) == ("3f9a", MESSAGE, False)
+    assert letter.size == len(PREFIX + MESSAGE)
+    assert (await claimed(ledger)).delivered == {ANNA, BERT}
+
+
+async def test_a_message_delivered_before_is_suppressed(
+    deliverer: Deliverer, courier: Told
+) -> None:
+    await deliverer.handle(envelope(ANNA))
+    for _ in range(2):
+        outcome = await deliverer.handle(envelope(ANNA))
+        assert outcome == Done("had been delivered before", event="suppressed")
+    assert len(courier.letters) == 1
+
+
+async def test_only_those_who_do_not_have_it_get_it(deliverer: Deliverer, courier: Told) -> None:
+    await deliverer.handle(envelope(ANNA))
+    await deliverer.handle(envelope(ANNA, BERT, BERT))
+    assert [recipients for *_, recipients in courier.letters] == [[ANNA], [BERT]]
+
+
+async def test_another_destination_is_another_delivery(
+    courier: Told, ledger: State, spool: Spool, clock: ManualClock
+) -> None:
+    archive = Told()
+    deliverer = Deliverer({"local": courier, "archive": archive}, ledger, spool, clock)
+    await deliverer.handle(envelope(ANNA))
+    await deliverer.handle(envelope(ANNA, to="archive"))
+    assert len(archive.letters) == 1
+
+
+async def test_temporary_and_permanent(deliverer: Deliverer, courier: Told) -> None:
+    courier.results = {ANNA: FULL}
+    assert await deliverer.handle(envelope(ANNA)) == Retry("452 4.2.2 mailbox full")
+    courier.results = {ANNA: UNKNOWN}
+    assert await deliverer.handle(envelope(ANNA)) == DeadLetter("550 5.1.1 no such user")
+    courier.results = {}
+    assert await deliverer.handle(envelope(ANNA)) == Done("250 2.0.0 taken")
+
+
+async def test_each_recipient_goes_its_own_way(deliverer: Deliverer, courier: Told) -> None:
+    courier.results = {BERT: FULL, CARL: UNKNOWN}
+    whole = envelope(ANNA, BERT, CARL)
+    outcome = await deliverer.handle(whole)
+    assert outcome == Split(
+        (
+            Done("250 2.0.0 taken"),
+            Retry("452 4.2.2 mailbox full", payload=replace(whole.payload, recipients=(BERT,))),
+            DeadLetter("550 5.1.1 no such user", replace(whole.payload, recipients=(CARL,))),
+        )
+    )
+    courier.results = {}
+    assert isinstance(await deliverer.handle(whole), Done)
+    assert courier.letters[-1][2] == [BERT, CARL]
+
+
+async def test_different_replies_name_whom_they_are_about(
+    deliverer: Deliverer, courier: Told
+) -> None:
+    courier.results = {ANNA: UNKNOWN, BERT: Result("permanent", "552 5.3.4 too big"), CARL: UNKNOWN}
+    outcome = await deliverer.handle(envelope(ANNA, BERT, CARL))
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.payload is None
+    assert outcome.reason == (f"{ANNA}, {CARL}: 550 5.1.1 no such user; {BERT}: 552 5.3.4 too big")
+
+
+async def test_a_destination_that_does_not_exist_says_what_to_configure(
+    deliverer: Deliverer,
+) -> None:
+    outcome = await deliverer.handle(envelope(ANNA, to="archive"))
+    assert isinstance(outcome, DeadLetter)
+    assert "configure [destinations.archive] with a url" in outcome.reason
+
+
+async def test_two_copies_at_once_are_one_delivery(
+    deliverer: Deliverer, courier: Told, other: State, spool: Spool, clock: ManualClock
+) -> None:
+    courier.gate = asyncio.Event()
+    first = asyncio.create_task(deliverer.handle(envelope(ANNA)))
+    await courier.started.wait()
+    elsewhere = Deliverer({"local": courier}, other, spool, clock)
+    for deliverer_ in (deliverer, elsewhere):
+        outcome = await deliverer_.handle(envelope(ANNA))
+        assert isinstance(outcome, Retry)
+        assert outcome.after == CLAIMED_ELSEWHERE
+    courier.gate.set()
+    assert await first == Done("250 2.0.0 taken")
+    assert len(courier.letters) == 1
+
+
+async def test_a_claim_of_the_dead_is_a_replay(
+    deliverer: Deliverer, courier: Told, tmp_path: Path, clock: ManualClock
+) -> None:
+    dead = await State.open(f"sqlite:///{tmp_path}/state.db", owner="dead", clock=clock)
+    await claimed(dead)
+    await dead.close()
+    await clock.advance(60)
+    assert await deliverer.handle(envelope(ANNA)) == Done("250 2.0.0 taken")
+    assert courier.letters[0][0].replay
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a defect"), asyncio.CancelledError()], ids=["defect", "cancelled"]
+)
+async def test_an_error_is_passed_on_and_the_claim_given_back(
+    deliverer: Deliverer, courier: Told, ledger: State, error: Exception
+) -> None:
+    courier.error = error
+    with pytest.raises(type(error)):
+        await deliverer.handle(envelope(ANNA))
+    assert (await claimed(ledger)) == Claim(frozenset(), replay=False)
+
+
+async def test_without_a_ledger_nothing_is_delivered(
+    courier: Told, ledger: State, spool: Spool, clock: ManualClock
+) -> None:
+    away = Away(ledger)
+    deliverer = Deliverer({"local": courier}, away, spool, clock)
+    away.out = {"claim"}
+    outcome = await deliverer.handle(envelope(ANNA))
+    assert outcome == Retry("the ledger of deliveries is out of reach: the database is locked")
+    assert courier.letters == []
+
+
+async def test_a_delivery_that_cannot_be_recorded_is_recorded_later_and_not_repeated(
+    courier: Told, ledger: State, spool: Spool, clock: ManualClock
+) -> None:
+    away = Away(ledger)
+    deliverer = Deliverer({"local": courier}, away, spool, clock)
+    away.out = {"finish", "unclaim"}
+    for _ in range(3):
+        assert isinstance(await deliverer.handle(envelope(ANNA)), Retry)
+    away.out = set()
+    assert await deliverer.handle(envelope(ANNA)) == Done(
+        "had been delivered before", event="suppressed"
+    )
+    assert len(courier.letters) == 1
+
+
+async def test_what_could_not_be_recorded_is_recorded_with_the_next_message(
+    courier: Told, ledger: State, other: State, spool: Spool, clock: ManualClock
+) -> None:
+    away = Away(ledger)
+    deliverer = Deliverer({"local": courier}, away, spool, clock)
+    away.out = {"finish"}
+    await deliverer.handle(envelope(ANNA))
+    away.out = set()
+    await deliverer.handle(replace(envelope(ANNA), id="next"))
+    assert (await claimed(other)).delivered == {ANNA}
+
+
+async def test_an_error_is_not_hidden_by_a_ledger_that_is_away(
+    courier: Told, ledger: State, spool: Spool, clock: ManualClock
+) -> None:
+    away = Away(ledger)
+    deliverer = Deliverer({"local": courier}, away, spool, clock)
+    away.out = {"unclaim"}
+    courier.error = RuntimeError("a defect")
+    with pytest.raises(RuntimeError, match="a defect"):
+        await deliverer.handle(envelope(ANNA))
+
+
+async def test_a_dead_destination_is_left_alone_and_others_are_not(
+    courier: Told, ledger: State, spool: Spool, clock: ManualClock
+) -> None:
+    archive = Told()
+    couriers = {"local": courier, "archive": archive}
+    deliverer = Deliverer(couriers, ledger, spool, clock, threshold=2)
+    courier.error = Unreachable("mail:25", "no connection")
+    for _ in range(2):
+        assert await deliverer.handle(envelope(ANNA)) == Retry("mail:25: no connection")
+    courier.error = None
+    outcome = await deliverer.handle(envelope(ANNA))
+    assert isinstance(outcome, Retry)
+    assert outcome.after == deliverer.breakers["local"].remaining() > 0
+    assert courier.letters == []
+    assert isinstance(await deliverer.handle(envelope(ANNA, to="archive")), Done)
+    await clock.advance(outcome.after)
+    assert await deliverer.handle(envelope(ANNA)) == Done("250 2.0.0 taken")
+    assert deliverer.breakers["local"].remaining() == 0
+
+
+async def test_after_the_cooldown_one_message_alone_is_the_probe(
+    courier: Told, ledger: State, spool: Spool, clock: ManualClock
+) -> None:
+    deliverer = Deliverer({"local": courier}, ledger, spool, clock, threshold=1)
+    courier.error = Unreachable("mail:25", "no connection")
+    await deliverer.handle(envelope(ANNA))
+    await clock.advance(deliverer.breakers["local"].remaining())
+    courier.error, courier.gate = None, asyncio.Event()
+    tries = [
+        asyncio.create_task(deliverer.handle(replace(envelope(ANNA), id=f"{i}"))) for i in range(5)
+    ]
+    done, _ = await asyncio.wait(tries, return_when=asyncio.FIRST_COMPLETED)
+    while len(done) < 4:
+        await asyncio.sleep(0.001)
+        done = {task for task in tries if task.done()}
+    courier.gate.set()
+    outcomes = await asyncio.gather(*tries)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Done", *["Retry"] * 4]
+
+
+async def test_lost_after_the_dot_counts_as_unreachable(
+    deliverer: Deliverer, courier: Told
+) -> None:
+    courier.results = {ANNA: Result("temporary", "lost: it may have arrived", lost=True)}
+    for _ in range(2):
+        assert await deliverer.handle(envelope(ANNA)) == Retry("lost: it may have arrived")
+    assert deliverer.breakers["local"].open
+
+
+async def put(spool: Spool, key: str, data: bytes) -> None:
+    blob = await spool.create()
+    await blob.write(data)
+    await blob.commit(key)
+
+
+async def test_a_large_message_comes_from_the_spool(
+    deliverer: Deliverer, courier: Told, spool: Spool
+) -> None:
+    await put(spool, "3f9a", MESSAGE * 1000)
+    raw = Spooled("3f9a", len(MESSAGE) * 1000, MESSAGE[:10])
+    assert await deliverer.handle(envelope(raw=raw)) == Done("250 2.0.0 taken")
+    ((letter, data, _),) = courier.letters
+    assert letter.data is None
+    assert letter.size == len(PREFIX) + raw.size
+    assert data == MESSAGE * 1000
+
+
+async def test_a_message_missing_from_the_spool_waits_and_says_so(
+    deliverer: Deliverer, courier: Told, spool: Spool
+) -> None:
+    await put(spool, "another", MESSAGE)
+    raw = Spooled("3f9a", len(MESSAGE), MESSAGE[:10])
+    outcome = await deliverer.handle(envelope(raw=raw))
+    assert outcome == Retry("the spool has no blob '3f9a'")
+    assert deliverer.breakers["local"].remaining() == 0
+    await put(spool, "3f9a", MESSAGE)
+    assert isinstance(await deliverer.handle(envelope(raw=raw)), Done)
+
+
+@pytest.mark.parametrize("data", [MESSAGE[:-1], MESSAGE + b"x", b""])
+async def test_a_blob_of_another_size_is_not_delivered(
+    deliverer: Deliverer, courier: Told, spool: Spool, data: bytes
+) -> None:
+    await put(spool, "3f9a", data)
+    outcome = await deliverer.handle(envelope(raw=Spooled("3f9a", len(MESSAGE), b"")))
+    assert isinstance(outcome, Retry)
+    assert f"has {len(data)} bytes, and should have {len(MESSAGE)}" in outcome.reason
+    assert courier.letters == []
+
+
+async def test_closing_lets_go_of_every_destination(deliverer: Deliverer, courier: Told) -> None:
+    await deliverer.handle(envelope(ANNA))
+    await deliverer.close()
+    assert courier.letters == []
