@@ -111,8 +111,14 @@ async def _resources(
     broker = _broker(settings, name, f"{name}@{hostname}", version, log)
     stack.push_async_callback(broker.close)
     await unless(stop, broker.open())
-    state = await unless(stop, _state(settings, log))
-    stack.push_async_callback(state.close)
+    states: list[State] = []
+
+    async def state() -> State:
+        if not states:
+            states.append(await unless(stop, _state(settings, log)))
+            stack.push_async_callback(states[0].close)
+        return states[0]
+
     spool = Spool(settings.spool_url, dict(settings.spool.options))
     log.note("started", version=version)
     return Resources(settings, broker, state, spool, log, clock, hostname, version)

@@ -6,7 +6,7 @@ Opening happens in ``services.host``, by settings; a stage itself gets only what
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -25,13 +25,14 @@ class Resources:
     """What is open in this process.
 
     Attributes:
+        state: opens the state database for the first stage that asks, and returns it.
         hostname: of this machine, for trace lines.
         version: of this program, for trace lines.
     """
 
     settings: Settings
     broker: Broker
-    state: State
+    state: Callable[[], Awaitable[State]]
     spool: Spool
     log: MailLog
     clock: Clock

@@ -33,6 +33,10 @@ from shared.stage import Runner
 
 PARTS: Final = (FETCHER, PARSER, REWRITER, DELIVERER)
 COUNTED: Final = ("fetched", "delivered", "suppressed", "failed", "quarantined", "retrying")
+TROUBLES: Final = ("failed", "quarantined", "retrying", "accounts_failed")
+INTERRUPTED: Final = 130
+"""The exit status of a run that did not get to its end, as shells have it for SIGINT."""
+
 QUIET_LOOKS: Final = 3
 LOOK_EVERY: Final = 0.05
 
@@ -87,8 +91,9 @@ async def _once(settings: Settings, as_json: bool) -> int:
             await _drain(resources, assemblies, stop)
     summary = _summary(settings, counts, time.monotonic() - started)
     sys.stdout.write(json.dumps(summary) + "\n" if as_json else _readable(summary))
-    troubles = ("failed", "quarantined", "retrying", "accounts_failed")
-    return 1 if stop.is_set() or any(counts[name] for name in troubles) else 0
+    if stop.is_set():
+        return INTERRUPTED
+    return 1 if any(counts[name] for name in TROUBLES) else 0
 
 
 async def _drain(

@@ -27,13 +27,14 @@ def printable(text: str, limit: int = 500) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
-def configure(level: str = "INFO", stream: TextIO = sys.stderr) -> None:
+def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
     """Set up logging for this process: JSON lines, or readable ones where a person watches.
 
     Args:
         level: DEBUG, INFO, WARNING or ERROR.
-        stream: where lines go; it is asked whether it is a terminal.
+        stream: where lines go, standard error if None; it is asked whether it is a terminal.
     """
+    stream = stream or sys.stderr
     renderer: Any = (
         structlog.dev.ConsoleRenderer(colors=True)
         if stream.isatty()

@@ -9,9 +9,9 @@ from typing import Final
 
 from services.fetcher.account import Account
 from services.fetcher.fetch import Fetcher
+from services.fetcher.login import Login
 from services.fetcher.ports import World
 from services.fetcher.schedule import Scheduler
-from services.fetcher.login import Login
 from services.host import serve as host
 from services.parts import Assembly, Part, Resources
 from shared import settings
@@ -46,11 +46,12 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     """Put the fetcher together, with the schedule beside it."""
     accounts = {t.name: _account(t) for t in r.settings.accounts if t.enabled}
     limit = r.settings.spool.inline_limit
+    state = await r.state()
     incoming, poll = Outbox(r.broker, INCOMING), Outbox(r.broker, POLL)
-    world = World(r.state, r.state, incoming, r.spool, limit, r.log, r.clock)
+    world = World(state, state, incoming, r.spool, limit, r.log, r.clock)
     handle = Fetcher(accounts, world).handle
     schedule = Scheduler(
-        list(accounts), r.state, poll, r.log, r.clock, blocked=lambda: r.broker.blocked
+        list(accounts), state, poll, r.log, r.clock, blocked=lambda: r.broker.blocked
     )
     yield Assembly(Stage("fetcher", POLL, Poll, None, handle, CONCURRENCY), (schedule.run,))
 
