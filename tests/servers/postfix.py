@@ -1,7 +1,9 @@
 """A private Postfix: smtpd on a free port, Maildirs for corp.example, a pipe for pipe.example.
 
-It is the local mail server that the product delivers to. Everything it writes lies in a directory
-of its own, logs included. Needs root, as Postfix does.
+It is the local mail server that the product delivers to. It adds its own lines at the top and does
+not touch what is in a message (by default it drops Return-Path, Bcc and Content-Length, and adds
+what is missing to mail from the machine itself). Everything it writes lies in a directory of its
+own, logs included. Needs root, as Postfix does.
 """
 
 import contextlib
@@ -57,6 +59,7 @@ smtpd_hard_error_limit = 10000
 smtpd_soft_error_limit = 10000
 in_flow_delay = 0
 local_header_rewrite_clients =
+message_drop_headers =
 default_transport = error:this Postfix sends nothing away
 smtpd_tls_security_level = {tls}
 smtpd_tls_cert_file = {root}/conf/server.pem
