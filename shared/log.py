@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
+from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
@@ -34,10 +35,9 @@ def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
         level: DEBUG, INFO, WARNING or ERROR.
         stream: where lines go, standard error if None; it is asked whether it is a terminal.
     """
-    stream = stream or sys.stderr
     renderer: Any = (
         structlog.dev.ConsoleRenderer(colors=True)
-        if stream.isatty()
+        if (stream or sys.stderr).isatty()
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
     structlog.configure(
@@ -48,11 +48,29 @@ def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=lambda *_: Lines(stream),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(stream=stream, level=logging.WARNING, format="%(name)s: %(message)s")
     logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+class Lines:
+    """Writes log lines; one that cannot be written is no reason to stop the mail.
+
+    Args:
+        stream: where to; None for what standard error is at that moment.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        """Write a line."""
+        with suppress(OSError, ValueError):
+            print(line, file=self._stream or sys.stderr, flush=True)
+
+    debug = info = warning = error = critical = exception = msg
 
 
 class MailLog:
