@@ -1,5 +1,7 @@
 """What a session has to do, from the server's listing and our ledger."""
 
+import math
+
 from services.fetcher.worklist import Listed, Safe, compare
 from shared.claims import Known
 
@@ -11,7 +13,7 @@ def known(*uidls: str, age: float = 0.0) -> dict[str, Known]:
 
 
 def test_only_what_the_ledger_does_not_know_is_fetched() -> None:
-    work = compare([(1, "a"), (2, "b"), (3, "c")], known("b"), None, NOW)
+    work = compare([(1, "a"), (2, "b"), (3, "c")], known("b"), math.inf, NOW)
     assert work.fetch == (Listed(1, "a"), Listed(3, "c"))
     assert work.remove == ()
     assert work.found == 3
@@ -22,7 +24,7 @@ def test_known_messages_are_removed_when_their_time_on_the_server_is_over() -> N
     listing = [(1, "old"), (2, "young"), (3, "new")]
     assert compare(listing, ledger, 7 * 86_400, NOW).remove == (Safe(1, "old", "id-old"),)
     assert [s.uidl for s in compare(listing, ledger, 0, NOW).remove] == ["old", "young"]
-    assert compare(listing, ledger, None, NOW).remove == ()
+    assert compare(listing, ledger, math.inf, NOW).remove == ()
 
 
 def test_a_uidl_that_stands_for_two_messages_identifies_neither() -> None:
@@ -33,6 +35,6 @@ def test_a_uidl_that_stands_for_two_messages_identifies_neither() -> None:
 
 def test_uidls_that_are_gone_are_forgotten_but_not_after_a_suspicious_listing() -> None:
     ledger = known("a", "b", "c")
-    assert set(compare([(1, "a"), (2, "b")], ledger, None, NOW).gone) == {"c"}
-    assert compare([], ledger, None, NOW).gone == ()
-    assert compare([(1, "new")], ledger, None, NOW).gone == ()
+    assert set(compare([(1, "a"), (2, "b")], ledger, math.inf, NOW).gone) == {"c"}
+    assert compare([], ledger, math.inf, NOW).gone == ()
+    assert compare([(1, "new")], ledger, math.inf, NOW).gone == ()
