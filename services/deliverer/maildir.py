@@ -18,7 +18,7 @@ from typing import Final
 from services.deliverer.addresses import unstorable
 from services.deliverer.courier import Letter, Result
 from services.deliverer.line_ends import lf
-from services.deliverer.store import FileStore, NewFile, discard, failure, make_directory
+from services.deliverer.store import FileStore, NewFile, discard, failure, make_directory, stored
 from shared.log import printable
 
 PLACEHOLDERS: Final = ("mailbox", "local", "domain")
@@ -97,11 +97,12 @@ class MaildirCourier:
         try:
             if letter.replay and await self._store.run(_was_read, maildir / "cur", file.name):
                 discard(file)
-                return Result("delivered", f"was in {maildir}/cur before")
+                return Result("delivered", f"was read before: {printable(str(maildir))}/cur")
             new = await self._store.put(file)
         except OSError as error:
+            discard(file)
             return failure(error)
-        return Result("delivered", f"{'written to' if new else 'was there before:'} {file.final}")
+        return stored(file, new=new)
 
 
 def maildir_of(template: str, recipient: str) -> str | Result:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from services.deliverer.addresses import refusals
 from services.deliverer.courier import Letter, Result, same_for_all
 from services.deliverer.line_ends import crlf
-from services.deliverer.store import FileStore, NewFile, failure
+from services.deliverer.store import FileStore, NewFile, failure, stored
 
 
 class PickupCourier:
@@ -55,7 +55,7 @@ class PickupCourier:
             new = await self._store.put(await self._store.stage(file, head, letter, crlf))
         except OSError as error:
             return failure(error)
-        return Result("delivered", f"{'written to' if new else 'was there before:'} {file.final}")
+        return stored(file, new=new)
 
 
 def _envelope(sender: str, recipients: Sequence[str]) -> bytes:

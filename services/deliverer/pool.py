@@ -8,29 +8,40 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from services.deliverer.session import Session
+from services.deliverer.session import Session, Target, open_session
 from shared.clock import Clock
+from shared.errors import Unreachable
 
 IDLE_SECONDS: Final = 60.0
 """How long a connection is kept for the next message; servers close theirs after 5 minutes."""
+
+BUSY_SECONDS: Final = 30.0
+"""How long to wait for a connection to become free. A server that hangs on all of them for so long
+is as good as down; waiting on would hold up mail for other destinations."""
 
 
 class Pool:
     """Sessions with one server.
 
     Args:
-        connect: opens a session.
+        target: the server.
         clock: the time.
         limit: how many connections there may be at once.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Session]], clock: Clock, limit: int) -> None:
-        self._connect = connect
+    def __init__(
+        self,
+        target: Target,
+        clock: Clock,
+        limit: int,
+    ) -> None:
+        self._target = target
         self._clock = clock
+        self._limit = limit
         self._slots = asyncio.Semaphore(limit)
         self._idle: deque[tuple[float, Session]] = deque()  # the longest idle first
         self._sweeper: asyncio.Task[None] | None = None
@@ -45,18 +56,30 @@ class Pool:
             fresh: open a new connection, and give up those that lie idle.
 
         Raises:
-            Unreachable: the server cannot be reached, or does not let us in.
+            Unreachable: the server cannot be reached, does not let us in, or hangs.
         """
-        async with self._slots:
+        await self._slot()
+        try:
             if fresh:
                 self._close_idle(0.0)
-            session = self._reusable() or await self._connect()
+            session = self._reusable() or await open_session(self._target)
             try:
                 yield session
             except BaseException:
                 session.channel.abort()
                 raise
             self._keep(session)
+        finally:
+            self._slots.release()
+
+    async def _slot(self) -> None:
+        seconds = BUSY_SECONDS * self._target.patience
+        try:
+            async with asyncio.timeout(seconds):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            why = f"none of {self._limit} connections became free for {seconds:g} seconds"
+            raise Unreachable(self._target.server, why) from error
 
     async def close(self) -> None:
         """Take leave of the server on every idle connection."""

@@ -146,7 +146,7 @@ async def _connect(target: Target) -> Channel:
     channel = Channel(target.server)
     context = target.context if target.tls == "implicit" else None
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT * target.patience):
+        async with asyncio.timeout(CONNECT_TIMEOUT):
             if isinstance(target.port, str):
                 await loop.create_unix_connection(lambda: channel, target.port)
             else:
@@ -167,11 +167,11 @@ def _must(reply: Reply, step: Step, target: Target) -> Reply:
 async def _hello(session: Session, target: Target) -> None:
     name = (target.hello or _literal(session.channel.address)).encode("ascii")
     reply = await session.command((b"LHLO " if target.lmtp else b"EHLO ") + name, Step.HELLO)
+    lines = reply.lines[1:]
     if reply.code in (500, 502) and not target.lmtp:  # RFC 5321 section 3.2
-        _must(await session.command(b"HELO " + name, Step.HELLO), Step.HELLO, target)
-        return
+        reply, lines = await session.command(b"HELO " + name, Step.HELLO), ()
     _must(reply, Step.HELLO, target)
-    offered = (line.decode("latin-1").strip().partition(" ") for line in reply.lines[1:])
+    offered = (line.decode("latin-1").strip().partition(" ") for line in lines)
     session.extensions = {keyword.upper(): parameters for keyword, _, parameters in offered}
 
 
@@ -196,7 +196,6 @@ async def _starttls(session: Session, target: Target) -> bool:
         return False
     timeout = Step.STARTTLS.seconds * target.patience
     await session.channel.start_tls(target.context, target.host, timeout)
-    session.extensions = {}
     return True
 
 

@@ -7,12 +7,11 @@ turns out to be dead costs one fresh try, not a failure.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 from services.deliverer.addresses import refusals
 from services.deliverer.courier import Letter, Result
 from services.deliverer.pool import Pool
-from services.deliverer.session import Target, open_session
+from services.deliverer.session import Target
 from services.deliverer.transaction import transact
 from shared.clock import Clock
 from shared.errors import Unreachable
@@ -28,7 +27,7 @@ class SmtpCourier:
     """
 
     def __init__(self, target: Target, clock: Clock, connections: int = 8) -> None:
-        self._pool = Pool(partial(open_session, target), clock, connections)
+        self._pool = Pool(target, clock, connections)
 
     async def deliver(
         self, letter: Letter, sender: str, recipients: Sequence[str]

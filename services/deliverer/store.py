@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from services.deliverer.courier import Letter, Result
+from services.deliverer.courier import Letter, Result, Verdict
 from services.deliverer.line_ends import LineEnds
 from shared.grouped import Grouped
 from shared.log import printable
@@ -248,7 +248,17 @@ def make_directory(path: Path) -> None:
     sync_directory(str(path.parent))
 
 
+def stored(file: NewFile, *, new: bool) -> Result:
+    """Return the result for a file that is there, now or since before."""
+    how = "written to" if new else "was there before:"
+    return Result("delivered", printable(f"{how} {file.final}"))
+
+
 def failure(error: OSError) -> Result:
-    """Return the result for a file that could not be written: disks are emptied, rights mended."""
+    """Return the result for a file that could not be written.
+
+    Disks are emptied and rights mended; only a name that is too long stays so.
+    """
     why = f"{error.strerror or error} ({error.filename})" if error.filename else str(error)
-    return Result("temporary", printable(f"not written: {why}"))
+    verdict: Verdict = "permanent" if error.errno == errno.ENAMETOOLONG else "temporary"
+    return Result(verdict, printable(f"not written: {why}"))

@@ -16,6 +16,7 @@ from services.deliverer.line_ends import END_OF_DATA, Transparency
 from services.deliverer.reply import Meaning, Reply, Step, meaning
 from services.deliverer.session import Session
 from shared.errors import Unreachable
+from shared.log import printable
 
 
 async def transact(
@@ -65,8 +66,8 @@ def _unfit(
         return {}
     why = f"{session.server} does not offer SMTPUTF8, which this address needs: "
     if not sender.isascii():
-        return same_for_all(recipients, Result("permanent", why + sender))
-    return {r: Result("permanent", why + r) for r in recipients if not r.isascii()}
+        return same_for_all(recipients, Result("permanent", why + printable(sender)))
+    return {r: Result("permanent", why + printable(r)) for r in recipients if not r.isascii()}
 
 
 def _mail(session: Session, letter: Letter, sender: str, recipients: Sequence[str]) -> bytes:

@@ -113,10 +113,10 @@ async def smtp_server(
         tasks.discard(task)
 
     if path is not None:
-        server = await asyncio.start_unix_server(serve, path, limit=1 << 26)
+        server = await asyncio.start_unix_server(serve, path, limit=1 << 20)
     else:
         context = state.context if implicit_tls else None
-        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context, limit=1 << 26)
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context, limit=1 << 20)
         state.port = server.sockets[0].getsockname()[1]
     try:
         yield state

@@ -1,7 +1,7 @@
 """Letters for couriers, and couriers for letters."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from services.deliverer.courier import Courier, Letter
@@ -19,14 +19,14 @@ def letter(
     *,
     id_: str = "3f9a",
     prefix: bytes = PREFIX,
-    chunks: Sequence[bytes] | None = None,
+    chunks: Iterable[bytes] | None = None,
     error: Exception | None = None,
     size: int | None = None,
     replay: bool = False,
 ) -> Letter:
     """Return a letter: at hand, or in chunks if they are given or an error ends them."""
     spooled = chunks is not None or error is not None
-    parts = [message] if chunks is None else list(chunks)
+    parts = [message] if chunks is None else chunks
 
     async def read() -> AsyncIterator[bytes]:
         for part in parts:

@@ -65,8 +65,8 @@ def test_what_is_wrong_is_said_and_what_is_expected(url: str, what: str) -> None
 
 def test_a_password_is_in_no_repr() -> None:
     courier = courier_for("local", "smtp://user:secret@mail.corp.example")
-    connect = courier._pool._connect  # type: ignore[attr-defined]
-    assert "secret" not in repr(connect)
+    target = courier._pool._target  # type: ignore[attr-defined]
+    assert "secret" not in repr(target)
 
 
 async def test_a_url_may_hold_percent_encoded_bytes(tmp_path: Path) -> None:

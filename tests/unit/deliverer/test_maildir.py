@@ -149,6 +149,14 @@ async def test_a_disk_that_does_not_take_it_is_temporary(
         assert results[ANNA].verdict == "delivered"
 
 
+async def test_a_name_that_is_too_long_for_the_disk_is_permanent(tmp_path: Path) -> None:
+    long = "a" * 250 + "@corp.example"
+    async with courier(f"maildir://{tmp_path}/mail-of-{{local}}") as maildir:
+        results = await maildir.deliver(letter(), SENDER, [long])
+    assert results[long].verdict == "permanent"
+    assert "name too long" in results[long].reply
+
+
 async def test_one_bad_mailbox_does_not_keep_the_others_from_theirs(tmp_path: Path) -> None:
     (tmp_path / "anna").write_text("a file where a Maildir should be")
     async with courier(f"maildir://{tmp_path}/{{local}}") as maildir:

@@ -42,6 +42,17 @@ async def test_opportunistic_tls_does_without_where_it_fails(context: ssl.SSLCon
     assert [m.tls for m in server.received] == [False, False]
 
 
+async def test_what_was_offered_in_the_clear_does_not_count_over_tls(
+    context: ssl.SSLContext,
+) -> None:
+    async with smtp_server(context=context) as server, courier(server.url) as smtp:
+        server.answer("EHLO", "250-mail\r\n250-SIZE 10\r\n250 STARTTLS", "502 5.5.1 what")
+        results = await smtp.deliver(letter(), SENDER, [ANNA])
+    assert results[ANNA].verdict == "delivered"
+    assert server.received[0].parameters == []
+    assert server.received[0].tls
+
+
 async def test_required_tls_verifies_the_certificate(
     context: ssl.SSLContext, certificates: Certificates
 ) -> None:

@@ -1,6 +1,7 @@
 """The SMTP courier against a server that does what it is told."""
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
@@ -108,8 +109,10 @@ async def test_a_refused_sender_is_the_verdict_on_all(
     assert [m.recipients for m in server.received if m.accepted] == [[ANNA]]
 
 
-@pytest.mark.parametrize("answer", ["451 4.3.0 no space", "250 2.0.0 what"])
-async def test_data_refused_is_the_verdict_on_those_accepted(answer: str) -> None:
+@pytest.mark.parametrize(
+    ("answer", "connections"), [("451 4.3.0 no space", 1), ("250 2.0.0 what", 2)]
+)
+async def test_data_refused_is_the_verdict_on_those_accepted(answer: str, connections: int) -> None:
     async with smtp_server() as server, courier(server.url) as smtp:
         server.answer("DATA", answer)
         results = await smtp.deliver(letter(), SENDER, [ANNA])
@@ -117,6 +120,7 @@ async def test_data_refused_is_the_verdict_on_those_accepted(answer: str) -> Non
     assert results[ANNA].verdict == "temporary"
     assert again[ANNA].verdict == "delivered"
     assert len(server.received) == 1
+    assert server.connections == connections  # after nonsense the session is not used again
 
 
 async def test_451_once_then_250() -> None:
@@ -207,6 +211,15 @@ async def test_connections_are_bounded() -> None:
     assert server.connections == 2
 
 
+async def test_waiting_for_a_server_that_hangs_on_every_connection_has_an_end() -> None:
+    async with smtp_server() as server, courier(server.url, connections=1, patience=0.003) as smtp:
+        server.answer("MAIL", HANG)
+        tries = [smtp.deliver(letter(), SENDER, [ANNA]) for _ in range(3)]
+        errors = await asyncio.gather(*tries, return_exceptions=True)
+    assert [type(error) for error in errors] == [Unreachable] * 3
+    assert sum("none of 1 connections became free" in str(error) for error in errors) == 2
+
+
 async def test_an_idle_connection_is_closed_politely() -> None:
     clock = ManualClock()
     async with smtp_server() as server, courier(server.url, clock) as smtp:
@@ -246,13 +259,35 @@ async def test_a_message_that_breaks_off_is_never_ended_with_a_dot() -> None:
     assert [m.data for m in server.received] == [PREFIX + MESSAGE]
 
 
-async def test_a_reply_in_the_middle_of_the_message_counts_if_it_is_a_refusal() -> None:
+async def test_a_server_that_takes_no_more_data_does_not_make_us_hold_it() -> None:
+    read = 0
+
+    def watched() -> Iterator[bytes]:
+        nonlocal read
+        for _ in range(1_000):
+            read += 1
+            yield (b"x" * 998 + b"\r\n") * 100
+
+    async with smtp_server() as server, courier(server.url, patience=0.001) as smtp:
+        server.answer("DATA", ("354 go on", HANG))
+        with pytest.raises(Unreachable, match="takes no more data"):
+            await smtp.deliver(letter(chunks=watched(), size=0), SENDER, [ANNA])
+    assert read < 1_000
+
+
+@pytest.mark.parametrize("then", [(), (DROP,)])
+async def test_a_reply_in_the_middle_of_the_message_counts_if_it_is_a_refusal(
+    then: tuple[str, ...],
+) -> None:
     chunk = b"x" * 998 + b"\r\n"
     async with smtp_server() as server, courier(server.url) as smtp:
-        server.answer("DATA", ("354 go on", "552 5.3.4 message too big", DROP))
+        server.answer("DATA", ("354 go on", "552 5.3.4 message too big", *then))
         results = await smtp.deliver(letter(chunks=[chunk * 500] * 50), SENDER, [ANNA])
+        again = await smtp.deliver(letter(), SENDER, [ANNA])
     assert results[ANNA].verdict == "permanent"
     assert "552 5.3.4 message too big" in results[ANNA].reply
+    assert again[ANNA].verdict == "delivered"
+    assert [m.data for m in server.received] == [PREFIX + MESSAGE]
 
 
 async def test_a_success_in_the_middle_of_the_message_is_none() -> None:
