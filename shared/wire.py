@@ -111,7 +111,7 @@ def _envelope(parts: list[Any], kind: type[_T]) -> Envelope[_T]:
         _float(first_seen),
         _int(attempt),
         None if first_failure is None else _float(first_failure),
-        tuple(Hop(_str(stage), _float(at)) for stage, at in map(_list, _list(trail))),
+        tuple(Hop(_str(stage), _float(at)) for stage, at, *_ in map(_list, _list(trail))),
     )
 
 
