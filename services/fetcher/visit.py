@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from services.fetcher.account import Account
@@ -125,11 +125,12 @@ class Visit:
 
     async def _retrieve(self, messages: Sequence[Listed]) -> None:
         by_number = {message.number: message for message in messages}
-        async for retrieved in self._session.retrieve(list(by_number)):
-            if retrieved.refused is not None:
-                self._refused(retrieved, retrieved.refused)
-                continue
-            await self._take(by_number[retrieved.number], retrieved)
+        async with aclosing(self._session.retrieve(list(by_number))) as messages:
+            async for retrieved in messages:
+                if retrieved.refused is not None:
+                    self._refused(retrieved, retrieved.refused)
+                else:
+                    await self._take(by_number[retrieved.number], retrieved)
 
     def _refused(self, retrieved: Retrieved, reply: str) -> None:
         # One message that the server will not hand over keeps none of the others.

@@ -56,17 +56,17 @@ def compare(
         now: seconds since 1970 (UTC).
     """
     listed = dict.fromkeys(uidl for _, uidl in listing)
-    twice = _twice(listing) if len(listed) < len(listing) else frozenset()
+    useless = _useless(listing) if len(listed) < len(listing) or "" in listed else frozenset()
     new = listed.keys() - known.keys()
     fetch = [
-        Listed(number, None if uidl in twice else uidl)
+        Listed(number, None if uidl in useless else uidl)
         for number, uidl in listing
-        if uidl in new or uidl in twice
+        if uidl in new or uidl in useless
     ]
     remove = [
         Safe(number, uidl, known[uidl].id)
         for number, uidl in (listing if keep < math.inf else ())
-        if uidl not in new and uidl not in twice and now - known[uidl].first_seen >= keep
+        if uidl not in new and uidl not in useless and now - known[uidl].first_seen >= keep
     ]
     gone = known.keys() - listed.keys()
     # An empty or strange listing is more likely a server in trouble than a mailbox tidied up;
@@ -75,7 +75,7 @@ def compare(
     return Worklist(len(listing), tuple(fetch), tuple(remove), forget)
 
 
-def _twice(listing: Sequence[tuple[int, str]]) -> frozenset[str]:
-    """Return UIDLs that stand for more than one message: they identify neither of them."""
+def _useless(listing: Sequence[tuple[int, str]]) -> frozenset[str]:
+    """Return UIDLs that identify no message: empty ones, and those that stand for several."""
     counts = Counter(uidl for _, uidl in listing)
-    return frozenset(uidl for uidl, n in counts.items() if n > 1)
+    return frozenset(uidl for uidl, n in counts.items() if n > 1 or not uidl)

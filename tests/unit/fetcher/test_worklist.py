@@ -38,3 +38,10 @@ def test_uidls_that_are_gone_are_forgotten_but_not_after_a_suspicious_listing() 
     assert set(compare([(1, "a"), (2, "b")], ledger, math.inf, NOW).gone) == {"c"}
     assert compare([], ledger, math.inf, NOW).gone == ()
     assert compare([(1, "new")], ledger, math.inf, NOW).gone == ()
+
+
+def test_an_empty_uidl_identifies_nothing() -> None:
+    assert compare([(1, ""), (2, "a")], {}, math.inf, NOW).fetch == (
+        Listed(1, None),
+        Listed(2, "a"),
+    )

@@ -1,0 +1,313 @@
+"""The fetch story with a real ledger, broker and spool, and a POP3 server that does as told."""
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.fetcher.account import Account, backoff
+from services.fetcher.fetch import Fetcher
+from services.fetcher.ports import World
+from services.fetcher.schedule import Scheduler
+from services.fetcher.visit import Limits
+from shared import wire
+from shared.broker.embedded import EmbeddedBroker
+from shared.broker.embedded_steward import EmbeddedSteward
+from shared.log import MailLog
+from shared.message import Envelope, Fetched, Inline, Poll, Spooled
+from shared.outbox import Outbox
+from shared.queues import INCOMING, POLL, Tier
+from shared.spool import Spool
+from shared.state import State, new_owner
+from tests.clock import ManualClock
+from tests.servers.pop3 import Pop3Server, Say
+from tests.unit.fetcher.pop3_session import MAIL, login
+
+TIERS = (Tier("30s", 30),)
+UIDLS = [f"u{n}" for n in range(1, 201)]
+
+
+@dataclass
+class Desk:
+    """A fetcher with all that it works with."""
+
+    folder: Path
+    broker: EmbeddedBroker
+    steward: EmbeddedSteward
+    state: State
+    spool: Spool
+    log: MailLog
+    clock: ManualClock
+
+    async def poll(
+        self,
+        server: Pop3Server,
+        *,
+        keep: float = 0.0,
+        limits: Limits | None = None,
+        outbox: str = INCOMING,
+        **changes: Any,
+    ) -> Counter[str]:
+        """Poll the maildrop once; return what happened."""
+        account = Account("sales", replace(login(server), **changes), 300.0, keep)
+        world = World(
+            self.state,
+            self.state,
+            Outbox(self.broker, outbox),
+            self.spool,
+            2_000,
+            self.log,
+            self.clock,
+        )
+        self.log.counts.clear()
+        fetcher = Fetcher({"sales": account}, world, limits or Limits())
+        await fetcher.handle(Envelope("poll-sales", "sales", Poll(), 0.0))
+        return Counter(self.log.counts)
+
+    def incoming(self) -> list[Envelope[Fetched]]:
+        return [wire.decode(m.body, Fetched) for m in self.steward.browse(INCOMING)]
+
+    def raws(self) -> list[bytes]:
+        return [e.payload.raw.data for e in self.incoming() if isinstance(e.payload.raw, Inline)]
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    async with opened(tmp_path) as desk:
+        yield desk
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[Desk]:
+    clock = ManualClock()
+    broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="test")
+    await broker.open()
+    steward = EmbeddedSteward(folder / "queue.db", TIERS)
+    url = f"sqlite:///{folder / 'state.db'}"
+    state = await State.open(url, owner=new_owner(), clock=clock)
+    spool = Spool(str(folder / "spool"))
+    try:
+        yield Desk(folder, broker, steward, state, spool, MailLog("fetcher"), clock)
+    finally:
+        await state.close()
+        steward.close()
+        await broker.close()
+
+
+def some(count: int, **more: Any) -> Pop3Server:
+    return Pop3Server(MAIL[:count], UIDLS[:count], **more)
+
+
+def deleted(server: Pop3Server) -> list[int]:
+    return sorted(int(c.split()[1]) for c in server.commands if c.startswith("DELE"))
+
+
+async def test_everything_is_published_recorded_and_then_deleted(desk: Desk) -> None:
+    async with some(200).serving() as server:
+        happened = await desk.poll(server)
+    assert desk.raws() == MAIL
+    assert [e.payload.uidl for e in desk.incoming()] == UIDLS
+    assert server.deleted == set(range(1, 201))
+    assert (happened["fetched"], happened["removed"], happened["polled"]) == (200, 200, 1)
+
+
+async def test_what_stays_on_the_server_is_fetched_once(desk: Desk) -> None:
+    async with some(3).serving() as server:
+        await desk.poll(server, keep=math.inf)
+        server.commands.clear()
+        again = await desk.poll(server, keep=math.inf)
+    assert not [c for c in server.commands if c.startswith(("RETR", "DELE"))]
+    assert again["fetched"] == 0
+    assert desk.raws() == MAIL[:3]
+
+
+async def test_what_stays_for_a_while_is_deleted_after_it(desk: Desk) -> None:
+    async with some(2).serving() as server:
+        await desk.poll(server, keep=7 * 86_400.0)
+        await desk.clock.advance(7 * 86_400.0 - 1)
+        await desk.poll(server, keep=7 * 86_400.0)
+        assert deleted(server) == []
+        await desk.clock.advance(1)
+        await desk.poll(server, keep=7 * 86_400.0)
+    assert deleted(server) == [1, 2]
+    assert desk.raws() == MAIL[:2]
+
+
+async def test_deletions_that_quit_does_not_confirm_are_made_again_without_fetching(
+    desk: Desk,
+) -> None:
+    async with some(
+        2, says={"QUIT": Say(b"-ERR some deleted messages not removed\r\n")}
+    ).serving() as server:
+        happened = await desk.poll(server)
+        assert (happened["removed"], happened["accounts_failed"]) == (0, 1)
+        server.says = {}
+        server.commands.clear()
+        happened = await desk.poll(server)
+    assert deleted(server) == [1, 2]
+    assert happened["fetched"] == 0
+    assert desk.raws() == MAIL[:2]
+
+
+async def test_a_session_that_breaks_off_keeps_what_it_recorded(desk: Desk) -> None:
+    limits = Limits(chunk_messages=2, chunks_underway=0)
+    script = {"RETR 5": Say(b"+OK\r\nhalf a mess", "drop")}
+    async with some(6, says=script).serving() as server:
+        happened = await desk.poll(server, limits=limits)
+        assert happened["accounts_failed"] == 1
+        assert deleted(server) == []
+        assert desk.raws() == MAIL[:4]
+        server.says = {}
+        happened = await desk.poll(server, limits=limits)
+    assert happened["fetched"] == 2
+    assert desk.raws() == MAIL[:6]
+    assert server.deleted == set(range(1, 7))
+
+
+async def test_one_message_that_the_server_refuses_keeps_none_of_the_others(desk: Desk) -> None:
+    async with some(5, says={"RETR 3": Say(b"-ERR [SYS/TEMP] unreadable\r\n")}).serving() as server:
+        happened = await desk.poll(server)
+    assert desk.raws() == [MAIL[0], MAIL[1], MAIL[3], MAIL[4]]
+    assert server.deleted == {1, 2, 4, 5}
+    assert happened["accounts_failed"] == 1
+    state = (await desk.state.accounts())["sales"]
+    assert "message 3 is refused" in str(state.last_error)
+
+
+async def test_nothing_is_deleted_that_the_broker_did_not_take(desk: Desk) -> None:
+    async with some(3).serving() as server:
+        happened = await desk.poll(server, outbox="no such queue")
+        assert (happened["fetched"], happened["accounts_failed"]) == (0, 1)
+        assert deleted(server) == []
+        await desk.poll(server)
+    assert desk.raws() == MAIL[:3]
+
+
+async def test_a_second_copy_is_suppressed_and_counted(desk: Desk) -> None:
+    twins = Pop3Server([MAIL[0], MAIL[1], MAIL[0]], ["a", "b", "c"])
+    async with twins.serving() as server:
+        happened = await desk.poll(server)
+    assert desk.raws() == MAIL[:2]
+    assert (happened["fetched"], happened["suppressed"]) == (2, 1)
+    assert server.deleted == {1, 2, 3}
+
+
+async def test_renumbered_uidls_bring_no_message_twice(desk: Desk) -> None:
+    async with some(3).serving() as server:
+        await desk.poll(server, keep=math.inf)
+        server.uidls = ["x1", "x2", "x3"]
+        happened = await desk.poll(server, keep=math.inf)
+        assert (happened["fetched"], happened["suppressed"]) == (0, 3)
+        server.commands.clear()
+        await desk.poll(server, keep=math.inf)
+    assert not [c for c in server.commands if c.startswith("RETR")]
+    assert desk.raws() == MAIL[:3]
+
+
+async def test_a_uidl_that_two_messages_share_loses_neither(desk: Desk) -> None:
+    async with Pop3Server(MAIL[:2], ["same", "same"]).serving() as server:
+        await desk.poll(server)
+    assert desk.raws() == MAIL[:2]
+
+
+async def test_a_server_without_uidl_is_told_apart_by_content(desk: Desk) -> None:
+    async with Pop3Server(MAIL[:2], None, ["USER"]).serving() as server:
+        await desk.poll(server, keep=math.inf)
+        happened = await desk.poll(server, keep=math.inf)
+    assert desk.raws() == MAIL[:2]
+    assert happened["suppressed"] == 2
+
+
+async def test_a_large_message_goes_to_the_spool_and_its_header_with_the_envelope(
+    desk: Desk,
+) -> None:
+    head = b"Subject: large\r\n\r\n"
+    large = head + b"0123456789abcdef\r\n" * 20_000
+    async with Pop3Server([MAIL[0], large], ["a", "b"]).serving() as server:
+        await desk.poll(server)
+    small, spooled = desk.incoming()
+    assert small.payload.raw == Inline(MAIL[0])
+    assert spooled.payload.raw == Spooled(spooled.id, len(large), head)
+    assert b"".join([c async for c in desk.spool.chunks(spooled.id)]) == large
+
+
+async def test_a_large_message_seen_before_leaves_no_blob(desk: Desk) -> None:
+    large = b"Subject: large\r\n\r\n" + b"0123456789abcdef\r\n" * 1_000
+    async with Pop3Server([large], ["a"]).serving() as server:
+        await desk.poll(server, keep=math.inf)
+        (envelope,) = desk.incoming()
+        await desk.spool.delete(envelope.id)
+        server.uidls = ["b"]
+        happened = await desk.poll(server, keep=math.inf)
+    assert happened["suppressed"] == 1
+    assert [p for p in (desk.folder / "spool").rglob("*") if p.is_file()] == []
+
+
+async def test_an_account_in_other_hands_is_left_alone(desk: Desk, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'state.db'}"
+    other = await State.open(url, owner=new_owner(), clock=desk.clock)
+    assert await other.lease("account:sales")
+    async with some(1).serving() as server:
+        await desk.poll(server)
+        assert server.connections == 0
+        await other.release("account:sales")
+        await desk.poll(server)
+    await other.close()
+    assert desk.raws() == MAIL[:1]
+
+
+@pytest.mark.parametrize(
+    ("script", "wait"),
+    [
+        ({"PASS": Say(b"-ERR [AUTH] wrong\r\n")}, 300.0),
+        ({"PASS": Say(b"-ERR [IN-USE] locked\r\n")}, 60.0),
+    ],
+)
+async def test_an_account_that_fails_is_backed_off_and_says_why(
+    desk: Desk, script: Mapping[str, Say], wait: float
+) -> None:
+    async with some(1, says=script).serving() as server:
+        await desk.poll(server)
+    state = (await desk.state.accounts())["sales"]
+    assert state.failures == 1
+    assert state.last_error
+    assert state.next_poll == desk.clock.now() + wait
+
+
+def test_the_backoff_doubles_up_to_an_hour() -> None:
+    waits = [backoff(30.0, n, busy=False) for n in (0, 1, 2, 5, 6, 99)]
+    assert waits == [60.0, 120.0, 240.0, 1920.0, 3600.0, 3600.0]
+    assert backoff(7200.0, 99, busy=False) == 7200.0
+
+
+async def test_due_accounts_become_one_poll_job_each(desk: Desk) -> None:
+    def scheduler(blocked: str | None = None) -> Scheduler:
+        outbox = Outbox(desk.broker, POLL)
+        return Scheduler(
+            ["a", "b"], desk.state, outbox, desk.log, desk.clock, blocked=lambda: blocked
+        )
+
+    await scheduler("memory alarm").queue_due()
+    assert list(desk.steward.browse(POLL)) == []
+    await asyncio.gather(scheduler().queue_due(), scheduler().queue_due())
+    jobs = [wire.decode(m.body, Poll).account for m in desk.steward.browse(POLL)]
+    assert sorted(jobs) == ["a", "b"]
+
+
+async def test_poll_jobs_that_cannot_be_queued_are_due_again_at_once(desk: Desk) -> None:
+    broken = Scheduler(
+        ["a"],
+        desk.state,
+        Outbox(desk.broker, "no such queue"),
+        desk.log,
+        desk.clock,
+        blocked=lambda: None,
+    )
+    await broken.queue_due()
+    assert await desk.state.claim_due(["a"], hold=60) == ["a"]
