@@ -302,7 +302,8 @@ async def test_a_closed_publishing_channel_is_opened_again(site: Site) -> None:
         site.server.api("DELETE", f"exchanges/{site.vhost}/parser")
 
         with pytest.raises(BrokerUnavailable):
-            await broker.settle(delivery, Send("parsed", b"y", "m1"))
+            async with asyncio.timeout(PATIENCE):
+                await broker.settle(delivery, Send("parsed", b"y", "m1"))
         await eventually(lambda: site.reported("not declared yet"), "a report")
         assert not broker.connected
         await asyncio.to_thread(site.declare)
@@ -486,6 +487,7 @@ async def test_what_crashes_its_process_is_explained_in_quarantine(site: Site) -
             except TimeoutError:
                 continue
             assert delivery.redeliveries == handed_out
+            assert delivery.headers == {"account": "sales"}
             handed_out += 1
             await _lose(site, broker, delivery)
             await deliveries.aclose()
