@@ -12,6 +12,7 @@ from services.fetcher.fetch import Fetcher
 from services.fetcher.login import Login
 from services.fetcher.ports import World
 from services.fetcher.schedule import Scheduler
+from services.fetcher.upkeep import Upkeep, safe_age
 from services.host import serve as host
 from services.parts import Assembly, Part, Resources
 from shared import settings
@@ -43,7 +44,7 @@ def _account(table: settings.Account) -> Account:
 
 @asynccontextmanager
 async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
-    """Put the fetcher together, with the schedule beside it."""
+    """Put the fetcher together, with the schedule and the housekeeping beside it."""
     accounts = {t.name: _account(t) for t in r.settings.accounts if t.enabled}
     limit = r.settings.spool.inline_limit
     state = await r.state()
@@ -53,7 +54,9 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     schedule = Scheduler(
         list(accounts), state, poll, r.log, r.clock, blocked=lambda: r.broker.blocked
     )
-    yield Assembly(Stage("fetcher", POLL, Poll, None, handle, CONCURRENCY), (schedule.run,))
+    upkeep = Upkeep(state, r.spool, r.log, r.clock, safe_age(r.settings.retry.give_up_after))
+    stage = Stage("fetcher", POLL, Poll, None, handle, CONCURRENCY)
+    yield Assembly(stage, (schedule.run, upkeep.run))
 
 
 PART: Final = Part("fetcher", assemble)

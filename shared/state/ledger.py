@@ -6,7 +6,7 @@ gives an old UIDL to a new message all the same, the new one counts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -15,6 +15,8 @@ from sqlalchemy import Executable, Text, delete, select, type_coerce
 from shared.claims import Entry, Known
 from shared.state.batch import Batch, Operation, chunks, insert_into
 from shared.state.schema import MESSAGE, UIDL
+
+_DAY: Final = 86_400.0
 
 
 class Record(NamedTuple):
@@ -62,13 +64,18 @@ def _record(batch: Batch, records: Sequence[Record]) -> Sequence[None]:
     ]
     if listed:
         batch.connection.execute(_list(batch.dialect), listed)
-    identities = [
-        {"id": id_, "account": account, "first_seen": batch.now}
-        for account, (_, id_) in all_of_them
-    ]
-    if identities:
-        batch.connection.execute(_identify(batch.dialect), identities)
+    _record_identities(batch, all_of_them)
     return [None] * len(records)
+
+
+def _record_identities(batch: Batch, all_of_them: Sequence[tuple[str, Entry]]) -> None:
+    """Record identities; one that no UIDL will hold here counts from when it was seen last."""
+    rows: dict[bool, list[Mapping[str, object]]] = {True: [], False: []}
+    for account, (uidl, id_) in all_of_them:
+        rows[uidl is None].append({"id": id_, "account": account, "first_seen": batch.now})
+    for bare, statement in ((False, _identify), (True, _see_again)):
+        if rows[bare]:
+            batch.connection.execute(statement(batch.dialect), rows[bare])
 
 
 @cache
@@ -85,6 +92,18 @@ def _list(dialect: str) -> Executable:
 @cache
 def _identify(dialect: str) -> Executable:
     return insert_into(dialect, MESSAGE).on_conflict_do_nothing()
+
+
+@cache
+def _see_again(dialect: str) -> Executable:
+    """Without a UIDL, a message that stays on the server is seen at every poll: note the day."""
+    insert = insert_into(dialect, MESSAGE)
+    new = insert.excluded
+    return insert.on_conflict_do_update(
+        index_elements=[MESSAGE.c.id],
+        set_={"first_seen": new.first_seen},
+        where=MESSAGE.c.first_seen < new.first_seen - _DAY,
+    )
 
 
 def _forget(batch: Batch, items: Sequence[Gone]) -> Sequence[None]:

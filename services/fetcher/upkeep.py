@@ -1,0 +1,150 @@
+"""Housekeeping beside the fetcher, once a day: what is long over is forgotten.
+
+The ledgers lose finished deliveries, and identities that no maildrop holds any more; the spool
+loses what was begun there and never finished. Blobs are left alone: a look at the ledgers cannot
+tell which of them a queue still refers to. It trusts the database that an identity is kept as long
+as a maildrop holds its message. What cannot be done now is reported, and tried again in an hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Container
+from contextlib import suppress
+from typing import Final, Protocol
+
+from shared.clock import Clock
+from shared.errors import SpoolUnavailable, StateUnavailable
+
+HOUR: Final = 3_600.0
+DAY: Final = 24 * HOUR
+
+FIRST: Final = HOUR
+"""Seconds from the start to the first time. After a long standstill a message may be delivered and
+its UIDL not recorded; the polls of this hour record it before its delivery is forgotten."""
+
+EVERY: Final = DAY
+AGAIN: Final = HOUR
+"""Seconds to the next time: after all went well, and after something did not."""
+
+KEPT: Final = 90 * DAY
+"""Seconds that the ledgers go back at the least. Within this time a provider may restore a mailbox
+from a backup, and the mail in it is not delivered a second time."""
+
+DRAFT_AGE: Final = DAY
+"""Seconds after which nobody writes any more to what was begun in the spool: a session that made
+no progress for a minute has long been closed."""
+
+LEASE: Final = "upkeep"
+
+
+class Ledgers(Protocol):
+    """The state database. Every call may raise StateUnavailable."""
+
+    async def lease(self, name: str) -> bool:
+        """Take a lease; return whether it is ours."""
+
+    async def release(self, name: str) -> None:
+        """Give a lease up."""
+
+    async def prune(self, older_than: float) -> int:
+        """Delete what has been over for so many seconds; return how many rows."""
+
+
+class Spool(Protocol):
+    """Where large messages lie."""
+
+    async def sweep(self, older_than: float, keep: Container[str]) -> list[str]:
+        """Delete blobs that are not to be kept, and all that was begun so long ago."""
+
+
+class Journal(Protocol):
+    """Told what was done, and what could not be."""
+
+    def note(self, what: str, /, **about: object) -> None:
+        """Something was done."""
+
+    def trouble(self, what: str, /, **about: object) -> None:
+        """Something is wrong."""
+
+
+def safe_age(give_up_after: float) -> float:
+    """Return how many seconds the ledgers have to go back.
+
+    A message that is on its way must find what is recorded of it: while it is retried, which is
+    ``give_up_after``, and when it is requeued from Failed Mail and retried for as long again. How
+    long it lies in Failed Mail does not matter much: it is there for those recipients alone who
+    never had it, of whom nothing is recorded.
+
+    Args:
+        give_up_after: seconds for which a message is retried.
+    """
+    return max(KEPT, 3 * give_up_after)
+
+
+class Upkeep:
+    """Does the housekeeping while a fetcher runs.
+
+    Of several fetchers one at a time goes through the ledgers, which they share; each looks after
+    the spool, because unfinished blobs may lie on its own machine.
+
+    Args:
+        ledgers: the state database.
+        spool: where large messages lie.
+        journal: told what was done.
+        clock: the time.
+        age: seconds that the ledgers go back, see ``safe_age``.
+    """
+
+    def __init__(
+        self, ledgers: Ledgers, spool: Spool, journal: Journal, clock: Clock, age: float
+    ) -> None:
+        self._ledgers = ledgers
+        self._spool = spool
+        self._journal = journal
+        self._clock = clock
+        self._age = age
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Do it once a day until ``stop`` is set."""
+        wait = FIRST
+        while not stop.is_set():
+            await self._clock.sleep(wait)
+            wait = EVERY if await self.once() else AGAIN
+
+    async def once(self) -> bool:
+        """Do it now; return whether nothing was in the way."""
+        pruned = await self._prune()
+        return await self._discard_drafts() and pruned
+
+    async def _prune(self) -> bool:
+        try:
+            if await self._ledgers.lease(LEASE):
+                await self._prune_alone()
+        except StateUnavailable as error:
+            self._journal.trouble("the ledgers could not be pruned", why=error)
+            return False
+        return True
+
+    async def _prune_alone(self) -> None:
+        try:
+            rows = await self._ledgers.prune(self._age)
+        finally:
+            with suppress(StateUnavailable):  # then the lease expires by itself
+                await self._ledgers.release(LEASE)
+        self._journal.note("ledgers pruned", rows=rows, older_than_days=round(self._age / DAY))
+
+    async def _discard_drafts(self) -> bool:
+        try:
+            await self._spool.sweep(DRAFT_AGE, _Everything())
+        except SpoolUnavailable as error:
+            self._journal.trouble("unfinished blobs could not be discarded", why=error)
+            return False
+        return True
+
+
+class _Everything:
+    """Holds whatever is asked for: of the blobs in the spool, none is swept."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
