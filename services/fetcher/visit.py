@@ -125,8 +125,8 @@ class Visit:
 
     async def _retrieve(self, messages: Sequence[Listed]) -> None:
         by_number = {message.number: message for message in messages}
-        async with aclosing(self._session.retrieve(list(by_number))) as messages:
-            async for retrieved in messages:
+        async with aclosing(self._session.retrieve(list(by_number))) as arriving:
+            async for retrieved in arriving:
                 if retrieved.refused is not None:
                     self._refused(retrieved, retrieved.refused)
                 else:

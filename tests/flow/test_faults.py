@@ -12,7 +12,7 @@ from tests.servers.postfix import Postfix, postfix
 from tests.servers.rabbitmq import shared_rabbitmq
 
 RECIPIENT = "sales@corp.example"
-SECONDS = {"tiers": ["1s", "2s"], "give_up_after": "1h"}
+SECONDS: dict[str, object] = {"tiers": ["1s", "2s"], "give_up_after": "1h"}
 
 
 @pytest.fixture
