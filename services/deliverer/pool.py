@@ -74,6 +74,9 @@ class Pool:
 
     async def _slot(self) -> None:
         seconds = BUSY_SECONDS * self._target.patience
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
         try:
             async with asyncio.timeout(seconds):
                 await self._slots.acquire()

@@ -55,6 +55,7 @@ class SmtpServer:
         received: every message of which the final dot came.
         connections: how many there have been.
         open: how many there are.
+        writers: one for each connection there has been, to say something unasked.
     """
 
     extensions: tuple[str, ...] = EXTENSIONS
@@ -67,6 +68,7 @@ class SmtpServer:
     received: list[Received] = field(default_factory=list)
     connections: int = 0
     open: int = 0
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
     port: int = 0
 
     @property
@@ -105,6 +107,7 @@ async def smtp_server(
         assert task is not None
         tasks.add(task)
         state.connections += 1
+        state.writers.append(writer)
         state.open += 1
         with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
             await _Session(state, reader, writer, implicit_tls).run()

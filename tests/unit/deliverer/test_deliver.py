@@ -289,12 +289,15 @@ async def test_a_dead_destination_is_left_alone_and_others_are_not(
 ) -> None:
     archive = Told()
     couriers = {"local": courier, "archive": archive}
-    deliverer = Deliverer(couriers, ledger, spool, clock, threshold=2)
+    away = Away(ledger)
+    deliverer = Deliverer(couriers, away, spool, clock, threshold=2)
     courier.error = Unreachable("mail:25", "no connection")
     for _ in range(2):
         assert await deliverer.handle(envelope(ANNA)) == Retry("mail:25: no connection")
     courier.error = None
+    away.out = {"claim"}  # it is not even asked
     outcome = await deliverer.handle(envelope(ANNA))
+    away.out = set()
     assert isinstance(outcome, Retry)
     assert outcome.after == deliverer.breakers["local"].remaining() > 0
     assert courier.letters == []

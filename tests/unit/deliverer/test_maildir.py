@@ -2,6 +2,7 @@ import asyncio
 import errno
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,18 @@ async def test_a_message_that_breaks_off_is_in_no_mailbox(tmp_path: Path) -> Non
     async with courier(f"maildir://{tmp_path}/{{local}}") as maildir:
         with pytest.raises(SpoolMissing):
             await maildir.deliver(broken, SENDER, [ANNA, BERT])
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+async def test_a_message_that_breaks_off_at_the_second_mailbox_is_in_neither(
+    tmp_path: Path,
+) -> None:
+    whole, broken = letter(chunks=[MESSAGE]), letter(error=SpoolMissing("3f9a"))
+    readings = iter([whole.chunks, broken.chunks])
+    twice = replace(whole, chunks=lambda: next(readings)())
+    async with courier(f"maildir://{tmp_path}/{{local}}") as maildir:
+        with pytest.raises(SpoolMissing):
+            await maildir.deliver(twice, SENDER, [ANNA, BERT])
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 

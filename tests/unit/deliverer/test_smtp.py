@@ -204,6 +204,18 @@ async def test_a_farewell_on_a_kept_connection_is_noticed_before_it_is_used() ->
     assert len([c for c in server.commands if c.startswith("MAIL")]) == 2
 
 
+async def test_a_reply_that_nobody_asked_for_is_never_taken_for_an_answer() -> None:
+    async with smtp_server() as server, courier(server.url) as smtp:
+        await smtp.deliver(letter(), SENDER, [ANNA])
+        server.writers[0].write(b"250 2.1.0 one too many\r\n")
+        ((_, kept),) = smtp._pool._idle  # type: ignore[attr-defined]
+        await until(lambda: not kept.channel.idle)
+        server.answer(f"RCPT {BERT}", "550 5.1.1 no such user")
+        results = await smtp.deliver(letter(), SENDER, [BERT, CARL])
+    assert [r.verdict for r in results.values()] == ["permanent", "delivered"]
+    assert server.connections == 2
+
+
 async def test_connections_are_bounded() -> None:
     async with smtp_server() as server, courier(server.url, connections=2) as smtp:
         await asyncio.gather(*(smtp.deliver(letter(), SENDER, [ANNA]) for _ in range(20)))
