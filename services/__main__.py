@@ -16,10 +16,12 @@ from typing import Final
 
 import click
 
+from services.postmaster.accounts import accounts
 from services.postmaster.configuration import check_config
 from services.postmaster.folders import folder_commands
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.parked import FAILED, QUARANTINED, NotFound
+from services.postmaster.spool import spool
 from services.postmaster.topology import topology
 from shared import log
 from shared.errors import (
@@ -96,7 +98,7 @@ def program() -> click.Group:
 
     stages = [_stage(name, summary) for name, summary in STAGES.items()]
     folders = [folder_commands(folder) for folder in (FAILED, QUARANTINED)]
-    for command in (run, *stages, topology, *folders, check_config):
+    for command in (run, *stages, accounts, *folders, spool, topology, check_config):
         connector.add_command(command)
     return connector
 
@@ -134,7 +136,8 @@ def _run(invocation: Invocation, arguments: Sequence[str] | None) -> int:
         return 2
     except tuple(kind for kind, _ in ADVICE) as error:
         advice = next(text for kind, text in ADVICE if isinstance(error, kind))
-        return _complain(f"{log.printable(str(error))} {advice}".rstrip(), 1)
+        said = log.printable(str(error))
+        return _complain(f"{said.rstrip('.')}. {advice}" if advice else said, 1)
 
 
 def _complain(line: str, status: int) -> int:

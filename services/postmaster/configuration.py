@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -30,6 +31,7 @@ def check_config(invocation: Invocation, as_json: bool) -> None:
     _print(understood(settings, path))
     for line in advice:
         click.echo(f"warning: {line}", err=True)
+    click.echo("\nThe configuration is valid.")
 
 
 def understood(settings: Settings, path: Path | None) -> dict[str, object]:
@@ -39,9 +41,10 @@ def understood(settings: Settings, path: Path | None) -> dict[str, object]:
         "broker": str(settings.broker.url or f"embedded, in {settings.queue_file}"),
         "state": str(settings.state.url or f"SQLite, in {settings.data_dir / 'state.db'}"),
         "spool": str(settings.spool.url or settings.data_dir / "spool"),
-        "inline_limit": settings.spool.inline_limit,
+        "inline_limit": show.size(settings.spool.inline_limit),
         "retry": [tier.label for tier in settings.retry.tiers],
-        "give_up_after": settings.retry.give_up_after,
+        "give_up_after": show.duration(settings.retry.give_up_after),
+        "monitor": settings.monitor.listen,
         "destinations": {n: str(d.url) for n, d in settings.every_destination.items()},
         "accounts": [_account(account) for account in settings.accounts],
     }
@@ -54,10 +57,11 @@ def _account(account: Account) -> dict[str, object]:
         "tls": account.tls,
         "username": account.username,
         "password": str(account.secret),
-        "poll_every": account.poll_every,
+        "poll_every": show.duration(account.poll_every),
         "keep": account.keep.text,
         "mailbox": account.mailbox,
         "destination": account.destination,
+        "timeout": show.duration(account.timeout),
         "enabled": account.enabled,
     }
 
@@ -79,6 +83,9 @@ def _missing_secrets(settings: Settings) -> list[Problem]:
     return found
 
 
+_NOTHING: Final = {"file": "none: the environment alone", "monitor": "off"}
+
+
 def _print(values: dict[str, object]) -> None:
     accounts = values.pop("accounts")
     for key, value in values.items():
@@ -87,6 +94,8 @@ def _print(values: dict[str, object]) -> None:
                 text = ", ".join(f"{name} -> {url}" for name, url in value.items()) or "none"
             case list():
                 text = ", ".join(map(str, value))
+            case None:
+                text = _NOTHING[key]
             case _:
                 text = str(value)
         click.echo(f"{key}:".ljust(16) + text)

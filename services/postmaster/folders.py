@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +15,7 @@ from services.postmaster import parked, show
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.open import open_spool, open_steward
 from services.postmaster.parked import Folder
+from shared.log import printable
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _id = click.argument("id_", metavar="ID")
@@ -38,7 +39,7 @@ def _list(folder: Folder) -> click.Command:
             if as_json:
                 show.as_json([show.record(message) for message in messages])
             else:
-                show.listed(messages)
+                show.listed(messages, folder.title[0].upper() + folder.title[1:])
 
     return list_
 
@@ -61,9 +62,9 @@ def _show(folder: Folder) -> click.Command:
 
 
 def _again(folder: Folder) -> click.Command:
-    @click.command(folder.again, help="Send messages to the stage that they came from, anew.")
+    @click.command(folder.again, help="Try messages again, in the stage that they failed in.")
     @click.argument("ids", metavar="ID...", nargs=-1)
-    @click.option("--all", "every", is_flag=True, help="All messages that are there.")
+    @click.option("--all", "every", is_flag=True, help="All of them.")
     @_json
     @pass_invocation
     def again(invocation: Invocation, ids: Sequence[str], every: bool, as_json: bool) -> None:
@@ -91,6 +92,8 @@ def _export(folder: Folder) -> click.Command:
         settings = invocation.settings()
         with open_steward(settings) as steward:
             message = parked.find(steward, folder, [id_])[0]
+        if why := parked.without_blob(message):
+            raise click.ClickException(f"nothing to export: {why}")
         chunks = parked.chunks(open_spool(settings), message)
         size = _written(chunks, output)
         if output is not None:
@@ -109,12 +112,24 @@ def _drop(folder: Folder) -> click.Command:
         settings = invocation.settings()
         with open_steward(settings) as steward:
             found = parked.find(steward, folder, [id_])
+            for why in filter(None, map(parked.without_blob, found)):
+                click.echo(f"only the message in the queue can be dropped: {why}", err=True)
             if not (yes or _confirmed(found[0].message_id)):
                 raise click.ClickException("nothing was dropped")
-            count = asyncio.run(parked.drop(steward, open_spool(settings), found))
-        _report({"dropped": count}, as_json)
+            dropped = asyncio.run(parked.drop(steward, open_spool(settings), found))
+        _report({"dropped": dropped.messages}, as_json)
+        if dropped.left:
+            raise click.ClickException(_left(dropped.left))
 
     return drop
+
+
+def _left(left: Mapping[str, str]) -> str:
+    blobs = ", ".join(f"{printable(key)} ({why})" for key, why in left.items())
+    return (
+        f"the message is gone from its queue, but not from the spool: {blobs};"
+        " spool sweep deletes it later"
+    )
 
 
 def _confirmed(id_: str) -> bool:

@@ -5,13 +5,19 @@ Modules are imported when they are needed: of the two brokers, only the one in u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from services.postmaster.parked import Blobs
 from shared.broker import Steward
 from shared.clock import SystemClock
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from shared.spool import Spool
+    from shared.state import AccountState
 
 
 @contextmanager
@@ -29,7 +35,7 @@ def open_steward(settings: Settings) -> Iterator[Steward]:
         steward.close()
 
 
-def open_spool(settings: Settings) -> Blobs:
+def open_spool(settings: Settings) -> Spool:
     """Return the spool.
 
     Raises:
@@ -38,6 +44,30 @@ def open_spool(settings: Settings) -> Blobs:
     from shared.spool import Spool
 
     return Spool(settings.spool_url, settings.spool.options)
+
+
+def account_states(settings: Settings) -> Mapping[str, AccountState]:
+    """Return how each account stands that was ever due. A database is not made for the question.
+
+    Raises:
+        ConfigError: the database's URL, credentials or file are wrong.
+        StateUnavailable: it does not answer.
+    """
+    address = settings.state_address()
+    kind, _, file = address.partition(":///")
+    if kind == "sqlite" and not Path(file).exists():
+        return {}
+    return asyncio.run(_account_states(address))
+
+
+async def _account_states(address: str) -> Mapping[str, AccountState]:
+    from shared.state import State, new_owner
+
+    state = await State.open(address, owner=new_owner())
+    try:
+        return await state.accounts()
+    finally:
+        await state.close()
 
 
 def _rabbitmq(settings: Settings) -> Steward | None:

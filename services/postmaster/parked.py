@@ -6,13 +6,14 @@ envelope are shown by their headers, and exported as they are.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
 from shared import wire
 from shared.broker import Steward, Stored
-from shared.errors import NewerSchema, Undecodable
+from shared.errors import NewerSchema, SpoolUnavailable, Undecodable
+from shared.log import printable
 from shared.message import Addressed, Envelope, Fetched, Inline, Mail, Parsed, Spooled
 from shared.queues import QUARANTINE, RETRIED, failed_queue
 
@@ -115,13 +116,44 @@ def move_back(steward: Steward, folder: Folder, messages: Iterable[Stored]) -> i
     )
 
 
-async def drop(steward: Steward, blobs: Blobs, messages: Sequence[Stored]) -> int:
-    """Delete messages for good, and then what they have in the spool; return how many."""
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """What was deleted.
+
+    Attributes:
+        messages: how many.
+        left: the keys of their blobs that could not be deleted, each with the reason.
+    """
+
+    messages: int
+    left: Mapping[str, str]
+
+
+async def drop(steward: Steward, blobs: Blobs, messages: Sequence[Stored]) -> Dropped:
+    """Delete messages for good, and then what they have in the spool."""
     keys = [raw.key for m in messages if isinstance(raw := raw_of(m), Spooled)]
     dropped = sum(steward.drop(queue, ids) for queue, ids in _ids_by_queue(messages).items())
+    left = {}
     for key in keys:
-        await blobs.delete(key)
-    return dropped
+        try:
+            await blobs.delete(key)
+        except SpoolUnavailable as error:
+            left[key] = str(error)
+    return Dropped(dropped, left)
+
+
+def without_blob(message: Stored) -> str | None:
+    """Return why no blob can belong to a message that refers to one, None where one can.
+
+    Such an envelope was damaged, or written by somebody else: our keys are hashes.
+    """
+    from shared.spool import valid  # with a library that only few commands need
+
+    raw = raw_of(message)
+    if not isinstance(raw, Spooled) or valid(raw.key):
+        return None
+    key = printable(raw.key, 80)
+    return f"its envelope refers to a blob {key!r}, and none can have such a key"
 
 
 async def chunks(blobs: Blobs, message: Stored) -> AsyncIterator[bytes]:

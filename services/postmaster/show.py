@@ -7,6 +7,7 @@ JSON the values are as they are; JSON escapes them itself.
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -31,6 +32,8 @@ ID_LENGTH: Final = 12
 HEADER_LINES: Final = 40
 PIPE_WIDTH: Final = 4000
 _LINE_END: Final = re.compile(rb"\r\n|\r|\n")
+_SPANS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"), (0.001, "ms"))
+_SIZES: Final = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 _COLUMNS: Final = ("account", "from", "subject", "reason", "since", "attempts")
 
 
@@ -55,9 +58,40 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     Console(file=sys.stdout, width=width, soft_wrap=False).print(grid)
 
 
-def listed(messages: Iterable[Stored]) -> None:
-    """Print a table of messages."""
-    table(("id", *_COLUMNS), ((m.message_id[:ID_LENGTH], *_cells(m)) for m in messages))
+def duration(seconds: float) -> str:
+    """Return a duration as one writes it in the configuration: ``5d``, ``90s``, ``500ms``."""
+    return next(
+        (f"{round(seconds / size)}{unit}" for size, unit in _SPANS if _whole(seconds / size)),
+        f"{seconds:g}s",
+    )
+
+
+def _whole(count: float) -> bool:
+    return count >= 1 and math.isclose(count, round(count), rel_tol=1e-9)
+
+
+def roughly(seconds: float) -> str:
+    """Return a duration to its largest unit, as one says it: ``3m``, ``2h``, ``0s``."""
+    return next((f"{int(seconds / size)}{unit}" for size, unit in _SPANS if seconds >= size), "0s")
+
+
+def size(count: int) -> str:
+    """Return a number of bytes as one writes it in the configuration, rounded to a tenth."""
+    return next((f"{count / n:.4g}{unit}" for n, unit in _SIZES if count >= n), f"{count}B")
+
+
+def time(at: float) -> str:
+    """Return a time (since 1970) as text, in UTC."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def listed(messages: Iterable[Stored], place: str) -> None:
+    """Print a table of messages, or that there are none in this place."""
+    rows = [(m.message_id[:ID_LENGTH], *_cells(m)) for m in messages]
+    if rows:
+        table(("id", *_COLUMNS), rows)
+    else:
+        click.echo(f"{place} is empty.")
 
 
 def _cells(message: Stored) -> list[object]:
@@ -83,8 +117,8 @@ def _envelope(found: Letter) -> dict[str, object]:
     known: dict[str, object] = {
         "server": payload.server,
         "uidl": payload.uidl,
-        "first_seen": _time(found.first_seen),
-        "trail": [{"stage": hop.stage, "at": _time(hop.at)} for hop in found.trail],
+        "first_seen": time(found.first_seen),
+        "trail": [{"stage": hop.stage, "at": time(hop.at)} for hop in found.trail],
     }
     if isinstance(payload, Addressed):
         known["sender"] = payload.sender
@@ -131,7 +165,3 @@ def _header(found: Letter) -> list[str]:
             break
         lines.append(line.decode("utf-8", "replace"))
     return lines
-
-
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")

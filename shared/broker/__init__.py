@@ -132,6 +132,20 @@ class Steward(Protocol):
     def browse(self, queue: str) -> Iterator[Stored]:
         """Yield the waiting messages of a queue, oldest first; all stay in it."""
 
+    def everything(self) -> Iterator[Stored]:
+        """Yield every message of every queue that carries mail, some of them twice; all stay.
+
+        A message that is only on its way from one queue to another, or just being looked at by
+        somebody else, is not missed. One that a stage has in hand is, if ``consumers`` says so.
+        """
+
+    def consumers(self) -> Mapping[str, int]:
+        """Return the queues with consumers whose messages in hand ``everything`` cannot show.
+
+        Returns:
+            How many consumers each has; nothing where messages in hand are shown too.
+        """
+
     def move(self, queue: str, message_ids: Sequence[str], destination: str | None) -> int:
         """Move messages to another queue (to the queue each came from, by its header, if None).
 

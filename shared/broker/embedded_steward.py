@@ -20,7 +20,7 @@ from shared.broker.requeue import FAILURE_HEADERS, fresh
 from shared.clock import Clock, SystemClock
 from shared.errors import Refused
 from shared.log import printable
-from shared.queues import Tier, plan
+from shared.queues import POLL, Tier, plan
 
 PATIENCE: Final = 10.0
 """Seconds to wait for a transaction of the pipeline."""
@@ -69,6 +69,20 @@ class EmbeddedSteward:
             if found is not None:  # it may have gone on meanwhile
                 message_id, headers, body = found
                 yield Stored(queue, message_id, headers, body)
+
+    def everything(self) -> Iterator[Stored]:
+        """Yield every message of every queue that carries mail, also those in hand; all stay.
+
+        It is what the file held at one moment.
+        """
+        if not self._path.exists():
+            return
+        with self._open() as db:
+            yield from (stored for stored in store.everything(db) if stored.queue != POLL)
+
+    def consumers(self) -> Mapping[str, int]:
+        """Return nothing: ``everything`` shows what consumers have in hand, too."""
+        return {}
 
     def move(self, queue: str, message_ids: Sequence[str], destination: str | None) -> int:
         """Move messages to another queue (to the queue each came from, by its header, if None).

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from shared.broker import Header, Send
+from shared.broker import Header, Send, Stored
 from shared.broker.requeue import described
 from shared.errors import Refused
 from shared.queues import (
@@ -81,6 +81,12 @@ _STANDING_DELAYED: Final = """
     SELECT d.id, m.message_id, d.due
     FROM delayed d CROSS JOIN message m ON m.id = d.id WHERE d.queue = ? ORDER BY d.due, d.id"""
 _CONTENT: Final = "SELECT message_id, headers, body FROM message WHERE id = ?"
+_EVERYTHING: Final = """
+    SELECT q.name, m.message_id, m.headers, m.body
+    FROM (SELECT queue, id FROM waiting
+          UNION ALL SELECT queue, id FROM delayed
+          UNION ALL SELECT queue, id FROM lease) s
+    CROSS JOIN message m ON m.id = s.id CROSS JOIN queue q ON q.id = s.queue"""
 _UNWAIT: Final = "DELETE FROM waiting WHERE queue = ? AND id = ?"
 _TELL: Final = "UPDATE message SET headers = ? WHERE id = ?"
 
@@ -258,6 +264,12 @@ def content(db: sqlite3.Connection, id_: int) -> tuple[str, dict[str, Header], b
         return None
     message_id, headers, body = found
     return message_id, json.loads(headers), body
+
+
+def everything(db: sqlite3.Connection) -> Iterator[Stored]:
+    """Yield the messages of all queues, also those handed out, as they were at one moment."""
+    for queue, message_id, headers, body in db.execute(_EVERYTHING):
+        yield Stored(queue, message_id, json.loads(headers), body)
 
 
 def take_out(db: sqlite3.Connection, place: Place, message: Standing) -> bool:

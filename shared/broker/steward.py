@@ -36,12 +36,18 @@ from shared.broker.dead_letter import inbox, own, readable
 from shared.broker.requeue import FAILURE_HEADERS, fresh
 from shared.errors import BrokerUnavailable, ConfigError, Refused
 from shared.log import printable
-from shared.queues import Tier, plan, reachable
+from shared.queues import POLL, Tier, plan, reachable
 
 SENDER: Final = "postmaster"
 CONNECTING: Final = 10
 ANSWERING: Final = 60
 """Seconds after which a broker that says nothing counts as gone."""
+SETTLING: Final = 45.0
+"""Seconds after which a message that nobody could see can be seen: a stage that was told to stop
+finishes what it has in hand within 30, and a retry tier passes a message on in milliseconds."""
+_OUTWARDS: Final = ("failed", "quarantine", "retry", "work")
+"""Kinds of queues in the order in which messages move without a stage, by an operator or a timer:
+looked into in this order, one that moves meanwhile is seen in either place."""
 _PERSISTENT: Final = 2
 _TURN: Final = 0.01
 _RETURNING: Final = 100
@@ -93,6 +99,23 @@ class KombuSteward:
         with self._looking(queue) as look:
             for message in look.messages():
                 yield self._stored(queue, message)
+
+    def everything(self) -> Iterator[Stored]:
+        """Yield every message of every queue that carries mail, most of them twice; all stay.
+
+        It looks twice, ``SETTLING`` seconds apart, and does not see what a running stage has in
+        hand, nor what waits in the queue of a tier that the settings no longer name.
+        """
+        yield from self._look_everywhere()
+        time.sleep(SETTLING)
+        yield from self._look_everywhere()
+
+    def consumers(self) -> Mapping[str, int]:
+        """Return how many consumers each work queue has, of those that have any."""
+        work = [spec.name for spec in self._queues if spec.kind == "work"]
+        found = {name: self._declared(name) for name in work}
+        counts = {name: int(said.consumer_count) for name, said in found.items() if said}
+        return {name: count for name, count in counts.items() if count}
 
     def move(self, queue: str, message_ids: Sequence[str], destination: str | None) -> int:
         """Move messages to another queue (to the queue each came from, by its header, if None).
@@ -163,10 +186,20 @@ class KombuSteward:
         headers: Mapping[str, Header] = readable(message.headers, body, self._queues)
         return Stored(queue, _id(message), headers, body)
 
+    def _look_everywhere(self) -> Iterator[Stored]:
+        for spec in sorted(self._queues, key=lambda spec: _OUTWARDS.index(spec.kind)):
+            if spec.name != POLL and self._depth(spec.name):
+                yield from self.browse(spec.name)
+
     def _depth(self, queue: str) -> int | None:
+        found = self._declared(queue)
+        return None if found is None else int(found.message_count)
+
+    def _declared(self, queue: str) -> Any:
+        """Return what the broker says of a queue, None where there is none of this name."""
         with self._translated(f"queue {queue}"), self._connected().channel() as channel:
             try:
-                return int(channel.queue_declare(queue, passive=True).message_count)
+                return channel.queue_declare(queue, passive=True)
             except NotFound:
                 return None
 

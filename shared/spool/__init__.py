@@ -20,9 +20,9 @@ from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.log import printable
 from shared.spool.local import LocalStore
 from shared.spool.remote import RemoteStore, connect
-from shared.spool.store import Draft, Store, path_of, valid
+from shared.spool.store import Draft, Listed, Store, path_of, valid
 
-__all__ = ["Blob", "Spool"]
+__all__ = ["Blob", "Listed", "Spool", "valid"]
 
 R = TypeVar("R")
 
@@ -152,6 +152,15 @@ class Spool:
             await blob.abort()
             raise
         await blob.commit(new_key)
+
+    async def blobs(self) -> list[Listed]:
+        """Return all blobs, the oldest first.
+
+        Raises:
+            SpoolUnavailable: it cannot be read just now.
+        """
+        found = await self._call(lambda: list(self._store.described()))
+        return sorted(found, key=lambda blob: (blob.written, blob.key))
 
     async def sweep(self, older_than: float, keep: Container[str]) -> list[str]:
         """Delete blobs that nothing refers to, and what was begun and never committed.

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from shared.spool.store import TMP, key_of, path_of
+from shared.spool.store import TMP, Listed, key_of, path_of
 
 
 class LocalDraft:
@@ -91,6 +91,13 @@ class LocalStore:
             key = key_of(path.relative_to(self._root).as_posix())
             if key is not None:
                 yield key
+
+    def described(self) -> Iterator[Listed]:
+        """Yield all blobs with size and time."""
+        for key in self.listed():
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                found = (self._root / path_of(key)).stat()
+                yield Listed(key, found.st_size, found.st_mtime)
 
     def discard_drafts(self, before: float) -> None:
         """Delete drafts that nobody has written to since this moment."""

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Final, cast
 import fsspec
 
 from shared.errors import ConfigError
-from shared.spool.store import key_of, path_of
+from shared.spool.store import Listed, key_of, path_of
 
 _PREFIX: Final = "pop3-connector-spool-"
 
@@ -91,6 +91,13 @@ class RemoteStore:
             key = key_of(path.removeprefix(f"{self._root}/"))
             if key is not None:
                 yield key
+
+    def described(self) -> Iterator[Listed]:
+        """Yield all blobs with size and time."""
+        for key in self.listed():
+            path = f"{self._root}/{path_of(key)}"
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                yield Listed(key, int(self._filesystem.size(path)), self._written(path))
 
     def discard_drafts(self, before: float) -> None:
         """Delete temporary files of ours that nobody has written to since this moment."""

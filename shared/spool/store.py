@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, NamedTuple, Protocol
 
 TMP: Final = "tmp"
 """The folder of what is being written. Shards have two characters, so it is none of them."""
 
 _KEY: Final = re.compile(r"[0-9A-Za-z]{3}[0-9A-Za-z.-]{0,250}")
+
+
+class Listed(NamedTuple):
+    """A blob that lies there: its key, its bytes, and when it was written (since 1970, UTC)."""
+
+    key: str
+    size: int
+    written: float
 
 
 class Draft(Protocol):
@@ -50,6 +58,9 @@ class Store(Protocol):
 
     def listed(self) -> Iterator[str]:
         """Yield the keys of all blobs."""
+
+    def described(self) -> Iterator[Listed]:
+        """Yield all blobs that are there, with what is known of them."""
 
     def discard_drafts(self, before: float) -> None:
         """Delete what was begun, not touched since this moment, and never committed."""

@@ -1,0 +1,153 @@
+"""The commands ``spool list`` and ``spool sweep``: the large messages outside the queues."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from services.postmaster import show, sweep
+from services.postmaster.invocation import Invocation, pass_invocation
+from services.postmaster.open import open_spool, open_steward
+from shared.broker import Steward
+from shared.clock import SystemClock
+from shared.settings import Settings
+from shared.settings_values import duration
+
+if TYPE_CHECKING:
+    from shared.spool import Listed
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_COLUMNS = ("key", "size", "written")
+
+
+@click.group(help="See and tidy up the spool, where large messages lie.")
+def spool() -> None:
+    """Group the two commands."""
+
+
+@spool.command("list")
+@_json
+@pass_invocation
+def list_(invocation: Invocation, as_json: bool) -> None:
+    """List the blobs in the spool, oldest first. The key is the id of the message."""
+    blobs = asyncio.run(open_spool(invocation.settings()).blobs())
+    if as_json:
+        show.as_json([_record(blob) for blob in blobs])
+    elif blobs:
+        _print(blobs)
+    else:
+        click.echo("The spool is empty.")
+
+
+def _age(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    try:
+        return None if value is None else duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@spool.command("sweep")
+@click.option(
+    "--older-than",
+    "age",
+    callback=_age,
+    metavar="AGE",
+    help="Only blobs older than this, such as 7d (the default, or give_up_after and two days).",
+)
+@click.option("--dry-run", is_flag=True, help="Delete nothing; show what would be deleted.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Even while stages run over RabbitMQ, which may cost large messages that they hold.",
+)
+@_json
+@pass_invocation
+def sweep_(
+    invocation: Invocation, age: float | None, dry_run: bool, force: bool, as_json: bool
+) -> None:
+    """Delete blobs that no message in any queue refers to.
+
+    Such blobs are left over where a process was killed at the wrong moment. Over RabbitMQ the
+    stages have to be stopped meanwhile, because nobody can see what they have in hand, and it takes
+    a minute; over the embedded broker they may run.
+    """
+    settings = invocation.settings()
+    age = _allowed(settings, age)
+    with open_steward(settings) as steward:
+        held = _held(steward, force)
+    blobs = open_spool(settings)
+    before = SystemClock().now() - age
+    found = sweep.orphans(asyncio.run(blobs.blobs()), held, before)
+    deleted: Sequence[str] = ()
+    if found and not dry_run:
+        keep = sweep.AllBut({blob.key for blob in found})
+        deleted = asyncio.run(blobs.sweep(age, keep))
+    _report(found, deleted, dry_run, as_json)
+
+
+def _allowed(settings: Settings, age: float | None) -> float:
+    """Return the age to sweep at.
+
+    Raises:
+        UsageError: it is too young.
+    """
+    least = sweep.youngest(settings.retry.give_up_after)
+    if age is None:
+        return max(sweep.USUAL, least + sweep.DAY)
+    if age < least:
+        raise click.UsageError(
+            f"--older-than: expected {show.duration(least)} at least, which is"
+            " retry.give_up_after and a day"
+        )
+    return age
+
+
+def _held(steward: Steward, force: bool) -> sweep.References:
+    """Return what the queues refer to.
+
+    Raises:
+        ClickException: not all of it can be seen.
+    """
+    if missing := sweep.absent(steward):
+        raise click.ClickException(
+            f"nothing was swept: there is no queue {missing[0]}, so not all messages can be seen."
+            " Is broker.url right? Then: topology declare"
+        )
+    _require_idle(steward, force)
+    held = sweep.references(steward.everything())
+    _require_idle(steward, force)
+    return held
+
+
+def _require_idle(steward: Steward, force: bool) -> None:
+    busy = {} if force else steward.consumers()
+    if busy:
+        who = ", ".join(f"{queue} ({count})" for queue, count in busy.items())
+        raise click.ClickException(
+            f"nothing was swept: stages are running, as the consumers of these queues: {who}."
+            " What they have in hand cannot be seen, and its blobs might be deleted."
+            " Stop them meanwhile"
+        )
+
+
+def _report(found: Sequence[Listed], deleted: Sequence[str], dry_run: bool, as_json: bool) -> None:
+    gone = [blob for blob in found if dry_run or blob.key in deleted]
+    if as_json:
+        show.as_json({"deleted": len(deleted), "orphans": [_record(blob) for blob in gone]})
+        return
+    if gone:
+        _print(gone)
+    size = show.size(sum(blob.size for blob in gone))
+    verb = "to be deleted" if dry_run else "deleted"
+    click.echo(f"{verb}: {len(gone)} ({size})")
+
+
+def _record(blob: Listed) -> dict[str, object]:
+    return {"key": blob.key, "size": blob.size, "written": show.time(blob.written)}
+
+
+def _print(blobs: Sequence[Listed]) -> None:
+    show.table(_COLUMNS, ((b.key, show.size(b.size), show.time(b.written)) for b in blobs))

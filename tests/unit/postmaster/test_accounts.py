@@ -1,0 +1,142 @@
+"""``accounts``: whether mail is being fetched, and if not, why."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from services.postmaster import show
+from shared.state import State, new_owner
+from tests.clock import ManualClock
+from tests.unit.postmaster.conftest import Office
+
+ACCOUNT = """
+[[account]]
+name = "{name}"
+host = "localhost"
+username = "x"
+password = "hunter2"
+mailbox = "x@corp.example"
+"""
+
+
+def tell(office: Office, ago: float, *steps: Callable[[State], Awaitable[object]]) -> None:
+    """Write down in the ledger what fetchers did so many seconds ago."""
+
+    async def write() -> None:
+        url = f"sqlite:///{office.data / 'state.db'}"
+        clock = ManualClock(time.time() - ago)
+        state = await State.open(url, owner=new_owner(), clock=clock)
+        for step in steps:
+            await step(state)
+        await state.close()
+
+    asyncio.run(write())
+
+
+def polled(name: str, wait: float, error: str | None = None) -> Callable[[State], Awaitable[int]]:
+    return lambda state: state.polled(name, next_poll=time.time() + wait, error=error)
+
+
+def rows(office: Office) -> dict[str, list[str]]:
+    """Return the cells of each line, by the name of the account."""
+    printed = office("accounts")
+    assert printed.status == 0
+    lines = [line.split("  ") for line in printed.out.splitlines()[2:]]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    return {line[0]: line[1:] for line in cells}
+
+
+def test_before_anything_was_polled_no_database_is_made(office: Office) -> None:
+    assert rows(office) == {"sales": ["never polled", "never", "0"]}
+    (found,) = office("accounts", "--json").json
+    assert found == {
+        "account": "sales",
+        "status": "never polled",
+        "next_poll": None,
+        "overdue": False,
+        "last_ok": None,
+        "failures": 0,
+        "last_error": None,
+    }
+    assert not office.data.exists()
+
+
+def test_how_each_account_stands(office: Office) -> None:
+    for name in ("broken", "off", "busy", "new"):
+        office.config.write_text(office.config.read_text() + ACCOUNT.format(name=name))
+    text = office.config.read_text()
+    office.config.write_text(text.replace('name = "off"', 'name = "off"\nenabled = false'))
+    tell(
+        office,
+        7300,
+        polled("sales", 295),
+        polled("broken", 295),
+        polled("off", -9000),
+        polled("busy", -9000),
+        polled("removed from the configuration", 295),
+    )
+    tell(
+        office,
+        60,
+        polled("broken", 3700, "-ERR \x1b[2Jwrong password"),
+        lambda state: state.claim_due(["busy"], hold=1800),
+    )
+    assert rows(office) == {
+        "sales": ["ok", "in 4m", "2h ago", "0"],
+        "broken": ["failing", "in 1h", "2h ago", "1", "-ERR \\x1b[2Jwrong password"],
+        "off": ["disabled", "2h ago", "0"],
+        "busy": ["polling", "now", "2h ago", "0"],
+        "new": ["never polled", "never", "0"],
+    }
+    found = {each["account"]: each for each in office("accounts", "--json").json}
+    assert list(found) == ["sales", "broken", "off", "busy", "new"]
+    assert found["broken"]["last_error"] == "-ERR \x1b[2Jwrong password"
+    assert found["broken"]["failures"] == 1
+    assert found["sales"]["next_poll"] > found["sales"]["last_ok"]
+    assert "hunter2" not in json.dumps(found)
+
+
+def test_what_nobody_polls_is_said_to_be_overdue(office: Office) -> None:
+    tell(office, 9000, polled("sales", -7300))
+    printed = office("accounts")
+    assert "overdue 2h" in printed.out
+    assert printed.err == "1 overdue: is a fetcher running, and the broker up?\n"
+    assert office("accounts", "--json").json[0]["overdue"] is True
+    tell(office, 0, lambda state: state.claim_due(["sales"], hold=1800))
+    assert office("accounts").err == ""
+
+
+def test_without_accounts(office: Office) -> None:
+    text = office.config.read_text()
+    office.config.write_text(text[: text.index("[[account]]")])
+    assert office("accounts").out == "There is no [[account]] in the configuration.\n"
+    assert office("accounts", "--json").json == []
+
+
+def test_a_database_that_is_none(office: Office) -> None:
+    office.data.mkdir()
+    (office.data / "state.db").write_bytes(b"not a database at all" * 100)
+    printed = office("accounts")
+    assert (printed.status, printed.out) == (2, "")
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (432_000.0, "5d"),
+        (86_400, "1d"),
+        (5400, "90m"),
+        (90, "90s"),
+        (0.5, "500ms"),
+        (0.3, "300ms"),
+        (3 * 0.1, "300ms"),
+        (1.5, "1500ms"),
+        (0.0001, "0.0001s"),
+    ],
+)
+def test_durations_are_shown_as_they_are_written(seconds: float, text: str) -> None:
+    assert show.duration(seconds) == text
