@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from contextlib import suppress
 from typing import Final, cast
 
 from services.deliverer.reply import Malformed, Reply, ReplyReader
@@ -41,6 +42,7 @@ class Channel(asyncio.Protocol):
         self._replied: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._gone: str | None = None  # why it cannot be used any more
+        self._closed = asyncio.Event()
 
     @property
     def idle(self) -> bool:
@@ -124,6 +126,14 @@ class Channel(asyncio.Protocol):
             self._gone = "the connection was closed"
             self._transport.close()
 
+    async def closed(self, timeout: float) -> None:
+        """Return once it is closed; after so many seconds cut it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._closed.wait()
+        self.abort()
+        await asyncio.sleep(0)  # asyncio closes the socket in the next round of its loop
+
     def abort(self, why: str = "the connection was given up") -> None:
         """Close at once; what has not been sent is never sent."""
         self._lost(why)
@@ -148,6 +158,7 @@ class Channel(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio: the connection is gone."""
         self._lost("it closed the connection" if exc is None else f"connection lost: {exc}")
+        self._closed.set()
 
     def pause_writing(self) -> None:
         """Called by asyncio: the send buffer is full."""

@@ -23,6 +23,9 @@ BUSY_SECONDS: Final = 30.0
 """How long to wait for a connection to become free. A server that hangs on all of them for so long
 is as good as down; waiting on would hold up mail for other destinations."""
 
+LEAVE_SECONDS: Final = 2.0
+"""How long a server may take to end TLS with us when we leave."""
+
 
 class Pool:
     """Sessions with one server.
@@ -88,7 +91,9 @@ class Pool:
         """Take leave of the server on every idle connection."""
         if self._sweeper is not None:
             self._sweeper.cancel()
+        leaving = [session.channel for _, session in self._idle]
         self._close_idle(0.0)
+        await asyncio.gather(*(channel.closed(LEAVE_SECONDS) for channel in leaving))
 
     def _reusable(self) -> Session | None:
         while self._idle:
