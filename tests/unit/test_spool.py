@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
-import multiprocessing
-import multiprocessing.synchronize
 import os
 import resource
 import secrets
@@ -14,7 +13,7 @@ import sys
 import tempfile
 import textwrap
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ import pytest
 from shared.errors import ConfigError, SpoolMissing, SpoolUnavailable
 from shared.spool import CHUNK, Spool
 from tests.clock import ManualClock
+from tests.servers.process import wait_until
 
 KEY = hashlib.sha256(b"a message").hexdigest()
 OTHER = hashlib.sha256(b"another").hexdigest()
@@ -237,26 +237,28 @@ class TestFiles:
         await fresh.commit(KEY)
         assert len(await get(spool, KEY)) == CHUNK
 
-    async def test_a_sweep_never_takes_a_blob_that_was_just_written_again(self, root: Path) -> None:
-        """A sweeper and a fetcher, each in a process of its own, on the same orphan."""
+    async def test_a_sweep_never_takes_a_blob_that_is_just_written_again(self, root: Path) -> None:
         spool = Spool(str(root))
-        await put(spool, KEY, b"old")
-        stop = multiprocessing.get_context("spawn").Event()
-        sweeper = multiprocessing.get_context("spawn").Process(
-            target=_sweep_until, args=(str(root), stop)
-        )
-        sweeper.start()
-        try:
-            for number in range(300):
-                path = root / KEY[:2] / KEY[2:]
-                with contextlib.suppress(FileNotFoundError):
-                    os.utime(path, (0, 0))
-                await put(spool, KEY, b"%d" % number)
-                assert await get(spool, KEY) == b"%d" % number
-        finally:
-            stop.set()
-            sweeper.join(30)
-        assert sweeper.exitcode == 0
+        await put(spool, KEY, b"orphan")
+        path = root / KEY[:2] / KEY[2:]
+        os.utime(path, (0, 0))
+        with _lock(path.parent) as waiting:  # as a fetcher does that is about to rename
+            sweeping = asyncio.create_task(spool.sweep(HOUR, set()))
+            await asyncio.to_thread(wait_until, waiting, "the sweep to wait")
+            os.utime(path)
+        assert await sweeping == []
+        assert await get(spool, KEY) == b"orphan"
+
+    async def test_a_blob_is_never_written_again_while_it_is_swept_up(self, root: Path) -> None:
+        spool = Spool(str(root))
+        await put(spool, KEY, b"orphan")
+        path = root / KEY[:2] / KEY[2:]
+        with _lock(path.parent) as waiting:  # as a sweep does that is about to delete
+            writing = asyncio.create_task(put(spool, KEY, b"again"))
+            await asyncio.to_thread(wait_until, waiting, "the commit to wait")
+            path.unlink()
+        await writing
+        assert await get(spool, KEY) == b"again"
 
     async def test_a_killed_writer_leaves_a_draft_and_no_blob(self, root: Path) -> None:
         script = f"""
@@ -354,13 +356,21 @@ class TestUrls:
         assert list(tmp_path.iterdir()) == []
 
 
-def _sweep_until(root: str, stop: multiprocessing.synchronize.Event) -> None:
-    async def sweep() -> None:
-        spool = Spool(root)
-        while not stop.is_set():
-            await spool.sweep(HOUR, frozenset())
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Lock a folder; yield whether somebody waits for the lock."""
+    inode = f":{folder.stat().st_ino} "
 
-    asyncio.run(sweep())
+    def waiting() -> bool:
+        lines = Path("/proc/locks").read_text().splitlines()
+        return any("->" in line and inode in line for line in lines)
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield waiting
+    finally:
+        os.close(descriptor)
 
 
 def _watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import create_engine, event, inspect, text
+from sqlalchemy import Connection, create_engine, event, inspect, text
 
 from shared.claims import Claim, Entry
 from shared.errors import ConfigError, StateUnavailable
@@ -75,6 +75,21 @@ class StateSuite:
         assert not await two.lease("account:sales")
         await one.release("account:sales")
         assert await two.lease("account:sales")
+
+    async def test_a_lease_given_back_and_taken_in_one_transaction(
+        self, one: State, two: State
+    ) -> None:
+        assert await one.lease("x")
+        assert await one.claim("id", "default") == FRESH
+        asked = (
+            one.unclaim("id", "default"),
+            one.claim("id", "default"),
+            one.release("x"),
+            one.lease("x"),
+        )
+        assert list(await asyncio.gather(*asked)) == [None, FRESH, None, True]
+        assert not await two.lease("x")
+        assert await two.claim("id", "default") is None
 
     async def test_a_lease_passes_on_when_its_owner_closes(self, url: str, two: State) -> None:
         one = await State.open(url, owner=new_owner())
@@ -163,6 +178,11 @@ class StateSuite:
         assert await one.claim("id", "default") == Claim(
             frozenset({"a@x", "b@x", "c@x"}), replay=False
         )
+
+    async def test_the_first_receipt_of_a_recipient_is_kept(self, url: str, one: State) -> None:
+        await one.finish("id", "default", {"a@x": "250 first"})
+        await one.finish("id", "default", {"a@x": "250 second"})
+        assert [row.receipt for row in _rows(url, "delivered")] == ["250 first"]
 
     async def test_a_claim_given_back_leaves_no_trace(self, one: State, two: State) -> None:
         assert await one.claim("id", "default") == FRESH
@@ -359,11 +379,11 @@ class StateSuite:
         assert await later.prune(5 * DAY) == 0
 
     async def test_pruning_takes_claims_that_nobody_came_back_for(
-        self, url: str, open_state: Opener
+        self, url: str, open_state: Opener, clock: ManualClock
     ) -> None:
-        clock = ManualClock()
-        gone = await open_state(owner=ELSEWHERE.format(1), at=ManualClock(clock.now()))
+        gone = await State.open(url, owner=new_owner(), clock=clock)
         assert await gone.claim("id", "default") == FRESH
+        await gone.close()
         here = await open_state(at=ManualClock(clock.now() + DAY))
         await here.prune(2 * DAY)
         assert len(_rows(url, "lease")) == 1
@@ -505,6 +525,23 @@ class TestSqliteFile:
             other.execute("COMMIT")
             await recording
         assert set(await state.known("sales")) == {"u1"}
+        await state.close()
+
+    async def test_who_reads_before_writing_keeps_others_from_writing_between(
+        self, file: Path, url: str
+    ) -> None:
+        state = await State.open(url, owner=new_owner())
+
+        def read_and_write(connection: Connection) -> None:
+            connection.execute(text("SELECT * FROM lease")).all()
+            with (
+                contextlib.closing(sqlite3.connect(file, timeout=0)) as other,
+                pytest.raises(sqlite3.OperationalError, match="locked"),
+            ):
+                other.execute("DELETE FROM lease")
+            connection.execute(text("DELETE FROM lease"))
+
+        state._database.transaction(read_and_write, writes=True)
         await state.close()
 
     async def test_a_full_disk_is_temporary(self, url: str) -> None:
