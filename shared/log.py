@@ -25,6 +25,8 @@ def printable(text: str, limit: int = 500) -> str:
         limit: how many characters to keep.
     """
     cut = text if len(text) <= limit else text[:limit] + "…"
+    if cut.isprintable():
+        return cut
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
