@@ -41,7 +41,7 @@ def understood(settings: Settings, path: Path | None) -> dict[str, object]:
         "broker": str(settings.broker.url or f"embedded, in {settings.queue_file}"),
         "state": str(settings.state.url or f"SQLite, in {settings.data_dir / 'state.db'}"),
         "spool": str(settings.spool.url or settings.data_dir / "spool"),
-        "inline_limit": show.size(settings.spool.inline_limit),
+        "inline_limit": show.size(settings.spool.inline_limit, exact=True),
         "retry": [tier.label for tier in settings.retry.tiers],
         "give_up_after": show.duration(settings.retry.give_up_after),
         "monitor": settings.monitor.listen,

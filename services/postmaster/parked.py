@@ -153,7 +153,7 @@ def without_blob(message: Stored) -> str | None:
     if not isinstance(raw, Spooled) or valid(raw.key):
         return None
     key = printable(raw.key, 80)
-    return f"its envelope refers to a blob {key!r}, and none can have such a key"
+    return f"its envelope refers to a blob '{key}', and none can have such a key"
 
 
 async def chunks(blobs: Blobs, message: Stored) -> AsyncIterator[bytes]:

@@ -75,9 +75,10 @@ def roughly(seconds: float) -> str:
     return next((f"{int(seconds / size)}{unit}" for size, unit in _SPANS if seconds >= size), "0s")
 
 
-def size(count: int) -> str:
-    """Return a number of bytes as one writes it in the configuration, rounded to a tenth."""
-    return next((f"{count / n:.4g}{unit}" for n, unit in _SIZES if count >= n), f"{count}B")
+def size(count: int, *, exact: bool = False) -> str:
+    """Return a number of bytes as one writes it in the configuration, rounded unless exact."""
+    units = (x for x in _SIZES if count >= x[0] and not (exact and count % x[0]))
+    return next((f"{count / n:.4g}{unit}" for n, unit in units), f"{count}B")
 
 
 def time(at: float) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from shared import wire
 from shared.errors import SpoolMissing
-from shared.message import Addressed, Fetched
+from shared.message import Addressed, Fetched, Spooled
 from tests.unit.postmaster.conftest import RAW, Office, addressed, fetched
 
 HOSTILE = "[red]sale[/red] \x1b[2J\u202e\r\nX: y"
@@ -19,7 +19,9 @@ HOSTILE = "[red]sale[/red] \x1b[2J\u202e\r\nX: y"
 
 class TestList:
     def test_of_nothing(self, office: Office) -> None:
-        assert office("failed", "list").status == 0
+        printed = office("failed", "list")
+        assert (printed.status, printed.out) == (0, "Failed Mail is empty.\n")
+        assert office("quarantine", "list").out == "Quarantine is empty.\n"
         assert office("failed", "list", "--json").json == []
 
     def test_has_all_failed_queues_and_no_others(self, office: Office) -> None:
@@ -246,7 +248,20 @@ class TestExport:
         office.park("a1", payload=addressed(raw))
         printed = office("failed", "export", "a1", "-o", str(tmp_path / "x"))
         assert printed.status == 1
-        assert "gone from the spool" in printed.err
+        assert printed.err == (
+            "pop3-connector: the spool has no blob '0a1b2c3d'."
+            " Its raw message is gone from the spool; was the spool cleared or moved?\n"
+        )
+        assert not (tmp_path / "x").exists()
+
+    def test_an_envelope_whose_key_no_blob_can_have(self, office: Office, tmp_path: Path) -> None:
+        office.park("a1", payload=addressed(Spooled("../../\x1betc", 4, b"A: b\r\n\r\n")))
+        printed = office("failed", "export", "a1", "-o", str(tmp_path / "x"))
+        assert (printed.status, printed.out) == (1, "")
+        assert printed.err == (
+            "Error: nothing to export: its envelope refers to a blob '../../\\x1betc',"
+            " and none can have such a key\n"
+        )
         assert not (tmp_path / "x").exists()
 
     def test_json_needs_a_file_for_the_bytes(self, office: Office) -> None:
@@ -266,6 +281,27 @@ class TestDrop:
 
         with pytest.raises(SpoolMissing):
             asyncio.run(read())
+
+    def test_an_envelope_whose_key_no_blob_can_have(self, office: Office) -> None:
+        office.park("a1", payload=addressed(Spooled("../../etc", 4, b"A: b\r\n\r\n")))
+        printed = office("failed", "drop", "a1", "--yes")
+        assert (printed.status, printed.out) == (0, "dropped: 1\n")
+        assert printed.err == (
+            "only the message in the queue can be dropped: its envelope refers to a blob"
+            " '../../etc', and none can have such a key\n"
+        )
+        assert office.ids("pickup.failed") == []
+
+    def test_a_spool_that_does_not_let_go(self, office: Office) -> None:
+        office.park("a1", payload=addressed(office.spooled("0a1b2c3d", RAW)))
+        blob = office.data / "spool/0a/1b2c3d"
+        blob.unlink()
+        blob.mkdir()
+        printed = office("failed", "drop", "a1", "--yes", "--json")
+        assert (printed.status, printed.json) == (1, {"dropped": 1})
+        assert "the message is gone from its queue, but not from the spool: 0a1b2c3d" in printed.err
+        assert printed.err.endswith("; spool sweep deletes it later\n")
+        assert office.ids("pickup.failed") == []
 
     def test_asks_first_and_refuses_where_nobody_answers(self, office: Office) -> None:
         office.park("a1")

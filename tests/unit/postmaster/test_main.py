@@ -20,6 +20,9 @@ COMMANDS = (
     *((stage,) for stage in STAGES),
     ("topology", "declare"),
     ("topology", "show"),
+    ("accounts",),
+    ("spool", "list"),
+    ("spool", "sweep"),
     ("failed", "list"),
     ("quarantine", "list"),
     ("check-config",),
@@ -48,6 +51,31 @@ class TestCheckConfig:
         for part in ("embedded", "localhost:995", "sales@corp.example", "forever", "password ***"):
             assert part in printed.out
         assert "hunter2" not in printed.out
+
+    def test_in_the_words_of_the_configuration(self, office: Office) -> None:
+        lines = office("check-config").out.splitlines()
+        for line in (
+            f"spool:          {office.data}/spool",
+            "inline_limit:   128KiB",
+            "retry:          30s, 5m, 30m, 2h, 6h",
+            "give_up_after:  5d",
+            "monitor:        off",
+        ):
+            assert line in lines
+        assert lines[-1] == "The configuration is valid."
+        office.config.write_text(
+            office.config.read_text()
+            + 'poll_every = "90s"\ntimeout = "1500ms"\n[monitor]\nlisten = "127.0.0.1:9108"\n'
+            + '[retry]\ntiers = ["1s", "2m"]\ngive_up_after = "36h"\n'
+            + '[spool]\nurl = "s3://mail/spool"\ninline_limit = 1000000\n'
+        )
+        found = office("check-config", "--json").json
+        assert found["spool"] == "s3://mail/spool"
+        assert (found["retry"], found["give_up_after"]) == (["1s", "2m"], "36h")
+        assert found["monitor"] == "127.0.0.1:9108"
+        account = found["accounts"][0]
+        assert (account["poll_every"], account["timeout"]) == ("90s", "1500ms")
+        assert found["inline_limit"] == "1000000B"
 
     def test_as_json(self, office: Office) -> None:
         found = office("check-config", "--json").json

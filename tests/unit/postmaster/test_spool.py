@@ -3,12 +3,14 @@
 import asyncio
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from shared import wire
 from shared.broker import Send
 from shared.message import Addressed, Envelope, Fetched, Poll, Spooled
+from shared.spool import Spool
 from tests.unit.postmaster.conftest import FIRST_SEEN, RAW, Office, addressed, fetched
 
 DAY = 86_400.0
@@ -33,6 +35,24 @@ def keys(office: Office) -> list[str]:
 
 def envelope(key: str) -> bytes:
     return wire.encode(Envelope("id", "sales", large(key), FIRST_SEEN))
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+async def test_the_spool_knows_size_and_age_of_its_blobs(kind: str, tmp_path: Path) -> None:
+    url = {"file": str(tmp_path), "memory": f"memory://{tmp_path.name}"}[kind]
+    spool = Spool(url)
+    assert await spool.blobs() == []
+    for key in ("0afirst", "0bsecond"):
+        blob = await spool.create()
+        await blob.write(key.encode())
+        await blob.commit(key)
+    begun = await spool.create()
+    await begun.write(b"x" * 300_000)
+    first, second = await spool.blobs()
+    assert (first.key, first.size) == ("0afirst", 7)
+    assert (second.key, second.size) == ("0bsecond", 8)
+    assert FIRST_SEEN < first.written <= second.written
+    await begun.abort()
 
 
 class TestList:
