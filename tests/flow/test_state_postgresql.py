@@ -11,7 +11,7 @@ from shared.claims import Claim, Entry
 from shared.errors import ConfigError, StateUnavailable
 from shared.state import State, new_owner
 from tests.servers.postgresql import PostgresqlServer, postgresql
-from tests.unit.test_state import StateSuite
+from tests.unit.state.suite import StateSuite
 
 
 @pytest.fixture(scope="module")

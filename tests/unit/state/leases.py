@@ -1,0 +1,111 @@
+"""Leases: one owner at a time, and none for longer than it lives."""
+
+import asyncio
+import signal
+
+from shared.claims import Claim
+from shared.state import State, new_owner
+from shared.state.leases import LEASE, RENEWAL
+from tests.clock import ManualClock
+from tests.unit.state.opening import ELSEWHERE, FRESH, HOUR, Opener, Opening
+from tests.unit.state.processes import HOLD, started
+
+
+class Leases(Opening):
+    """What holds of leases on every database."""
+
+    async def test_a_lease_has_one_owner_until_it_is_released(self, one: State, two: State) -> None:
+        assert await one.lease("account:sales")
+        assert await one.lease("account:sales")
+        assert not await two.lease("account:sales")
+        assert await two.lease("account:other")
+        await two.release("account:sales")
+        assert not await two.lease("account:sales")
+        await one.release("account:sales")
+        assert await two.lease("account:sales")
+
+    async def test_a_lease_given_back_and_taken_in_one_transaction(
+        self, one: State, two: State
+    ) -> None:
+        assert await one.lease("x")
+        assert await one.claim("id", "default") == FRESH
+        asked = (
+            one.unclaim("id", "default"),
+            one.claim("id", "default"),
+            one.release("x"),
+            one.lease("x"),
+        )
+        assert list(await asyncio.gather(*asked)) == [None, FRESH, None, True]
+        assert not await two.lease("x")
+        assert await two.claim("id", "default") is None
+
+    async def test_a_lease_passes_on_when_its_owner_closes(self, url: str, two: State) -> None:
+        one = await State.open(url, owner=new_owner())
+        assert await one.lease("x")
+        await one.close()
+        assert await two.lease("x")
+
+    async def test_an_expired_lease_passes_on(self, open_state: Opener, clock: ManualClock) -> None:
+        one = await open_state(at=ManualClock(clock.now()))
+        two = await open_state()
+        assert await one.lease("x")
+        await clock.advance(LEASE - 1)
+        assert not await two.lease("x")
+        await clock.advance(1)
+        assert await two.lease("x")
+        assert not await one.lease("x")
+
+    async def test_leases_and_claims_are_renewed_while_their_owner_lives(
+        self, open_state: Opener
+    ) -> None:
+        mine, theirs = ManualClock(), ManualClock()
+        one, two = await open_state(at=mine), await open_state(at=theirs)
+        assert await one.lease("x")
+        assert await one.claim("id", "default") == FRESH
+        for _ in range(8):
+            await mine.advance(RENEWAL)
+            await theirs.advance(RENEWAL)
+            await one.lease("something that waits for the renewal before it")
+            assert not await two.lease("x")
+            assert await two.claim("id", "default") is None
+
+    async def test_the_lease_of_a_dead_process_is_free_at_once(
+        self, url: str, open_state: Opener
+    ) -> None:
+        with started(HOLD, url) as process:
+            early = ManualClock(0.0)  # its leases run for decades by our clock
+            here = await open_state(at=early)
+            assert not await here.lease("x")
+            process.send_signal(signal.SIGSTOP)
+            assert not await here.lease("x")
+            process.kill()
+            process.wait()
+            assert await here.lease("x")
+            assert await here.claim("id", "default") == Claim(frozenset({"a@x"}), replay=True)
+
+    async def test_the_lease_of_a_stopped_process_expires(
+        self, url: str, open_state: Opener
+    ) -> None:
+        with started(HOLD, url) as process:
+            process.send_signal(signal.SIGSTOP)
+            late = await open_state(at=ManualClock(4_000_000_000.0))
+            assert await late.lease("x")
+
+    async def test_a_lease_from_another_machine_has_to_expire(self, open_state: Opener) -> None:
+        clock = ManualClock()
+        far = await open_state(owner=ELSEWHERE.format(99999999), at=ManualClock(clock.now()))
+        here = await open_state(at=clock)
+        assert await far.lease("x")
+        assert not await here.lease("x")
+        await clock.advance(LEASE)
+        assert await here.lease("x")
+
+    async def test_a_clock_set_back_an_hour_stalls_no_lease(self, open_state: Opener) -> None:
+        clock = ManualClock()
+        far = await open_state(owner=ELSEWHERE.format(1), at=ManualClock(clock.now() + HOUR))
+        near = await open_state(at=ManualClock(clock.now() + HOUR))
+        here = await open_state(at=clock)
+        assert await far.lease("x")
+        assert await near.lease("y")
+        assert await here.lease("x")
+        assert not await here.lease("y"), "its owner is alive, here"

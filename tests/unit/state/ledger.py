@@ -1,0 +1,74 @@
+"""The UID ledger: what was taken over from each maildrop."""
+
+import asyncio
+
+from shared.claims import Claim, Entry
+from shared.state import State
+from tests.clock import ManualClock
+from tests.unit.state.opening import HOUR, Opening
+
+
+class Ledger(Opening):
+    """What holds of UIDLs and identities on every database."""
+
+    async def test_what_is_recorded_is_known(self, one: State, two: State) -> None:
+        await one.record("sales", [Entry("u1", "a"), Entry("u2", "b"), Entry(None, "c")])
+        await one.record("other", [Entry("u1", "d")])
+        assert {uidl: k.id for uidl, k in (await two.known("sales")).items()} == {
+            "u1": "a",
+            "u2": "b",
+        }
+        assert await two.known("nobody") == {}
+        assert await two.seen(["a", "c", "d", "z", "a"]) == {"a", "c", "d"}
+        assert await two.seen([]) == frozenset()
+
+    async def test_recording_again_keeps_when_it_was_first_seen(
+        self, one: State, clock: ManualClock
+    ) -> None:
+        start = clock.now()
+        await one.record("sales", [Entry("u1", "a"), Entry("u2", "b")])
+        await clock.advance(HOUR)
+        await one.record("sales", [Entry("u1", "a"), Entry("u2", "x"), Entry("u3", "b")])
+        assert await one.known("sales") == {
+            "u1": ("a", start),
+            "u2": ("x", start + HOUR),  # the server gave an old UIDL to a new message
+            "u3": ("b", start + HOUR),
+        }
+
+    async def test_the_same_uidl_twice_at_once(self, one: State) -> None:
+        await asyncio.gather(
+            one.record("sales", [Entry("u1", "a"), Entry("u1", "b"), Entry("u2", "b")]),
+            one.record("sales", [Entry("u2", "b"), Entry("u3", "c")]),
+            one.record("sales", []),
+        )
+        known = await one.known("sales")
+        assert {uidl: k.id for uidl, k in known.items()} == {"u1": "b", "u2": "b", "u3": "c"}
+        assert await one.seen(["a", "b", "c"]) == {"a", "b", "c"}
+
+    async def test_what_is_forgotten_keeps_its_identity(self, one: State) -> None:
+        await one.record("sales", [Entry("u1", "a"), Entry("u2", "b")])
+        await one.record("other", [Entry("u1", "c")])
+        await one.forget("sales", ["u1", "never there"])
+        await one.forget("sales", [])
+        assert set(await one.known("sales")) == {"u2"}
+        assert set(await one.known("other")) == {"u1"}
+        assert await one.seen(["a"]) == {"a"}
+
+    async def test_hostile_text_comes_back_as_it_was(self, one: State) -> None:
+        texts = ["\0", "a\0b", "\ud800", "\\", "\\x00", "ä", "\x7f\r\n", "日本", "'; --", "%s"]
+        await one.record("sales", [Entry(t, str(n)) for n, t in enumerate(texts)])
+        known = await one.known("sales")
+        assert {uidl: k.id for uidl, k in known.items()} == {t: str(n) for n, t in enumerate(texts)}
+        await one.record("sales", [Entry(None, f"id{t}") for t in texts])
+        assert await one.seen([f"id{t}" for t in texts]) == {f"id{t}" for t in texts}
+        await one.finish("id", "default", {t: t for t in texts})
+        assert await one.claim("id", "default") == Claim(frozenset(texts), replay=False)
+        await one.forget("sales", texts)
+        assert await one.known("sales") == {}
+
+    async def test_a_large_maildrop(self, one: State) -> None:
+        entries = [Entry(f"uid{n:020}", f"{n:064x}") for n in range(30_000)]
+        await one.record("sales", entries)
+        known = await one.known("sales")
+        assert {(uidl, k.id) for uidl, k in known.items()} == set(entries)
+        assert len(await one.seen([entry.id for entry in entries])) == 30_000

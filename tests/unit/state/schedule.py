@@ -1,0 +1,71 @@
+"""The schedule: every account in time, and to one scheduler only."""
+
+import asyncio
+
+from shared.state import State
+from tests.clock import ManualClock
+from tests.unit.state.opening import HOUR, Opener, Opening
+
+
+class Schedule(Opening):
+    """What holds of the schedule on every database."""
+
+    async def test_an_account_is_due_at_first_and_then_on_time(
+        self, one: State, clock: ManualClock
+    ) -> None:
+        assert await one.claim_due(["a", "b"], hold=HOUR) == ["a", "b"]
+        assert await one.claim_due(["a", "b"], hold=HOUR) == []
+        assert await one.polled("a", next_poll=clock.now() + 300, error=None) == 0
+        assert await one.claim_due(["a", "b"], hold=HOUR) == []
+        await clock.advance(299)
+        assert await one.claim_due(["a", "b"], hold=HOUR) == []
+        await clock.advance(1)
+        assert await one.claim_due(["b"], hold=HOUR) == []
+        assert await one.claim_due(["a", "b", "c"], hold=HOUR) == ["a", "c"]
+
+    async def test_an_account_whose_poll_job_was_lost_is_due_after_the_hold(
+        self, one: State, clock: ManualClock
+    ) -> None:
+        assert await one.claim_due(["a"], hold=60) == ["a"]
+        await clock.advance(59)
+        assert await one.claim_due(["a"], hold=60) == []
+        await clock.advance(1)
+        assert await one.claim_due(["a"], hold=60) == ["a"]
+
+    async def test_accounts_given_back_are_due_at_once(self, one: State, two: State) -> None:
+        assert await one.claim_due(["a", "b"], hold=60) == ["a", "b"]
+        await one.give_back(["a"])
+        assert await two.claim_due(["a", "b"], hold=60) == ["a"]
+
+    async def test_schedulers_never_get_the_same_account(self, one: State, two: State) -> None:
+        names = [f"account{n}" for n in range(500)]
+        asked = [state.claim_due(names, hold=60) for state in (one, two, one, two)]
+        got = await asyncio.gather(*asked)
+        assert sorted(name for names in got for name in names) == sorted(names)
+
+    async def test_failures_are_counted_until_a_poll_succeeds(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        start = clock.now()
+        assert await one.failures("a") == 0
+        assert await one.polled("a", next_poll=start + 1, error=None) == 0
+        await clock.advance(10)
+        assert await one.polled("a", next_poll=start + 20, error="gone\x1b[2J") == 1
+        assert await two.polled("a", next_poll=start + 40, error="wrong password") == 2
+        assert await one.failures("a") == 2
+        state = (await one.accounts())["a"]
+        assert (state.failures, state.last_ok, state.last_error) == (2, start, "wrong password")
+        assert state.next_poll == start + 40
+        assert await one.polled("a", next_poll=start + 60, error=None) == 0
+        state = (await two.accounts())["a"]
+        assert (state.failures, state.last_ok, state.last_error) == (0, start + 10, None)
+        assert state.queued_until == 0
+
+    async def test_a_clock_set_back_an_hour_stalls_no_account(self, open_state: Opener) -> None:
+        clock = ManualClock()
+        ahead = await open_state(at=ManualClock(clock.now() + HOUR))
+        here = await open_state(at=clock)
+        assert await ahead.claim_due(["polled", "queued"], hold=1800) == ["polled", "queued"]
+        await ahead.polled("polled", next_poll=clock.now() + HOUR + 300, error=None)
+        assert await here.claim_due(["polled", "queued"], hold=1800) == ["polled", "queued"]
+        assert await here.claim_due(["polled", "queued"], hold=1800) == []

@@ -1,0 +1,11 @@
+"""The suite that every database has to pass."""
+
+from tests.unit.state.deliveries import Deliveries
+from tests.unit.state.leases import Leases
+from tests.unit.state.ledger import Ledger
+from tests.unit.state.schedule import Schedule
+from tests.unit.state.trouble import Trouble
+
+
+class StateSuite(Leases, Deliveries, Ledger, Schedule, Trouble):
+    """What holds on every database. A subclass brings a fixture ``url``: an empty database."""
