@@ -1,0 +1,156 @@
+"""A running docker-compose.yml, as scripts/compose_trial.py drives and asks it.
+
+Everything goes through the docker command and RabbitMQ's management API; a command that fails ends
+the trial with what it said.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+STARTED: Final = time.monotonic()
+TLS: Final = ("docker-compose.yml", "deploy/compose.tls.yml")
+
+
+class Failed(Exception):
+    """The deployment is not as it must be."""
+
+
+def say(what: str) -> None:
+    """Print a line of the story, with the seconds since its beginning."""
+    print(f"[{time.monotonic() - STARTED:5.0f} s] {what}", flush=True)
+
+
+def check(true: bool, what: str) -> None:
+    """Say what holds.
+
+    Raises:
+        Failed: it does not.
+    """
+    if not true:
+        raise Failed(what)
+    say(f"ok: {what}")
+
+
+def run(*command: str) -> str:
+    """Run a command to its end; return what it printed.
+
+    Raises:
+        Failed: it ended with another status than 0.
+    """
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return done.stdout
+
+
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 240) -> None:
+    """Return once the condition holds.
+
+    Raises:
+        Failed: it does not within so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            raise Failed(f"waited {seconds:g} s in vain for {what}")
+        time.sleep(0.5)
+
+
+class Deployment:
+    """The compose project that COMPOSE_PROJECT_NAME names, with profile ``demo``.
+
+    Args:
+        files: the compose files; unless given, docker-compose.yml alone.
+    """
+
+    def __init__(self, files: Sequence[str] = ()) -> None:
+        flags = [part for file in files for part in ("--file", file)]
+        self._compose = ("docker", "compose", *flags, "--profile", "demo")
+        self._port = os.environ["MANAGEMENT_PORT"]
+        self._login = ""
+
+    def compose(self, *arguments: str) -> str:
+        """Run a compose command."""
+        return run(*self._compose, *arguments)
+
+    def tool(self, *arguments: str) -> str:
+        """Run a command of the operator's."""
+        return self.compose("run", "--rm", "--no-deps", "postmaster", *arguments)
+
+    def begin(self, *command: str) -> subprocess.Popen[bytes]:
+        """Start a command in a container and go on."""
+        return subprocess.Popen([*self._compose, "exec", "--no-TTY", *command], cwd=ROOT)
+
+    def inside(self, service: str, *command: str) -> str:
+        """Run a command in the first container of a service."""
+        return self.compose("exec", "--no-TTY", service, *command)
+
+    def containers(self, *services: str) -> list[dict[str, Any]]:
+        """Return what the engine knows of the containers of these services, or of all."""
+        ids = self.compose("ps", "--all", "--quiet", *services).split()
+        found: list[dict[str, Any]] = json.loads(run("docker", "inspect", *ids))
+        return found
+
+    def health(self, service: str) -> list[str]:
+        """Return the state of health of each container of a service."""
+        return [c["State"].get("Health", {}).get("Status", "") for c in self.containers(service)]
+
+    def kill(self, service: str) -> None:
+        """SIGKILL the first container of a service from outside, as the kernel would.
+
+        ``docker kill`` would not do: it tells the engine not to start the container again.
+        """
+        os.kill(self.containers(service)[0]["State"]["Pid"], 9)
+
+    def log_in(self) -> None:
+        """Get the password of the person who monitors."""
+        self._login = ":".join(self.compose("run", "--rm", "secrets", "show", "/secrets").split())
+
+    def api(self, path: str, body: object = None, login: str = "") -> Any:
+        """Ask RabbitMQ's management API.
+
+        Args:
+            path: below ``/api/``.
+            body: posted as JSON, if given.
+            login: ``user:password``, in place of the person's who monitors.
+        """
+        credentials = base64.b64encode((login or self._login).encode()).decode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self._port}/api/{path}",
+            None if body is None else json.dumps(body).encode(),
+            {"Authorization": f"Basic {credentials}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def queues(self) -> dict[str, dict[str, Any]]:
+        """Return the queues by name."""
+        return {queue["name"]: queue for queue in self.api("queues")}
+
+    def delivered(self) -> list[str]:
+        """Return the Message-IDs in the mailboxes of the house, one for each copy."""
+        found = self.inside(
+            "mailserver", "grep", "-rhim1", "^Message-ID:", "--include=*.*", "/srv/mail"
+        )
+        return [line.split()[1] for line in found.splitlines()]
+
+
+def main(story: Callable[[], None]) -> int:
+    """Tell a story; return the exit status."""
+    try:
+        story()
+    except Failed as error:
+        print(f"FAILED: {error}", file=sys.stderr)
+        return 1
+    return 0
