@@ -3,8 +3,8 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from typing import cast
 
 import pytest
@@ -14,20 +14,15 @@ from shared.broker import Delivery, Send
 from shared.broker.rabbitmq import RabbitBroker
 from shared.broker.rabbitmq.consumer import Session
 from shared.broker.steward import KombuSteward
-from shared.errors import BrokerUnavailable, ConfigError, DeliveryLost, Refused
+from shared.errors import BrokerUnavailable, DeliveryLost
 from shared.message import Envelope, Fetched, Inline, Summary
-from shared.queues import DELIVERY_LIMIT, Tier
+from shared.queues import DELIVERY_LIMIT
+from tests.flow.rabbitmq_site import PATIENCE, TIERS, Site, eventually, one
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.process import free_port
 from tests.servers.rabbitmq import RabbitServer, rabbitmq
 
-TIERS = (Tier("1s", 1.0),)
-PATIENCE = 90.0
-QUIET = 0.7
-"""Seconds without a delivery after which a queue counts as empty."""
 MESSAGES = 300
-
-WRITES = {"configure": "", "write": ".*"}
 
 _TLS = """\
 listeners.ssl.1 = 127.0.0.1:{port}
@@ -35,66 +30,6 @@ ssl_options.cacertfile = {made.ca}
 ssl_options.certfile = {made.cert}
 ssl_options.keyfile = {made.key}
 """
-
-
-class Site:
-    """A node of this file's own, which may be restarted and killed, and a virtual host on it."""
-
-    def __init__(self, server: RabbitServer, vhost: str) -> None:
-        self.server = server
-        self.vhost = vhost
-        self.url = server.url(vhost)
-        self.reports: list[str] = []
-
-    def report(self, what: str, /, **about: object) -> None:
-        self.reports.append(f"{what} {about}")
-
-    def reported(self, what: str) -> bool:
-        return any(what in line for line in self.reports)
-
-    def steward(self) -> KombuSteward:
-        return KombuSteward(self.url, TIERS)
-
-    def declare(self) -> None:
-        steward = self.steward()
-        steward.declare()
-        steward.close()
-
-    def make(self, sender: str = "parser", url: str | None = None) -> RabbitBroker:
-        return RabbitBroker(
-            url or self.url,
-            sender=sender,
-            name=f"{sender}@test",
-            tiers=TIERS,
-            version="0",
-            report=self.report,
-        )
-
-    @asynccontextmanager
-    async def broker(self, sender: str = "parser") -> AsyncIterator[RabbitBroker]:
-        broker = self.make(sender)
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await broker.open()
-            yield broker
-        finally:
-            await broker.close()
-
-    async def publish(self, *ids: str) -> None:
-        async with self.broker("fetcher") as broker:
-            await asyncio.gather(*(broker.publish(Send("incoming", b"x", id_)) for id_ in ids))
-
-    async def held(self, queue: str) -> Counter[str]:
-        """Return how often each message is in a queue, taking them out until none comes."""
-        found: Counter[str] = Counter()
-        async with self.broker("postmaster") as broker:
-            deliveries = broker.consume(queue, 500)
-            with suppress(TimeoutError):
-                while True:
-                    delivery = await asyncio.wait_for(anext(deliveries), QUIET)
-                    found[delivery.message_id] += 1
-                    await broker.settle(delivery)
-        return found
 
 
 @pytest.fixture(autouse=True)
@@ -127,20 +62,6 @@ def site(server: RabbitServer) -> Site:
     site = Site(server, vhost)
     site.declare()
     return site
-
-
-async def eventually(true: Callable[[], bool], what: str) -> None:
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while not true():
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        pytest.fail(f"waited in vain for {what}")
-
-
-async def one(deliveries: AsyncGenerator[Delivery, None]) -> Delivery:
-    async with asyncio.timeout(PATIENCE):
-        return await anext(deliveries)
 
 
 class Hop:
@@ -245,34 +166,6 @@ async def test_while_the_broker_is_away(site: Site) -> None:
     assert await site.held("parsed") == {"m1": 1}
 
 
-async def test_open_can_be_given_up(site: Site) -> None:
-    broker = site.make(url=f"amqp://guest:guest@127.0.0.1:{free_port()}/")
-    opening = asyncio.create_task(broker.open())
-    await eventually(lambda: site.reported("broker not reached"), "a report")
-    opening.cancel()
-    await asyncio.wait([opening])
-    await broker.close()
-    assert not [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
-
-
-async def test_a_stage_waits_for_the_topology(server: RabbitServer) -> None:
-    site = Site(server, server.vhost())
-    broker = site.make()
-    opening = asyncio.create_task(broker.open())
-    await eventually(lambda: site.reported("not declared yet"), "a report")
-    deliveries = broker.consume("incoming", 10)
-    waiting = asyncio.create_task(one(deliveries))
-    await eventually(lambda: site.reported("cannot consume yet"), "a report")
-
-    await asyncio.to_thread(site.declare)
-    async with asyncio.timeout(PATIENCE):
-        await opening
-    await site.publish("m1")
-    await broker.settle(await waiting)
-    await deliveries.aclose()
-    await broker.close()
-
-
 async def test_a_cancelled_consumer_starts_anew(site: Site) -> None:
     async with site.broker() as broker:
         deliveries = broker.consume("incoming", 10)
@@ -304,8 +197,8 @@ async def test_a_closed_publishing_channel_is_opened_again(site: Site) -> None:
         with pytest.raises(BrokerUnavailable):
             async with asyncio.timeout(PATIENCE):
                 await broker.settle(delivery, Send("parsed", b"y", "m1"))
-        await eventually(lambda: site.reported("not declared yet"), "a report")
         assert not broker.connected
+        await eventually(lambda: site.reported("not declared yet"), "a report")
         await asyncio.to_thread(site.declare)
         await eventually(lambda: broker.connected, "the channel to be back")
 
@@ -313,44 +206,6 @@ async def test_a_closed_publishing_channel_is_opened_again(site: Site) -> None:
         await deliveries.aclose()
     assert await site.held("parsed") == {"m1": 1}
     assert not await site.held("incoming")
-
-
-async def test_what_cannot_be_routed_is_refused_and_the_rest_is_not(site: Site) -> None:
-    async with site.broker() as broker:
-        deliveries = broker.consume("incoming", 10)
-        await site.publish("m1")
-        delivery = await one(deliveries)
-        site.server.api("DELETE", f"queues/{site.vhost}/parsed")
-
-        outcomes = await asyncio.gather(
-            broker.settle(delivery, Send("parsed", b"y", "m1")),
-            broker.publish(Send("parsed", b"y", "m2")),
-            broker.publish(Send("quarantine", b"y", "m3")),
-            return_exceptions=True,
-        )
-        assert [type(outcome) for outcome in outcomes] == [Refused, Refused, type(None)]
-        assert "NO_ROUTE" in str(outcomes[0])
-
-        await broker.settle(delivery, Send("quarantine", b"y", "m1"))
-        await deliveries.aclose()
-    assert await site.held("quarantine") == {"m1": 1, "m3": 1}
-    assert not await site.held("incoming")
-
-
-async def test_a_full_queue_refuses(site: Site) -> None:
-    site.server.api(
-        "PUT",
-        f"policies/{site.vhost}/short",
-        {"pattern": "^parsed$", "definition": {"max-length": 1}, "apply-to": "queues"},
-    )
-    async with site.broker() as broker:
-        taken = 0
-        with pytest.raises(Refused, match="could not store"):
-            async with asyncio.timeout(PATIENCE):
-                while True:
-                    await broker.publish(Send("parsed", b"y", f"m{taken}"))
-                    taken += 1
-    assert set(await site.held("parsed")) == {f"m{n}" for n in range(taken)}
 
 
 async def test_acknowledgements_out_of_order_spare_what_is_unsettled(site: Site) -> None:
@@ -392,54 +247,6 @@ async def test_an_alarm_blocks_publishing_and_not_consuming(site: Site) -> None:
         await deliveries.aclose()
     assert not await site.held("incoming")
     assert await site.held("parsed") == {"m1": 1}
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        (lambda url: url.replace("guest:guest", "guest:hush"), "user name and password"),
-        (lambda url: url.rsplit("/", 1)[0] + "/nowhere", "no such virtual host"),
-    ],
-)
-async def test_what_the_broker_refuses_is_the_users_to_mend(
-    site: Site, wrong: Callable[[str], str], said: str
-) -> None:
-    broker = site.make(url=wrong(site.url))
-    with pytest.raises(ConfigError, match=said) as caught:
-        async with asyncio.timeout(PATIENCE):
-            await broker.open()
-    assert "hush" not in str(caught.value)
-    await broker.close()
-
-
-async def test_a_refusal_after_the_start_is_tried_again(site: Site) -> None:
-    url = site.server.user(
-        "late", "one", site.vhost, {"configure": "", "write": ".*", "read": ".*"}
-    )
-    broker = site.make(url=url)
-    await broker.open()
-    site.server.api("PUT", "users/late", {"password": "two", "tags": ""})
-    await asyncio.to_thread(site.server.close_connections, site.vhost)
-    await eventually(lambda: site.reported("broker refuses us"), "a report")
-    site.server.api("PUT", "users/late", {"password": "one", "tags": ""})
-    await eventually(lambda: broker.connected, "the broker to be back")
-    await broker.close()
-    site.server.api("DELETE", "users/late")
-
-
-async def test_a_queue_that_is_not_ours_to_read_is_reported(site: Site) -> None:
-    url = site.server.user("shy", "pw", site.vhost, WRITES | {"read": "^$"})
-    broker = site.make(url=url)
-    await broker.open()
-    deliveries = broker.consume("incoming", 10)
-    waiting = asyncio.create_task(one(deliveries))
-    await eventually(lambda: site.reported("ACCESS_REFUSED"), "a report")
-    await site.publish("m1")
-    site.server.api("PUT", f"permissions/{site.vhost}/shy", WRITES | {"read": ".*"})
-    await broker.settle(await waiting)
-    await deliveries.aclose()
-    await broker.close()
-    site.server.api("DELETE", "users/shy")
 
 
 async def test_tls_trusts_the_given_authority_and_no_other(

@@ -70,8 +70,8 @@ class Link:
 
     @property
     def up(self) -> bool:
-        """Whether the connection is open."""
-        return self._connection is not None
+        """Whether the connection is open; false from the first sign of its end."""
+        return self._connection is not None and bool(self._connection.is_open)
 
     async def start(self) -> None:
         """Connect; return when that has worked, however long it takes.

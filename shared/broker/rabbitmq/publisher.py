@@ -25,6 +25,7 @@ from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 from shared.broker.rabbitmq.link import Link, Report
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, Refused
+from shared.faultpoint import reach
 from shared.log import printable
 from shared.wire import BODY_LIMIT
 
@@ -94,6 +95,11 @@ class ConfirmChannel:
         pika.add_on_return_callback(self._on_return)
         await self._channel.call(pika.confirm_delivery, ack_nack_callback=self._on_confirm)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether messages can be published; false from the first sign of the channel's end."""
+        return bool(self._channel.pika.is_open)
+
     def publish(self, sends: Sequence[Send]) -> asyncio.Future[None]:
         """Publish; return a future that ends when the last message is confirmed or refused."""
         batch = _Batch(len(sends))
@@ -137,6 +143,7 @@ class ConfirmChannel:
         refused = isinstance(method, Basic.Nack)
         for tag in tags:
             if (entry := self._pending.pop(tag, None)) is not None:
+                reach(entry[1].queue, "published")
                 self._returned.discard(tag)
                 if refused:
                     entry[0].refused = Refused(entry[1].queue, "the broker could not store it")
@@ -178,7 +185,7 @@ class Publisher:
     @property
     def up(self) -> bool:
         """Whether messages can be published just now."""
-        return self._channel is not None
+        return self._channel is not None and self._channel.is_open
 
     async def start(self) -> None:
         """Return once messages can be published."""
