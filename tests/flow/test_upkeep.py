@@ -93,9 +93,25 @@ async def consuming(make: Callable[[], Broker], queue: str) -> AsyncGenerator[De
     await broker.open()
     deliveries = broker.consume(queue, 1)
     async with asyncio.timeout(PATIENCE):
-        yield await anext(deliveries)
+        delivery = await anext(deliveries)
+    yield delivery
     await deliveries.aclose()
     await broker.close()
+
+
+class Pauses:
+    """Does something else in place of the pause between the two looks; no other sleep is longer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+        self.count = 0
+        self._act = act
+        monkeypatch.setattr("shared.broker.steward.SETTLING", 45.0)
+        monkeypatch.setattr("shared.broker.steward.time.sleep", self._sleep)
+
+    def _sleep(self, seconds: float) -> None:
+        if seconds == 45.0:
+            self.count += 1
+            self._act()
 
 
 def test_what_any_queue_refers_to_is_kept_and_every_message_stays(office: Office) -> None:
@@ -109,11 +125,15 @@ def test_what_any_queue_refers_to_is_kept_and_every_message_stays(office: Office
     assert dict.fromkeys(PLACES.values(), 1) == {q: n for q, n in depths.items() if n}
 
 
-async def test_it_refuses_while_a_stage_has_messages_in_hand(office: Office) -> None:
+async def test_it_refuses_while_a_stage_has_messages_in_hand(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = Pauses(monkeypatch, lambda: None)
     async with consuming(office.broker, "incoming"):
         refused = await asyncio.to_thread(office, "spool", "sweep")
     assert (refused.status, refused.out) == (1, "")
     assert "stages are running, as the consumers of these queues: incoming (1)" in refused.err
+    assert pauses.count == 0  # at once, not after the first look
     assert len(await asyncio.to_thread(keys, office)) == len(PLACES) + 1
 
     swept = await asyncio.to_thread(office, "spool", "sweep", "--json")
@@ -131,25 +151,39 @@ async def test_force_sweeps_all_the_same(office: Office) -> None:
     ]
 
 
+async def test_it_refuses_if_a_stage_is_started_meanwhile(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = consuming(office.broker, "pickup")
+    loop = asyncio.get_running_loop()
+
+    def start() -> None:
+        asyncio.run_coroutine_threadsafe(stage.__aenter__(), loop).result()
+
+    pauses = Pauses(monkeypatch, start)
+    refused = await asyncio.to_thread(office, "spool", "sweep")
+    await stage.__aexit__(None, None, None)
+    assert pauses.count == 1
+    assert (refused.status, refused.out) == (1, "")
+    assert "pickup (1)" in refused.err
+    assert len(await asyncio.to_thread(keys, office)) == len(PLACES) + 1
+
+
 async def test_what_is_out_of_sight_at_the_first_look_is_seen_at_the_second(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else holds a message for a moment, without being a consumer of a work queue."""
     holding = consuming(office.broker, "pickup.failed")
     loop = asyncio.get_running_loop()
-    seconds: list[float] = []
 
-    def wait(pause: float) -> None:
-        seconds.append(pause)
-        if pause == 45:
-            asyncio.run_coroutine_threadsafe(holding.__aexit__(None, None, None), loop).result()
-            wait_until(lambda: office.ids("pickup.failed") != [], "the message to be back")
+    def let_go() -> None:
+        asyncio.run_coroutine_threadsafe(holding.__aexit__(None, None, None), loop).result()
+        wait_until(lambda: office.ids("pickup.failed") != [], "the message to be back")
 
-    monkeypatch.setattr("shared.broker.steward.SETTLING", 45)
-    monkeypatch.setattr("shared.broker.steward.time.sleep", wait)
+    pauses = Pauses(monkeypatch, let_go)
     await holding.__aenter__()
     swept = await asyncio.to_thread(office, "spool", "sweep", "--json")
-    assert seconds.count(45) == 1
+    assert pauses.count == 1
     assert [each["key"] for each in swept.json["orphans"]] == ["0forphan"]
 
 

@@ -115,12 +115,14 @@ class TestSweep:
     def test_a_dry_run_shows_and_deletes_nothing(self, office: Office) -> None:
         assert office("topology", "declare").status == 0
         blob(office, "0aorphan")
+        blob(office, "0byoung", 1)
         printed = office("spool", "sweep", "--dry-run")
         assert "0aorphan" in printed.out
+        assert "0byoung" not in printed.out
         assert printed.out.endswith(f"to be deleted: 1 ({len(RAW)}B)\n")
         found = office("spool", "sweep", "--dry-run", "--json").json
         assert (found["deleted"], len(found["orphans"])) == (0, 1)
-        assert keys(office) == ["0aorphan"]
+        assert keys(office) == ["0aorphan", "0byoung"]
 
     @pytest.mark.parametrize(
         ("id_", "body"),
