@@ -1,0 +1,119 @@
+"""What a run cost: wall clock, CPU time and peak memory, as the kernel counts them.
+
+CPU time is user and system time of the processes measured, whatever else the machine does; it is
+what can be compared on a busy one. Linux only: it reads ``/proc``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run of one contender.
+
+    Attributes:
+        messages: how many it moved.
+        wall: seconds from its start to the last message in its place.
+        cpu: seconds of CPU of its own processes.
+        broker: seconds of CPU of RabbitMQ, 0 without.
+        memory: peak resident bytes by process.
+    """
+
+    messages: int
+    wall: float
+    cpu: float
+    broker: float = 0.0
+    memory: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The medians of a contender's rounds, as a line of the table; times a message in seconds."""
+
+    contender: str
+    rounds: int
+    messages: int
+    rate: float
+    cpu: float
+    broker: float
+    memory: int
+
+
+def row(contender: str, samples: Sequence[Sample]) -> Row:
+    """Return the medians of some runs; of memory, the peak of the largest process."""
+    return Row(
+        contender,
+        len(samples),
+        samples[0].messages,
+        median(s.messages / s.wall for s in samples),
+        median(s.cpu / s.messages for s in samples),
+        median(s.broker / s.messages for s in samples),
+        int(median(max(s.memory.values(), default=0) for s in samples)),
+    )
+
+
+def run(command: Sequence[str], messages: int, log: Path, env: Mapping[str, str]) -> Sample:
+    """Run a program to its end and return what it cost, with the processes that it waited for.
+
+    Raises:
+        RuntimeError: it failed; the error shows the end of what it printed.
+    """
+    with log.open("wb") as out:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
+        peak = ended = 0
+        while not ended:
+            # The kernel's ru_maxrss would count what this program had when it forked.
+            peak = max(peak, peak_of(process.pid))
+            time.sleep(0.005)
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+        wall = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        said = log.read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"{command[0]} ended with {process.returncode}: {said}")
+    cpu = usage.ru_utime + usage.ru_stime
+    return Sample(messages, wall, cpu, memory={Path(command[0]).name: peak})
+
+
+def cpu_of(pid: int) -> float:
+    """Return the seconds of CPU that a process has used so far, all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def peak_of(pid: int) -> int:
+    """Return the peak resident memory of a process in bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def count_files(folder: Path) -> int:
+    """Return how many names a directory has."""
+    return len(os.listdir(folder))  # noqa: PTH208  (no Path for each of thousands of names)
+
+
+def until(true: Callable[[], bool], seconds: float, what: str) -> None:
+    """Look every few milliseconds until it is so.
+
+    Raises:
+        RuntimeError: it did not come in time.
+    """
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise RuntimeError(f"waited {seconds:g} seconds in vain for {what}")
+        time.sleep(0.005)

@@ -1,0 +1,125 @@
+"""Where the contenders run: a provider and a local mail server (Dovecot both), RabbitMQ, mail.
+
+Everything is private to one run of the benchmark and gone after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from bench_measure import count_files
+
+from tests.servers.dovecot import Dovecot, dovecot
+from tests.servers.rabbitmq import RabbitServer, rabbitmq
+
+USER: Final = "sales"
+PASSWORD: Final = "secret"
+MAILBOX: Final = "sales@corp.example"
+
+_HEADER: Final = (
+    b"Return-Path: <ann@example.net>\r\n"
+    b"Received: from mail.example.net by mx.example.org; Mon, 1 Jan 2024 00:00:00 +0000\r\n"
+    b"From: Ann Example <ann@example.net>\r\nTo: sales@corp.example\r\n"
+    b"Subject: Message %d\r\nMessage-ID: <%d@example.net>\r\n"
+    b"Date: Mon, 1 Jan 2024 00:00:00 +0000\r\nMIME-Version: 1.0\r\n"
+    b"Content-Type: text/plain; charset=us-ascii\r\n\r\n"
+)
+_LINE: Final = b"All that is gold does not glitter, not all those who wander are lost.\r\n"
+
+
+def message(number: int, size: int = 5_000) -> bytes:
+    """Return a message of about this many bytes, unlike all others."""
+    header = _HEADER % (number, number)
+    return header + _LINE * max(1, (size - len(header)) // len(_LINE))
+
+
+def same_size(count: int, size: int = 5_000) -> list[bytes]:
+    """Return messages of one size."""
+    return [message(number, size) for number in range(count)]
+
+
+def mixed_sizes(count: int) -> list[bytes]:
+    """Return messages of a median of 5 KB: one in twenty has 500 KB, one in 500 has 20 MB."""
+    chance = random.Random(1)
+    sizes = [round(5_000 * chance.lognormvariate(0, 0.7)) for _ in range(count)]
+    sizes[::20] = [500_000] * len(sizes[::20])
+    sizes[::500] = [20_000_000] * len(sizes[::500])
+    return [message(number, size) for number, size in enumerate(sizes)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """The servers of one run.
+
+    Attributes:
+        folder: for everything that the contenders write.
+        provider: has the maildrops.
+        local: takes mail by LMTP.
+        broker: None where RabbitMQ is not installed.
+    """
+
+    folder: Path
+    provider: Dovecot
+    local: Dovecot
+    broker: RabbitServer | None
+
+    @cached_property
+    def broker_pid(self) -> int:
+        """The process of RabbitMQ."""
+        assert self.broker is not None
+        return int(self.broker.ctl("eval", "os:getpid().").strip().strip('"'))
+
+    def fill(self, user: str, messages: Sequence[bytes]) -> None:
+        """Give a maildrop exactly these messages, and Dovecot no memory of earlier ones."""
+        for server in (self.provider, self.local):
+            if (server.home / user).exists():
+                _empty(server, user)
+        self.provider.put_all(user, messages)
+        os.sync()
+
+    def arrived(self, user: str) -> int:
+        """Return how many messages the local mail server has of a user."""
+        maildir = self.local.maildir(user)
+        return count_files(maildir / "new") + count_files(maildir / "cur")
+
+    def fresh(self, name: str) -> Path:
+        """Return an empty directory."""
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+
+def _empty(server: Dovecot, user: str) -> None:
+    maildir = server.maildir(user)
+    for path in maildir.iterdir():
+        if path.is_file():
+            path.unlink()
+            continue
+        shutil.rmtree(path)
+        path.mkdir()
+        os.chown(path, server.uid, server.gid)
+
+
+@contextlib.contextmanager
+def open_place(folder: Path, users: Sequence[str] = (USER,)) -> Iterator[Place]:
+    """Start the servers; stop them when the block ends."""
+    with contextlib.ExitStack() as stack:
+        folders = [folder / name for name in ("provider", "local", "broker")]
+        for each in folders:
+            each.mkdir(parents=True)
+        passwords = dict.fromkeys(users, PASSWORD)
+        provider = stack.enter_context(dovecot(folders[0], passwords))
+        local = stack.enter_context(dovecot(folders[1], passwords))
+        broker = None
+        if Path("/usr/sbin/rabbitmq-server").exists():
+            broker = stack.enter_context(rabbitmq(folders[2]))
+        yield Place(folder, provider, local, broker)

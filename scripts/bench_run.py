@@ -1,0 +1,68 @@
+"""The command line of the benchmark: which scenarios, how much of each, and where results go."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from bench_report import Result, machine, markdown, plot
+from bench_scenarios import SCENARIOS, Scale
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    """Run what was asked for; print the results, and keep them if that was asked for too."""
+    asked = _arguments()
+    os.environ["CI"] = "true"  # a server that is missing is an error here, nothing to skip
+    scale = Scale(
+        asked.messages or (500 if asked.quick else 5_000),
+        asked.rounds or (1 if asked.quick else 3),
+        not asked.quick,
+    )
+    sections = [f"Measured on {machine()}\n"]
+    for name in asked.scenario or list(SCENARIOS):
+        print(f"{name} ...", flush=True)
+        with tempfile.TemporaryDirectory(prefix="pop3-bench-", dir=asked.folder) as folder:
+            Path(folder).chmod(0o755)
+            result = SCENARIOS[name](Path(folder), scale)
+        sections.append(markdown(result, _command(name, scale, asked.quick)))
+        print(sections[-1], flush=True)
+        if asked.write is not None:
+            _write(asked.write, result, sections)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("scenario", nargs="*", metavar=f"SCENARIO ({', '.join(SCENARIOS)})")
+    parser.add_argument("--quick", action="store_true", help="little of everything, one round")
+    parser.add_argument("--messages", type=int, help="in a maildrop (5000; quick: 500)")
+    parser.add_argument("--rounds", type=int, help="of which the medians are shown (3; quick: 1)")
+    parser.add_argument("--folder", help="on the disk that is to be measured; the system's if none")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="keep results: FILE and images/")
+    asked = parser.parse_args()
+    if unknown := set(asked.scenario).difference(SCENARIOS):
+        parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
+    return asked
+
+
+def _command(name: str, scale: Scale, quick: bool) -> str:
+    options = " --quick" if quick else ""
+    return f"scripts/bench {name}{options} --messages {scale.messages} --rounds {scale.rounds}"
+
+
+def _write(path: Path, result: Result, sections: list[str]) -> None:
+    path.write_text("\n".join(sections))
+    if result.rows:
+        images = path.parent / "images"
+        images.mkdir(exist_ok=True)
+        (images / f"benchmark-{result.name}.svg").write_text(plot(result))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

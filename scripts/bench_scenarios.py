@@ -1,0 +1,266 @@
+"""What is measured: the scenarios, each a function from a scale to a result.
+
+Contenders take turns within a round, so that what else the machine does meets them all. A slow one
+gets fewer messages; all figures are for one message.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Final, TypeAlias
+
+from bench_connector import embedded, over_rabbitmq, ready, table, to_lmtp, to_maildir
+from bench_measure import Sample, row, until
+from bench_place import PASSWORD, USER, Place, message, mixed_sizes, open_place, same_size
+from bench_proxy import proxy
+from bench_report import Result
+from bench_rivals import (
+    Drop,
+    Rival,
+    fetchmail_lmtp,
+    getmail_lmtp,
+    getmail_maildir,
+    installed,
+    mpop,
+)
+
+from tests.flow.connector import connector
+
+EMBEDDED: Final = "pop3-connector, embedded"
+RABBITMQ: Final = "pop3-connector, RabbitMQ"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is measured.
+
+    Attributes:
+        messages: in a maildrop, for the contenders that are quick enough.
+        rounds: of which the medians are shown.
+        full: whether the long scenarios have their full size.
+    """
+
+    messages: int
+    rounds: int
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """Who takes part: its name, what runs it, and the share of the messages that it is given."""
+
+    name: str
+    go: Rival
+    share: float = 1.0
+
+
+def _ours(place: Place, to: Callable[..., object]) -> list[Contender]:
+    found = [Contender(EMBEDDED, partial(embedded, to=to))]
+    if place.broker is not None:
+        found.append(Contender(RABBITMQ, partial(over_rabbitmq, to=to)))
+    return found
+
+
+def _theirs(*contenders: Contender) -> list[Contender]:
+    return [c for c in contenders if installed(c.go)]
+
+
+def _side_by_side(
+    place: Place, contenders: Sequence[Contender], mail: Sequence[bytes], rounds: int
+) -> dict[str, list[Sample]]:
+    drop = Drop(place.provider.host, place.provider.pop3, USER)
+    samples: dict[str, list[Sample]] = defaultdict(list)
+    for _ in range(rounds):
+        for contender in contenders:
+            portion = mail[: max(10, int(len(mail) * contender.share))]
+            place.fill(USER, portion)
+            sample = contender.go(place, [drop], len(portion))
+            samples[contender.name].append(sample)
+            print(f"  {contender.name}: {len(portion) / sample.wall:,.0f}/s", flush=True)
+    return samples
+
+
+def _compared(
+    name: str, title: str, samples: dict[str, list[Sample]], notes: Sequence[str] = ()
+) -> Result:
+    return Result(name, title, [row(*item) for item in samples.items()], notes)
+
+
+def maildir(folder: Path, scale: Scale) -> Result:
+    """5 KB messages into a Maildir."""
+    with open_place(folder) as place:
+        rivals = _theirs(
+            Contender("mpop, Maildir", mpop), Contender("getmail6, Maildir", getmail_maildir, 0.1)
+        )
+        everybody = [*_ours(place, to_maildir), *rivals]
+        samples = _side_by_side(place, everybody, same_size(scale.messages), scale.rounds)
+    return _compared("maildir", "5 KB messages into a Maildir", samples)
+
+
+def lmtp(folder: Path, scale: Scale) -> Result:
+    """5 KB messages into Dovecot by LMTP."""
+    with open_place(folder) as place:
+        rivals = _theirs(
+            Contender("getmail6, LMTP", getmail_lmtp, 0.5),
+            Contender("fetchmail, LMTP", fetchmail_lmtp, 0.02),
+        )
+        everybody = [*_ours(place, to_lmtp), *rivals]
+        samples = _side_by_side(place, everybody, same_size(scale.messages), scale.rounds)
+    return _compared("lmtp", "5 KB messages into Dovecot by LMTP", samples)
+
+
+def mixed(folder: Path, scale: Scale) -> Result:
+    """Mixed sizes into a Maildir."""
+    with open_place(folder) as place:
+        rivals = _theirs(
+            Contender("mpop, Maildir", mpop), Contender("getmail6, Maildir", getmail_maildir, 0.2)
+        )
+        everybody = [*_ours(place, to_maildir), *rivals]
+        mail = mixed_sizes(scale.messages // 5)
+        samples = _side_by_side(place, everybody, mail, scale.rounds)
+    return _compared("mixed", "Mixed sizes (median 5 KB, 5 % of 500 KB, some of 20 MB)", samples)
+
+
+def memory(folder: Path, scale: Scale) -> Result:
+    """One message of 200 MB through all stages."""
+    with open_place(folder) as place:
+        size = 200_000_000 if scale.full else 50_000_000
+        everybody = _ours(place, to_maildir)
+        drop = Drop(place.provider.host, place.provider.pop3, USER)
+        notes = []
+        for contender in everybody:
+            place.fill(USER, [message(0, size)])
+            sample = contender.go(place, [drop], 1)
+            peaks = ", ".join(f"{n} {b / 1e6:.0f} MB" for n, b in sample.memory.items())
+            notes.append(f"{contender.name}: {size / 1e6:.0f} MB in {sample.wall:.1f} s; {peaks}")
+    return Result("memory", "Memory: one large message", notes=notes)
+
+
+def far(folder: Path, scale: Scale) -> Result:
+    """Many accounts behind 50 ms of round trip."""
+    users = [f"user{n}" for n in range(100 if scale.full else 20)]
+    mail = same_size(20)
+    samples: dict[str, list[Sample]] = defaultdict(list)
+    with open_place(folder, users) as place:
+        server = place.provider
+        with proxy(server.host, server.pop3, 0.050) as distant:
+            drops = [Drop(distant.host, distant.port, user) for user in users]
+            rivals = _theirs(Contender("mpop", mpop), Contender("fetchmail", fetchmail_lmtp, 0.1))
+            for contender in [*_ours(place, to_maildir), *rivals]:
+                mine = drops[: max(1, int(len(drops) * contender.share))]
+                for drop in mine:
+                    place.fill(drop.user, mail)
+                sample = contender.go(place, mine, len(mine) * len(mail))
+                samples[contender.name].append(sample)
+    title = f"{len(users)} accounts of {len(mail)} messages, 50 ms away"
+    return _compared("far", title, samples)
+
+
+def latency(folder: Path, scale: Scale) -> Result:
+    """From the beginning of a poll to the message in its place, on an idle system."""
+    with open_place(folder) as place, proxy(place.provider.host, place.provider.pop3) as door:
+        account = table(Drop(door.host, door.port, USER), poll_every="1s")
+        rounds = 50 if scale.full else 10
+        notes = []
+        for name, broker in ((EMBEDDED, None), (RABBITMQ, place.broker)):
+            if name == RABBITMQ and broker is None:
+                continue
+            home = place.fresh("latency")
+            vhost = "" if broker is None else broker.vhost()
+            with connector(home) as product:
+                url = None if broker is None else broker.url(vhost)
+                product.configure([account], f"maildir://{home}/mail/{{local}}", url)
+                if broker is None:
+                    product.start("run")
+                else:
+                    ready(place, product, vhost)
+                    product.start("fetcher")
+                found = [_latency(place, home / "mail" / USER / "new", n) for n in range(rounds)]
+            took = [at - max(c for c in door.connected if c < at) for at in found[1:]]
+            notes.append(
+                f"{name}: median {median(took) * 1e3:.0f} ms,"
+                f" worst {max(took) * 1e3:.0f} ms of {len(took)}"
+            )
+    return Result("latency", "Latency on an idle system, poll begun to delivered", notes=notes)
+
+
+def _latency(place: Place, new: Path, number: int) -> float:
+    place.provider.put(USER, message(number))
+    until(lambda: new.exists() and len(list(new.iterdir())) > number, 60, "a message")
+    newest = max(path.stat().st_ctime_ns for path in new.iterdir())
+    return newest / 1e9
+
+
+def backlog(folder: Path, scale: Scale) -> Result:
+    """Ten new messages among very many old ones that stay on the server."""
+    count = 100_000 if scale.full else 5_000
+    with open_place(folder) as place:
+        drop = Drop(place.provider.host, place.provider.pop3, USER)
+        place.fill(USER, [message(n, 400) for n in range(count)])
+        home = place.fresh("backlog")
+        with connector(home) as product:
+            product.configure([table(drop, keep="forever")], f"maildir://{home}/mail")
+            product.cli("run", "--once", timeout=3600)
+            polls, listings = [], []
+            for turn in range(scale.rounds):
+                place.provider.put_all(USER, [message(count + 10 * turn + n) for n in range(10)])
+                _read_listing(drop)  # Dovecot takes note of new mail: not what is compared
+                listings.append(_read_listing(drop))
+                done = product.cli("run", "--once")
+                polls.append(_polled(done.stderr))
+    raw, poll = median(listings), median(polls)
+    notes = [
+        f"reading the UIDL listing raw: {raw:.3f} s",
+        f"the whole poll: {poll:.3f} s, {poll / raw:.2f} times as long",
+    ]
+    return Result("backlog", f"{count:,} messages kept on the server, 10 of them new", notes=notes)
+
+
+def _polled(log: str) -> float:
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    return next(float(line["seconds"]) for line in lines if line["event"] == "polled")
+
+
+def _read_listing(drop: Drop) -> float:
+    """Return the seconds that a session takes which reads the UIDL listing and nothing else."""
+    started = time.perf_counter()
+    with socket.create_connection((drop.host, drop.port)) as line, line.makefile("rb") as said:
+        said.readline()
+        for command in (f"USER {drop.user}", f"PASS {PASSWORD}", "UIDL"):
+            line.sendall(command.encode() + b"\r\n")
+            said.readline()
+        while said.readline() != b".\r\n":
+            pass
+        line.sendall(b"QUIT\r\n")
+        said.readline()
+    return time.perf_counter() - started
+
+
+def growth(folder: Path, scale: Scale) -> Result:
+    """CPU for a message, from few messages to many."""
+    counts = (1_000, 10_000, 50_000) if scale.full else (500, 2_000)
+    notes = []
+    with open_place(folder) as place:
+        drop = Drop(place.provider.host, place.provider.pop3, USER)
+        for count in counts:
+            place.fill(USER, same_size(count, 2_000))
+            sample = embedded(place, [drop], count)
+            notes.append(
+                f"{count:,} messages embedded: {sample.cpu / count * 1e6:.0f} µs of CPU a message"
+            )
+    return Result("growth", "Growth: cost of a message of 2 KB, start-up included", notes=notes)
+
+
+Scenario: TypeAlias = Callable[[Path, Scale], Result]
+
+SCENARIOS: Final[dict[str, Scenario]] = {
+    each.__name__: each for each in (maildir, lmtp, mixed, memory, far, latency, backlog, growth)
+}
