@@ -8,6 +8,7 @@ is in hand. A stage that ends by itself is a defect, and ends the process with i
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from collections import Counter
@@ -21,6 +22,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_ji
 
 from services.monitor import monitored
 from services.parts import Assembly, Part, Resources
+from shared import faultpoint
 from shared.broker import Broker
 from shared.broker.embedded import EmbeddedBroker
 from shared.broker.rabbitmq import RabbitBroker
@@ -90,6 +92,8 @@ async def opened(
     """
     name = parts[0].name if len(parts) == 1 else "postmaster"
     log = MailLog(name, counts)
+    if (fault := faultpoint.arm(os.environ)) is not None:
+        log.trouble("this process will kill itself", at=fault, because=faultpoint.VARIABLE)
     async with AsyncExitStack() as stack:
         resources = await _resources(settings, name, log, stop, stack)
         await stack.enter_async_context(monitored(resources, settings.monitor.listen))

@@ -28,6 +28,7 @@ from shared.errors import (
     StateUnavailable,
     Undecodable,
 )
+from shared.faultpoint import reach
 from shared.log import MailLog
 from shared.message import Envelope, Payload
 from shared.outcome import Outcome, Retry
@@ -217,6 +218,7 @@ class Runner:
 
     async def _outcome(self, envelope: Envelope[Payload]) -> Outcome:
         started = self._clock.monotonic()
+        reach(envelope.id, "handled")
         try:
             outcome = self._stage.handle(envelope)
             return await outcome if inspect.isawaitable(outcome) else outcome
@@ -246,6 +248,7 @@ class Runner:
         first_seen: float = 0.0,
     ) -> None:
         sends = [step.send for step in follows.steps if step.send is not None]
+        reach(self._stage.name, "before-publish")
         try:
             await self._insist(delivery, sends)
         except DeliveryLost as error:

@@ -19,6 +19,7 @@ from services.deliverer.courier import Courier, Letter, Result
 from shared.claims import Claim
 from shared.clock import Clock
 from shared.errors import SpoolMissing, SpoolUnavailable, StateUnavailable, Unreachable
+from shared.faultpoint import reach
 from shared.log import printable
 from shared.message import Addressed, Envelope, Inline, Spooled
 from shared.outcome import DeadLetter, Done, Outcome, Retry, Split, Verdict
@@ -118,7 +119,9 @@ class Deliverer:
             with suppress(StateUnavailable):  # the error in hand tells more
                 await self._let_go(key, receipts)
             raise
+        reach("deliverer", "before-ledger")
         await self._let_go(key, receipts)
+        reach("deliverer", "after-ledger")
         return outcome
 
     async def _let_go(self, key: tuple[str, str], receipts: Mapping[str, str]) -> None:

@@ -19,6 +19,7 @@ from services.deliverer.addresses import unstorable
 from services.deliverer.courier import Letter, Result
 from services.deliverer.line_ends import lf
 from services.deliverer.store import FileStore, NewFile, discard, failure, make_directory, stored
+from shared.faultpoint import reach
 from shared.log import printable
 
 PLACEHOLDERS: Final = ("mailbox", "local", "domain")
@@ -84,6 +85,7 @@ class MaildirCourier:
                 discard(file)
             raise
         for maildir, file in staged.items():
+            reach("deliverer", "before-file")
             results[maildir] = await self._put(letter, file, Path(maildir))
         return results
 

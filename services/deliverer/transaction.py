@@ -16,6 +16,7 @@ from services.deliverer.line_ends import END_OF_DATA, Transparency
 from services.deliverer.reply import Meaning, Reply, Step, meaning
 from services.deliverer.session import Session
 from shared.errors import Unreachable
+from shared.faultpoint import reach
 from shared.log import printable
 
 
@@ -192,7 +193,9 @@ async def _send(session: Session, letter: Letter) -> None:
 def _final_write(session: Session, data: bytes) -> None:
     if session.channel.replied:
         raise Unreachable(session.server, "it replied in the middle of the message")
+    reach("deliverer", "before-dot")
     session.channel.write(data)
+    reach("deliverer", "dot-sent")
 
 
 async def _cut_short(session: Session) -> Result:
@@ -204,7 +207,9 @@ async def _cut_short(session: Session) -> Result:
 
 async def _final(session: Session) -> Result:
     try:
-        return _result(session, await session.reply(Step.END), Step.END)
+        reply = await session.reply(Step.END)
+        reach("deliverer", "replied")
+        return _result(session, reply, Step.END)
     except Unreachable as error:
         why = f"{error}, after the message was sent and before the reply: it may have arrived"
         return Result("temporary", why, lost=True)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from services.fetcher.identity import Identity, identify
 from services.fetcher.ports import Spool
+from shared.faultpoint import reach
 from shared.message import Inline, Raw, Spooled
 
 
@@ -69,10 +70,12 @@ class Intake:
                 identity.feed(chunk)
                 size += len(chunk)
                 await blob.write(chunk)
+                reach("fetcher", "retrieving")
             id_ = identity.id()
             # The earlier copy's blob may be gone with its delivery: do not leave one behind.
             if await self._is_new(id_):
                 await blob.commit(id_)
+                reach("fetcher", "spooled")
             else:
                 await blob.abort()
         except BaseException:

@@ -21,6 +21,7 @@ from services.fetcher import listing
 from services.fetcher.exchange import Exchange
 from services.fetcher.login import Login, log_in
 from shared.errors import ServerFault
+from shared.faultpoint import reach
 
 __all__ = ["Login", "Retrieved", "Session"]
 
@@ -205,7 +206,10 @@ class Session:
             Unreachable: it did not answer, so nobody knows.
         """
         try:
-            self._exchange.required(await self._exchange.command("QUIT"))
+            await self._exchange.settle()
+            self._exchange.write(self._exchange.line("QUIT"))
+            reach("fetcher", "quit-sent")
+            self._exchange.required(await self._exchange.reply())
         finally:
             self._exchange.close()
 

@@ -18,6 +18,7 @@ from services.fetcher.ports import World
 from services.fetcher.session import Retrieved, Session
 from services.fetcher.worklist import Listed, Safe, Worklist, compare
 from shared.claims import Entry
+from shared.faultpoint import reach
 from shared.log import printable
 from shared.message import Envelope, Fetched, Hop
 
@@ -174,7 +175,9 @@ class Visit:
         # In order: the ledger must not know a second copy before the first one is published.
         if before is not None:
             await before
+        reach("fetcher", "before-ledger")
         await self._world.ledger.record(self._account.name, [t.entry for t in chunk])
+        reach("fetcher", "after-ledger")
         for taken in chunk:
             self._recorded(taken, new.get(taken.envelope.id) is taken)
 
@@ -205,6 +208,7 @@ class Visit:
     async def _delete(self) -> None:
         """Delete what is safe, and quit: only then do deletions count (RFC 1939 section 6)."""
         accepted = set(await self._session.delete([safe.number for safe in self._remove]))
+        reach("fetcher", "before-quit")
         await self._session.quit()
         name = self._account.name
         removed = [safe for safe in self._remove if safe.number in accepted]

@@ -30,6 +30,7 @@ from shared.broker.embedded_jobs import (
     Transfer,
 )
 from shared.errors import DeliveryLost, Refused
+from shared.faultpoint import reach
 from shared.log import printable
 
 
@@ -198,7 +199,9 @@ class Dispatcher:
                 changes.settled.append(job.lease)
         store.put(db, self._places, rows, now)
         store.forget(db, owner, [lease.id for lease in changes.settled])
-        self._promising.update(row[0] for row in rows)
+        for queue, *_ in rows:
+            self._promising.add(queue)
+            reach(queue, "published")
 
     def _refusal(self, db: sqlite3.Connection, owner: int, job: Transfer) -> Exception | None:
         lease = job.lease

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -88,7 +89,10 @@ class Worker:
     def start(self, opened: asyncio.Future[None]) -> None:
         """Start the thread; the future is answered when the file can be used, or never can."""
         name = f"queue {self._name}"
-        threading.Thread(target=self._run, args=(opened,), name=name, daemon=True).start()
+        context = copy_context()  # as a task would have it
+        threading.Thread(
+            target=context.run, args=(self._run, opened), name=name, daemon=True
+        ).start()
 
     def submit(self, jobs: list[Job]) -> None:
         """Give the thread jobs, in this order after all earlier ones."""

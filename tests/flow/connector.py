@@ -88,8 +88,8 @@ class Connector:
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout)
 
-    def start(self, *names: str) -> None:
-        """Start processes: stages, or ``run``."""
+    def start(self, *names: str, **environment: str) -> None:
+        """Start processes: stages, or ``run``; with these variables in their environment."""
         for name in names:
             log = (self.folder / f"{name}.log").open("ab")
             with log:
@@ -98,7 +98,7 @@ class Connector:
                     cwd=ROOT,
                     stdout=log,
                     stderr=log,
-                    env=self._environment(),
+                    env=self._environment() | environment,
                 )
 
     def kill(self, name: str) -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 OURS = ("services", "shared")
 STAGES = ("fetcher", "parser", "rewriter", "deliverer")
 
-CORE = ("message", "outcome", "errors", "clock", "claims", "queues")
+CORE = ("message", "outcome", "errors", "clock", "claims", "queues", "faultpoint")
 """The modules of ``shared`` that stand on the standard library and each other."""
 
 LIBRARIES = {

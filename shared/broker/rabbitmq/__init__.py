@@ -23,6 +23,7 @@ from shared.broker.rabbitmq.link import Link, Report
 from shared.broker.rabbitmq.publisher import Publisher
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokerUnavailable, Refused
+from shared.faultpoint import reach
 from shared.queues import Tier, plan, reachable
 
 LONGEST_PAUSE: Final = 5.0
@@ -131,6 +132,7 @@ class RabbitBroker:
         session.check(tag)
         if sends:
             await self.publish(*sends)
+        reach(delivery.queue, "before-ack")
         session.ack(tag)
 
     async def publish(self, *sends: Send) -> None:
