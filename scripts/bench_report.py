@@ -114,7 +114,8 @@ def _bar(row: Row, y: int, share: float) -> str:
     colour = _OURS if row.contender.startswith("pop3-connector") else _THEIRS
     middle = y + _BAR - 6
     return (
-        f'<text x="{_LABEL - 8}" y="{middle}" font-size="13" text-anchor="end">{escape(row.contender)}</text>'
+        f'<text x="{_LABEL - 8}" y="{middle}" font-size="13" text-anchor="end">'
+        f"{escape(row.contender)}</text>"
         f'<rect x="{_LABEL}" y="{y}" width="{width:.1f}" height="{_BAR}" fill="{colour}"/>'
         f'<text x="{_LABEL + width + 6:.1f}" y="{middle}" font-size="13">{row.rate:,.0f}</text>'
     )
