@@ -61,6 +61,7 @@ class Fetcher:
         self._accounts = accounts
         self._world = world
         self._limits = limits
+        self._underway: set[str] = set()
 
     async def handle(self, envelope: Envelope[Poll]) -> Outcome:
         """Poll the account of this job; what goes wrong with the account is reported here."""
@@ -68,14 +69,24 @@ class Fetcher:
         account = self._accounts.get(name)
         if account is None:
             return Done(f"account {name} is not configured any more", "polled")
-        lease = f"account:{name}"
+        if name in self._underway:
+            return Done(f"this fetcher is at account {name} already", "polled")
+        self._underway.add(name)
+        try:
+            return await self._alone(account)
+        finally:
+            self._underway.discard(name)
+
+    async def _alone(self, account: Account) -> Outcome:
+        """Poll an account under its lease, so that no other fetcher does at the same time."""
+        lease = f"account:{account.name}"
         if not await self._world.ledger.lease(lease):
-            return Done(f"another fetcher is at account {name}", "polled")
+            return Done(f"another fetcher is at account {account.name}", "polled")
         try:
             await self._poll(account)
         finally:
             await self._world.ledger.release(lease)
-        return Done(name, "polled")
+        return Done(account.name, "polled")
 
     async def _poll(self, account: Account) -> None:
         try:

@@ -52,9 +52,10 @@ class Desk:
         keep: float = 0.0,
         limits: Limits | None = None,
         outbox: str = INCOMING,
+        jobs: int = 1,
         **changes: Any,
     ) -> Counter[str]:
-        """Poll the maildrop once; return what happened."""
+        """Poll the maildrop, by so many jobs at a time; return what happened."""
         account = Account("sales", replace(login(server), **changes), 300.0, keep)
         world = World(
             self.state,
@@ -67,7 +68,8 @@ class Desk:
         )
         self.log.counts.clear()
         fetcher = Fetcher({"sales": account}, world, limits or Limits())
-        await fetcher.handle(Envelope("poll-sales", "sales", Poll(), 0.0))
+        job = Envelope("poll-sales", "sales", Poll(), 0.0)
+        await asyncio.gather(*(fetcher.handle(job) for _ in range(jobs)))
         return Counter(self.log.counts)
 
     def incoming(self) -> list[Envelope[Fetched]]:
@@ -247,6 +249,13 @@ async def test_a_large_message_seen_before_leaves_no_blob(desk: Desk) -> None:
         happened = await desk.poll(server, keep=math.inf)
     assert happened["suppressed"] == 1
     assert [p for p in (desk.folder / "spool").rglob("*") if p.is_file()] == []
+
+
+async def test_two_jobs_for_one_account_make_one_session(desk: Desk) -> None:
+    async with some(3).serving() as server:
+        await desk.poll(server, jobs=3)
+        assert server.connections == 1
+    assert desk.raws() == MAIL[:3]
 
 
 async def test_an_account_in_other_hands_is_left_alone(desk: Desk, tmp_path: Path) -> None:
