@@ -39,7 +39,7 @@ NAME: Final = "pop3-connector"
 
 STAGES: Final = {
     "fetcher": "Poll the POP3 accounts that are due, and fetch their mail.",
-    "parser": "Read the header blocks of fetched mail; put corrupt mail into quarantine.",
+    "parser": "Read headers of fetched mail; quarantine what is corrupt.",
     "rewriter": "Direct parsed mail to local mailboxes.",
     "deliverer": "Deliver directed mail to its destinations.",
 }

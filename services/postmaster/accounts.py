@@ -26,7 +26,10 @@ _COLUMNS: Final = ("account", "status", "next poll", "last ok", "failures", "las
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_invocation
 def accounts(invocation: Invocation, as_json: bool) -> None:
-    """Show when each account was polled last, what went wrong, and when it is polled next."""
+    """Show how each account stands.
+
+    When it was polled last, what went wrong, and when it is polled next.
+    """
     settings = invocation.settings()
     states = account_states(settings)
     now = SystemClock().now()

@@ -19,7 +19,7 @@ from shared.settings_problems import Problem, WrongSettings
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_invocation
 def check_config(invocation: Invocation, as_json: bool) -> None:
-    """Read the configuration and say what it means; exit 2 if it is wrong."""
+    """Check the configuration, and show what it means; exit 2 if it is wrong."""
     path = invocation.path()
     settings = invocation.settings()
     if missing := _missing_secrets(settings):

@@ -23,7 +23,8 @@ _id = click.argument("id_", metavar="ID")
 
 def folder_commands(folder: Folder) -> click.Group:
     """Return the group of commands that work on a folder."""
-    group = click.Group(folder.name, help=f"See and settle the messages in {folder.title}.")
+    about = f"See and settle the messages in {folder.title}. An ID can be cut to its beginning."
+    group = click.Group(folder.name, help=about)
     for command in (_list, _show, _again, _export, _drop):
         group.add_command(command(folder))
     return group
@@ -63,7 +64,7 @@ def _show(folder: Folder) -> click.Command:
 
 def _again(folder: Folder) -> click.Command:
     @click.command(folder.again, help="Try messages again, in the stage that they failed in.")
-    @click.argument("ids", metavar="ID...", nargs=-1)
+    @click.argument("ids", metavar="[ID...]", nargs=-1)
     @click.option("--all", "every", is_flag=True, help="All of them.")
     @_json
     @pass_invocation
@@ -82,7 +83,10 @@ def _export(folder: Folder) -> click.Command:
     @click.command("export", help="Write the raw message, byte for byte as it was fetched.")
     @_id
     @click.option(
-        "-o", "--output", type=click.Path(path_type=Path), help="A new file; else standard output."
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        help="A new file to write to; else standard output.",
     )
     @_json
     @pass_invocation

@@ -36,7 +36,7 @@ def declare(invocation: Invocation, as_json: bool) -> None:
 @_json
 @pass_invocation
 def show_(invocation: Invocation, as_json: bool) -> None:
-    """Show every queue, what it is for, and how many messages wait in it."""
+    """Show every queue, and how many messages wait in it."""
     settings = invocation.settings()
     with open_steward(settings) as steward:
         depths = steward.depths()
