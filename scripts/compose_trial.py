@@ -44,6 +44,7 @@ def story() -> None:
     permissions(plain)
     what_containers_may_do(plain)
     where_secrets_are(plain)
+    what_healthy_means(plain)
     how_stages_end(plain)
     with_tls()
 
@@ -196,6 +197,18 @@ def where_secrets_are(plain: Deployment) -> None:
     check(inside.strip() == "['broker-password']", f"the parser has one secret: {inside.strip()}")
 
 
+def what_healthy_means(plain: Deployment) -> None:
+    """It works, which it does without its destination, and does not without its broker."""
+    plain.compose("stop", "mailserver", "rabbitmq")
+    for stage in STAGES:
+        wait_until(lambda s=stage: set(plain.health(s)) == {"unhealthy"}, f"unhealthy {stage}s")
+    say("ok: stages are unhealthy without RabbitMQ")
+    plain.compose("start", "rabbitmq")
+    for stage in STAGES:
+        wait_until(lambda s=stage: set(plain.health(s)) == {"healthy"}, f"healthy {stage}s")
+    say("ok: stages are healthy with it, and without the mail server")
+
+
 def how_stages_end(plain: Deployment) -> None:
     """With status 0, on SIGTERM, and without being killed."""
     plain.compose("stop", *STAGES)
@@ -207,6 +220,7 @@ def with_tls() -> None:
     """The same deployment over TLS: mail goes through, and nothing is in clear."""
     tls = Deployment((*TLS, *stand_in()))
     say("starting again with TLS")
+    tls.compose("build", "--quiet")
     tls.compose("up", "--detach")
     tls.log_in()
     for stage in STAGES:
