@@ -141,7 +141,7 @@ class Deployment:
     def delivered(self) -> list[str]:
         """Return the Message-IDs in the mailboxes of the house, one for each copy."""
         found = self.inside(
-            "mailserver", "grep", "-rhim1", "^Message-ID:", "--include=*.*", "/srv/mail"
+            "mailserver", "grep", "-rhim1", "^Message-ID:", "--include=*.mailserver,*", "/srv/mail"
         )
         return [line.split()[1] for line in found.splitlines()]
 
