@@ -86,20 +86,20 @@ class MaildirCourier:
             raise
         for maildir, file in staged.items():
             reach("deliverer", "before-file")
-            results[maildir] = await self._put(letter, file, Path(maildir))
+            results[maildir] = await self._put(letter, file, maildir)
         return results
 
     async def _stage(self, letter: Letter, maildir: str) -> NewFile:
         temporary = f"{maildir}/{TMP}/{self._store.temporary_name(letter.id)}"
-        prepare = partial(_make_maildir, Path(maildir))
+        prepare = partial(_make_maildir, maildir)
         file = NewFile(temporary, f"{maildir}/new", f"{letter.id}{SUFFIX}", prepare=prepare)
         return await self._store.stage(file, b"", letter, lf)
 
-    async def _put(self, letter: Letter, file: NewFile, maildir: Path) -> Result:
+    async def _put(self, letter: Letter, file: NewFile, maildir: str) -> Result:
         try:
-            if letter.replay and await self._store.run(_was_read, maildir / "cur", file.name):
+            if letter.replay and await self._store.run(_was_read, f"{maildir}/cur", file.name):
                 discard(file)
-                return Result("delivered", f"was read before: {printable(str(maildir))}/cur")
+                return Result("delivered", f"was read before: {printable(maildir)}/cur")
             new = await self._store.put(file)
         except OSError as error:
             discard(file)
@@ -124,12 +124,12 @@ def unknown_placeholders(template: str) -> list[str]:
     return [name for name in _PLACEHOLDER.findall(template) if name not in PLACEHOLDERS]
 
 
-def _make_maildir(maildir: Path) -> None:
+def _make_maildir(maildir: str) -> None:
     for name in (TMP, "cur", "new"):
-        make_directory(maildir / name)
+        make_directory(Path(maildir) / name)
 
 
-def _was_read(cur: Path, name: str) -> bool:
+def _was_read(cur: str, name: str) -> bool:
     """Return whether a reader has moved the file to cur, with or without flags."""
     try:
         with os.scandir(cur) as entries:

