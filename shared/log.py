@@ -6,11 +6,14 @@ text that came from mail or from a server is escaped before it gets here or to a
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import sys
 from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import structlog
 
@@ -38,10 +41,9 @@ def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
         stream: where lines go, standard error if None; it is asked whether it is a terminal.
     """
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=True)
-        if (stream or sys.stderr).isatty()
-        else structlog.processors.JSONRenderer(ensure_ascii=False)
+        structlog.dev.ConsoleRenderer(colors=True) if (stream or sys.stderr).isatty() else _as_json
     )
+    lines = Lines(stream)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -50,15 +52,25 @@ def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=lambda *_: Lines(stream),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(stream=stream, level=logging.WARNING, format="%(name)s: %(message)s")
     logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
+_JSON: Final = json.JSONEncoder(ensure_ascii=False, default=repr)
+
+
+def _as_json(_: object, __: str, event: Mapping[str, Any]) -> str:
+    return _JSON.encode(event)
+
+
 class Lines:
     """Writes log lines; one that cannot be written is no reason to stop the mail.
+
+    In an event loop the lines of one turn are written together, at the next: a write for each line
+    costs more than making it. A process that is killed takes the lines of its last turn with it.
 
     Args:
         stream: where to; None for what standard error is at that moment.
@@ -66,11 +78,26 @@ class Lines:
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
+        self._held: list[str] = []
 
     def msg(self, line: str) -> None:
         """Write a line."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._write(line)
+            return
+        if not self._held:
+            loop.call_soon(self._flush)
+        self._held.append(line)
+
+    def _flush(self) -> None:
+        held, self._held = self._held, []
+        self._write("\n".join(held))
+
+    def _write(self, lines: str) -> None:
         with suppress(OSError, ValueError):
-            print(line, file=self._stream or sys.stderr, flush=True)
+            print(lines, file=self._stream or sys.stderr, flush=True)
 
     debug = info = warning = error = critical = exception = msg
 
@@ -94,6 +121,7 @@ class MailLog:
         self._latency = self.metrics.histogram(LATENCY)
         self._handling = self.metrics.histogram(HANDLING, stage)
         self._bytes = self.metrics.counter(BYTES)
+        self._events: dict[str, Callable[[], None]] = {}
 
     def of(self, stage: str) -> MailLog:
         """Return the log of another stage in this process, with the same counts and metrics."""
@@ -101,7 +129,10 @@ class MailLog:
 
     def _count(self, event: str) -> None:
         self.counts[event] += 1
-        self.metrics.counter(EVENTS, self._stage, event).inc()
+        one_more = self._events.get(event)
+        if one_more is None:
+            one_more = self._events[event] = self.metrics.counter(EVENTS, self._stage, event).inc
+        one_more()
 
     def fetched(self, id_: str, account: str, uidl: str, size: int) -> None:
         """A message was taken from a maildrop and is durable in our queue."""

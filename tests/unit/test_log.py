@@ -1,5 +1,6 @@
 """What a log line may and may not do."""
 
+import asyncio
 import io
 import json
 from collections import Counter
@@ -30,6 +31,26 @@ def test_one_line_of_json_for_each_event_with_hostile_text_escaped() -> None:
         7,
     )
     assert event["uidl"] == "u\\x1b[2J\\n\\u202ex"
+
+
+async def test_the_lines_of_one_turn_of_the_loop_are_one_write_and_keep_their_order() -> None:
+    writes: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    configure(stream=Stream())
+    one, other = MailLog("fetcher"), MailLog("deliverer")
+    one.fetched("id1", "sales", "u", 1)
+    other.delivered("id2", "sales", "250 ok", 0.1)
+    one.removed("id3", "sales", "u")
+    assert not writes
+    await asyncio.sleep(0)
+    lines = [json.loads(line) for line in "".join(writes).splitlines()]
+    assert [line["id"] for line in lines] == ["id1", "id2", "id3"]
+    assert len(writes) == 2  # the lines, and print's own line end
 
 
 def test_a_stream_that_is_gone_stops_no_mail() -> None:
