@@ -135,7 +135,8 @@ def test_nothing_may_do_more_than_it_needs(variant: str) -> None:
         assert allowed["readOnlyRootFilesystem"] is True
         assert allowed["allowPrivilegeEscalation"] is False
         mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
-        assert ("/run/secrets/database" in mounted) == (service in ("fetcher", "deliverer"))
+        knows_state = service in ("fetcher", "deliverer", "postmaster")
+        assert ("/run/secrets/database" in mounted) == knows_state
         assert ("/run/secrets/accounts" in mounted) <= (service == "fetcher")
         assert ("/run/secrets/destinations" in mounted) <= (service == "deliverer")
         assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}

@@ -36,7 +36,7 @@ capabilities: {drop: [ALL]}
 
 {{- /* Whether a service uses the state database, and the spool: a dict of the service's name. */ -}}
 {{- define "connector.usesState" -}}
-{{- if has . (list "fetcher" "deliverer") }}yes{{ end -}}
+{{- if has . (list "fetcher" "deliverer" "postmaster") }}yes{{ end -}}
 {{- end -}}
 {{- define "connector.usesSpool" -}}
 {{- if has . (list "fetcher" "rewriter" "deliverer" "postmaster") }}yes{{ end -}}
