@@ -66,11 +66,11 @@ class Intake:
                 identity.feed(chunk)
                 size += len(chunk)
                 await blob.write(chunk)
+            reach("fetcher", "retrieving")
             async for chunk in rest:
                 identity.feed(chunk)
                 size += len(chunk)
                 await blob.write(chunk)
-                reach("fetcher", "retrieving")
             id_ = identity.id()
             # The earlier copy's blob may be gone with its delivery: do not leave one behind.
             if await self._is_new(id_):

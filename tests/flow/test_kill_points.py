@@ -1,0 +1,310 @@
+"""SIGKILL of each stage at each step of its story, and a new process in its place.
+
+Nothing is lost. Nothing is delivered twice, but for the one window that SMTP and LMTP leave open:
+between the final dot and our knowing of the reply nobody can tell whether the message was taken
+(RFC 1047). What comes twice there is counted.
+"""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from services.fetcher.identity import identify
+from services.parser.parse import parse
+from services.rewriter.rewrite import Rewriter, Route
+from shared.broker.embedded import EmbeddedBroker
+from shared.broker.embedded_steward import EmbeddedSteward
+from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.steward import KombuSteward
+from shared.faultpoint import VARIABLE
+from shared.message import Addressed, Envelope, Fetched, Inline, Parsed
+from shared.outbox import Outbox
+from shared.outcome import Forward, Outcome
+from shared.queues import PICKUP, Tier
+from tests.corpus.messages import sample_messages
+from tests.flow.connector import STAGES, Connector, below_prefix, connector
+from tests.flow.oracle import Letter, Oracle, Tally
+from tests.servers.dovecot import Dovecot, dovecot
+from tests.servers.postfix import Postfix, postfix
+from tests.servers.rabbitmq import shared_rabbitmq
+
+TIERS = (Tier("1s", 1.0),)
+BROKERS = ("embedded", "rabbitmq")
+TWO = ("anna", "bert")
+"""The mailboxes of messages with two recipients."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One process killed once.
+
+    Attributes:
+        stage: whose process; over the embedded broker it is that of all four.
+        at: the step, and at which time of reaching it.
+        to: the account, which is also the destination: maildir, smtp or lmtp.
+        messages: how many there are.
+        recipients: mailboxes of each message, None for the one of its account.
+        duplicates: how many messages are delivered twice.
+        brokers: those that have this step.
+    """
+
+    stage: str
+    at: str
+    to: str = "maildir"
+    messages: int = 12
+    recipients: tuple[str, ...] | None = None
+    duplicates: int = 0
+    brokers: tuple[str, ...] = BROKERS
+
+    def __str__(self) -> str:
+        return f"{self.stage} at {self.at} to {self.to}"
+
+
+# Over the embedded broker a publish and the acknowledgement are one commit, so that there is no
+# step between them.
+KILLS = (
+    Kill("fetcher", "fetcher.retrieving"),  # in the middle of a RETR, others outstanding
+    Kill("fetcher", "fetcher.spooled"),
+    Kill("fetcher", "incoming.published#5"),  # and not confirmed, or the confirm not heard of
+    Kill("fetcher", "fetcher.before-ledger"),  # confirmed
+    Kill("fetcher", "fetcher.after-ledger"),  # before DELE
+    Kill("fetcher", "fetcher.before-quit"),  # after DELE
+    Kill("fetcher", "fetcher.quit-sent"),  # and not answered
+    Kill("parser", "parser.before-publish#3"),
+    Kill("parser", "parsed.published#3"),
+    Kill("parser", "incoming.before-ack#3", brokers=("rabbitmq",)),
+    Kill("rewriter", "rewriter.before-publish#3"),
+    Kill("rewriter", "pickup.published#3"),
+    Kill("rewriter", "parsed.before-ack#3", brokers=("rabbitmq",)),
+    Kill("deliverer", "deliverer.before-file#3"),
+    Kill("deliverer", "deliverer.before-file#2", messages=1, recipients=TWO),  # between them
+    Kill("deliverer", "deliverer.before-ledger#3"),
+    Kill("deliverer", "deliverer.after-ledger#3"),
+    Kill("deliverer", "pickup.before-ack#3", brokers=("rabbitmq",)),
+    Kill("deliverer", "deliverer.before-dot", to="smtp", messages=1),  # most of it is sent
+    Kill("deliverer", "deliverer.dot-sent", to="smtp", duplicates=1),
+    Kill("deliverer", "deliverer.replied", to="smtp", duplicates=1),
+    Kill("deliverer", "deliverer.after-ledger", to="smtp", messages=1),
+    Kill("deliverer", "deliverer.replied", "lmtp", 1, recipients=TWO, duplicates=2),
+)
+
+
+@dataclass
+class Plant:
+    """The product over one broker, with all that it fetches from and delivers to.
+
+    Attributes:
+        provider: has the maildrops ``maildir`` and ``smtp``, and takes LMTP for two mailboxes.
+        local: takes SMTP.
+        mail: the folder of the Maildirs.
+        url: of RabbitMQ, None for the embedded broker.
+        oracle: knows all that was ever handed in here.
+        right: what must have become of it.
+        earlier: files that were at the destinations before.
+    """
+
+    product: Connector
+    provider: Dovecot
+    local: Postfix
+    mail: Path
+    url: str | None
+    oracle: Oracle = field(default_factory=Oracle)
+    right: Tally = field(default=Tally(0, 0))
+    earlier: frozenset[Path] = frozenset()
+
+    @property
+    def broker(self) -> str:
+        """The kind of broker."""
+        return "embedded" if self.url is None else "rabbitmq"
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """What runs, in the order of the flow."""
+        return ("run",) if self.url is None else STAGES
+
+    def process(self, stage: str) -> str:
+        """Return the process that a stage runs in."""
+        return "run" if self.url is None else stage
+
+    def start(self) -> None:
+        """Write the configuration, and start all processes."""
+        self.earlier = frozenset(path for _, path in self.stored())
+        destinations = {
+            "smtp": {"url": f"{self.local.url}?tls=none", "connections": 1},
+            "lmtp": {"url": f"lmtp://127.0.0.1:{self.provider.lmtp}?tls=none", "connections": 1},
+        }
+        self.product.configure(
+            [self._account("maildir", "default"), self._account("smtp", "smtp")],
+            f"maildir://{self.mail}/{{local}}",
+            self.url,
+            retry={"tiers": ["1s"]},
+            spool={"inline_limit": "16KiB"},
+            **{f"destinations.{name}": table for name, table in destinations.items()},
+        )
+        assert self.product.cli("topology", "declare").returncode == 0
+        self.run(*self.processes)
+
+    def run(self, *names: str) -> None:
+        """Start processes; return when they can be stopped."""
+        before = {name: self.product.count(name, "started") for name in names}
+        self.product.start(*names)
+        for name in names:
+            self.product.wait(lambda n=name: self.product.count(n, "started") > before[n], name)
+
+    def _account(self, name: str, destination: str) -> dict[str, object]:
+        return {
+            "name": name,
+            "host": self.provider.host,
+            "port": self.provider.pop3,
+            "tls": "none",
+            "username": name,
+            "password": "secret",
+            "poll_every": "1s",
+            "keep": "delete",
+            "mailbox": f"{name}@corp.example",
+            "destination": destination,
+        }
+
+    def hand_in(self, kill: Kill, messages: Sequence[bytes]) -> None:
+        """Put messages where they begin their way."""
+        if kill.recipients is None:
+            self.provider.put_all(kill.to, messages)
+        else:
+            asyncio.run(self._publish(kill.to, kill.recipients, messages))
+
+    async def _publish(self, to: str, names: Sequence[str], messages: Sequence[bytes]) -> None:
+        """Put messages with several recipients into the deliverer's inbox."""
+        recipients = tuple(f"{name}@corp.example" for name in names)
+        route = Route(recipients, "default" if to == "maildir" else to)
+        rewriter = Rewriter({"two": route}, "test.example", "0")
+        broker = self._broker()
+        await broker.open()
+        for message in messages:
+            id_, now = identify("two", message), time.time()
+            fetched = Fetched(Inline(message), "u", "pop.example.net:995")
+            parsed = onward(parse(Envelope(id_, "two", fetched, now)), Parsed)
+            addressed = onward(rewriter.handle(Envelope(id_, "two", parsed, now)), Addressed)
+            await Outbox(broker, PICKUP).put(Envelope(id_, "two", addressed, now))
+        await broker.close()
+
+    def _broker(self) -> EmbeddedBroker | RabbitBroker:
+        if self.url is None:
+            path = self.product.folder / "data" / "queue.db"
+            return EmbeddedBroker(path, tiers=TIERS, name="test")
+        return RabbitBroker(self.url, sender="rewriter", name="test", tiers=TIERS, version="0")
+
+    def stored(self) -> Iterator[tuple[str, Path]]:
+        """Yield the file of every message at every destination, with its mailbox."""
+        yield from ((path.parts[-3], path) for path in self.mail.glob("*/new/*"))
+        yield from (("smtp", path) for path in self.local.maildir("smtp"))
+        yield from ((name, path) for name in TWO for path in self.provider.files(name))
+
+    def accept(self, letters: Sequence[Letter], duplicates: int) -> None:
+        """Take note of letters that are handed in, and of how many will come twice."""
+        self.oracle.accept(letters)
+        count = self.right.delivered + len(letters)
+        self.right = Tally(count, count, duplicates=self.right.duplicates + duplicates)
+
+    def letters(self, but: Collection[Path]) -> Iterator[Letter]:
+        """Yield every message that has been delivered, but for these files, with its mailbox."""
+        for mailbox, path in self.stored():
+            if path not in but:
+                yield mailbox, below_prefix(path.read_bytes())
+
+    def drained(self, files: int) -> bool:
+        """Return whether nothing is left at the provider, and so many files are delivered."""
+        left = self.provider.files("maildir") or self.provider.files("smtp")
+        return not left and len(list(self.stored())) >= files
+
+    def waiting(self) -> dict[str, int | None]:
+        """Return the queues that are not empty."""
+        steward: EmbeddedSteward | KombuSteward
+        if self.url is None:
+            steward = EmbeddedSteward(self.product.folder / "data" / "queue.db", TIERS)
+        else:
+            steward = KombuSteward(self.url, TIERS)
+        with contextlib.closing(steward):
+            return {queue: count for queue, count in steward.depths().items() if count}
+
+
+P = TypeVar("P", Parsed, Addressed)
+
+
+def onward(outcome: Outcome, kind: type[P]) -> P:
+    """Return what a stage passes on."""
+    assert isinstance(outcome, Forward), outcome
+    (payload,) = outcome.payloads
+    assert isinstance(payload, kind)
+    return payload
+
+
+@pytest.fixture(scope="module")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
+    users = dict.fromkeys(("maildir", "smtp", *TWO), "secret")
+    with dovecot(tmp_path_factory.mktemp("provider"), users) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[Postfix]:
+    # By default Postfix takes Return-Path and Bcc out of what it receives.
+    with postfix(mailboxes=("smtp",), options={"message_drop_headers": ""}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=BROKERS)
+def plant(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    provider: Dovecot,
+    local: Postfix,
+) -> Iterator[Plant]:
+    """Run a plant for all cases of a broker; what comes after the last one counts too."""
+    server = shared_rabbitmq() if request.param == "rabbitmq" else None
+    folder = tmp_path_factory.mktemp("plant")
+    with connector(folder) as product:
+        url = None if server is None else server.url(server.vhost())
+        plant = Plant(product, provider, local, folder / "mail", url)
+        plant.start()
+        yield plant
+        for name in plant.processes:
+            assert product.stop(name) == 0, product.tail()
+        # Only now nobody has anything in hand, and nothing can come any more.
+        assert plant.waiting() == {}
+        assert plant.oracle.tally(plant.letters(but=plant.earlier)) == plant.right
+
+
+@pytest.mark.parametrize("kill", KILLS, ids=str)
+def test_nothing_is_lost(plant: Plant, kill: Kill) -> None:
+    if plant.broker not in kill.brokers:
+        pytest.skip("no such step with this broker")
+    product, victim = plant.product, plant.process(kill.stage)
+    assert product.stop(victim) == 0, product.tail()
+    before = {path for _, path in plant.stored()}
+
+    seed = 100 * BROKERS.index(plant.broker) + KILLS.index(kill)
+    messages = sample_messages(12, seed)[-kill.messages :]  # the last one is large
+    plant.hand_in(kill, messages)
+    oracle = Oracle()
+    letters = [(name, m) for m in messages for name in kill.recipients or (kill.to,)]
+    oracle.accept(letters)
+    plant.accept(letters, kill.duplicates)
+    product.start(victim, **{VARIABLE: kill.at})
+    killed = product.processes[victim]
+    product.wait(lambda: killed.poll() is not None, "the process to be killed")
+    assert killed.returncode == -signal.SIGKILL
+
+    plant.run(victim)
+    right = Tally(len(oracle.accepted), len(oracle.accepted), duplicates=kill.duplicates)
+    files = len(before) + right.delivered + right.duplicates
+    product.wait(lambda: plant.drained(files), "all mail", 60)
+    tally = oracle.tally(plant.letters(but=before))
+    print(kill, tally)
+    assert tally == right
