@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any, Final
 
 import pika
@@ -78,21 +79,25 @@ def parameters(
 
 def text(error: BaseException) -> str:
     """Return why a connection failed or ended, as text that is safe to show."""
-    cause = _cause(error)
-    return printable(str(cause) or type(cause).__name__)
+    return printable("; ".join(_said(error)))
 
 
-def _cause(error: Any) -> Any:
-    """Return what is inside pika's wrappers: the workflow's, the phase's, the connection's."""
-    while True:
-        if nested := getattr(error, "exceptions", None):
-            error = nested[-1]
-        elif isinstance(inner := getattr(error, "exception", None), BaseException) or (
-            error.args and isinstance(inner := error.args[0], BaseException)
-        ):
-            error = inner
-        else:
-            return error
+def _said(error: BaseException) -> list[str]:
+    """Return what the errors inside say, each once: a host may have several addresses."""
+    return list(dict.fromkeys(str(e) or type(e).__name__ for e in _causes(error)))
+
+
+def _causes(error: Any) -> Iterator[BaseException]:
+    """Yield what is inside pika's wrappers: the workflow's, the phase's, the connection's."""
+    if nested := getattr(error, "exceptions", None):
+        for each in nested:
+            yield from _causes(each)
+    elif isinstance(inner := getattr(error, "exception", None), BaseException) or (
+        error.args and isinstance(inner := error.args[0], BaseException)
+    ):
+        yield from _causes(inner)
+    else:
+        yield error
 
 
 def translated(error: BaseException, url: AmqpUrl) -> Exception:
@@ -100,10 +105,10 @@ def translated(error: BaseException, url: AmqpUrl) -> Exception:
 
     pika only guesses from the state of the handshake ("probable"); the broker's own words decide.
     """
-    said = str(_cause(error))
-    for words, what in _REFUSALS:
-        if all(word in said for word in words):
-            return ConfigError(WHERE, f"{what} ({url})")
+    for said in _said(error):
+        for words, what in _REFUSALS:
+            if all(word in said for word in words):
+                return ConfigError(WHERE, f"{what} ({url})")
     return BrokerUnavailable(f"{url}: {text(error)}")
 
 
