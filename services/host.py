@@ -8,6 +8,7 @@ is in hand. A stage that ends by itself is a defect, and ends the process with i
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -39,6 +40,9 @@ from shared.state import State, new_owner
 GRACE: Final = 30.0
 """Seconds that what is in hand may take after SIGTERM."""
 
+COLLECT_AFTER: Final = 20_000
+"""New objects after which the garbage collector looks at them."""
+
 T = TypeVar("T")
 
 
@@ -62,6 +66,17 @@ async def _serve(settings: Settings, parts: Sequence[Part]) -> int:
         async with opened(settings, parts, stop) as (resources, assemblies):
             await run_until(stop, resources, assemblies)
     return 0
+
+
+def spare_collections() -> None:
+    """Let the garbage collector look at what is new, seldom, and never at what was loaded.
+
+    Messages in hand are thousands of objects without cycles; looked at after every 700 new ones,
+    they are a tenth of the CPU of a stage.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 10, 10)
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
@@ -90,6 +105,7 @@ async def opened(
         Stopped: told to stop while waiting.
         ConfigError: the settings do not lead there.
     """
+    spare_collections()
     name = parts[0].name if len(parts) == 1 else "postmaster"
     log = MailLog(name, counts)
     if (fault := faultpoint.arm(os.environ)) is not None:
