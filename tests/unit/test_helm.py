@@ -1,8 +1,8 @@
 """The Helm chart: rendered by Helm itself, and held against the schemas of Kubernetes.
 
 Helm comes as the program on the PATH, or as ``helm-python-sdk`` from PyPI (Helm 4 as a library);
-the schemas as ``kubernetes-validate``. Without them these tests skip and say so, on CI too: both
-are large, and the chart is no part of the program. What the operators of RabbitMQ, KEDA and
+the schemas as ``kubernetes-validate``. Both are large and the chart is no part of the program, so
+only ``.ci/run`` installs them; without them these tests skip and say so. What the operators of RabbitMQ, KEDA and
 Prometheus define has no schema here; of that, the fields we rely on are looked at.
 """
 
