@@ -2,8 +2,9 @@
 
 Helm comes as the program on the PATH, or as ``helm-python-sdk`` from PyPI (Helm 4 as a library);
 the schemas as ``kubernetes-validate``. Both are large and the chart is no part of the program, so
-only ``.ci/run`` installs them; without them these tests skip and say so. What the operators of RabbitMQ, KEDA and
-Prometheus define has no schema here; of that, the fields we rely on are looked at.
+only ``.ci/run`` installs them; without them these tests skip and say so. What the operators of
+RabbitMQ, KEDA and Prometheus define has no schema here; of that, the fields we rely on are looked
+at.
 """
 
 import functools
