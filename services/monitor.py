@@ -4,17 +4,12 @@ Healthy means that this process works: its event loop turns and its connections 
 open. Whether some destination is up is none of its business here. Ready means that it can take
 work: the broker takes publishes too. It is served from a thread of its own, so that a loop that
 hangs cannot answer for itself.
-
-``python -m services.monitor URL`` asks such a URL, and is the health check of the containers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -129,20 +124,3 @@ def _server(listen: str, vitals: Vitals) -> ThreadingHTTPServer:
         return ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
     except (OSError, ValueError, OverflowError) as error:
         raise ConfigError("monitor.listen", f"cannot listen on {listen!r}: {error}") from error
-
-
-def main(url: str) -> int:
-    """Ask a URL; return 0 if it answers 200, 1 otherwise, and print what it says."""
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  (our own address)
-            answer.read()
-            return 0
-    except urllib.error.HTTPError as error:
-        sys.stderr.write(error.read().decode(errors="replace"))
-    except OSError as error:
-        sys.stderr.write(f"{url}: {error}\n")
-    return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

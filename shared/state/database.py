@@ -170,6 +170,7 @@ def _postgresql(url: URL, patience: float) -> Engine:
         "keepalives_count": "3",
         "tcp_user_timeout": "15000",
         "application_name": "pop3-connector",
+        "client_encoding": "utf8",  # else text of a database in SQL_ASCII would come as bytes
         "options": "-c statement_timeout=60s -c lock_timeout=30s",
     }
     return _engine(url.update_query_dict({**defaults, **_texts(url.query)}), {})
