@@ -71,8 +71,8 @@ async def _serve(settings: Settings, parts: Sequence[Part]) -> int:
 def spare_collections() -> None:
     """Let the garbage collector look at what is new, seldom, and never at what was loaded.
 
-    Messages in hand are thousands of objects without cycles; looked at after every 700 new ones,
-    they are a tenth of the CPU of a stage.
+    Messages in hand are thousands of objects without cycles; looking at them after every 700 new
+    ones was about 6 % of the deliverer's CPU samples (perf).
     """
     gc.collect()
     gc.freeze()
