@@ -48,6 +48,9 @@ class Schedule(Protocol):
     async def claim_due(self, accounts: Sequence[str], *, hold: float) -> Sequence[str]:
         """Return the accounts that are due, each to one caller only for ``hold`` seconds."""
 
+    async def queued(self, accounts: Sequence[str], *, hold: float) -> None:
+        """Hold them for longer: their poll jobs are queued, and perhaps done already."""
+
     async def give_back(self, accounts: Sequence[str]) -> None:
         """Undo ``claim_due``: they are due again at once."""
 

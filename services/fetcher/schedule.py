@@ -1,7 +1,8 @@
 """The schedule: accounts that are due become poll jobs in the queue ``poll``.
 
-Every fetcher runs one; the state database gives each due account to one of them only. A poll job
-that gets lost does no harm: the account is due again when the hold has run out.
+Every fetcher runs one; the state database gives each due account to one of them only: for seconds,
+until its poll job is queued, and then for as long as that may take. A scheduler that dies delays
+its accounts by those seconds, a poll job that gets lost by the longer time; it is no worse.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from services.fetcher.ports import Journal, Outbox, Schedule
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, Refused, StateUnavailable
 from shared.message import Envelope, Poll
+
+CLAIM: Final = 5.0
+"""Seconds that it may take to queue the poll jobs of due accounts."""
 
 HOLD: Final = 1_800.0
 """Seconds for which a poll job may wait and run before its account is taken for due again."""
@@ -60,7 +64,7 @@ class Scheduler:
         if self._blocked() is not None:
             return
         try:
-            due = await self._schedule.claim_due(self._accounts, hold=HOLD)
+            due = await self._schedule.claim_due(self._accounts, hold=CLAIM)
         except StateUnavailable as error:
             self._journal.trouble("the schedule cannot be read", why=error)
             return
@@ -72,6 +76,9 @@ class Scheduler:
         jobs = [Envelope(f"poll-{name}", name, Poll(), now) for name in due]
         try:
             await self._outbox.put(*jobs)
+            await self._schedule.queued(due, hold=HOLD)
+        except StateUnavailable as error:
+            self._journal.trouble("accounts are due again although they are queued", why=error)
         except (BrokerUnavailable, Refused) as error:
             self._journal.trouble("poll jobs could not be queued", why=error)
             await self._give_back(due)

@@ -31,11 +31,13 @@ from shared.state.schedule import (
     ACCOUNTS,
     CLAIM_DUE,
     FAILURES,
+    HOLD,
     POLLED,
     UNQUEUE,
     AccountState,
     Due,
     Polled,
+    Queued,
 )
 from shared.state.upkeep import (
     PRUNE_DELIVERIES,
@@ -63,6 +65,7 @@ _ORDER: Final[tuple[Operation[Any, Any], ...]] = (
     SEEN,
     KNOWN,
     POLLED,
+    HOLD,
     UNQUEUE,
     CLAIM_DUE,
     FAILURES,
@@ -190,6 +193,15 @@ class State:
             How many polls have failed one after the other; 0 where this one did not.
         """
         return await self._ask(POLLED, Polled(account, next_poll, error))
+
+    async def queued(self, accounts: Sequence[str], *, hold: float) -> None:
+        """Hold accounts for longer than ``claim_due`` did: their poll jobs are queued.
+
+        Args:
+            accounts: those that it returned; one that has been polled since then is left alone.
+            hold: seconds from now after which one that was not polled is due again.
+        """
+        await self._ask(HOLD, Queued(accounts, hold))
 
     async def give_back(self, accounts: Sequence[str]) -> None:
         """Undo ``claim_due`` for accounts whose poll jobs could not be queued."""

@@ -50,6 +50,13 @@ class Due(NamedTuple):
     hold: float
 
 
+class Queued(NamedTuple):
+    """Accounts whose poll jobs are queued, and seconds for which those count as on their way."""
+
+    names: Sequence[str]
+    hold: float
+
+
 class Polled(NamedTuple):
     """The end of a poll; ``error`` is None where all went well."""
 
@@ -152,6 +159,18 @@ def _unqueue(batch: Batch, asked: Sequence[Sequence[str]]) -> Sequence[None]:
     return [None] * len(asked)
 
 
+def _hold(batch: Batch, asked: Sequence[Queued]) -> Sequence[None]:
+    for queued in asked:
+        for portion in chunks(sorted(set(queued.names))):
+            batch.connection.execute(
+                update(ACCOUNT)
+                # One that is not queued any more has been polled in the meantime.
+                .where(ACCOUNT.c.name.in_(portion), ACCOUNT.c.queued_until > 0)
+                .values(queued_until=batch.now + queued.hold, queued_at=batch.now)
+            )
+    return [None] * len(asked)
+
+
 def _failures(batch: Batch, asked: Sequence[str]) -> Sequence[int]:
     found: dict[str, int] = {}
     for portion in chunks(sorted(set(asked))):
@@ -180,6 +199,7 @@ def _accounts(batch: Batch, asked: Sequence[None]) -> Sequence[Mapping[str, Acco
 
 CLAIM_DUE: Final = Operation(_claim_due)
 POLLED: Final = Operation(_polled)
+HOLD: Final = Operation(_hold)
 UNQUEUE: Final = Operation(_unqueue)
 FAILURES: Final = Operation(_failures, writes=False)
 ACCOUNTS: Final = Operation(_accounts, writes=False)

@@ -14,7 +14,7 @@ import pytest
 from services.fetcher.account import Account, backoff
 from services.fetcher.fetch import Fetcher
 from services.fetcher.ports import World
-from services.fetcher.schedule import Scheduler
+from services.fetcher.schedule import CLAIM, HOLD, Scheduler
 from services.fetcher.visit import Limits
 from shared import wire
 from shared.broker.embedded import EmbeddedBroker
@@ -307,6 +307,39 @@ async def test_due_accounts_become_one_poll_job_each(desk: Desk) -> None:
     await asyncio.gather(scheduler().queue_due(), scheduler().queue_due())
     jobs = [wire.decode(m.body, Poll).account for m in desk.steward.browse(POLL)]
     assert sorted(jobs) == ["a", "b"]
+
+
+async def test_a_scheduler_that_dies_in_between_delays_its_accounts_by_seconds(
+    desk: Desk,
+) -> None:
+    class Dying(Outbox):
+        async def put(self, *envelopes: object) -> None:
+            raise asyncio.CancelledError
+
+    scheduler = Scheduler(
+        ["a"], desk.state, Dying(desk.broker, POLL), desk.log, desk.clock, blocked=lambda: None
+    )
+    with pytest.raises(asyncio.CancelledError):
+        await scheduler.queue_due()
+    assert await desk.state.claim_due(["a"], hold=60) == []
+    await desk.clock.advance(CLAIM)
+    assert await desk.state.claim_due(["a"], hold=60) == ["a"]
+
+
+async def test_an_account_whose_poll_job_waits_is_not_due_again(desk: Desk) -> None:
+    scheduler = Scheduler(
+        ["a"],
+        desk.state,
+        Outbox(desk.broker, POLL),
+        desk.log,
+        desk.clock,
+        blocked=lambda: None,
+    )
+    await scheduler.queue_due()
+    await desk.clock.advance(HOLD - 1)
+    assert await desk.state.claim_due(["a"], hold=60) == []
+    await desk.clock.advance(1)
+    assert await desk.state.claim_due(["a"], hold=60) == ["a"]
 
 
 async def test_poll_jobs_that_cannot_be_queued_are_due_again_at_once(desk: Desk) -> None:

@@ -32,6 +32,25 @@ class Schedule(Opening):
         await clock.advance(1)
         assert await one.claim_due(["a"], hold=60) == ["a"]
 
+    async def test_an_account_whose_poll_job_is_queued_is_held_for_longer(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        assert await one.claim_due(["a", "b"], hold=10) == ["a", "b"]
+        await one.queued(["a"], hold=HOUR)
+        await clock.advance(10)
+        assert await two.claim_due(["a", "b"], hold=HOUR) == ["b"]
+        await clock.advance(HOUR - 10)
+        assert await two.claim_due(["a"], hold=HOUR) == ["a"]
+
+    async def test_an_account_that_was_polled_at_once_is_not_held(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        assert await one.claim_due(["a"], hold=10) == ["a"]
+        await two.polled("a", next_poll=clock.now() + 1, error=None)
+        await one.queued(["a"], hold=HOUR)
+        await clock.advance(1)
+        assert await one.claim_due(["a"], hold=10) == ["a"]
+
     async def test_accounts_given_back_are_due_at_once(self, one: State, two: State) -> None:
         assert await one.claim_due(["a", "b"], hold=60) == ["a", "b"]
         await one.give_back(["a"])
