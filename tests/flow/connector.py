@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.servers.process import wait_until
 
@@ -21,6 +21,16 @@ FIRST_LINE = b"X-POP3-Connector-First-Line: "
 """Its value is the first line of a raw message that begins with no header field."""
 
 STAGES = ("fetcher", "parser", "rewriter", "deliverer")
+
+
+class Process(Protocol):
+    """A process as the tests see it; as of ``subprocess.Popen``."""
+
+    @property
+    def returncode(self) -> int | Any | None: ...
+    def poll(self) -> int | None: ...
+    def send_signal(self, number: signal.Signals, /) -> None: ...
+    def wait(self, seconds: float | None = None, /) -> int: ...
 
 
 @dataclass
@@ -32,7 +42,7 @@ class Connector:
     """
 
     folder: Path
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, Process] = field(default_factory=dict)
 
     @property
     def config(self) -> Path:

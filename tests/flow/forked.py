@@ -1,0 +1,70 @@
+"""Processes of the product that begin by fork, without loading Python and the product each time.
+
+For tests that start dozens of processes: loading takes most of a second of CPU, a fork next to
+nothing. They are real processes all the same, each with its own life and death.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from subprocess import TimeoutExpired
+
+from tests.flow.connector import STAGES, Connector
+
+_LOADED = ["__main__", "services.__main__", "services.run"]
+_LOADED += [f"services.{stage}.__main__" for stage in STAGES]
+
+
+@dataclass
+class Forked:
+    """A process, with as much of ``subprocess.Popen`` as the tests use."""
+
+    process: ForkServerProcess
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, or minus the signal that ended it; None while it runs."""
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def wait(self, seconds: float | None = None) -> int:
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            raise TimeoutExpired(str(self.process.name), seconds or 0)
+        return self.process.exitcode
+
+
+class ForkedConnector(Connector):
+    """An installation whose processes begin by fork."""
+
+    def start(self, *names: str, **environment: str) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_LOADED)
+        for name in names:
+            command = ["--config", str(self.config), *name.split()]
+            log = self.folder / f"{name}.log"
+            process = context.Process(target=_live, args=(command, log, environment), name=name)
+            process.start()
+            self.processes[name] = Forked(process)
+
+
+def _live(command: list[str], log: Path, environment: Mapping[str, str]) -> None:
+    """Be a process of the product until it ends."""
+    from services.__main__ import main
+
+    with log.open("ab") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    os.environ.update(environment)
+    sys.exit(main(command))
