@@ -125,7 +125,7 @@ def unknown_placeholders(template: str) -> list[str]:
 
 
 def _make_maildir(maildir: str) -> None:
-    for name in (TMP, "cur", "new"):
+    for name in ("new", "cur", TMP):  # tmp comes last: where it is, nothing is missing
         make_directory(Path(maildir) / name)
 
 

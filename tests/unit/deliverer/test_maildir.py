@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.deliverer.store import make_directory
 from shared.errors import SpoolMissing
 from tests.unit.deliverer.letters import ANNA, BERT, MESSAGE, PREFIX, SENDER, courier, letter
 
@@ -73,6 +74,25 @@ async def test_a_replay_into_a_new_maildir_is_delivered(tmp_path: Path) -> None:
     async with courier(f"maildir://{tmp_path}/box") as maildir:
         await maildir.deliver(letter(replay=True), SENDER, [ANNA])
     assert files(tmp_path / "box")["new"] == ["3f9a.pop3-connector"]
+
+
+@pytest.mark.parametrize("made", range(3))
+async def test_a_maildir_that_was_half_made_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: int
+) -> None:
+    left = iter(range(made))
+
+    def make_some(path: Path) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "no space left", str(path))
+        make_directory(path)
+
+    async with courier(f"maildir://{tmp_path}/box") as maildir:
+        with monkeypatch.context() as patch:
+            patch.setattr("services.deliverer.maildir.make_directory", make_some)
+            first = await maildir.deliver(letter(), SENDER, [ANNA])
+        second = await maildir.deliver(letter(), SENDER, [ANNA])
+    assert (first[ANNA].verdict, second[ANNA].verdict) == ("temporary", "delivered")
 
 
 async def test_a_large_message_is_written_in_chunks_to_every_mailbox(tmp_path: Path) -> None:
