@@ -38,6 +38,15 @@ from shared.settlement import RetryPolicy, Settlement, Step, settlement, undecod
 SUSPECT: Final = 2
 """Hand-outs without a settlement after which a message may be what crashes its process."""
 
+FAREWELL: Final = 0.02
+"""Seconds between two messages of which one may be what crashes its process. A settlement is on its
+way to the broker then, and not lost with the process: or the same neighbour would be there again
+each time, and be taken for the culprit as well."""
+
+HEAD_START: Final = 1.0
+"""Seconds, at the most, by which suspects are held back. The wait is a random one: of the stages in
+one process, the one with the culprit must not always be the first, or the others get nowhere."""
+
 EXPECTED: Final = (StateUnavailable, SpoolUnavailable, SpoolMissing, BrokerUnavailable, Refused)
 """What a handler may raise when something it needs is away; all else is a defect to be logged."""
 
@@ -135,16 +144,20 @@ class Runner:
         async with aclosing(self._broker.consume(stage.inbox, stage.concurrency)) as deliveries:
             async for delivery in deliveries:
                 self.taken += 1
-                if delivery.redeliveries < SUSPECT:
-                    self._start(self._one(delivery))
-                else:
+                if delivery.redeliveries >= SUSPECT or self._resembles(delivery):
                     self._suspect(delivery)
+                else:
+                    self._start(self._one(delivery))
 
     def _start(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def _resembles(self, delivery: Delivery) -> bool:
+        """Return whether it is a copy of a suspect: fetched anew, as its fetcher died with it."""
+        return any(delivery.message_id == other.message_id for other in self._suspects)
 
     def _suspect(self, delivery: Delivery) -> None:
         # A message that crashes its process takes its neighbours' delivery counts up with its own.
@@ -154,11 +167,13 @@ class Runner:
             self._inspector = asyncio.create_task(self._inspect())
 
     async def _inspect(self) -> None:
+        await self._clock.sleep(random.uniform(0.0, HEAD_START))  # noqa: S311
         while self._suspects:
             if self._tasks:
                 await asyncio.wait(set(self._tasks))
             delivery = self._suspects.pop(random.randrange(len(self._suspects)))  # noqa: S311
             await self._start(self._one(delivery))
+            await self._clock.sleep(FAREWELL)
 
     async def _finish(self, grace: float) -> None:
         if self._inspector is not None:
