@@ -36,7 +36,8 @@ class Forked:
 
     def send_signal(self, number: signal.Signals) -> None:
         assert self.process.pid is not None
-        os.kill(self.process.pid, number)
+        if self.process.exitcode is None:
+            os.kill(self.process.pid, number)
 
     def wait(self, seconds: float | None = None) -> int:
         self.process.join(seconds)
