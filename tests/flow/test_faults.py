@@ -137,6 +137,8 @@ def test_a_fetcher_killed_in_the_middle_loses_nothing_and_doubles_nothing(
 
     product.wait(all_there, "all mail")
     product.wait(lambda: provider.files("sales") == [], "an empty maildrop")
+    # The last of them may still be starting, and not listen to SIGTERM yet.
+    product.wait(lambda: product.count(fetching(broker), "started") >= 4, "the fetcher to run")
     for name in list(product.processes):
         assert product.stop(name) == 0, product.tail()
     arrived = [below_prefix(path.read_bytes()) for path in maildir.iterdir()]

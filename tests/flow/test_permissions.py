@@ -25,6 +25,7 @@ from amqp.exceptions import AccessRefused, AMQPError
 from services.postmaster import parked
 from shared.broker.steward import KombuSteward
 from shared.queues import PICKUP, QUARANTINE, RETRIED, SENDERS, Tier, failed_queue, plan
+from tests.servers.process import wait_until
 from tests.servers.rabbitmq import RabbitServer, rabbitmq
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,7 +178,12 @@ def test_a_hundred_peeks_lose_nothing(deployment: Deployment, queue: str) -> Non
     assert [got[0]["properties"]["headers"]["reason"] for got in seen] == ["550 no"] * 100
     steward = deployment.steward("postmaster")
     folder = parked.QUARANTINED if queue == QUARANTINE else parked.FAILED
-    assert [m.message_id for m in parked.browse(steward, folder)] == ["peeked"]
+
+    def found() -> bool:
+        return [m.message_id for m in parked.browse(steward, folder)] == ["peeked"]
+
+    # What a peek gives back is there again a moment later.
+    wait_until(found, "the message", 20)
     assert steward.drop(queue, ["peeked"]) == 1
     steward.close()
 
