@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel
 from pika.exceptions import AMQPError
 
+from shared.broker.rabbitmq.connection import MailConnection
 from shared.errors import BrokerUnavailable
 from shared.log import printable
 
@@ -41,7 +41,7 @@ class AsyncChannel:
         self._on_end = on_end
         self._waiting: set[asyncio.Future[Any]] = set()
 
-    async def open(self, connection: AsyncioConnection) -> None:
+    async def open(self, connection: MailConnection) -> None:
         """Open the channel.
 
         Raises:

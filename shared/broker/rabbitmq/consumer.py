@@ -11,17 +11,20 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Final
-
-from pika.adapters.asyncio_connection import AsyncioConnection
 
 from shared.broker import Delivery, Header
 from shared.broker.dead_letter import own
+from shared.broker.rabbitmq import frames
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
+from shared.broker.rabbitmq.connection import MailConnection
 from shared.errors import DeliveryLost
 
 DELIVERY_COUNT: Final = "x-delivery-count"
 """How often a quorum queue has taken the message back; absent or 0 the first time."""
+
+_NO_HEADERS: Final[Mapping[str, Header]] = {}
 
 
 class Session:
@@ -45,8 +48,9 @@ class Session:
         self._stopped = False
         self._lost: str | None = None
         self._loop = asyncio.get_running_loop()
+        self._undivert = _nothing
 
-    async def open(self, connection: AsyncioConnection) -> None:
+    async def open(self, connection: MailConnection) -> None:
         """Subscribe.
 
         Raises:
@@ -54,6 +58,9 @@ class Session:
         """
         await self._channel.open(connection)
         pika = self._channel.pika
+        number = pika.channel_number
+        connection.receive(number, self._receive)
+        self._undivert = lambda: connection.receive(number, None)
         try:
             pika.add_on_cancel_callback(self._on_cancel)
             await self._channel.call(pika.basic_qos, prefetch_count=self._prefetch)
@@ -64,6 +71,7 @@ class Session:
                 consumer_tag=self._consumer_tag,
             )
         except asyncio.CancelledError:
+            self._undivert()
             self._channel.close()
             raise
 
@@ -123,6 +131,7 @@ class Session:
     async def stop(self) -> None:
         """Take no more; give back what was not handed on. The rest can still be settled."""
         self._stopped = True
+        self._undivert()  # what still comes pika rejects
         self._wake()
         if self._lost is not None or not self._channel.pika.is_open:
             return
@@ -135,18 +144,28 @@ class Session:
             await cancelled
             self._close_when_settled()
 
+    def _receive(self, message: frames.Delivered) -> None:
+        told, count = _told(message.table) if message.table else (_NO_HEADERS, 0)
+        redeliveries = max(int(message.redelivered), count)
+        self._hold(message.tag, message.message_id, told, redeliveries, message.body)
+
     def _on_message(self, _: object, method: Any, properties: Any, body: bytes) -> None:
-        tag = method.delivery_tag
-        headers: Mapping[str, Header] = {}
-        redeliveries = int(method.redelivered)
-        if properties.headers:
-            headers = own(properties.headers)
-            redeliveries = max(redeliveries, properties.headers.get(DELIVERY_COUNT, 0))
+        headers = properties.headers or {}
+        redeliveries = max(int(method.redelivered), headers.get(DELIVERY_COUNT, 0))
+        message_id = properties.message_id or ""
+        self._hold(method.delivery_tag, message_id, own(headers), redeliveries, body)
+
+    def _hold(
+        self,
+        tag: int,
+        message_id: str,
+        headers: Mapping[str, Header],
+        redeliveries: int,
+        body: bytes,
+    ) -> None:
         self._unsettled[tag] = None
         self._buffer.append(
-            Delivery(
-                self.queue, body, properties.message_id or "", headers, redeliveries, (self, tag)
-            )
+            Delivery(self.queue, body, message_id, headers, redeliveries, (self, tag))
         )
         if self._arrival is not None:
             self._wake()
@@ -177,8 +196,20 @@ class Session:
         self._lose(str(reason))
 
     def _lose(self, reason: str) -> None:
+        self._undivert()  # another channel gets this one's number
         self._lost = self._lost or reason
         self._buffer.clear()
         self._unsettled.clear()
         self._acked.clear()
         self._wake()
+
+
+@lru_cache(maxsize=1024)
+def _told(table: bytes) -> tuple[Mapping[str, Header], int]:
+    """Return the sender's headers in a table, and the broker's count of earlier hand-outs."""
+    headers = frames.headers(table)
+    return own(headers), int(headers.get(DELIVERY_COUNT, 0))
+
+
+def _nothing() -> None:
+    """Take nothing back."""

@@ -10,12 +10,11 @@ import asyncio
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import ConnectionWrongStateError
 
 from shared.broker.amqp_url import AmqpUrl
 from shared.broker.rabbitmq.backoff import Backoff
-from shared.broker.rabbitmq.connection import CoalescingConnection, parameters, text, translated
+from shared.broker.rabbitmq.connection import MailConnection, parameters, text, translated
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import printable
@@ -62,7 +61,7 @@ class Link:
         self._parameters = parameters(url, ca_file, title, version)
         self._report = report
         self._backoff = Backoff(clock, LONGEST_PAUSE)
-        self._connection: AsyncioConnection | None = None
+        self._connection: MailConnection | None = None
         self._change = asyncio.Event()
         self._refused: ConfigError | None = None
         self._closed = False
@@ -82,7 +81,7 @@ class Link:
         self._task = asyncio.create_task(self._keep(), name=self._title)
         await self.connection()
 
-    async def connection(self) -> AsyncioConnection:
+    async def connection(self) -> MailConnection:
         """Return the open connection, once there is one.
 
         Raises:
@@ -98,7 +97,7 @@ class Link:
             await self._change.wait()
         return self._connection
 
-    def now(self) -> AsyncioConnection:
+    def now(self) -> MailConnection:
         """Return the open connection.
 
         Raises:
@@ -159,7 +158,7 @@ class Link:
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[None] = loop.create_future()
         lost: asyncio.Future[str] = loop.create_future()
-        connection = CoalescingConnection(
+        connection = MailConnection(
             self._parameters,
             on_open_callback=lambda _: _end(opened, None),
             on_open_error_callback=lambda _, error: _end(opened, translated(error, self._url)),

@@ -12,16 +12,17 @@ import asyncio
 import struct
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
-from pika import BasicProperties
-from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.exceptions import AMQPError, ShortStringTooLong, UnsupportedAMQPFieldException
+from pika.exceptions import ShortStringTooLong, UnsupportedAMQPFieldException
 from pika.spec import Basic
 
 from shared.broker import Header, Send
+from shared.broker.rabbitmq import frames
 from shared.broker.rabbitmq.backoff import Backoff
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
+from shared.broker.rabbitmq.connection import MailConnection
 from shared.broker.rabbitmq.link import Link, Report
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, Refused
@@ -30,7 +31,6 @@ from shared.log import printable
 from shared.wire import BODY_LIMIT
 
 CONTENT_TYPE: Final = "application/msgpack"
-PERSISTENT: Final = 2
 LONGEST_PAUSE: Final = 5.0
 
 _NOT_FOUND: Final = 404
@@ -40,6 +40,7 @@ _UNSENDABLE: Final = (
     struct.error,
     ArithmeticError,
     TypeError,
+    ValueError,
 )
 
 
@@ -78,12 +79,14 @@ class ConfirmChannel:
         self.ended: asyncio.Future[ChannelEnded] = asyncio.get_running_loop().create_future()
         self._exchange = exchange
         self._channel = AsyncChannel(self._end)
+        self._connection: MailConnection
+        self._number = self._frame_max = 0
         self._last = 0
         self._floor = 1
         self._pending: dict[int, tuple[_Batch, Send]] = {}
         self._returned: set[int] = set()
 
-    async def open(self, connection: AsyncioConnection) -> None:
+    async def open(self, connection: MailConnection) -> None:
         """Open the channel and make sure of the exchange.
 
         Raises:
@@ -94,6 +97,9 @@ class ConfirmChannel:
         await self._channel.call(pika.exchange_declare, exchange=self._exchange, passive=True)
         pika.add_on_return_callback(self._on_return)
         await self._channel.call(pika.confirm_delivery, ack_nack_callback=self._on_confirm)
+        self._connection = connection
+        self._number = int(pika.channel_number)
+        self._frame_max = int(connection.params.frame_max)
 
     @property
     def is_open(self) -> bool:
@@ -101,37 +107,40 @@ class ConfirmChannel:
         return bool(self._channel.pika.is_open)
 
     def publish(self, sends: Sequence[Send]) -> asyncio.Future[None]:
-        """Publish; return a future that ends when the last message is confirmed or refused."""
+        """Publish all, or none; return a future that ends with the last confirm or refusal.
+
+        Raises:
+            Refused: a message cannot be sent at all.
+            BrokerUnavailable: the channel is closed.
+        """
+        messages = [self._frames(send) for send in sends]
+        if not self._channel.pika.is_open:
+            raise BrokerUnavailable("the channel is closed")
         batch = _Batch(len(sends))
-        try:
-            for send in sends:
-                self._put(send)
-                self._last += 1
-                self._pending[self._last] = (batch, send)
-        except (Refused, BrokerUnavailable):
-            batch.done.cancel()
-            raise
+        for send, message in zip(sends, messages, strict=True):
+            self._connection.emit(message)
+            self._last += 1
+            self._pending[self._last] = (batch, send)
         return batch.done
 
-    def _put(self, send: Send) -> None:
+    def _frames(self, send: Send) -> bytes:
         if len(send.body) > BODY_LIMIT:
             raise Refused(send.queue, f"{len(send.body)} bytes are more than a broker takes")
-        properties = BasicProperties(
-            content_type=CONTENT_TYPE,
-            delivery_mode=PERSISTENT,
-            message_id=send.message_id,
-            headers=_table(send.headers) if send.headers else None,
-        )
         try:
-            self._channel.pika.basic_publish(
-                self._exchange, send.queue, send.body, properties, mandatory=True
+            return frames.published(
+                self._number,
+                self._exchange,
+                send.queue,
+                CONTENT_TYPE,
+                send.message_id,
+                _table(send.headers) if send.headers else b"",
+                send.body,
+                self._frame_max,
             )
         except _UNSENDABLE as error:
             raise Refused(
                 send.queue, f"its headers cannot be sent: {type(error).__name__}"
             ) from error
-        except AMQPError as error:
-            raise BrokerUnavailable(f"the channel is closed: {error}") from error
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
@@ -242,9 +251,20 @@ class Publisher:
         self._report(what, exchange=self._exchange, reason=str(error))
 
 
-def _table(headers: Mapping[str, Header]) -> dict[str, object]:
-    """Return the headers as pika can write them: it knows no floating-point numbers."""
-    return {
-        name: Decimal(repr(value)) if type(value) is float else value
-        for name, value in headers.items()
-    }
+def _table(headers: Mapping[str, Header]) -> bytes:
+    if len(headers) == 1:
+        ((name, value),) = headers.items()
+        if type(value) is str:
+            return _one_text(name, value)  # the account, of which there are not many
+    # pika knows no floating-point numbers.
+    return frames.encoded(
+        {
+            name: Decimal(repr(value)) if type(value) is float else value
+            for name, value in headers.items()
+        }
+    )
+
+
+@lru_cache(maxsize=1024)
+def _one_text(name: str, value: str) -> bytes:
+    return frames.encoded({name: value})
