@@ -13,7 +13,8 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from shared import wire
 from shared.broker import Broker, Delivery, Send
@@ -82,6 +83,18 @@ class Blobs(Protocol):
         """Delete a blob; no error where there is none."""
 
 
+class _Case(NamedTuple):
+    """A delivery, and what follows from it; ``envelope`` is None where it could not be decoded."""
+
+    delivery: Delivery
+    envelope: Envelope[Any] | None
+    follows: Settlement
+
+    @property
+    def sends(self) -> list[Send]:
+        return [step.send for step in self.follows.steps if step.send is not None]
+
+
 class Runner:
     """Runs one stage over a broker until it is told to stop.
 
@@ -109,7 +122,10 @@ class Runner:
         self._log = log
         self._clock = clock
         self._blobs = blobs
+        self._prompt = not inspect.iscoroutinefunction(stage.handle)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._begun = 0
+        self._arrived: list[Delivery] = []
         self._suspects: list[Delivery] = []
         self._inspector: asyncio.Task[None] | None = None
         self.taken = 0
@@ -118,7 +134,7 @@ class Runner:
     @property
     def in_hand(self) -> int:
         """How many deliveries are being handled just now."""
-        return len(self._tasks) + len(self._suspects)
+        return self._begun + len(self._arrived) + len(self._suspects)
 
     async def run(self, stop: asyncio.Event, grace: float = 30.0) -> None:
         """Consume until ``stop`` is set, then finish what is in hand and return.
@@ -146,14 +162,33 @@ class Runner:
                 self.taken += 1
                 if delivery.redeliveries >= SUSPECT or self._resembles(delivery):
                     self._suspect(delivery)
+                elif self._prompt:
+                    self._arrive(delivery)
                 else:
                     self._start(self._one(delivery))
 
-    def _start(self, work: Any) -> asyncio.Task[None]:
+    def _arrive(self, delivery: Delivery) -> None:
+        # What comes in one turn of the event loop is handled and settled together: a task and a
+        # wait for each message cost more than most plain functions take.
+        if not self._arrived:
+            asyncio.get_running_loop().call_soon(self._begin)
+        self._arrived.append(delivery)
+
+    def _begin(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        if arrived:
+            self._start(self._together(arrived), len(arrived))
+
+    def _start(self, work: Any, count: int = 1) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._begun += count
+        task.add_done_callback(partial(self._ended, count))
         return task
+
+    def _ended(self, count: int, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._begun -= count
 
     def _resembles(self, delivery: Delivery) -> bool:
         """Return whether it is a copy of a suspect: fetched anew, as its fetcher died with it."""
@@ -178,6 +213,7 @@ class Runner:
     async def _finish(self, grace: float) -> None:
         if self._inspector is not None:
             self._inspector.cancel()
+        self._begin()
         if not self._tasks:
             return
         _, late = await asyncio.wait(set(self._tasks), timeout=grace)
@@ -187,31 +223,79 @@ class Runner:
             await asyncio.wait(late)
             self._log.trouble("stopped with messages in hand", left_to_the_broker=len(late))
 
+    async def _together(self, deliveries: Sequence[Delivery]) -> None:
+        cases = [self._handled(delivery) for delivery in deliveries]
+        for _ in cases:
+            reach(self._stage.name, "before-publish")
+        simple = [case for case in cases if not case.follows.copies]
+        answers = await self._broker.settle_all([(c.delivery, c.sends) for c in simple])
+        failed = [case for case, error in zip(simple, answers, strict=True) if error is not None]
+        for case, error in zip(simple, answers, strict=True):
+            if error is None:
+                await self._settled(case)
+        for case in (*failed, *(case for case in cases if case.follows.copies)):
+            self._start(self._settle(case))
+
     async def _one(self, delivery: Delivery) -> None:
+        await self._settle(
+            self._handled(delivery) if self._prompt else await self._awaited(delivery)
+        )
+
+    def _handled(self, delivery: Delivery) -> _Case:
+        envelope = self._read(delivery)
+        if isinstance(envelope, Settlement):
+            return _Case(delivery, None, envelope)
+        started = self._clock.monotonic()
+        reach(envelope.id, "handled")
+        try:
+            outcome = cast(Outcome, self._stage.handle(envelope))
+        except Exception as error:  # noqa: BLE001  (unknown means temporary, and only this message)
+            outcome = self._excused(envelope, error)
+        finally:
+            self._log.handled(self._clock.monotonic() - started)
+        return _Case(delivery, envelope, self._follows(envelope, outcome))
+
+    async def _awaited(self, delivery: Delivery) -> _Case:
+        envelope = self._read(delivery)
+        if isinstance(envelope, Settlement):
+            return _Case(delivery, None, envelope)
+        started = self._clock.monotonic()
+        reach(envelope.id, "handled")
+        try:
+            outcome = await cast(Awaitable[Outcome], self._stage.handle(envelope))
+        except Exception as error:  # noqa: BLE001  (unknown means temporary, and only this message)
+            outcome = self._excused(envelope, error)
+        finally:
+            self._log.handled(self._clock.monotonic() - started)
+        return _Case(delivery, envelope, self._follows(envelope, outcome))
+
+    def _read(self, delivery: Delivery) -> Envelope[Any] | Settlement:
+        """Return the envelope of a delivery, or what follows where it cannot be decoded."""
         stage = self._stage
         try:
-            envelope = wire.decode(delivery.body, stage.payload)
+            return wire.decode(delivery.body, stage.payload)
         except Undecodable as error:
             step = undecodable(
                 delivery.body, delivery.message_id, str(error), stage=stage.name, inbox=stage.inbox
             )
-            await self._settle(delivery, Settlement((step,)), delivery.message_id, "")
-            return
+            return Settlement((step,))
         except NewerSchema as error:
-            await self._settle(delivery, self._park(delivery, str(error)), delivery.message_id, "")
-            return
-        follows = await self._consequences(envelope)
-        await self._settle(delivery, follows, envelope.id, envelope.account, envelope.first_seen)
+            return self._park(delivery, str(error))
 
-    async def _consequences(self, envelope: Envelope[Payload]) -> Settlement:
+    def _excused(self, envelope: Envelope[Any], error: Exception) -> Retry:
+        if isinstance(error, EXPECTED):
+            return Retry(str(error))
+        self._log.crashed(envelope.id, envelope.account, error)
+        return Retry(f"{type(error).__name__} in the {self._stage.name}: {error}")
+
+    def _follows(self, envelope: Envelope[Any], outcome: Outcome) -> Settlement:
         try:
-            follows = self._follows(envelope, await self._outcome(envelope))
+            return self._settlement(envelope, outcome)
         except Exception as error:  # noqa: BLE001  (an outcome that cannot be carried out)
             self._log.crashed(envelope.id, envelope.account, error)
-            follows = self._follows(envelope, Retry(f"{type(error).__name__}: {error}"))
-        return await self._copied(envelope, follows) if follows.copies else follows
+            return self._settlement(envelope, Retry(f"{type(error).__name__}: {error}"))
 
-    def _follows(self, envelope: Envelope[Payload], outcome: Outcome) -> Settlement:
+    def _settlement(self, envelope: Envelope[Any], outcome: Outcome) -> Settlement:
         return settlement(
             envelope,
             outcome,
@@ -222,28 +306,14 @@ class Runner:
             now=self._clock.now(),
         )
 
-    async def _copied(self, envelope: Envelope[Payload], follows: Settlement) -> Settlement:
+    async def _copied(self, case: _Case, envelope: Envelope[Any]) -> _Case:
         """Copy blobs, so that each envelope owns its own; where that fails, retry all of it."""
         try:
-            for key, new_key in follows.copies:
+            for key, new_key in case.follows.copies:
                 await self._blobs.copy(key, new_key)
         except (SpoolUnavailable, SpoolMissing) as error:
-            return self._follows(envelope, Retry(str(error)))
-        return follows
-
-    async def _outcome(self, envelope: Envelope[Payload]) -> Outcome:
-        started = self._clock.monotonic()
-        reach(envelope.id, "handled")
-        try:
-            outcome = self._stage.handle(envelope)
-            return await outcome if inspect.isawaitable(outcome) else outcome
-        except EXPECTED as error:
-            return Retry(str(error))
-        except Exception as error:  # noqa: BLE001  (unknown means temporary, and only this message)
-            self._log.crashed(envelope.id, envelope.account, error)
-            return Retry(f"{type(error).__name__} in the {self._stage.name}: {error}")
-        finally:
-            self._log.handled(self._clock.monotonic() - started)
+            return case._replace(follows=self._follows(envelope, Retry(str(error))))
+        return case
 
     def _park(self, delivery: Delivery, reason: str) -> Settlement:
         """Send a newer version's message round a tier, as it is, until a newer worker takes it."""
@@ -254,25 +324,24 @@ class Runner:
         send = Send(queue, delivery.body, delivery.message_id, headers)
         return Settlement((Step("retrying", reason, send),))
 
-    async def _settle(
-        self,
-        delivery: Delivery,
-        follows: Settlement,
-        id_: str,
-        account: str,
-        first_seen: float = 0.0,
-    ) -> None:
-        sends = [step.send for step in follows.steps if step.send is not None]
+    async def _settle(self, case: _Case) -> None:
+        if case.follows.copies and case.envelope is not None:
+            case = await self._copied(case, case.envelope)
         reach(self._stage.name, "before-publish")
         try:
-            await self._insist(delivery, sends)
+            await self._insist(case.delivery, case.sends)
         except DeliveryLost as error:
-            self._log.trouble("not settled; it will be handed out again", id=id_, why=error)
+            self._log.trouble("not settled; it will be handed out again", id=_id(case), why=error)
             return
-        for step in follows.steps:
-            self._tell(step, id_, account, first_seen)
-        if follows.release is not None:
-            await self._release(follows.release)
+        await self._settled(case)
+
+    async def _settled(self, case: _Case) -> None:
+        account = "" if case.envelope is None else case.envelope.account
+        first_seen = 0.0 if case.envelope is None else case.envelope.first_seen
+        for step in case.follows.steps:
+            self._tell(step, _id(case), account, first_seen)
+        if case.follows.release is not None:
+            await self._release(case.follows.release)
 
     async def _insist(self, delivery: Delivery, sends: Sequence[Send]) -> None:
         """Settle; while the broker will not, hold the delivery: that is the back-pressure."""
@@ -311,3 +380,7 @@ class Runner:
                 log.quarantined(id_, account, step.reason)
             case "polled":
                 pass
+
+
+def _id(case: _Case) -> str:
+    return case.delivery.message_id if case.envelope is None else case.envelope.id

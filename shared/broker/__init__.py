@@ -81,6 +81,18 @@ class Broker(Protocol):
             BrokerUnavailable: the connection broke before the outcome was known.
         """
 
+    async def settle_all(
+        self, settlements: Sequence[tuple[Delivery, Sequence[Send]]]
+    ) -> list[Exception | None]:
+        """Settle many deliveries, each by itself, for less than as many calls of ``settle``.
+
+        Args:
+            settlements: deliveries, each with its sends.
+
+        Returns:
+            For each, in this order, None or what ``settle`` would have raised.
+        """
+
     async def publish(self, *sends: Send) -> None:
         """Make the sends durable; return when they are.
 

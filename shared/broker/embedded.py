@@ -31,7 +31,7 @@ from shared.broker.embedded_jobs import (
 from shared.broker.embedded_store import row
 from shared.broker.embedded_worker import Worker
 from shared.clock import Clock, SystemClock
-from shared.errors import BrokerUnavailable, DeliveryLost
+from shared.errors import BrokerUnavailable, DeliveryLost, Refused
 from shared.queues import Tier, plan
 
 
@@ -139,11 +139,28 @@ class EmbeddedBroker:
             DeliveryLost: the delivery is no longer ours.
             BrokerUnavailable: the file could not be written; the delivery is still ours.
         """
+        (error,) = await self.settle_all([(delivery, sends)])
+        if error is not None:
+            raise error
+
+    async def settle_all(
+        self, settlements: Sequence[tuple[Delivery, Sequence[Send]]]
+    ) -> list[Exception | None]:
+        """Settle many deliveries; return for each None, or what ``settle`` would have raised."""
+        asked = [self._transferred(delivery, sends) for delivery, sends in settlements]
+        return [a if isinstance(a, Exception) else await _answer(a) for a in asked]
+
+    def _transferred(
+        self, delivery: Delivery, sends: Sequence[Send]
+    ) -> asyncio.Future[None] | Exception:
         if not isinstance(delivery.tag, Lease) or self._worker is None:
-            raise DeliveryLost("the delivery is another broker's, or was given back when it closed")
+            return DeliveryLost("the delivery is another broker's, or was given back at the close")
         done = asyncio.get_running_loop().create_future()
-        self._submit(Transfer([row(send) for send in sends], delivery.tag, done))
-        await done
+        try:
+            self._submit(Transfer([row(send) for send in sends], delivery.tag, done))
+        except (Refused, BrokerUnavailable) as error:
+            return error
+        return done
 
     async def publish(self, *sends: Send) -> None:
         """Make the sends durable; return when they are. All of them are taken, or none.
@@ -217,3 +234,11 @@ def _seen(delivery: Delivery) -> Delivery:
     if isinstance(delivery.tag, Lease):
         delivery.tag.yielded = True
     return delivery
+
+
+async def _answer(done: asyncio.Future[None]) -> Exception | None:
+    try:
+        await done
+    except (DeliveryLost, Refused, BrokerUnavailable) as error:
+        return error
+    return None

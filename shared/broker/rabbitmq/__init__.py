@@ -22,7 +22,7 @@ from shared.broker.rabbitmq.consumer import Session
 from shared.broker.rabbitmq.link import Link, Report
 from shared.broker.rabbitmq.publisher import Publisher
 from shared.clock import Clock, SystemClock
-from shared.errors import BrokerUnavailable, Refused
+from shared.errors import BrokerUnavailable, DeliveryLost, Refused
 from shared.faultpoint import reach
 from shared.queues import Tier, plan, reachable
 
@@ -128,12 +128,44 @@ class RabbitBroker:
             DeliveryLost: the delivery is no longer ours; it will be handed out again.
             BrokerUnavailable: the connection broke before the outcome was known.
         """
+        (error,) = await self.settle_all([(delivery, sends)])
+        if error is not None:
+            raise error
+
+    async def settle_all(
+        self, settlements: Sequence[tuple[Delivery, Sequence[Send]]]
+    ) -> list[Exception | None]:
+        """Settle many deliveries; return for each None, or what ``settle`` would have raised."""
+        # All are published before the first confirm is waited for.
+        published = [self._forwarded(delivery, sends) for delivery, sends in settlements]
+        return [
+            answer if isinstance(answer, Exception) else await self._forgotten(delivery, answer)
+            for (delivery, _), answer in zip(settlements, published, strict=True)
+        ]
+
+    def _forwarded(
+        self, delivery: Delivery, sends: Sequence[Send]
+    ) -> asyncio.Future[None] | Exception | None:
+        """Publish what follows from a delivery; return what to wait for, or why it is not done."""
         session, tag = cast(tuple[Session, int], delivery.tag)
-        session.check(tag)
-        if sends:
-            await self.publish(*sends)
-        reach(delivery.queue, "before-ack")
-        session.ack(tag)
+        try:
+            session.check(tag)
+            return self._published(sends) if sends else None
+        except (DeliveryLost, Refused, BrokerUnavailable) as error:
+            return error
+
+    async def _forgotten(
+        self, delivery: Delivery, confirmed: asyncio.Future[None] | None
+    ) -> Exception | None:
+        session, tag = cast(tuple[Session, int], delivery.tag)
+        try:
+            if confirmed is not None:
+                await confirmed
+            reach(delivery.queue, "before-ack")
+            session.ack(tag)
+        except (DeliveryLost, Refused, BrokerUnavailable) as error:
+            return error
+        return None
 
     async def publish(self, *sends: Send) -> None:
         """Make the sends durable; return when they are.
@@ -142,11 +174,14 @@ class RabbitBroker:
             Refused: a send was not taken.
             BrokerUnavailable: the connection broke before the outcome was known.
         """
+        if sends:
+            await self._published(sends)
+
+    def _published(self, sends: Sequence[Send]) -> asyncio.Future[None]:
         for send in sends:
             if send.queue not in self._reach:
                 raise Refused(send.queue, f"{self._name} may not send to it, or it does not exist")
-        if sends:
-            await self._publisher.publish(sends)
+        return self._publisher.publish(sends)
 
     async def depths(self, queues: Iterable[str]) -> Mapping[str, int]:
         """Return for each queue how many messages in it wait to be handed out; 0 if undeclared.

@@ -24,8 +24,6 @@ from shared.errors import DeliveryLost
 DELIVERY_COUNT: Final = "x-delivery-count"
 """How often a quorum queue has taken the message back; absent or 0 the first time."""
 
-_NO_HEADERS: Final[Mapping[str, Header]] = {}
-
 
 class Session:
     """One subscription to a queue, for as long as its channel lives.
@@ -145,7 +143,7 @@ class Session:
             self._close_when_settled()
 
     def _receive(self, message: frames.Delivered) -> None:
-        told, count = _told(message.table) if message.table else (_NO_HEADERS, 0)
+        told, count = _told(message.table)
         redeliveries = max(int(message.redelivered), count)
         self._hold(message.tag, message.message_id, told, redeliveries, message.body)
 
@@ -207,7 +205,7 @@ class Session:
 @lru_cache(maxsize=1024)
 def _told(table: bytes) -> tuple[Mapping[str, Header], int]:
     """Return the sender's headers in a table, and the broker's count of earlier hand-outs."""
-    headers = frames.headers(table)
+    headers = frames.headers(table) if table else {}
     return own(headers), int(headers.get(DELIVERY_COUNT, 0))
 
 
