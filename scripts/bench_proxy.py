@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -71,7 +72,13 @@ async def _pass_on(
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(_CHUNK):
             if delay:
-                loop.call_later(delay, writer.write, data)
+                loop.call_later(delay, _write, writer, data)
             else:
-                writer.write(data)
+                _write(writer, data)
     loop.call_later(delay, writer.close)
+
+
+def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(data)
+    # What comes back is acknowledged at once: the stalls of a proxy are not what is measured.
+    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
