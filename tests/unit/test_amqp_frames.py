@@ -1,0 +1,134 @@
+"""The frames that are written and read by hand, held against pika's own codec."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pika
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pika import frame, spec
+
+from shared.broker.rabbitmq import frames
+from shared.broker.rabbitmq.connection import MailConnection
+
+FRAME_MAX = 4096
+NAMES = st.text("abcdefgh.-5", min_size=1, max_size=40)
+IDS = st.text(max_size=60).filter(lambda text: len(text.encode(errors="replace")) <= 255)
+HEADERS = st.dictionaries(NAMES, st.text(max_size=80) | st.integers(0, 2**31), max_size=5)
+
+
+def by_pika(channel: int, method: object, properties: spec.BasicProperties, body: bytes) -> bytes:
+    """Return a message in the frames that pika makes of it."""
+    room = FRAME_MAX - frames.OVERHEAD
+    pieces = [body[start : start + room] for start in range(0, len(body), room)]
+    return b"".join(
+        (
+            frame.Method(channel, method).marshal(),
+            frame.Header(channel, len(body), properties).marshal(),
+            *(frame.Body(channel, piece).marshal() for piece in pieces),
+        )
+    )
+
+
+def properties(message_id: str, headers: dict[str, object]) -> spec.BasicProperties:
+    return spec.BasicProperties(
+        content_type="application/msgpack",
+        delivery_mode=2,
+        message_id=message_id,
+        headers=headers or None,
+    )
+
+
+@given(NAMES, NAMES, IDS, HEADERS, st.binary(max_size=3 * FRAME_MAX))
+def test_a_message_is_published_as_pika_would(
+    exchange: str, queue: str, message_id: str, headers: dict[str, object], body: bytes
+) -> None:
+    table = frames.encoded(headers) if headers else b""
+    written = frames.published(
+        7, exchange, queue, "application/msgpack", message_id, table, body, FRAME_MAX
+    )
+    method = spec.Basic.Publish(exchange=exchange, routing_key=queue, mandatory=True)
+    assert written == by_pika(7, method, properties(message_id, headers), body)
+
+
+def test_what_does_not_fit_into_a_short_string_is_an_error() -> None:
+    with pytest.raises(ValueError, match="300 bytes"):
+        frames.published(1, "e", "q", "t", "i" * 300, b"", b"x", FRAME_MAX)
+
+
+Seen = tuple[int, bool, str, dict[str, object], bytes]
+
+
+def delivery(channel: int, seen: Seen) -> bytes:
+    tag, redelivered, message_id, headers, body = seen
+    method = spec.Basic.Deliver("the.consumer", tag, redelivered, "exchange", "queue")
+    return by_pika(channel, method, properties(message_id, headers), body)
+
+
+class Listening(MailConnection):
+    """A connection to nobody, which is told what arrives; pika's own part only notes it."""
+
+    def __init__(self) -> None:
+        super().__init__(pika.ConnectionParameters(), internal_connection_workflow=False)
+        self.passed = b""
+        self.seen: list[Seen] = []
+        self.receive(7, self._take)
+
+    def _take(self, m: frames.Delivered) -> None:
+        headers = dict(frames.headers(m.table)) if m.table else {}
+        self.seen.append((m.tag, m.redelivered, m.message_id, headers, m.body))
+
+    def _process_frame(self, value: object) -> None:
+        self.passed += value.marshal()  # type: ignore[attr-defined]
+
+
+def heard(data: Sequence[bytes]) -> Listening:
+    async def listen() -> Listening:
+        connection = Listening()
+        for piece in data:
+            connection._on_data_available(piece)
+        return connection
+
+    return asyncio.run(listen())
+
+
+DELIVERIES = st.tuples(
+    st.integers(1, 2**63), st.booleans(), IDS, HEADERS, st.binary(min_size=1, max_size=2000)
+)
+
+
+@given(st.lists(DELIVERIES, max_size=4), st.integers(1, 3000))
+def test_deliveries_arrive_however_they_are_cut(sent: list[Seen], size: int) -> None:
+    data = b"".join(delivery(7, seen) for seen in sent)
+    connection = heard([data[at : at + size] for at in range(0, len(data), size)])
+    assert connection.seen == sent
+    assert connection.passed == b""
+    assert connection.bytes_received == len(data)
+
+
+HEARTBEAT = frame.Heartbeat().marshal()
+ACK = frame.Method(1, spec.Basic.Ack(5, True)).marshal()
+FOREIGN = by_pika(7, spec.Basic.Deliver("c", 9, False, "e", "q"), spec.BasicProperties(), b"x")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        HEARTBEAT,
+        ACK,
+        FOREIGN,  # properties that are not ours
+        delivery(8, (1, False, "i", {}, b"on a channel without a receiver")),
+        delivery(7, (1, False, "i", {}, b"")),
+        delivery(7, (1, False, "i", {}, b"x" * (FRAME_MAX + 1))),  # two body frames
+    ],
+    ids=["heartbeat", "ack", "foreign", "channel", "empty", "long"],
+)
+@pytest.mark.parametrize("size", [1, 10, 100_000])
+def test_everything_else_is_left_to_pika(other: bytes, size: int) -> None:
+    ours: Seen = (2, False, "after", {"account": "sales"}, b"body")
+    data = other + delivery(7, ours) + other
+    connection = heard([data[at : at + size] for at in range(0, len(data), size)])
+    assert connection.seen == [ours]
+    assert connection.passed == other + other
+    assert connection.bytes_received == len(data)
