@@ -47,8 +47,9 @@ HEAD_START: Final = 1.0
 """Seconds, at the most, by which suspects are held back. The wait is a random one: of the stages in
 one process, the one with the culprit must not always be the first, or the others get nowhere."""
 
-EXPECTED: Final = (StateUnavailable, SpoolUnavailable, SpoolMissing, BrokerUnavailable, Refused)
-"""What a handler may raise when something it needs is away; all else is a defect to be logged."""
+EXPECTED: Final = (StateUnavailable, BrokerUnavailable, Refused)
+"""What a handler may raise when something it needs is away, beside what the spool raises; all else
+is a defect to be logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +229,7 @@ class Runner:
             for key, new_key in follows.copies:
                 await self._blobs.copy(key, new_key)
         except (SpoolUnavailable, SpoolMissing) as error:
+            self._log.spool_failed(error, envelope.account, envelope.id)
             return self._follows(envelope, Retry(str(error)))
         return follows
 
@@ -237,6 +239,9 @@ class Runner:
         try:
             outcome = self._stage.handle(envelope)
             return await outcome if inspect.isawaitable(outcome) else outcome
+        except (SpoolMissing, SpoolUnavailable) as error:
+            self._log.spool_failed(error, envelope.account, envelope.id)
+            return Retry(str(error))
         except EXPECTED as error:
             return Retry(str(error))
         except Exception as error:  # noqa: BLE001  (unknown means temporary, and only this message)

@@ -50,12 +50,12 @@ class Sqlite:
 
 
 class Postgresql:
-    """A schema of its own; whoever waits for a lock gives up after a second."""
+    """A schema of its own; whoever waits for a lock gives up soon."""
 
     def __init__(self, server: PostgresqlServer) -> None:
         self._server = server
         self._schema, url = server.schema()
-        self.url = f"{url}%20-clock_timeout%3D1s"
+        self.url = f"{url}%20-clock_timeout%3D300ms"
         self.faults: Mapping[str, Fault] = {
             "restarted": self._restarted,
             "locked": self._locked,

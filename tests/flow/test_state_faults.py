@@ -33,12 +33,12 @@ UNSCHEDULED = "the schedule cannot be read"
 UNCLAIMED = "the ledger of deliveries is out of reach"
 WAITING = "waiting for the state database"
 BATCH = 20
+MANY = 400
+"""Messages that are not fetched all at once, so that the fault comes in the middle of a poll."""
+
 SITES = ("embedded sqlite", "rabbitmq sqlite", "rabbitmq postgresql")
-FAULTS = [
-    *((site, fault) for site in SITES[:2] for fault in ("locked", "full")),
-    *((SITES[2], fault) for fault in ("locked", "stopped")),
-]
-KILLED = [(SITES[0], "locked"), (SITES[1], "locked"), (SITES[2], "stopped")]
+FAULTS = [(SITES[0], "full"), (SITES[1], "locked"), (SITES[2], "locked"), (SITES[2], "stopped")]
+KILLED = [(SITES[0], "locked"), (SITES[2], "stopped")]
 
 
 @dataclass
@@ -92,10 +92,10 @@ class Site:
         )
         assert self.product.cli("topology", "declare").returncode == 0
 
-    def hand_in(self) -> list[bytes]:
-        """Put a batch of messages into the maildrop."""
-        messages = sample_messages(BATCH, seed=500 + self.handed_in, max_size=100_000)
-        self.handed_in += BATCH
+    def hand_in(self, count: int = BATCH) -> list[bytes]:
+        """Put messages into the maildrop."""
+        messages = sample_messages(count, seed=500 + self.handed_in, max_size=100_000)
+        self.handed_in += count
         self.oracle.accept(("sales", message) for message in messages)
         self.provider.put_all("sales", messages)
         return messages
@@ -197,10 +197,15 @@ def site(
 def test_mail_flows_on_when_the_database_is_back(site: Site, fault: str) -> None:
     with contextlib.ExitStack() as stack:
         with site.undeliverable():
+            before = site.product.count(site.fetching, "fetched")
+            site.hand_in(MANY)
+            site.product.wait(
+                lambda: site.product.count(site.fetching, "fetched") > before, "a poll underway"
+            )
             stack.enter_context(site.database.faults[fault]())
         later = site.hand_in()
         site.noticed()
-        assert digests(site.provider.messages("sales")) == digests(later)
+        assert not digests(later) - digests(site.provider.messages("sales"))
     site.all_delivered()
 
 

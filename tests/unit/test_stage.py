@@ -1,22 +1,25 @@
 """The runner over a real embedded broker: what becomes of a delivery, whatever the handler does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
+import structlog
 
 from shared import wire
 from shared.broker import Send
 from shared.broker.embedded import EmbeddedBroker
 from shared.broker.embedded_steward import EmbeddedSteward
 from shared.clock import SystemClock
-from shared.errors import SpoolMissing
-from shared.log import MailLog
+from shared.errors import SpoolMissing, SpoolUnavailable
+from shared.log import MailLog, configure
 from shared.message import Addressed, Envelope, Inline, Spooled, Summary
 from shared.outcome import DeadLetter, Done, Forward, Outcome, Retry, Split
 from shared.queues import PICKUP, QUARANTINE, Tier, plan
@@ -88,6 +91,15 @@ async def at_work(folder: Path, handle: Handle, concurrency: int = 8) -> AsyncIt
         await broker.close()
 
 
+@pytest.fixture
+def logged() -> Iterator[StringIO]:
+    """What is logged, as lines of JSON."""
+    out = StringIO()
+    configure(stream=out)
+    yield out
+    structlog.reset_defaults()
+
+
 async def test_done_leaves_nothing_behind(tmp_path: Path) -> None:
     async with at_work(tmp_path, lambda _: Done("250 ok")) as bench:
         await bench.put("a", "b")
@@ -110,14 +122,31 @@ async def test_what_a_handler_raises_is_a_retry_of_that_message_alone(tmp_path: 
         assert kept.headers["reason"] == "ZeroDivisionError in the deliverer: a defect"
 
 
-async def test_something_missing_is_a_retry_and_no_defect(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "what", "said"),
+    [
+        (SpoolMissing("id1"), "missing", "blob missing"),
+        (SpoolUnavailable("the disk is full"), "unavailable", "spool unavailable"),
+    ],
+)
+async def test_what_the_spool_does_not_give_is_a_retry_no_defect_and_an_alarm(
+    tmp_path: Path, logged: StringIO, error: Exception, what: str, said: str
+) -> None:
     async def handle(envelope: Envelope[Any]) -> Outcome:
-        raise SpoolMissing("id1")
+        raise error
 
     async with at_work(tmp_path, handle) as bench:
         await bench.put("a")
+        counted = f'spool_failures_total{{stage="deliverer",what="{what}"}}'
+        assert f"{counted} 0.0" in bench.log.metrics.exposition().decode()
         await bench.until("pickup.retry.1h", 1)
         assert bench.log.counts["crashed"] == 0
+        assert f"{counted} 1.0" in bench.log.metrics.exposition().decode()
+        (kept,) = bench.steward.browse("pickup.retry.1h")
+        assert kept.headers["reason"] == str(error)
+    (line,) = [e for e in map(json.loads, logged.getvalue().splitlines()) if e["event"] == said]
+    assert line["level"] == "error"
+    assert (line["id"], line["account"], line["why"]) == ("a", "sales", str(error))
 
 
 async def test_bytes_that_are_no_envelope_go_to_quarantine_as_they_are(tmp_path: Path) -> None:
