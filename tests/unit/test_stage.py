@@ -17,7 +17,7 @@ from shared import wire
 from shared.broker import Send
 from shared.broker.embedded import EmbeddedBroker
 from shared.broker.embedded_steward import EmbeddedSteward
-from shared.clock import SystemClock
+from shared.clock import Clock, SystemClock
 from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.log import MailLog, configure
 from shared.message import Addressed, Envelope, Inline, Spooled, Summary
@@ -25,7 +25,8 @@ from shared.outcome import DeadLetter, Done, Forward, Outcome, Retry, Split
 from shared.queues import PICKUP, QUARANTINE, Tier, plan
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
-from shared.stage import Runner, Stage
+from shared.stage import FAREWELL, HEAD_START, SUSPECT, Runner, Stage
+from tests.clock import ManualClock
 
 TIERS = (Tier("1h", 3600),)
 MAIL = Addressed(
@@ -67,7 +68,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def at_work(folder: Path, handle: Handle, concurrency: int = 8) -> AsyncIterator[Bench]:
+async def at_work(
+    folder: Path, handle: Handle, concurrency: int = 8, clock: Clock | None = None
+) -> AsyncIterator[Bench]:
     broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="test")
     spool = Spool(str(folder / "spool"))
     log = MailLog("deliverer")
@@ -80,7 +83,8 @@ async def at_work(folder: Path, handle: Handle, concurrency: int = 8) -> AsyncIt
     )
     await broker.open()
     stage = Stage("deliverer", PICKUP, Addressed, None, handle, concurrency)
-    runner = Runner(stage, broker, RetryPolicy(TIERS, 86_400), log, SystemClock(), spool)
+    policy = RetryPolicy(TIERS, 86_400)
+    runner = Runner(stage, broker, policy, log, clock or SystemClock(), spool)
     running = asyncio.create_task(runner.run(bench.stop, grace=5))
     try:
         yield bench
@@ -270,3 +274,109 @@ async def test_an_outcome_that_cannot_be_carried_out_is_a_retry(tmp_path: Path) 
         await bench.put("a")
         await bench.until("pickup.retry.1h", 1)
         assert bench.log.counts["crashed"] == 1
+
+
+async def hand_out(folder: Path, *ids: str) -> None:
+    """Put messages, and have them handed out without a settlement until they are suspects."""
+    for turn in range(SUSPECT):
+        broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="dies")
+        await broker.open()
+        if turn == 0:
+            envelopes = [Envelope(i, "sales", MAIL, 1.0) for i in ids]
+            await broker.publish(*(Send(PICKUP, wire.encode(e), e.id) for e in envelopes))
+        deliveries = broker.consume(PICKUP, len(ids))
+        async with asyncio.timeout(20):
+            for _ in ids:
+                await anext(deliveries)
+        await broker.close()
+
+
+async def test_a_suspect_waits_until_it_can_be_handled_alone(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    """Until the neighbours in hand are settled; then one by one, each settled before the next."""
+    await hand_out(tmp_path, "s1", "s2", "s3")
+    begun, one_more, go_on = list[str](), asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def handle(envelope: Envelope[Any]) -> Outcome:
+        begun.append(envelope.id)
+        one_more.release()
+        await go_on.acquire()
+        return Done("250 ok")
+
+    async with at_work(tmp_path, handle, clock=clock) as bench:
+        await bench.put("neighbour")  # behind the suspects
+        for settled in range(4):
+            await one_more.acquire()
+            await clock.advance(HEAD_START + FAREWELL)
+            assert len(begun) == settled + 1
+            go_on.release()
+            await bench.events("delivered", settled + 1)
+            assert len(begun) == settled + 1
+            await clock.advance(FAREWELL)
+    assert begun[0] == "neighbour"
+    assert set(begun[1:]) == {"s1", "s2", "s3"}
+
+
+async def test_suspects_come_in_random_order_after_a_random_while(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no neighbour is handed out with the culprit each time, nor the culprit first."""
+    monkeypatch.setattr("random.uniform", lambda low, high: high / 2)
+    monkeypatch.setattr("random.randrange", lambda count: count - 1)
+    await hand_out(tmp_path, "s1", "s2")
+    begun = list[str]()
+
+    def handle(envelope: Envelope[Any]) -> Outcome:
+        begun.append(envelope.id)
+        return Done("250 ok")
+
+    async with at_work(tmp_path, handle, clock=clock) as bench:
+        await bench.put("neighbour")
+        await bench.events("delivered", 1)
+        await clock.advance(HEAD_START / 2 - 0.01)
+        assert begun == ["neighbour"]
+        await clock.advance(0.01)
+        await bench.events("delivered", 2)
+        await clock.advance(FAREWELL)
+        await bench.events("delivered", 3)
+    assert begun == ["neighbour", "s2", "s1"]
+
+
+async def test_a_copy_of_a_suspect_is_one_too(tmp_path: Path, clock: ManualClock) -> None:
+    """Fetched anew, as the fetcher died with it: it has never been handed out itself."""
+    await hand_out(tmp_path, "s1")
+    begun = list[str]()
+
+    def handle(envelope: Envelope[Any]) -> Outcome:
+        begun.append(envelope.id)
+        return Done("250 ok")
+
+    async with at_work(tmp_path, handle, clock=clock) as bench:
+        await bench.put("s1", "neighbour")
+        await bench.events("delivered", 1)
+        assert begun == ["neighbour"]
+        for settled in (2, 3):
+            await clock.advance(HEAD_START)
+            await bench.events("delivered", settled)
+    assert begun == ["neighbour", "s1", "s1"]
+
+
+async def test_suspects_that_wait_when_the_stage_stops_stay_in_the_queue(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    await hand_out(tmp_path, "s1", "s2")
+    begun = list[str]()
+
+    def handle(envelope: Envelope[Any]) -> Outcome:
+        begun.append(envelope.id)
+        return Done("250 ok")
+
+    async with at_work(tmp_path, handle, clock=clock) as bench:
+        await bench.put("neighbour")
+        await bench.events("delivered", 1)
+    await clock.advance(HEAD_START)
+    assert begun == ["neighbour"]
+    steward = EmbeddedSteward(tmp_path / "queue.db", TIERS)
+    assert {message.message_id for message in steward.browse(PICKUP)} == {"s1", "s2"}
+    steward.close()
