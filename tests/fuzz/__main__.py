@@ -56,12 +56,10 @@ def fuzz(name: str, folder: Path, *, inputs: int = 0, seconds: int = 0, seed: in
     command = [sys.executable, "-m", "tests.fuzz.guided", name, str(corpus), "-timeout=60"]
     command += [f"-artifact_prefix={folder}/", f"-rss_limit_mb={MEMORY}", "-max_len=8192"]
     command += [f"-runs={inputs or -1}", f"-max_total_time={seconds}", f"-seed={seed}"]
-    done = subprocess.run(
-        [*command, "-close_fd_mask=1"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     found = _DONE.search(done.stderr)
     if done.returncode or found is None:
-        return Run(name, finding=done.stderr[-6000:])
+        return Run(name, finding=done.stdout[-4000:] + done.stderr[-2000:])
     count, coverage, _, kept = map(int, found.groups())
     return Run(name, count, coverage, kept)
 

@@ -2,44 +2,28 @@
 
 Atheris (libFuzzer) makes inputs from the seeds, and keeps those that reach new code of ours. The
 process ends with a traceback and status 77 at an exception, at an input that takes more than a
-second of CPU, and where memory that Python allocates is not given back. One input in eight is
-repeated up to 100 KB, so that what takes quadratic time shows.
+second of CPU, and where what Python allocates is not given back. Now and then an input is repeated
+up to 100 KB, so that what takes quadratic time shows.
 """
 
-import gc
-import os
-import signal
+import codecs
+import encodings.aliases
 import sys
-import tracemalloc
-from types import FrameType
+from contextlib import suppress
 
 import atheris
 
-LATEST = 1.0
-"""Seconds of CPU that one input may take."""
-
-WARM = 2_000
-"""Inputs after which caches are full, imports done, and what Python allocates has to be freed."""
+from tests.fuzz.watch import Memory, no_hang
 
 LOOK_EVERY = 1_000
-GROWTH = 256 * 1024
-"""Bytes that may stay allocated all the same, whatever the number of inputs."""
+WARM = 3 * LOOK_EVERY
+"""Inputs after which caches are full and imports done: from then on nothing may stay allocated."""
 
-
-class Hung(Exception):
-    """An input takes too long."""
-
-
-class Grown(Exception):
-    """Memory is not given back."""
-
-
-def _hung(number: int, frame: FrameType | None) -> None:
-    raise Hung(f"more than {LATEST:g} s of CPU")
+REPEAT_EVERY = 50
 
 
 class Watch:
-    """Runs a target and watches its time and its memory."""
+    """Runs a target, and watches its time and its memory."""
 
     def __init__(self, name: str) -> None:
         with atheris.instrument_imports(include=["services", "shared", "email"]):
@@ -47,37 +31,26 @@ class Watch:
         self._run = TARGETS[name].run
         self._pumped = pumped
         self._count = 0
-        self._base = 0
-        signal.signal(signal.SIGPROF, _hung)
+        for charset in set(encodings.aliases.aliases.values()):
+            with suppress(LookupError):  # those of Windows
+                codecs.lookup(charset)
+        self._memory = Memory()
 
     def __call__(self, data: bytes) -> None:
         """Run the target on one input."""
         self._count += 1
-        signal.setitimer(signal.ITIMER_PROF, LATEST)
-        try:
+        with no_hang():
             self._run(data)
-            if len(data) % 8 == 1:
+        if self._count % REPEAT_EVERY == 0:
+            with no_hang():
                 self._run(self._pumped(data))
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-        if self._count >= WARM and self._count % LOOK_EVERY == 0:
-            self._look()
-
-    def _look(self) -> None:
-        gc.collect()
-        if not tracemalloc.is_tracing():
-            tracemalloc.start()
-            return
-        grown, _ = tracemalloc.get_traced_memory()
-        if grown > GROWTH:
-            top = tracemalloc.take_snapshot().statistics("lineno")[:5]
-            raise Grown(f"{grown} bytes since input {WARM}: {[str(line) for line in top]}")
+        if self._count % LOOK_EVERY == 0:
+            (self._memory.settle if self._count <= WARM else self._memory.check)()
 
 
 def main() -> None:
     """Fuzz the target named first; the rest are libFuzzer's own arguments."""
     program, name, *rest = sys.argv
-    os.environ["PYTHONWARNINGS"] = "ignore"
     atheris.Setup([program, *rest], Watch(name))
     atheris.Fuzz()
 

@@ -44,6 +44,9 @@ KINDS: tuple[type[Payload], ...] = (Poll, Fetched, Parsed, Addressed)
 SEED_LIMIT = 20_000
 """Bytes of the largest seed; longer ones make a fuzzer slow and teach it nothing new."""
 
+PIECES = 500
+"""In how many a stream is cut, at the most."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -56,6 +59,13 @@ class Target:
 
     run: Callable[[bytes], None]
     seeds: Callable[[], Sequence[bytes]]
+
+
+def in_pieces(data: bytes) -> tuple[bytes, Sequence[bytes]]:
+    """Return what stands behind the first byte, whole, and cut into pieces as that byte says."""
+    stream = data[1:]
+    cut = max(1 + data[0] if data else 1, len(stream) // PIECES)
+    return stream, [stream[at : at + cut] for at in range(0, len(stream), cut)]
 
 
 def survives_the_wire(envelope: Envelope[T]) -> None:
@@ -125,9 +135,8 @@ def pop3(data: bytes) -> None:
 
     The first two bytes say which commands were sent, and where the rest is cut.
     """
-    script, cut, stream = data[:1] or b"\0", 1 + (data[1:2] or b"\0")[0], data[2:]
-    pieces = [stream[at : at + cut] for at in range(0, len(stream), cut)]
-    whole, apart = conversation(script[0], [stream]), conversation(script[0], pieces)
+    script, (stream, pieces) = (data[:1] or b"\0")[0], in_pieces(data[1:])
+    whole, apart = conversation(script, [stream]), conversation(script, pieces)
     if len(stream) <= LINE_LIMIT:  # a longer one may be too long for a line before its end comes
         assert whole == apart
 
@@ -178,7 +187,7 @@ def conversation(script: int, pieces: Sequence[bytes]) -> list[Pop3Reply | bytes
                     found.append(begun + event.data)
                     inside = not event.last
                 else:
-                    assert "\n" not in event.text
+                    assert "\r\n" not in event.text
                     assert event.code == event.code.upper()
                     found.append(event)
             assert client.buffered <= max(LINE_LIMIT, CHUNK) + 2
@@ -208,10 +217,10 @@ def list_maildrop(body: bytes) -> None:
 
 def tell_identity(data: bytes) -> None:
     """Any message has one id, however it is cut. The first byte says where."""
-    cut, raw = 1 + (data[:1] or b"\0")[0], data[1:]
+    raw, pieces = in_pieces(data)
     identity = Identity("sales")
-    for at in range(0, len(raw), cut):
-        identity.feed(raw[at : at + cut])
+    for piece in pieces:
+        identity.feed(piece)
     id_ = identity.id()
     assert id_ == identify("sales", raw)
     assert len(id_) == 32
@@ -221,8 +230,8 @@ def tell_identity(data: bytes) -> None:
 
 def smtp_reply(data: bytes) -> None:
     """Any stream of a server gives the same replies, however it is cut, or is malformed."""
-    cut, stream = 1 + (data[:1] or b"\0")[0], data[1:]
-    apart = replies([stream[at : at + cut] for at in range(0, len(stream), cut)])
+    stream, pieces = in_pieces(data)
+    apart = replies(pieces)
     if len(stream) <= ReplyReader.LIMIT:
         assert replies([stream]) == apart
 
@@ -312,6 +321,7 @@ def listings() -> Sequence[bytes]:
     return (
         b"1 a\r\n2 b\r\n3 c\r\n",
         b"1 120\r\n2 200\r\n",
+        b"1 a" + b" " * 15_000 + b"b\r\n",
         b"3  x\r\n1\r\n0002 \xe9\r\n",
         b"TOP\r\nSASL PLAIN LOGIN\r\nUIDL\r\nEXPIRE 60\r\n",
     )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from shared.message import Envelope, Parsed, Spooled, Summary
 from tests.fuzz.__main__ import fuzz
 from tests.fuzz.targets import TARGETS, pumped, read_field, rewrite
+from tests.fuzz.watch import no_hang
 
 INPUTS = 10_000
 """Inputs from Atheris for each target, and about as many from Hypothesis for all together."""
@@ -49,20 +50,24 @@ FUZZ = settings(max_examples=1_300, suppress_health_check=[HealthCheck.too_slow]
 @FUZZ
 @given(data=HOSTILE)
 def test_any_bytes(name: str, data: bytes) -> None:
-    TARGETS[name].run(data)
+    with no_hang():
+        TARGETS[name].run(data)
 
 
 @pytest.mark.parametrize("name", TARGETS)
 @settings(max_examples=50)
 @given(data=HOSTILE)
 def test_any_bytes_repeated(name: str, data: bytes) -> None:
-    TARGETS[name].run(pumped(data))
+    with no_hang():
+        TARGETS[name].run(pumped(data))
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_a_target_begins_with(name: str) -> None:
     for seed in TARGETS[name].seeds():
-        TARGETS[name].run(seed)
+        for data in (seed, pumped(seed)):
+            with no_hang():
+                TARGETS[name].run(data)
 
 
 @settings(max_examples=400)
