@@ -321,7 +321,7 @@ def listings() -> Sequence[bytes]:
     return (
         b"1 a\r\n2 b\r\n3 c\r\n",
         b"1 120\r\n2 200\r\n",
-        b"1 a" + b" " * 15_000 + b"b\r\n",
+        b"1 a" + b" " * 30_000 + b"b\r\n",
         b"3  x\r\n1\r\n0002 \xe9\r\n",
         b"TOP\r\nSASL PLAIN LOGIN\r\nUIDL\r\nEXPIRE 60\r\n",
     )

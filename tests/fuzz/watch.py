@@ -10,7 +10,7 @@ from types import FrameType
 LATEST = 1.0
 """Seconds of CPU that one input may take: of our own, however busy the machine is."""
 
-GROWTH = 300
+GROWTH = 100
 """Blocks of memory that may stay allocated, however many inputs there are."""
 
 
