@@ -17,7 +17,8 @@ from typing import Any, Final, TextIO
 
 import structlog
 
-from shared.metrics import BYTES, EVENTS, HANDLING, LATENCY, Metrics
+from shared.errors import SpoolMissing, SpoolUnavailable
+from shared.metrics import BYTES, EVENTS, HANDLING, LATENCY, SPOOL, Metrics
 
 
 def printable(text: str, limit: int = 500) -> str:
@@ -121,6 +122,9 @@ class MailLog:
         self._latency = self.metrics.histogram(LATENCY)
         self._handling = self.metrics.histogram(HANDLING, stage)
         self._bytes = self.metrics.counter(BYTES)
+        # From the beginning, so that an alert sees the first one as an increase.
+        self._missing = self.metrics.counter(SPOOL, stage, "missing")
+        self._unavailable = self.metrics.counter(SPOOL, stage, "unavailable")
         self._events: dict[str, Callable[[], None]] = {}
 
     def of(self, stage: str) -> MailLog:
@@ -202,6 +206,15 @@ class MailLog:
         """A handler raised what it should not; the message is retried, the programmer told."""
         self._count("crashed")
         self._log.error("handler crashed", id=id_, account=account, exc_info=error)
+
+    def spool_failed(
+        self, error: SpoolMissing | SpoolUnavailable, account: str, id_: str = ""
+    ) -> None:
+        """The spool has lost a large message, or does not work: somebody has to look."""
+        missing = isinstance(error, SpoolMissing)
+        (self._missing if missing else self._unavailable).inc()
+        what = "blob missing" if missing else "spool unavailable"
+        self._log.error(what, id=id_, account=account, why=printable(str(error)))
 
     def handled(self, seconds: float) -> None:
         """A handler is done with a message, however it went."""

@@ -17,6 +17,7 @@ EVENTS: Final = "pop3_connector_mail_events_total"
 BYTES: Final = "pop3_connector_fetched_bytes_total"
 HANDLING: Final = "pop3_connector_handling_seconds"
 LATENCY: Final = "pop3_connector_fetched_to_delivered_seconds"
+SPOOL: Final = "pop3_connector_spool_failures_total"
 IN_HAND: Final = "pop3_connector_in_hand"
 CONNECTED: Final = "pop3_connector_broker_connected"
 BLOCKED: Final = "pop3_connector_broker_blocked"
@@ -49,6 +50,12 @@ METRICS: Final = (
     Metric(BYTES, "counter", (), "Bytes of the messages fetched."),
     Metric(HANDLING, "histogram", ("stage",), "Seconds a handler took for a message.", _SHORT),
     Metric(LATENCY, "histogram", (), "Seconds from fetched to delivered.", _LONG),
+    Metric(
+        SPOOL,
+        "counter",
+        ("stage", "what"),
+        "Times that the spool failed: missing (the blob of a message is gone), unavailable.",
+    ),
     Metric(IN_HAND, "gauge", ("stage",), "Deliveries that a stage has in hand."),
     Metric(CONNECTED, "gauge", (), "1 while the connections to the broker are open."),
     Metric(BLOCKED, "gauge", (), "1 while the broker takes no publishes (an alarm)."),

@@ -48,8 +48,9 @@ HEAD_START: Final = 1.0
 """Seconds, at the most, by which suspects are held back. The wait is a random one: of the stages in
 one process, the one with the culprit must not always be the first, or the others get nowhere."""
 
-EXPECTED: Final = (StateUnavailable, SpoolUnavailable, SpoolMissing, BrokerUnavailable, Refused)
-"""What a handler may raise when something it needs is away; all else is a defect to be logged."""
+EXPECTED: Final = (StateUnavailable, BrokerUnavailable, Refused)
+"""What a handler may raise when something it needs is away, beside what the spool raises; all else
+is a defect to be logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +284,9 @@ class Runner:
             return self._park(delivery, str(error))
 
     def _excused(self, envelope: Envelope[Any], error: Exception) -> Retry:
+        if isinstance(error, (SpoolMissing, SpoolUnavailable)):
+            self._log.spool_failed(error, envelope.account, envelope.id)
+            return Retry(str(error))
         if isinstance(error, EXPECTED):
             return Retry(str(error))
         self._log.crashed(envelope.id, envelope.account, error)
@@ -312,6 +316,7 @@ class Runner:
             for key, new_key in case.follows.copies:
                 await self._blobs.copy(key, new_key)
         except (SpoolUnavailable, SpoolMissing) as error:
+            self._log.spool_failed(error, envelope.account, envelope.id)
             return case._replace(follows=self._follows(envelope, Retry(str(error))))
         return case
 

@@ -18,7 +18,7 @@ from services.deliverer.breaker import Breaker
 from services.deliverer.courier import Courier, Letter, Result
 from shared.claims import Claim
 from shared.clock import Clock
-from shared.errors import SpoolMissing, SpoolUnavailable, StateUnavailable, Unreachable
+from shared.errors import SpoolUnavailable, StateUnavailable, Unreachable
 from shared.faultpoint import reach
 from shared.log import printable
 from shared.message import Addressed, Envelope, Inline, Spooled
@@ -81,7 +81,12 @@ class Deliverer:
         """The breaker of each destination, by its name."""
 
     async def handle(self, envelope: Envelope[Addressed]) -> Outcome:
-        """Deliver a message to those of its recipients who do not have it yet."""
+        """Deliver a message to those of its recipients who do not have it yet.
+
+        Raises:
+            SpoolMissing: it is large, and not in the spool.
+            SpoolUnavailable: it is large, and the spool cannot be read.
+        """
         destination = envelope.payload.destination
         if destination not in self._couriers:
             return DeadLetter(
@@ -155,7 +160,7 @@ class Deliverer:
                 courier = self._couriers[mail.destination]
                 results = await courier.deliver(letter, mail.sender, waiting)
                 attempt.down = any(result.lost for result in results.values())
-        except (Unreachable, SpoolMissing, SpoolUnavailable) as error:
+        except Unreachable as error:
             return Retry(str(error))
         receipts.update((r, x.reply) for r, x in results.items() if x.verdict == "delivered")
         return outcome_of(mail, results)

@@ -50,12 +50,18 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     state = await r.state()
     incoming, poll = Outbox(r.broker, INCOMING), Outbox(r.broker, POLL)
     world = World(state, state, incoming, r.spool, limit, r.log, r.clock)
-    handle = Fetcher(accounts, world).handle
+    fetcher = Fetcher(accounts, world)
     schedule = Scheduler(
-        list(accounts), state, poll, r.log, r.clock, blocked=lambda: r.broker.blocked
+        list(accounts),
+        state,
+        poll,
+        r.log,
+        r.clock,
+        blocked=lambda: r.broker.blocked,
+        stranded=fetcher.stranded,
     )
     upkeep = Upkeep(state, r.spool, r.log, r.clock, safe_age(r.settings.retry.give_up_after))
-    stage = Stage("fetcher", POLL, Poll, None, handle, CONCURRENCY)
+    stage = Stage("fetcher", POLL, Poll, None, fetcher.handle, CONCURRENCY)
     yield Assembly(stage, (schedule.run, upkeep.run))
 
 

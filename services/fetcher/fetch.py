@@ -6,7 +6,9 @@ if the account says so; deletions count when QUIT was answered ``+OK``. Killed a
 the next poll goes on from the ledger: what was published and not recorded is published again under
 the same id, and suppressed at the far end.
 
-An account that fails is reported, backed off, and disturbs no other.
+An account that fails is reported, backed off, and disturbs no other. What fails on our side is no
+reason to back off: then it is polled at its own interval; or, where the state database was away and
+could not be told when the account is due, as soon as the database is back.
 """
 
 from __future__ import annotations
@@ -35,15 +37,15 @@ POLL_SECONDS: Final = 900.0
 
 DEFAULT_LIMITS: Final = Limits()
 
-FAULTS: Final = (
-    ServerFault,
-    ConfigError,
-    SpoolUnavailable,
-    StateUnavailable,
-    BrokerUnavailable,
-    Refused,
-)
-"""What ends a poll early and is no defect of ours: the account is backed off."""
+ELSEWHERE: Final = 20.0
+"""Seconds after which to look again at an account that another fetcher has: by then that one has
+said when the account is due, or renewed its lease, or is dead."""
+
+OURS: Final = (SpoolUnavailable, BrokerUnavailable, Refused)
+"""What fails on our side, whatever the account."""
+
+FAULTS: Final = (ServerFault, ConfigError, *OURS)
+"""What ends a poll early and is no defect of ours."""
 
 
 class Fetcher:
@@ -62,6 +64,9 @@ class Fetcher:
         self._world = world
         self._limits = limits
         self._underway: set[str] = set()
+        self.stranded: set[str] = set()
+        """Accounts of which the state database could not be told that they are due again. It takes
+        them for queued until the schedule gives them back."""
 
     async def handle(self, envelope: Envelope[Poll]) -> Outcome:
         """Poll the account of this job; what goes wrong with the account is reported here."""
@@ -74,6 +79,8 @@ class Fetcher:
         self._underway.add(name)
         try:
             return await self._alone(account)
+        except StateUnavailable as error:
+            return self._strand(name, error)
         finally:
             self._underway.discard(name)
 
@@ -81,6 +88,7 @@ class Fetcher:
         """Poll an account under its lease, so that no other fetcher does at the same time."""
         lease = f"account:{account.name}"
         if not await self._world.ledger.lease(lease):
+            await self._world.schedule.queued([account.name], hold=ELSEWHERE)
             return Done(f"another fetcher is at account {account.name}", "polled")
         try:
             await self._poll(account)
@@ -111,17 +119,25 @@ class Fetcher:
             found, fetched = max(found, visit.found), fetched + visit.fetched
             if not more or clock.monotonic() - started > POLL_SECONDS:
                 break
-        if visit.refused is not None:
-            raise ServerFault(account.server, visit.refused)
+        if visit.failure is not None:
+            raise visit.failure
         self._world.journal.polled(account.name, found, fetched, clock.monotonic() - started)
         return 0.0 if more else account.poll_every
 
     async def _back_off(self, account: Account, error: Exception) -> None:
         failures = await self._world.schedule.failures(account.name)
-        wait = backoff(account.poll_every, failures, busy=isinstance(error, MaildropBusy))
+        wait = account.poll_every
+        if not isinstance(error, OURS):
+            wait = backoff(wait, failures, busy=isinstance(error, MaildropBusy))
         self._world.journal.account_failed(account.name, str(error), wait)
         await self._next(account, wait, str(error))
 
     async def _next(self, account: Account, wait: float, error: str | None) -> None:
         at = self._world.clock.now() + wait
         await self._world.schedule.polled(account.name, next_poll=at, error=error)
+
+    def _strand(self, name: str, error: StateUnavailable) -> Outcome:
+        why = f"the state database is out of reach: {error}"
+        self._world.journal.account_failed(name, why, 0.0)
+        self.stranded.add(name)
+        return Done(name, "polled")

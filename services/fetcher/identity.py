@@ -34,6 +34,7 @@ _FIELDS: Final = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
+_HEAD_END_LENGTH: Final = 4
 _DIGEST_SIZE: Final = 16
 
 
@@ -63,8 +64,9 @@ class Identity:
         if self._pending is None:
             self._hash.update(chunk)
             return
+        searched = max(0, len(self._pending) - _HEAD_END_LENGTH + 1)
         self._pending += chunk
-        end = _HEAD_END.search(self._pending)
+        end = _HEAD_END.search(self._pending, searched)
         if end is not None:
             self._end_head(end.end())
         elif len(self._pending) >= HEADER_LIMIT:

@@ -14,7 +14,7 @@ UIDL_LIMIT: Final = 1000
 """Characters of a UIDL; RFC 1939 allows 70, some servers give more."""
 
 _CONTROLS: Final = bytes(set(range(0x20)) - {0x0D, 0x0A, 0x20} | {0x7F})
-_UIDL_LINE: Final = re.compile(r"0*(\d{1,10})(?:[ \t]+(.*?))?[ \t]*", re.DOTALL)
+_UIDL_LINE: Final = re.compile(r"0*(\d{1,10})(?:[ \t]+(.*))?", re.DOTALL)
 _UIDL: Final = re.compile(rf"[!-~\xa0-\xff]{{1,{UIDL_LIMIT}}}")
 _LIST_LINE: Final = re.compile(r"0*(\d{1,10})[ \t]+0*(\d{1,18})\b")
 
@@ -66,7 +66,8 @@ def _regular(body: bytes) -> tuple[range, list[str]] | None:
 def _irregular_uidls(body: bytes) -> list[tuple[int, str]] | None:
     found = []
     for line in body.decode("latin-1").split("\r\n")[:-1]:
-        match = _UIDL_LINE.fullmatch(line)
+        # Stripped beforehand: a pattern that does it takes quadratic time on a long run of blanks.
+        match = _UIDL_LINE.fullmatch(line.rstrip(" \t"))
         if match is None:
             return None
         uidl = match[2] or ""

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from shared.claims import Entry, Known
 from shared.clock import Clock
+from shared.errors import SpoolUnavailable
 from shared.message import Envelope, Payload
 
 
@@ -99,6 +100,9 @@ class Journal(Protocol):
 
     def account_failed(self, account: str, reason: str, again_in: float) -> None:
         """An account could not be polled."""
+
+    def spool_failed(self, error: SpoolUnavailable, account: str) -> None:
+        """A large message stays on the server: the spool does not take it."""
 
     def trouble(self, what: str, /, **about: object) -> None:
         """Something else is wrong."""

@@ -18,6 +18,7 @@ from services.fetcher.ports import World
 from services.fetcher.session import Retrieved, Session
 from services.fetcher.worklist import Listed, Safe, Worklist, compare
 from shared.claims import Entry
+from shared.errors import ServerFault, SpoolUnavailable
 from shared.faultpoint import reach
 from shared.log import printable
 from shared.message import Envelope, Fetched, Hop
@@ -79,7 +80,8 @@ class Visit:
         self._remove: list[Safe] = []
         self.found = 0
         self.fetched = 0
-        self.refused: str | None = None
+        self.failure: ServerFault | SpoolUnavailable | None = None
+        """Why a message was left where it is, None if none was; the others were taken."""
 
     async def run(self) -> bool:
         """Do what there is to do, and quit; return whether something is left for another session.
@@ -135,13 +137,20 @@ class Visit:
 
     def _refused(self, retrieved: Retrieved, reply: str) -> None:
         # One message that the server will not hand over keeps none of the others.
-        self.refused = f"message {retrieved.number} is refused: {printable(reply)}"
+        said = f"message {retrieved.number} is refused: {printable(reply)}"
+        self.failure = ServerFault(self._account.server, said)
         self._world.journal.trouble(
             "message refused", account=self._account.name, number=retrieved.number, reply=reply
         )
 
     async def _take(self, listed: Listed, retrieved: Retrieved) -> None:
-        id_, raw = await self._intake.take(retrieved.chunks())
+        try:
+            id_, raw = await self._intake.take(retrieved.chunks())
+        except SpoolUnavailable as error:
+            # Nor does a large one that there is no room for.
+            self.failure = error
+            self._world.journal.spool_failed(error, self._account.name)
+            return
         now = self._world.clock.now()
         payload = Fetched(raw, listed.uidl or "", self._account.server)
         envelope = Envelope(id_, self._account.name, payload, now, trail=(Hop("fetcher", now),))

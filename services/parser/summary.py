@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from email.errors import HeaderParseError
 from email.header import decode_header
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from typing import Final
 
 from services.parser.header import Fields
@@ -19,6 +21,11 @@ SHOWN: Final = 200
 
 _READ: Final = 2000
 """Characters of a field that are decoded: enough for ``SHOWN``, however they are encoded."""
+
+
+_CHARSETS: Final = frozenset((*aliases, *aliases.values(), "utf_8_sig"))
+"""Charsets that Python may be asked for. It remembers all names that it was ever asked for in vain,
+and mail can bring any number of them."""
 
 
 def summary(fields: Fields) -> Summary:
@@ -67,7 +74,10 @@ def _word(word: bytes | str, charset: str | None) -> str:
         return word
     if charset is None:
         return word.decode("raw-unicode-escape", "replace")
+    name = normalize_encoding(charset.partition("*")[0]).lower()
+    if name not in _CHARSETS:
+        return word.decode("latin-1")
     try:
-        return word.decode(charset.partition("*")[0], "replace")
+        return word.decode(name, "replace")
     except (LookupError, ValueError):
         return word.decode("latin-1")

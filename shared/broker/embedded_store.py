@@ -87,6 +87,10 @@ _EVERYTHING: Final = """
           UNION ALL SELECT queue, id FROM delayed
           UNION ALL SELECT queue, id FROM lease) s
     CROSS JOIN message m ON m.id = s.id CROSS JOIN queue q ON q.id = s.queue"""
+_QUARANTINED: Final = """
+    SELECT m.id, m.headers
+    FROM waiting w CROSS JOIN message m ON m.id = w.id
+    WHERE w.queue = ? AND m.message_id = ? ORDER BY w.id"""
 _UNWAIT: Final = "DELETE FROM waiting WHERE queue = ? AND id = ?"
 _TELL: Final = "UPDATE message SET headers = ? WHERE id = ?"
 
@@ -288,7 +292,10 @@ def _due(db: sqlite3.Connection, now: float, limit: int) -> list[tuple[int, floa
 
 
 def _quarantine(db: sqlite3.Connection, known: Places, inbox: str, spent: Returned) -> None:
-    _, headers, body = db.execute(_CONTENT, (spent.id,)).fetchone()
+    message_id, headers, body = db.execute(_CONTENT, (spent.id,)).fetchone()
+    if inbox == INCOMING and _counted(db, known[QUARANTINE], message_id):
+        db.execute(_FORGET, (spent.id,))
+        return
     times = f"handed out {spent.handouts} times without being settled"
     told: dict[str, Header] = {
         **json.loads(headers),
@@ -300,3 +307,18 @@ def _quarantine(db: sqlite3.Connection, known: Places, inbox: str, spent: Return
     }
     db.execute(_TELL, (json.dumps(told), spent.id))
     db.execute(_PUT_WAITING, (known[QUARANTINE].id, spent.id, 0))
+
+
+def _counted(db: sqlite3.Connection, quarantine: Place, message_id: str) -> bool:
+    """Return whether a fetched message is in quarantine already; then it counts one copy more.
+
+    A fetcher that died with the process, before it knew that its message was queued, has fetched it
+    anew. Only in ``incoming`` does one id stand for one message with all of its recipients.
+    """
+    for id_, headers in db.execute(_QUARANTINED, (quarantine.id, message_id)):
+        told: dict[str, Header] = json.loads(headers)
+        if told.get("inbox") == INCOMING:
+            told["copies"] = int(told.get("copies", 1)) + 1
+            db.execute(_TELL, (json.dumps(told), id_))
+            return True
+    return False

@@ -15,7 +15,7 @@ from shared.log import printable
 from shared.message import Addressed, Fetched, Parsed, Poll
 from shared.queues import INCOMING, PARSED, PICKUP, POLL
 
-FAILURE_HEADERS: Final = frozenset({"reason", "attempts", "first-failure", "failed-at"})
+FAILURE_HEADERS: Final = frozenset({"reason", "attempts", "first-failure", "failed-at", "copies"})
 """Headers that tell of a failure; they are left behind when the message is moved on."""
 
 _KINDS: Final[dict[str, type[Poll | Fetched | Parsed | Addressed]]] = {

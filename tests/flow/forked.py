@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -47,7 +47,9 @@ class Forked:
 
 
 class ForkedConnector(Connector):
-    """An installation whose processes begin by fork."""
+    """An installation whose processes begin by fork, and may do something first."""
+
+    first: Callable[[], None] | None = None
 
     def start(self, *names: str, **environment: str) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -55,12 +57,19 @@ class ForkedConnector(Connector):
         for name in names:
             command = ["--config", str(self.config), *name.split()]
             log = self.folder / f"{name}.log"
-            process = context.Process(target=_live, args=(command, log, environment), name=name)
+            process = context.Process(
+                target=_live, args=(self.first, command, log, environment), name=name
+            )
             process.start()
             self.processes[name] = Forked(process)
 
 
-def _live(command: list[str], log: Path, environment: Mapping[str, str]) -> None:
+def _live(
+    first: Callable[[], None] | None,
+    command: list[str],
+    log: Path,
+    environment: Mapping[str, str],
+) -> None:
     """Be a process of the product until it ends."""
     from services.__main__ import main
 
@@ -68,4 +77,6 @@ def _live(command: list[str], log: Path, environment: Mapping[str, str]) -> None
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
     os.environ.update(environment)
+    if first is not None:
+        first()
     sys.exit(main(command))

@@ -70,10 +70,14 @@ class PostgresqlServer:
 
     def empty(self) -> str:
         """Return the URL of a new schema; a database of its own would be a thousand files."""
+        return self.schema()[1]
+
+    def schema(self) -> tuple[str, str]:
+        """Make a schema; return its name, and a URL that ends with options for the server."""
         name = f"state{next(self._names)}"
         with self.connect() as connection:
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
-        return f"{self.url()}?options=-csearch_path%3D{name}"
+        return name, f"{self.url()}?options=-csearch_path%3D{name}"
 
     def connect(self) -> psycopg.Connection[tuple[object, ...]]:
         """Return a connection of the test's own, in autocommit."""

@@ -1,28 +1,32 @@
 """The runner over a real embedded broker: what becomes of a delivery, whatever the handler does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
+import structlog
 
 from shared import wire
 from shared.broker import Send
 from shared.broker.embedded import EmbeddedBroker
 from shared.broker.embedded_steward import EmbeddedSteward
-from shared.clock import SystemClock
-from shared.errors import SpoolMissing
-from shared.log import MailLog
+from shared.clock import Clock, SystemClock
+from shared.errors import SpoolMissing, SpoolUnavailable
+from shared.log import MailLog, configure
 from shared.message import Addressed, Envelope, Inline, Spooled, Summary
 from shared.outcome import DeadLetter, Done, Forward, Outcome, Retry, Split
 from shared.queues import PICKUP, QUARANTINE, Tier, plan
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
-from shared.stage import Runner, Stage
+from shared.stage import FAREWELL, HEAD_START, SUSPECT, Runner, Stage
+from tests.clock import ManualClock
 
 TIERS = (Tier("1h", 3600),)
 MAIL = Addressed(
@@ -61,10 +65,14 @@ class Bench:
         async with asyncio.timeout(20):
             while self.log.counts[name] < count:
                 await asyncio.sleep(0.005)
+        for _ in range(10):  # whoever waits for what is told goes on, perhaps to sleep again
+            await asyncio.sleep(0)
 
 
 @asynccontextmanager
-async def at_work(folder: Path, handle: Handle, concurrency: int = 8) -> AsyncIterator[Bench]:
+async def at_work(
+    folder: Path, handle: Handle, concurrency: int = 8, clock: Clock | None = None
+) -> AsyncIterator[Bench]:
     broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="test")
     spool = Spool(str(folder / "spool"))
     log = MailLog("deliverer")
@@ -77,7 +85,8 @@ async def at_work(folder: Path, handle: Handle, concurrency: int = 8) -> AsyncIt
     )
     await broker.open()
     stage = Stage("deliverer", PICKUP, Addressed, None, handle, concurrency)
-    runner = Runner(stage, broker, RetryPolicy(TIERS, 86_400), log, SystemClock(), spool)
+    policy = RetryPolicy(TIERS, 86_400)
+    runner = Runner(stage, broker, policy, log, clock or SystemClock(), spool)
     running = asyncio.create_task(runner.run(bench.stop, grace=5))
     try:
         yield bench
@@ -86,6 +95,15 @@ async def at_work(folder: Path, handle: Handle, concurrency: int = 8) -> AsyncIt
         await running
         bench.steward.close()
         await broker.close()
+
+
+@pytest.fixture
+def logged() -> Iterator[StringIO]:
+    """What is logged, as lines of JSON."""
+    out = StringIO()
+    configure(stream=out)
+    yield out
+    structlog.reset_defaults()
 
 
 async def test_done_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -110,14 +128,31 @@ async def test_what_a_handler_raises_is_a_retry_of_that_message_alone(tmp_path: 
         assert kept.headers["reason"] == "ZeroDivisionError in the deliverer: a defect"
 
 
-async def test_something_missing_is_a_retry_and_no_defect(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "what", "said"),
+    [
+        (SpoolMissing("id1"), "missing", "blob missing"),
+        (SpoolUnavailable("the disk is full"), "unavailable", "spool unavailable"),
+    ],
+)
+async def test_what_the_spool_does_not_give_is_a_retry_no_defect_and_an_alarm(
+    tmp_path: Path, logged: StringIO, error: Exception, what: str, said: str
+) -> None:
     async def handle(envelope: Envelope[Any]) -> Outcome:
-        raise SpoolMissing("id1")
+        raise error
 
     async with at_work(tmp_path, handle) as bench:
         await bench.put("a")
+        counted = f'spool_failures_total{{stage="deliverer",what="{what}"}}'
+        assert f"{counted} 0.0" in bench.log.metrics.exposition().decode()
         await bench.until("pickup.retry.1h", 1)
         assert bench.log.counts["crashed"] == 0
+        assert f"{counted} 1.0" in bench.log.metrics.exposition().decode()
+        (kept,) = bench.steward.browse("pickup.retry.1h")
+        assert kept.headers["reason"] == str(error)
+    (line,) = [e for e in map(json.loads, logged.getvalue().splitlines()) if e["event"] == said]
+    assert line["level"] == "error"
+    assert (line["id"], line["account"], line["why"]) == ("a", "sales", str(error))
 
 
 async def test_bytes_that_are_no_envelope_go_to_quarantine_as_they_are(tmp_path: Path) -> None:
@@ -241,3 +276,112 @@ async def test_an_outcome_that_cannot_be_carried_out_is_a_retry(tmp_path: Path) 
         await bench.put("a")
         await bench.until("pickup.retry.1h", 1)
         assert bench.log.counts["crashed"] == 1
+
+
+async def hand_out(folder: Path, *ids: str) -> None:
+    """Put messages, and have them handed out without a settlement until they are suspects."""
+    for turn in range(SUSPECT):
+        broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="dies")
+        await broker.open()
+        if turn == 0:
+            envelopes = [Envelope(i, "sales", MAIL, 1.0) for i in ids]
+            await broker.publish(*(Send(PICKUP, wire.encode(e), e.id) for e in envelopes))
+        deliveries = broker.consume(PICKUP, len(ids))
+        async with asyncio.timeout(20):
+            for _ in ids:
+                await anext(deliveries)
+        await broker.close()
+
+
+async def test_a_suspect_waits_until_it_can_be_handled_alone(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    """Until the neighbours in hand are settled; then one by one, each settled before the next."""
+    await hand_out(tmp_path, "s1", "s2", "s3")
+    begun, one_more, go_on = list[str](), asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def handle(envelope: Envelope[Any]) -> Outcome:
+        begun.append(envelope.id)
+        one_more.release()
+        await go_on.acquire()
+        return Done("250 ok")
+
+    async with at_work(tmp_path, handle, clock=clock) as bench:
+        await bench.put("neighbour")  # behind the suspects
+        await one_more.acquire()
+        await clock.advance(HEAD_START + FAREWELL)
+        assert begun == ["neighbour"]
+        go_on.release()
+        for settled in range(1, 4):
+            await one_more.acquire()
+            await clock.advance(FAREWELL)
+            assert len(begun) == settled + 1
+            go_on.release()
+            await bench.events("delivered", settled + 1)
+            assert len(begun) == settled + 1
+            await clock.advance(FAREWELL)
+    assert set(begun[1:]) == {"s1", "s2", "s3"}
+
+
+async def test_suspects_come_in_random_order_after_a_random_while(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no neighbour is handed out with the culprit each time, nor the culprit first."""
+    monkeypatch.setattr("random.uniform", lambda low, high: high / 2)
+    monkeypatch.setattr("random.randrange", lambda count: count - 1)
+    await hand_out(tmp_path, "s1", "s2")
+    begun = list[str]()
+
+    def handle(envelope: Envelope[Any]) -> Outcome:
+        begun.append(envelope.id)
+        return Done("250 ok")
+
+    async with at_work(tmp_path, handle, clock=clock) as bench:
+        await bench.put("neighbour")
+        await bench.events("delivered", 1)
+        await clock.advance(HEAD_START / 2 - 0.01)
+        assert begun == ["neighbour"]
+        await clock.advance(0.01)
+        await bench.events("delivered", 2)
+        await clock.advance(FAREWELL)
+        await bench.events("delivered", 3)
+    assert begun == ["neighbour", "s2", "s1"]
+
+
+async def test_a_copy_of_a_suspect_is_one_too(tmp_path: Path, clock: ManualClock) -> None:
+    """Fetched anew, as the fetcher died with it: it has never been handed out itself."""
+    await hand_out(tmp_path, "s1")
+    begun = list[str]()
+
+    def handle(envelope: Envelope[Any]) -> Outcome:
+        begun.append(envelope.id)
+        return Done("250 ok")
+
+    async with at_work(tmp_path, handle, clock=clock) as bench:
+        await bench.put("s1", "neighbour")
+        await bench.events("delivered", 1)
+        assert begun == ["neighbour"]
+        for settled in (2, 3):
+            await clock.advance(HEAD_START)
+            await bench.events("delivered", settled)
+    assert begun == ["neighbour", "s1", "s1"]
+
+
+async def test_suspects_that_wait_when_the_stage_stops_stay_in_the_queue(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    await hand_out(tmp_path, "s1", "s2")
+    begun = list[str]()
+
+    def handle(envelope: Envelope[Any]) -> Outcome:
+        begun.append(envelope.id)
+        return Done("250 ok")
+
+    async with at_work(tmp_path, handle, clock=clock) as bench:
+        await bench.put("neighbour")
+        await bench.events("delivered", 1)
+    await clock.advance(HEAD_START)
+    assert begun == ["neighbour"]
+    steward = EmbeddedSteward(tmp_path / "queue.db", TIERS)
+    assert {message.message_id for message in steward.browse(PICKUP)} == {"s1", "s2"}
+    steward.close()

@@ -10,7 +10,7 @@ import pytest
 from services.deliverer.courier import Letter, Result
 from services.deliverer.deliver import CLAIMED_ELSEWHERE, Deliverer, Deliveries
 from shared.claims import Claim
-from shared.errors import StateUnavailable, Unreachable
+from shared.errors import SpoolMissing, SpoolUnavailable, StateUnavailable, Unreachable
 from shared.message import Addressed, Envelope, Inline, Raw, Spooled, Summary
 from shared.outcome import DeadLetter, Done, Retry, Split
 from shared.spool import Spool
@@ -354,13 +354,13 @@ async def test_a_large_message_comes_from_the_spool(
     assert data == MESSAGE * 1000
 
 
-async def test_a_message_missing_from_the_spool_waits_and_says_so(
+async def test_a_message_missing_from_the_spool_is_no_fault_of_the_destination(
     deliverer: Deliverer, courier: Told, spool: Spool
 ) -> None:
     await put(spool, "another", MESSAGE)
     raw = Spooled("3f9a", len(MESSAGE), MESSAGE[:10])
-    outcome = await deliverer.handle(envelope(raw=raw))
-    assert outcome == Retry("the spool has no blob '3f9a'")
+    with pytest.raises(SpoolMissing, match="the spool has no blob '3f9a'"):
+        await deliverer.handle(envelope(raw=raw))
     assert deliverer.breakers["local"].remaining() == 0
     await put(spool, "3f9a", MESSAGE)
     assert isinstance(await deliverer.handle(envelope(raw=raw)), Done)
@@ -371,9 +371,8 @@ async def test_a_blob_of_another_size_is_not_delivered(
     deliverer: Deliverer, courier: Told, spool: Spool, data: bytes
 ) -> None:
     await put(spool, "3f9a", data)
-    outcome = await deliverer.handle(envelope(raw=Spooled("3f9a", len(MESSAGE), b"")))
-    assert isinstance(outcome, Retry)
-    assert f"has {len(data)} bytes, and should have {len(MESSAGE)}" in outcome.reason
+    with pytest.raises(SpoolUnavailable, match=f"has {len(data)} bytes, and should have"):
+        await deliverer.handle(envelope(raw=Spooled("3f9a", len(MESSAGE), b"")))
     assert courier.letters == []
 
 

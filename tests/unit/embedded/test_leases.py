@@ -5,14 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from shared.broker import embedded_owners as owners
+from shared.broker.embedded_steward import EmbeddedSteward
 from shared.errors import DeliveryLost
+from shared.queues import DELIVERY_LIMIT
 from tests.clock import ManualClock
-from tests.unit.embedded.conftest import PATIENCE, Open, has_depth, send, take
+from tests.unit.embedded.conftest import PATIENCE, TIERS, Open, has_depth, send, take
 
 
 async def test_only_what_was_seen_counts_as_handed_out(opened: Open) -> None:
@@ -34,6 +38,29 @@ async def test_only_what_was_seen_counts_as_handed_out(opened: Open) -> None:
         ("id-2", 0),
         ("id-3", 0),
     ]
+
+
+async def test_copies_of_a_fetched_message_that_kills_are_one_in_quarantine(
+    opened: Open, path: Path
+) -> None:
+    """And counted; in pickup one id can stand for several parts, each with its own recipients."""
+    broker = await opened()
+    copies = [send(1, queue) for queue in ("incoming", "pickup") for _ in range(3)]
+    await broker.publish(*copies, send(1, "parsed"))
+    for _ in range(DELIVERY_LIMIT):
+        await take(broker, 3)
+        await take(broker, 3, "pickup")
+        await broker.close()
+        await broker.open()
+    with closing(EmbeddedSteward(path, TIERS)) as steward:
+        kept = list(steward.browse("quarantine"))
+    found = Counter((m.headers["inbox"], m.headers.get("copies", 1)) for m in kept)
+    assert found == {("incoming", 3): 1, ("pickup", 1): 3}
+    assert await broker.depths(["incoming", "pickup", "parsed"]) == {
+        "incoming": 0,
+        "pickup": 0,
+        "parsed": 1,
+    }
 
 
 async def test_two_consumers_that_wait_take_turns(opened: Open) -> None:

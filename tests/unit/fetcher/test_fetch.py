@@ -5,14 +5,14 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.fetcher.account import Account, backoff
-from services.fetcher.fetch import Fetcher
+from services.fetcher.fetch import ELSEWHERE, Fetcher
 from services.fetcher.ports import World
 from services.fetcher.schedule import CLAIM, HOLD, Scheduler
 from services.fetcher.visit import Limits
@@ -28,6 +28,8 @@ from shared.state import State, new_owner
 from tests.clock import ManualClock
 from tests.servers.pop3 import Pop3Server, Say
 from tests.unit.fetcher.pop3_session import MAIL, login
+from tests.unit.state.opening import ELSEWHERE as DEAD
+from tests.unit.state.processes import execute
 
 TIERS = (Tier("30s", 30),)
 UIDLS = [f"u{n}" for n in range(1, 201)]
@@ -44,6 +46,7 @@ class Desk:
     spool: Spool
     log: MailLog
     clock: ManualClock
+    stranded: set[str] = field(default_factory=set)
 
     async def poll(
         self,
@@ -70,7 +73,25 @@ class Desk:
         fetcher = Fetcher({"sales": account}, world, limits or Limits())
         job = Envelope("poll-sales", "sales", Poll(), 0.0)
         await asyncio.gather(*(fetcher.handle(job) for _ in range(jobs)))
+        self.stranded |= fetcher.stranded
         return Counter(self.log.counts)
+
+    def scheduler(
+        self, *names: str, outbox: Outbox | None = None, blocked: str | None = None
+    ) -> Scheduler:
+        outbox = outbox or Outbox(self.broker, POLL)
+        return Scheduler(
+            names,
+            self.state,
+            outbox,
+            self.log,
+            self.clock,
+            blocked=lambda: blocked,
+            stranded=self.stranded,
+        )
+
+    def jobs(self) -> list[str]:
+        return [wire.decode(m.body, Poll).account for m in self.steward.browse(POLL)]
 
     def incoming(self) -> list[Envelope[Fetched]]:
         return [wire.decode(m.body, Fetched) for m in self.steward.browse(INCOMING)]
@@ -296,17 +317,11 @@ def test_the_backoff_doubles_up_to_an_hour() -> None:
 
 
 async def test_due_accounts_become_one_poll_job_each(desk: Desk) -> None:
-    def scheduler(blocked: str | None = None) -> Scheduler:
-        outbox = Outbox(desk.broker, POLL)
-        return Scheduler(
-            ["a", "b"], desk.state, outbox, desk.log, desk.clock, blocked=lambda: blocked
-        )
-
-    await scheduler("memory alarm").queue_due()
-    assert list(desk.steward.browse(POLL)) == []
-    await asyncio.gather(scheduler().queue_due(), scheduler().queue_due())
-    jobs = [wire.decode(m.body, Poll).account for m in desk.steward.browse(POLL)]
-    assert sorted(jobs) == ["a", "b"]
+    await desk.scheduler("a", "b", blocked="memory alarm").queue_due()
+    assert desk.jobs() == []
+    schedulers = [desk.scheduler("a", "b") for _ in range(2)]
+    await asyncio.gather(*(scheduler.queue_due() for scheduler in schedulers))
+    assert sorted(desk.jobs()) == ["a", "b"]
 
 
 async def test_a_scheduler_that_dies_in_between_delays_its_accounts_by_seconds(
@@ -316,26 +331,15 @@ async def test_a_scheduler_that_dies_in_between_delays_its_accounts_by_seconds(
         async def put(self, *envelopes: object) -> None:
             raise asyncio.CancelledError
 
-    scheduler = Scheduler(
-        ["a"], desk.state, Dying(desk.broker, POLL), desk.log, desk.clock, blocked=lambda: None
-    )
     with pytest.raises(asyncio.CancelledError):
-        await scheduler.queue_due()
+        await desk.scheduler("a", outbox=Dying(desk.broker, POLL)).queue_due()
     assert await desk.state.claim_due(["a"], hold=60) == []
     await desk.clock.advance(CLAIM)
     assert await desk.state.claim_due(["a"], hold=60) == ["a"]
 
 
 async def test_an_account_whose_poll_job_waits_is_not_due_again(desk: Desk) -> None:
-    scheduler = Scheduler(
-        ["a"],
-        desk.state,
-        Outbox(desk.broker, POLL),
-        desk.log,
-        desk.clock,
-        blocked=lambda: None,
-    )
-    await scheduler.queue_due()
+    await desk.scheduler("a").queue_due()
     await desk.clock.advance(HOLD - 1)
     assert await desk.state.claim_due(["a"], hold=60) == []
     await desk.clock.advance(1)
@@ -343,13 +347,79 @@ async def test_an_account_whose_poll_job_waits_is_not_due_again(desk: Desk) -> N
 
 
 async def test_poll_jobs_that_cannot_be_queued_are_due_again_at_once(desk: Desk) -> None:
-    broken = Scheduler(
-        ["a"],
-        desk.state,
-        Outbox(desk.broker, "no such queue"),
-        desk.log,
-        desk.clock,
-        blocked=lambda: None,
-    )
-    await broken.queue_due()
+    await desk.scheduler("a", outbox=Outbox(desk.broker, "no such queue")).queue_due()
     assert await desk.state.claim_due(["a"], hold=60) == ["a"]
+
+
+@pytest.mark.parametrize("away", [["lease", "account"], ["message", "account"], ["account"]])
+async def test_an_account_polled_while_the_database_is_away_is_due_when_it_is_back(
+    desk: Desk, away: list[str]
+) -> None:
+    """Away at the lease, at the ledger, at the end: its poll job is gone, and it is not held."""
+    url = f"sqlite:///{desk.folder / 'state.db'}"
+    scheduler = desk.scheduler("sales")
+    await scheduler.queue_due()
+    async with some(2).serving() as server:
+        for table in away:
+            execute(url, f"ALTER TABLE {table} RENAME TO {table}_away")
+        happened = await desk.poll(server)
+        assert happened["accounts_failed"] == 1
+        assert deleted(server) == ([1, 2] if away == ["account"] else [])
+        await scheduler.queue_due()
+        assert desk.jobs() == ["sales"]
+        for table in away:
+            execute(url, f"ALTER TABLE {table}_away RENAME TO {table}")
+        await scheduler.queue_due()
+        assert desk.jobs() == ["sales"] * 2
+        assert desk.stranded == set()
+        await desk.poll(server)
+    assert server.deleted == {1, 2}
+
+
+async def test_an_account_whose_fetcher_died_elsewhere_is_due_again_soon(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """Its poll job comes to another fetcher at once, and finds the lease of the dead one."""
+    other = await State.open(
+        f"sqlite:///{tmp_path / 'state.db'}", owner=DEAD.format(1), clock=desk.clock
+    )
+    assert await other.lease("account:sales")
+    await desk.scheduler("sales").queue_due()
+    async with some(1).serving() as server:
+        await desk.poll(server)
+        assert server.connections == 0
+    await desk.clock.advance(ELSEWHERE)
+    await desk.scheduler("sales").queue_due()
+    assert desk.jobs() == ["sales"] * 2
+    await other.close()
+
+
+LARGE = b"Subject: large\r\n\r\n" + b"0123456789abcdef\r\n" * 20_000
+
+
+async def test_a_large_message_that_the_spool_does_not_take_keeps_none_of_the_others(
+    desk: Desk,
+) -> None:
+    spool = desk.folder / "spool"
+    spool.write_bytes(b"a file where the folder should be")
+    async with Pop3Server([MAIL[0], LARGE, MAIL[1]], ["a", "b", "c"]).serving() as server:
+        happened = await desk.poll(server)
+        assert desk.raws() == MAIL[:2]
+        assert server.deleted == {1, 3}
+        assert (happened["fetched"], happened["accounts_failed"]) == (2, 1)
+        state = (await desk.state.accounts())["sales"]
+        assert "Not a directory" in str(state.last_error)
+        assert b'spool_failures_total{stage="fetcher",what="unavailable"} 1.0' in (
+            desk.log.metrics.exposition()
+        )
+        spool.unlink()
+        await desk.poll(server)
+    assert [e.payload.raw.size for e in desk.incoming()] == [*map(len, MAIL[:2]), len(LARGE)]
+
+
+async def test_what_fails_on_our_side_does_not_keep_an_account_waiting(desk: Desk) -> None:
+    async with some(1).serving() as server:
+        for _ in range(6):
+            await desk.poll(server, outbox="no such queue")
+    state = (await desk.state.accounts())["sales"]
+    assert (state.failures, state.next_poll) == (6, desk.clock.now() + 300.0)

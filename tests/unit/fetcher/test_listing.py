@@ -3,6 +3,7 @@
 import pytest
 
 from services.fetcher.listing import UIDL_LIMIT, capabilities, sizes, uidls
+from tests.fuzz.watch import no_hang
 
 
 def test_a_regular_uidl_listing() -> None:
@@ -45,6 +46,11 @@ def test_an_unusable_uidl_is_empty_and_spoils_no_other(line: bytes, uidl: str) -
 @pytest.mark.parametrize("line", [b"x 1", b"", b"-1 a", b"12345678901 a", "² a".encode()])
 def test_a_line_without_a_number_spoils_the_listing(line: bytes) -> None:
     assert uidls(b"1 good\r\n" + line + b"\r\n") is None
+
+
+def test_a_line_of_blanks_takes_no_more_time_than_another() -> None:
+    with no_hang():
+        assert uidls(b"1 a" + b" " * 100_000 + b"b\r\n") == [(1, "")]
 
 
 def test_equal_uidls_are_left_for_the_caller_to_judge() -> None:

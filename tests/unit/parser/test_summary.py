@@ -3,6 +3,7 @@
 import pytest
 
 from services.parser.summary import SHOWN, readable
+from tests.fuzz.watch import Memory
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,13 @@ def test_a_long_field_is_cut(body: bytes) -> None:
     shown = readable(body)
     assert shown.endswith("…")
     assert len(shown) <= SHOWN * 4 + 1
+
+
+def test_a_charset_that_nobody_knows_is_not_remembered() -> None:
+    memory = Memory()
+    for number in range(1_000):
+        assert readable(b"=?x-%d?Q?caf=E9?=" % number) == "café"
+    memory.check()
 
 
 def test_only_the_beginning_of_a_long_field_is_decoded() -> None:
