@@ -6,13 +6,16 @@ if the account says so; deletions count when QUIT was answered ``+OK``. Killed a
 the next poll goes on from the ledger: what was published and not recorded is published again under
 the same id, and suppressed at the far end.
 
-An account that fails is reported, backed off, and disturbs no other.
+An account that fails is reported, backed off, and disturbs no other. Where the failure is not the
+account's (broker, database, spool), it is polled again at its own interval. A poll job is held
+until its end is recorded, or the schedule would wait for it in vain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Final, TypeVar
 
 from services.fetcher.account import Account, backoff
 from services.fetcher.ports import World
@@ -35,15 +38,16 @@ POLL_SECONDS: Final = 900.0
 
 DEFAULT_LIMITS: Final = Limits()
 
-FAULTS: Final = (
-    ServerFault,
-    ConfigError,
-    SpoolUnavailable,
-    StateUnavailable,
-    BrokerUnavailable,
-    Refused,
-)
-"""What ends a poll early and is no defect of ours: the account is backed off."""
+OURS: Final = (SpoolUnavailable, StateUnavailable, BrokerUnavailable, Refused)
+"""What ends a poll early through no fault of the account's: it is polled again as usual."""
+
+FAULTS: Final = (ServerFault, ConfigError, *OURS)
+"""What ends a poll early and is no defect of ours."""
+
+LONGEST_PAUSE: Final = 5.0
+"""Seconds between two tries to reach a database that is away."""
+
+T = TypeVar("T")
 
 
 class Fetcher:
@@ -80,12 +84,14 @@ class Fetcher:
     async def _alone(self, account: Account) -> Outcome:
         """Poll an account under its lease, so that no other fetcher does at the same time."""
         lease = f"account:{account.name}"
-        if not await self._world.ledger.lease(lease):
+        ledger = self._world.ledger
+        if not await self._insist(account, lambda: ledger.lease(lease)):
             return Done(f"another fetcher is at account {account.name}", "polled")
         try:
             await self._poll(account)
         finally:
-            await self._world.ledger.release(lease)
+            with suppress(StateUnavailable):  # then it expires by itself
+                await ledger.release(lease)
         return Done(account.name, "polled")
 
     async def _poll(self, account: Account) -> None:
@@ -117,11 +123,26 @@ class Fetcher:
         return 0.0 if more else account.poll_every
 
     async def _back_off(self, account: Account, error: Exception) -> None:
-        failures = await self._world.schedule.failures(account.name)
-        wait = backoff(account.poll_every, failures, busy=isinstance(error, MaildropBusy))
+        wait = account.poll_every
+        if not isinstance(error, OURS):
+            schedule = self._world.schedule
+            failures = await self._insist(account, lambda: schedule.failures(account.name))
+            wait = backoff(account.poll_every, failures, busy=isinstance(error, MaildropBusy))
         self._world.journal.account_failed(account.name, str(error), wait)
         await self._next(account, wait, str(error))
 
     async def _next(self, account: Account, wait: float, error: str | None) -> None:
         at = self._world.clock.now() + wait
-        await self._world.schedule.polled(account.name, next_poll=at, error=error)
+        polled = self._world.schedule.polled
+        await self._insist(account, lambda: polled(account.name, next_poll=at, error=error))
+
+    async def _insist(self, account: Account, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the database, however long it is away; meanwhile the poll job stays in hand."""
+        pause = 0.5
+        while True:
+            try:
+                return await ask()
+            except StateUnavailable as error:
+                self._world.journal.trouble("a poll waits", account=account.name, why=error)
+                await self._world.clock.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)

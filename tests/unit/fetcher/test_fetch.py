@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -287,6 +288,45 @@ async def test_an_account_that_fails_is_backed_off_and_says_why(
     assert state.failures == 1
     assert state.last_error
     assert state.next_poll == desk.clock.now() + wait
+
+
+async def test_an_account_is_not_backed_off_for_what_is_no_fault_of_its_own(desk: Desk) -> None:
+    async with some(1).serving() as server:
+        for failures in (1, 2, 3, 4):
+            await desk.poll(server, outbox="no-such-queue")
+            state = (await desk.state.accounts())["sales"]
+            assert state.failures == failures
+            assert "no-such-queue" in str(state.last_error)
+            assert state.next_poll == desk.clock.now() + 300.0
+
+
+async def test_a_poll_waits_for_a_database_that_is_away(desk: Desk) -> None:
+    path = desk.folder / "state.db"
+    owner, told = new_owner(), asyncio.Event()
+
+    class Told(MailLog):
+        def trouble(self, what: str, /, **about: object) -> None:
+            told.set()
+
+    state = await State.open(f"sqlite:///{path}", owner=owner, clock=desk.clock, patience=0.01)
+    other = sqlite3.connect(path, isolation_level=None)
+    async with some(1).serving() as server:
+        impatient = replace(desk, state=state, log=Told("fetcher"))
+        other.execute("BEGIN IMMEDIATE")
+        polling = asyncio.create_task(impatient.poll(server))
+        async with asyncio.timeout(60):
+            await told.wait()
+            assert not polling.done()
+            other.execute("COMMIT")
+            while not polling.done():
+                await desk.clock.advance(5.0)
+                await asyncio.sleep(0.01)
+        assert (await polling)["polled"] == 1
+    other.close()
+    await state.close()
+    assert desk.raws() == MAIL[:1]
+    accounts = await desk.state.accounts()
+    assert (accounts["sales"].failures, accounts["sales"].last_error) == (0, None)
 
 
 def test_the_backoff_doubles_up_to_an_hour() -> None:
