@@ -32,7 +32,7 @@ class Disk:
 
     def fill(self) -> None:
         """Leave no room, as somebody else's file would."""
-        with (self.root / FILLER).open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        with (self.root / FILLER).open("ab", buffering=0) as file:
             for size in (1 << 20, 1 << 12, 1):
                 with contextlib.suppress(OSError):
                     while file.write(b"x" * size):
