@@ -27,6 +27,10 @@ class Forked:
     process: ForkServerProcess
 
     @property
+    def pid(self) -> int | None:
+        return self.process.pid
+
+    @property
     def returncode(self) -> int | None:
         """The exit status, or minus the signal that ended it; None while it runs."""
         return self.process.exitcode

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -20,23 +20,20 @@ from services.fetcher.identity import identify
 from services.parser.parse import parse
 from services.rewriter.rewrite import Rewriter, Route
 from shared.broker.embedded import EmbeddedBroker
-from shared.broker.embedded_steward import EmbeddedSteward
 from shared.broker.rabbitmq import RabbitBroker
-from shared.broker.steward import KombuSteward
 from shared.faultpoint import VARIABLE
 from shared.message import Addressed, Envelope, Fetched, Inline, Parsed
 from shared.outbox import Outbox
 from shared.outcome import Forward, Outcome
-from shared.queues import PICKUP, POLL, Tier
+from shared.queues import PICKUP
 from tests.corpus.messages import sample_messages
-from tests.flow.connector import STAGES, Connector, below_prefix
 from tests.flow.forked import ForkedConnector
 from tests.flow.oracle import Letter, Oracle, Tally
+from tests.flow.plant import TIERS, Plant
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.postfix import Postfix, postfix
 from tests.servers.rabbitmq import shared_rabbitmq
 
-TIERS = (Tier("1s", 1.0),)
 BROKERS = ("embedded", "rabbitmq")
 TWO = ("anna", "bert")
 """The mailboxes of messages with two recipients."""
@@ -100,41 +97,20 @@ BETWEEN = (
 
 
 @dataclass
-class Plant:
-    """The product over one broker, with all that it fetches from and delivers to.
+class Line(Plant):
+    """A plant with all kinds of destinations.
+
+    The provider has the maildrops ``maildir`` and ``smtp``, and takes LMTP for two mailboxes.
 
     Attributes:
-        provider: has the maildrops ``maildir`` and ``smtp``, and takes LMTP for two mailboxes.
         local: takes SMTP.
-        mail: the folder of the Maildirs.
-        url: of RabbitMQ, None for the embedded broker.
-        oracle: knows all that was ever handed in here.
-        right: what must have become of it.
+        expected: what must have become of all that was handed in.
         earlier: files that were at the destinations before.
     """
 
-    product: Connector
-    provider: Dovecot
-    local: Postfix
-    mail: Path
-    url: str | None
-    oracle: Oracle = field(default_factory=Oracle)
-    right: Tally = field(default=Tally(0, 0))
+    local: Postfix = field(kw_only=True)
+    expected: Tally = field(default=Tally(0, 0))
     earlier: frozenset[Path] = frozenset()
-
-    @property
-    def broker(self) -> str:
-        """The kind of broker."""
-        return "embedded" if self.url is None else "rabbitmq"
-
-    @property
-    def processes(self) -> tuple[str, ...]:
-        """What runs, in the order of the flow."""
-        return ("run",) if self.url is None else STAGES
-
-    def process(self, stage: str) -> str:
-        """Return the process that a stage runs in."""
-        return "run" if self.url is None else stage
 
     def start(self) -> None:
         """Write the configuration, and start all processes."""
@@ -144,7 +120,10 @@ class Plant:
             "lmtp": {"url": f"lmtp://127.0.0.1:{self.provider.lmtp}?tls=none", "connections": 1},
         }
         self.product.configure(
-            [self._account("maildir", "default"), self._account("smtp", "smtp")],
+            [
+                self.account("maildir", destination="default"),
+                self.account("smtp", destination="smtp"),
+            ],
             f"maildir://{self.mail}/{{local}}",
             self.url,
             retry={"tiers": ["1s"]},
@@ -154,32 +133,7 @@ class Plant:
         assert self.product.cli("topology", "declare").returncode == 0
         self.run(*self.processes)
 
-    def run(self, *names: str) -> None:
-        """Start processes; return when they can be stopped."""
-        before = {name: self.product.count(name, "started") for name in names}
-        self.product.start(*names)
-        for name in names:
-            self.product.wait(lambda n=name: self._runs(n, before[n]), f"{name} to run")
-
-    def _runs(self, name: str, starts: int) -> bool:
-        assert self.product.processes[name].poll() is None, f"{name} ended"
-        return self.product.count(name, "started") > starts
-
-    def _account(self, name: str, destination: str) -> dict[str, object]:
-        return {
-            "name": name,
-            "host": self.provider.host,
-            "port": self.provider.pop3,
-            "tls": "none",
-            "username": name,
-            "password": "secret",
-            "poll_every": "0.1s",
-            "keep": "delete",
-            "mailbox": f"{name}@corp.example",
-            "destination": destination,
-        }
-
-    def hand_in(self, kill: Kill, messages: Sequence[bytes]) -> None:
+    def begin(self, kill: Kill, messages: Sequence[bytes]) -> None:
         """Put messages where they begin their way."""
         if kill.recipients is None:
             self.provider.put_all(kill.to, messages)
@@ -203,41 +157,25 @@ class Plant:
 
     def _broker(self) -> EmbeddedBroker | RabbitBroker:
         if self.url is None:
-            path = self.product.folder / "data" / "queue.db"
-            return EmbeddedBroker(path, tiers=TIERS, name="test")
+            return EmbeddedBroker(self.data / "queue.db", tiers=TIERS, name="test")
         return RabbitBroker(self.url, sender="rewriter", name="test", tiers=TIERS, version="0")
 
     def stored(self) -> Iterator[tuple[str, Path]]:
         """Yield the file of every message at every destination, with its mailbox."""
-        yield from ((path.parts[-3], path) for path in self.mail.glob("*/new/*"))
+        yield from super().stored()
         yield from (("smtp", path) for path in self.local.maildir("smtp"))
         yield from ((name, path) for name in TWO for path in self.provider.files(name))
 
     def accept(self, letters: Sequence[Letter], duplicates: int) -> None:
         """Take note of letters that are handed in, and of how many will come twice."""
         self.oracle.accept(letters)
-        count = self.right.delivered + len(letters)
-        self.right = Tally(count, count, duplicates=self.right.duplicates + duplicates)
-
-    def letters(self, but: Collection[Path]) -> Iterator[Letter]:
-        """Yield every message that has been delivered, but for these files, with its mailbox."""
-        for mailbox, path in self.stored():
-            if path not in but:
-                yield mailbox, below_prefix(path.read_bytes())
+        count = self.expected.delivered + len(letters)
+        self.expected = Tally(count, count, duplicates=self.expected.duplicates + duplicates)
 
     def drained(self, files: int) -> bool:
         """Return whether so many files are delivered, and nothing is left to be delivered."""
         left = self.provider.files("maildir") or self.provider.files("smtp")
         return not left and len(list(self.stored())) >= files and not self.queued()
-
-    def queued(self) -> set[str]:
-        """Return the queues that hold mail; over RabbitMQ what is in hand is not seen."""
-        if self.url is None:
-            steward = EmbeddedSteward(self.product.folder / "data" / "queue.db", TIERS)
-            with contextlib.closing(steward):
-                return {stored.queue for stored in steward.everything()} - {POLL}
-        with contextlib.closing(KombuSteward(self.url, TIERS)) as remote:
-            return {queue for queue, count in remote.depths().items() if count} - {POLL}
 
 
 P = TypeVar("P", Parsed, Addressed)
@@ -271,34 +209,34 @@ def plant(
     tmp_path_factory: pytest.TempPathFactory,
     provider: Dovecot,
     local: Postfix,
-) -> Iterator[Plant]:
+) -> Iterator[Line]:
     """Run a plant for all cases of a broker; what comes after the last one counts too."""
     server = shared_rabbitmq() if request.param == "rabbitmq" else None
     folder = tmp_path_factory.mktemp("plant")
     with contextlib.closing(ForkedConnector(folder)) as product:
         url = None if server is None else server.url(server.vhost())
-        plant = Plant(product, provider, local, folder / "mail", url)
+        plant = Line(product, provider, folder / "mail", url, local=local)
         plant.start()
         yield plant
         for name in plant.processes:
             assert product.stop(name) == 0, product.tail()
         # Only now nobody has anything in hand, and nothing can come any more.
         assert plant.queued() == set()
-        assert plant.oracle.tally(plant.letters(but=plant.earlier)) == plant.right
+        assert plant.oracle.tally(plant.letters(but=plant.earlier)) == plant.expected
 
 
 @pytest.mark.parametrize("kill", KILLS, ids=str)
-def test_nothing_is_lost(plant: Plant, kill: Kill) -> None:
+def test_nothing_is_lost(plant: Line, kill: Kill) -> None:
     kill_and_start_again(plant, kill)
 
 
 @pytest.mark.parametrize("plant", ["rabbitmq"], indirect=True, scope="module")
 @pytest.mark.parametrize("kill", BETWEEN, ids=str)
-def test_nothing_is_lost_before_an_acknowledgement(plant: Plant, kill: Kill) -> None:
+def test_nothing_is_lost_before_an_acknowledgement(plant: Line, kill: Kill) -> None:
     kill_and_start_again(plant, kill)
 
 
-def kill_and_start_again(plant: Plant, kill: Kill) -> None:
+def kill_and_start_again(plant: Line, kill: Kill) -> None:
     """Hand in messages, have a process killed on its way with them, and see where they come out."""
     product, victim = plant.product, plant.process(kill.stage)
     assert product.stop(victim) == 0, product.tail()
@@ -306,7 +244,7 @@ def kill_and_start_again(plant: Plant, kill: Kill) -> None:
 
     seed = 100 * BROKERS.index(plant.broker) + (*KILLS, *BETWEEN).index(kill)
     messages = sample_messages(12, seed)[-kill.messages :]  # the last one is large
-    plant.hand_in(kill, messages)
+    plant.begin(kill, messages)
     oracle = Oracle()
     letters = [(name, m) for m in messages for name in kill.recipients or (kill.to,)]
     oracle.accept(letters)

@@ -310,6 +310,16 @@ async def test_an_account_that_fails_is_backed_off_and_says_why(
     assert state.next_poll == desk.clock.now() + wait
 
 
+async def test_an_account_is_not_backed_off_for_what_is_no_fault_of_its_own(desk: Desk) -> None:
+    async with some(1).serving() as server:
+        for failures in (1, 2, 3, 4):
+            await desk.poll(server, outbox="no-such-queue")
+            state = (await desk.state.accounts())["sales"]
+            assert state.failures == failures
+            assert "no-such-queue" in str(state.last_error)
+            assert state.next_poll == desk.clock.now() + 300.0
+
+
 def test_the_backoff_doubles_up_to_an_hour() -> None:
     waits = [backoff(30.0, n, busy=False) for n in (0, 1, 2, 5, 6, 99)]
     assert waits == [60.0, 120.0, 240.0, 1920.0, 3600.0, 3600.0]
