@@ -10,10 +10,12 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from subprocess import TimeoutExpired
 
+from tests.clock import ShiftedClock
 from tests.flow.connector import STAGES, Connector
 
 _LOADED = ["__main__", "services.__main__", "services.run"]
@@ -47,7 +49,12 @@ class Forked:
 
 
 class ForkedConnector(Connector):
-    """An installation whose processes begin by fork."""
+    """An installation whose processes begin by fork, on a machine whose clock a test can set."""
+
+    @cached_property
+    def clock(self) -> ShiftedClock:
+        """What the processes take for the clock of the machine."""
+        return ShiftedClock(self.folder / "clock")
 
     def start(self, *names: str, **environment: str) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -55,12 +62,14 @@ class ForkedConnector(Connector):
         for name in names:
             command = ["--config", str(self.config), *name.split()]
             log = self.folder / f"{name}.log"
-            process = context.Process(target=_live, args=(command, log, environment), name=name)
+            process = context.Process(
+                target=_live, args=(command, log, environment, self.clock.path), name=name
+            )
             process.start()
             self.processes[name] = Forked(process)
 
 
-def _live(command: list[str], log: Path, environment: Mapping[str, str]) -> None:
+def _live(command: list[str], log: Path, environment: Mapping[str, str], clock: Path) -> None:
     """Be a process of the product until it ends."""
     from services.__main__ import main
 
@@ -68,4 +77,5 @@ def _live(command: list[str], log: Path, environment: Mapping[str, str]) -> None
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
     os.environ.update(environment)
+    ShiftedClock(clock).rule()
     sys.exit(main(command))
