@@ -1,5 +1,6 @@
 """The product between maildrops and Maildirs, held to account: most of what a flow test needs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class Place:
         self.oracle.accept((user, message) for message in messages)
 
     def configure(
-        self, *accounts: dict[str, object], url: str | None = None, **tables: dict[str, object]
+        self, *accounts: dict[str, object], url: str | None = None, **tables: Mapping[str, object]
     ) -> None:
         """Write a configuration that delivers to the Maildirs, over RabbitMQ at a URL if any."""
         tables.setdefault("spool", {"inline_limit": "16KiB"})
