@@ -75,6 +75,16 @@ class Place:
         files = self.mail.glob("*/new/*")
         return [(path.parts[-3], below_prefix(path.read_bytes())) for path in files]
 
+    def exported(self) -> list[Letter]:
+        """Return what is in Failed Mail, each message by its account."""
+        letters = []
+        for kept in self.product.json("failed", "list"):
+            out = self.product.folder / f"{kept['id']}.eml"
+            done = self.product.cli("failed", "export", kept["id"], "-o", str(out))
+            assert done.returncode == 0, done.stderr
+            letters.append((kept["account"], out.read_bytes()))
+        return letters
+
     def tally(self) -> Tally:
         return self.oracle.tally(self.stored())
 
