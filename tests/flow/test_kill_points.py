@@ -8,30 +8,21 @@ between the final dot and our knowing of the reply nobody can tell whether the m
 import asyncio
 import contextlib
 import signal
-import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
-from services.fetcher.identity import identify
-from services.parser.parse import parse
-from services.rewriter.rewrite import Rewriter, Route
-from shared.broker.embedded import EmbeddedBroker
-from shared.broker.embedded_steward import EmbeddedSteward
-from shared.broker.rabbitmq import RabbitBroker
-from shared.broker.steward import KombuSteward
 from shared.faultpoint import VARIABLE
-from shared.message import Addressed, Envelope, Fetched, Inline, Parsed
-from shared.outbox import Outbox
-from shared.outcome import Forward, Outcome
-from shared.queues import PICKUP, POLL, Tier
+from shared.queues import POLL, Tier
 from tests.corpus.messages import sample_messages
+from tests.flow.addressed import put_addressed
 from tests.flow.connector import STAGES, Connector, below_prefix
 from tests.flow.forked import ForkedConnector
 from tests.flow.oracle import Letter, Oracle, Tally
+from tests.flow.place import account
+from tests.flow.queues import opened, steward
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.postfix import Postfix, postfix
 from tests.servers.rabbitmq import shared_rabbitmq
@@ -144,7 +135,7 @@ class Plant:
             "lmtp": {"url": f"lmtp://127.0.0.1:{self.provider.lmtp}?tls=none", "connections": 1},
         }
         self.product.configure(
-            [self._account("maildir", "default"), self._account("smtp", "smtp")],
+            [account(self.provider, "maildir"), account(self.provider, "smtp", destination="smtp")],
             f"maildir://{self.mail}/{{local}}",
             self.url,
             retry={"tiers": ["1s"]},
@@ -165,20 +156,6 @@ class Plant:
         assert self.product.processes[name].poll() is None, f"{name} ended"
         return self.product.count(name, "started") > starts
 
-    def _account(self, name: str, destination: str) -> dict[str, object]:
-        return {
-            "name": name,
-            "host": self.provider.host,
-            "port": self.provider.pop3,
-            "tls": "none",
-            "username": name,
-            "password": "secret",
-            "poll_every": "0.1s",
-            "keep": "delete",
-            "mailbox": f"{name}@corp.example",
-            "destination": destination,
-        }
-
     def hand_in(self, kill: Kill, messages: Sequence[bytes]) -> None:
         """Put messages where they begin their way."""
         if kill.recipients is None:
@@ -188,24 +165,9 @@ class Plant:
 
     async def _publish(self, to: str, names: Sequence[str], messages: Sequence[bytes]) -> None:
         """Put messages with several recipients into the deliverer's inbox."""
-        recipients = tuple(f"{name}@corp.example" for name in names)
-        route = Route(recipients, "default" if to == "maildir" else to)
-        rewriter = Rewriter({"two": route}, "test.example", "0")
-        broker = self._broker()
-        await broker.open()
-        for message in messages:
-            id_, now = identify("two", message), time.time()
-            fetched = Fetched(Inline(message), "u", "pop.example.net:995")
-            parsed = onward(parse(Envelope(id_, "two", fetched, now)), Parsed)
-            addressed = onward(rewriter.handle(Envelope(id_, "two", parsed, now)), Addressed)
-            await Outbox(broker, PICKUP).put(Envelope(id_, "two", addressed, now))
-        await broker.close()
-
-    def _broker(self) -> EmbeddedBroker | RabbitBroker:
-        if self.url is None:
-            path = self.product.folder / "data" / "queue.db"
-            return EmbeddedBroker(path, tiers=TIERS, name="test")
-        return RabbitBroker(self.url, sender="rewriter", name="test", tiers=TIERS, version="0")
+        destination = "default" if to == "maildir" else to
+        async with opened(self.product, self.url, TIERS, "rewriter") as broker:
+            await put_addressed(broker, destination, names, messages)
 
     def stored(self) -> Iterator[tuple[str, Path]]:
         """Yield the file of every message at every destination, with its mailbox."""
@@ -232,23 +194,10 @@ class Plant:
 
     def queued(self) -> set[str]:
         """Return the queues that hold mail; over RabbitMQ what is in hand is not seen."""
-        if self.url is None:
-            steward = EmbeddedSteward(self.product.folder / "data" / "queue.db", TIERS)
-            with contextlib.closing(steward):
-                return {stored.queue for stored in steward.everything()} - {POLL}
-        with contextlib.closing(KombuSteward(self.url, TIERS)) as remote:
-            return {queue for queue, count in remote.depths().items() if count} - {POLL}
-
-
-P = TypeVar("P", Parsed, Addressed)
-
-
-def onward(outcome: Outcome, kind: type[P]) -> P:
-    """Return what a stage passes on."""
-    assert isinstance(outcome, Forward), outcome
-    (payload,) = outcome.payloads
-    assert isinstance(payload, kind)
-    return payload
+        with steward(self.product, self.url, TIERS) as looking:
+            if self.url is None:
+                return {stored.queue for stored in looking.everything()} - {POLL}
+            return {queue for queue, count in looking.depths().items() if count} - {POLL}
 
 
 @pytest.fixture(scope="module")
@@ -260,8 +209,7 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[Postfix]:
-    # By default Postfix takes Return-Path and Bcc out of what it receives.
-    with postfix(mailboxes=("smtp",), options={"message_drop_headers": ""}) as server:
+    with postfix(mailboxes=("smtp",)) as server:
         yield server
 
 
