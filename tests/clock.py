@@ -1,7 +1,13 @@
-"""A clock that a test moves by hand."""
+"""Clocks that a test moves by hand."""
 
 import asyncio
 import heapq
+import mmap
+import struct
+import time
+from pathlib import Path
+
+from shared.clock import SystemClock
 
 
 class ManualClock:
@@ -28,6 +34,13 @@ class ManualClock:
         heapq.heappush(self._sleepers, (self._now + seconds, self._count, future))
         await future
 
+    async def skip(self) -> bool:
+        """Move on to the moment at which the next sleeper wakes; False where nobody sleeps."""
+        if not self._sleepers:
+            return False
+        await self.advance(self._sleepers[0][0] - self._now)
+        return True
+
     async def advance(self, seconds: float) -> None:
         """Move time on, waking every sleeper on the way at its own moment."""
         target = self._now + seconds
@@ -40,3 +53,46 @@ class ManualClock:
         self._now = target
         for _ in range(20):
             await asyncio.sleep(0)
+
+
+class ShiftedClock:
+    """The machine's clocks, as far ahead or back as a test has put them: in several processes.
+
+    Sleepers sleep as long as they would on the machine; what looks at the clock sees it jump.
+
+    Args:
+        path: a file that they all look at; it is made if it is missing.
+    """
+
+    _OFFSETS = struct.Struct("dd")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.exists():
+            path.write_bytes(bytes(self._OFFSETS.size))
+        with path.open("r+b") as file:
+            self._shared = mmap.mmap(file.fileno(), self._OFFSETS.size)
+
+    def now(self) -> float:
+        return time.time() + self._offsets()[0]
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._offsets()[1]
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        wall, monotonic = self._offsets()
+        self._OFFSETS.pack_into(self._shared, 0, wall + seconds, monotonic + seconds)
+
+    def set(self, seconds: float) -> None:
+        """Put the wall clock this far ahead, or back; no time passes by that."""
+        self._OFFSETS.pack_into(self._shared, 0, seconds, self._offsets()[1])
+
+    def rule(self) -> None:
+        """Be the machine's clock in this process from now on."""
+        for name in ("now", "monotonic"):
+            setattr(SystemClock, name, getattr(self, name))
+
+    def _offsets(self) -> tuple[float, float]:
+        wall, monotonic = self._OFFSETS.unpack_from(self._shared)
+        return wall, monotonic

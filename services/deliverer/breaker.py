@@ -20,10 +20,10 @@ class Attempt:
     """What a try found out.
 
     Attributes:
-        down: the destination went away in the middle of it.
+        down: how the destination went away in the middle of it, None if it did not.
     """
 
-    down: bool = False
+    down: str | None = None
 
 
 class Breaker:
@@ -34,6 +34,9 @@ class Breaker:
         threshold: failures in a row that open it.
         cooldown: seconds from opening to the first probe; doubled with each probe that fails.
         longest: the limit of that.
+
+    Attributes:
+        why: what the last failure was, for those that are not tried on account of it.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Breaker:
         cooldown: float = 15.0,
         longest: float = 300.0,
     ) -> None:
+        self.why = ""
         self._clock = clock
         self._threshold = threshold
         self._first = self._cooldown = cooldown
@@ -77,8 +81,8 @@ class Breaker:
         attempt = Attempt()
         try:
             yield attempt
-        except Unreachable:
-            self._failed(probe)
+        except Unreachable as error:
+            self._failed(probe, str(error))
             raise
         else:
             self._ended(probe, attempt)
@@ -87,14 +91,15 @@ class Breaker:
                 self._probing = False
 
     def _ended(self, probe: bool, attempt: Attempt) -> None:
-        if attempt.down:
-            self._failed(probe)
+        if attempt.down is not None:
+            self._failed(probe, attempt.down)
         else:
             self._failures = 0
             self._cooldown = self._first
 
-    def _failed(self, probe: bool) -> None:
+    def _failed(self, probe: bool, why: str) -> None:
         self._failures += 1
+        self.why = why
         if probe:
             self._cooldown = min(self._cooldown * 2, self._longest)
         if probe or self._failures == self._threshold:

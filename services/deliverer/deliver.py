@@ -108,8 +108,9 @@ class Deliverer:
             await courier.close()
 
     def _away(self, destination: str) -> Retry | None:
-        seconds = self.breakers[destination].remaining()
-        why = f"destination {destination} does not answer; it is left alone for a while"
+        breaker = self.breakers[destination]
+        seconds = breaker.remaining()
+        why = f"destination {destination} is left alone for a while: {breaker.why}"
         return Retry(why, after=seconds) if seconds else None
 
     async def _claimed(self, envelope: Envelope[Addressed]) -> Outcome:
@@ -159,7 +160,7 @@ class Deliverer:
             with self.breakers[mail.destination].attempt() as attempt:
                 courier = self._couriers[mail.destination]
                 results = await courier.deliver(letter, mail.sender, waiting)
-                attempt.down = any(result.lost for result in results.values())
+                attempt.down = next((r.reply for r in results.values() if r.lost), None)
         except Unreachable as error:
             return Retry(str(error))
         receipts.update((r, x.reply) for r, x in results.items() if x.verdict == "delivered")

@@ -87,7 +87,8 @@ class Visit:
         """Do what there is to do, and quit; return whether something is left for another session.
 
         Raises:
-            ServerFault: the server failed; whatever was recorded stays so.
+            ServerFault: the server failed; what had come whole is published and recorded.
+            SpoolUnavailable: a large message could not be kept; likewise.
             BrokerUnavailable: a message could not be published; it stays on the server.
         """
         work = await self._worklist()
@@ -95,8 +96,11 @@ class Visit:
         self._remove.extend(work.remove)
         try:
             left = await self._fetch(work.fetch)
-            await self._flush()
-            await self._committed(0)
+            await self._all_committed()
+        except (ServerFault, SpoolUnavailable):
+            # What came whole is kept. On a line that always breaks, it is how we get on at all.
+            await self._all_committed()
+            raise
         finally:
             await self._cancel()
         await self._delete()
@@ -200,6 +204,10 @@ class Visit:
             journal.suppressed(id_, name, "the maildrop holds it again")
         if self._account.keep == 0:
             self._remove.append(Safe(taken.listed.number, taken.listed.uidl, id_))
+
+    async def _all_committed(self) -> None:
+        await self._flush()
+        await self._committed(0)
 
     async def _committed(self, underway: int) -> None:
         """Wait until no more than so many chunks are on their way."""

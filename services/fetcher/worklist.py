@@ -66,13 +66,18 @@ def compare(
     remove = [
         Safe(number, uidl, known[uidl].id)
         for number, uidl in (listing if keep < math.inf else ())
-        if uidl not in new and uidl not in useless and now - known[uidl].first_seen >= keep
+        if uidl not in new and uidl not in useless and _age(known[uidl], now) >= keep
     ]
     gone = known.keys() - listed.keys()
     # An empty or strange listing is more likely a server in trouble than a mailbox tidied up;
     # forgetting too early would fetch everything again.
     forget = tuple(gone) if len(gone) <= len(listed) else ()
     return Worklist(len(listing), tuple(fetch), tuple(remove), forget)
+
+
+def _age(known: Known, now: float) -> float:
+    # Not negative: after a clock was set back, what is not to be kept is not kept for that long.
+    return max(0.0, now - known.first_seen)
 
 
 def _useless(listing: Sequence[tuple[int, str]]) -> frozenset[str]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -50,12 +50,17 @@ class Connector:
     def config(self) -> Path:
         return self.folder / "connector.toml"
 
+    @property
+    def queue_file(self) -> Path:
+        """Where the embedded broker has its queues."""
+        return self.folder / "data" / "queue.db"
+
     def configure(
         self,
         accounts: Iterable[dict[str, object]],
         delivery: str,
         broker: str | None = None,
-        **tables: dict[str, object],
+        **tables: Mapping[str, object],
     ) -> None:
         """Write the configuration.
 
@@ -66,10 +71,10 @@ class Connector:
             tables: further tables, such as ``retry={"tiers": ["1s"]}``.
         """
         lines = [f"data_dir = {json.dumps(str(self.folder / 'data'))}"]
-        tables = {"delivery": {"url": delivery}, **tables}
+        every: dict[str, Mapping[str, object]] = {"delivery": {"url": delivery}, **tables}
         if broker is not None:
-            tables["broker"] = {"url": broker}
-        for name, keys in tables.items():
+            every["broker"] = {"url": broker}
+        for name, keys in every.items():
             lines += [f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in keys.items())]
         for account in accounts:
             lines += ["[[account]]", *(f"{k} = {json.dumps(v)}" for k, v in account.items())]

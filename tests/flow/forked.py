@@ -10,10 +10,12 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from subprocess import TimeoutExpired
 
+from tests.clock import ShiftedClock
 from tests.flow.connector import STAGES, Connector
 
 _LOADED = ["__main__", "services.__main__", "services.run"]
@@ -51,9 +53,18 @@ class Forked:
 
 
 class ForkedConnector(Connector):
-    """An installation whose processes begin by fork, and may do something first."""
+    """An installation whose processes begin by fork, on a machine whose clock a test can set.
+
+    Attributes:
+        first: what each process does before anything else.
+    """
 
     first: Callable[[], None] | None = None
+
+    @cached_property
+    def clock(self) -> ShiftedClock:
+        """What the processes take for the clock of the machine."""
+        return ShiftedClock(self.folder / "clock")
 
     def start(self, *names: str, **environment: str) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -62,7 +73,9 @@ class ForkedConnector(Connector):
             command = ["--config", str(self.config), *name.split()]
             log = self.folder / f"{name}.log"
             process = context.Process(
-                target=_live, args=(self.first, command, log, environment), name=name
+                target=_live,
+                args=(self.first, command, log, environment, self.clock.path),
+                name=name,
             )
             process.start()
             self.processes[name] = Forked(process)
@@ -73,6 +86,7 @@ def _live(
     command: list[str],
     log: Path,
     environment: Mapping[str, str],
+    clock: Path,
 ) -> None:
     """Be a process of the product until it ends."""
     from services.__main__ import main
@@ -83,4 +97,5 @@ def _live(
     os.environ.update(environment)
     if first is not None:
         first()
+    ShiftedClock(clock).rule()
     sys.exit(main(command))

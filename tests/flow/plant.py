@@ -6,22 +6,22 @@ recover from by themselves shows.
 """
 
 import asyncio
-import contextlib
 import tomllib
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.postmaster import parked
 from services.postmaster.parked import FAILED, QUARANTINED, Folder
 from shared.broker import Steward
-from shared.broker.embedded_steward import EmbeddedSteward
-from shared.broker.steward import KombuSteward
 from shared.message import Inline, Raw
 from shared.queues import POLL, Tier
 from shared.spool import Spool
+from tests.flow import queues
 from tests.flow.connector import STAGES, Connector, Process, below_prefix
 from tests.flow.oracle import Letter, Oracle, Tally
+from tests.flow.place import account
 from tests.servers.dovecot import Dovecot
 
 TIERS = (Tier("1s", 1.0),)
@@ -74,17 +74,7 @@ class Plant:
 
     def account(self, name: str, **changes: object) -> dict[str, object]:
         """Return the configuration of an account that polls without rest and deletes at once."""
-        return {
-            "name": name,
-            "host": self.provider.host,
-            "port": self.provider.pop3,
-            "tls": "none",
-            "username": name,
-            "password": "secret",
-            "poll_every": "0.1s",
-            "keep": "delete",
-            "mailbox": f"{name}@corp.example",
-        } | changes
+        return account(self.provider, name, **changes)
 
     def run(self, *names: str) -> None:
         """Start processes; return when they can be stopped."""
@@ -132,7 +122,7 @@ class Plant:
 
     async def _parked(self, folder: Folder) -> list[Letter]:
         spool, found = Spool(self.spool), []
-        with contextlib.closing(self.steward()) as steward:
+        with self.looking() as steward:
             for stored in parked.browse(steward, folder):
                 raw = b"".join([c async for c in parked.chunks(spool, stored)])
                 found.append((str(stored.headers["account"]), raw))
@@ -147,13 +137,11 @@ class Plant:
 
     def queued(self) -> set[str]:
         """Return the queues that hold mail; over RabbitMQ what is in hand is not seen."""
-        with contextlib.closing(self.steward()) as steward:
-            if isinstance(steward, EmbeddedSteward):
+        with self.looking() as steward:
+            if self.url is None:
                 return {stored.queue for stored in steward.everything()} - {POLL}
             return {queue for queue, count in steward.depths().items() if count} - {POLL}
 
-    def steward(self) -> Steward:
+    def looking(self) -> AbstractContextManager[Steward]:
         """Return the operator's side of the broker."""
-        if self.url is None:
-            return EmbeddedSteward(self.data / "queue.db", TIERS)
-        return KombuSteward(self.url, TIERS)
+        return queues.steward(self.product, self.url, TIERS)

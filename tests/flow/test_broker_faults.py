@@ -123,12 +123,12 @@ class Works(Plant):
 
     def consuming(self) -> bool:
         """Return whether every stage has opened all that it needs."""
-        with contextlib.closing(self.steward()) as steward:
+        with self.looking() as steward:
             return {POLL, INCOMING, PARSED, PICKUP} <= steward.consumers().keys()
 
     def waiting(self, queue: str) -> int | None:
         """Return how many messages in a queue are not handed out."""
-        with contextlib.closing(self.steward()) as steward:
+        with self.looking() as steward:
             return steward.depths()[queue]
 
     def overdue(self) -> bool:

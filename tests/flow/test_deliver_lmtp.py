@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.corpus.messages import sample_messages
-from tests.servers.dovecot import Dovecot, dovecot, version
+from tests.servers.dovecot import Dovecot, dovecot, quota
 from tests.unit.deliverer.letters import PREFIX, SENDER, courier, letter
 
 USERS = {"anna": "x", "bert": "x", "carl": "x", "dora": "x", "full": "x"}
@@ -71,33 +71,11 @@ async def test_one_reply_for_each_recipient(server: Dovecot) -> None:
     assert len(server.messages("bert")) == len(server.messages("carl")) == 1
 
 
-_QUOTA_2_3 = """\
-mail_plugins = quota
-plugin {
-  quota = maildir:User quota
-  quota_rule = *:storage=10K
-  quota_grace = 0
-}
-"""
-
-_QUOTA_2_4 = """\
-mail_plugins {
-  quota = yes
-}
-quota "User quota" {
-  driver = maildir
-  quota_storage_size = 10K
-  quota_storage_grace = 0
-}
-"""
-
-
 async def test_a_full_mailbox_is_temporary_and_its_neighbour_gets_the_message(
     tmp_path: Path,
 ) -> None:
-    quota = _QUOTA_2_4 if version() >= (2, 4) else _QUOTA_2_3
     full, empty = "full@corp.example", "bert@corp.example"
-    with dovecot(tmp_path, {"full": "x", "bert": "x"}, extra=quota) as small:
+    with dovecot(tmp_path, {"full": "x", "bert": "x"}, extra=quota("10K")) as small:
         async with courier(url(small)) as lmtp:
             filler = letter(b"Subject: filler\r\n\r\n" + b"x" * 70 + b"\r\n" * 3_500)
             assert (await lmtp.deliver(filler, SENDER, [full]))[full].verdict == "delivered"

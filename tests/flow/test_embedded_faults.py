@@ -84,7 +84,7 @@ class Works(Plant):
         return any(text in log.read_text() for log in self.product.folder.glob("*.log"))
 
     def _queued(self) -> Iterator[Letter]:
-        with contextlib.closing(self.steward()) as steward:
+        with self.looking() as steward:
             for stored in steward.everything():
                 if (letter := parked.letter(stored)) is not None:
                     yield letter.account, self.raw(letter.payload.raw)

@@ -1,61 +1,16 @@
 """Destinations that say no, and processes that are killed: nothing lost, nothing twice."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.corpus.messages import sample_messages
-from tests.flow.connector import STAGES, Connector, below_prefix, connector, digests, lf
-from tests.servers.dovecot import Dovecot, dovecot
-from tests.servers.postfix import Postfix, postfix
+from tests.flow.connector import STAGES, Connector, below_prefix, digests, lf
+from tests.flow.place import account
+from tests.servers.dovecot import Dovecot
+from tests.servers.postfix import Postfix
 from tests.servers.rabbitmq import shared_rabbitmq
 
 RECIPIENT = "sales@corp.example"
 SECONDS: dict[str, object] = {"tiers": ["1s", "2s"], "give_up_after": "1h"}
-
-
-@pytest.fixture
-def provider(tmp_path: Path) -> Iterator[Dovecot]:
-    (tmp_path / "provider").mkdir()
-    with dovecot(tmp_path / "provider", users={"sales": "secret"}) as server:
-        yield server
-
-
-@pytest.fixture
-def product(tmp_path: Path) -> Iterator[Connector]:
-    (tmp_path / "product").mkdir()
-    with connector(tmp_path / "product") as installation:
-        yield installation
-
-
-@pytest.fixture
-def local() -> Iterator[Postfix]:
-    # By default Postfix takes Return-Path and Bcc out of what it receives.
-    with postfix(mailboxes=("sales",), options={"message_drop_headers": ""}) as server:
-        yield server
-
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-def broker(request: pytest.FixtureRequest) -> str | None:
-    if request.param == "embedded":
-        return None
-    server = shared_rabbitmq()
-    return server.url(server.vhost())
-
-
-def account(provider: Dovecot, **changes: object) -> dict[str, object]:
-    return {
-        "name": "sales",
-        "host": provider.host,
-        "port": provider.pop3,
-        "tls": "none",
-        "username": "sales",
-        "password": "secret",
-        "poll_every": "1s",
-        "keep": "delete",
-        "mailbox": RECIPIENT,
-    } | changes
 
 
 def start(product: Connector, broker: str | None) -> None:

@@ -8,28 +8,19 @@ between the final dot and our knowing of the reply nobody can tell whether the m
 import asyncio
 import contextlib
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
-from services.fetcher.identity import identify
-from services.parser.parse import parse
-from services.rewriter.rewrite import Rewriter, Route
-from shared.broker.embedded import EmbeddedBroker
-from shared.broker.rabbitmq import RabbitBroker
 from shared.faultpoint import VARIABLE
-from shared.message import Addressed, Envelope, Fetched, Inline, Parsed
-from shared.outbox import Outbox
-from shared.outcome import Forward, Outcome
-from shared.queues import PICKUP
 from tests.corpus.messages import sample_messages
+from tests.flow.addressed import put_addressed
 from tests.flow.forked import ForkedConnector
 from tests.flow.oracle import Letter, Oracle, Tally
 from tests.flow.plant import TIERS, Plant
+from tests.flow.queues import opened
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.postfix import Postfix, postfix
 from tests.servers.rabbitmq import shared_rabbitmq
@@ -142,23 +133,9 @@ class Line(Plant):
 
     async def _publish(self, to: str, names: Sequence[str], messages: Sequence[bytes]) -> None:
         """Put messages with several recipients into the deliverer's inbox."""
-        recipients = tuple(f"{name}@corp.example" for name in names)
-        route = Route(recipients, "default" if to == "maildir" else to)
-        rewriter = Rewriter({"two": route}, "test.example", "0")
-        broker = self._broker()
-        await broker.open()
-        for message in messages:
-            id_, now = identify("two", message), time.time()
-            fetched = Fetched(Inline(message), "u", "pop.example.net:995")
-            parsed = onward(parse(Envelope(id_, "two", fetched, now)), Parsed)
-            addressed = onward(rewriter.handle(Envelope(id_, "two", parsed, now)), Addressed)
-            await Outbox(broker, PICKUP).put(Envelope(id_, "two", addressed, now))
-        await broker.close()
-
-    def _broker(self) -> EmbeddedBroker | RabbitBroker:
-        if self.url is None:
-            return EmbeddedBroker(self.data / "queue.db", tiers=TIERS, name="test")
-        return RabbitBroker(self.url, sender="rewriter", name="test", tiers=TIERS, version="0")
+        destination = "default" if to == "maildir" else to
+        async with opened(self.product, self.url, TIERS, "rewriter") as broker:
+            await put_addressed(broker, destination, names, messages)
 
     def stored(self) -> Iterator[tuple[str, Path]]:
         """Yield the file of every message at every destination, with its mailbox."""
@@ -178,17 +155,6 @@ class Line(Plant):
         return not left and len(list(self.stored())) >= files and not self.queued()
 
 
-P = TypeVar("P", Parsed, Addressed)
-
-
-def onward(outcome: Outcome, kind: type[P]) -> P:
-    """Return what a stage passes on."""
-    assert isinstance(outcome, Forward), outcome
-    (payload,) = outcome.payloads
-    assert isinstance(payload, kind)
-    return payload
-
-
 @pytest.fixture(scope="module")
 def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
     users = dict.fromkeys(("maildir", "smtp", *TWO), "secret")
@@ -198,8 +164,7 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[Postfix]:
-    # By default Postfix takes Return-Path and Bcc out of what it receives.
-    with postfix(mailboxes=("smtp",), options={"message_drop_headers": ""}) as server:
+    with postfix(mailboxes=("smtp",)) as server:
         yield server
 
 

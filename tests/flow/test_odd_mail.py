@@ -3,12 +3,10 @@
 import socket
 from pathlib import Path
 
-import pytest
-
 from tests.corpus.messages import sample_messages
-from tests.flow.connector import below_prefix, connector, digests, lf
-from tests.servers.dovecot import Dovecot, dovecot
-from tests.servers.rabbitmq import shared_rabbitmq
+from tests.flow.connector import Connector, below_prefix, digests, lf
+from tests.flow.place import account
+from tests.servers.dovecot import Dovecot
 from tests.unit.test_cpython_messages import SAME_KINDS, SHIPPED
 
 
@@ -36,43 +34,25 @@ def on_the_wire(provider: Dovecot, count: int) -> list[bytes]:
     return messages
 
 
-@pytest.mark.parametrize("broker", ["embedded", "rabbitmq"])
-def test_none_is_lost_and_none_blocks_the_next(tmp_path: Path, broker: str) -> None:
+def test_none_is_lost_and_none_blocks_the_next(
+    product: Connector, provider: Dovecot, broker: str | None, tmp_path: Path
+) -> None:
     odd = [*SHIPPED.values(), *SAME_KINDS.values()]
     plain = sample_messages(len(odd), max_size=3_000)
     sent = [m for pair in zip(odd, plain, strict=True) for m in pair]
-    (tmp_path / "provider").mkdir()
-    url = None
-    if broker == "rabbitmq":
-        server = shared_rabbitmq()
-        url = server.url(server.vhost())
-    with (
-        dovecot(tmp_path / "provider", users={"sales": "secret"}) as provider,
-        connector(tmp_path) as product,
-    ):
-        provider.put_all("sales", sent)
-        offered = on_the_wire(provider, len(sent))
-        account = {
-            "name": "sales",
-            "host": provider.host,
-            "port": provider.pop3,
-            "tls": "none",
-            "username": "sales",
-            "password": "secret",
-            "keep": "delete",
-            "mailbox": "sales@corp.example",
-        }
-        product.configure([account], f"maildir://{tmp_path}/mail/{{local}}", url)
-        status, summary = product.once()
-        quarantined = product.json("quarantine", "list")
-        exported = []
-        for index, kept in enumerate(quarantined):
-            out = product.folder / f"{index}.eml"
-            done = product.cli("quarantine", "export", kept["id"], "-o", str(out))
-            assert done.returncode == 0, done.stderr
-            exported.append(out.read_bytes())
-        stored = [p.read_bytes() for p in (tmp_path / "mail" / "sales" / "new").iterdir()]
-        left = provider.files("sales")
+    provider.put_all("sales", sent)
+    offered = on_the_wire(provider, len(sent))
+    product.configure([account(provider)], f"maildir://{tmp_path}/mail/{{local}}", broker)
+    status, summary = product.once()
+    quarantined = product.json("quarantine", "list")
+    exported = []
+    for index, kept in enumerate(quarantined):
+        out = product.folder / f"{index}.eml"
+        done = product.cli("quarantine", "export", kept["id"], "-o", str(out))
+        assert done.returncode == 0, done.stderr
+        exported.append(out.read_bytes())
+    stored = [p.read_bytes() for p in (tmp_path / "mail" / "sales" / "new").iterdir()]
+    left = provider.files("sales")
 
     assert status == 1
     assert summary["fetched"] == summary["delivered"] + summary["quarantined"] == len(sent)

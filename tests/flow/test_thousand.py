@@ -11,7 +11,8 @@ import dkim
 import pytest
 
 from tests.corpus.messages import dkim_signed, sample_messages
-from tests.flow.connector import STAGES, Connector, below_prefix, connector, digests, lf
+from tests.flow.connector import STAGES, Connector, below_prefix, digests, lf
+from tests.flow.place import account
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.postfix import Postfix, postfix
 from tests.servers.rabbitmq import shared_rabbitmq
@@ -42,24 +43,10 @@ def local(tmp_path: Path) -> Iterator[Dovecot]:
         yield server
 
 
-@pytest.fixture
-def product(tmp_path: Path) -> Iterator[Connector]:
-    (tmp_path / "product").mkdir()
-    with connector(tmp_path / "product") as installation:
-        yield installation
-
-
-def account(provider: Dovecot) -> dict[str, object]:
-    return {
-        "name": "sales",
-        "host": provider.host,
-        "port": provider.pop3s,
-        "ca_file": str(provider.ca_file),
-        "username": "sales",
-        "password": "secret",
-        "poll_every": "1h",
-        "mailbox": "sales@corp.example",
-    }
+def once(provider: Dovecot) -> dict[str, object]:
+    """Return an account that is polled once in a test, over TLS, and keeps its mail."""
+    tls: dict[str, object] = {"tls": "implicit", "ca_file": str(provider.ca_file)}
+    return account(provider, port=provider.pop3s, poll_every="1h", keep="forever") | tls
 
 
 def check(stored: list[bytes], sent: list[bytes]) -> None:
@@ -74,14 +61,14 @@ def check(stored: list[bytes], sent: list[bytes]) -> None:
 def stages_over_rabbitmq(product: Connector, provider: Dovecot, delivery: str) -> None:
     """Start one process per stage, the last stage first."""
     server = shared_rabbitmq()
-    product.configure([account(provider)], delivery, server.url(server.vhost()))
+    product.configure([once(provider)], delivery, server.url(server.vhost()))
     assert product.cli("topology", "declare").returncode == 0
     product.start(*reversed(STAGES))
 
 
 def embedded(product: Connector, provider: Dovecot, delivery: str) -> None:
     """Run all in one process until everything is drained."""
-    product.configure([account(provider)], delivery)
+    product.configure([once(provider)], delivery)
     status, summary = product.once(timeout=600)
     expected = {"accounts": 1, "fetched": COUNT, "delivered": COUNT, "suppressed": 0, "failed": 0}
     assert expected.items() <= summary.items(), product.tail()
@@ -90,8 +77,7 @@ def embedded(product: Connector, provider: Dovecot, delivery: str) -> None:
 
 @pytest.mark.parametrize("run", [stages_over_rabbitmq, embedded])
 def test_to_postfix(run, provider: Dovecot, sent: list[bytes], product: Connector) -> None:  # type: ignore[no-untyped-def]
-    # By default Postfix takes Return-Path and Bcc out of what it receives.
-    with postfix(mailboxes=("sales",), options={"message_drop_headers": ""}) as server:
+    with postfix(mailboxes=("sales",)) as server:
         run(product, provider, server.url)
         product.wait(lambda: len(server.maildir("sales")) >= COUNT, "all mail", 300)
         settled(product)

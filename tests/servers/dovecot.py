@@ -116,6 +116,26 @@ userdb local {{
 }}
 """
 
+_QUOTA_2_3 = """\
+mail_plugins = quota
+plugin {{
+  quota = maildir:User quota
+  quota_rule = *:storage={size}
+  quota_grace = 0
+}}
+"""
+
+_QUOTA_2_4 = """\
+mail_plugins {{
+  quota = yes
+}}
+quota "User quota" {{
+  driver = maildir
+  quota_storage_size = {size}
+  quota_storage_grace = 0
+}}
+"""
+
 
 @dataclass(frozen=True)
 class Dovecot:
@@ -178,6 +198,11 @@ def version() -> tuple[int, int]:
     found = re.match(r"(\d+)\.(\d+)", said.stdout)
     assert found, said.stdout
     return int(found[1]), int(found[2])
+
+
+def quota(size: str) -> str:
+    """Return configuration by which each user's mail has a limit, such as 10K."""
+    return (_QUOTA_2_4 if version() >= (2, 4) else _QUOTA_2_3).format(size=size)
 
 
 @contextlib.contextmanager

@@ -7,10 +7,16 @@ time; they count for every connection, from the next byte on. It runs in a threa
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from shared.clock import Clock, SystemClock
 
 CHUNK = 4096
+
+Late: TypeAlias = asyncio.Queue[tuple[float, bytes]]
+"""Bytes on their way, each with the moment at which they arrive; none at the end."""
 
 
 @dataclass
@@ -24,8 +30,10 @@ class Proxy:
         rate: bytes a second that come from the server, 0 for no limit.
         cut_after: bytes from the server after which a connection is cut, None for never.
         corrupt_at: the number of the byte from the server that is changed, None for none.
+        clock: by which it is late and slow.
         connections: how many there have been.
         cuts: how many were cut.
+        passed: bytes that the server has sent.
     """
 
     server: int
@@ -34,8 +42,10 @@ class Proxy:
     rate: int = 0
     cut_after: int | None = None
     corrupt_at: int | None = None
+    clock: Clock = field(default_factory=SystemClock)
     connections: int = 0
     cuts: int = 0
+    passed: int = 0
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -48,8 +58,10 @@ class Proxy:
             writer.transport.abort()
             return
         self._open.add(back)
-        ways = [asyncio.create_task(w) for w in (self._up(reader, back), self._down(there, writer))]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_EXCEPTION)
+        leads = (self._lead(_pieces(reader), back), self._lead(self._bad(there), writer))
+        ways = [asyncio.create_task(lead) for lead in leads]
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait(ways, return_when=asyncio.FIRST_EXCEPTION)
         for way in ways:
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
@@ -57,43 +69,63 @@ class Proxy:
             end.close()
             self._open.discard(end)
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
+        """Cut every connection; to be called in the thread of the proxy."""
         for end in self._open:
             end.transport.abort()
 
-    async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(CHUNK):
-            self._pass_on(writer, data)
-        await asyncio.sleep(self.latency)
-        writer.write_eof()
+    async def _lead(
+        self, pieces: AsyncGenerator[bytes, None], writer: asyncio.StreamWriter
+    ) -> None:
+        """Lead one direction through; more is read while what was read before is on its way."""
+        late: Late = asyncio.Queue()
+        arriving = asyncio.create_task(self._arrive(late, writer))
+        try:
+            async for data in pieces:
+                late.put_nowait((self.clock.monotonic() + self.latency, data))
+        finally:
+            late.put_nowait((self.clock.monotonic() + self.latency, b""))
+            try:
+                await arriving
+            finally:
+                arriving.cancel()
 
-    async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _arrive(self, late: Late, writer: asyncio.StreamWriter) -> None:
+        while True:
+            due, data = await late.get()
+            if (wait := due - self.clock.monotonic()) > 0:
+                await self.clock.sleep(wait)
+            if not data:
+                await writer.drain()
+                writer.write_eof()
+                return
+            writer.write(data)
+
+    async def _bad(self, reader: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
+        """Yield what comes from the server, in the state in which it is to arrive."""
         passed = 0
-        while data := await reader.read(CHUNK):
+        async for data in _pieces(reader):
             if self.rate:
-                await asyncio.sleep(len(data) / self.rate)
-            left = len(data) if self.cut_after is None else self.cut_after - passed
-            self._pass_on(writer, self._damaged(data, passed)[: max(0, left)])
+                await self.clock.sleep(len(data) / self.rate)
+            left = len(data) if self.cut_after is None else max(0, self.cut_after - passed)
+            if left:
+                yield self._damaged(data, passed)[:left]
             passed += len(data)
+            self.passed += len(data)
             if left < len(data):
                 self.cuts += 1
-                await asyncio.sleep(self.latency)
-                await writer.drain()
                 raise ConnectionResetError("cut")
-        await asyncio.sleep(self.latency)
-        writer.write_eof()
-
-    def _pass_on(self, writer: asyncio.StreamWriter, data: bytes) -> None:
-        if self.latency:
-            asyncio.get_running_loop().call_later(self.latency, writer.write, data)
-        else:
-            writer.write(data)
 
     def _damaged(self, data: bytes, passed: int) -> bytes:
         at = None if self.corrupt_at is None else self.corrupt_at - passed
         if at is None or not 0 <= at < len(data):
             return data
         return data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :]
+
+
+async def _pieces(reader: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
+    while data := await reader.read(CHUNK):
+        yield data
 
 
 @contextlib.contextmanager
@@ -116,7 +148,7 @@ def proxy(server: int) -> Iterator[Proxy]:
 
 async def _close(state: Proxy, listening: asyncio.Server) -> None:
     listening.close()
-    state._cut()
+    state.cut()
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

@@ -74,5 +74,6 @@ async def test_a_probe_that_found_out_nothing_makes_way_for_another() -> None:
 async def test_going_away_in_the_middle_is_a_failure() -> None:
     breaker = Breaker(ManualClock(), threshold=1, cooldown=10)
     with breaker.attempt() as attempt:
-        attempt.down = True
+        attempt.down = "no reply"
     assert breaker.open
+    assert breaker.why == "no reply"

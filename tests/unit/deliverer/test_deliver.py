@@ -300,6 +300,7 @@ async def test_a_dead_destination_is_left_alone_and_others_are_not(
     away.out = set()
     assert isinstance(outcome, Retry)
     assert outcome.after == deliverer.breakers["local"].remaining() > 0
+    assert outcome.reason == "destination local is left alone for a while: mail:25: no connection"
     assert courier.letters == []
     assert isinstance(await deliverer.handle(envelope(ANNA, to="archive")), Done)
     await clock.advance(outcome.after)

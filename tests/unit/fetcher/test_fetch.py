@@ -178,8 +178,8 @@ async def test_deletions_that_quit_does_not_confirm_are_made_again_without_fetch
     assert desk.raws() == MAIL[:2]
 
 
-async def test_a_session_that_breaks_off_keeps_what_it_recorded(desk: Desk) -> None:
-    limits = Limits(chunk_messages=2, chunks_underway=0)
+@pytest.mark.parametrize("limits", [Limits(chunk_messages=2, chunks_underway=0), Limits()])
+async def test_a_session_that_breaks_off_keeps_what_came_whole(desk: Desk, limits: Limits) -> None:
     script = {"RETR 5": Say(b"+OK\r\nhalf a mess", "drop")}
     async with some(6, says=script).serving() as server:
         happened = await desk.poll(server, limits=limits)
@@ -191,6 +191,15 @@ async def test_a_session_that_breaks_off_keeps_what_it_recorded(desk: Desk) -> N
     assert happened["fetched"] == 2
     assert desk.raws() == MAIL[:6]
     assert server.deleted == set(range(1, 7))
+
+
+async def test_a_large_message_that_breaks_off_leaves_no_blob(desk: Desk) -> None:
+    half = b"Subject: large\r\n\r\n" + b"0123456789abcdef\r\n" * 1_000
+    script = {"RETR 2": Say(b"+OK\r\n" + half, "drop")}
+    async with some(2, says=script).serving() as server:
+        await desk.poll(server)
+    assert desk.raws() == MAIL[:1]
+    assert [p for p in (desk.folder / "spool").rglob("*") if p.is_file()] == []
 
 
 async def test_one_message_that_the_server_refuses_keeps_none_of_the_others(desk: Desk) -> None:

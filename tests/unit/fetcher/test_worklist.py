@@ -27,6 +27,12 @@ def test_known_messages_are_removed_when_their_time_on_the_server_is_over() -> N
     assert compare(listing, ledger, math.inf, NOW).remove == ()
 
 
+def test_what_is_not_to_be_kept_is_removed_although_the_clock_was_set_back() -> None:
+    ledger = known("a", age=-3600.0)
+    assert [s.uidl for s in compare([(1, "a")], ledger, 0, NOW).remove] == ["a"]
+    assert compare([(1, "a")], ledger, 60, NOW).remove == ()
+
+
 def test_a_uidl_that_stands_for_two_messages_identifies_neither() -> None:
     work = compare([(1, "x"), (2, "x"), (3, "y")], known("x"), 0, NOW)
     assert work.fetch == (Listed(1, None), Listed(2, None), Listed(3, "y"))
