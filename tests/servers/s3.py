@@ -1,9 +1,8 @@
 """An S3 server (moto's) in a process of its own, which keeps its objects over a restart.
 
-Moto holds them in memory and writes each request to a file (its recorder); a server that is
-started again plays that file to itself before it listens. It takes one request at a time, for the
-recorder does not stand two. It is real HTTP, but nobody checks who signs: what is refused for want
-of a permission is not to be seen here.
+Moto holds them in memory alone. So what a request has changed is written to files before it is
+answered, and a server that is started again reads them; it takes one request at a time. It is real
+HTTP, but nobody checks who signs: what is refused for want of a permission is not to be seen here.
 """
 
 import contextlib
@@ -11,11 +10,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from tests.servers.process import accepts, free_port, running
 
@@ -60,11 +59,8 @@ class S3Server:
     def start(self) -> None:
         """Start it; return when it listens, with all that it had."""
         stack = contextlib.ExitStack()
-        command = [sys.executable, "-m", __name__, str(self.port)]
-        environment = os.environ | {
-            "MOTO_RECORDER_FILEPATH": str(self.folder / "requests"),
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-        }
+        command = [sys.executable, "-m", __name__, str(self.port), str(self.folder / "objects")]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         self._process = stack.enter_context(
             running(command, self.folder / "s3.log", lambda: accepts(self.port), environment)
         )
@@ -110,27 +106,62 @@ def s3(folder: Path) -> Iterator[S3Server]:
     server = S3Server(folder)
     server.start()
     try:
-        server.client().create_bucket(Bucket=BUCKET)
         yield server
     finally:
         server.stop()
 
 
-def serve(port: int) -> None:
-    """Be the server: remember what was there before, then listen."""
-    from moto.moto_api import recorder
+class Kept:
+    """The bucket of this process, and its objects as files: NAME, with a slash as ``%2F``."""
+
+    def __init__(self, folder: Path) -> None:
+        from moto.s3.models import s3_backends
+
+        self._folder = folder
+        self._folder.mkdir(exist_ok=True)
+        self._backend = s3_backends["123456789012"]["aws"]
+        self._backend.create_bucket(BUCKET, "us-east-1")
+        for path in folder.glob("[!.]*"):
+            self._backend.put_object(BUCKET, unquote(path.name), path.read_bytes())
+        self._written = self._etags()
+
+    def write(self) -> None:
+        """Make the files those of the bucket."""
+        now = self._etags()
+        for name in self._written.keys() - now.keys():
+            self._path(name).unlink()
+        for name, etag in now.items():
+            if self._written.get(name) != etag:
+                key = self._backend.get_object(BUCKET, name)
+                assert key is not None
+                new = self._folder / ".new"
+                new.write_bytes(key.value)
+                new.rename(self._path(name))
+        self._written = now
+
+    def _etags(self) -> dict[str, str]:
+        return {name: key.etag for name, key in self._backend.get_bucket(BUCKET).keys.items()}
+
+    def _path(self, name: str) -> Path:
+        return self._folder / quote(name, safe="")
+
+
+def serve(port: int, folder: Path) -> None:
+    """Be the server, with what was there before."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    application = DomainDispatcherApplication(create_backend_app)
-    if Path(os.environ["MOTO_RECORDER_FILEPATH"]).exists():
-        before = make_server("127.0.0.1", 0, application)
-        threading.Thread(target=before.serve_forever, daemon=True).start()
-        recorder.replay_recording(f"http://127.0.0.1:{before.port}")
-        before.shutdown()
-    recorder.start_recording()
+    kept = Kept(folder)
+    moto = DomainDispatcherApplication(create_backend_app)
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        answer = moto(environ, start_response)
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            kept.write()
+        return answer
+
     make_server("127.0.0.1", port, application).serve_forever()
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve(int(sys.argv[1]), Path(sys.argv[2]))
