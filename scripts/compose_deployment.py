@@ -7,19 +7,28 @@ the trial with what it said.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 STARTED: Final = time.monotonic()
 TLS: Final = ("docker-compose.yml", "deploy/compose.tls.yml")
+STAGES: Final = {
+    "fetcher": "poll",
+    "parser": "incoming",
+    "rewriter": "parsed",
+    "deliverer": "pickup",
+}
+"""The stages, and the inbox of each."""
 
 
 class Failed(Exception):
@@ -113,6 +122,24 @@ class Deployment:
         """
         os.kill(self.containers(service)[0]["State"]["Pid"], 9)
 
+    @contextlib.contextmanager
+    def frozen(self, service: str) -> Iterator[None]:
+        """Stop the processes of a service in their tracks until the block ends (SIGSTOP)."""
+        parents = [container["State"]["Pid"] for container in self.containers(service)]
+        children = [
+            int(child)
+            for parent in parents
+            for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        ]
+        for child in children:
+            os.kill(child, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for child in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGCONT)
+
     def log_in(self) -> None:
         """Get the password of the person who monitors."""
         self._login = ":".join(self.compose("run", "--rm", "secrets", "show", "/secrets").split())
@@ -144,6 +171,44 @@ class Deployment:
             "mailserver", "grep", "-rhim1", "^Message-ID:", "--include=*.mailserver,*", "/srv/mail"
         )
         return [line.split()[1] for line in found.splitlines()]
+
+    def tagged(self, tag: str) -> int:
+        """Return how many messages with this tag are in the mailboxes."""
+        return sum(i.endswith(f".{tag}@example.net>") for i in self.delivered())
+
+    def idle(self) -> bool:
+        """Return whether no message is on its way."""
+        ends = ("failed", "quarantine", "poll")
+        return not any(q["messages"] for n, q in self.queues().items() if not n.endswith(ends))
+
+    def ended(self, service: str) -> bool:
+        """Return whether the container of a service has ended."""
+        return str(self.containers(service)[0]["State"]["Status"]) == "exited"
+
+    def accepted(self) -> set[str]:
+        """Return our ids of the messages in the mailboxes of the house."""
+        where = ("--include=*.mailserver,*", "/srv/mail")
+        found = self.inside("mailserver", "grep", "-rhim1", "^X-POP3-Connector-Id:", *where)
+        return {line.split()[1] for line in found.splitlines()}
+
+    def recorded(self) -> set[str]:
+        """Return the ids of the messages that the ledger knows as delivered."""
+        query = "select id from delivered"
+        return set(
+            self.inside(
+                "postgres", "psql", "-U", "connector", "-d", "connector", "-Atc", query
+            ).split()
+        )
+
+
+def stand_in() -> tuple[str, ...]:
+    """Return a file more where postgres:17 is an image whose entry point drops its arguments.
+
+    The public image passes them on. Where that is not to be had, its stand-in may not.
+    """
+    entry = run("docker", "run", "--rm", "--entrypoint", "sh", "postgres:17", "-c",
+                "cat $(command -v docker-entrypoint.sh)")  # fmt: skip
+    return () if 'exec "$@"\n}' in entry else ("tests/flow/compose.stand-in.yml",)
 
 
 def main(story: Callable[[], None]) -> int:
