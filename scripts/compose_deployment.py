@@ -51,13 +51,13 @@ def check(true: bool, what: str) -> None:
     say(f"ok: {what}")
 
 
-def run(*command: str) -> str:
+def run(*command: str, folder: Path = ROOT) -> str:
     """Run a command to its end; return what it printed.
 
     Raises:
         Failed: it ended with another status than 0.
     """
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Failed(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-4000:]}")
     return done.stdout
@@ -81,17 +81,19 @@ class Deployment:
 
     Args:
         files: the compose files; unless given, docker-compose.yml alone.
+        folder: where they are, and what they name.
     """
 
-    def __init__(self, files: Sequence[str] = ()) -> None:
+    def __init__(self, files: Sequence[str] = (), folder: Path = ROOT) -> None:
         flags = [part for file in files for part in ("--file", file)]
         self._compose = ("docker", "compose", *flags, "--profile", "demo")
+        self._folder = folder
         self._port = os.environ["MANAGEMENT_PORT"]
         self._login = ""
 
     def compose(self, *arguments: str) -> str:
         """Run a compose command."""
-        return run(*self._compose, *arguments)
+        return run(*self._compose, *arguments, folder=self._folder)
 
     def tool(self, *arguments: str) -> str:
         """Run a command of the operator's."""
@@ -99,7 +101,7 @@ class Deployment:
 
     def begin(self, *command: str) -> subprocess.Popen[bytes]:
         """Start a command in a container and go on."""
-        return subprocess.Popen([*self._compose, "exec", "--no-TTY", *command], cwd=ROOT)
+        return subprocess.Popen([*self._compose, "exec", "--no-TTY", *command], cwd=self._folder)
 
     def inside(self, service: str, *command: str) -> str:
         """Run a command in the first container of a service."""

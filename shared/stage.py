@@ -47,6 +47,9 @@ HEAD_START: Final = 1.0
 """Seconds, at the most, by which suspects are held back. The wait is a random one: of the stages in
 one process, the one with the culprit must not always be the first, or the others get nowhere."""
 
+NOT_OURS: Final = 1.0
+"""Seconds for which a newer version's message is held that goes back to where it came from."""
+
 EXPECTED: Final = (StateUnavailable, SpoolUnavailable, SpoolMissing, BrokerUnavailable, Refused)
 """What a handler may raise when something it needs is away; all else is a defect to be logged."""
 
@@ -198,7 +201,8 @@ class Runner:
             await self._settle(delivery, Settlement((step,)), delivery.message_id, "")
             return
         except NewerSchema as error:
-            await self._settle(delivery, self._park(delivery, str(error)), delivery.message_id, "")
+            parked = await self._parked(delivery, str(error))
+            await self._settle(delivery, parked, delivery.message_id, "")
             return
         follows = await self._consequences(envelope)
         await self._settle(delivery, follows, envelope.id, envelope.account, envelope.first_seen)
@@ -245,11 +249,17 @@ class Runner:
         finally:
             self._log.handled(self._clock.monotonic() - started)
 
-    def _park(self, delivery: Delivery, reason: str) -> Settlement:
-        """Send a newer version's message round a tier, as it is, until a newer worker takes it."""
-        if self._stage.inbox not in RETRIED:
-            return Settlement((Step("polled", reason),))
-        queue = retry_queue(self._stage.inbox, self._policy.tiers[0])
+    async def _parked(self, delivery: Delivery, reason: str) -> Settlement:
+        """Send a newer version's message round a tier, as it is, until a newer worker takes it.
+
+        An inbox without tiers gets it back, after a moment. Dropped, a poll job would leave its
+        account unpolled for as long as the schedule takes it for queued.
+        """
+        queue = self._stage.inbox
+        if queue in RETRIED:
+            queue = retry_queue(queue, self._policy.tiers[0])
+        else:
+            await self._clock.sleep(NOT_OURS)
         headers = {**delivery.headers, "reason": reason}
         send = Send(queue, delivery.body, delivery.message_id, headers)
         return Settlement((Step("retrying", reason, send),))
