@@ -96,6 +96,7 @@ def update(plain: Deployment, image: str, tag: str) -> None:
     wait_until(lambda: plain.tagged(tag) >= BEGUN, f"{BEGUN} messages delivered")
     os.environ["POP3_CONNECTOR_IMAGE"] = image
     beside = [part for stage in STAGES for part in ("--scale", f"{stage}=2")]
+    plain.compose("run", "--rm", "declare")
     plain.compose("up", "--detach", "--no-build", "--no-recreate", *beside, *STAGES)
     for stage in STAGES:
         wait_until(partial(lambda s: plain.health(s) == ["healthy"] * 2, stage), f"two {stage}s")
@@ -108,7 +109,12 @@ def update(plain: Deployment, image: str, tag: str) -> None:
     say(f"all {len(before)} containers have passed on messages; {plain.tagged(tag)} delivered")
     parked = len(PARKED.findall(plain.compose("logs", "--no-color", *STAGES)))
     check((parked > 0) == (tag == "next"), f"{parked} times a message was parked as too new")
+    lasting = {c["Id"] for c in plain.containers("rabbitmq", "postgres")}
     plain.compose("up", "--detach", "--no-build", *STAGES)
+    check(
+        {c["Id"] for c in plain.containers("rabbitmq", "postgres")} == lasting,
+        "RabbitMQ and PostgreSQL have stayed",
+    )
     check(versions(plain) == [image], f"{image} runs alone; {plain.tagged(tag)} delivered")
     check(seeding.wait() == 0, f"{COUNT} messages have come in")
     wait_until(lambda: plain.tagged(tag) >= COUNT, "all of them in the mailboxes")
