@@ -2,8 +2,8 @@
 
 They are read from the page and run by bash at a terminal, in a copy of this tree, with the demo's
 servers on both ends. Some words are the reader's to fill in (an id, a password), and what needs a
-registry or git is left out; ``WORDS`` says so. After each procedure mail has to go through. Every
-command of the page is either run here, or named in ``ELSEWHERE``.
+registry or git is left out; ``WORDS`` says so. After each procedure mail has to go through. In the
+end every block of commands on the page has been run.
 """
 
 from __future__ import annotations
@@ -21,18 +21,26 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Final
 
-from compose_deployment import ROOT, STAGES, Deployment, Failed, check, main, run, say, wait_until
+from compose_deployment import (
+    ROOT,
+    STAGES,
+    Deployment,
+    Failed,
+    check,
+    main,
+    run,
+    say,
+    stand_in,
+    wait_until,
+)
 
 PAGE: Final = (ROOT / "docs" / "operations.md").read_text()
 WORDS: Final = {
     "git pull\n": "",  # the copy of the tree is no checkout
     " --pull": "",  # base images may be stand-ins of this machine
 }
-ELSEWHERE: Final = {"TLS": "scripts/test-compose"}
-"""Sections whose commands something else shows."""
-
 _COPIED: Final = ("deploy", "services", "shared", "docker-compose.yml", "pyproject.toml")
-_COPIED_TOO: Final = ("README.md", ".dockerignore")
+_COPIED_TOO: Final = ("README.md", ".dockerignore", "tests/flow/compose.stand-in.yml")
 
 
 class Procedures:
@@ -116,6 +124,7 @@ def copied() -> Iterator[Path]:
                 leave = shutil.ignore_patterns("__pycache__", "secrets")
                 shutil.copytree(source, folder / name, ignore=leave)
             else:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, folder / name)
         (folder / "deploy" / "secrets").mkdir()
         yield folder
@@ -134,10 +143,11 @@ def story() -> None:
         password_of_the_database(here)
         upgrade(here)
         new_database(here)
+        tls(here)
         backup(here)
         with copied() as elsewhere:
             move(here, elsewhere)
-        check(here.left() == set(ELSEWHERE), f"nothing is left but what is shown in {ELSEWHERE}")
+        check(not here.left(), "every block of commands on the page has been run")
 
 
 def first_start(here: Procedures) -> None:
@@ -244,6 +254,23 @@ def new_database(here: Procedures) -> None:
     before = here.deployment.recorded()
     here.follow("Upgrade")
     check(here.deployment.recorded() == before, f"the ledger has its {len(before)} deliveries")
+    here.mail_goes_through()
+
+
+def tls(here: Procedures) -> None:
+    """TLS from now on, and after a while new certificates by a new authority."""
+    files = ("docker-compose.yml", "deploy/compose.tls.yml", *stand_in())
+    with (here.folder / ".env").open("a") as file:
+        file.write(f"COMPOSE_FILE={':'.join(files)}\n")
+    here.follow("TLS", **{"-f deploy": " ".join(f"-f {file}" for file in files[2:]) + " -f deploy"})
+    asked = ("exec", "--no-TTY", "fetcher", "cat", "/run/tls/ca.pem")
+    before = here.deployment.compose(*asked)
+    here.mail_goes_through()
+    here.deployment.compose("run", "--rm", "--entrypoint", "rm", "certificates", "/tls/ca/ca.pem")
+    here.deployment.compose("up", "--detach")  # the command above again, as .env has its files
+    here.type("docker compose restart")
+    here.healthy()
+    check(here.deployment.compose(*asked) != before, "there is a new authority")
     here.mail_goes_through()
 
 
