@@ -67,21 +67,23 @@ class Procedures:
         script = self._left[heading].pop(0)
         for before, after in {**WORDS, **words}.items():
             script = script.replace(before, after)
-        file = self.folder / ".procedure"
-        file.write_text(script)
         say(f"{heading}: {script.strip().splitlines()[0]} ...")
+        return self._at_terminal(script, typed)
+
+    def type(self, command: str) -> None:
+        """Run a command that stands within a line of the page."""
+        check(f"`{command}`" in PAGE, command)
+        self._at_terminal(command)
+
+    def _at_terminal(self, script: str, typed: str = "") -> str:
+        (self.folder / ".procedure").write_text(script)
         done = subprocess.run(
             ["script", "-qefc", "bash -euo pipefail .procedure", "/dev/null"],
             cwd=self.folder, input=typed, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            raise Failed(f"{heading}: {script}\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+            raise Failed(f"{script}\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
         return done.stdout
-
-    def type(self, command: str) -> None:
-        """Run a command that stands within a line of the page."""
-        check(f"`{command}`" in PAGE, command)
-        run(*command.split(), folder=self.folder)
 
     def write(self, heading: str, file: str) -> None:
         """Write the next block of a section into a file."""
@@ -211,6 +213,7 @@ def passwords_of_the_broker(here: Procedures) -> None:
     here.follow("Users and secrets", typed="occasional\n")
     users = here.deployment.api("users", login="admin:occasional")
     check("admin" in {user["name"] for user in users}, "there is an administrator")
+    here.type("docker compose exec rabbitmq rabbitmqctl delete_user admin")
     asked = ("run", "--rm", "--entrypoint", "cat", "secrets", "/secrets/parser/broker-password")
     authenticate = ("rabbitmq", "rabbitmqctl", "--quiet", "authenticate_user", "parser")
     before = here.deployment.compose(*asked)
