@@ -28,7 +28,6 @@ from compose_deployment import (
     Failed,
     check,
     main,
-    run,
     say,
     stand_in,
     wait_until,
