@@ -7,19 +7,28 @@ the trial with what it said.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 STARTED: Final = time.monotonic()
 TLS: Final = ("docker-compose.yml", "deploy/compose.tls.yml")
+STAGES: Final = {
+    "fetcher": "poll",
+    "parser": "incoming",
+    "rewriter": "parsed",
+    "deliverer": "pickup",
+}
+"""The stages, and the inbox of each."""
 
 
 class Failed(Exception):
@@ -42,13 +51,13 @@ def check(true: bool, what: str) -> None:
     say(f"ok: {what}")
 
 
-def run(*command: str) -> str:
+def run(*command: str, folder: Path = ROOT) -> str:
     """Run a command to its end; return what it printed.
 
     Raises:
         Failed: it ended with another status than 0.
     """
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Failed(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-4000:]}")
     return done.stdout
@@ -72,17 +81,19 @@ class Deployment:
 
     Args:
         files: the compose files; unless given, docker-compose.yml alone.
+        folder: where they are, and what they name.
     """
 
-    def __init__(self, files: Sequence[str] = ()) -> None:
+    def __init__(self, files: Sequence[str] = (), folder: Path = ROOT) -> None:
         flags = [part for file in files for part in ("--file", file)]
         self._compose = ("docker", "compose", *flags, "--profile", "demo")
+        self._folder = folder
         self._port = os.environ["MANAGEMENT_PORT"]
         self._login = ""
 
     def compose(self, *arguments: str) -> str:
         """Run a compose command."""
-        return run(*self._compose, *arguments)
+        return run(*self._compose, *arguments, folder=self._folder)
 
     def tool(self, *arguments: str) -> str:
         """Run a command of the operator's."""
@@ -90,7 +101,7 @@ class Deployment:
 
     def begin(self, *command: str) -> subprocess.Popen[bytes]:
         """Start a command in a container and go on."""
-        return subprocess.Popen([*self._compose, "exec", "--no-TTY", *command], cwd=ROOT)
+        return subprocess.Popen([*self._compose, "exec", "--no-TTY", *command], cwd=self._folder)
 
     def inside(self, service: str, *command: str) -> str:
         """Run a command in the first container of a service."""
@@ -112,6 +123,24 @@ class Deployment:
         ``docker kill`` would not do: it tells the engine not to start the container again.
         """
         os.kill(self.containers(service)[0]["State"]["Pid"], 9)
+
+    @contextlib.contextmanager
+    def frozen(self, service: str) -> Iterator[None]:
+        """Stop the processes of a service in their tracks until the block ends (SIGSTOP)."""
+        parents = [container["State"]["Pid"] for container in self.containers(service)]
+        children = [
+            int(child)
+            for parent in parents
+            for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        ]
+        for child in children:
+            os.kill(child, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for child in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGCONT)
 
     def log_in(self) -> None:
         """Get the password of the person who monitors."""
@@ -144,6 +173,44 @@ class Deployment:
             "mailserver", "grep", "-rhim1", "^Message-ID:", "--include=*.mailserver,*", "/srv/mail"
         )
         return [line.split()[1] for line in found.splitlines()]
+
+    def tagged(self, tag: str) -> int:
+        """Return how many messages with this tag are in the mailboxes."""
+        return sum(i.endswith(f".{tag}@example.net>") for i in self.delivered())
+
+    def idle(self) -> bool:
+        """Return whether no message is on its way."""
+        ends = ("failed", "quarantine", "poll")
+        return not any(q["messages"] for n, q in self.queues().items() if not n.endswith(ends))
+
+    def ended(self, service: str) -> bool:
+        """Return whether the container of a service has ended."""
+        return str(self.containers(service)[0]["State"]["Status"]) == "exited"
+
+    def accepted(self) -> set[str]:
+        """Return our ids of the messages in the mailboxes of the house."""
+        where = ("--include=*.mailserver,*", "/srv/mail")
+        found = self.inside("mailserver", "grep", "-rhim1", "^X-POP3-Connector-Id:", *where)
+        return {line.split()[1] for line in found.splitlines()}
+
+    def recorded(self) -> set[str]:
+        """Return the ids of the messages that the ledger knows as delivered."""
+        query = "select id from delivered"
+        return set(
+            self.inside(
+                "postgres", "psql", "-U", "connector", "-d", "connector", "-Atc", query
+            ).split()
+        )
+
+
+def stand_in() -> tuple[str, ...]:
+    """Return a file more where postgres:17 is an image whose entry point drops its arguments.
+
+    The public image passes them on. Where that is not to be had, its stand-in may not.
+    """
+    entry = run("docker", "run", "--rm", "--entrypoint", "sh", "postgres:17", "-c",
+                "cat $(command -v docker-entrypoint.sh)")  # fmt: skip
+    return () if 'exec "$@"\n}' in entry else ("tests/flow/compose.stand-in.yml",)
 
 
 def main(story: Callable[[], None]) -> int:

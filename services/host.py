@@ -31,10 +31,10 @@ from shared.clock import SystemClock
 from shared.errors import SpoolUnavailable, StateUnavailable
 from shared.log import MailLog
 from shared.metrics import IN_HAND
+from shared.runner import Runner
 from shared.settings import Settings
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
-from shared.stage import Runner
 from shared.state import State, new_owner
 
 GRACE: Final = 30.0

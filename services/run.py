@@ -28,8 +28,8 @@ from shared.errors import BrokerUnavailable
 from shared.log import MailLog
 from shared.message import Envelope, Poll
 from shared.queues import RETRIED
+from shared.runner import Runner
 from shared.settings import Settings
-from shared.stage import Runner
 
 PARTS: Final = (FETCHER, PARSER, REWRITER, DELIVERER)
 COUNTED: Final = ("fetched", "delivered", "suppressed", "failed", "quarantined", "retrying")

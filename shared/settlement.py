@@ -81,11 +81,13 @@ class Settlement:
     Attributes:
         copies: blobs to copy first, as pairs of keys, so that each envelope owns its own.
         release: the key of the blob that nobody refers to afterwards, or None.
+        after: seconds for which the delivery is held before that.
     """
 
     steps: tuple[Step, ...]
     copies: tuple[tuple[str, str], ...] = ()
     release: str | None = None
+    after: float = 0.0
 
 
 def settlement(

@@ -1,27 +1,22 @@
-"""The one loop. A stage is a function from an envelope to an outcome; all else is here.
+"""A stage, a function from an envelope to an outcome, and what follows from a delivery to it.
 
-The runner consumes, decodes, calls the handler, makes what follows durable and only then lets the
-broker forget the delivery. It trusts no handler: what one raises is a temporary failure of that
-message alone. It knows the Broker protocol and no implementation of it.
+Here a delivery is decoded, handed to the stage, and its outcome turned into what is to be settled.
+No handler is trusted: what one raises is a temporary failure of that message alone. Nothing is sent
+here, and nothing waited for but a handler that does I/O.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import random
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, cast
 
 from shared import wire
-from shared.broker import Broker, Delivery, Send
+from shared.broker import Delivery, Send
 from shared.clock import Clock
 from shared.errors import (
     BrokerUnavailable,
-    DeliveryLost,
     NewerSchema,
     Refused,
     SpoolMissing,
@@ -36,21 +31,12 @@ from shared.outcome import Outcome, Retry
 from shared.queues import RETRIED, retry_queue
 from shared.settlement import RetryPolicy, Settlement, Step, settlement, undecodable
 
-SUSPECT: Final = 2
-"""Hand-outs without a settlement after which a message may be what crashes its process."""
+NOT_OURS: Final = 1.0
+"""Seconds for which a newer version's message is held that goes back to where it came from."""
 
-FAREWELL: Final = 0.02
-"""Seconds between two messages of which one may be what crashes its process. A settlement is on its
-way to the broker then, and not lost with the process: or the same neighbour would be there again
-each time, and be taken for the culprit as well."""
-
-HEAD_START: Final = 1.0
-"""Seconds, at the most, by which suspects are held back. The wait is a random one: of the stages in
-one process, the one with the culprit must not always be the first, or the others get nowhere."""
-
-EXPECTED: Final = (StateUnavailable, BrokerUnavailable, Refused)
-"""What a handler may raise when something it needs is away, beside what the spool raises; all else
-is a defect to be logged."""
+SPOOL: Final = (SpoolMissing, SpoolUnavailable)
+EXPECTED: Final = (StateUnavailable, BrokerUnavailable, Refused, *SPOOL)
+"""What a handler may raise when something it needs is away; all else is a defect to be logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,179 +59,94 @@ class Stage:
     handle: Callable[[Envelope[Any]], Outcome | Awaitable[Outcome]]
     concurrency: int
 
-
-class Blobs(Protocol):
-    """What the runner needs of the spool."""
-
-    async def copy(self, key: str, new_key: str) -> None:
-        """Copy a blob, durably."""
-
-    async def delete(self, key: str) -> None:
-        """Delete a blob; no error where there is none."""
+    @property
+    def prompt(self) -> bool:
+        """Whether it only computes, and answers at once."""
+        return not inspect.iscoroutinefunction(self.handle)
 
 
-class _Case(NamedTuple):
-    """A delivery, and what follows from it; ``envelope`` is None where it could not be decoded."""
+class Case(NamedTuple):
+    """A delivery, and what follows from it.
+
+    Attributes:
+        envelope: what was in it, None where it could not be decoded.
+    """
 
     delivery: Delivery
     envelope: Envelope[Any] | None
     follows: Settlement
 
     @property
+    def id(self) -> str:
+        """The id of the message."""
+        return self.delivery.message_id if self.envelope is None else self.envelope.id
+
+    @property
+    def account(self) -> str:
+        """The account it came from, "" if nobody knows."""
+        return "" if self.envelope is None else self.envelope.account
+
+    @property
     def sends(self) -> list[Send]:
+        """What is to be durable before the delivery is forgotten."""
         return [step.send for step in self.follows.steps if step.send is not None]
 
+    @property
+    def simple(self) -> bool:
+        """Whether it can be settled as it is: nothing is to be copied or waited for."""
+        return not self.follows.copies and not self.follows.after
 
-class Runner:
-    """Runs one stage over a broker until it is told to stop.
+    def tell(self, log: MailLog, now: float) -> None:
+        """Log and count what has become of the message.
+
+        Args:
+            now: seconds since 1970 (UTC).
+        """
+        for step in self.follows.steps:
+            self._tell(step, log, now)
+
+    def _tell(self, step: Step, log: MailLog, now: float) -> None:
+        id_, account = self.id, self.account
+        queue = step.send.queue if step.send is not None else ""
+        match step.event:
+            case "forwarded":
+                log.forwarded(id_, account, queue)
+            case "delivered":
+                first_seen = now if self.envelope is None else self.envelope.first_seen
+                log.delivered(id_, account, step.reason, now - first_seen)
+            case "suppressed":
+                log.suppressed(id_, account, step.reason)
+            case "retrying":
+                log.retrying(id_, account, queue, step.reason, step.attempt)
+            case "failed":
+                log.failed(id_, account, queue, step.reason)
+            case "quarantined":
+                log.quarantined(id_, account, step.reason)
+            case "polled":
+                pass
+
+
+class Handling:
+    """Has a stage handle deliveries.
 
     Args:
-        stage: what to run.
-        broker: where its queues are.
+        stage: which one.
         policy: the retry schedule.
-        log: told of everything that happens to mail.
+        log: told of handlers that raise what they should not.
         clock: the time.
-        blobs: the spool, for copies and for deleting what nobody refers to any more.
     """
 
-    def __init__(
-        self,
-        stage: Stage,
-        broker: Broker,
-        policy: RetryPolicy,
-        log: MailLog,
-        clock: Clock,
-        blobs: Blobs,
-    ) -> None:
+    def __init__(self, stage: Stage, policy: RetryPolicy, log: MailLog, clock: Clock) -> None:
         self._stage = stage
-        self._broker = broker
         self._policy = policy
         self._log = log
         self._clock = clock
-        self._blobs = blobs
-        self._prompt = not inspect.iscoroutinefunction(stage.handle)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._begun = 0
-        self._arrived: list[Delivery] = []
-        self._suspects: list[Delivery] = []
-        self._inspector: asyncio.Task[None] | None = None
-        self.taken = 0
-        """How many deliveries were taken in hand since the start; grows while anything moves."""
 
-    @property
-    def in_hand(self) -> int:
-        """How many deliveries are being handled just now."""
-        return self._begun + len(self._arrived) + len(self._suspects)
-
-    async def run(self, stop: asyncio.Event, grace: float = 30.0) -> None:
-        """Consume until ``stop`` is set, then finish what is in hand and return.
-
-        Args:
-            stop: set by whoever wants the stage to end.
-            grace: seconds that what is in hand may take then; after that it is left to the broker,
-                which hands it out again.
-        """
-        consuming = asyncio.create_task(self._consume())
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({consuming, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        consuming.cancel()
-        try:
-            with suppress(asyncio.CancelledError):
-                await consuming
-        finally:
-            await self._finish(grace)
-
-    async def _consume(self) -> None:
-        stage = self._stage
-        async with aclosing(self._broker.consume(stage.inbox, stage.concurrency)) as deliveries:
-            async for delivery in deliveries:
-                self.taken += 1
-                if delivery.redeliveries >= SUSPECT or self._resembles(delivery):
-                    self._suspect(delivery)
-                elif self._prompt:
-                    self._arrive(delivery)
-                else:
-                    self._start(self._one(delivery))
-
-    def _arrive(self, delivery: Delivery) -> None:
-        # What comes in one turn of the event loop is handled and settled together: a task and a
-        # wait for each message cost more than most plain functions take.
-        if not self._arrived:
-            asyncio.get_running_loop().call_soon(self._begin)
-        self._arrived.append(delivery)
-
-    def _begin(self) -> None:
-        arrived, self._arrived = self._arrived, []
-        if arrived:
-            self._start(self._together(arrived), len(arrived))
-
-    def _start(self, work: Any, count: int = 1) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.create_task(work)
-        self._tasks.add(task)
-        self._begun += count
-        task.add_done_callback(partial(self._ended, count))
-        return task
-
-    def _ended(self, count: int, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._begun -= count
-
-    def _resembles(self, delivery: Delivery) -> bool:
-        """Return whether it is a copy of a suspect: fetched anew, as its fetcher died with it."""
-        return any(delivery.message_id == other.message_id for other in self._suspects)
-
-    def _suspect(self, delivery: Delivery) -> None:
-        # A message that crashes its process takes its neighbours' delivery counts up with its own.
-        # Handled alone and in random order, the neighbours get away before the limit is reached.
-        self._suspects.append(delivery)
-        if self._inspector is None or self._inspector.done():
-            self._inspector = asyncio.create_task(self._inspect())
-
-    async def _inspect(self) -> None:
-        await self._clock.sleep(random.uniform(0.0, HEAD_START))  # noqa: S311
-        while self._suspects:
-            if self._tasks:
-                await asyncio.wait(set(self._tasks))
-            delivery = self._suspects.pop(random.randrange(len(self._suspects)))  # noqa: S311
-            await self._start(self._one(delivery))
-            await self._clock.sleep(FAREWELL)
-
-    async def _finish(self, grace: float) -> None:
-        if self._inspector is not None:
-            self._inspector.cancel()
-        self._begin()
-        if not self._tasks:
-            return
-        _, late = await asyncio.wait(set(self._tasks), timeout=grace)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late)
-            self._log.trouble("stopped with messages in hand", left_to_the_broker=len(late))
-
-    async def _together(self, deliveries: Sequence[Delivery]) -> None:
-        cases = [self._handled(delivery) for delivery in deliveries]
-        for _ in cases:
-            reach(self._stage.name, "before-publish")
-        simple = [case for case in cases if not case.follows.copies]
-        answers = await self._broker.settle_all([(c.delivery, c.sends) for c in simple])
-        failed = [case for case, error in zip(simple, answers, strict=True) if error is not None]
-        for case, error in zip(simple, answers, strict=True):
-            if error is None:
-                await self._settled(case)
-        for case in (*failed, *(case for case in cases if case.follows.copies)):
-            self._start(self._settle(case))
-
-    async def _one(self, delivery: Delivery) -> None:
-        await self._settle(
-            self._handled(delivery) if self._prompt else await self._awaited(delivery)
-        )
-
-    def _handled(self, delivery: Delivery) -> _Case:
+    def at_once(self, delivery: Delivery) -> Case:
+        """Return the case of a delivery to a stage that only computes."""
         envelope = self._read(delivery)
         if isinstance(envelope, Settlement):
-            return _Case(delivery, None, envelope)
+            return Case(delivery, None, envelope)
         started = self._clock.monotonic()
         reach(envelope.id, "handled")
         try:
@@ -254,12 +155,13 @@ class Runner:
             outcome = self._excused(envelope, error)
         finally:
             self._log.handled(self._clock.monotonic() - started)
-        return _Case(delivery, envelope, self._follows(envelope, outcome))
+        return Case(delivery, envelope, self._follows(envelope, outcome))
 
-    async def _awaited(self, delivery: Delivery) -> _Case:
+    async def in_time(self, delivery: Delivery) -> Case:
+        """Return the case of a delivery to a stage that does I/O."""
         envelope = self._read(delivery)
         if isinstance(envelope, Settlement):
-            return _Case(delivery, None, envelope)
+            return Case(delivery, None, envelope)
         started = self._clock.monotonic()
         reach(envelope.id, "handled")
         try:
@@ -268,7 +170,13 @@ class Runner:
             outcome = self._excused(envelope, error)
         finally:
             self._log.handled(self._clock.monotonic() - started)
-        return _Case(delivery, envelope, self._follows(envelope, outcome))
+        return Case(delivery, envelope, self._follows(envelope, outcome))
+
+    def retried(self, case: Case, reason: str) -> Case:
+        """Return a case in which all of the message is tried again."""
+        if case.envelope is None:
+            return case
+        return case._replace(follows=self._follows(case.envelope, Retry(reason)))
 
     def _read(self, delivery: Delivery) -> Envelope[Any] | Settlement:
         """Return the envelope of a delivery, or what follows where it cannot be decoded."""
@@ -281,12 +189,24 @@ class Runner:
             )
             return Settlement((step,))
         except NewerSchema as error:
-            return self._park(delivery, str(error))
+            return self._parked(delivery, str(error))
+
+    def _parked(self, delivery: Delivery, reason: str) -> Settlement:
+        """Send a newer version's message round a tier, as it is, until a newer worker takes it.
+
+        An inbox without tiers gets it back, after a moment. Dropped, a poll job would leave its
+        account unpolled for as long as the schedule takes it for queued.
+        """
+        queue, after = self._stage.inbox, NOT_OURS
+        if queue in RETRIED:
+            queue, after = retry_queue(queue, self._policy.tiers[0]), 0.0
+        headers = {**delivery.headers, "reason": reason}
+        send = Send(queue, delivery.body, delivery.message_id, headers)
+        return Settlement((Step("retrying", reason, send),), after=after)
 
     def _excused(self, envelope: Envelope[Any], error: Exception) -> Retry:
-        if isinstance(error, (SpoolMissing, SpoolUnavailable)):
+        if isinstance(error, SPOOL):
             self._log.spool_failed(error, envelope.account, envelope.id)
-            return Retry(str(error))
         if isinstance(error, EXPECTED):
             return Retry(str(error))
         self._log.crashed(envelope.id, envelope.account, error)
@@ -309,83 +229,3 @@ class Runner:
             policy=self._policy,
             now=self._clock.now(),
         )
-
-    async def _copied(self, case: _Case, envelope: Envelope[Any]) -> _Case:
-        """Copy blobs, so that each envelope owns its own; where that fails, retry all of it."""
-        try:
-            for key, new_key in case.follows.copies:
-                await self._blobs.copy(key, new_key)
-        except (SpoolUnavailable, SpoolMissing) as error:
-            self._log.spool_failed(error, envelope.account, envelope.id)
-            return case._replace(follows=self._follows(envelope, Retry(str(error))))
-        return case
-
-    def _park(self, delivery: Delivery, reason: str) -> Settlement:
-        """Send a newer version's message round a tier, as it is, until a newer worker takes it."""
-        if self._stage.inbox not in RETRIED:
-            return Settlement((Step("polled", reason),))
-        queue = retry_queue(self._stage.inbox, self._policy.tiers[0])
-        headers = {**delivery.headers, "reason": reason}
-        send = Send(queue, delivery.body, delivery.message_id, headers)
-        return Settlement((Step("retrying", reason, send),))
-
-    async def _settle(self, case: _Case) -> None:
-        if case.follows.copies and case.envelope is not None:
-            case = await self._copied(case, case.envelope)
-        reach(self._stage.name, "before-publish")
-        try:
-            await self._insist(case.delivery, case.sends)
-        except DeliveryLost as error:
-            self._log.trouble("not settled; it will be handed out again", id=_id(case), why=error)
-            return
-        await self._settled(case)
-
-    async def _settled(self, case: _Case) -> None:
-        account = "" if case.envelope is None else case.envelope.account
-        first_seen = 0.0 if case.envelope is None else case.envelope.first_seen
-        for step in case.follows.steps:
-            self._tell(step, _id(case), account, first_seen)
-        if case.follows.release is not None:
-            await self._release(case.follows.release)
-
-    async def _insist(self, delivery: Delivery, sends: Sequence[Send]) -> None:
-        """Settle; while the broker will not, hold the delivery: that is the back-pressure."""
-        pause = 0.5
-        while True:
-            try:
-                return await self._broker.settle(delivery, *sends)
-            except DeliveryLost:
-                raise
-            except (Refused, BrokerUnavailable) as error:
-                self._log.trouble("the broker does not settle", why=error)
-                await self._clock.sleep(pause)
-                pause = min(pause * 2, 30.0)
-
-    async def _release(self, key: str) -> None:
-        try:
-            await self._blobs.delete(key)
-        except SpoolUnavailable as error:
-            self._log.trouble("a blob stays in the spool until it is swept", key=key, why=error)
-
-    def _tell(self, step: Step, id_: str, account: str, first_seen: float) -> None:
-        log = self._log
-        queue = step.send.queue if step.send is not None else ""
-        match step.event:
-            case "forwarded":
-                log.forwarded(id_, account, queue)
-            case "delivered":
-                log.delivered(id_, account, step.reason, self._clock.now() - first_seen)
-            case "suppressed":
-                log.suppressed(id_, account, step.reason)
-            case "retrying":
-                log.retrying(id_, account, queue, step.reason, step.attempt)
-            case "failed":
-                log.failed(id_, account, queue, step.reason)
-            case "quarantined":
-                log.quarantined(id_, account, step.reason)
-            case "polled":
-                pass
-
-
-def _id(case: _Case) -> str:
-    return case.delivery.message_id if case.envelope is None else case.envelope.id

@@ -19,7 +19,7 @@ from shared.clock import Clock, SystemClock
 from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.log import printable
 from shared.spool.local import LocalStore
-from shared.spool.remote import RemoteStore, connect
+from shared.spool.remote import connect
 from shared.spool.store import Draft, Listed, Store, path_of, valid
 
 __all__ = ["Blob", "Listed", "Spool", "valid"]
@@ -222,7 +222,5 @@ async def _call(executor: ThreadPoolExecutor, work: Callable[[], R]) -> R:
 def _store(url: str, options: Mapping[str, str]) -> Store:
     if "://" not in url:
         return LocalStore(Path(url))
-    filesystem, root = connect(url, options)
-    if filesystem.protocol in ("file", ("file", "local")):
-        return LocalStore(Path(root))
-    return RemoteStore(filesystem, root)
+    found = connect(url, options)
+    return LocalStore(found) if isinstance(found, Path) else found

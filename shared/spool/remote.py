@@ -6,6 +6,9 @@ within the store, would cost a second transfer and leave litter that somebody pa
 appears whole or not at all, durable when the store has answered: that much a store must promise.
 It cannot be asked to delete an object only if that is old, so a sweep looks at the age immediately
 before; its callers leave hours between the last use of a blob and its sweeping.
+
+Of a large object some MiB at a time are in memory. S3 is what this is tested with; file systems of
+other stores upload in pieces as large as they please.
 """
 
 from __future__ import annotations
@@ -23,14 +26,24 @@ from shared.errors import ConfigError
 from shared.spool.store import Listed, key_of, path_of
 
 _PREFIX: Final = "pop3-connector-spool-"
+_READ: Final = 1024 * 1024
+"""Bytes that are asked for at a time; s3fs would ask for 50 MiB."""
+
+_PATIENCE: Final = {"connect_timeout": 10, "read_timeout": 10, "retries": {"max_attempts": 1}}
+"""With S3. s3fs tries five times to read or write, and of these botocore would each try five times,
+for 60 seconds: longer than a message can wait that may as well be retried."""
+
+_PIECES: Final = {"chunksize": 8 * 1024 * 1024, "max_concurrency": 2}
+"""How S3 gets a large object; s3fs would hold up to 100 MiB of each of eight at a time."""
 
 
 class RemoteDraft:
     """A temporary file on this machine; one that a kill left over is swept up by its prefix."""
 
-    def __init__(self, filesystem: Any, root: str) -> None:
+    def __init__(self, filesystem: Any, root: str, pieces: Mapping[str, int]) -> None:
         self._filesystem = filesystem
         self._root = root
+        self._pieces = pieces
         self._file = tempfile.NamedTemporaryFile(prefix=_PREFIX)  # noqa: SIM115
 
     def write(self, chunks: Sequence[bytes]) -> None:
@@ -40,7 +53,8 @@ class RemoteDraft:
     def commit(self, key: str) -> None:
         """Upload it as the blob of this key."""
         self._file.flush()
-        self._filesystem.put_file(self._file.name, f"{self._root}/{path_of(key)}")
+        path = f"{self._root}/{path_of(key)}"
+        self._filesystem.put_file(self._file.name, path, **self._pieces)
         self._file.close()
 
     def discard(self) -> None:
@@ -54,19 +68,24 @@ class RemoteStore:
     Args:
         filesystem: one of fsspec's.
         root: bucket and prefix, as that file system writes them.
+        pieces: how a large file is put, in words of that file system.
     """
 
-    def __init__(self, filesystem: Any, root: str) -> None:
+    def __init__(self, filesystem: Any, root: str, pieces: Mapping[str, int] | None = None) -> None:
         self._filesystem = filesystem
         self._root = root.rstrip("/")
+        self._pieces = pieces or {}
+        # A listing of before would hide what other processes have written since.
+        filesystem.dircache.use_listings_cache = False
 
     def draft(self) -> RemoteDraft:
         """Begin a blob."""
-        return RemoteDraft(self._filesystem, self._root)
+        return RemoteDraft(self._filesystem, self._root, self._pieces)
 
     def open(self, key: str) -> BinaryIO:
         """Open a blob for reading."""
-        return cast(BinaryIO, self._filesystem.open(f"{self._root}/{path_of(key)}", "rb"))
+        path = f"{self._root}/{path_of(key)}"
+        return cast(BinaryIO, self._filesystem.open(path, "rb", block_size=_READ))
 
     def delete(self, key: str) -> None:
         """Delete a blob."""
@@ -75,7 +94,6 @@ class RemoteStore:
 
     def delete_old(self, key: str, before: float) -> bool:
         """Delete a blob if it was written before this moment; return whether it was."""
-        self._filesystem.invalidate_cache()
         try:
             old = self._written(f"{self._root}/{path_of(key)}") < before
         except FileNotFoundError:
@@ -86,7 +104,6 @@ class RemoteStore:
 
     def listed(self) -> Iterator[str]:
         """Yield the keys of all blobs."""
-        self._filesystem.invalidate_cache()
         for path in self._filesystem.find(self._root):
             key = key_of(path.removeprefix(f"{self._root}/"))
             if key is not None:
@@ -111,18 +128,22 @@ class RemoteStore:
         return float((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
-def connect(url: str, options: Mapping[str, str]) -> tuple[Any, str]:
-    """Return the file system of a URL, and the path in it.
+def connect(url: str, options: Mapping[str, str]) -> RemoteStore | Path:
+    """Return the store of a URL; where that leads to this machine, the folder.
 
     Raises:
         ConfigError: there is no such kind of URL, or its package is not installed.
     """
     where = "spool.url"
     scheme = url.partition("://")[0]
+    of_s3 = scheme in ("s3", "s3a")
+    patience = {"config_kwargs": _PATIENCE} if of_s3 else {}
     try:
-        filesystem, root = fsspec.core.url_to_fs(url, **options)
+        filesystem, root = fsspec.core.url_to_fs(url, **options, **patience)
     except ImportError as error:
         raise ConfigError(where, f"{scheme}:// needs a package: {error}") from error
     except ValueError as error:
         raise ConfigError(where, f"fsspec does not know {scheme}://") from error
-    return filesystem, root
+    if filesystem.protocol in ("file", ("file", "local")):
+        return Path(root)
+    return RemoteStore(filesystem, root, _PIECES if of_s3 else {})

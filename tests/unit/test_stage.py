@@ -23,9 +23,10 @@ from shared.log import MailLog, configure
 from shared.message import Addressed, Envelope, Inline, Spooled, Summary
 from shared.outcome import DeadLetter, Done, Forward, Outcome, Retry, Split
 from shared.queues import PICKUP, QUARANTINE, Tier, plan
+from shared.runner import FAREWELL, HEAD_START, SUSPECT, Runner
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
-from shared.stage import FAREWELL, HEAD_START, SUSPECT, Runner, Stage
+from shared.stage import Stage
 from tests.clock import ManualClock
 
 TIERS = (Tier("1h", 3600),)

@@ -34,10 +34,11 @@ from shared.message import (
     Summary,
 )
 from shared.outcome import Done
-from shared.queues import INCOMING, PICKUP, Tier
+from shared.queues import INCOMING, PICKUP, POLL, Tier
+from shared.runner import Runner
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
-from shared.stage import Runner, Stage
+from shared.stage import Stage
 from shared.state import State
 from shared.state import schema as state_schema
 from tests.clock import ManualClock
@@ -212,28 +213,32 @@ RECORDS = {name: (3,) for name in FIRST if name != "poll"} | {"fetched, spooled"
 """Where in a payload there are records of their own: the summary, the reference into the spool."""
 
 
+OLD_AND_NEW = {
+    "addressed": Stage("deliverer", PICKUP, Addressed, None, lambda _: Done("250 ok"), 8),
+    "poll": Stage("fetcher", POLL, Poll, None, lambda _: Done("sales"), 8),
+}
+
+
+@pytest.mark.parametrize("name", OLD_AND_NEW)
 async def test_a_newer_message_passes_an_old_worker_by_and_a_new_one_takes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rolling update: both versions consume one queue, over a retry tier of next to no time."""
+    stage = OLD_AND_NEW[name]
     tiers = (Tier("1s", 0.01),)
-    _, *rest = msgpack.unpackb(body("addressed"))
+    _, *rest = msgpack.unpackb(body(name))
     newer = msgpack.packb([wire.SCHEMA + 1, *rest, "new"])
-    broker = EmbeddedBroker(tmp_path / "queue.db", tiers=tiers, name="test")
-    log = MailLog("deliverer")
+    path = tmp_path / "queue.db"
+    broker = EmbeddedBroker(path, tiers=tiers, name="test")
+    steward = EmbeddedSteward(path, tiers)
+    log = MailLog(stage.name)
+    monkeypatch.setattr("shared.stage.NOT_OURS", 0.01)
     await broker.open()
-    await broker.publish(Send(PICKUP, newer, ID))
+    await broker.publish(Send(stage.inbox, newer, ID))
 
     async def work(until: Callable[[], bool]) -> None:
-        stage = Stage("deliverer", PICKUP, Addressed, None, lambda _: Done("250 ok"), 8)
-        runner = Runner(
-            stage,
-            broker,
-            RetryPolicy(tiers, 86_400),
-            log,
-            SystemClock(),
-            Spool(str(tmp_path / "spool")),
-        )
+        spool = Spool(str(tmp_path / "spool"))
+        runner = Runner(stage, broker, RetryPolicy(tiers, 86_400), log, SystemClock(), spool)
         stop = asyncio.Event()
         running = asyncio.create_task(runner.run(stop))
         async with asyncio.timeout(PATIENCE):
@@ -242,11 +247,16 @@ async def test_a_newer_message_passes_an_old_worker_by_and_a_new_one_takes_it(
         stop.set()
         await running
 
+    def waiting() -> int:
+        return sum(count or 0 for count in steward.depths().values())
+
     await work(lambda: log.counts["retrying"] >= 2)
-    assert log.counts["delivered"] == 0
+    assert (log.counts["delivered"], waiting()) == (0, 1)
     monkeypatch.setattr(wire, "SCHEMA", wire.SCHEMA + 1)
-    await work(lambda: log.counts["delivered"] == 1)
+    await work(lambda: waiting() == 0)
+    assert waiting() == 0
     assert log.counts["failed"] == log.counts["quarantined"] == 0
+    steward.close()
     await broker.close()
 
 

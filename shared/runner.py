@@ -1,0 +1,241 @@
+"""The one loop: consume, handle, make durable what follows, and only then let the broker forget.
+
+It trusts no handler, and knows the Broker protocol but no implementation of it. Deliveries of a
+stage that only computes are handled and settled together, those of one that does I/O each in a task
+of its own. What may be a message that kills its process is handled alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import Any, Final, Protocol
+
+from shared.broker import Broker, Delivery, Send
+from shared.clock import Clock
+from shared.errors import BrokerUnavailable, DeliveryLost, Refused, SpoolMissing, SpoolUnavailable
+from shared.faultpoint import reach
+from shared.log import MailLog
+from shared.settlement import RetryPolicy
+from shared.stage import Case, Handling, Stage
+
+SUSPECT: Final = 2
+"""Hand-outs without a settlement after which a message may be what crashes its process."""
+
+FAREWELL: Final = 0.02
+"""Seconds between two messages of which one may be what crashes its process. A settlement is on its
+way to the broker then, and not lost with the process: or the same neighbour would be there again
+each time, and be taken for the culprit as well."""
+
+HEAD_START: Final = 1.0
+"""Seconds, at the most, by which suspects are held back. The wait is a random one: of the stages in
+one process, the one with the culprit must not always be the first, or the others get nowhere."""
+
+
+class Blobs(Protocol):
+    """What the runner needs of the spool."""
+
+    async def copy(self, key: str, new_key: str) -> None:
+        """Copy a blob, durably."""
+
+    async def delete(self, key: str) -> None:
+        """Delete a blob; no error where there is none."""
+
+
+class Runner:
+    """Runs one stage over a broker until it is told to stop.
+
+    Args:
+        stage: what to run.
+        broker: where its queues are.
+        policy: the retry schedule.
+        log: told of everything that happens to mail.
+        clock: the time.
+        blobs: the spool, for copies and for deleting what nobody refers to any more.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        broker: Broker,
+        policy: RetryPolicy,
+        log: MailLog,
+        clock: Clock,
+        blobs: Blobs,
+    ) -> None:
+        self._stage = stage
+        self._broker = broker
+        self._log = log
+        self._clock = clock
+        self._blobs = blobs
+        self._prompt = stage.prompt
+        self._handling = Handling(stage, policy, log, clock)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._begun = 0
+        self._arrived: list[Delivery] = []
+        self._suspects: list[Delivery] = []
+        self._inspector: asyncio.Task[None] | None = None
+        self.taken = 0
+        """How many deliveries were taken in hand since the start; grows while anything moves."""
+
+    @property
+    def in_hand(self) -> int:
+        """How many deliveries are being handled just now."""
+        return self._begun + len(self._arrived) + len(self._suspects)
+
+    async def run(self, stop: asyncio.Event, grace: float = 30.0) -> None:
+        """Consume until ``stop`` is set, then finish what is in hand and return.
+
+        Args:
+            stop: set by whoever wants the stage to end.
+            grace: seconds that what is in hand may take then; after that it is left to the broker,
+                which hands it out again.
+        """
+        consuming = asyncio.create_task(self._consume())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({consuming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        consuming.cancel()
+        try:
+            with suppress(asyncio.CancelledError):
+                await consuming
+        finally:
+            await self._finish(grace)
+
+    async def _consume(self) -> None:
+        stage = self._stage
+        async with aclosing(self._broker.consume(stage.inbox, stage.concurrency)) as deliveries:
+            async for delivery in deliveries:
+                self.taken += 1
+                if delivery.redeliveries >= SUSPECT or self._resembles(delivery):
+                    self._suspect(delivery)
+                elif self._prompt:
+                    self._arrive(delivery)
+                else:
+                    self._start(self._one(delivery))
+
+    def _arrive(self, delivery: Delivery) -> None:
+        # What comes in one turn of the event loop is handled and settled together: a task and a
+        # wait for each message cost more than most plain functions take.
+        if not self._arrived:
+            asyncio.get_running_loop().call_soon(self._begin)
+        self._arrived.append(delivery)
+
+    def _begin(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        if arrived:
+            self._start(self._together(arrived), len(arrived))
+
+    def _start(self, work: Any, count: int = 1) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        self._begun += count
+        task.add_done_callback(partial(self._ended, count))
+        return task
+
+    def _ended(self, count: int, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._begun -= count
+
+    def _resembles(self, delivery: Delivery) -> bool:
+        """Return whether it is a copy of a suspect: fetched anew, as its fetcher died with it."""
+        return any(delivery.message_id == other.message_id for other in self._suspects)
+
+    def _suspect(self, delivery: Delivery) -> None:
+        # A message that crashes its process takes its neighbours' delivery counts up with its own.
+        # Handled alone and in random order, the neighbours get away before the limit is reached.
+        self._suspects.append(delivery)
+        if self._inspector is None or self._inspector.done():
+            self._inspector = asyncio.create_task(self._inspect())
+
+    async def _inspect(self) -> None:
+        await self._clock.sleep(random.uniform(0.0, HEAD_START))  # noqa: S311
+        while self._suspects:
+            if self._tasks:
+                await asyncio.wait(set(self._tasks))
+            delivery = self._suspects.pop(random.randrange(len(self._suspects)))  # noqa: S311
+            await self._start(self._one(delivery))
+            await self._clock.sleep(FAREWELL)
+
+    async def _finish(self, grace: float) -> None:
+        if self._inspector is not None:
+            self._inspector.cancel()
+        self._begin()
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(set(self._tasks), timeout=grace)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+            self._log.trouble("stopped with messages in hand", left_to_the_broker=len(late))
+
+    async def _together(self, deliveries: Sequence[Delivery]) -> None:
+        cases = [self._handling.at_once(delivery) for delivery in deliveries]
+        for _ in cases:
+            reach(self._stage.name, "before-publish")
+        simple = [case for case in cases if case.simple]
+        answers = await self._broker.settle_all([(c.delivery, c.sends) for c in simple])
+        for case, error in zip(simple, answers, strict=True):
+            if error is None:
+                await self._settled(case)
+            else:
+                self._start(self._settle(case))
+        for case in cases:
+            if not case.simple:
+                self._start(self._settle(case))
+
+    async def _one(self, delivery: Delivery) -> None:
+        handling = self._handling
+        await self._settle(
+            handling.at_once(delivery) if self._prompt else await handling.in_time(delivery)
+        )
+
+    async def _copied(self, case: Case) -> Case:
+        """Copy blobs, so that each envelope owns its own; where that fails, retry all of it."""
+        try:
+            for key, new_key in case.follows.copies:
+                await self._blobs.copy(key, new_key)
+        except (SpoolUnavailable, SpoolMissing) as error:
+            self._log.spool_failed(error, case.account, case.id)
+            return self._handling.retried(case, str(error))
+        return case
+
+    async def _settle(self, case: Case) -> None:
+        if case.follows.after:
+            await self._clock.sleep(case.follows.after)
+        case = await self._copied(case)
+        reach(self._stage.name, "before-publish")
+        try:
+            await self._insist(case.delivery, case.sends)
+        except DeliveryLost as error:
+            self._log.trouble("not settled; it will be handed out again", id=case.id, why=error)
+            return
+        await self._settled(case)
+
+    async def _settled(self, case: Case) -> None:
+        case.tell(self._log, self._clock.now())
+        if case.follows.release is not None:
+            await self._release(case.follows.release)
+
+    async def _insist(self, delivery: Delivery, sends: Sequence[Send]) -> None:
+        """Settle; while the broker will not, hold the delivery: that is the back-pressure."""
+        pause = 0.5
+        while True:
+            try:
+                return await self._broker.settle(delivery, *sends)
+            except DeliveryLost:
+                raise
+            except (Refused, BrokerUnavailable) as error:
+                self._log.trouble("the broker does not settle", why=error)
+                await self._clock.sleep(pause)
+                pause = min(pause * 2, 30.0)
+
+    async def _release(self, key: str) -> None:
+        try:
+            await self._blobs.delete(key)
+        except SpoolUnavailable as error:
+            self._log.trouble("a blob stays in the spool until it is swept", key=key, why=error)
