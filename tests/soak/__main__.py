@@ -1,10 +1,12 @@
 """The command line of the soak: ``scripts/soak``."""
 
 import argparse
+import logging
 import os
 import platform
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -19,6 +21,9 @@ def main() -> int:
     """Soak, print the result, and return 0 if all is well."""
     asked = _arguments()
     os.environ["CI"] = "true"  # a server that is missing is an error here, nothing to skip
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each write to a cut network
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     plan = Plan(
         seed=random.randrange(1_000_000) if asked.seed is None else asked.seed,
         seconds=asked.minutes * 60,
