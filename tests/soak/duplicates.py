@@ -21,6 +21,8 @@ SLACK = 1.0
 """Seconds between an arrival and its file's time, or an event and its line in a log."""
 UNHEARD = "before the reply: it may have arrived"
 """What the deliverer says of a message if it did not hear the reply to the final dot."""
+FROZEN = "deliverer frozen"
+"""Kinds of faults that look like a dead deliverer from outside."""
 _ID = re.compile(rb"^X-POP3-Connector-Id: (\S+)", re.MULTILINE)
 
 
@@ -103,14 +105,8 @@ def _why(
         return "connection cut before the reply"
     if any(begin <= d.at <= end and stage_of(d.name) == "deliverer" for d in deaths):
         return "deliverer killed before the ledger"
-    for fault in struck:
-        if fault.begin <= end and begin <= fault.end and _keeps_from_recording(fault):
-            return f"{fault.name}, before the ledger"
-    return None
-
-
-def _keeps_from_recording(fault: Struck) -> bool:
-    return fault.lane in ("PostgreSQL", "deliverer") and "frozen" in fault.name + fault.lane
+    frozen = (f for f in struck if f.begin <= end and begin <= f.end and f.name.startswith(FROZEN))
+    return next((f"{fault.name}, before the ledger" for fault in frozen), None)
 
 
 def _said(logs: Iterable[Path], ids: Iterable[str]) -> dict[str, list[Line]]:

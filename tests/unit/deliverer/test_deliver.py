@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.deliverer.courier import Letter, Result
-from services.deliverer.deliver import CLAIMED_ELSEWHERE, Deliverer, Deliveries
+from services.deliverer.deliver import CLAIMED_ELSEWHERE, LONGEST_PAUSE, Deliverer, Deliveries
 from shared.claims import Claim
 from shared.errors import StateUnavailable, Unreachable
 from shared.message import Addressed, Envelope, Inline, Raw, Spooled, Summary
@@ -246,31 +246,26 @@ async def test_without_a_ledger_nothing_is_delivered(
     assert courier.letters == []
 
 
-async def test_a_delivery_that_cannot_be_recorded_is_recorded_later_and_not_repeated(
-    courier: Told, ledger: State, spool: Spool, clock: ManualClock
-) -> None:
-    away = Away(ledger)
-    deliverer = Deliverer({"local": courier}, away, spool, clock)
-    away.out = {"finish", "unclaim"}
-    for _ in range(3):
-        assert isinstance(await deliverer.handle(envelope(ANNA)), Retry)
-    away.out = set()
-    assert await deliverer.handle(envelope(ANNA)) == Done(
-        "had been delivered before", event="suppressed"
-    )
-    assert len(courier.letters) == 1
-
-
-async def test_what_could_not_be_recorded_is_recorded_with_the_next_message(
+async def test_a_delivery_that_cannot_be_recorded_stays_in_hand_until_it_can(
     courier: Told, ledger: State, other: State, spool: Spool, clock: ManualClock
 ) -> None:
     away = Away(ledger)
     deliverer = Deliverer({"local": courier}, away, spool, clock)
-    away.out = {"finish"}
-    await deliverer.handle(envelope(ANNA))
+    away.out = {"finish", "unclaim"}
+    delivering = asyncio.create_task(deliverer.handle(envelope(ANNA)))
+    async with asyncio.timeout(10):
+        while not courier.letters:
+            await asyncio.sleep(0.001)
+    await clock.advance(3 * LONGEST_PAUSE)
+    assert not delivering.done()  # settled now, it would come to others, and out of a dead claim
     away.out = set()
-    await deliverer.handle(replace(envelope(ANNA), id="next"))
+    async with asyncio.timeout(10):
+        while not delivering.done():
+            await clock.advance(LONGEST_PAUSE)
+            await asyncio.sleep(0.001)
+    assert await delivering == Done("250 2.0.0 taken")
     assert (await claimed(other)).delivered == {ANNA}
+    assert len(courier.letters) == 1
 
 
 async def test_an_error_is_not_hidden_by_a_ledger_that_is_away(
