@@ -1,10 +1,11 @@
 """The soak: mail and faults for so long, then quiet, until nothing is on its way any more."""
 
 import contextlib
+import json
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shared.errors import BrokerUnavailable
@@ -67,7 +68,12 @@ def soak(folder: Path, plan: Plan, product: type[Connector] = Connector) -> Verd
         healed = time.monotonic()
         left = _settled(place, plan)
         struck.sort(key=lambda fault: fault.begin)
+        _keep(folder / "faults.jsonl", [*map(asdict, struck), *map(asdict, place.crew.deaths)])
         return judge(mail, struck, left, time.monotonic() - healed)
+
+
+def _keep(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _storm(mail: Mail, breakers: list[Breaker], seconds: float) -> None:
