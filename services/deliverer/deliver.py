@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from services.deliverer.breaker import Breaker
-from services.deliverer.courier import Courier, Letter, Result
+from services.deliverer.courier import ClaimLost, Courier, Letter, Result
 from shared.claims import Claim
 from shared.clock import Clock
 from shared.errors import SpoolMissing, SpoolUnavailable, StateUnavailable, Unreachable
@@ -48,6 +48,9 @@ class Deliveries(Protocol):
 
     async def unclaim(self, id_: str, destination: str) -> None:
         """Drop the claim; where it raises, the claim expires by itself."""
+
+    def holds(self, id_: str, destination: str) -> bool:
+        """Return whether the claim is ours without doubt; it may have expired unnoticed."""
 
 
 class Blobs(Protocol):
@@ -157,6 +160,8 @@ class Deliverer:
                 courier = self._couriers[mail.destination]
                 results = await courier.deliver(letter, mail.sender, waiting)
                 attempt.down = any(result.lost for result in results.values())
+        except ClaimLost as error:
+            return Retry(str(error), after=CLAIMED_ELSEWHERE)
         except (Unreachable, SpoolMissing, SpoolUnavailable) as error:
             return Retry(str(error))
         receipts.update((r, x.reply) for r, x in results.items() if x.verdict == "delivered")
@@ -165,9 +170,10 @@ class Deliverer:
     def _letter(self, id_: str, mail: Addressed, replay: bool) -> Letter:
         raw = mail.raw
         size = len(mail.prefix) + raw.size
+        held = partial(self._deliveries.holds, id_, mail.destination)
         if isinstance(raw, Inline):
-            return Letter(id_, mail.prefix, size, partial(_once, raw.data), raw.data, replay)
-        return Letter(id_, mail.prefix, size, partial(self._blob, raw), None, replay)
+            return Letter(id_, mail.prefix, size, partial(_once, raw.data), raw.data, replay, held)
+        return Letter(id_, mail.prefix, size, partial(self._blob, raw), None, replay, held)
 
     async def _blob(self, raw: Spooled) -> AsyncIterator[bytes]:
         """Yield a blob, and do not end well if it is not as long as the message was."""

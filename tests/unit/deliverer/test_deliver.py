@@ -43,6 +43,7 @@ class Told:
         if self.error is not None:
             raise self.error
         data = b"".join([chunk async for chunk in letter.chunks()])
+        letter.check()
         self.letters.append((letter, data, list(recipients)))
         return {r: self.results.get(r, TAKEN) for r in recipients}
 
@@ -72,6 +73,9 @@ class Away:
     async def unclaim(self, id_: str, destination: str) -> None:
         self._check("unclaim")
         await self._ledger.unclaim(id_, destination)
+
+    def holds(self, id_: str, destination: str) -> bool:
+        return "holds" not in self.out and self._ledger.holds(id_, destination)
 
 
 def envelope(*recipients: str, raw: Raw | None = None, to: str = "local") -> Envelope[Addressed]:
@@ -266,6 +270,17 @@ async def test_a_delivery_that_cannot_be_recorded_stays_in_hand_until_it_can(
     assert await delivering == Done("250 2.0.0 taken")
     assert (await claimed(other)).delivered == {ANNA}
     assert len(courier.letters) == 1
+
+
+async def test_what_is_claimed_no_longer_is_left_to_the_other(
+    courier: Told, ledger: State, spool: Spool, clock: ManualClock
+) -> None:
+    away = Away(ledger)
+    deliverer = Deliverer({"local": courier}, away, spool, clock)
+    away.out = {"holds"}
+    outcome = await deliverer.handle(envelope(ANNA))
+    assert isinstance(outcome, Retry) and outcome.after == CLAIMED_ELSEWHERE
+    assert courier.letters == []
 
 
 async def test_an_error_is_not_hidden_by_a_ledger_that_is_away(
