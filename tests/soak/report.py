@@ -7,6 +7,8 @@ from tests.soak.crew import stage_of
 from tests.soak.mail import FATES
 from tests.soak.verdict import Verdict
 
+MANY = 50
+"""Lines about what is wrong, at the most."""
 PLACES = {
     "maildir": "Maildir",
     "smtp": "SMTP (Postfix)",
@@ -19,8 +21,10 @@ PLACES = {
 def report(verdict: Verdict) -> str:
     """Return the tables, and what is wrong."""
     sections = [_what_became(verdict), _by_place(verdict), _gap(verdict), _faults(verdict)]
-    wrong = verdict.wrong
-    end = ["Wrong:", *(f"- {what}" for what in wrong)] if wrong else ["All is well."]
+    wrong = [f"- {what}" for what in verdict.wrong]
+    end = ["Wrong:", *wrong[:MANY]] if wrong else ["All is well."]
+    if len(wrong) > MANY:
+        end.append(f"- and {len(wrong) - MANY} more")
     how_long = f"All mail had arrived {verdict.drained:.0f} s after the last fault was healed."
     return "\n\n".join([*sections, how_long, "\n".join(end)])
 
@@ -33,7 +37,7 @@ def _what_became(verdict: Verdict) -> str:
         whole.accepted,
         once,
         whole.duplicates,
-        whole.lost,
+        len(verdict.lost),
         verdict.fates["failed"].delivered,
         verdict.fates["quarantine"].delivered,
     )

@@ -21,7 +21,7 @@ class Verdict:
         fates: the mail that had to end in each place, and what is there.
         copies: copies beyond the first, by SMTP and LMTP.
         left: what is still on its way: queues and maildrops that are not empty.
-        lost: ids of messages that are nowhere.
+        lost: ids of messages that are nowhere, not even in their maildrop.
         deaths: of processes, by faults.
         strange: ends of processes that no fault has caused.
         struck: all faults.
@@ -101,7 +101,12 @@ def _whole(mail: Mail, arrived: Mapping[str, Sequence[Letter]]) -> Tally:
 
 def _lost(mail: Mail, arrived: Mapping[str, Sequence[Letter]]) -> list[str]:
     """Return the ids of messages that are nowhere."""
-    found = {key_of(letter) for letters in arrived.values() for letter in letters}
+    waiting = [
+        (account, raw)
+        for account in mail.place.waiting()
+        for raw in mail.place.provider.messages(account)
+    ]
+    found = {key_of(letter) for letters in (*arrived.values(), waiting) for letter in letters}
     return sorted(sent.id for sent in mail.sent.values() if sent.key not in found)
 
 
