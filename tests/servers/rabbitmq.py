@@ -139,12 +139,17 @@ class RabbitServer:
         self.api("PUT", f"permissions/{vhost}/{name}", permissions)
         return f"amqp://{name}:{password}@127.0.0.1:{self.port}/{vhost}"
 
-    def close_connections(self, vhost: str) -> int:
+    def close_connections(self, vhost: str, *, wait: bool = True) -> int:
         """Close every client connection of a virtual host, as an operator would; return how many.
 
-        The API lists a connection a moment after it was opened, so this waits for the first one.
+        The API lists a connection a moment after it was opened.
+
+        Args:
+            vhost: its name.
+            wait: for the first connection to be listed.
         """
-        wait_until(lambda: bool(self._connections(vhost)), f"a connection to {vhost}")
+        if wait:
+            wait_until(lambda: bool(self._connections(vhost)), f"a connection to {vhost}")
         closed = 0
         for name in self._connections(vhost):
             with contextlib.suppress(urllib.error.HTTPError):
