@@ -16,7 +16,7 @@ from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.soak.crew import Crew, stage_of
 from tests.soak.mail import Mail
-from tests.soak.place import ACCOUNTS, Place
+from tests.soak.place import ACCOUNTS
 
 Strike = Callable[[Mail, random.Random], AbstractContextManager[None]]
 
@@ -304,7 +304,7 @@ def poisonous(stage: str) -> Strike:
         try:
             mail.put(account, message, "quarantine")
             yield
-            _until_quarantined(mail.place, id_)
+            _until_quarantined(mail, id_)
         finally:
             mail.place.crew.poison(stage, None)
 
@@ -324,10 +324,9 @@ def _until_dead(crew: Crew, name: str) -> None:
         time.sleep(0.05)
 
 
-def _until_quarantined(place: Place, id_: str) -> None:
+def _until_quarantined(mail: Mail, id_: str) -> None:
     until = time.monotonic() + POISONING
-    while time.monotonic() < until:
+    while time.monotonic() < until and not mail.given_up.wait(1.0):
         with contextlib.suppress(BrokerUnavailable):
-            if any(found == id_ for _, found, _ in place.quarantined()):
+            if any(found == id_ for _, found, _ in mail.place.quarantined()):
                 return
-        time.sleep(1.0)

@@ -45,6 +45,7 @@ class Mail:
         rate: messages a second.
         oracles: what was sent, by its fate.
         sent: the same by id.
+        given_up: the soak is broken off; nobody need wait for any of it any more.
     """
 
     place: Place
@@ -52,6 +53,7 @@ class Mail:
     rate: float
     oracles: dict[str, Oracle] = field(default_factory=lambda: {fate: Oracle() for fate in FATES})
     sent: dict[str, Sent] = field(default_factory=dict)
+    given_up: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _serial: Iterator[int] = field(default_factory=itertools.count)
 

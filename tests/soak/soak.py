@@ -87,6 +87,9 @@ def _storm(mail: Mail, breakers: list[Breaker], seconds: float) -> None:
     try:
         while time.monotonic() < until and not any(b.failure for b in breakers):
             stop.wait(0.5)
+    except BaseException:
+        mail.given_up.set()
+        raise
     finally:
         stop.set()
         for thread in threads:
