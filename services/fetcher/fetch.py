@@ -6,8 +6,7 @@ if the account says so; deletions count when QUIT was answered ``+OK``. Killed a
 the next poll goes on from the ledger: what was published and not recorded is published again under
 the same id, and suppressed at the far end.
 
-An account that fails is reported, backed off, and disturbs no other. A poll job is held until the
-schedule knows how it ended: dropped before, it would leave its account alone for half an hour.
+An account that fails is reported, backed off, and disturbs no other.
 """
 
 from __future__ import annotations
@@ -33,13 +32,6 @@ from shared.outcome import Done, Outcome
 
 POLL_SECONDS: Final = 900.0
 """How long one poll job is held; a broker takes a delivery back after 30 minutes."""
-
-ELSEWHERE: Final = 30.0
-"""Seconds after which an account is due again that another job is at. Should whoever has that job
-die, nobody else would know: its account would wait for as long as a job may take."""
-
-FIRST_PAUSE: Final = 0.5
-LONGEST_PAUSE: Final = 15.0
 
 DEFAULT_LIMITS: Final = Limits()
 
@@ -78,38 +70,18 @@ class Fetcher:
         if account is None:
             return Done(f"account {name} is not configured any more", "polled")
         if name in self._underway:
-            return await self._leave(account, f"this fetcher is at account {name} already")
+            return Done(f"this fetcher is at account {name} already", "polled")
         self._underway.add(name)
         try:
-            return await self._insist(account)
+            return await self._alone(account)
         finally:
             self._underway.discard(name)
-
-    async def _insist(self, account: Account) -> Outcome:
-        """Poll an account; while the state database is away, wait for it and try again."""
-        clock = self._world.clock
-        until = clock.monotonic() + POLL_SECONDS
-        pause = FIRST_PAUSE
-        while True:
-            try:
-                return await self._alone(account)
-            except StateUnavailable as error:
-                if clock.monotonic() >= until:
-                    raise
-                self._world.journal.trouble("a poll job waits", account=account.name, why=error)
-            await clock.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-    async def _leave(self, account: Account, why: str) -> Outcome:
-        """Leave an account to another job; that one dying must not be noticed by nobody."""
-        await self._world.schedule.queued([account.name], hold=ELSEWHERE)
-        return Done(why, "polled")
 
     async def _alone(self, account: Account) -> Outcome:
         """Poll an account under its lease, so that no other fetcher does at the same time."""
         lease = f"account:{account.name}"
         if not await self._world.ledger.lease(lease):
-            return await self._leave(account, f"another fetcher is at account {account.name}")
+            return Done(f"another fetcher is at account {account.name}", "polled")
         try:
             await self._poll(account)
         finally:

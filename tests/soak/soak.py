@@ -87,6 +87,8 @@ def _storm(mail: Mail, breakers: list[Breaker], seconds: float) -> None:
     try:
         while time.monotonic() < until and not any(b.failure for b in breakers):
             stop.wait(0.5)
+        if any(b.failure for b in breakers):
+            mail.given_up.set()
     except BaseException:
         mail.given_up.set()
         raise

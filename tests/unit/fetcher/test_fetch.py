@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 
 from services.fetcher.account import Account, backoff
-from services.fetcher.fetch import ELSEWHERE, Fetcher
-from services.fetcher.ports import Schedule, World
+from services.fetcher.fetch import Fetcher
+from services.fetcher.ports import World
 from services.fetcher.schedule import CLAIM, HOLD, Scheduler
 from services.fetcher.visit import Limits
 from shared import wire
 from shared.broker.embedded import EmbeddedBroker
 from shared.broker.embedded_steward import EmbeddedSteward
-from shared.errors import StateUnavailable
 from shared.log import MailLog
 from shared.message import Envelope, Fetched, Inline, Poll, Spooled
 from shared.outbox import Outbox
@@ -54,14 +53,13 @@ class Desk:
         limits: Limits | None = None,
         outbox: str = INCOMING,
         jobs: int = 1,
-        schedule: Schedule | None = None,
         **changes: Any,
     ) -> Counter[str]:
         """Poll the maildrop, by so many jobs at a time; return what happened."""
         account = Account("sales", replace(login(server), **changes), 300.0, keep)
         world = World(
             self.state,
-            schedule or self.state,
+            self.state,
             Outbox(self.broker, outbox),
             self.spool,
             2_000,
@@ -295,55 +293,6 @@ def test_the_backoff_doubles_up_to_an_hour() -> None:
     waits = [backoff(30.0, n, busy=False) for n in (0, 1, 2, 5, 6, 99)]
     assert waits == [60.0, 120.0, 240.0, 1920.0, 3600.0, 3600.0]
     assert backoff(7200.0, 99, busy=False) == 7200.0
-
-
-class Away:
-    """A schedule that is out of reach, so often, when a poll is to be recorded."""
-
-    def __init__(self, state: State, times: int) -> None:
-        self._state = state
-        self._times = times
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._state, name)
-
-    async def polled(self, account: str, *, next_poll: float, error: str | None) -> object:
-        if self._times:
-            self._times -= 1
-            raise StateUnavailable("the server is starting up")
-        return await self._state.polled(account, next_poll=next_poll, error=error)
-
-
-async def test_a_poll_job_waits_for_a_state_database_that_is_away(desk: Desk) -> None:
-    assert await desk.state.claim_due(["sales"], hold=HOLD) == ["sales"]
-    away: Any = Away(desk.state, 3)
-    async with some(2).serving() as server:
-        polling = asyncio.create_task(desk.poll(server, schedule=away))
-        async with asyncio.timeout(30):
-            while not polling.done():
-                await desk.clock.advance(1.0)
-                await asyncio.sleep(0.001)
-        happened = await polling
-    assert (happened["fetched"], happened["polled"]) == (2, 4)
-    account = (await desk.state.accounts())["sales"]
-    assert (account.queued_until, account.failures) == (0, 0)
-    assert len(desk.raws()) == 2
-
-
-async def test_an_account_that_another_fetcher_has_is_soon_due_again(desk: Desk) -> None:
-    url = f"sqlite:///{desk.folder / 'state.db'}"
-    other = await State.open(url, owner=new_owner(), clock=desk.clock)
-    try:
-        assert await desk.state.claim_due(["sales"], hold=HOLD) == ["sales"]
-        assert await other.lease("account:sales")
-        async with some(1).serving() as server:
-            assert (await desk.poll(server))["polled"] == 0
-            assert server.connections == 0
-        assert await desk.state.claim_due(["sales"], hold=HOLD) == []
-        await desk.clock.advance(ELSEWHERE)
-        assert await desk.state.claim_due(["sales"], hold=HOLD) == ["sales"]
-    finally:
-        await other.close()
 
 
 async def test_due_accounts_become_one_poll_job_each(desk: Desk) -> None:
