@@ -12,7 +12,7 @@ from tests.soak.soak import Plan, soak
 
 def test_nothing_is_lost_while_everything_breaks(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    plan = Plan(seed=8, seconds=35.0, rate=8.0, pace=0.25, longest=4.0, drain=120.0, hurry=True)
+    plan = Plan(seed=8, seconds=35.0, rate=8.0, pace=0.25, longest=4.0, drain=120.0, patience=1.0)
     verdict = soak(tmp_path, plan, ForkedConnector)
     print(report(verdict))
     assert verdict.wrong == []

@@ -51,11 +51,13 @@ class Crew:
     Attributes:
         product: starts them.
         deaths: all that there were.
+        oddities: what else was seen of them that should not be.
         farewells: exit statuses of those that were asked to end, by name; 0 is right.
     """
 
     product: Connector
     deaths: list[Death] = field(default_factory=list)
+    oddities: list[str] = field(default_factory=list)
     farewells: list[tuple[str, int]] = field(default_factory=list)
     _wanted: set[str] = field(default_factory=set)
     _next: dict[str, str] = field(default_factory=dict)  # fault points, for the next start

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from shared.errors import BrokerUnavailable
@@ -18,7 +19,9 @@ from tests.soak.place import Place, open_place
 from tests.soak.verdict import Verdict, judge
 
 TURN = 20.0
-"""Seconds until accounts are fetched from once more, where there is a hurry."""
+"""Seconds until all accounts are fetched from once more."""
+OVERDUE = timedelta(seconds=60)
+"""How late a poll may be; nothing keeps the fetchers from it any more."""
 ROUNDS = 5
 """How often the product is stopped to see whether it had anything left in hand, at the most."""
 
@@ -35,7 +38,7 @@ class Plan:
         pace: what the times between faults are multiplied with.
         longest: seconds that a fault may last.
         drain: seconds that mail may take to arrive when there are no faults any more.
-        hurry: fetch at once from accounts that are backed off, as an operator would.
+        patience: seconds of these until all accounts are fetched from, backed off or not.
     """
 
     seed: int
@@ -45,7 +48,7 @@ class Plan:
     pace: float = 1.0
     longest: float = 100.0
     drain: float = 900.0
-    hurry: bool = False
+    patience: float = 150.0
 
 
 def soak(folder: Path, plan: Plan, product: type[Connector] = Connector) -> Verdict:
@@ -117,14 +120,29 @@ def _settled(place: Place, plan: Plan) -> Mapping[str, int]:
 
 
 def _drained(place: Place, plan: Plan, seconds: float) -> None:
-    """Return when nothing seems to be left, or after so many seconds."""
+    """Return when nothing seems to be left, or after so many seconds.
+
+    An account that failed for long is left alone for up to an hour. After a while they are fetched
+    from all the same, as by an operator; one that is due and not polled by then is a defect.
+    """
     until = time.monotonic() + seconds
+    patience = plan.patience
     while _left(place) and (left := until - time.monotonic()) > 0:
-        if plan.hurry:
-            place.product.cli("run", "--once")
         # Where it is in vain, the verdict says what is left.
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not _left(place), "all mail to arrive", min(left, TURN))
+            wait_until(lambda: not _left(place), "all mail to arrive", min(left, patience))
+            return
+        _note_overdue(place)
+        place.product.cli("run", "--once")
+        patience = TURN
+
+
+def _note_overdue(place: Place) -> None:
+    now = datetime.now(UTC)
+    for account in place.product.json("accounts"):
+        due = account["next_poll"] and datetime.fromisoformat(account["next_poll"])
+        if due and now - due > OVERDUE:
+            place.crew.oddities.append(f"{account['account']} was due at {due} and not polled")
 
 
 def _left(place: Place) -> Mapping[str, int]:

@@ -116,4 +116,5 @@ def _strange(place: Place) -> list[str]:
     ]
     # One that is told to end while it is still loading knows nothing of SIGTERM yet.
     wrong = [(name, status) for name, status in place.crew.farewells if status not in (0, -15)]
+    ends += place.crew.oddities
     return ends + [f"{name} ended on SIGTERM with {status}" for name, status in wrong]
