@@ -37,8 +37,10 @@ MOST = 12
 """Times that a step is reached, at the most, until the process dies there."""
 PATIENCE = 15.0
 """Seconds for a process to reach the step that it is to die at; then it is killed anyway."""
-POISONING = 600.0
+POISONING = 240.0
 """Seconds for a poisonous message to end in quarantine."""
+AFTERWARDS = 5.0
+"""Seconds in which one may still get there that has killed for the last time."""
 TRIES = 5
 NOBODY = 1
 """A port on which nobody listens."""
@@ -304,9 +306,11 @@ def poisonous(stage: str) -> Strike:
         try:
             mail.put(account, message, "quarantine")
             yield
-            _until_quarantined(mail, id_)
+            _quarantined(mail, id_, POISONING)
         finally:
             mail.place.crew.poison(stage, None)
+        if not _quarantined(mail, id_, AFTERWARDS):
+            mail.pardon(id_)  # its account is backed off, and nobody has seen it
 
     return strike
 
@@ -324,9 +328,11 @@ def _until_dead(crew: Crew, name: str) -> None:
         time.sleep(0.05)
 
 
-def _until_quarantined(mail: Mail, id_: str) -> None:
-    until = time.monotonic() + POISONING
+def _quarantined(mail: Mail, id_: str, seconds: float) -> bool:
+    """Return whether a message is in quarantine, as soon as it is, or after so many seconds."""
+    until = time.monotonic() + seconds
     while time.monotonic() < until and not mail.given_up.wait(1.0):
         with contextlib.suppress(BrokerUnavailable):
             if any(found == id_ for _, found, _ in mail.place.quarantined()):
-                return
+                return True
+    return False

@@ -5,9 +5,8 @@ import json
 import random
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from services.fetcher.identity import identify
@@ -97,6 +96,11 @@ class Mail:
         """Return a message that will be made to kill whoever takes it."""
         return fields(f"poison-{self.seed}-{next(self._serial)}") + b"\r\nKills.\r\n"
 
-    def counts(self) -> Counter[str]:
-        """Return how many messages were sent, by fate."""
-        return Counter({fate: len(oracle.accepted) for fate, oracle in self.oracles.items()})
+    def pardon(self, id_: str) -> None:
+        """Let a message that was meant to kill be an ordinary one from now on."""
+        with self._lock:
+            sent = self.sent[id_]
+            fate = ACCOUNTS[sent.account]
+            self.oracles[sent.fate].accepted.discard(sent.key)
+            self.oracles[fate].accepted.add(sent.key)
+            self.sent[id_] = replace(sent, fate=fate)
