@@ -19,8 +19,12 @@ from tests.soak.lanes import Struck
 
 SLACK = 1.0
 """Seconds between an arrival and its file's time, or an event and its line in a log."""
-UNHEARD = "before the reply: it may have arrived"
-"""What the deliverer says of a message if it did not hear the reply to the final dot."""
+UNHEARD = {
+    re.compile("before the reply: it may have arrived"): "connection cut before the reply",
+    re.compile("^421 .*to the end of DATA"): "server shut down before the reply",
+}
+"""What the deliverer says of a message if it did not hear whether it was taken. A Dovecot that is
+told to end when it has just stored a message says 421 (going away) in place of 250."""
 FROZEN = "deliverer frozen"
 """Kinds of faults that look like a dead deliverer from outside."""
 _ID = re.compile(rb"^X-POP3-Connector-Id: (\S+)", re.MULTILINE)
@@ -101,8 +105,9 @@ def _why(
     meanwhile = [line for line in said if begin <= line.at <= again - SLACK]
     if any(line.event in ("delivered", "suppressed") for line in meanwhile):
         return None  # the ledger knew
-    if any(UNHEARD in line.text for line in said if begin <= line.at <= end):
-        return "connection cut before the reply"
+    for sign, reason in UNHEARD.items():
+        if any(sign.search(line.text) for line in said if begin <= line.at <= end):
+            return reason
     if any(begin <= d.at <= end and stage_of(d.name) == "deliverer" for d in deaths):
         return "deliverer killed before the ledger"
     frozen = (f for f in struck if f.begin <= end and begin <= f.end and f.name.startswith(FROZEN))

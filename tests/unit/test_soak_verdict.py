@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.soak.crew import Death
-from tests.soak.duplicates import UNHEARD, explained
+from tests.soak.duplicates import explained
 from tests.soak.lanes import Struck
 
 NOW = 1_700_000_000.0
@@ -17,6 +17,9 @@ KILLED = Death(NOW + 2, "deliverer#2", "deliverer.replied#3", -9)
 PARSER = Death(NOW + 2, "parser", "", -9)
 EARLIER = Death(NOW - 60, "deliverer", "", -9)
 FROZEN = Struck("deliverer", "deliverer frozen past the heartbeats", NOW - 5, NOW + 90)
+LOST = "mail:25: EOF, after the message was sent and before the reply: it may have arrived"
+GOING = "421 4.3.2 Shutting down (said by mail:24 to the end of DATA)"
+FULL = "452 4.2.2 mailbox full (said by mail:24 to the end of DATA)"
 CUT = Struck("SMTP", "SMTP connections cut", NOW + 1, NOW + 1)
 
 
@@ -52,10 +55,21 @@ def log(folder: Path, *said: tuple[float, str, str]) -> Path:
         ([PARSER, EARLIER], [], [], None),
         ([], [FROZEN], [], "deliverer frozen"),
         ([], [CUT], [], None),  # heard of: or the cut was of another connection
-        ([], [CUT], [(NOW + 1, "retrying", f"mail:25: EOF, {UNHEARD}")], "connection cut"),
+        ([], [CUT], [(NOW + 1, "retrying", LOST)], "connection cut"),
+        ([], [], [(NOW + 1, "retrying", GOING)], "server shut down"),
+        ([], [], [(NOW + 1, "retrying", FULL)], None),
         ([KILLED], [], [(NOW + 1.5, "delivered", "250 taken")], None),  # the ledger knew
     ],
-    ids=["killed", "others killed", "frozen", "cut, and heard", "cut, and unheard", "recorded"],
+    ids=[
+        "killed",
+        "others killed",
+        "frozen",
+        "cut, and heard",
+        "cut, and unheard",
+        "going away",
+        "refused",
+        "recorded",
+    ],
 )
 def test_only_a_fault_in_the_gap_explains_a_second_copy(
     tmp_path: Path,
