@@ -13,6 +13,10 @@ from typing import Literal, Protocol, TypeAlias
 Verdict: TypeAlias = Literal["delivered", "temporary", "permanent"]
 
 
+class ClaimLost(Exception):
+    """The claim on a message ran out before it was delivered: another process may have it now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Letter:
     """One message as a courier gets it.
@@ -25,6 +29,8 @@ class Letter:
             each copy. What it yields is complete once it ends without an exception.
         data: the message itself where it is at hand, None where it has to be read by ``chunks``.
         replay: the message may have been delivered before by a process that died.
+        held: tells whether it is still ours to deliver. A process that stood still for long (a
+            virtual machine that was suspended) does not notice that it counts as dead.
     """
 
     id: str
@@ -33,6 +39,16 @@ class Letter:
     chunks: Callable[[], AsyncIterator[bytes]] = field(repr=False)
     data: bytes | None = field(repr=False)
     replay: bool = False
+    held: Callable[[], bool] = field(default=lambda: True, repr=False)
+
+    def check(self) -> None:
+        """Make sure, as the last thing before what cannot be undone, that it is still ours.
+
+        Raises:
+            ClaimLost: it is not.
+        """
+        if not self.held():
+            raise ClaimLost("the claim on this message has run out: another process may have it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +85,7 @@ class Courier(Protocol):
                 delivered to anybody.
             SpoolMissing: the message is not in the spool. Nothing has been delivered.
             SpoolUnavailable: the message could not be read. Nothing has been delivered.
+            ClaimLost: the message is no longer ours. Nothing has been delivered.
         """
 
     async def close(self) -> None:

@@ -3,7 +3,8 @@
 At least once, and never twice where it can be avoided: the ledger says who has a message already, a
 claim keeps other processes off it meanwhile, and what was delivered is recorded before the outcome
 returns. It trusts the couriers to tell temporary from permanent. If the ledger is away after a
-delivery, this process remembers the receipts and records them with the next message it takes.
+delivery, the message stays in hand until it is back: put off, it would come to another process,
+which delivers it again if the claim has expired meanwhile.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from services.deliverer.breaker import Breaker
-from services.deliverer.courier import Courier, Letter, Result
+from services.deliverer.courier import ClaimLost, Courier, Letter, Result
 from shared.claims import Claim
 from shared.clock import Clock
 from shared.errors import SpoolUnavailable, StateUnavailable, Unreachable
@@ -26,6 +27,11 @@ from shared.outcome import DeadLetter, Done, Outcome, Retry, Split, Verdict
 
 CLAIMED_ELSEWHERE: Final = 10.0
 """Seconds after which to ask again for a message that another process has in hand."""
+
+
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 5.0
+"""Seconds between two tries to record a delivery."""
 
 
 class Deliveries(Protocol):
@@ -42,6 +48,9 @@ class Deliveries(Protocol):
 
     async def unclaim(self, id_: str, destination: str) -> None:
         """Drop the claim; where it raises, the claim expires by itself."""
+
+    def holds(self, id_: str, destination: str) -> bool:
+        """Return whether the claim is ours without doubt; it may have expired unnoticed."""
 
 
 class Blobs(Protocol):
@@ -74,7 +83,7 @@ class Deliverer:
         self._couriers = couriers
         self._deliveries = deliveries
         self._blobs = blobs
-        self._unrecorded: dict[tuple[str, str], Mapping[str, str]] = {}
+        self._clock = clock
         self.breakers: Mapping[str, Breaker] = {
             name: Breaker(clock, threshold=threshold) for name in couriers
         }
@@ -97,7 +106,6 @@ class Deliverer:
         if away is not None:
             return away
         try:
-            await self._catch_up()
             return await self._claimed(envelope)
         except StateUnavailable as error:
             return Retry(f"the ledger of deliveries is out of reach: {error}")
@@ -133,17 +141,14 @@ class Deliverer:
     async def _let_go(self, key: tuple[str, str], receipts: Mapping[str, str]) -> None:
         if not receipts:
             await self._deliveries.unclaim(*key)
-            return
-        try:
-            await self._deliveries.finish(*key, receipts)
-        except BaseException:
-            self._unrecorded[key] = receipts
-            raise
-
-    async def _catch_up(self) -> None:
-        """Record what could not be recorded while the ledger was away; those claims still hold."""
-        while self._unrecorded:
-            await self._let_go(*self._unrecorded.popitem())
+            return None
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return await self._deliveries.finish(*key, receipts)
+            except StateUnavailable:  # told by all who cannot claim anything now
+                await self._clock.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _undelivered(
         self, envelope: Envelope[Addressed], claim: Claim, receipts: dict[str, str]
@@ -161,6 +166,8 @@ class Deliverer:
                 courier = self._couriers[mail.destination]
                 results = await courier.deliver(letter, mail.sender, waiting)
                 attempt.down = next((r.reply for r in results.values() if r.lost), None)
+        except ClaimLost as error:
+            return Retry(str(error), after=CLAIMED_ELSEWHERE)
         except Unreachable as error:
             return Retry(str(error))
         receipts.update((r, x.reply) for r, x in results.items() if x.verdict == "delivered")
@@ -169,9 +176,10 @@ class Deliverer:
     def _letter(self, id_: str, mail: Addressed, replay: bool) -> Letter:
         raw = mail.raw
         size = len(mail.prefix) + raw.size
+        held = partial(self._deliveries.holds, id_, mail.destination)
         if isinstance(raw, Inline):
-            return Letter(id_, mail.prefix, size, partial(_once, raw.data), raw.data, replay)
-        return Letter(id_, mail.prefix, size, partial(self._blob, raw), None, replay)
+            return Letter(id_, mail.prefix, size, partial(_once, raw.data), raw.data, replay, held)
+        return Letter(id_, mail.prefix, size, partial(self._blob, raw), None, replay, held)
 
     async def _blob(self, raw: Spooled) -> AsyncIterator[bytes]:
         """Yield a blob, and do not end well if it is not as long as the message was."""

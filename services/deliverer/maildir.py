@@ -57,6 +57,7 @@ class MaildirCourier:
         Raises:
             SpoolMissing: the message is not in the spool; nothing was delivered.
             SpoolUnavailable: the message could not be read; nothing was delivered.
+            ClaimLost: the message is no longer ours; nothing was delivered.
         """
         places = {recipient: maildir_of(self._template, recipient) for recipient in recipients}
         maildirs = {place for place in places.values() if isinstance(place, str)}
@@ -80,6 +81,7 @@ class MaildirCourier:
                     staged[maildir] = await self._stage(letter, maildir)
                 except OSError as error:
                     results[maildir] = failure(error)
+            letter.check()
         except BaseException:
             for file in staged.values():
                 discard(file)

@@ -11,9 +11,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from services.deliverer.addresses import refusals
-from services.deliverer.courier import Letter, Result, same_for_all
+from services.deliverer.courier import ClaimLost, Letter, Result, same_for_all
 from services.deliverer.line_ends import crlf
-from services.deliverer.store import FileStore, NewFile, failure, stored
+from services.deliverer.store import FileStore, NewFile, discard, failure, stored
 
 
 class PickupCourier:
@@ -36,6 +36,7 @@ class PickupCourier:
         Raises:
             SpoolMissing: the message is not in the spool; nothing was delivered.
             SpoolUnavailable: the message could not be read; nothing was delivered.
+            ClaimLost: the message is no longer ours; nothing was delivered.
         """
         refused = refusals(sender, recipients)
         rest = [recipient for recipient in recipients if recipient not in refused]
@@ -52,9 +53,14 @@ class PickupCourier:
         temporary = f"{self._folder}/{self._store.temporary_name(letter.id)}"
         file = NewFile(temporary, self._folder, f"{letter.id}-{_digest(head)}.eml")
         try:
-            new = await self._store.put(await self._store.stage(file, head, letter, crlf))
+            staged = await self._store.stage(file, head, letter, crlf)
+            letter.check()
+            new = await self._store.put(staged)
         except OSError as error:
             return failure(error)
+        except ClaimLost:
+            discard(file)
+            raise
         return stored(file, new=new)
 
 

@@ -43,6 +43,7 @@ class SmtpCourier:
             Unreachable: the server is down, or does not let us in; nothing was delivered.
             SpoolMissing: the message is not in the spool; nothing was delivered.
             SpoolUnavailable: the message could not be read; nothing was delivered.
+            ClaimLost: the message is no longer ours; nothing was delivered.
         """
         refused = refusals(sender, recipients)
         rest = [recipient for recipient in recipients if recipient not in refused]

@@ -35,6 +35,7 @@ async def transact(
         Unreachable: the connection broke before the final dot, or the server does not let us in.
         SpoolMissing: as ``Letter.chunks`` does.
         SpoolUnavailable: as ``Letter.chunks`` does.
+        ClaimLost: as ``Letter.check`` does.
     """
     results = _unfit(session, letter, sender, recipients)
     fit = [r for r in recipients if r not in results]
@@ -179,7 +180,7 @@ async def _message(
 async def _send(session: Session, letter: Letter) -> None:
     encode = Transparency()
     if letter.data is not None:
-        _final_write(session, encode.feed(letter.prefix + letter.data) + encode.end())
+        _final_write(session, letter, encode.feed(letter.prefix + letter.data) + encode.end())
         return
     session.channel.write(encode.feed(letter.prefix))
     async for chunk in letter.chunks():
@@ -187,12 +188,13 @@ async def _send(session: Session, letter: Letter) -> None:
         await session.drain()
         if session.channel.replied:
             break
-    _final_write(session, encode.end())
+    _final_write(session, letter, encode.end())
 
 
-def _final_write(session: Session, data: bytes) -> None:
+def _final_write(session: Session, letter: Letter, data: bytes) -> None:
     if session.channel.replied:
         raise Unreachable(session.server, "it replied in the middle of the message")
+    letter.check()
     reach("deliverer", "before-dot")
     session.channel.write(data)
     reach("deliverer", "dot-sent")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,7 +25,7 @@ from shared.grouped import Grouped
 from shared.state.batch import Asked, Batch, Operation, run_all
 from shared.state.database import Database
 from shared.state.deliveries import CLAIM, FINISH, UNCLAIM, Delivery, Finished
-from shared.state.leases import EXPIRE, GIVE_BACK, RENEW, RENEWAL, TAKE
+from shared.state.leases import EXPIRE, GIVE_BACK, LEASE, RENEW, RENEWAL, TAKE
 from shared.state.ledger import FORGET, KNOWN, RECORD, SEEN, Gone, Record
 from shared.state.owner import new_owner
 from shared.state.schedule import (
@@ -91,7 +92,7 @@ class State:
         self._clock = clock
         self._grouped: Grouped[Asked, Any] = Grouped(self._run, worker)
         self._held: set[str] = set()
-        self._claims: set[Delivery] = set()
+        self._claims: dict[Delivery, float] = {}  # and when each was taken or renewed (monotonic)
         self._unrecorded: set[Delivery] = set()
         self._enrolled: set[str] = set()
         self._renewing: asyncio.Task[None] | None = None
@@ -228,14 +229,21 @@ class State:
         delivery = Delivery(id_, destination)
         if delivery in self._claims:
             return None
-        self._claims.add(delivery)
+        asked = self._claims[delivery] = self._clock.monotonic()
         claim: Claim | None = None
         try:
             claim = await self._ask(CLAIM, delivery)
         finally:
             if claim is None:
-                self._claims.discard(delivery)
+                self._claims.pop(delivery, None)
+            else:
+                self._claims[delivery] = asked  # a renewal meanwhile did not find it yet
         return claim
+
+    def holds(self, id_: str, destination: str) -> bool:
+        """Return whether a claim is ours without doubt: by our own clock it cannot have expired."""
+        since = self._claims.get(Delivery(id_, destination))
+        return since is not None and self._clock.monotonic() - since < LEASE
 
     async def finish(self, id_: str, destination: str, receipts: Mapping[str, str]) -> None:
         """Record recipients as delivered and give the claim back, in one transaction.
@@ -253,7 +261,7 @@ class State:
         self._unrecorded.add(delivery)
         await self._ask(FINISH, Finished(delivery, receipts))
         self._unrecorded.discard(delivery)
-        self._claims.discard(delivery)
+        self._claims.pop(delivery, None)
 
     async def unclaim(self, id_: str, destination: str) -> None:
         """Give a claim back with nothing to record.
@@ -262,7 +270,7 @@ class State:
             StateUnavailable: the lease runs until it expires; here it counts as given back.
         """
         delivery = Delivery(id_, destination)
-        self._claims.discard(delivery)
+        self._claims.pop(delivery, None)
         if delivery in self._unrecorded:  # its lease is the mark: not renewed, not given back
             self._unrecorded.discard(delivery)
             return
@@ -301,7 +309,15 @@ class State:
     async def _renew(self) -> None:
         while True:
             await self._clock.sleep(RENEWAL)
-            names = [*self._held, *(delivery.lease for delivery in self._claims)]
+            claims = list(self._claims)
+            names = [*self._held, *(delivery.lease for delivery in claims)]
             if names:
                 with contextlib.suppress(StateUnavailable):  # every other call says so as well
-                    await self._ask(RENEW, names)
+                    await self._renewed(claims, names)
+
+    async def _renewed(self, claims: Sequence[Delivery], names: Sequence[str]) -> None:
+        since = self._clock.monotonic()
+        ours = await self._ask(RENEW, names)
+        for delivery in claims:
+            if delivery in self._claims:
+                self._claims[delivery] = since if delivery.lease in ours else -math.inf

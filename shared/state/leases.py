@@ -110,14 +110,18 @@ def _lease(batch: Batch, names: Sequence[str]) -> Sequence[bool]:
     return [name in ours for name in names]
 
 
-def _renew(batch: Batch, items: Sequence[Sequence[str]]) -> Sequence[None]:
+def _renew(batch: Batch, items: Sequence[Sequence[str]]) -> Sequence[frozenset[str]]:
+    """Renew what is still ours; return its names for each item."""
+    ours: frozenset[str] = frozenset()
     for portion in chunks([name for names in items for name in names]):
-        batch.connection.execute(
+        renewed = batch.connection.scalars(
             update(TABLE)
             .where(TABLE.c.name.in_(portion), TABLE.c.owner == batch.owner)
             .values(renewed=batch.now, expires=batch.now + LEASE)
+            .returning(TABLE.c.name)
         )
-    return [None] * len(items)
+        ours = ours.union(renewed)
+    return [ours & frozenset(names) for names in items]
 
 
 def _expire(batch: Batch, items: Sequence[None]) -> Sequence[None]:

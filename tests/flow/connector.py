@@ -106,12 +106,15 @@ class Connector:
         return json.loads(done.stdout)
 
     def start(self, *names: str, **environment: str) -> None:
-        """Start processes: stages, or ``run``; with these variables in their environment."""
+        """Start processes: stages, or ``run``; with these variables in their environment.
+
+        A second process of a stage is ``parser#2``.
+        """
         for name in names:
             log = (self.folder / f"{name}.log").open("ab")
             with log:
                 self.processes[name] = subprocess.Popen(
-                    [*self._command(), *name.split()],
+                    [*self._command(), *command_of(name)],
                     cwd=ROOT,
                     stdout=log,
                     stderr=log,
@@ -162,6 +165,11 @@ class Connector:
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def command_of(name: str) -> list[str]:
+    """Return the command of a process; what stands after ``#`` tells two of a kind apart."""
+    return name.partition("#")[0].split()
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 
 from tests.clock import ShiftedClock
-from tests.flow.connector import STAGES, Connector
+from tests.flow.connector import STAGES, Connector, command_of
 
 _LOADED = ["__main__", "services.__main__", "services.run"]
 _LOADED += [f"services.{stage}.__main__" for stage in STAGES]
@@ -70,7 +70,7 @@ class ForkedConnector(Connector):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_LOADED)
         for name in names:
-            command = ["--config", str(self.config), *name.split()]
+            command = ["--config", str(self.config), *command_of(name)]
             log = self.folder / f"{name}.log"
             process = context.Process(
                 target=_live,

@@ -75,5 +75,11 @@ class Oracle:
         )
 
 
+def key_of(letter: Letter) -> str:
+    """Return what a letter is known by."""
+    mailbox, raw = letter
+    return f"{mailbox} {sha256(lf(raw)).hexdigest()}"
+
+
 def _counted(letters: Iterable[Letter]) -> Counter[str]:
-    return Counter(f"{mailbox} {sha256(lf(raw)).hexdigest()}" for mailbox, raw in letters)
+    return Counter(map(key_of, letters))

@@ -19,6 +19,8 @@ from pathlib import Path
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.process import accepts, free_port, require, running
 
+_CONF = "dovecot.conf"
+
 _SERVICES = """\
 base_dir = {base}/run
 state_dir = {base}/state
@@ -139,7 +141,7 @@ quota "User quota" {{
 
 @dataclass(frozen=True)
 class Dovecot:
-    """A running instance.
+    """One server. ``start`` and ``stop`` as often as wanted.
 
     Attributes:
         pop3: the port of POP3 in clear, which offers STLS.
@@ -159,6 +161,16 @@ class Dovecot:
     uid: int
     gid: int
     _stored: dict[str, int] = field(default_factory=dict)
+    _running: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def start(self) -> None:
+        """Start it; return when it answers."""
+        command = ["dovecot", "-F", "-c", str(self.home.parent / _CONF)]
+        self._running.enter_context(running(command, self.log, lambda: _answers(self)))
+
+    def stop(self) -> None:
+        """Shut it down; whoever is connected is cut off. Its mail stays, and ``start`` goes on."""
+        self._running.close()
 
     def maildir(self, user: str) -> Path:
         """Return the Maildir of a user (tmp, new, cur)."""
@@ -225,11 +237,12 @@ def dovecot(
     try:
         certificates = make_certificates(base)
         server = _prepare(base, tmp_path / "dovecot.log", certificates.ca, users)
-        config = base / "dovecot.conf"
-        config.write_text(_configuration(base, server, certificates) + f"\n{extra}\n")
-        command = ["dovecot", "-F", "-c", str(config)]
-        with running(command, server.log, lambda: _answers(server)):
+        (base / _CONF).write_text(_configuration(base, server, certificates) + f"\n{extra}\n")
+        try:
+            server.start()
             yield server
+        finally:
+            server.stop()
     finally:
         shutil.rmtree(base, ignore_errors=True)
 

@@ -125,10 +125,15 @@ class PostgresqlServer:
         return False
 
 
+def installed() -> bool:
+    """Return whether there is a PostgreSQL on this machine."""
+    return _program("postgres") is not None
+
+
 @contextlib.contextmanager
 def postgresql() -> Iterator[PostgresqlServer]:
     """Run a server until the block ends; skip the test where PostgreSQL is not installed."""
-    if _program("postgres") is None:
+    if not installed():
         require("postgres")
     folder = Path(tempfile.mkdtemp(prefix="postgresql-"))  # not below pytest's: that is root's own
     try:

@@ -6,6 +6,7 @@ and stops it, and a ``MISSING`` reason where the server cannot be had.
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,10 +19,24 @@ import pytest
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on just now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """Return a TCP port of 127.0.0.1 that nobody uses just now.
+
+    It is none of those that the kernel gives to clients: a server that is restarted would find its
+    port taken by somebody's connection.
+    """
+    chance, end = random.SystemRandom(), _first_of_clients()
+    while True:
+        port = chance.randrange(10_000, end)
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
+
+
+def _first_of_clients() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        return 32_768
 
 
 def require(*programs: str) -> None:

@@ -47,6 +47,11 @@ class Proxy:
     cuts: int = 0
     passed: int = 0
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+
+    def cut(self) -> None:
+        """Cut every connection now, wherever it is in what it says."""
+        self._loop.call_soon_threadsafe(self._cut)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Lead one connection through."""
@@ -132,7 +137,7 @@ async def _pieces(reader: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
 def proxy(server: int) -> Iterator[Proxy]:
     """Run a proxy before a port of 127.0.0.1 until the block ends."""
     state = Proxy(server)
-    loop = asyncio.new_event_loop()
+    loop = state._loop
     listening = loop.run_until_complete(asyncio.start_server(state.serve, "127.0.0.1", 0))
     state.port = listening.sockets[0].getsockname()[1]
     thread = threading.Thread(target=loop.run_forever)

@@ -142,7 +142,11 @@ class RabbitServer:
     def close_connections(self, vhost: str, count: int = 1) -> int:
         """Close every client connection of a virtual host, as an operator would; return how many.
 
-        The API lists a connection some seconds after it was opened, so this waits for so many.
+        The API lists a connection some seconds after it was opened.
+
+        Args:
+            vhost: its name.
+            count: how many connections to wait for.
         """
         wait_until(lambda: len(self._connections(vhost)) >= count, f"connections to {vhost}")
         closed = 0

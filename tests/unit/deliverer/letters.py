@@ -23,6 +23,7 @@ def letter(
     error: Exception | None = None,
     size: int | None = None,
     replay: bool = False,
+    held: bool = True,
 ) -> Letter:
     """Return a letter: at hand, or in chunks if they are given or an error ends them."""
     spooled = chunks is not None or error is not None
@@ -35,7 +36,7 @@ def letter(
             raise error
 
     length = len(prefix) + sum(map(len, parts)) if size is None else size
-    return Letter(id_, prefix, length, read, None if spooled else message, replay)
+    return Letter(id_, prefix, length, read, None if spooled else message, replay, lambda: held)
 
 
 @asynccontextmanager

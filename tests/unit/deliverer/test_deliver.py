@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.deliverer.courier import Letter, Result
-from services.deliverer.deliver import CLAIMED_ELSEWHERE, Deliverer, Deliveries
+from services.deliverer.deliver import CLAIMED_ELSEWHERE, LONGEST_PAUSE, Deliverer, Deliveries
 from shared.claims import Claim
 from shared.errors import SpoolMissing, SpoolUnavailable, StateUnavailable, Unreachable
 from shared.message import Addressed, Envelope, Inline, Raw, Spooled, Summary
@@ -43,6 +43,7 @@ class Told:
         if self.error is not None:
             raise self.error
         data = b"".join([chunk async for chunk in letter.chunks()])
+        letter.check()
         self.letters.append((letter, data, list(recipients)))
         return {r: self.results.get(r, TAKEN) for r in recipients}
 
@@ -72,6 +73,9 @@ class Away:
     async def unclaim(self, id_: str, destination: str) -> None:
         self._check("unclaim")
         await self._ledger.unclaim(id_, destination)
+
+    def holds(self, id_: str, destination: str) -> bool:
+        return "holds" not in self.out and self._ledger.holds(id_, destination)
 
 
 def envelope(*recipients: str, raw: Raw | None = None, to: str = "local") -> Envelope[Addressed]:
@@ -246,31 +250,37 @@ async def test_without_a_ledger_nothing_is_delivered(
     assert courier.letters == []
 
 
-async def test_a_delivery_that_cannot_be_recorded_is_recorded_later_and_not_repeated(
-    courier: Told, ledger: State, spool: Spool, clock: ManualClock
-) -> None:
-    away = Away(ledger)
-    deliverer = Deliverer({"local": courier}, away, spool, clock)
-    away.out = {"finish", "unclaim"}
-    for _ in range(3):
-        assert isinstance(await deliverer.handle(envelope(ANNA)), Retry)
-    away.out = set()
-    assert await deliverer.handle(envelope(ANNA)) == Done(
-        "had been delivered before", event="suppressed"
-    )
-    assert len(courier.letters) == 1
-
-
-async def test_what_could_not_be_recorded_is_recorded_with_the_next_message(
+async def test_a_delivery_that_cannot_be_recorded_stays_in_hand_until_it_can(
     courier: Told, ledger: State, other: State, spool: Spool, clock: ManualClock
 ) -> None:
     away = Away(ledger)
     deliverer = Deliverer({"local": courier}, away, spool, clock)
-    away.out = {"finish"}
-    await deliverer.handle(envelope(ANNA))
+    away.out = {"finish", "unclaim"}
+    delivering = asyncio.create_task(deliverer.handle(envelope(ANNA)))
+    async with asyncio.timeout(10):
+        while not courier.letters:
+            await asyncio.sleep(0.001)
+    await clock.advance(3 * LONGEST_PAUSE)
+    assert not delivering.done()  # settled now, it would come to others, and out of a dead claim
     away.out = set()
-    await deliverer.handle(replace(envelope(ANNA), id="next"))
+    async with asyncio.timeout(10):
+        while not delivering.done():
+            await clock.advance(LONGEST_PAUSE)
+            await asyncio.sleep(0.001)
+    assert await delivering == Done("250 2.0.0 taken")
     assert (await claimed(other)).delivered == {ANNA}
+    assert len(courier.letters) == 1
+
+
+async def test_what_is_claimed_no_longer_is_left_to_the_other(
+    courier: Told, ledger: State, spool: Spool, clock: ManualClock
+) -> None:
+    away = Away(ledger)
+    deliverer = Deliverer({"local": courier}, away, spool, clock)
+    away.out = {"holds"}
+    outcome = await deliverer.handle(envelope(ANNA))
+    assert isinstance(outcome, Retry) and outcome.after == CLAIMED_ELSEWHERE
+    assert courier.letters == []
 
 
 async def test_an_error_is_not_hidden_by_a_ledger_that_is_away(

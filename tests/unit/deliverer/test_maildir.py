@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.deliverer.courier import ClaimLost
 from services.deliverer.store import make_directory
 from shared.errors import SpoolMissing
 from tests.unit.deliverer.letters import ANNA, BERT, MESSAGE, PREFIX, SENDER, courier, letter
@@ -26,6 +27,17 @@ async def test_a_message_is_one_file_in_new_with_lf_line_ends(tmp_path: Path) ->
     assert files(tmp_path / ANNA) == {"new": [path.name], "cur": [], "tmp": []}
     assert results[ANNA].verdict == "delivered"
     assert results[ANNA].reply == f"written to {path}"
+
+
+@pytest.mark.parametrize("chunks", [None, [MESSAGE]], ids=["at hand", "spooled"])
+async def test_what_is_no_longer_ours_leaves_no_file(
+    tmp_path: Path, chunks: list[bytes] | None
+) -> None:
+    async with courier(f"maildir://{tmp_path}/box") as maildir:
+        await maildir.deliver(letter(id_="first"), SENDER, [ANNA])
+        with pytest.raises(ClaimLost):
+            await maildir.deliver(letter(chunks=chunks, held=False), SENDER, [ANNA])
+    assert files(tmp_path / "box") == {"new": ["first.pop3-connector"], "cur": [], "tmp": []}
 
 
 async def test_only_this_user_may_read_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from services.deliverer.courier import ClaimLost
 from shared.errors import SpoolMissing
 from tests.unit.deliverer.letters import ANNA, BERT, MESSAGE, PREFIX, SENDER, courier, letter
 
@@ -17,6 +18,16 @@ async def test_the_envelope_leads_and_the_message_follows(tmp_path: Path) -> Non
     assert path.read_bytes() == (ENVELOPE + b"X-Receiver: bert@corp.example\r\n" + PREFIX + MESSAGE)
     assert results[ANNA] == results[BERT]
     assert results[ANNA].reply == f"written to {path}"
+
+
+@pytest.mark.parametrize("chunks", [None, [MESSAGE]], ids=["at hand", "spooled"])
+async def test_what_is_no_longer_ours_leaves_no_file(
+    tmp_path: Path, chunks: list[bytes] | None
+) -> None:
+    async with courier(f"pickup://{tmp_path}") as pickup:
+        with pytest.raises(ClaimLost):
+            await pickup.deliver(letter(chunks=chunks, held=False), SENDER, [ANNA])
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_the_null_sender(tmp_path: Path) -> None:

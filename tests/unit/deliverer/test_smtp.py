@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from services.deliverer.courier import ClaimLost
 from shared.errors import SpoolMissing, Unreachable
 from tests.clock import ManualClock
 from tests.servers.smtp import DROP, EXTENSIONS, HANG, smtp_server
@@ -269,6 +270,15 @@ async def test_a_message_that_breaks_off_is_never_ended_with_a_dot() -> None:
         await until(lambda: server.open == 0)
         await smtp.deliver(letter(), SENDER, [ANNA])
     assert [m.data for m in server.received] == [PREFIX + MESSAGE]
+
+
+@pytest.mark.parametrize("chunks", [None, [MESSAGE]], ids=["at hand", "spooled"])
+async def test_what_is_no_longer_ours_is_never_ended_with_a_dot(chunks: list[bytes] | None) -> None:
+    async with smtp_server() as server, courier(server.url) as smtp:
+        with pytest.raises(ClaimLost):
+            await smtp.deliver(letter(chunks=chunks, held=False), SENDER, [ANNA])
+        await until(lambda: server.open == 0)
+    assert server.received == []
 
 
 async def test_a_server_that_takes_no_more_data_does_not_make_us_hold_it() -> None:

@@ -8,7 +8,7 @@ from shared.state import State, new_owner
 from shared.state.leases import LEASE, RENEWAL
 from tests.clock import ManualClock
 from tests.unit.state.opening import ELSEWHERE, FRESH, HOUR, Opener, Opening
-from tests.unit.state.processes import HOLD, started
+from tests.unit.state.processes import HOLD, execute, started
 
 
 class Leases(Opening):
@@ -68,6 +68,36 @@ class Leases(Opening):
             await one.lease("something that waits for the renewal before it")
             assert not await two.lease("x")
             assert await two.claim("id", "default") is None
+
+    async def test_whose_claim_has_run_out_knows_it(self, open_state: Opener) -> None:
+        mine, theirs = ManualClock(), ManualClock()
+        one, two = await open_state(at=mine), await open_state(at=theirs)
+        assert not one.holds("id", "default")
+        assert await one.claim("id", "default") == FRESH
+        for _ in range(8):
+            await mine.advance(RENEWAL)
+            await theirs.advance(RENEWAL)
+            await one.lease("something that waits for the renewal before it")
+            assert one.holds("id", "default")
+        await theirs.advance(LEASE)  # and one stands still meanwhile
+        assert await two.claim("id", "default") == Claim(frozenset(), replay=True)
+        await mine.advance(RENEWAL)
+        await one.lease("something that waits for the renewal before it")
+        assert two.holds("id", "default")
+        assert not one.holds("id", "default")
+
+    async def test_a_claim_that_is_not_renewed_is_held_until_it_may_have_run_out(
+        self, url: str, open_state: Opener
+    ) -> None:
+        clock = ManualClock()
+        one = await open_state(at=clock)
+        assert await one.claim("id", "default") == FRESH
+        execute(url, "ALTER TABLE lease RENAME TO elsewhere")
+        await clock.advance(LEASE - 1)
+        assert one.holds("id", "default")
+        await clock.advance(1)
+        assert not one.holds("id", "default")
+        execute(url, "ALTER TABLE elsewhere RENAME TO lease")
 
     async def test_the_lease_of_a_dead_process_is_free_at_once(
         self, url: str, open_state: Opener

@@ -1,0 +1,219 @@
+"""Where a soak takes place: real servers, each behind a network that can be cut, and the product.
+
+Mail comes from one Dovecot by POP3 and ends in Maildirs, in a Postfix (SMTP) and in another Dovecot
+(LMTP). Everything lies in one folder, but for what servers need elsewhere.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.postmaster.parked import FAILED, QUARANTINED, Folder, browse, letter, raw_of
+from shared.broker.steward import KombuSteward
+from shared.message import Inline, Spooled
+from shared.queues import POLL, QUARANTINE, Tier, failed_queue, plan
+from shared.spool.store import path_of
+from tests.flow.connector import Connector
+from tests.servers.dovecot import Dovecot, dovecot
+from tests.servers.postfix import Postfix, postfix
+from tests.servers.postgresql import PostgresqlServer, postgresql
+from tests.servers.proxy import Proxy, proxy
+from tests.servers.rabbitmq import RabbitServer, rabbitmq
+from tests.soak.crew import Crew
+
+TIERS = (Tier("1s", 1.0), Tier("2s", 2.0), Tier("5s", 5.0))
+DESTINATIONS = ("maildir", "smtp", "lmtp")
+EACH = 3
+"""Accounts for each destination. One that fails is left alone for a minute, the others go on."""
+REFUSED = {"refused-smtp": "smtp", "refused-lmtp": "lmtp"}
+"""Accounts of which the mailbox does not exist, each with its destination."""
+ACCOUNTS = {f"{to}-{n}": to for to in DESTINATIONS for n in range(EACH)}
+PASSWORD = "secret"
+INLINE = 16_384
+"""Bytes above which a message goes through the spool."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A proxy before each server: by POP3, SMTP, LMTP, AMQP, and PostgreSQL's (None for SQLite)."""
+
+    pop3: Proxy
+    smtp: Proxy
+    lmtp: Proxy
+    amqp: Proxy
+    sql: Proxy | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """All servers, and the product.
+
+    Attributes:
+        folder: logs and mail.
+        provider: has the maildrops.
+        local: takes SMTP.
+        store: takes LMTP.
+        database: None for SQLite.
+    """
+
+    folder: Path
+    provider: Dovecot
+    local: Postfix
+    store: Dovecot
+    broker: RabbitServer
+    vhost: str
+    database: PostgresqlServer | None
+    networks: Networks
+    crew: Crew
+
+    @property
+    def product(self) -> Connector:
+        """The product's installation."""
+        return self.crew.product
+
+    @property
+    def mail(self) -> Path:
+        """The folder of the Maildirs."""
+        return self.folder / "mail"
+
+    def delivered(self, destination: str) -> Iterator[tuple[str, Path]]:
+        """Yield the files at a destination, each with the account that it came through."""
+        for account in (name for name, to in ACCOUNTS.items() if to == destination):
+            yield from ((account, path) for path in self._files(destination, account))
+
+    def _files(self, destination: str, mailbox: str) -> Sequence[Path]:
+        if destination == "smtp":
+            return self.local.maildir(mailbox)
+        if destination == "lmtp":
+            return self.store.files(mailbox)
+        return sorted((self.mail / mailbox / "new").glob("*"))
+
+    def steward(self) -> KombuSteward:
+        """Return the operator's side of the broker, past the network."""
+        return KombuSteward(self.broker.url(self.vhost), TIERS)
+
+    def parked(self, folder: Folder) -> list[tuple[str, str, bytes]]:
+        """Return what waits for the operator: account, id and raw message."""
+        with contextlib.closing(self.steward()) as steward:
+            stored = list(browse(steward, folder))
+        found = []
+        for message in stored:
+            raw, envelope = raw_of(message), letter(message)
+            account = str(message.headers.get("account", "")) if envelope is None else (
+                envelope.account
+            )  # fmt: skip
+            found.append((account, message.message_id, self._bytes(raw, message.body)))
+        return found
+
+    def _bytes(self, raw: Inline | Spooled | None, body: bytes) -> bytes:
+        match raw:
+            case Inline(data):
+                return data
+            case Spooled(key):
+                path = self.product.folder / "data" / "spool" / path_of(key)
+                return path.read_bytes() if path.exists() else b"the blob is missing"
+        return body
+
+    def failed(self) -> list[tuple[str, str, bytes]]:
+        """Return Failed Mail."""
+        return self.parked(FAILED)
+
+    def quarantined(self) -> list[tuple[str, str, bytes]]:
+        """Return the quarantine."""
+        return self.parked(QUARANTINED)
+
+    def queued(self) -> Mapping[str, int]:
+        """Return how many messages wait in the queues that must be empty in the end."""
+        parked = {QUARANTINE, POLL, *(failed_queue(spec.name) for spec in plan(TIERS))}
+        with contextlib.closing(self.steward()) as steward:
+            return {q: n for q, n in steward.depths().items() if n and q not in parked}
+
+    def waiting(self) -> Mapping[str, int]:
+        """Return how many messages lie in each maildrop that is not empty."""
+        drops = {name: len(self.provider.files(name)) for name in (*ACCOUNTS, *REFUSED)}
+        return {name: count for name, count in drops.items() if count}
+
+    def configure(self) -> None:
+        """Write the configuration, and make the queues."""
+        networks = self.networks
+        destinations = {
+            "smtp": {"url": f"smtp://127.0.0.1:{networks.smtp.port}?tls=none"},
+            "lmtp": {"url": f"lmtp://127.0.0.1:{networks.lmtp.port}?tls=none"},
+        }
+        tables: dict[str, dict[str, object]] = {
+            "retry": {"tiers": [tier.label for tier in TIERS]},
+            "spool": {"inline_limit": INLINE},
+            **{f"destinations.{name}": dict(table) for name, table in destinations.items()},
+        }
+        if self.database is not None and networks.sql is not None:
+            tables["state"] = {"url": _through(self.database, networks.sql)}
+        self.product.configure(
+            [self._account(*account) for account in (ACCOUNTS | REFUSED).items()],
+            f"maildir://{self.mail}/{{local}}",
+            self.broker.url(self.vhost).replace(f":{self.broker.port}", f":{networks.amqp.port}"),
+            **tables,
+        )
+        declared = self.product.cli("topology", "declare")
+        assert declared.returncode == 0, declared.stderr
+        self.local.answers.update(_no_such_mailbox("smtp"))
+
+    def _account(self, name: str, destination: str) -> dict[str, object]:
+        return {
+            "name": name,
+            "host": "127.0.0.1",
+            "port": self.networks.pop3.port,
+            "tls": "none",
+            "username": name,
+            "password": PASSWORD,
+            "poll_every": "0.5s",
+            "keep": "delete",
+            "mailbox": f"{name}@corp.example",
+            "destination": "default" if destination == "maildir" else destination,
+        }
+
+
+def _no_such_mailbox(destination: str) -> Mapping[str, str]:
+    names = [name for name, to in REFUSED.items() if to == destination]
+    return {f"{name}@corp.example": "550 5.1.1 no such mailbox" for name in names}
+
+
+def _through(database: PostgresqlServer, network: Proxy) -> str:
+    return database.empty().replace(f":{database.port}/", f":{network.port}/")
+
+
+@contextlib.contextmanager
+def open_place(folder: Path, product: type[Connector], *, sqlite: bool) -> Iterator[Place]:
+    """Start all servers and put the product between them; stop everything when the block ends.
+
+    Args:
+        folder: an empty one; its files stay.
+        product: how processes are started.
+        sqlite: keep the state in SQLite; otherwise in PostgreSQL.
+    """
+    with contextlib.ExitStack() as stack:
+        enter = stack.enter_context
+        for name in ("provider", "store", "product"):
+            (folder / name).mkdir()
+        drops = dict.fromkeys((*ACCOUNTS, *REFUSED), PASSWORD)
+        provider = enter(dovecot(folder / "provider", drops))
+        store = enter(dovecot(folder / "store", dict.fromkeys(ACCOUNTS, PASSWORD)))
+        # By default Postfix takes Return-Path and Bcc out of what it receives.
+        options = {"message_drop_headers": ""}
+        local = enter(postfix(mailboxes=(*ACCOUNTS, *REFUSED), options=options))
+        broker = enter(rabbitmq(folder / "broker"))
+        database = None if sqlite else enter(postgresql())
+        networks = Networks(
+            pop3=enter(proxy(provider.pop3)),
+            smtp=enter(proxy(local.port)),
+            lmtp=enter(proxy(store.lmtp)),
+            amqp=enter(proxy(broker.port)),
+            sql=None if database is None else enter(proxy(database.port)),
+        )
+        crew = Crew(product(folder / "product"))
+        place = Place(
+            folder, provider, local, store, broker, broker.vhost(), database, networks, crew
+        )
+        place.configure()
+        with crew.kept_alive():
+            yield place
