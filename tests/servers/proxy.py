@@ -74,8 +74,7 @@ class Proxy:
             end.close()
             self._open.discard(end)
 
-    def cut(self) -> None:
-        """Cut every connection; to be called in the thread of the proxy."""
+    def _cut(self) -> None:
         for end in self._open:
             end.transport.abort()
 
@@ -153,7 +152,7 @@ def proxy(server: int) -> Iterator[Proxy]:
 
 async def _close(state: Proxy, listening: asyncio.Server) -> None:
     listening.close()
-    state.cut()
+    state._cut()
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

@@ -93,7 +93,7 @@ def broker_closes(mail: Mail, _: random.Random) -> Iterator[None]:
     """Let RabbitMQ close all connections, as an operator would."""
     # It may wait in vain for a client that is frozen, or has a slow network; others are closed.
     with contextlib.suppress(OSError):
-        mail.place.broker.close_connections(mail.place.vhost, wait=False)
+        mail.place.broker.close_connections(mail.place.vhost, 0)
     yield
 
 
