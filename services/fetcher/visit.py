@@ -109,12 +109,14 @@ class Visit:
         return left
 
     async def _worklist(self) -> Worklist:
-        listing = await self._session.uidl()
+        # Both at once: of a large maildrop either takes a second.
+        listing, known = await asyncio.gather(
+            self._session.uidl(), self._world.ledger.known(self._account.name)
+        )
         if listing is None:
             # No UIDL: every message is fetched, and its identity tells whether we have it.
             sizes = await self._session.sizes()
             return Worklist(len(sizes), tuple(Listed(n, None) for n in sizes), (), ())
-        known = await self._world.ledger.known(self._account.name)
         return compare(listing, known, self._account.keep, self._world.clock.now())
 
     async def _fetch(self, messages: Sequence[Listed]) -> bool:
