@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from bench_report import Result, machine, markdown, plot
-from bench_scenarios import SCENARIOS, Scale
+from bench_scale import Scale
+from bench_scenarios import SCENARIOS
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 

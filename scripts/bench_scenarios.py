@@ -18,6 +18,7 @@ from statistics import median
 from typing import Final, TypeAlias
 
 from bench_connector import embedded, over_rabbitmq, ready, table, to_lmtp, to_maildir
+from bench_growth import growth
 from bench_measure import Sample, row, until
 from bench_place import PASSWORD, USER, Place, message, mixed_sizes, open_place, same_size
 from bench_proxy import proxy
@@ -31,26 +32,12 @@ from bench_rivals import (
     installed,
     mpop,
 )
+from bench_scale import Scale
 
 from tests.flow.connector import connector
 
 EMBEDDED: Final = "pop3-connector, embedded"
 RABBITMQ: Final = "pop3-connector, RabbitMQ"
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """How much is measured.
-
-    Attributes:
-        messages: in a maildrop, for the contenders that are quick enough.
-        rounds: of which the medians are shown.
-        full: whether the long scenarios have their full size.
-    """
-
-    messages: int
-    rounds: int
-    full: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,21 +229,6 @@ def _read_listing(drop: Drop) -> float:
         line.sendall(b"QUIT\r\n")
         said.readline()
     return time.perf_counter() - started
-
-
-def growth(folder: Path, scale: Scale) -> Result:
-    """CPU for a message, from few messages to many."""
-    counts = (1_000, 10_000, 50_000) if scale.full else (500, 2_000)
-    notes = []
-    with open_place(folder) as place:
-        drop = Drop(place.provider.host, place.provider.pop3, USER)
-        for count in counts:
-            place.fill(USER, same_size(count, 2_000))
-            sample = embedded(place, [drop], count)
-            notes.append(
-                f"{count:,} messages embedded: {sample.cpu / count * 1e6:.0f} µs of CPU a message"
-            )
-    return Result("growth", "Growth: cost of a message of 2 KB, start-up included", notes=notes)
 
 
 Scenario: TypeAlias = Callable[[Path, Scale], Result]

@@ -1,0 +1,133 @@
+"""How costs grow: with the messages that are queued, the accounts that are polled, the replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from bench_connector import PATIENCE, embedded, table
+from bench_measure import cpu_of, until
+from bench_place import USER, Place, message, open_place
+from bench_report import Result
+from bench_rivals import Drop
+from bench_scale import Scale
+
+from shared.message import Envelope, Fetched, Hop, Inline
+from shared.outbox import Outbox
+from shared.queues import INCOMING, PARSED
+from shared.settings import Retry
+from tests.flow.connector import Connector, connector
+from tests.flow.queues import opened, steward
+
+SIZE: Final = 2_000
+CHUNK: Final = 500
+
+
+def growth(folder: Path, scale: Scale) -> Result:
+    """What a message or a poll costs, from few to very many."""
+    notes = []
+    with open_place(folder) as place:
+        for count in (1_000, 20_000, 200_000) if scale.full else (500, 2_000):
+            notes += [_queued(place, broker, count) for broker in _brokers(place)]
+        if place.broker is not None:
+            count = 20_000 if scale.full else 1_000
+            notes += [_replicas(place, replicas, count) for replicas in (1, 2, 4)]
+    notes += [_accounts(folder, n) for n in ((10, 1_000, 10_000) if scale.full else (10, 100))]
+    return Result("growth", "Growth", notes=notes)
+
+
+def _brokers(place: Place) -> Sequence[str]:
+    return ("embedded",) if place.broker is None else ("embedded", "RabbitMQ")
+
+
+def _queued(place: Place, broker: str, count: int) -> str:
+    """Let a parser work off so many messages; what one of them costs."""
+    with _filled(place, broker, count) as (product, url):
+        before = 0.0 if url is None else _broker_cpu(place)
+        cpu, seconds = _parsed(product, url, 1, count)
+        broker_cpu = 0.0 if url is None else _broker_cpu(place) - before
+    each = f"{cpu / count * 1e6:.0f} µs of CPU a message"
+    if url is not None:
+        each += f" and {broker_cpu / count * 1e6:.0f} µs of RabbitMQ's"
+    return f"{count:,} messages queued, a parser over {broker}: {each}, {count / seconds:,.0f}/s"
+
+
+def _replicas(place: Place, replicas: int, count: int) -> str:
+    with _filled(place, "RabbitMQ", count) as (product, url):
+        _, seconds = _parsed(product, url, replicas, count)
+    return f"{replicas} parser(s) over RabbitMQ: {count / seconds:,.0f} messages/s"
+
+
+@contextmanager
+def _filled(place: Place, broker: str, count: int) -> Iterator[tuple[Connector, str | None]]:
+    """Yield an installation with so many messages in the parser's inbox, and its broker's URL."""
+    home, server = place.fresh("growth"), place.broker
+    vhost = "" if broker == "embedded" or server is None else server.vhost()
+    url = server.url(vhost) if vhost and server is not None else None
+    with connector(home) as product:
+        account = table(Drop(place.provider.host, place.provider.pop3, USER))
+        product.configure([account], f"maildir://{home}/mail", url)
+        declared = product.cli("topology", "declare")
+        if declared.returncode:
+            raise RuntimeError(declared.stderr)
+        asyncio.run(_fill(product, url, count))
+        yield product, url
+    if vhost and server is not None:
+        server.drop_vhost(vhost)
+
+
+async def _fill(product: Connector, url: str | None, count: int) -> None:
+    now = time.time()
+    envelopes = (
+        Envelope(
+            f"{number:032x}",
+            USER,
+            Fetched(Inline(message(number, SIZE)), f"u{number}", "pop.example.net:995"),
+            now,
+            trail=(Hop("fetcher", now),),
+        )
+        for number in range(count)
+    )
+    async with opened(product, url, Retry().tiers, "fetcher") as broker:
+        outbox = Outbox(broker, INCOMING)
+        while chunk := list(islice(envelopes, CHUNK)):
+            await outbox.put(*chunk)
+
+
+def _parsed(product: Connector, url: str | None, replicas: int, count: int) -> tuple[float, float]:
+    """Return the CPU seconds of all parsers, and how long it took from the first message moved."""
+    names = ["parser", *(f"parser#{n}" for n in range(2, replicas + 1))]
+    with steward(product, url, Retry().tiers) as looking:
+
+        def moved() -> int:
+            return looking.depths()[PARSED] or 0
+
+        product.start(*names)
+        until(lambda: moved() > 0, PATIENCE, "the first message")
+        began, started = moved(), time.perf_counter()
+        before = sum(cpu_of(product.processes[name].pid) for name in names)
+        until(lambda: moved() >= count, PATIENCE, "the last message")
+        seconds = (time.perf_counter() - started) * count / max(1, count - began)
+        cpu = sum(cpu_of(product.processes[name].pid) for name in names) - before
+    return cpu * count / max(1, count - began), seconds
+
+
+def _broker_cpu(place: Place) -> float:
+    return cpu_of(place.broker_pid)
+
+
+def _accounts(folder: Path, count: int) -> str:
+    """Poll so many accounts that have nothing new, embedded; what one poll costs."""
+    users = [f"user{number}" for number in range(count)]
+    with open_place(folder / f"accounts-{count}", users) as place:
+        server = place.provider
+        drops = [Drop(server.host, server.pop3, user) for user in users]
+        none = embedded(place, drops[:1], 0)
+        sample = embedded(place, drops, 0)
+    each = (sample.cpu - none.cpu) / (count - 1)
+    return f"{count:,} accounts with nothing new: {each * 1e3:.2f} ms of CPU a poll, embedded"
