@@ -176,6 +176,19 @@ class Dovecot:
         """Return the Maildir of a user (tmp, new, cur)."""
         return self.home / user / "Maildir"
 
+    def renumber(self, user: str) -> None:
+        """Give every message of a maildrop another UIDL, as a provider that moves house does."""
+        maildir = self.maildir(user)
+        for path in maildir.glob("dovecot.index*"):
+            path.unlink()
+        # The UIDVALIDITY is a part of each UIDL; a new file would get the time, in seconds.
+        uidlist = maildir / "dovecot-uidlist"
+        text, count = re.subn(
+            rb"\bV(\d+)", lambda v: b"V%d" % (int(v[1]) + 1), uidlist.read_bytes(), count=1
+        )
+        assert count == 1
+        uidlist.write_bytes(text)
+
     def put(self, user: str, *messages: bytes) -> None:
         """Add messages to a user's maildrop; POP3 numbers them in this order."""
         self.put_all(user, messages)
