@@ -44,13 +44,9 @@ def to_maildir(_: Place, folder: Path) -> tuple[str, Callable[[], int]]:
     mail = folder / "mail"
 
     def count() -> int:
-        return sum(count_files(user / "new") for user in mail.iterdir()) if _ready(mail) else 0
+        return sum(count_files(user / "new") for user in mail.iterdir()) if mail.exists() else 0
 
     return f"maildir://{mail}/{{local}}", count
-
-
-def _ready(mail: Path) -> bool:
-    return mail.exists() and all((user / "new").exists() for user in mail.iterdir())
 
 
 def to_lmtp(place: Place, _: Path) -> tuple[str, Callable[[], int]]:

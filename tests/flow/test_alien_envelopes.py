@@ -16,15 +16,15 @@ import pytest
 from shared import wire
 from shared.broker import Send
 from shared.broker.embedded import EmbeddedBroker
-from shared.broker.embedded_steward import EmbeddedSteward
 from shared.broker.rabbitmq import RabbitBroker
-from shared.broker.steward import KombuSteward
 from shared.message import Addressed, Envelope, Fetched, Inline, Parsed, Payload, Summary
 from shared.queues import INCOMING, PARSED, PICKUP, QUARANTINE, RETRIED, Tier
 from tests.corpus.messages import sample_messages
-from tests.flow.connector import STAGES, below_prefix
+from tests.flow import queues
+from tests.flow.connector import STAGES, Connector, below_prefix
 from tests.flow.forked import ForkedConnector
 from tests.flow.oracle import Oracle, Tally
+from tests.flow.place import account
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.rabbitmq import shared_rabbitmq
 
@@ -123,7 +123,7 @@ def test_what_is_no_envelope_of_this_version_harms_nobody(
         for name in names:
             assert product.stop(name) == 0, product.tail()
         inboxes = [name for queue in RETRIED for name in (queue, f"{queue}.retry.1s")]
-        assert bodies(url, product.folder, *inboxes) == {newer(*each) for each in later.items()}
+        assert bodies(product, url, *inboxes) == {newer(*each) for each in later.items()}
 
         product.first = read_the_next_version
         product.start(*names)
@@ -137,19 +137,8 @@ def test_what_is_no_envelope_of_this_version_harms_nobody(
 
 
 def configure(product: ForkedConnector, provider: Dovecot, mail: Path, url: str | None) -> None:
-    account = {
-        "name": "sales",
-        "host": provider.host,
-        "port": provider.pop3,
-        "tls": "none",
-        "username": "sales",
-        "password": "secret",
-        "poll_every": "0.1s",
-        "keep": "delete",
-        "mailbox": "sales@corp.example",
-    }
     tiers: dict[str, object] = {"tiers": ["1s"]}
-    product.configure([account], f"maildir://{mail}/{{local}}", url, retry=tiers)
+    product.configure([account(provider)], f"maildir://{mail}/{{local}}", url, retry=tiers)
     assert product.cli("topology", "declare").returncode == 0
 
 
@@ -157,13 +146,13 @@ def check_quarantine(
     product: ForkedConnector, url: str | None, corrupt: Mapping[str, tuple[str, bytes]]
 ) -> None:
     """See that it holds these, and how, and that the operator gets their bytes."""
-    product.wait(lambda: len(bodies(url, product.folder, QUARANTINE)) == len(corrupt), "quarantine")
+    product.wait(lambda: len(bodies(product, url, QUARANTINE)) == len(corrupt), "quarantine")
     for kept in product.json("quarantine", "list"):
         queue, body = corrupt[kept["id"]]
         assert kept["stage"] == SEEN_BY[queue]
         wanted = "not msgpack" if kept["id"].startswith("garbage") else "str where an integer"
         assert wanted in kept["reason"]
-    assert bodies(url, product.folder, QUARANTINE) == {body for _, body in corrupt.values()}
+    assert bodies(product, url, QUARANTINE) == {body for _, body in corrupt.values()}
     id_, (_, body) = next(iter(corrupt.items()))
     out = product.folder / "out"
     done = product.cli("quarantine", "export", id_, "-o", str(out))
@@ -171,12 +160,7 @@ def check_quarantine(
     assert out.read_bytes() == body
 
 
-def bodies(url: str | None, folder: Path, *queues: str) -> set[bytes]:
+def bodies(product: Connector, url: str | None, *names: str) -> set[bytes]:
     """Return what lies in these queues."""
-    steward: EmbeddedSteward | KombuSteward
-    if url is None:
-        steward = EmbeddedSteward(folder / "data" / "queue.db", TIERS)
-    else:
-        steward = KombuSteward(url, TIERS)
-    with contextlib.closing(steward):
-        return {message.body for queue in queues for message in steward.browse(queue)}
+    with queues.steward(product, url, TIERS) as steward:
+        return {message.body for name in names for message in steward.browse(name)}

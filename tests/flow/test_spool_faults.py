@@ -18,6 +18,7 @@ from tests.corpus.messages import fields, sample_messages
 from tests.flow.connector import STAGES, below_prefix, digests, lf
 from tests.flow.forked import ForkedConnector
 from tests.flow.oracle import Oracle, Tally
+from tests.flow.place import account
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.process import free_port
 from tests.servers.rabbitmq import shared_rabbitmq
@@ -59,19 +60,8 @@ class Site:
         return self.folder / "mail"
 
     def configure(self, give_up_after: str) -> None:
-        account = {
-            "name": "sales",
-            "host": self.provider.host,
-            "port": self.provider.pop3,
-            "tls": "none",
-            "username": "sales",
-            "password": "secret",
-            "poll_every": "0.1s",
-            "keep": "delete",
-            "mailbox": "sales@corp.example",
-        }
         self.product.configure(
-            [account],
+            [account(self.provider)],
             f"maildir://{self.mail}/{{local}}",
             self.url,
             retry={"tiers": ["1s"], "give_up_after": give_up_after},

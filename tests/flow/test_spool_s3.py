@@ -7,6 +7,7 @@ import pytest
 
 from tests.flow.connector import STAGES, Connector, below_prefix, connector
 from tests.flow.oracle import Oracle, Tally
+from tests.flow.place import account
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.postfix import Postfix, postfix
 from tests.servers.rabbitmq import shared_rabbitmq
@@ -41,22 +42,11 @@ def product(
     tmp_path: Path, provider: Dovecot, local: Postfix, storage: S3Server
 ) -> Iterator[Connector]:
     (tmp_path / "product").mkdir()
-    account = {
-        "name": "sales",
-        "host": provider.host,
-        "port": provider.pop3,
-        "tls": "none",
-        "username": "sales",
-        "password": "secret",
-        "poll_every": "1s",
-        "keep": "delete",
-        "mailbox": RECIPIENT,
-    }
     options: dict[str, dict[str, object]] = {"spool.options": {"endpoint_url": storage.endpoint}}
     server = shared_rabbitmq()
     with connector(tmp_path / "product") as installation:
         installation.configure(
-            [account],
+            [account(provider, poll_every="1s", mailbox=RECIPIENT)],
             local.url,
             server.url(server.vhost()),
             retry={"tiers": ["1s"]},

@@ -22,6 +22,7 @@ from tests.corpus.messages import sample_messages
 from tests.flow.connector import STAGES, below_prefix, digests
 from tests.flow.forked import ForkedConnector
 from tests.flow.oracle import Letter, Oracle, Tally
+from tests.flow.place import account
 from tests.flow.state_databases import Database, database
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.rabbitmq import shared_rabbitmq
@@ -71,19 +72,8 @@ class Site:
         return "run" if self.url is None else "deliverer"
 
     def configure(self) -> None:
-        account = {
-            "name": "sales",
-            "host": self.provider.host,
-            "port": self.provider.pop3,
-            "tls": "none",
-            "username": "sales",
-            "password": "secret",
-            "poll_every": "0.1s",
-            "keep": "delete",
-            "mailbox": "sales@corp.example",
-        }
         self.product.configure(
-            [account],
+            [account(self.provider)],
             f"maildir://{self.mail}/{{local}}",
             self.url,
             retry={"tiers": ["1s"]},
