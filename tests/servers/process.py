@@ -5,31 +5,58 @@ and stops it, and a ``MISSING`` reason where the server cannot be had.
 """
 
 import contextlib
+import fcntl
+import functools
+import itertools
 import os
 import random
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+PORTS = 256
+"""How many ports a process that runs tests has to itself."""
+
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody uses just now.
+    """Return a TCP port of 127.0.0.1 that nobody uses just now, nor is about to use.
 
     It is none of those that the kernel gives to clients: a server that is restarted would find its
     port taken by somebody's connection.
     """
-    chance, end = random.SystemRandom(), _first_of_clients()
-    while True:
-        port = chance.randrange(10_000, end)
+    for port in _ports():
         with socket.socket() as s, contextlib.suppress(OSError):
             s.bind(("127.0.0.1", port))
             return port
+    raise AssertionError("no port is free")
+
+
+@functools.cache
+def _ports() -> Iterator[int]:
+    """Return ports that no other process that runs tests will take, round and round.
+
+    A server takes its port some time after it was found free. A lock that lasts as long as this
+    process keeps others off.
+    """
+    folder = Path(tempfile.gettempdir()) / "pop3-connector-ports"
+    folder.mkdir(mode=0o1777, exist_ok=True)
+    firsts = range(10_000, _first_of_clients() - PORTS, PORTS)
+    for first in random.SystemRandom().sample(firsts, len(firsts)):
+        lock = os.open(folder / str(first), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+        else:
+            return itertools.cycle(range(first, first + PORTS))
+    raise AssertionError(f"all ports are taken by other tests; see {folder}")
 
 
 def _first_of_clients() -> int:
