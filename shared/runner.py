@@ -164,9 +164,12 @@ class Runner:
         if self._inspector is not None:
             self._inspector.cancel()
         self._begin()
-        if not self._tasks:
-            return
-        _, late = await asyncio.wait(set(self._tasks), timeout=grace)
+        clock = asyncio.get_running_loop().time
+        end = clock() + grace
+        # One that settles many begins others for those that could not be settled with the rest.
+        while self._tasks and clock() < end:
+            await asyncio.wait(set(self._tasks), timeout=end - clock())
+        late = set(self._tasks)
         for task in late:
             task.cancel()
         if late:

@@ -194,6 +194,32 @@ async def test_a_refusal_concerns_nobody_else(bench: Bench) -> None:
     assert {d.message_id for d in got} == {f"id-{n}" for n in range(20) if n % 2}
 
 
+async def test_many_settled_at_once_are_each_settled_by_itself(bench: Bench) -> None:
+    broker = await bench.broker()
+    await broker.publish(*map(send, range(5)))
+    deliveries = await take(bench.consume(broker, "incoming"), 5)
+    await broker.settle(deliveries[1])
+    follows = [[send(0, "parsed")], [send(1, "parsed")], [send(2, "no-such-queue")], []]
+
+    answers = await broker.settle_all(
+        [*zip(deliveries, follows, strict=False), (deliveries[4], [send(4, "parsed")] * 2)]
+    )
+
+    assert [type(answer) for answer in answers] == [
+        type(None),
+        DeliveryLost,
+        Refused,
+        type(None),
+        type(None),
+    ]
+    await has_depth(broker, "parsed", 3)
+    await broker.settle(deliveries[2], send(2, "pickup"))  # it is still ours
+    await broker.close()
+    other = await bench.broker()
+    await has_depth(other, "incoming", 0)
+    await has_depth(other, "pickup", 1)
+
+
 async def test_two_consumers_share_a_queue_without_overlap(bench: Bench) -> None:
     here, there = await bench.broker(), await bench.broker()
     await here.publish(*map(send, range(100)))
