@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
-from sqlalchemy import Executable, select
+from sqlalchemy import Executable, bindparam, select
 
 from shared.claims import Claim
 from shared.state.batch import Batch, Operation, chunks, insert_into
@@ -40,6 +40,11 @@ class Finished(NamedTuple):
     receipts: Mapping[str, str]
 
 
+_DELIVERED: Final = select(DELIVERED.c.id, DELIVERED.c.destination, DELIVERED.c.recipient).where(
+    DELIVERED.c.id.in_(bindparam("ids", expanding=True))
+)
+
+
 def _claim(batch: Batch, deliveries: Sequence[Delivery]) -> Sequence[Claim | None]:
     ours = take(batch, {delivery.lease for delivery in deliveries})
     delivered = _delivered(batch, sorted({d.id for d in deliveries if d.lease in ours}))
@@ -53,10 +58,8 @@ def _claim(batch: Batch, deliveries: Sequence[Delivery]) -> Sequence[Claim | Non
 
 def _delivered(batch: Batch, ids: Sequence[str]) -> Mapping[tuple[str, str], Sequence[str]]:
     found: dict[tuple[str, str], list[str]] = {}
-    columns = DELIVERED.c
-    query = select(columns.id, columns.destination, columns.recipient)
     for portion in chunks(ids):
-        rows = batch.connection.execute(query.where(columns.id.in_(portion)))
+        rows = batch.connection.execute(_DELIVERED, {"ids": portion})
         for id_, destination, recipient in rows:
             found.setdefault((id_, destination), []).append(recipient)
     return found

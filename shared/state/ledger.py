@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
-from sqlalchemy import Executable, Text, delete, select, type_coerce
+from sqlalchemy import Executable, Text, bindparam, delete, select, type_coerce
 
 from shared.claims import Entry, Known
 from shared.state.batch import Batch, Operation, chunks, insert_into
@@ -33,24 +33,28 @@ class Gone(NamedTuple):
     uidls: Sequence[str]
 
 
+# Built once, see ``leases``. The id is a hash of ours: nothing to undo in it, a tenth faster.
+_KNOWN: Final = select(UIDL.c.uidl, type_coerce(UIDL.c.id, Text), UIDL.c.first_seen).where(
+    UIDL.c.account == bindparam("name")
+)
+_SEEN: Final = select(MESSAGE.c.id).where(MESSAGE.c.id.in_(bindparam("ids", expanding=True)))
+
+
 def _known(batch: Batch, accounts: Sequence[str]) -> Sequence[dict[str, Known]]:
-    id_column = type_coerce(UIDL.c.id, Text)  # a hash of ours: nothing to undo, a tenth faster
-    query = select(UIDL.c.uidl, id_column, UIDL.c.first_seen)
     found: dict[str, dict[str, Known]] = {}
     make = Known._make  # over a hundred thousand rows a fifth faster than Known
     for account in set(accounts):
-        rows = batch.connection.execute(query.where(UIDL.c.account == account))
+        rows = batch.connection.execute(_KNOWN, {"name": account})
         found[account] = {uidl: make((id_, first_seen)) for uidl, id_, first_seen in rows}
     return [found[account] for account in accounts]
 
 
 def _seen(batch: Batch, asked: Sequence[Sequence[str]]) -> Sequence[frozenset[str]]:
     wanted = sorted({id_ for ids in asked for id_ in ids})
-    query = select(MESSAGE.c.id)
     found = {
         id_
         for portion in chunks(wanted)
-        for id_ in batch.connection.scalars(query.where(MESSAGE.c.id.in_(portion)))
+        for id_ in batch.connection.scalars(_SEEN, {"ids": portion})
     }
     return [frozenset(found.intersection(ids)) for ids in asked]
 
