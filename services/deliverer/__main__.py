@@ -30,7 +30,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         name: courier_for(name, table.address() or "", clock=r.clock, connections=table.connections)
         for name, table in r.settings.every_destination.items()
     }
-    deliverer = Deliverer(couriers, await r.state(), r.spool, r.clock)
+    deliverer = Deliverer(couriers, await r.state(), r.spool, r.clock, report=r.log.trouble)
     for name, breaker in deliverer.breakers.items():
         r.log.metrics.watch(BREAKER, partial(_open, breaker), name)
     try:

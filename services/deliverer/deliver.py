@@ -34,6 +34,20 @@ LONGEST_PAUSE: Final = 5.0
 """Seconds between two tries to record a delivery."""
 
 
+UNRECORDED: Final = "the ledger of deliveries is out of reach: what was delivered stays in hand"
+
+
+class Report(Protocol):
+    """Where trouble is told, such as ``MailLog.trouble``."""
+
+    def __call__(self, what: str, /, **about: object) -> None:
+        """Say what is wrong, and about what."""
+
+
+def _silent(what: str, /, **about: object) -> None:
+    """Report to nobody."""
+
+
 class Deliveries(Protocol):
     """The ledger of finished deliveries. Every call may raise StateUnavailable."""
 
@@ -68,6 +82,7 @@ class Deliverer:
         deliveries: the ledger.
         blobs: where large messages lie.
         clock: the time.
+        report: is told that deliveries cannot be recorded.
         threshold: unreachable tries in a row that open the breaker of a destination.
     """
 
@@ -78,12 +93,15 @@ class Deliverer:
         blobs: Blobs,
         clock: Clock,
         *,
+        report: Report = _silent,
         threshold: int = 5,
     ) -> None:
         self._couriers = couriers
         self._deliveries = deliveries
         self._blobs = blobs
         self._clock = clock
+        self._report = report
+        self._tell_at = 0.0
         self.breakers: Mapping[str, Breaker] = {
             name: Breaker(clock, threshold=threshold) for name in couriers
         }
@@ -146,9 +164,17 @@ class Deliverer:
         while True:
             try:
                 return await self._deliveries.finish(*key, receipts)
-            except StateUnavailable:  # told by all who cannot claim anything now
+            except StateUnavailable as error:
+                self._tell(error)
                 await self._clock.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _tell(self, error: StateUnavailable) -> None:
+        """Report that deliveries cannot be recorded: for all that are held, once in a while."""
+        now = self._clock.monotonic()
+        if now >= self._tell_at:
+            self._tell_at = now + LONGEST_PAUSE
+            self._report(UNRECORDED, why=error)
 
     async def _undelivered(
         self, envelope: Envelope[Addressed], claim: Claim, receipts: dict[str, str]

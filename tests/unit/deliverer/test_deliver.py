@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from services.deliverer.courier import Letter, Result
-from services.deliverer.deliver import CLAIMED_ELSEWHERE, LONGEST_PAUSE, Deliverer, Deliveries
+from services.deliverer.deliver import (
+    CLAIMED_ELSEWHERE,
+    LONGEST_PAUSE,
+    UNRECORDED,
+    Deliverer,
+    Deliveries,
+)
 from shared.claims import Claim
 from shared.errors import SpoolMissing, SpoolUnavailable, StateUnavailable, Unreachable
 from shared.message import Addressed, Envelope, Inline, Raw, Spooled, Summary
@@ -253,14 +259,19 @@ async def test_without_a_ledger_nothing_is_delivered(
 async def test_a_delivery_that_cannot_be_recorded_stays_in_hand_until_it_can(
     courier: Told, ledger: State, other: State, spool: Spool, clock: ManualClock
 ) -> None:
-    away = Away(ledger)
-    deliverer = Deliverer({"local": courier}, away, spool, clock)
+    away, told = Away(ledger), []
+
+    def report(what: str, /, **about: object) -> None:
+        told.append(what)
+
+    deliverer = Deliverer({"local": courier}, away, spool, clock, report=report)
     away.out = {"finish", "unclaim"}
     delivering = asyncio.create_task(deliverer.handle(envelope(ANNA)))
     async with asyncio.timeout(10):
         while not courier.letters:
             await asyncio.sleep(0.001)
     await clock.advance(3 * LONGEST_PAUSE)
+    assert set(told) == {UNRECORDED}
     assert not delivering.done()  # settled now, it would come to others, and out of a dead claim
     away.out = set()
     async with asyncio.timeout(10):
