@@ -77,15 +77,16 @@ async def test_it_is_late_and_slow(
 ) -> None:
     with server(DATA) as port:
         between = Proxy(port, latency=latency, rate=rate, clock=clock)
-        async with await asyncio.start_server(between.serve, "127.0.0.1", 0) as listening:
-            between.port = listening.sockets[0].getsockname()[1]
-            reader, writer = await asyncio.open_connection("127.0.0.1", between.port)
-            writer.write(b"please\n")
-            reading = asyncio.create_task(reader.read())
-            while not reading.done():
-                if not await clock.skip():
-                    await asyncio.sleep(0)
-            writer.close()
+        listening = await asyncio.start_server(between.serve, "127.0.0.1", 0)
+        between.port = listening.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", between.port)
+        writer.write(b"please\n")
+        reading = asyncio.create_task(reader.read())
+        while not reading.done():
+            if not await clock.skip():
+                await asyncio.sleep(0)
+        writer.close()
+        listening.close()  # not waited for: what we said last is on its way, and time stands still
     assert await reading == DATA
     assert clock.monotonic() == pytest.approx(seconds)
 
