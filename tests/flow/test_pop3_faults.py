@@ -170,7 +170,10 @@ def test_a_maildrop_that_another_client_holds(place: Place) -> None:
         product.wait(lambda: product.count("run", "account failed") > 1, "refusals")
         refused = [e for e in product.events("run") if e["event"] == "account failed"]
         assert {e["account"] for e in refused} == {"busy"}
-        assert [e["reason"] for e in refused if "[IN-USE]" not in e["reason"]] == []
+        # Dovecot 2.4 says it without the response code.
+        said = ("[IN-USE]", "Maximum number of connections")
+        reasons = [e["reason"] for e in refused]
+        assert [r for r in reasons if not any(words in r for words in said)] == []
         assert len(place.provider.files("busy")) == 3
     product.wait(place.all_well, "all mail")
     assert product.stop("run") == 0
