@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from tests.servers.disk import Disk, memory_disk
 from tests.servers.postgresql import PostgresqlServer, postgresql
-from tests.servers.small_disk import SmallDisk, small_disk
 
 Fault = Callable[[], AbstractContextManager[None]]
 
@@ -28,7 +28,7 @@ class Database(Protocol):
 class Sqlite:
     """A file in a folder of its own, which is the root of a small disk."""
 
-    def __init__(self, disk: SmallDisk) -> None:
+    def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self._file = disk.root / "state.db"
         self.url = f"sqlite:///{self._file}"
@@ -46,7 +46,7 @@ class Sqlite:
     def _full(self) -> Iterator[None]:
         self._disk.fill()
         yield
-        self._disk.make_room()
+        self._disk.free()
 
 
 class Postgresql:
@@ -91,5 +91,5 @@ def database(kind: str, folder: Path) -> Iterator[Database]:
         with postgresql() as server:
             yield Postgresql(server)
     else:
-        with small_disk(folder / "state", "16m") as disk:
+        with memory_disk(folder / "state", "16m") as disk:
             yield Sqlite(disk)

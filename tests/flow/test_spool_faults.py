@@ -19,10 +19,10 @@ from tests.flow.connector import STAGES, below_prefix, digests, lf
 from tests.flow.forked import ForkedConnector
 from tests.flow.oracle import Oracle, Tally
 from tests.flow.place import account
+from tests.servers.disk import memory_disk
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.process import free_port
 from tests.servers.rabbitmq import shared_rabbitmq
-from tests.servers.small_disk import small_disk
 
 BROKERS = ("embedded", "rabbitmq")
 SIZE = 300_000
@@ -152,7 +152,7 @@ def test_a_message_whose_file_is_gone_is_kept_and_the_operator_is_told(site: Sit
 
 
 def test_while_the_spool_is_full_small_messages_flow_and_large_ones_stay(site: Site) -> None:
-    with small_disk(site.spool, "1m") as disk:
+    with memory_disk(site.spool, "1m") as disk:
         site.configure(give_up_after="1h")
         disk.fill()
         small = [m for m in sample_messages(20, seed=6) if len(m) < 60_000]
@@ -172,7 +172,7 @@ def test_while_the_spool_is_full_small_messages_flow_and_large_ones_stay(site: S
         assert (event["account"], event["level"]) == ("sales", "error")
         assert list((site.spool / "tmp").glob("*")) == []
 
-        disk.make_room()
+        disk.free()
         product.wait(lambda: not site.provider.files("sales"), "an empty maildrop")
         everything = len(small) + len(big)
         product.wait(lambda: len(site.stored()) == everything, "the large ones")
