@@ -21,6 +21,7 @@ from typing import Final, TypeVar
 
 from services.deliverer.courier import Letter, Result, Verdict
 from services.deliverer.line_ends import LineEnds
+from shared.faultpoint import reach
 from shared.grouped import Grouped
 from shared.log import printable
 
@@ -113,13 +114,14 @@ class FileStore:
             await self.run(_write, fd, ends.feed(chunk))
         await self.run(_write, fd, ends.end())
 
-    async def put(self, file: NewFile) -> bool:
-        """Make a staged file appear, durably; return False if its final name was there before.
+    async def put(self, files: Sequence[NewFile]) -> Sequence[bool | Exception]:
+        """Make staged files appear, durably.
 
-        Raises:
-            OSError: it could not be done. A file of that name may be there all the same.
+        Returns:
+            For each True, False if its final name was there before, or an OSError. A file of that
+            name may be there all the same.
         """
-        return await self._publish(file)
+        return await self._publish.all(files) if files else ()
 
     async def run(self, work: Callable[..., _T], *arguments: object) -> _T:
         """Return what a blocking function returns, called in a thread."""
@@ -223,6 +225,7 @@ def _sync(fd: int) -> None:
 
 
 def _place(file: NewFile) -> bool:
+    reach("deliverer", "before-file")
     try:
         os.link(file.temporary, file.final, follow_symlinks=False)
     except FileExistsError:
