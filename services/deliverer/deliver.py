@@ -179,8 +179,7 @@ class Deliverer:
         try:
             await self._deliver(destination, [errand for errand in ours if errand.waiting])
         except BaseException:
-            with suppress(StateUnavailable):  # the error in hand tells more
-                await self._let_go(ours)
+            await self._let_go(ours)
             raise
         for _ in ours:
             reach("deliverer", "before-ledger")
@@ -195,7 +194,8 @@ class Deliverer:
             await self._recorded(done)
         rest = [errand.delivery for errand in errands if not errand.receipts]
         if rest:
-            await self._deliveries.unclaim(rest)
+            with suppress(StateUnavailable):  # they expire by themselves
+                await self._deliveries.unclaim(rest)
 
     async def _recorded(self, done: Sequence[Finished]) -> None:
         """Record what was delivered, however long that takes."""
