@@ -29,7 +29,7 @@ from shared.log import MailLog
 from shared.message import Envelope, Payload
 from shared.outcome import Outcome, Retry
 from shared.queues import RETRIED, retry_queue
-from shared.settlement import RetryPolicy, Settlement, Step, settlement, undecodable
+from shared.settlement import RetryPolicy, Route, Settlement, Step, undecodable
 
 NOT_OURS: Final = 1.0
 """Seconds for which a newer version's message is held that goes back to where it came from."""
@@ -158,7 +158,7 @@ class Handling:
 
     def __init__(self, stage: Stage, policy: RetryPolicy, log: MailLog, clock: Clock) -> None:
         self._stage = stage
-        self._policy = policy
+        self._route = Route(stage.name, stage.inbox, stage.outbox, policy)
         self._log = log
         self._clock = clock
 
@@ -237,7 +237,7 @@ class Handling:
         """
         queue, after = self._stage.inbox, NOT_OURS
         if queue in RETRIED:
-            queue, after = retry_queue(queue, self._policy.tiers[0]), 0.0
+            queue, after = retry_queue(queue, self._route.policy.tiers[0]), 0.0
         headers = {**delivery.headers, "reason": reason}
         send = Send(queue, delivery.body, delivery.message_id, headers)
         return Settlement((Step("retrying", reason, send),), after=after)
@@ -254,18 +254,8 @@ class Handling:
         if isinstance(answer, Exception):
             answer = self._excused(envelope, answer)
         try:
-            return self._settlement(envelope, answer)
+            return self._route.settlement(envelope, answer, self._clock.now())
         except Exception as error:  # noqa: BLE001  (an outcome that cannot be carried out)
             self._log.crashed(envelope.id, envelope.account, error)
-            return self._settlement(envelope, Retry(f"{type(error).__name__}: {error}"))
-
-    def _settlement(self, envelope: Envelope[Any], outcome: Outcome) -> Settlement:
-        return settlement(
-            envelope,
-            outcome,
-            stage=self._stage.name,
-            inbox=self._stage.inbox,
-            outbox=self._stage.outbox,
-            policy=self._policy,
-            now=self._clock.now(),
-        )
+            again = Retry(f"{type(error).__name__}: {error}")
+            return self._route.settlement(envelope, again, self._clock.now())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +42,8 @@ class MaildirCourier:
     """
 
     def __init__(self, template: str, store: FileStore) -> None:
-        self._template = template
+        # Cached: mail comes to the same few mailboxes again and again.
+        self._maildir_of = lru_cache(4096)(partial(maildir_of, template))
         self._store = store
 
     @property
@@ -72,7 +73,7 @@ class MaildirCourier:
     def _places(self, recipients: Sequence[str]) -> dict[str | Result, list[str]]:
         places: dict[str | Result, list[str]] = {}
         for recipient in recipients:
-            places.setdefault(maildir_of(self._template, recipient), []).append(recipient)
+            places.setdefault(self._maildir_of(recipient), []).append(recipient)
         return places
 
     async def _copy(

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -73,10 +73,11 @@ class FileStore:
         self._syncers = ThreadPoolExecutor(SYNCERS, thread_name_prefix=f"sync-{name}")
         self._publish = Grouped(partial(publish, self._syncers), self._threads, BATCH)
         self._serial = itertools.count()
+        self._pid = os.getpid()
 
     def temporary_name(self, id_: str) -> str:
         """Return a file name for a message that nobody else on this machine uses."""
-        return f"{id_}.{os.getpid()}-{next(self._serial)}.tmp"
+        return f"{id_}.{self._pid}-{next(self._serial)}.tmp"
 
     async def stage(
         self, file: NewFile, head: bytes, letter: Letter, convert: Callable[[bytes], bytes]
@@ -97,7 +98,8 @@ class FileStore:
             SpoolUnavailable: as ``Letter.chunks`` does.
         """
         if letter.data is not None:
-            return replace(file, data=convert(head + letter.prefix + letter.data))
+            data = convert(head + letter.prefix + letter.data)
+            return NewFile(file.temporary, file.directory, file.name, data, file.prepare)
         fd = await self.run(_create, file)
         try:
             await self._copy(fd, head + letter.prefix, letter, LineEnds(convert))
