@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, cast
 
 from tenacity import Retrying, retry_if_exception_type, wait_exponential_jitter
 
@@ -30,6 +30,7 @@ from shared.message import Envelope, Poll
 from shared.queues import RETRIED
 from shared.runner import Runner
 from shared.settings import Settings
+from shared.stage import Perform
 
 PARTS: Final = (FETCHER, PARSER, REWRITER, DELIVERER)
 COUNTED: Final = ("fetched", "delivered", "suppressed", "failed", "quarantined", "retrying")
@@ -115,12 +116,11 @@ async def _poll_all(fetching: Assembly, resources: Resources) -> None:
     """Poll every account once, whatever the schedule says."""
     places = asyncio.Semaphore(fetching.stage.concurrency)
     now = resources.clock.now()
+    fetch = cast(Perform, fetching.stage.handle)
 
     async def poll(name: str) -> None:
         async with places:
-            outcome = fetching.stage.handle(Envelope(f"poll-{name}", name, Poll("once"), now))
-            if asyncio.iscoroutine(outcome):
-                await outcome
+            await fetch([Envelope(f"poll-{name}", name, Poll("once"), now)])
 
     names = [account.name for account in resources.settings.accounts if account.enabled]
     await asyncio.gather(*(poll(name) for name in names))

@@ -6,8 +6,16 @@ keeps it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+
+
+class Delivery(NamedTuple):
+    """One message on its way to one destination: what a claim is made on."""
+
+    id: str
+    destination: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +44,10 @@ class Entry(NamedTuple):
 
     uidl: str | None
     id: str
+
+
+class Finished(NamedTuple):
+    """What has been delivered, and by recipient what the far end said."""
+
+    delivery: Delivery
+    receipts: Mapping[str, str]

@@ -1,9 +1,10 @@
 """Group commit: what is asked for while a batch runs is done together in the next one.
 
 Blocking work with a fixed cost (a transaction, an fsync of a directory) is cheap when many share
-it. Callers await one item each; a worker thread gets them as batches. Under little load a batch is
-one item and nobody waits; under much load batches grow by themselves. It trusts ``run`` to answer
-for every item; where it does not, the whole batch fails, none of it silently.
+it. Callers await the answers for their items; a worker thread gets the items of all callers as
+batches. Under little load a batch is one item and nobody waits; under much load batches grow by
+themselves. It trusts ``run`` to answer for every item; where it does not, the whole batch fails,
+none of it silently.
 """
 
 from __future__ import annotations
@@ -13,33 +14,35 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from contextvars import copy_context
 from functools import partial
-from itertools import islice
 from typing import Generic, TypeAlias, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-_Waiter: TypeAlias = tuple[T, "asyncio.Future[R]"]
+_Answers: TypeAlias = Sequence[R | Exception]
+_Waiter: TypeAlias = tuple[Sequence[T], "asyncio.Future[_Answers[R]]"]
 
 
 class Grouped(Generic[T, R]):
-    """An async function of one item over a blocking function of many.
+    """An async function of some items over a blocking function of many.
 
     One batch runs at a time, and batches and their items keep the order in which they were asked
-    for. It belongs to one event loop. A caller that is cancelled stops waiting; its item is done
+    for. It belongs to one event loop. A caller that is cancelled stops waiting; its items are done
     all the same. Closing the executor is its owner's part.
 
     Args:
-        run: does a batch, in a thread of the executor; returns one answer for each item in the
-            order of the items. An Exception among the answers is raised to that item's caller
-            alone; one that is raised, to all callers of the batch.
+        run: does a batch, in a thread of the executor and in the context of whoever made this;
+            returns one answer for each item in the order of the items. An Exception among the
+            answers is the answer for that item alone; one that is raised is, for all callers of
+            the batch.
         executor: where ``run`` runs. Several may share one; a single thread then serialises them.
-        limit: items that a batch may have at most.
+        limit: items after which a batch takes no more callers.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[T]], Sequence[R | Exception]],
+        run: Callable[[Sequence[T]], _Answers[R]],
         executor: Executor,
         limit: int = 1000,
     ) -> None:
@@ -48,6 +51,7 @@ class Grouped(Generic[T, R]):
         self._limit = limit
         self._waiting: deque[_Waiter[T, R]] = deque()
         self._busy = False
+        self._context = copy_context()  # one batch at a time: it is entered once at a time
 
     async def __call__(self, item: T) -> R:
         """Return what ``run`` answered for this item.
@@ -55,30 +59,47 @@ class Grouped(Generic[T, R]):
         Raises:
             Exception: what ``run`` raised, or answered for this item.
         """
+        (answer,) = await self.all([item])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def all(self, items: Sequence[T]) -> asyncio.Future[_Answers[R]]:
+        """Return a future of what ``run`` answers for each of these items, in one batch.
+
+        It raises what ``run`` raised.
+        """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
-        self._waiting.append((item, future))
+        future: asyncio.Future[_Answers[R]] = loop.create_future()
+        self._waiting.append((items, future))
         if not self._busy:
             self._busy = True
             loop.call_soon(self._start, loop)  # not at once: others are ready in this very tick
-        return await future
+        return future
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        batch = list(islice(self._waiting, self._limit))
-        for _ in batch:
-            self._waiting.popleft()
+        batch, items = self._next()
         try:
-            job = self._executor.submit(self._run, [item for item, _ in batch])
+            job = self._executor.submit(self._context.run, self._run, items)
         except RuntimeError as error:  # the executor was shut down
             self._settle(loop, batch, error)
         else:
             job.add_done_callback(partial(self._back_to_loop, loop, batch))
 
+    def _next(self) -> tuple[list[_Waiter[T, R]], list[T]]:
+        batch: list[_Waiter[T, R]] = []
+        items: list[T] = []
+        while self._waiting and (not batch or len(items) + len(self._waiting[0][0]) <= self._limit):
+            waiter = self._waiting.popleft()
+            batch.append(waiter)
+            items += waiter[0]
+        return batch, items
+
     def _back_to_loop(
         self,
         loop: asyncio.AbstractEventLoop,
         batch: list[_Waiter[T, R]],
-        job: Future[Sequence[R | Exception]],
+        job: Future[_Answers[R]],
     ) -> None:
         error = asyncio.CancelledError() if job.cancelled() else job.exception()
         answers = job.result() if error is None else error
@@ -89,19 +110,22 @@ class Grouped(Generic[T, R]):
         self,
         loop: asyncio.AbstractEventLoop,
         batch: list[_Waiter[T, R]],
-        answers: Sequence[R | Exception] | BaseException,
+        answers: _Answers[R] | BaseException,
     ) -> None:
-        if not isinstance(answers, BaseException) and len(answers) != len(batch):
-            answers = RuntimeError(f"{len(answers)} answers for a batch of {len(batch)}")
-        each = [answers] * len(batch) if isinstance(answers, BaseException) else answers
-        for (_, future), answer in zip(batch, each, strict=True):
-            _answer(future, answer)
+        asked = sum(len(items) for items, _ in batch)
+        if not isinstance(answers, BaseException) and len(answers) != asked:
+            answers = RuntimeError(f"{len(answers)} answers for a batch of {asked}")
+        start = 0
+        for items, future in batch:
+            end = start + len(items)
+            _answer(future, answers if isinstance(answers, BaseException) else answers[start:end])
+            start = end
         self._busy = bool(self._waiting)
         if self._busy:
             self._start(loop)
 
 
-def _answer(future: asyncio.Future[R], answer: R | BaseException) -> None:
+def _answer(future: asyncio.Future[_Answers[R]], answer: _Answers[R] | BaseException) -> None:
     if future.done():  # its caller was cancelled
         return
     if isinstance(answer, asyncio.CancelledError):

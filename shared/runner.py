@@ -1,18 +1,18 @@
 """The one loop: consume, handle, make durable what follows, and only then let the broker forget.
 
-It trusts no handler, and knows the Broker protocol but no implementation of it. Deliveries of a
-stage that only computes are handled and settled together, those of one that does I/O each in a task
-of its own. What may be a message that kills its process is handled alone.
+It trusts no handler, and knows the Broker protocol but no implementation of it. Deliveries that
+arrive together are handled and settled together: all of them where a stage only computes, those of
+one lane where it does I/O. What may be a message that kills its process is handled alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from shared.broker import Broker, Delivery, Send
 from shared.clock import Clock
@@ -20,7 +20,7 @@ from shared.errors import BrokerUnavailable, DeliveryLost, Refused, SpoolMissing
 from shared.faultpoint import reach
 from shared.log import MailLog
 from shared.settlement import RetryPolicy
-from shared.stage import Case, Handling, Stage
+from shared.stage import Case, Handling, Opened, Stage
 
 SUSPECT: Final = 2
 """Hand-outs without a settlement after which a message may be what crashes its process."""
@@ -33,6 +33,13 @@ each time, and be taken for the culprit as well."""
 HEAD_START: Final = 1.0
 """Seconds, at the most, by which suspects are held back. The wait is a random one: of the stages in
 one process, the one with the culprit must not always be the first, or the others get nowhere."""
+
+
+TOGETHER: Final = 64
+"""Deliveries that are handled together at the most: while these wait for the disk, others are
+computed."""
+
+Work: TypeAlias = Coroutine[Any, Any, None]
 
 
 class Blobs(Protocol):
@@ -71,7 +78,6 @@ class Runner:
         self._log = log
         self._clock = clock
         self._blobs = blobs
-        self._prompt = stage.prompt
         self._handling = Handling(stage, policy, log, clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._begun = 0
@@ -112,24 +118,33 @@ class Runner:
                 self.taken += 1
                 if delivery.redeliveries >= SUSPECT or self._resembles(delivery):
                     self._suspect(delivery)
-                elif self._prompt:
-                    self._arrive(delivery)
                 else:
-                    self._start(self._one(delivery))
+                    self._arrive(delivery)
 
     def _arrive(self, delivery: Delivery) -> None:
-        # What comes in one turn of the event loop is handled and settled together: a task and a
-        # wait for each message cost more than most plain functions take.
+        # What comes in one turn of the event loop is taken together: a task and several waits for
+        # each message cost more than most stages take for it.
         if not self._arrived:
             asyncio.get_running_loop().call_soon(self._begin)
         self._arrived.append(delivery)
 
     def _begin(self) -> None:
         arrived, self._arrived = self._arrived, []
-        if arrived:
-            self._start(self._together(arrived), len(arrived))
+        for task, count in self._works(arrived):
+            self._start(task, count)
 
-    def _start(self, work: Any, count: int = 1) -> asyncio.Task[None]:
+    def _works(self, deliveries: Sequence[Delivery]) -> Iterator[tuple[Work, int]]:
+        """Yield what is to be done with deliveries, each time with how many it is done."""
+        found = [self._handling.open(delivery) for delivery in deliveries]
+        unreadable = [case for case in found if isinstance(case, Case)]
+        if unreadable:
+            yield self._settle_all(unreadable), len(unreadable)
+        for lane in self._handling.lanes([one for one in found if isinstance(one, Opened)]):
+            for start in range(0, len(lane), TOGETHER):
+                part = lane[start : start + TOGETHER]
+                yield self._handle(part), len(part)
+
+    def _start(self, work: Work, count: int = 1) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
         self._begun += count
@@ -157,7 +172,8 @@ class Runner:
             if self._tasks:
                 await asyncio.wait(set(self._tasks))
             delivery = self._suspects.pop(random.randrange(len(self._suspects)))  # noqa: S311
-            await self._start(self._one(delivery))
+            for work, count in self._works([delivery]):
+                await self._start(work, count)
             await self._clock.sleep(FAREWELL)
 
     async def _finish(self, grace: float) -> None:
@@ -176,8 +192,10 @@ class Runner:
             await asyncio.wait(late)
             self._log.trouble("stopped with messages in hand", left_to_the_broker=len(late))
 
-    async def _together(self, deliveries: Sequence[Delivery]) -> None:
-        cases = [self._handling.at_once(delivery) for delivery in deliveries]
+    async def _handle(self, lane: Sequence[Opened]) -> None:
+        await self._settle_all(await self._handling.handle(lane))
+
+    async def _settle_all(self, cases: Sequence[Case]) -> None:
         for _ in cases:
             reach(self._stage.name, "before-publish")
         simple = [case for case in cases if case.simple]
@@ -190,12 +208,6 @@ class Runner:
         for case in cases:
             if not case.simple:
                 self._start(self._settle(case))
-
-    async def _one(self, delivery: Delivery) -> None:
-        handling = self._handling
-        await self._settle(
-            handling.at_once(delivery) if self._prompt else await handling.in_time(delivery)
-        )
 
     async def _copied(self, case: Case) -> Case:
         """Copy blobs, so that each envelope owns its own; where that fails, retry all of it."""
@@ -211,7 +223,6 @@ class Runner:
         if case.follows.after:
             await self._clock.sleep(case.follows.after)
         case = await self._copied(case)
-        reach(self._stage.name, "before-publish")
         try:
             await self._insist(case.delivery, case.sends)
         except DeliveryLost as error:

@@ -90,45 +90,115 @@ class Settlement:
     after: float = 0.0
 
 
-def settlement(
-    envelope: Envelope[Payload],
-    outcome: Outcome,
-    *,
-    stage: str,
-    inbox: str,
-    outbox: str | None,
-    policy: RetryPolicy,
-    now: float,
-) -> Settlement:
-    """Return what follows from an outcome.
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What follows from the outcomes of one stage.
 
-    Args:
-        envelope: what the stage was given.
-        outcome: what it said.
+    Attributes:
         stage: its name.
         inbox: the queue it consumes.
-        outbox: the queue that Forward goes to.
+        outbox: the queue that Forward goes to; None for the last stage.
         policy: the retry schedule.
-        now: seconds since 1970 (UTC).
     """
-    verdicts = outcome.verdicts if isinstance(outcome, Split) else (outcome,)
-    route = _Route(envelope, stage, inbox, outbox, policy, now)
-    steps: list[Step] = []
-    copies: list[tuple[str, str]] = []
-    key = _key(envelope.payload)
-    owned = False
-    for verdict in verdicts:
-        for payload in _continuing(verdict, envelope.payload):
-            mine = payload
-            if key is not None and _key(payload) == key and owned:
-                fresh = f"{key}.{secrets.token_hex(4)}"
-                copies.append((key, fresh))
-                mine = _with_key(payload, fresh)
-            owned = owned or _key(mine) == key
-            steps.append(route.step(verdict, mine))
-        if isinstance(verdict, Done):
-            steps.append(Step(verdict.event, verdict.receipt))
-    return Settlement(tuple(steps), tuple(copies), None if owned else key)
+
+    stage: str
+    inbox: str
+    outbox: str | None
+    policy: RetryPolicy
+
+    def settlement(self, e: Envelope[Payload], outcome: Outcome, now: float) -> Settlement:
+        """Return what follows from an outcome.
+
+        Args:
+            e: what the stage was given.
+            outcome: what it said.
+            now: seconds since 1970 (UTC).
+        """
+        verdicts = outcome.verdicts if isinstance(outcome, Split) else (outcome,)
+        key = _key(e.payload)
+        if key is not None:
+            return self._spooled(e, key, verdicts, now)
+        steps: list[Step] = []
+        for verdict in verdicts:
+            if isinstance(verdict, Done):
+                steps.append(Step(verdict.event, verdict.receipt))
+            continuing = _continuing(verdict, e.payload)
+            steps += [self._step(e, verdict, payload, now) for payload in continuing]
+        return Settlement(tuple(steps))
+
+    def _spooled(
+        self, e: Envelope[Payload], key: str, verdicts: Sequence[Verdict], now: float
+    ) -> Settlement:
+        """Return what follows where a blob is to go with one envelope, or with none."""
+        steps: list[Step] = []
+        copies: list[tuple[str, str]] = []
+        owned = False
+        for verdict in verdicts:
+            for payload in _continuing(verdict, e.payload):
+                mine = payload
+                if _key(payload) == key and owned:
+                    fresh = f"{key}.{secrets.token_hex(4)}"
+                    copies.append((key, fresh))
+                    mine = _with_key(payload, fresh)
+                owned = owned or _key(mine) == key
+                steps.append(self._step(e, verdict, mine, now))
+            if isinstance(verdict, Done):
+                steps.append(Step(verdict.event, verdict.receipt))
+        return Settlement(tuple(steps), tuple(copies), None if owned else key)
+
+    def _step(self, e: Envelope[Payload], verdict: Verdict, payload: Payload, now: float) -> Step:
+        match verdict:
+            case Forward():
+                return self._forward(e, payload, now)
+            case Retry(reason, after):
+                return self._retry(e, payload, reason, after, now)
+            case DeadLetter(reason):
+                return self._keep(e, "failed", failed_queue(self.inbox), payload, reason, now)
+            case Quarantine(reason):
+                return self._keep(e, "quarantined", QUARANTINE, payload, reason, now)
+            case Done():
+                raise TypeError("nothing continues after Done")
+            case _:
+                assert_never(verdict)
+
+    def _forward(self, e: Envelope[Payload], payload: Payload, now: float) -> Step:
+        if self.outbox is None:
+            raise TypeError(f"stage {self.stage} has no outbox to forward to")
+        trail = (*e.trail, Hop(self.stage, now))
+        onward: Envelope[Payload] = Envelope(e.id, e.account, payload, e.first_seen, trail=trail)
+        send = Send(self.outbox, wire.encode(onward), e.id, {"account": e.account})
+        return Step("forwarded", self.outbox, send)
+
+    def _retry(
+        self, e: Envelope[Payload], payload: Payload, reason: str, after: float | None, now: float
+    ) -> Step:
+        if self.inbox not in RETRIED:
+            # A poll job: the schedule makes another one.
+            return Step("polled", reason)
+        first = e.first_failure
+        if first is not None and now - first >= self.policy.give_up_after:
+            why = f"{reason} (given up after {_span(now - first)})"
+            return self._keep(e, "failed", failed_queue(self.inbox), payload, why, now)
+        queue = retry_queue(self.inbox, self.policy.tier(e.attempt, after))
+        return self._keep(e, "retrying", queue, payload, reason, now)
+
+    def _keep(
+        self,
+        e: Envelope[Payload],
+        event: Event,
+        queue: str,
+        payload: Payload,
+        reason: str,
+        now: float,
+    ) -> Step:
+        kept: Envelope[Payload] = replace(
+            e,
+            payload=payload,
+            attempt=e.attempt + 1,
+            first_failure=now if e.first_failure is None else e.first_failure,
+        )
+        headers = failure_headers(kept, reason, stage=self.stage, inbox=self.inbox, now=now)
+        return Step(event, reason, Send(queue, wire.encode(kept), e.id, headers), kept.attempt)
 
 
 def undecodable(body: bytes, message_id: str, reason: str, *, stage: str, inbox: str) -> Step:
@@ -148,67 +218,6 @@ def _continuing(verdict: Verdict, whole: Payload) -> Sequence[Payload]:
     if isinstance(verdict, Done):
         return ()
     return (whole if verdict.payload is None else verdict.payload,)
-
-
-@dataclass(frozen=True, slots=True)
-class _Route:
-    envelope: Envelope[Payload]
-    stage: str
-    inbox: str
-    outbox: str | None
-    policy: RetryPolicy
-    now: float
-
-    def step(self, verdict: Verdict, payload: Payload) -> Step:
-        match verdict:
-            case Forward():
-                return self._forward(payload)
-            case Retry(reason, after):
-                return self._retry(payload, reason, after)
-            case DeadLetter(reason):
-                return self._keep("failed", failed_queue(self.inbox), payload, reason)
-            case Quarantine(reason):
-                return self._keep("quarantined", QUARANTINE, payload, reason)
-            case Done():
-                raise TypeError("nothing continues after Done")
-            case _:
-                assert_never(verdict)
-
-    def _forward(self, payload: Payload) -> Step:
-        if self.outbox is None:
-            raise TypeError(f"stage {self.stage} has no outbox to forward to")
-        e = self.envelope
-        onward: Envelope[Payload] = Envelope(
-            e.id,
-            e.account,
-            payload,
-            e.first_seen,
-            trail=(*e.trail, Hop(self.stage, self.now)),
-        )
-        send = Send(self.outbox, wire.encode(onward), e.id, {"account": e.account})
-        return Step("forwarded", self.outbox, send)
-
-    def _retry(self, payload: Payload, reason: str, after: float | None) -> Step:
-        if self.inbox not in RETRIED:
-            # A poll job: the schedule makes another one.
-            return Step("polled", reason)
-        first = self.envelope.first_failure
-        if first is not None and self.now - first >= self.policy.give_up_after:
-            why = f"{reason} (given up after {_span(self.now - first)})"
-            return self._keep("failed", failed_queue(self.inbox), payload, why)
-        tier = self.policy.tier(self.envelope.attempt, after)
-        return self._keep("retrying", retry_queue(self.inbox, tier), payload, reason)
-
-    def _keep(self, event: Event, queue: str, payload: Payload, reason: str) -> Step:
-        e = self.envelope
-        kept: Envelope[Payload] = replace(
-            e,
-            payload=payload,
-            attempt=e.attempt + 1,
-            first_failure=self.now if e.first_failure is None else e.first_failure,
-        )
-        headers = failure_headers(kept, reason, stage=self.stage, inbox=self.inbox, now=self.now)
-        return Step(event, reason, Send(queue, wire.encode(kept), e.id, headers), kept.attempt)
 
 
 def failure_headers(

@@ -8,9 +8,9 @@ here, and nothing waited for but a handler that does I/O.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from shared import wire
 from shared.broker import Delivery, Send
@@ -29,7 +29,7 @@ from shared.log import MailLog
 from shared.message import Envelope, Payload
 from shared.outcome import Outcome, Retry
 from shared.queues import RETRIED, retry_queue
-from shared.settlement import RetryPolicy, Settlement, Step, settlement, undecodable
+from shared.settlement import RetryPolicy, Route, Settlement, Step, undecodable
 
 NOT_OURS: Final = 1.0
 """Seconds for which a newer version's message is held that goes back to where it came from."""
@@ -37,6 +37,16 @@ NOT_OURS: Final = 1.0
 SPOOL: Final = (SpoolMissing, SpoolUnavailable)
 EXPECTED: Final = (StateUnavailable, BrokerUnavailable, Refused, *SPOOL)
 """What a handler may raise when something it needs is away; all else is a defect to be logged."""
+
+Compute: TypeAlias = Callable[[Envelope[Any]], Outcome]
+"""A stage that only computes: what is to become of one message."""
+
+Perform: TypeAlias = Callable[[Sequence[Envelope[Any]]], Awaitable[Sequence[Outcome | Exception]]]
+"""A stage that does I/O, for messages of one lane: of each its outcome, or what went wrong."""
+
+
+def alone(_: Envelope[Any]) -> None:
+    """Return the lane of messages that are never handled together with others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +60,29 @@ class Stage:
         outbox: the queue that Forward goes to, None for the last stage.
         handle: the stage itself; a plain function for CPU work, a coroutine function for I/O.
         concurrency: how many deliveries it may have in hand.
+        lane: of a stage that does I/O, with which others a message may be handled, and wait for
+            the slowest of them; None for a message that is handled alone.
     """
 
     name: str
     inbox: str
     payload: type[Payload]
     outbox: str | None
-    handle: Callable[[Envelope[Any]], Outcome | Awaitable[Outcome]]
+    handle: Compute | Perform
     concurrency: int
+    lane: Callable[[Envelope[Any]], str | None] = alone
 
     @property
     def prompt(self) -> bool:
         """Whether it only computes, and answers at once."""
         return not inspect.iscoroutinefunction(self.handle)
+
+
+class Opened(NamedTuple):
+    """A delivery, and the envelope that was in it."""
+
+    delivery: Delivery
+    envelope: Envelope[Any]
 
 
 class Case(NamedTuple):
@@ -138,58 +158,76 @@ class Handling:
 
     def __init__(self, stage: Stage, policy: RetryPolicy, log: MailLog, clock: Clock) -> None:
         self._stage = stage
-        self._policy = policy
+        self._route = Route(stage.name, stage.inbox, stage.outbox, policy)
         self._log = log
         self._clock = clock
 
-    def at_once(self, delivery: Delivery) -> Case:
-        """Return the case of a delivery to a stage that only computes."""
-        envelope = self._read(delivery)
-        if isinstance(envelope, Settlement):
-            return Case(delivery, None, envelope)
-        started = self._clock.monotonic()
-        reach(envelope.id, "handled")
+    def open(self, delivery: Delivery) -> Opened | Case:
+        """Return a delivery with its envelope; what follows, where that cannot be decoded."""
+        stage = self._stage
         try:
-            outcome = cast(Outcome, self._stage.handle(envelope))
-        except Exception as error:  # noqa: BLE001  (unknown means temporary, and only this message)
-            outcome = self._excused(envelope, error)
-        finally:
-            self._log.handled(self._clock.monotonic() - started)
-        return Case(delivery, envelope, self._follows(envelope, outcome))
+            return Opened(delivery, wire.decode(delivery.body, stage.payload))
+        except Undecodable as error:
+            step = undecodable(
+                delivery.body, delivery.message_id, str(error), stage=stage.name, inbox=stage.inbox
+            )
+            return Case(delivery, None, Settlement((step,)))
+        except NewerSchema as error:
+            return Case(delivery, None, self._parked(delivery, str(error)))
 
-    async def in_time(self, delivery: Delivery) -> Case:
-        """Return the case of a delivery to a stage that does I/O."""
-        envelope = self._read(delivery)
-        if isinstance(envelope, Settlement):
-            return Case(delivery, None, envelope)
-        started = self._clock.monotonic()
-        reach(envelope.id, "handled")
+    def lanes(self, opened: Sequence[Opened]) -> list[list[Opened]]:
+        """Return deliveries as they are to be handled: together, or apart from each other."""
+        if self._stage.prompt:
+            return [list(opened)]
+        apart: list[list[Opened]] = []
+        together: dict[str, list[Opened]] = {}
+        for one in opened:
+            lane = self._stage.lane(one.envelope)
+            if lane is None:
+                apart.append([one])
+            else:
+                together.setdefault(lane, []).append(one)
+        return [*apart, *together.values()]
+
+    async def handle(self, lane: Sequence[Opened]) -> list[Case]:
+        """Have the stage handle the deliveries of one lane; return what follows for each."""
+        answers = self._compute(lane) if self._stage.prompt else await self._perform(lane)
+        return [
+            Case(delivery, envelope, self._follows(envelope, answer))
+            for (delivery, envelope), answer in zip(lane, answers, strict=True)
+        ]
+
+    def _compute(self, lane: Sequence[Opened]) -> list[Outcome | Exception]:
+        handle, monotonic = cast(Compute, self._stage.handle), self._clock.monotonic
+        answers: list[Outcome | Exception] = []
+        for _, envelope in lane:
+            started = monotonic()
+            reach(envelope.id, "handled")
+            try:
+                answers.append(handle(envelope))
+            except Exception as error:  # noqa: BLE001  (unknown means temporary, and only this one)
+                answers.append(error)
+            self._log.handled(monotonic() - started)
+        return answers
+
+    async def _perform(self, lane: Sequence[Opened]) -> Sequence[Outcome | Exception]:
+        handle, monotonic = cast(Perform, self._stage.handle), self._clock.monotonic
+        started = monotonic()
+        for _, envelope in lane:
+            reach(envelope.id, "handled")
         try:
-            outcome = await cast(Awaitable[Outcome], self._stage.handle(envelope))
-        except Exception as error:  # noqa: BLE001  (unknown means temporary, and only this message)
-            outcome = self._excused(envelope, error)
+            return await handle([envelope for _, envelope in lane])
+        except Exception as error:  # noqa: BLE001  (unknown means temporary, and only this lane)
+            return [error] * len(lane)
         finally:
-            self._log.handled(self._clock.monotonic() - started)
-        return Case(delivery, envelope, self._follows(envelope, outcome))
+            for _ in lane:
+                self._log.handled(monotonic() - started)
 
     def retried(self, case: Case, reason: str) -> Case:
         """Return a case in which all of the message is tried again."""
         if case.envelope is None:
             return case
         return case._replace(follows=self._follows(case.envelope, Retry(reason)))
-
-    def _read(self, delivery: Delivery) -> Envelope[Any] | Settlement:
-        """Return the envelope of a delivery, or what follows where it cannot be decoded."""
-        stage = self._stage
-        try:
-            return wire.decode(delivery.body, stage.payload)
-        except Undecodable as error:
-            step = undecodable(
-                delivery.body, delivery.message_id, str(error), stage=stage.name, inbox=stage.inbox
-            )
-            return Settlement((step,))
-        except NewerSchema as error:
-            return self._parked(delivery, str(error))
 
     def _parked(self, delivery: Delivery, reason: str) -> Settlement:
         """Send a newer version's message round a tier, as it is, until a newer worker takes it.
@@ -199,7 +237,7 @@ class Handling:
         """
         queue, after = self._stage.inbox, NOT_OURS
         if queue in RETRIED:
-            queue, after = retry_queue(queue, self._policy.tiers[0]), 0.0
+            queue, after = retry_queue(queue, self._route.policy.tiers[0]), 0.0
         headers = {**delivery.headers, "reason": reason}
         send = Send(queue, delivery.body, delivery.message_id, headers)
         return Settlement((Step("retrying", reason, send),), after=after)
@@ -212,20 +250,12 @@ class Handling:
         self._log.crashed(envelope.id, envelope.account, error)
         return Retry(f"{type(error).__name__} in the {self._stage.name}: {error}")
 
-    def _follows(self, envelope: Envelope[Any], outcome: Outcome) -> Settlement:
+    def _follows(self, envelope: Envelope[Any], answer: Outcome | Exception) -> Settlement:
+        if isinstance(answer, Exception):
+            answer = self._excused(envelope, answer)
         try:
-            return self._settlement(envelope, outcome)
+            return self._route.settlement(envelope, answer, self._clock.now())
         except Exception as error:  # noqa: BLE001  (an outcome that cannot be carried out)
             self._log.crashed(envelope.id, envelope.account, error)
-            return self._settlement(envelope, Retry(f"{type(error).__name__}: {error}"))
-
-    def _settlement(self, envelope: Envelope[Any], outcome: Outcome) -> Settlement:
-        return settlement(
-            envelope,
-            outcome,
-            stage=self._stage.name,
-            inbox=self._stage.inbox,
-            outbox=self._stage.outbox,
-            policy=self._policy,
-            now=self._clock.now(),
-        )
+            again = Retry(f"{type(error).__name__}: {error}")
+            return self._route.settlement(envelope, again, self._clock.now())

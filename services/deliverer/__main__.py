@@ -34,7 +34,10 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     for name, breaker in deliverer.breakers.items():
         r.log.metrics.watch(BREAKER, partial(_open, breaker), name)
     try:
-        yield Assembly(Stage("deliverer", PICKUP, Addressed, None, deliverer.handle, CONCURRENCY))
+        stage = Stage(
+            "deliverer", PICKUP, Addressed, None, deliverer.handle, CONCURRENCY, deliverer.lane
+        )
+        yield Assembly(stage)
     finally:
         await deliverer.close()
 

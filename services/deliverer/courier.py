@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 Verdict: TypeAlias = Literal["delivered", "temporary", "permanent"]
 
@@ -67,26 +67,36 @@ class Result:
     lost: bool = False
 
 
+class Post(NamedTuple):
+    """A letter and its envelope.
+
+    Attributes:
+        sender: the envelope sender, "" for the null sender.
+        recipients: the envelope recipients, none of them twice.
+    """
+
+    letter: Letter
+    sender: str
+    recipients: Sequence[str]
+
+
+Delivered: TypeAlias = Mapping[str, Result] | Exception
+"""What became of a letter: a result for each recipient; or why nobody was delivered anything.
+
+Unreachable: the destination is down, or refuses this program as such. SpoolMissing: the message is
+not in the spool. SpoolUnavailable: it could not be read. ClaimLost: it is no longer ours.
+"""
+
+
 class Courier(Protocol):
     """Delivers letters to one destination. Many deliveries may be under way at once."""
 
-    async def deliver(
-        self, letter: Letter, sender: str, recipients: Sequence[str]
-    ) -> Mapping[str, Result]:
-        """Deliver a letter and return what became of it for each recipient.
+    @property
+    def joint(self) -> bool:
+        """Whether letters may be delivered together: none has to wait long for another."""
 
-        Args:
-            letter: the message.
-            sender: the envelope sender, "" for the null sender.
-            recipients: the envelope recipients, none of them twice.
-
-        Raises:
-            Unreachable: the destination is down, or refuses this program as such. Nothing has been
-                delivered to anybody.
-            SpoolMissing: the message is not in the spool. Nothing has been delivered.
-            SpoolUnavailable: the message could not be read. Nothing has been delivered.
-            ClaimLost: the message is no longer ours. Nothing has been delivered.
-        """
+    async def deliver(self, posts: Sequence[Post]) -> Sequence[Delivered]:
+        """Deliver letters and return what became of each. One that fails disturbs no other."""
 
     async def close(self) -> None:
         """Let go of connections and threads; no delivery is under way any more."""

@@ -9,21 +9,21 @@ which delivers it again if the claim has expired meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
 from services.deliverer.breaker import Breaker
-from services.deliverer.courier import ClaimLost, Courier, Letter, Result
-from shared.claims import Claim
+from services.deliverer.courier import ClaimLost, Courier, Delivered, Letter, Post
+from services.deliverer.outcomes import outcome_of
+from shared.claims import Claim, Delivery, Finished
 from shared.clock import Clock
 from shared.errors import SpoolUnavailable, StateUnavailable, Unreachable
 from shared.faultpoint import reach
-from shared.log import printable
 from shared.message import Addressed, Envelope, Inline, Spooled
-from shared.outcome import DeadLetter, Done, Outcome, Retry, Split, Verdict
+from shared.outcome import DeadLetter, Done, Outcome, Retry
 
 CLAIMED_ELSEWHERE: Final = 10.0
 """Seconds after which to ask again for a message that another process has in hand."""
@@ -49,21 +49,21 @@ def _silent(what: str, /, **about: object) -> None:
 
 
 class Deliveries(Protocol):
-    """The ledger of finished deliveries. Every call may raise StateUnavailable."""
+    """The ledger of finished deliveries. Every call but ``holds`` may raise StateUnavailable."""
 
-    async def claim(self, id_: str, destination: str) -> Claim | None:
-        """Claim a message for this process; None where another, or another task, has it in hand."""
+    async def claim(self, deliveries: Sequence[Delivery]) -> Sequence[Claim | None]:
+        """Claim messages for this process; None where another, or another task, has one in hand."""
 
-    async def finish(self, id_: str, destination: str, receipts: Mapping[str, str]) -> None:
-        """Record these recipients as delivered and drop the claim, durably and in one step.
+    async def finish(self, finished: Sequence[Finished]) -> None:
+        """Record recipients as delivered and drop the claims, durably and in one step.
 
-        Where it raises, the claim still holds.
+        Where it raises, the claims still hold.
         """
 
-    async def unclaim(self, id_: str, destination: str) -> None:
-        """Drop the claim; where it raises, the claim expires by itself."""
+    async def unclaim(self, deliveries: Sequence[Delivery]) -> None:
+        """Drop the claims; where it raises, they expire by themselves."""
 
-    def holds(self, id_: str, destination: str) -> bool:
+    def holds(self, delivery: Delivery) -> bool:
         """Return whether the claim is ours without doubt; it may have expired unnoticed."""
 
 
@@ -72,6 +72,24 @@ class Blobs(Protocol):
 
     def chunks(self, key: str) -> AsyncIterator[bytes]:
         """Yield a blob; raise SpoolMissing or SpoolUnavailable."""
+
+
+@dataclass(slots=True)
+class _Errand:
+    """A message that we have claimed, on its way.
+
+    Attributes:
+        waiting: the recipients that do not have it yet.
+        outcome: what became of it, or what kept it from that; None while nobody knows.
+        receipts: what the far end said, by recipient that has it now.
+    """
+
+    envelope: Envelope[Addressed]
+    delivery: Delivery
+    claim: Claim
+    waiting: Sequence[str]
+    outcome: Outcome | Exception | None = None
+    receipts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Deliverer:
@@ -107,26 +125,35 @@ class Deliverer:
         }
         """The breaker of each destination, by its name."""
 
-    async def handle(self, envelope: Envelope[Addressed]) -> Outcome:
-        """Deliver a message to those of its recipients who do not have it yet.
+    def lane(self, envelope: Envelope[Addressed]) -> str | None:
+        """Return with which other messages one is delivered: those to the same folders.
 
-        Raises:
-            SpoolMissing: it is large, and not in the spool.
-            SpoolUnavailable: it is large, and the spool cannot be read.
+        Alone goes what can take long by itself: to a server, or large.
         """
-        destination = envelope.payload.destination
+        mail = envelope.payload
+        courier = self._couriers.get(mail.destination)
+        joint = courier is not None and courier.joint and isinstance(mail.raw, Inline)
+        return mail.destination if joint else None
+
+    async def handle(
+        self, envelopes: Sequence[Envelope[Addressed]]
+    ) -> Sequence[Outcome | Exception]:
+        """Deliver messages of one lane to those of their recipients who do not have them yet.
+
+        Returns:
+            For each what became of it; SpoolMissing or SpoolUnavailable for one that is large and
+            cannot be read.
+        """
+        destination = envelopes[0].payload.destination
         if destination not in self._couriers:
-            return DeadLetter(
-                f"there is no destination {destination!a}: configure [destinations.{destination}]"
-                " with a url, or direct the message elsewhere, and requeue it"
-            )
+            return [_nowhere(destination)] * len(envelopes)
         away = self._away(destination)
         if away is not None:
-            return away
+            return [away] * len(envelopes)
         try:
-            return await self._claimed(envelope)
+            return await self._claimed(destination, envelopes)
         except StateUnavailable as error:
-            return Retry(f"the ledger of deliveries is out of reach: {error}")
+            return [Retry(f"the ledger of deliveries is out of reach: {error}")] * len(envelopes)
 
     async def close(self) -> None:
         """Let go of every destination."""
@@ -139,31 +166,43 @@ class Deliverer:
         why = f"destination {destination} is left alone for a while: {breaker.why}"
         return Retry(why, after=seconds) if seconds else None
 
-    async def _claimed(self, envelope: Envelope[Addressed]) -> Outcome:
-        key = (envelope.id, envelope.payload.destination)
-        claim = await self._deliveries.claim(*key)
-        if claim is None:
-            return Retry("another process has this message in hand", after=CLAIMED_ELSEWHERE)
-        receipts: dict[str, str] = {}
+    async def _claimed(
+        self, destination: str, envelopes: Sequence[Envelope[Addressed]]
+    ) -> Sequence[Outcome | Exception]:
+        deliveries = [Delivery(envelope.id, destination) for envelope in envelopes]
+        claims = await self._deliveries.claim(deliveries)
+        errands = [
+            None if claim is None else _errand(envelope, delivery, claim)
+            for envelope, delivery, claim in zip(envelopes, deliveries, claims, strict=True)
+        ]
+        ours = [errand for errand in errands if errand is not None]
         try:
-            outcome = await self._undelivered(envelope, claim, receipts)
+            await self._deliver(destination, [errand for errand in ours if errand.waiting])
         except BaseException:
-            with suppress(StateUnavailable):  # the error in hand tells more
-                await self._let_go(key, receipts)
+            await self._let_go(ours)
             raise
-        reach("deliverer", "before-ledger")
-        await self._let_go(key, receipts)
-        reach("deliverer", "after-ledger")
-        return outcome
+        for _ in ours:
+            reach("deliverer", "before-ledger")
+        await self._let_go(ours)
+        for _ in ours:
+            reach("deliverer", "after-ledger")
+        return [_outcome(errand) for errand in errands]
 
-    async def _let_go(self, key: tuple[str, str], receipts: Mapping[str, str]) -> None:
-        if not receipts:
-            await self._deliveries.unclaim(*key)
-            return None
+    async def _let_go(self, errands: Sequence[_Errand]) -> None:
+        done = [Finished(e.delivery, e.receipts) for e in errands if e.receipts]
+        if done:
+            await self._recorded(done)
+        rest = [errand.delivery for errand in errands if not errand.receipts]
+        if rest:
+            with suppress(StateUnavailable):  # they expire by themselves
+                await self._deliveries.unclaim(rest)
+
+    async def _recorded(self, done: Sequence[Finished]) -> None:
+        """Record what was delivered, however long that takes."""
         pause = FIRST_PAUSE
         while True:
             try:
-                return await self._deliveries.finish(*key, receipts)
+                return await self._deliveries.finish(done)
             except StateUnavailable as error:
                 self._tell(error)
                 await self._clock.sleep(pause)
@@ -176,33 +215,27 @@ class Deliverer:
             self._tell_at = now + LONGEST_PAUSE
             self._report(UNRECORDED, why=error)
 
-    async def _undelivered(
-        self, envelope: Envelope[Addressed], claim: Claim, receipts: dict[str, str]
-    ) -> Outcome:
-        mail = envelope.payload
-        waiting = [r for r in dict.fromkeys(mail.recipients) if r not in claim.delivered]
-        if not waiting:
-            return Done("had been delivered before", event="suppressed")
-        away = self._away(mail.destination)  # again: others tried it while this one was claimed
+    async def _deliver(self, destination: str, errands: Sequence[_Errand]) -> None:
+        """Deliver to one destination, and note with each errand what became of it."""
+        if not errands:
+            return
+        away = self._away(destination)  # again: others tried it while these were claimed
         if away is not None:
-            return away
-        letter = self._letter(envelope.id, mail, claim.replay)
-        try:
-            with self.breakers[mail.destination].attempt() as attempt:
-                courier = self._couriers[mail.destination]
-                results = await courier.deliver(letter, mail.sender, waiting)
-                attempt.down = next((r.reply for r in results.values() if r.lost), None)
-        except ClaimLost as error:
-            return Retry(str(error), after=CLAIMED_ELSEWHERE)
-        except Unreachable as error:
-            return Retry(str(error))
-        receipts.update((r, x.reply) for r, x in results.items() if x.verdict == "delivered")
-        return outcome_of(mail, results)
+            for errand in errands:
+                errand.outcome = away
+            return
+        posts = [Post(self._letter(e), e.envelope.payload.sender, e.waiting) for e in errands]
+        with self.breakers[destination].attempt() as attempt:
+            delivered = await self._couriers[destination].deliver(posts)
+            attempt.down = next(filter(None, map(_down, delivered)), None)
+        for errand, results in zip(errands, delivered, strict=True):
+            _note(errand, results)
 
-    def _letter(self, id_: str, mail: Addressed, replay: bool) -> Letter:
-        raw = mail.raw
+    def _letter(self, errand: _Errand) -> Letter:
+        mail, replay = errand.envelope.payload, errand.claim.replay
+        raw, id_ = mail.raw, errand.envelope.id
         size = len(mail.prefix) + raw.size
-        held = partial(self._deliveries.holds, id_, mail.destination)
+        held = partial(self._deliveries.holds, errand.delivery)
         if isinstance(raw, Inline):
             return Letter(id_, mail.prefix, size, partial(_once, raw.data), raw.data, replay, held)
         return Letter(id_, mail.prefix, size, partial(self._blob, raw), None, replay, held)
@@ -221,35 +254,44 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def outcome_of(mail: Addressed, results: Mapping[str, Result]) -> Outcome:
-    """Return what the results for each recipient mean for the message.
-
-    Recipients of ``mail`` without a result had the message before, and need nothing more.
-    """
-    found: list[Verdict] = []
-    by_verdict = {
-        verdict: {r: result for r, result in results.items() if result.verdict == verdict}
-        for verdict in ("delivered", "temporary", "permanent")
-    }
-    if done := by_verdict["delivered"]:
-        found.append(Done(_reason(done)))
-    if later := by_verdict["temporary"]:
-        found.append(Retry(_reason(later), payload=_only(mail, later)))
-    if never := by_verdict["permanent"]:
-        found.append(DeadLetter(_reason(never), payload=_only(mail, never)))
-    return found[0] if len(found) == 1 else Split(tuple(found))
+def _nowhere(destination: str) -> DeadLetter:
+    return DeadLetter(
+        f"there is no destination {destination!a}: configure [destinations.{destination}]"
+        " with a url, or direct the message elsewhere, and requeue it"
+    )
 
 
-def _only(mail: Addressed, recipients: Iterable[str]) -> Addressed | None:
-    kept = tuple(recipients)
-    return None if kept == mail.recipients else replace(mail, recipients=kept)
+def _errand(envelope: Envelope[Addressed], delivery: Delivery, claim: Claim) -> _Errand:
+    recipients = dict.fromkeys(envelope.payload.recipients)
+    waiting = [recipient for recipient in recipients if recipient not in claim.delivered]
+    errand = _Errand(envelope, delivery, claim, waiting)
+    if not waiting:
+        errand.outcome = Done("had been delivered before", event="suppressed")
+    return errand
 
 
-def _reason(results: Mapping[str, Result]) -> str:
-    """Return the replies as one line; where they differ, each with those whom it is about."""
-    about: dict[str, list[str]] = {}
-    for recipient, result in results.items():
-        about.setdefault(result.reply, []).append(printable(recipient))
-    if len(about) == 1:
-        return next(iter(about))
-    return "; ".join(f"{', '.join(names)}: {reply}" for reply, names in about.items())
+def _outcome(errand: _Errand | None) -> Outcome | Exception:
+    if errand is None:
+        return Retry("another process has this message in hand", after=CLAIMED_ELSEWHERE)
+    if errand.outcome is None:
+        return RuntimeError("the courier told nothing of this message")
+    return errand.outcome
+
+
+def _down(delivered: Delivered) -> str | None:
+    """Return how the destination went away, None if it did not."""
+    if isinstance(delivered, Exception):
+        return str(delivered) if isinstance(delivered, Unreachable) else None
+    return next((result.reply for result in delivered.values() if result.lost), None)
+
+
+def _note(errand: _Errand, delivered: Delivered) -> None:
+    if isinstance(delivered, ClaimLost):
+        errand.outcome = Retry(str(delivered), after=CLAIMED_ELSEWHERE)
+    elif isinstance(delivered, Unreachable):
+        errand.outcome = Retry(str(delivered))
+    elif isinstance(delivered, Exception):
+        errand.outcome = delivered
+    else:
+        errand.receipts = {r: x.reply for r, x in delivered.items() if x.verdict == "delivered"}
+        errand.outcome = outcome_of(errand.envelope.payload, delivered)

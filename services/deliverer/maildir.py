@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
+from services.deliverer import drafts
 from services.deliverer.addresses import unstorable
-from services.deliverer.courier import Letter, Result
+from services.deliverer.courier import Delivered, Letter, Post, Result, same_for_all
+from services.deliverer.drafts import Draft
 from services.deliverer.line_ends import lf
-from services.deliverer.store import FileStore, NewFile, discard, failure, make_directory, stored
-from shared.faultpoint import reach
+from services.deliverer.store import FileStore, NewFile, failure, make_directory
 from shared.log import printable
 
 PLACEHOLDERS: Final = ("mailbox", "local", "domain")
@@ -41,72 +42,54 @@ class MaildirCourier:
     """
 
     def __init__(self, template: str, store: FileStore) -> None:
-        self._template = template
+        # Cached: mail comes to the same few mailboxes again and again.
+        self._maildir_of = lru_cache(4096)(partial(maildir_of, template))
         self._store = store
 
-    async def deliver(
-        self, letter: Letter, sender: str, recipients: Sequence[str]
-    ) -> Mapping[str, Result]:
-        """Deliver a letter and return what became of it for each recipient.
+    @property
+    def joint(self) -> bool:
+        """True: files are synced together."""
+        return True
 
-        Args:
-            letter: the message.
-            sender: the envelope sender; not used, a Return-Path line is part of the prefix.
-            recipients: the envelope recipients. Those who share a Maildir get one file.
+    async def deliver(self, posts: Sequence[Post]) -> Sequence[Delivered]:
+        """Deliver letters and return what became of each.
 
-        Raises:
-            SpoolMissing: the message is not in the spool; nothing was delivered.
-            SpoolUnavailable: the message could not be read; nothing was delivered.
-            ClaimLost: the message is no longer ours; nothing was delivered.
+        The envelope sender is not used, a Return-Path line is part of a letter. Recipients who
+        share a Maildir get one file.
         """
-        places = {recipient: maildir_of(self._template, recipient) for recipient in recipients}
-        maildirs = {place for place in places.values() if isinstance(place, str)}
-        results = await self._into(letter, maildirs)
-        return {
-            recipient: place if isinstance(place, Result) else results[place]
-            for recipient, place in places.items()
-        }
+        return await drafts.deliver(self._store, posts, self._write)
 
     async def close(self) -> None:
         """Let go of the threads."""
         await self._store.close()
 
-    async def _into(self, letter: Letter, maildirs: Iterable[str]) -> dict[str, Result]:
-        """Deliver into these Maildirs; write to all of them before any delivery is complete."""
-        results: dict[str, Result] = {}
-        staged: dict[str, NewFile] = {}
-        try:
-            for maildir in maildirs:
-                try:
-                    staged[maildir] = await self._stage(letter, maildir)
-                except OSError as error:
-                    results[maildir] = failure(error)
-            letter.check()
-        except BaseException:
-            for file in staged.values():
-                discard(file)
-            raise
-        for maildir, file in staged.items():
-            reach("deliverer", "before-file")
-            results[maildir] = await self._put(letter, file, maildir)
-        return results
+    async def _write(self, post: Post, draft: Draft) -> None:
+        for place, recipients in self._places(post.recipients).items():
+            if isinstance(place, str):
+                await self._copy(post.letter, place, recipients, draft)
+            else:
+                draft.results |= same_for_all(recipients, place)
 
-    async def _stage(self, letter: Letter, maildir: str) -> NewFile:
+    def _places(self, recipients: Sequence[str]) -> dict[str | Result, list[str]]:
+        places: dict[str | Result, list[str]] = {}
+        for recipient in recipients:
+            places.setdefault(self._maildir_of(recipient), []).append(recipient)
+        return places
+
+    async def _copy(
+        self, letter: Letter, maildir: str, recipients: Sequence[str], draft: Draft
+    ) -> None:
         temporary = f"{maildir}/{TMP}/{self._store.temporary_name(letter.id)}"
         prepare = partial(_make_maildir, maildir)
         file = NewFile(temporary, f"{maildir}/new", f"{letter.id}{SUFFIX}", prepare=prepare)
-        return await self._store.stage(file, b"", letter, lf)
-
-    async def _put(self, letter: Letter, file: NewFile, maildir: str) -> Result:
         try:
             if letter.replay and await self._store.run(_was_read, f"{maildir}/cur", file.name):
-                discard(file)
-                return Result("delivered", f"was read before: {printable(maildir)}/cur")
-            new = await self._store.put(file)
+                read = Result("delivered", f"was read before: {printable(maildir)}/cur")
+                draft.results |= same_for_all(recipients, read)
+                return
+            draft.copies.append((await self._store.stage(file, b"", letter, lf), recipients))
         except OSError as error:
-            discard(file)
-            return failure(error)
-        return stored(file, new=new)
+            draft.results |= same_for_all(recipients, failure(error))
 
 
 def maildir_of(template: str, recipient: str) -> str | Result:

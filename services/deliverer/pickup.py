@@ -8,12 +8,14 @@ the id of the message and of its envelope, so while the file lies there, it is n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from services.deliverer import drafts
 from services.deliverer.addresses import refusals
-from services.deliverer.courier import ClaimLost, Letter, Result, same_for_all
+from services.deliverer.courier import Delivered, Letter, Post, same_for_all
+from services.deliverer.drafts import Draft
 from services.deliverer.line_ends import crlf
-from services.deliverer.store import FileStore, NewFile, discard, failure, stored
+from services.deliverer.store import FileStore, NewFile, failure
 
 
 class PickupCourier:
@@ -28,40 +30,35 @@ class PickupCourier:
         self._folder = folder
         self._store = store
 
-    async def deliver(
-        self, letter: Letter, sender: str, recipients: Sequence[str]
-    ) -> Mapping[str, Result]:
-        """Deliver a letter, as one file for all recipients, and return what became of it for each.
+    @property
+    def joint(self) -> bool:
+        """True: files are synced together."""
+        return True
 
-        Raises:
-            SpoolMissing: the message is not in the spool; nothing was delivered.
-            SpoolUnavailable: the message could not be read; nothing was delivered.
-            ClaimLost: the message is no longer ours; nothing was delivered.
-        """
-        refused = refusals(sender, recipients)
-        rest = [recipient for recipient in recipients if recipient not in refused]
-        if rest:
-            head = _envelope(sender, rest)
-            refused |= same_for_all(rest, await self._drop(letter, head))
-        return refused
+    async def deliver(self, posts: Sequence[Post]) -> Sequence[Delivered]:
+        """Deliver letters, each as one file for all its recipients; return what became of each."""
+        return await drafts.deliver(self._store, posts, self._write)
 
     async def close(self) -> None:
         """Let go of the threads."""
         await self._store.close()
 
-    async def _drop(self, letter: Letter, head: bytes) -> Result:
+    async def _write(self, post: Post, draft: Draft) -> None:
+        letter, sender, recipients = post
+        draft.results |= refusals(sender, recipients)
+        rest = [recipient for recipient in recipients if recipient not in draft.results]
+        if rest:
+            await self._copy(letter, _envelope(sender, rest), rest, draft)
+
+    async def _copy(
+        self, letter: Letter, head: bytes, recipients: Sequence[str], draft: Draft
+    ) -> None:
         temporary = f"{self._folder}/{self._store.temporary_name(letter.id)}"
         file = NewFile(temporary, self._folder, f"{letter.id}-{_digest(head)}.eml")
         try:
-            staged = await self._store.stage(file, head, letter, crlf)
-            letter.check()
-            new = await self._store.put(staged)
+            draft.copies.append((await self._store.stage(file, head, letter, crlf), recipients))
         except OSError as error:
-            return failure(error)
-        except ClaimLost:
-            discard(file)
-            raise
-        return stored(file, new=new)
+            draft.results |= same_for_all(recipients, failure(error))
 
 
 def _envelope(sender: str, recipients: Sequence[str]) -> bytes:

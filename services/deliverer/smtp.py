@@ -6,10 +6,11 @@ turns out to be dead costs one fresh try, not a failure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Sequence
 
 from services.deliverer.addresses import refusals
-from services.deliverer.courier import Letter, Result
+from services.deliverer.courier import Delivered, Letter, Post, Result
 from services.deliverer.pool import Pool
 from services.deliverer.session import Target
 from services.deliverer.transaction import transact
@@ -29,25 +30,23 @@ class SmtpCourier:
     def __init__(self, target: Target, clock: Clock, connections: int = 8) -> None:
         self._pool = Pool(target, clock, connections)
 
-    async def deliver(
-        self, letter: Letter, sender: str, recipients: Sequence[str]
-    ) -> Mapping[str, Result]:
-        """Deliver a letter and return what became of it for each recipient.
+    @property
+    def joint(self) -> bool:
+        """False: a server may take minutes for one letter, and nothing for the next."""
+        return False
 
-        Args:
-            letter: the message.
-            sender: the envelope sender, "" for the null sender.
-            recipients: the envelope recipients.
+    async def deliver(self, posts: Sequence[Post]) -> Sequence[Delivered]:
+        """Deliver letters at the same time and return what became of each."""
+        return await asyncio.gather(*map(self._deliver, posts))
 
-        Raises:
-            Unreachable: the server is down, or does not let us in; nothing was delivered.
-            SpoolMissing: the message is not in the spool; nothing was delivered.
-            SpoolUnavailable: the message could not be read; nothing was delivered.
-            ClaimLost: the message is no longer ours; nothing was delivered.
-        """
+    async def _deliver(self, post: Post) -> Delivered:
+        letter, sender, recipients = post
         refused = refusals(sender, recipients)
         rest = [recipient for recipient in recipients if recipient not in refused]
-        return refused | await self._transact(letter, sender, rest) if rest else refused
+        try:
+            return refused | await self._transact(letter, sender, rest) if rest else refused
+        except Exception as error:  # noqa: BLE001  (that of one letter; whose fault, its type says)
+            return error
 
     async def _transact(
         self, letter: Letter, sender: str, recipients: Sequence[str]

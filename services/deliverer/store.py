@@ -14,13 +14,14 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
 from services.deliverer.courier import Letter, Result, Verdict
 from services.deliverer.line_ends import LineEnds
+from shared.faultpoint import reach
 from shared.grouped import Grouped
 from shared.log import printable
 
@@ -72,10 +73,11 @@ class FileStore:
         self._syncers = ThreadPoolExecutor(SYNCERS, thread_name_prefix=f"sync-{name}")
         self._publish = Grouped(partial(publish, self._syncers), self._threads, BATCH)
         self._serial = itertools.count()
+        self._pid = os.getpid()
 
     def temporary_name(self, id_: str) -> str:
         """Return a file name for a message that nobody else on this machine uses."""
-        return f"{id_}.{os.getpid()}-{next(self._serial)}.tmp"
+        return f"{id_}.{self._pid}-{next(self._serial)}.tmp"
 
     async def stage(
         self, file: NewFile, head: bytes, letter: Letter, convert: Callable[[bytes], bytes]
@@ -96,7 +98,8 @@ class FileStore:
             SpoolUnavailable: as ``Letter.chunks`` does.
         """
         if letter.data is not None:
-            return replace(file, data=convert(head + letter.prefix + letter.data))
+            data = convert(head + letter.prefix + letter.data)
+            return NewFile(file.temporary, file.directory, file.name, data, file.prepare)
         fd = await self.run(_create, file)
         try:
             await self._copy(fd, head + letter.prefix, letter, LineEnds(convert))
@@ -113,13 +116,14 @@ class FileStore:
             await self.run(_write, fd, ends.feed(chunk))
         await self.run(_write, fd, ends.end())
 
-    async def put(self, file: NewFile) -> bool:
-        """Make a staged file appear, durably; return False if its final name was there before.
+    async def put(self, files: Sequence[NewFile]) -> Sequence[bool | Exception]:
+        """Make staged files appear, durably.
 
-        Raises:
-            OSError: it could not be done. A file of that name may be there all the same.
+        Returns:
+            For each True, False if its final name was there before, or an OSError. A file of that
+            name may be there all the same.
         """
-        return await self._publish(file)
+        return await self._publish.all(files) if files else ()
 
     async def run(self, work: Callable[..., _T], *arguments: object) -> _T:
         """Return what a blocking function returns, called in a thread."""
@@ -223,6 +227,7 @@ def _sync(fd: int) -> None:
 
 
 def _place(file: NewFile) -> bool:
+    reach("deliverer", "before-file")
     try:
         os.link(file.temporary, file.final, follow_symlinks=False)
     except FileExistsError:

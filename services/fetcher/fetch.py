@@ -13,7 +13,7 @@ could not be told when the account is due, as soon as the database is back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from services.fetcher.account import Account, backoff
@@ -68,8 +68,14 @@ class Fetcher:
         """Accounts of which the state database could not be told that they are due again. It takes
         them for queued until the schedule gives them back."""
 
-    async def handle(self, envelope: Envelope[Poll]) -> Outcome:
-        """Poll the account of this job; what goes wrong with the account is reported here."""
+    async def handle(self, envelopes: Sequence[Envelope[Poll]]) -> Sequence[Outcome]:
+        """Poll the accounts of these jobs, one after the other.
+
+        What goes wrong with an account is reported here.
+        """
+        return [await self._job(envelope) for envelope in envelopes]
+
+    async def _job(self, envelope: Envelope[Poll]) -> Outcome:
         name = envelope.account
         account = self._accounts.get(name)
         if account is None:

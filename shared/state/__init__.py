@@ -18,13 +18,13 @@ from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import Connection
 
-from shared.claims import Claim, Entry, Known
+from shared.claims import Claim, Delivery, Entry, Finished, Known
 from shared.clock import Clock, SystemClock
 from shared.errors import StateUnavailable
 from shared.grouped import Grouped
 from shared.state.batch import Asked, Batch, Operation, run_all
 from shared.state.database import Database
-from shared.state.deliveries import CLAIM, FINISH, UNCLAIM, Delivery, Finished
+from shared.state.deliveries import CLAIM, FINISH, UNCLAIM, lease_of
 from shared.state.leases import EXPIRE, GIVE_BACK, LEASE, RENEW, RENEWAL, TAKE
 from shared.state.ledger import FORGET, KNOWN, RECORD, SEEN, Gone, Record
 from shared.state.owner import new_owner
@@ -216,65 +216,62 @@ class State:
         """Return how every account stands, for the operator."""
         return await self._ask(ACCOUNTS, None)
 
-    async def claim(self, id_: str, destination: str) -> Claim | None:
-        """Claim a message for delivery to a destination.
+    async def claim(self, deliveries: Sequence[Delivery]) -> list[Claim | None]:
+        """Claim messages for delivery.
 
         Returns:
-            What is known of its delivery; None where somebody has it in hand, this process or
-            another one that is alive.
+            For each what is known of its delivery; None where somebody has it in hand, this process
+            or another one that is alive.
 
         Raises:
-            StateUnavailable: nobody knows; a lease that was taken all the same expires by itself.
+            StateUnavailable: nobody knows; what was taken all the same expires by itself.
         """
-        delivery = Delivery(id_, destination)
-        if delivery in self._claims:
-            return None
-        asked = self._claims[delivery] = self._clock.monotonic()
-        claim: Claim | None = None
+        asked = dict.fromkeys(d for d in deliveries if d not in self._claims)
+        now = self._clock.monotonic()
+        self._claims.update(dict.fromkeys(asked, now))
+        found: dict[Delivery, Claim | None] = {}
         try:
-            claim = await self._ask(CLAIM, delivery)
+            answers = await self._ask_all(CLAIM, list(asked))
+            found = dict(zip(asked, answers, strict=True))
         finally:
-            if claim is None:
-                self._claims.pop(delivery, None)
-            else:
-                self._claims[delivery] = asked  # a renewal meanwhile did not find it yet
-        return claim
+            for delivery in asked:
+                if found.get(delivery) is None:
+                    self._claims.pop(delivery, None)
+                else:
+                    self._claims[delivery] = now  # a renewal meanwhile did not find it yet
+        return [found.pop(delivery, None) for delivery in deliveries]
 
-    def holds(self, id_: str, destination: str) -> bool:
+    def holds(self, delivery: Delivery) -> bool:
         """Return whether a claim is ours without doubt: by our own clock it cannot have expired."""
-        since = self._claims.get(Delivery(id_, destination))
+        since = self._claims.get(delivery)
         return since is not None and self._clock.monotonic() - since < LEASE
 
-    async def finish(self, id_: str, destination: str, receipts: Mapping[str, str]) -> None:
-        """Record recipients as delivered and give the claim back, in one transaction.
-
-        Args:
-            id_: the message.
-            destination: where it went.
-            receipts: by recipient, what the far end said.
+    async def finish(self, finished: Sequence[Finished]) -> None:
+        """Record recipients as delivered and give the claims back, in one transaction.
 
         Raises:
-            StateUnavailable: it may not be recorded. The claim is still held; ``unclaim`` then
+            StateUnavailable: it may not be recorded. The claims are still held; ``unclaim`` then
                 leaves a mark, by which the next claim is a replay.
         """
-        delivery = Delivery(id_, destination)
-        self._unrecorded.add(delivery)
-        await self._ask(FINISH, Finished(delivery, receipts))
-        self._unrecorded.discard(delivery)
-        self._claims.pop(delivery, None)
+        deliveries = [delivery for delivery, _ in finished]
+        self._unrecorded.update(deliveries)
+        await self._ask_all(FINISH, finished)
+        self._unrecorded.difference_update(deliveries)
+        for delivery in deliveries:
+            self._claims.pop(delivery, None)
 
-    async def unclaim(self, id_: str, destination: str) -> None:
-        """Give a claim back with nothing to record.
+    async def unclaim(self, deliveries: Sequence[Delivery]) -> None:
+        """Give claims back with nothing to record.
 
         Raises:
-            StateUnavailable: the lease runs until it expires; here it counts as given back.
+            StateUnavailable: the leases run until they expire; here they count as given back.
         """
-        delivery = Delivery(id_, destination)
-        self._claims.pop(delivery, None)
-        if delivery in self._unrecorded:  # its lease is the mark: not renewed, not given back
-            self._unrecorded.discard(delivery)
-            return
-        await self._ask(UNCLAIM, delivery)
+        for delivery in deliveries:
+            self._claims.pop(delivery, None)
+        # The lease of one that could not be recorded is the mark: not renewed, not given back.
+        marked = self._unrecorded.intersection(deliveries)
+        self._unrecorded -= marked
+        await self._ask_all(UNCLAIM, [d for d in deliveries if d not in marked])
 
     async def prune(self, older_than: float) -> int:
         """Delete finished deliveries, and identities that no maildrop holds any more.
@@ -299,6 +296,11 @@ class State:
     async def _ask(self, operation: Operation[T, R], item: T) -> R:
         return cast(R, await self._grouped((operation, item)))
 
+    async def _ask_all(self, operation: Operation[T, R], items: Sequence[T]) -> Sequence[R]:
+        if not items:
+            return ()
+        return cast(Sequence[R], await self._grouped.all([(operation, item) for item in items]))
+
     def _run(self, asked: Sequence[Asked]) -> Sequence[Any]:
         writes = any(operation.writes for operation, _ in asked)
         return self._database.transaction(partial(self._answer, asked), writes=writes)
@@ -310,7 +312,7 @@ class State:
         while True:
             await self._clock.sleep(RENEWAL)
             claims = list(self._claims)
-            names = [*self._held, *(delivery.lease for delivery in claims)]
+            names = [*self._held, *(lease_of(delivery) for delivery in claims)]
             if names:
                 with contextlib.suppress(StateUnavailable):  # every other call says so as well
                     await self._renewed(claims, names)
@@ -320,4 +322,4 @@ class State:
         ours = await self._ask(RENEW, names)
         for delivery in claims:
             if delivery in self._claims:
-                self._claims[delivery] = since if delivery.lease in ours else -math.inf
+                self._claims[delivery] = since if lease_of(delivery) in ours else -math.inf

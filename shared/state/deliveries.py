@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from sqlalchemy import Executable, bindparam, select
 
-from shared.claims import Claim
+from shared.claims import Claim, Delivery, Finished
 from shared.state.batch import Batch, Operation, chunks, insert_into
 from shared.state.leases import give_back, take
 from shared.state.schema import DELIVERED
@@ -21,23 +21,9 @@ from shared.state.schema import DELIVERED
 PREFIX: Final = "delivery:"
 
 
-class Delivery(NamedTuple):
-    """One message on its way to one destination."""
-
-    id: str
-    destination: str
-
-    @property
-    def lease(self) -> str:
-        """The name of its lease."""
-        return f"{PREFIX}{self.destination}:{self.id}"
-
-
-class Finished(NamedTuple):
-    """What has been delivered, and by recipient what the far end said."""
-
-    delivery: Delivery
-    receipts: Mapping[str, str]
+def lease_of(delivery: Delivery) -> str:
+    """Return the name of the lease on a delivery."""
+    return f"{PREFIX}{delivery.destination}:{delivery.id}"
 
 
 _DELIVERED: Final = select(DELIVERED.c.id, DELIVERED.c.destination, DELIVERED.c.recipient).where(
@@ -46,13 +32,14 @@ _DELIVERED: Final = select(DELIVERED.c.id, DELIVERED.c.destination, DELIVERED.c.
 
 
 def _claim(batch: Batch, deliveries: Sequence[Delivery]) -> Sequence[Claim | None]:
-    ours = take(batch, {delivery.lease for delivery in deliveries})
-    delivered = _delivered(batch, sorted({d.id for d in deliveries if d.lease in ours}))
+    leases = [lease_of(delivery) for delivery in deliveries]
+    ours = take(batch, set(leases))
+    delivered = _delivered(
+        batch, sorted({d.id for d, lease in zip(deliveries, leases, strict=True) if lease in ours})
+    )
     return [
-        Claim(frozenset(delivered.get(delivery, ())), ours[delivery.lease])
-        if delivery.lease in ours
-        else None
-        for delivery in deliveries
+        Claim(frozenset(delivered.get(delivery, ())), ours[lease]) if lease in ours else None
+        for delivery, lease in zip(deliveries, leases, strict=True)
     ]
 
 
@@ -79,7 +66,7 @@ def _finish(batch: Batch, finished: Sequence[Finished]) -> Sequence[None]:
     ]
     if rows:
         batch.connection.execute(_record(batch.dialect), rows)
-    return give_back(batch, [delivery.lease for delivery, _ in finished])
+    return give_back(batch, [lease_of(delivery) for delivery, _ in finished])
 
 
 @cache
@@ -90,7 +77,7 @@ def _record(dialect: str) -> Executable:
 
 
 def _unclaim(batch: Batch, deliveries: Sequence[Delivery]) -> Sequence[None]:
-    return give_back(batch, [delivery.lease for delivery in deliveries])
+    return give_back(batch, [lease_of(delivery) for delivery in deliveries])
 
 
 CLAIM: Final = Operation(_claim)

@@ -5,12 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.deliverer.courier import Courier
 from shared.errors import Unreachable
 from tests.corpus.messages import sample_messages
 from tests.servers.postfix import Postfix, postfix
 from tests.servers.process import free_port, wait_until
-from tests.unit.deliverer.letters import PREFIX, SENDER, courier, letter
+from tests.unit.deliverer.letters import PREFIX, SENDER, One, courier, letter
 
 BOXES = tuple(f"box{i}" for i in range(20))
 
@@ -36,7 +35,7 @@ def arrived(server: Postfix, box: str, count: int) -> list[bytes]:
     return sorted(server.messages(box))
 
 
-async def deliver_all(smtp: Courier, messages: list[bytes], recipient: str) -> set[str]:
+async def deliver_all(smtp: One, messages: list[bytes], recipient: str) -> set[str]:
     results = await asyncio.gather(
         *(smtp.deliver(letter(m, id_=f"{i}"), SENDER, [recipient]) for i, m in enumerate(messages))
     )

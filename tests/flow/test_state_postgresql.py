@@ -10,6 +10,7 @@ import pytest
 from shared.claims import Claim, Entry
 from shared.errors import ConfigError, StateUnavailable
 from shared.state import State, new_owner
+from tests.claims import claim_one, finish_one, unclaim_one
 from tests.servers.postgresql import PostgresqlServer, postgresql
 from tests.unit.state.suite import StateSuite
 
@@ -48,17 +49,17 @@ class TestServer:
         self, server: PostgresqlServer, url: str
     ) -> None:
         state = await State.open(url, owner=new_owner(), patience=0.5)
-        assert await state.claim("id", "default") == Claim(frozenset(), replay=False)
+        assert await claim_one(state, "id", "default") == Claim(frozenset(), replay=False)
         server.stop()
         try:
             with pytest.raises(StateUnavailable, match="refused"):
-                await state.finish("id", "default", {"a@x": "250"})
+                await finish_one(state, "id", "default", {"a@x": "250"})
             with pytest.raises(StateUnavailable):
                 await State.open(url, owner=new_owner(), patience=0.5)
         finally:
             server.start()
-        await state.finish("id", "default", {"a@x": "250"})
-        claim = await state.claim("id", "default")
+        await finish_one(state, "id", "default", {"a@x": "250"})
+        claim = await claim_one(state, "id", "default")
         assert claim == Claim(frozenset({"a@x"}), replay=False)
         await state.close()
 
@@ -90,18 +91,18 @@ class TestServer:
             id_ = f"{number}"
             while True:
                 try:
-                    if await state.claim(id_, "default") is not None:
-                        return await state.finish(id_, "default", {"a@x": "250"})
+                    if await claim_one(state, id_, "default") is not None:
+                        return await finish_one(state, id_, "default", {"a@x": "250"})
                 except StateUnavailable:
                     with contextlib.suppress(StateUnavailable):
-                        await state.unclaim(id_, "default")
+                        await unclaim_one(state, id_, "default")
 
         cutting = asyncio.create_task(cut())
         for start in range(0, 200, 20):
             await asyncio.gather(*(deliver(n) for n in range(start, start + 20)))
         stop.set()
         await cutting
-        claims = await asyncio.gather(*(state.claim(f"{n}", "default") for n in range(200)))
+        claims = await asyncio.gather(*(claim_one(state, f"{n}", "default") for n in range(200)))
         assert {claim and claim.delivered for claim in claims} == {frozenset({"a@x"})}
         await state.close()
 

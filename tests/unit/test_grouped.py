@@ -104,3 +104,26 @@ async def test_a_closed_executor_is_told_to_every_caller() -> None:
     for _ in range(2):
         with pytest.raises(RuntimeError):
             await double(2)
+
+
+async def test_one_who_asks_for_many_gets_all_answers_from_one_batch(
+    executor: ThreadPoolExecutor,
+) -> None:
+    run = Doubling()
+    double = Grouped(run, executor, limit=4)
+    first, second, third = await asyncio.gather(
+        double.all([0, 1, 2]), double.all([4, 6]), double.all([8])
+    )
+    assert (first[0], str(first[1]), first[2]) == (0, "1 is odd", 4)
+    assert [*second, *third] == [8, 12, 16]
+    assert run.batches == [[0, 1, 2], [4, 6, 8]]
+
+
+async def test_more_than_the_limit_at_once_is_a_batch_of_its_own(
+    executor: ThreadPoolExecutor,
+) -> None:
+    run = Doubling()
+    double = Grouped(run, executor, limit=2)
+    answers = await asyncio.gather(double.all([0, 2, 4]), double.all([6]))
+    assert [list(answer) for answer in answers] == [[0, 4, 8], [12]]
+    assert run.batches == [[0, 2, 4], [6]]

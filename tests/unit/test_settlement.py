@@ -9,7 +9,7 @@ from shared import wire
 from shared.message import Addressed, Envelope, Inline, Payload, Poll, Raw, Spooled, Summary
 from shared.outcome import DeadLetter, Done, Forward, Outcome, Quarantine, Retry, Split
 from shared.queues import Tier
-from shared.settlement import RetryPolicy, Settlement, settlement, undecodable
+from shared.settlement import RetryPolicy, Route, Settlement, undecodable
 
 NOW = 1_700_000_000.0
 POLICY = RetryPolicy((Tier("30s", 30), Tier("5m", 300), Tier("2h", 7200)), 5 * 86_400.0)
@@ -27,9 +27,7 @@ def envelope(payload: Payload | None = None, **changes: Any) -> Envelope[Payload
 
 
 def settle(e: Envelope[Payload], outcome: Outcome, now: float = NOW) -> Settlement:
-    return settlement(
-        e, outcome, stage="deliverer", inbox="pickup", outbox="next", policy=POLICY, now=now
-    )
+    return Route("deliverer", "pickup", "next", POLICY).settlement(e, outcome, now)
 
 
 def test_forward_starts_the_next_stage_with_a_clean_count_and_a_longer_trail() -> None:
@@ -115,15 +113,9 @@ def test_bytes_that_are_no_envelope_are_kept_as_they_are() -> None:
 
 
 def test_a_poll_job_is_never_retried_for_the_schedule_makes_another() -> None:
-    follows = settlement(
-        Envelope("poll-a", "a", Poll(), NOW),
-        Retry("database away"),
-        stage="fetcher",
-        inbox="poll",
-        outbox=None,
-        policy=POLICY,
-        now=NOW,
-    )
+    job = Envelope("poll-a", "a", Poll(), NOW)
+    route = Route("fetcher", "poll", None, POLICY)
+    follows = route.settlement(job, Retry("database away"), NOW)
     assert [s.send for s in follows.steps] == [None]
 
 

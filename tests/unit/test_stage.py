@@ -1,13 +1,14 @@
 """The runner over a real embedded broker: what becomes of a delivery, whatever the handler does."""
 
 import asyncio
+import inspect
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import pytest
@@ -26,7 +27,7 @@ from shared.queues import PICKUP, QUARANTINE, Tier, plan
 from shared.runner import FAREWELL, HEAD_START, SUSPECT, Runner
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
-from shared.stage import Stage
+from shared.stage import Compute, Perform, Stage, alone
 from tests.clock import ManualClock
 
 TIERS = (Tier("1h", 3600),)
@@ -40,7 +41,7 @@ MAIL = Addressed(
     "default",
     b"X: y\r\n",
 )
-Handle = Callable[[Envelope[Any]], Outcome | Awaitable[Outcome]]
+Handle = Compute | Perform | Callable[[Envelope[Any]], Awaitable[Outcome]]
 
 
 @dataclass
@@ -70,9 +71,26 @@ class Bench:
             await asyncio.sleep(0)
 
 
+def one_by_one(handle: Handle) -> Compute | Perform:
+    """Return what a stage has: one that does I/O is given the messages of a lane."""
+    if not inspect.iscoroutinefunction(handle):
+        return cast(Compute, handle)
+
+    wait = cast(Callable[[Envelope[Any]], Awaitable[Outcome]], handle)
+
+    async def perform(envelopes: Sequence[Envelope[Any]]) -> Sequence[Outcome | Exception]:
+        return [await wait(envelope) for envelope in envelopes]
+
+    return perform
+
+
 @asynccontextmanager
 async def at_work(
-    folder: Path, handle: Handle, concurrency: int = 8, clock: Clock | None = None
+    folder: Path,
+    handle: Handle,
+    concurrency: int = 8,
+    clock: Clock | None = None,
+    lane: Callable[[Envelope[Any]], str | None] = alone,
 ) -> AsyncIterator[Bench]:
     broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="test")
     spool = Spool(str(folder / "spool"))
@@ -85,7 +103,8 @@ async def at_work(
         asyncio.Event(),
     )
     await broker.open()
-    stage = Stage("deliverer", PICKUP, Addressed, None, handle, concurrency)
+    whole = one_by_one(handle) if lane is alone else cast(Perform, handle)
+    stage = Stage("deliverer", PICKUP, Addressed, None, whole, concurrency, lane)
     policy = RetryPolicy(TIERS, 86_400)
     runner = Runner(stage, broker, policy, log, clock or SystemClock(), spool)
     running = asyncio.create_task(runner.run(bench.stop, grace=5))
@@ -264,6 +283,41 @@ async def test_a_full_or_missing_outbox_holds_the_delivery_back(tmp_path: Path) 
     assert [m.message_id for m in steward.browse(PICKUP)] == ["a"]
     assert log.counts["retrying"] == 0
     steward.close()
+
+
+async def test_messages_of_a_lane_are_handled_together_and_wait_for_no_other(
+    tmp_path: Path,
+) -> None:
+    """Lanes are the first letters of ids here; what begins with x has none."""
+    begun, hold = list[list[str]](), asyncio.Event()
+
+    async def perform(envelopes: Sequence[Envelope[Any]]) -> Sequence[Outcome | Exception]:
+        begun.append([envelope.id for envelope in envelopes])
+        if envelopes[0].id == "b1":
+            await hold.wait()
+        return [KeyError("a defect") if e.id == "a2" else Done("250 ok") for e in envelopes]
+
+    def lane(envelope: Envelope[Any]) -> str | None:
+        return None if envelope.id.startswith("x") else str(envelope.id[0])
+
+    async with at_work(tmp_path, perform, lane=lane) as bench:
+        await bench.put("a1", "b1", "a2", "x1", "b2", "x2", "a3")
+        await bench.events("delivered", 4)
+        assert sorted(begun) == [["a1", "a2", "a3"], ["b1", "b2"], ["x1"], ["x2"]]
+        await bench.until("pickup.retry.1h", 1)
+        hold.set()
+        await bench.events("delivered", 6)
+        (kept,) = bench.steward.browse("pickup.retry.1h")
+        assert (kept.message_id, bench.log.counts["crashed"]) == ("a2", 1)
+
+
+async def test_what_a_handler_of_a_lane_raises_is_a_retry_of_that_lane(tmp_path: Path) -> None:
+    async def perform(envelopes: Sequence[Envelope[Any]]) -> Sequence[Outcome | Exception]:
+        raise SpoolUnavailable("the disk is away")
+
+    async with at_work(tmp_path, perform, lane=lambda _: "one") as bench:
+        await bench.put("a", "b")
+        await bench.until("pickup.retry.1h", 2)
 
 
 def test_a_policy_needs_a_tier() -> None:

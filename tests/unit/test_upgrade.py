@@ -41,6 +41,7 @@ from shared.spool import Spool
 from shared.stage import Stage
 from shared.state import State
 from shared.state import schema as state_schema
+from tests.claims import claim_one
 from tests.clock import ManualClock
 
 OLD = Path(__file__).parent / "upgrade"
@@ -279,7 +280,7 @@ async def remembers(state: State) -> None:
     known = await state.known("sales")
     assert {uidl: one.id for uidl, one in known.items()} == {"UID-1": "id-1", "UID-\x002": "id-2"}
     assert await state.seen(["id-1", "id-3"]) == {"id-1"}
-    claim = await state.claim("id-1", "default")
+    claim = await claim_one(state, "id-1", "default")
     assert claim is not None
     assert set(claim.delivered) == {"sales@corp.example"}
     assert (await state.accounts())["info"].failures == 1

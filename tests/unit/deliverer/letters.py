@@ -1,10 +1,11 @@
 """Letters for couriers, and couriers for letters."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
-from services.deliverer.courier import Courier, Letter
+from services.deliverer.courier import Courier, Letter, Post, Result
 from services.deliverer.couriers import courier_for
 from tests.clock import ManualClock
 
@@ -39,16 +40,32 @@ def letter(
     return Letter(id_, prefix, length, read, None if spooled else message, replay, lambda: held)
 
 
+@dataclass(frozen=True)
+class One:
+    """A courier that is given one letter at a time."""
+
+    courier: Courier
+
+    async def deliver(
+        self, letter: Letter, sender: str, recipients: Sequence[str]
+    ) -> Mapping[str, Result]:
+        """Deliver a letter; raise what kept it from being delivered."""
+        (delivered,) = await self.courier.deliver([Post(letter, sender, recipients)])
+        if isinstance(delivered, Exception):
+            raise delivered
+        return delivered
+
+
 @asynccontextmanager
 async def courier(
     url: str, clock: ManualClock | None = None, *, connections: int = 8, patience: float = 1.0
-) -> AsyncIterator[Courier]:
+) -> AsyncIterator[One]:
     """Open the courier for a URL until the block ends."""
     made = courier_for(
         "local", url, clock=clock or ManualClock(), connections=connections, patience=patience
     )
     try:
-        yield made
+        yield One(made)
     finally:
         await made.close()
 

@@ -71,5 +71,6 @@ def test_a_password_is_in_no_repr() -> None:
 
 async def test_a_url_may_hold_percent_encoded_bytes(tmp_path: Path) -> None:
     courier = courier_for("local", f"maildir://{tmp_path}/a%20b")
-    assert courier._template == f"{tmp_path}/a b"  # type: ignore[attr-defined]
+    place = courier._maildir_of("anna@corp.example")  # type: ignore[attr-defined]
+    assert place == f"{tmp_path}/a b"
     await courier.close()

@@ -1,13 +1,13 @@
 """The story of a delivery: a real ledger, a real spool, and couriers that do as they are told."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from services.deliverer.courier import Letter, Result
+from services.deliverer.courier import ClaimLost, Delivered, Letter, Post, Result
 from services.deliverer.deliver import (
     CLAIMED_ELSEWHERE,
     LONGEST_PAUSE,
@@ -15,12 +15,13 @@ from services.deliverer.deliver import (
     Deliverer,
     Deliveries,
 )
-from shared.claims import Claim
+from shared.claims import Claim, Delivery, Finished
 from shared.errors import SpoolMissing, SpoolUnavailable, StateUnavailable, Unreachable
 from shared.message import Addressed, Envelope, Inline, Raw, Spooled, Summary
-from shared.outcome import DeadLetter, Done, Retry, Split
+from shared.outcome import DeadLetter, Done, Outcome, Retry, Split
 from shared.spool import Spool
 from shared.state import State
+from tests.claims import claim_one
 from tests.clock import ManualClock
 from tests.unit.deliverer.letters import ANNA, BERT, CARL, MESSAGE, PREFIX, SENDER
 
@@ -34,22 +35,30 @@ class Told:
     """A courier that gives each recipient the result it was told, TAKEN by default."""
 
     results: dict[str, Result] = field(default_factory=dict)
-    error: Exception | None = None
+    error: BaseException | None = None
     letters: list[tuple[Letter, bytes, list[str]]] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event | None = None
 
-    async def deliver(
-        self, letter: Letter, sender: str, recipients: Sequence[str]
-    ) -> Mapping[str, Result]:
+    joint: bool = False
+
+    async def deliver(self, posts: Sequence[Post]) -> Sequence[Delivered]:
+        return [await self._deliver(*post) for post in posts]
+
+    async def _deliver(self, letter: Letter, sender: str, recipients: Sequence[str]) -> Delivered:
         assert sender == SENDER
         self.started.set()
         if self.gate is not None:
             await self.gate.wait()
+        if isinstance(self.error, Exception):
+            return self.error
         if self.error is not None:
             raise self.error
-        data = b"".join([chunk async for chunk in letter.chunks()])
-        letter.check()
+        try:
+            data = b"".join([chunk async for chunk in letter.chunks()])
+            letter.check()
+        except (ClaimLost, SpoolMissing, SpoolUnavailable) as error:
+            return error
         self.letters.append((letter, data, list(recipients)))
         return {r: self.results.get(r, TAKEN) for r in recipients}
 
@@ -68,26 +77,34 @@ class Away:
         if call in self.out:
             raise StateUnavailable("the database is locked")
 
-    async def claim(self, id_: str, destination: str) -> Claim | None:
+    async def claim(self, deliveries: Sequence[Delivery]) -> Sequence[Claim | None]:
         self._check("claim")
-        return await self._ledger.claim(id_, destination)
+        return await self._ledger.claim(deliveries)
 
-    async def finish(self, id_: str, destination: str, receipts: Mapping[str, str]) -> None:
+    async def finish(self, finished: Sequence[Finished]) -> None:
         self._check("finish")
-        await self._ledger.finish(id_, destination, receipts)
+        await self._ledger.finish(finished)
 
-    async def unclaim(self, id_: str, destination: str) -> None:
+    async def unclaim(self, deliveries: Sequence[Delivery]) -> None:
         self._check("unclaim")
-        await self._ledger.unclaim(id_, destination)
+        await self._ledger.unclaim(deliveries)
 
-    def holds(self, id_: str, destination: str) -> bool:
-        return "holds" not in self.out and self._ledger.holds(id_, destination)
+    def holds(self, delivery: Delivery) -> bool:
+        return "holds" not in self.out and self._ledger.holds(delivery)
 
 
 def envelope(*recipients: str, raw: Raw | None = None, to: str = "local") -> Envelope[Addressed]:
     raw = raw or Inline(MESSAGE)
     mail = Addressed(raw, "1", "pop:110", Summary(), SENDER, recipients or (ANNA,), to, PREFIX)
     return Envelope("3f9a", "sales", mail, 0.0)
+
+
+async def handled(deliverer: Deliverer, mail: Envelope[Addressed]) -> Outcome:
+    """Have one message delivered; raise what kept it from an outcome."""
+    (outcome,) = await deliverer.handle([mail])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 @pytest.fixture
@@ -121,7 +138,7 @@ def deliverer(courier: Told, ledger: State, spool: Spool, clock: ManualClock) ->
 
 
 async def claimed(ledger: Deliveries) -> Claim:
-    claim = await ledger.claim("3f9a", "local")
+    claim = await claim_one(ledger, "3f9a", "local")
     assert claim is not None
     return claim
 
@@ -129,7 +146,7 @@ async def claimed(ledger: Deliveries) -> Claim:
 async def test_a_message_is_delivered_and_recorded(
     deliverer: Deliverer, courier: Told, ledger: State
 ) -> None:
-    assert await deliverer.handle(envelope(ANNA, BERT)) == Done("250 2.0.0 taken")
+    assert await handled(deliverer, envelope(ANNA, BERT)) == Done("250 2.0.0 taken")
     ((letter, data, recipients),) = courier.letters
     assert (letter.prefix + data, recipients) == (PREFIX + MESSAGE, [ANNA, BERT])
     assert (letter.id, letter.data, letter.replay) == ("3f9a", MESSAGE, False)
@@ -140,16 +157,16 @@ async def test_a_message_is_delivered_and_recorded(
 async def test_a_message_delivered_before_is_suppressed(
     deliverer: Deliverer, courier: Told
 ) -> None:
-    await deliverer.handle(envelope(ANNA))
+    await handled(deliverer, envelope(ANNA))
     for _ in range(2):
-        outcome = await deliverer.handle(envelope(ANNA))
+        outcome = await handled(deliverer, envelope(ANNA))
         assert outcome == Done("had been delivered before", event="suppressed")
     assert len(courier.letters) == 1
 
 
 async def test_only_those_who_do_not_have_it_get_it(deliverer: Deliverer, courier: Told) -> None:
-    await deliverer.handle(envelope(ANNA))
-    await deliverer.handle(envelope(ANNA, BERT, BERT))
+    await handled(deliverer, envelope(ANNA))
+    await handled(deliverer, envelope(ANNA, BERT, BERT))
     assert [recipients for *_, recipients in courier.letters] == [[ANNA], [BERT]]
 
 
@@ -158,24 +175,24 @@ async def test_another_destination_is_another_delivery(
 ) -> None:
     archive = Told()
     deliverer = Deliverer({"local": courier, "archive": archive}, ledger, spool, clock)
-    await deliverer.handle(envelope(ANNA))
-    await deliverer.handle(envelope(ANNA, to="archive"))
+    await handled(deliverer, envelope(ANNA))
+    await handled(deliverer, envelope(ANNA, to="archive"))
     assert len(archive.letters) == 1
 
 
 async def test_temporary_and_permanent(deliverer: Deliverer, courier: Told) -> None:
     courier.results = {ANNA: FULL}
-    assert await deliverer.handle(envelope(ANNA)) == Retry("452 4.2.2 mailbox full")
+    assert await handled(deliverer, envelope(ANNA)) == Retry("452 4.2.2 mailbox full")
     courier.results = {ANNA: UNKNOWN}
-    assert await deliverer.handle(envelope(ANNA)) == DeadLetter("550 5.1.1 no such user")
+    assert await handled(deliverer, envelope(ANNA)) == DeadLetter("550 5.1.1 no such user")
     courier.results = {}
-    assert await deliverer.handle(envelope(ANNA)) == Done("250 2.0.0 taken")
+    assert await handled(deliverer, envelope(ANNA)) == Done("250 2.0.0 taken")
 
 
 async def test_each_recipient_goes_its_own_way(deliverer: Deliverer, courier: Told) -> None:
     courier.results = {BERT: FULL, CARL: UNKNOWN}
     whole = envelope(ANNA, BERT, CARL)
-    outcome = await deliverer.handle(whole)
+    outcome = await handled(deliverer, whole)
     assert outcome == Split(
         (
             Done("250 2.0.0 taken"),
@@ -184,7 +201,7 @@ async def test_each_recipient_goes_its_own_way(deliverer: Deliverer, courier: To
         )
     )
     courier.results = {}
-    assert isinstance(await deliverer.handle(whole), Done)
+    assert isinstance(await handled(deliverer, whole), Done)
     assert courier.letters[-1][2] == [BERT, CARL]
 
 
@@ -192,7 +209,7 @@ async def test_different_replies_name_whom_they_are_about(
     deliverer: Deliverer, courier: Told
 ) -> None:
     courier.results = {ANNA: UNKNOWN, BERT: Result("permanent", "552 5.3.4 too big"), CARL: UNKNOWN}
-    outcome = await deliverer.handle(envelope(ANNA, BERT, CARL))
+    outcome = await handled(deliverer, envelope(ANNA, BERT, CARL))
     assert isinstance(outcome, DeadLetter)
     assert outcome.payload is None
     assert outcome.reason == (f"{ANNA}, {CARL}: 550 5.1.1 no such user; {BERT}: 552 5.3.4 too big")
@@ -201,7 +218,7 @@ async def test_different_replies_name_whom_they_are_about(
 async def test_a_destination_that_does_not_exist_says_what_to_configure(
     deliverer: Deliverer,
 ) -> None:
-    outcome = await deliverer.handle(envelope(ANNA, to="archive"))
+    outcome = await handled(deliverer, envelope(ANNA, to="archive"))
     assert isinstance(outcome, DeadLetter)
     assert "configure [destinations.archive] with a url" in outcome.reason
 
@@ -210,11 +227,11 @@ async def test_two_copies_at_once_are_one_delivery(
     deliverer: Deliverer, courier: Told, other: State, spool: Spool, clock: ManualClock
 ) -> None:
     courier.gate = asyncio.Event()
-    first = asyncio.create_task(deliverer.handle(envelope(ANNA)))
+    first = asyncio.create_task(handled(deliverer, envelope(ANNA)))
     await courier.started.wait()
     elsewhere = Deliverer({"local": courier}, other, spool, clock)
     for deliverer_ in (deliverer, elsewhere):
-        outcome = await deliverer_.handle(envelope(ANNA))
+        outcome = await handled(deliverer_, envelope(ANNA))
         assert isinstance(outcome, Retry)
         assert outcome.after == CLAIMED_ELSEWHERE
     courier.gate.set()
@@ -229,7 +246,7 @@ async def test_a_claim_of_the_dead_is_a_replay(
     await claimed(dead)
     await dead.close()
     await clock.advance(60)
-    assert await deliverer.handle(envelope(ANNA)) == Done("250 2.0.0 taken")
+    assert await handled(deliverer, envelope(ANNA)) == Done("250 2.0.0 taken")
     assert courier.letters[0][0].replay
 
 
@@ -241,7 +258,7 @@ async def test_an_error_is_passed_on_and_the_claim_given_back(
 ) -> None:
     courier.error = error
     with pytest.raises(type(error)):
-        await deliverer.handle(envelope(ANNA))
+        await handled(deliverer, envelope(ANNA))
     assert (await claimed(ledger)) == Claim(frozenset(), replay=False)
 
 
@@ -251,7 +268,7 @@ async def test_without_a_ledger_nothing_is_delivered(
     away = Away(ledger)
     deliverer = Deliverer({"local": courier}, away, spool, clock)
     away.out = {"claim"}
-    outcome = await deliverer.handle(envelope(ANNA))
+    outcome = await handled(deliverer, envelope(ANNA))
     assert outcome == Retry("the ledger of deliveries is out of reach: the database is locked")
     assert courier.letters == []
 
@@ -266,7 +283,7 @@ async def test_a_delivery_that_cannot_be_recorded_stays_in_hand_until_it_can(
 
     deliverer = Deliverer({"local": courier}, away, spool, clock, report=report)
     away.out = {"finish", "unclaim"}
-    delivering = asyncio.create_task(deliverer.handle(envelope(ANNA)))
+    delivering = asyncio.create_task(handled(deliverer, envelope(ANNA)))
     async with asyncio.timeout(10):
         while not courier.letters:
             await asyncio.sleep(0.001)
@@ -289,7 +306,7 @@ async def test_what_is_claimed_no_longer_is_left_to_the_other(
     away = Away(ledger)
     deliverer = Deliverer({"local": courier}, away, spool, clock)
     away.out = {"holds"}
-    outcome = await deliverer.handle(envelope(ANNA))
+    outcome = await handled(deliverer, envelope(ANNA))
     assert isinstance(outcome, Retry) and outcome.after == CLAIMED_ELSEWHERE
     assert courier.letters == []
 
@@ -302,7 +319,7 @@ async def test_an_error_is_not_hidden_by_a_ledger_that_is_away(
     away.out = {"unclaim"}
     courier.error = RuntimeError("a defect")
     with pytest.raises(RuntimeError, match="a defect"):
-        await deliverer.handle(envelope(ANNA))
+        await handled(deliverer, envelope(ANNA))
 
 
 async def test_a_dead_destination_is_left_alone_and_others_are_not(
@@ -314,18 +331,18 @@ async def test_a_dead_destination_is_left_alone_and_others_are_not(
     deliverer = Deliverer(couriers, away, spool, clock, threshold=2)
     courier.error = Unreachable("mail:25", "no connection")
     for _ in range(2):
-        assert await deliverer.handle(envelope(ANNA)) == Retry("mail:25: no connection")
+        assert await handled(deliverer, envelope(ANNA)) == Retry("mail:25: no connection")
     courier.error = None
     away.out = {"claim"}  # it is not even asked
-    outcome = await deliverer.handle(envelope(ANNA))
+    outcome = await handled(deliverer, envelope(ANNA))
     away.out = set()
     assert isinstance(outcome, Retry)
     assert outcome.after == deliverer.breakers["local"].remaining() > 0
     assert outcome.reason == "destination local is left alone for a while: mail:25: no connection"
     assert courier.letters == []
-    assert isinstance(await deliverer.handle(envelope(ANNA, to="archive")), Done)
+    assert isinstance(await handled(deliverer, envelope(ANNA, to="archive")), Done)
     await clock.advance(outcome.after)
-    assert await deliverer.handle(envelope(ANNA)) == Done("250 2.0.0 taken")
+    assert await handled(deliverer, envelope(ANNA)) == Done("250 2.0.0 taken")
     assert deliverer.breakers["local"].remaining() == 0
 
 
@@ -334,11 +351,12 @@ async def test_after_the_cooldown_one_message_alone_is_the_probe(
 ) -> None:
     deliverer = Deliverer({"local": courier}, ledger, spool, clock, threshold=1)
     courier.error = Unreachable("mail:25", "no connection")
-    await deliverer.handle(envelope(ANNA))
+    await handled(deliverer, envelope(ANNA))
     await clock.advance(deliverer.breakers["local"].remaining())
     courier.error, courier.gate = None, asyncio.Event()
     tries = [
-        asyncio.create_task(deliverer.handle(replace(envelope(ANNA), id=f"{i}"))) for i in range(5)
+        asyncio.create_task(handled(deliverer, replace(envelope(ANNA), id=f"{i}")))
+        for i in range(5)
     ]
     done, _ = await asyncio.wait(tries, return_when=asyncio.FIRST_COMPLETED)
     while len(done) < 4:
@@ -354,7 +372,7 @@ async def test_lost_after_the_dot_counts_as_unreachable(
 ) -> None:
     courier.results = {ANNA: Result("temporary", "lost: it may have arrived", lost=True)}
     for _ in range(2):
-        assert await deliverer.handle(envelope(ANNA)) == Retry("lost: it may have arrived")
+        assert await handled(deliverer, envelope(ANNA)) == Retry("lost: it may have arrived")
     assert deliverer.breakers["local"].open
 
 
@@ -369,7 +387,7 @@ async def test_a_large_message_comes_from_the_spool(
 ) -> None:
     await put(spool, "3f9a", MESSAGE * 1000)
     raw = Spooled("3f9a", len(MESSAGE) * 1000, MESSAGE[:10])
-    assert await deliverer.handle(envelope(raw=raw)) == Done("250 2.0.0 taken")
+    assert await handled(deliverer, envelope(raw=raw)) == Done("250 2.0.0 taken")
     ((letter, data, _),) = courier.letters
     assert letter.data is None
     assert letter.size == len(PREFIX) + raw.size
@@ -382,10 +400,10 @@ async def test_a_message_missing_from_the_spool_is_no_fault_of_the_destination(
     await put(spool, "another", MESSAGE)
     raw = Spooled("3f9a", len(MESSAGE), MESSAGE[:10])
     with pytest.raises(SpoolMissing, match="the spool has no blob '3f9a'"):
-        await deliverer.handle(envelope(raw=raw))
+        await handled(deliverer, envelope(raw=raw))
     assert deliverer.breakers["local"].remaining() == 0
     await put(spool, "3f9a", MESSAGE)
-    assert isinstance(await deliverer.handle(envelope(raw=raw)), Done)
+    assert isinstance(await handled(deliverer, envelope(raw=raw)), Done)
 
 
 @pytest.mark.parametrize("data", [MESSAGE[:-1], MESSAGE + b"x", b""])
@@ -394,11 +412,60 @@ async def test_a_blob_of_another_size_is_not_delivered(
 ) -> None:
     await put(spool, "3f9a", data)
     with pytest.raises(SpoolUnavailable, match=f"has {len(data)} bytes, and should have"):
-        await deliverer.handle(envelope(raw=Spooled("3f9a", len(MESSAGE), b"")))
+        await handled(deliverer, envelope(raw=Spooled("3f9a", len(MESSAGE), b"")))
     assert courier.letters == []
 
 
 async def test_closing_lets_go_of_every_destination(deliverer: Deliverer, courier: Told) -> None:
-    await deliverer.handle(envelope(ANNA))
+    await handled(deliverer, envelope(ANNA))
     await deliverer.close()
     assert courier.letters == []
+
+
+async def test_of_many_each_has_its_own_outcome(
+    deliverer: Deliverer, courier: Told, other: State
+) -> None:
+    """Handled in one call: taken, refused, had before, in other hands, unreadable, twice."""
+    courier.results = {BERT: UNKNOWN, CARL: FULL}
+    mails = [
+        replace(envelope(*recipients, raw=raw), id=id_)
+        for id_, recipients, raw in (
+            ("taken", (ANNA,), None),
+            ("refused", (BERT,), None),
+            ("full", (CARL,), None),
+            ("before", (ANNA,), None),
+            ("elsewhere", (ANNA,), None),
+            ("unreadable", (ANNA,), Spooled("ab12", 5, b"")),
+            ("taken", (ANNA,), None),
+        )
+    ]
+    await handled(deliverer, mails[3])
+    courier.letters.clear()
+    assert await claim_one(other, "elsewhere", "local") is not None
+    *outcomes, twice = await deliverer.handle(mails)
+    unreadable = outcomes.pop()
+    assert isinstance(unreadable, SpoolUnavailable)  # the spool has not been made
+    assert outcomes == [
+        Done("250 2.0.0 taken"),
+        DeadLetter(UNKNOWN.reply),
+        Retry(FULL.reply),
+        Done("had been delivered before", event="suppressed"),
+        Retry("another process has this message in hand", after=CLAIMED_ELSEWHERE),
+    ]
+    assert twice == outcomes[-1]
+    assert [letter.id for letter, _, _ in courier.letters] == ["taken", "refused", "full"]
+    for id_ in ("refused", "full", "unreadable"):
+        assert await claim_one(other, id_, "local") == Claim(frozenset(), replay=False)
+    delivered = await claim_one(other, "taken", "local")
+    assert delivered is not None
+    assert delivered.delivered == {ANNA}
+
+
+async def test_only_what_keeps_nobody_waiting_is_delivered_together(
+    deliverer: Deliverer, courier: Told
+) -> None:
+    assert deliverer.lane(envelope(ANNA)) is None
+    courier.joint = True
+    assert deliverer.lane(envelope(ANNA)) == deliverer.lane(envelope(BERT)) == "local"
+    assert deliverer.lane(envelope(ANNA, raw=Spooled("large", 5, b""))) is None
+    assert deliverer.lane(envelope(ANNA, to="nowhere")) is None

@@ -14,6 +14,7 @@ from services.fetcher.upkeep import AGAIN, DAY, EVERY, FIRST, LEASE, Upkeep, saf
 from shared.claims import Entry
 from shared.spool import Spool
 from shared.state import State, new_owner
+from tests.claims import claim_one, finish_one
 from tests.clock import ManualClock
 from tests.contract.messages import eventually
 
@@ -76,18 +77,18 @@ async def test_what_is_over_is_forgotten_and_what_a_maildrop_holds_is_not(
     await then.record("sales", [Entry("u1", "listed"), Entry("u2", "gone"), Entry(None, "bare")])
     await then.record("sales", [Entry(None, "staying")])
     await then.forget("sales", ["u2"])
-    await then.finish("gone", "default", {"a@x": "250"})
+    await finish_one(then, "gone", "default", {"a@x": "250"})
     # A server without UIDLs: its messages are seen again by their content, poll after poll.
     await (await open_state(30)).record("sales", [Entry(None, "staying")])
     await today.record("sales", [Entry("u3", "new")])
-    await today.finish("new", "default", {"a@x": "250"})
+    await finish_one(today, "new", "default", {"a@x": "250"})
 
     assert await upkeep(today, spool, journal, clock).once()
 
     seen = await today.seen(["listed", "gone", "bare", "staying", "new"])
     assert seen == {"listed", "staying", "new"}
-    assert (await today.claim("gone", "default")) is not None
-    claim = await today.claim("new", "default")
+    assert (await claim_one(today, "gone", "default")) is not None
+    claim = await claim_one(today, "new", "default")
     assert claim is not None
     assert claim.delivered == {"a@x"}
     assert journal.notes == [{"rows": 3, "older_than_days": 90}]

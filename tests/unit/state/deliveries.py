@@ -6,6 +6,7 @@ import json
 from shared.claims import Claim
 from shared.state import State, new_owner
 from shared.state.leases import LEASE
+from tests.claims import claim_one, finish_one, unclaim_one
 from tests.clock import ManualClock
 from tests.unit.state.opening import FRESH, Opener, Opening
 from tests.unit.state.processes import RACE, line, rows, started
@@ -17,60 +18,62 @@ class Deliveries(Opening):
     async def test_a_claim_is_exclusive_and_tells_what_is_delivered(
         self, one: State, two: State
     ) -> None:
-        assert await one.claim("id", "default") == FRESH
-        assert await one.claim("id", "default") is None
-        assert await two.claim("id", "default") is None
-        assert await two.claim("id", "archive") == FRESH
-        assert await two.claim("id2", "default") == FRESH
-        await one.finish("id", "default", {"a@x": "250 ok", "b@x": "250 ok"})
-        assert await two.claim("id", "default") == Claim(frozenset({"a@x", "b@x"}), replay=False)
-        await two.finish("id", "default", {"a@x": "250 again", "c@x": "250 ok"})
-        assert await one.claim("id", "default") == Claim(
+        assert await claim_one(one, "id", "default") == FRESH
+        assert await claim_one(one, "id", "default") is None
+        assert await claim_one(two, "id", "default") is None
+        assert await claim_one(two, "id", "archive") == FRESH
+        assert await claim_one(two, "id2", "default") == FRESH
+        await finish_one(one, "id", "default", {"a@x": "250 ok", "b@x": "250 ok"})
+        assert await claim_one(two, "id", "default") == Claim(
+            frozenset({"a@x", "b@x"}), replay=False
+        )
+        await finish_one(two, "id", "default", {"a@x": "250 again", "c@x": "250 ok"})
+        assert await claim_one(one, "id", "default") == Claim(
             frozenset({"a@x", "b@x", "c@x"}), replay=False
         )
 
     async def test_the_first_receipt_of_a_recipient_is_kept(self, url: str, one: State) -> None:
-        await one.finish("id", "default", {"a@x": "250 first"})
-        await one.finish("id", "default", {"a@x": "250 second"})
+        await finish_one(one, "id", "default", {"a@x": "250 first"})
+        await finish_one(one, "id", "default", {"a@x": "250 second"})
         assert [row.receipt for row in rows(url, "delivered")] == ["250 first"]
 
     async def test_a_claim_given_back_leaves_no_trace(self, one: State, two: State) -> None:
-        assert await one.claim("id", "default") == FRESH
-        await one.unclaim("id", "default")
-        assert await two.claim("id", "default") == FRESH
+        assert await claim_one(one, "id", "default") == FRESH
+        await unclaim_one(one, "id", "default")
+        assert await claim_one(two, "id", "default") == FRESH
 
     async def test_finishing_with_no_recipient_drops_the_claim(
         self, one: State, two: State
     ) -> None:
-        assert await one.claim("id", "default") == FRESH
-        await one.finish("id", "default", {})
-        assert await two.claim("id", "default") == FRESH
+        assert await claim_one(one, "id", "default") == FRESH
+        await finish_one(one, "id", "default", {})
+        assert await claim_one(two, "id", "default") == FRESH
 
     async def test_a_claim_taken_over_is_a_replay(self, open_state: Opener) -> None:
         clock = ManualClock()
         one = await open_state(at=ManualClock(clock.now()))
         two = await open_state(at=clock)
-        assert await one.claim("id", "default") == FRESH
+        assert await claim_one(one, "id", "default") == FRESH
         await clock.advance(LEASE)
-        assert await two.claim("id", "default") == Claim(frozenset(), replay=True)
-        await one.unclaim("id", "default")
-        assert await one.claim("id", "default") is None
-        await two.finish("id", "default", {"a@x": "250"})
-        assert await one.claim("id", "default") == Claim(frozenset({"a@x"}), replay=False)
+        assert await claim_one(two, "id", "default") == Claim(frozenset(), replay=True)
+        await unclaim_one(one, "id", "default")
+        assert await claim_one(one, "id", "default") is None
+        await finish_one(two, "id", "default", {"a@x": "250"})
+        assert await claim_one(one, "id", "default") == Claim(frozenset({"a@x"}), replay=False)
 
     async def test_a_claim_still_held_at_the_end_is_a_replay(self, url: str, two: State) -> None:
         one = await State.open(url, owner=new_owner())
-        assert await one.claim("id", "default") == FRESH
+        assert await claim_one(one, "id", "default") == FRESH
         await one.close()
-        assert await two.claim("id", "default") == Claim(frozenset(), replay=True)
+        assert await claim_one(two, "id", "default") == Claim(frozenset(), replay=True)
 
     async def test_hundreds_of_claims_in_one_transaction(self, one: State, two: State) -> None:
         ids = [f"{n:064x}" for n in range(2500)]
-        claims = await asyncio.gather(*(one.claim(id_, "default") for id_ in ids))
+        claims = await asyncio.gather(*(claim_one(one, id_, "default") for id_ in ids))
         assert set(claims) == {FRESH}
-        assert set(await asyncio.gather(*(two.claim(i, "default") for i in ids))) == {None}
-        await asyncio.gather(*(one.finish(i, "default", {f"{i}@x": "250"}) for i in ids))
-        claims = await asyncio.gather(*(two.claim(id_, "default") for id_ in ids))
+        assert set(await asyncio.gather(*(claim_one(two, i, "default") for i in ids))) == {None}
+        await asyncio.gather(*(finish_one(one, i, "default", {f"{i}@x": "250"}) for i in ids))
+        claims = await asyncio.gather(*(claim_one(two, id_, "default") for id_ in ids))
         assert claims == [Claim(frozenset({f"{id_}@x"}), replay=False) for id_ in ids]
 
     async def test_of_two_processes_that_claim_exactly_one_wins(self, url: str) -> None:

@@ -3,9 +3,10 @@
 import asyncio
 import signal
 
-from shared.claims import Claim
+from shared.claims import Claim, Delivery
 from shared.state import State, new_owner
 from shared.state.leases import LEASE, RENEWAL
+from tests.claims import claim_one, unclaim_one
 from tests.clock import ManualClock
 from tests.unit.state.opening import ELSEWHERE, FRESH, HOUR, Opener, Opening
 from tests.unit.state.processes import HOLD, execute, started
@@ -28,16 +29,16 @@ class Leases(Opening):
         self, one: State, two: State
     ) -> None:
         assert await one.lease("x")
-        assert await one.claim("id", "default") == FRESH
+        assert await claim_one(one, "id", "default") == FRESH
         asked = (
-            one.unclaim("id", "default"),
-            one.claim("id", "default"),
+            unclaim_one(one, "id", "default"),
+            claim_one(one, "id", "default"),
             one.release("x"),
             one.lease("x"),
         )
         assert list(await asyncio.gather(*asked)) == [None, FRESH, None, True]
         assert not await two.lease("x")
-        assert await two.claim("id", "default") is None
+        assert await claim_one(two, "id", "default") is None
 
     async def test_a_lease_passes_on_when_its_owner_closes(self, url: str, two: State) -> None:
         one = await State.open(url, owner=new_owner())
@@ -61,42 +62,42 @@ class Leases(Opening):
         mine, theirs = ManualClock(), ManualClock()
         one, two = await open_state(at=mine), await open_state(at=theirs)
         assert await one.lease("x")
-        assert await one.claim("id", "default") == FRESH
+        assert await claim_one(one, "id", "default") == FRESH
         for _ in range(8):
             await mine.advance(RENEWAL)
             await theirs.advance(RENEWAL)
             await one.lease("something that waits for the renewal before it")
             assert not await two.lease("x")
-            assert await two.claim("id", "default") is None
+            assert await claim_one(two, "id", "default") is None
 
     async def test_whose_claim_has_run_out_knows_it(self, open_state: Opener) -> None:
         mine, theirs = ManualClock(), ManualClock()
         one, two = await open_state(at=mine), await open_state(at=theirs)
-        assert not one.holds("id", "default")
-        assert await one.claim("id", "default") == FRESH
+        assert not one.holds(Delivery("id", "default"))
+        assert await claim_one(one, "id", "default") == FRESH
         for _ in range(8):
             await mine.advance(RENEWAL)
             await theirs.advance(RENEWAL)
             await one.lease("something that waits for the renewal before it")
-            assert one.holds("id", "default")
+            assert one.holds(Delivery("id", "default"))
         await theirs.advance(LEASE)  # and one stands still meanwhile
-        assert await two.claim("id", "default") == Claim(frozenset(), replay=True)
+        assert await claim_one(two, "id", "default") == Claim(frozenset(), replay=True)
         await mine.advance(RENEWAL)
         await one.lease("something that waits for the renewal before it")
-        assert two.holds("id", "default")
-        assert not one.holds("id", "default")
+        assert two.holds(Delivery("id", "default"))
+        assert not one.holds(Delivery("id", "default"))
 
     async def test_a_claim_that_is_not_renewed_is_held_until_it_may_have_run_out(
         self, url: str, open_state: Opener
     ) -> None:
         clock = ManualClock()
         one = await open_state(at=clock)
-        assert await one.claim("id", "default") == FRESH
+        assert await claim_one(one, "id", "default") == FRESH
         execute(url, "ALTER TABLE lease RENAME TO elsewhere")
         await clock.advance(LEASE - 1)
-        assert one.holds("id", "default")
+        assert one.holds(Delivery("id", "default"))
         await clock.advance(1)
-        assert not one.holds("id", "default")
+        assert not one.holds(Delivery("id", "default"))
         execute(url, "ALTER TABLE elsewhere RENAME TO lease")
 
     async def test_the_lease_of_a_dead_process_is_free_at_once(
@@ -111,7 +112,7 @@ class Leases(Opening):
             process.kill()
             process.wait()
             assert await here.lease("x")
-            assert await here.claim("id", "default") == Claim(frozenset({"a@x"}), replay=True)
+            assert await claim_one(here, "id", "default") == Claim(frozenset({"a@x"}), replay=True)
 
     async def test_the_lease_of_a_stopped_process_expires(
         self, url: str, open_state: Opener

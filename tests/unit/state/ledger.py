@@ -4,6 +4,7 @@ import asyncio
 
 from shared.claims import Claim, Entry
 from shared.state import State
+from tests.claims import claim_one, finish_one
 from tests.clock import ManualClock
 from tests.unit.state.opening import HOUR, Opening
 
@@ -61,8 +62,8 @@ class Ledger(Opening):
         assert {uidl: k.id for uidl, k in known.items()} == {t: str(n) for n, t in enumerate(texts)}
         await one.record("sales", [Entry(None, f"id{t}") for t in texts])
         assert await one.seen([f"id{t}" for t in texts]) == {f"id{t}" for t in texts}
-        await one.finish("id", "default", {t: t for t in texts})
-        assert await one.claim("id", "default") == Claim(frozenset(texts), replay=False)
+        await finish_one(one, "id", "default", {t: t for t in texts})
+        assert await claim_one(one, "id", "default") == Claim(frozenset(texts), replay=False)
         await one.forget("sales", texts)
         assert await one.known("sales") == {}
 

@@ -13,6 +13,7 @@ PREAMBLE = """
     import asyncio, json, sys
     from shared.claims import Entry
     from shared.state import State, new_owner
+    from tests.claims import claim_one, finish_one
 """
 
 OWNER = "from shared.state.owner import new_owner; print(new_owner(), flush=True)"
@@ -20,9 +21,9 @@ OWNER = "from shared.state.owner import new_owner; print(new_owner(), flush=True
 HOLD = """
     async def main(url):
         state = await State.open(url, owner=new_owner())
-        await state.finish("id", "default", {"a@x": "250"})
+        await finish_one(state, "id", "default", {"a@x": "250"})
         assert await state.lease("x")
-        assert await state.claim("id", "default")
+        assert await claim_one(state, "id", "default")
         print("ready", flush=True)
         await asyncio.Event().wait()
 """
@@ -36,7 +37,7 @@ RACE = """
         claims = []
         for start in range(0, 300, 20):
             some = ids[start:start + 20]
-            claims += await asyncio.gather(*(state.claim(id_, "default") for id_ in some))
+            claims += await asyncio.gather(*(claim_one(state, id_, "default") for id_ in some))
         print(json.dumps([id_ for id_, claim in zip(ids, claims) if claim]), flush=True)
         sys.stdin.read()
 """
@@ -47,8 +48,8 @@ RECORD = """
         print("ready", flush=True)
         async def one(id_):
             await state.record("sales", [Entry(f"u{id_}", id_)])
-            await state.claim(id_, "default")
-            await state.finish(id_, "default", {"a@x": "250"})
+            await claim_one(state, id_, "default")
+            await finish_one(state, id_, "default", {"a@x": "250"})
             print(id_, flush=True)
         async def many(n):
             for i in range(1000):

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, event, text
 from shared.claims import Entry
 from shared.errors import ConfigError, StateUnavailable
 from shared.state import State, new_owner
+from tests.claims import claim_one, finish_one, unclaim_one
 from tests.unit.state.opening import DAY
 from tests.unit.state.suite import StateSuite
 
@@ -244,9 +245,9 @@ async def _use_everything(state: State) -> None:
     await state.polled("sales", next_poll=0, error=None)
     await state.failures("sales")
     await state.accounts()
-    await state.claim("a", "default")
-    await state.finish("a", "default", {"a@x": "250"})
-    await state.claim("b", "default")
-    await state.unclaim("b", "default")
+    await claim_one(state, "a", "default")
+    await finish_one(state, "a", "default", {"a@x": "250"})
+    await claim_one(state, "b", "default")
+    await unclaim_one(state, "b", "default")
     await state.prune(-DAY)
     await other.close()

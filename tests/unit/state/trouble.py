@@ -10,6 +10,7 @@ from shared.errors import ConfigError, StateUnavailable
 from shared.state import State, new_owner
 from shared.state.leases import LEASE, RENEWAL
 from shared.state.schema import METADATA
+from tests.claims import claim_one, finish_one, unclaim_one
 from tests.clock import ManualClock
 from tests.unit.state.opening import DAY, FRESH, HOUR, Opener, Opening
 from tests.unit.state.processes import RECORD, execute, line, rows, started
@@ -24,22 +25,22 @@ class Trouble(Opening):
         await one.record("sales", [Entry("u1", "listed"), Entry("u2", "gone"), Entry(None, "c")])
         await one.forget("sales", ["u2"])
         old = [f"old{number}" for number in range(2103)]
-        await asyncio.gather(*(one.finish(id_, "default", {"a@x": "250"}) for id_ in old))
+        await asyncio.gather(*(finish_one(one, id_, "default", {"a@x": "250"}) for id_ in old))
         later = await open_state(at=ManualClock(clock.now() + 10 * DAY))
         await later.record("sales", [Entry(None, "new")])
-        await later.finish("id", "default", {"a@x": "250"})
+        await finish_one(later, "id", "default", {"a@x": "250"})
         assert await later.prune(11 * DAY) == 0
         assert await later.prune(5 * DAY) == len(old) + 2
         assert await one.seen(["listed", "gone", "c", "new"]) == {"listed", "new"}
-        assert await one.claim("id", "default") == Claim(frozenset({"a@x"}), replay=False)
-        assert await one.claim("old1", "default") == FRESH
+        assert await claim_one(one, "id", "default") == Claim(frozenset({"a@x"}), replay=False)
+        assert await claim_one(one, "old1", "default") == FRESH
         assert await later.prune(5 * DAY) == 0
 
     async def test_pruning_takes_claims_that_nobody_came_back_for(
         self, url: str, open_state: Opener, clock: ManualClock
     ) -> None:
         gone = await State.open(url, owner=new_owner(), clock=clock)
-        assert await gone.claim("id", "default") == FRESH
+        assert await claim_one(gone, "id", "default") == FRESH
         await gone.close()
         here = await open_state(at=ManualClock(clock.now() + DAY))
         await here.prune(2 * DAY)
@@ -61,7 +62,7 @@ class Trouble(Opening):
         assert await here.seen(told) == set(told)
         known = {k.id for k in (await here.known("sales")).values()}
         assert known >= set(told)
-        claims = await asyncio.gather(*(here.claim(id_, "default") for id_ in told))
+        claims = await asyncio.gather(*(claim_one(here, id_, "default") for id_ in told))
         assert {claim and claim.delivered for claim in claims} == {frozenset({"a@x"})}
         assert len(told) >= 120
 
@@ -95,23 +96,23 @@ class Trouble(Opening):
         """The ledger breaks between a delivery and its record; the next claim is a replay."""
         mine, theirs = ManualClock(), ManualClock()
         one, two = await open_state(at=mine), await open_state(at=theirs)
-        assert await one.claim("id", "default") == FRESH
+        assert await claim_one(one, "id", "default") == FRESH
         execute(url, "ALTER TABLE delivered RENAME TO elsewhere")
         with pytest.raises(StateUnavailable):
-            await one.finish("id", "default", {"a@x": "250"})
-        await one.unclaim("id", "default")
+            await finish_one(one, "id", "default", {"a@x": "250"})
+        await unclaim_one(one, "id", "default")
         execute(url, "ALTER TABLE elsewhere RENAME TO delivered")
-        assert await two.claim("id", "default") is None
+        assert await claim_one(two, "id", "default") is None
         await mine.advance(RENEWAL)
         assert await one.lease("something that waits for a renewal before it")
         await theirs.advance(LEASE)
-        assert await two.claim("id", "default") == Claim(frozenset(), replay=True)
-        await two.unclaim("id", "default")
-        assert await one.claim("id", "default") == FRESH
+        assert await claim_one(two, "id", "default") == Claim(frozenset(), replay=True)
+        await unclaim_one(two, "id", "default")
+        assert await claim_one(one, "id", "default") == FRESH
 
     async def test_a_claim_that_failed_can_be_made_again(self, url: str, one: State) -> None:
         execute(url, "ALTER TABLE delivered RENAME TO elsewhere")
         with pytest.raises(StateUnavailable):
-            await one.claim("id", "default")
+            await claim_one(one, "id", "default")
         execute(url, "ALTER TABLE elsewhere RENAME TO delivered")
-        assert await one.claim("id", "default") == FRESH
+        assert await claim_one(one, "id", "default") == FRESH
