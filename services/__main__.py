@@ -61,30 +61,30 @@ ADVICE: Final[tuple[tuple[type[Exception], str], ...]] = (
 @pass_invocation
 def run(invocation: Invocation, once: bool, as_json: bool) -> int:
     """Run all four stages in one process."""
-    settings = _started(invocation)
+    settings, lines = _started(invocation)
     from services.run import main as run_main
 
-    return run_main(settings, once=once, as_json=as_json)
+    return run_main(settings, lines, once=once, as_json=as_json)
 
 
 def _stage(name: str, summary: str) -> click.Command:
     @click.command(name, help=f"{summary} Until SIGTERM.")
     @pass_invocation
     def stage(invocation: Invocation) -> int:
-        settings = _started(invocation)
+        settings, lines = _started(invocation)
         module = importlib.import_module(f"services.{name}.__main__")
-        return int(module.serve(settings))
+        return int(module.serve(settings, lines))
 
     return stage
 
 
-def _started(invocation: Invocation) -> Settings:
-    """Set up the log of a process that carries mail, and return its settings."""
-    log.configure("DEBUG" if invocation.debug else "INFO")
+def _started(invocation: Invocation) -> tuple[Settings, log.Lines]:
+    """Return the settings of a process that carries mail, and its log, set up."""
+    lines = log.configure("DEBUG" if invocation.debug else "INFO")
     settings = invocation.settings()
     for what in warnings(settings, invocation.path()):
-        log.MailLog("configuration").trouble("unwise", warning=what)
-    return settings
+        log.MailLog("configuration", lines=lines).trouble("unwise", warning=what)
+    return settings, lines
 
 
 def program() -> click.Group:

@@ -29,7 +29,7 @@ from shared.broker.embedded import EmbeddedBroker
 from shared.broker.rabbitmq import RabbitBroker
 from shared.clock import SystemClock
 from shared.errors import SpoolUnavailable, StateUnavailable
-from shared.log import MailLog
+from shared.log import Lines, MailLog
 from shared.metrics import IN_HAND
 from shared.runner import Runner
 from shared.settings import Settings
@@ -50,20 +50,20 @@ class Stopped(Exception):
     """The process was told to stop before everything was open."""
 
 
-def serve(settings: Settings, *parts: Part) -> int:
+def serve(settings: Settings, lines: Lines, *parts: Part) -> int:
     """Run these stages in this process until SIGTERM or SIGINT; return the exit status.
 
     Raises:
         ConfigError: the settings do not lead to a broker, a database or a destination.
     """
-    return asyncio.run(_serve(settings, parts))
+    return asyncio.run(_serve(settings, lines, parts))
 
 
-async def _serve(settings: Settings, parts: Sequence[Part]) -> int:
+async def _serve(settings: Settings, lines: Lines, parts: Sequence[Part]) -> int:
     stop = asyncio.Event()
     stop_on_signals(stop)
     with suppress(Stopped):
-        async with opened(settings, parts, stop) as (resources, assemblies):
+        async with opened(settings, lines, parts, stop) as (resources, assemblies):
             await run_until(stop, resources, assemblies)
     return 0
 
@@ -89,6 +89,7 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 @asynccontextmanager
 async def opened(
     settings: Settings,
+    lines: Lines,
     parts: Sequence[Part],
     stop: asyncio.Event,
     counts: Counter[str] | None = None,
@@ -97,6 +98,7 @@ async def opened(
 
     Args:
         settings: the configuration.
+        lines: where log lines go.
         parts: which stages.
         stop: ends the waiting for a broker or database that is away.
         counts: where mail events are counted.
@@ -107,7 +109,7 @@ async def opened(
     """
     spare_collections()
     name = parts[0].name if len(parts) == 1 else "postmaster"
-    log = MailLog(name, counts)
+    log = MailLog(name, counts, lines=lines)
     if (fault := faultpoint.arm(os.environ)) is not None:
         log.trouble("this process will kill itself", at=fault, because=faultpoint.VARIABLE)
     async with AsyncExitStack() as stack:
