@@ -6,6 +6,7 @@ line or the configuration is wrong; 130 interrupted. No traceback is shown unles
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import os
@@ -16,13 +17,8 @@ from typing import Final
 
 import click
 
-from services.postmaster.accounts import accounts
-from services.postmaster.configuration import check_config
-from services.postmaster.folders import folder_commands
+from services.postmaster.errors import NotFound
 from services.postmaster.invocation import Invocation, pass_invocation
-from services.postmaster.parked import FAILED, QUARANTINED, NotFound
-from services.postmaster.spool import spool
-from services.postmaster.topology import topology
 from shared import log
 from shared.errors import (
     BrokerUnavailable,
@@ -44,6 +40,20 @@ STAGES: Final = {
     "deliverer": "Deliver directed mail to its destinations.",
 }
 
+OPERATOR: Final = {
+    "accounts": "accounts",
+    "failed": "folders",
+    "quarantine": "folders",
+    "spool": "spool",
+    "topology": "topology",
+    "check-config": "configuration",
+}
+"""The operator's commands, each with its module in ``services.postmaster``."""
+
+LOADING: Final = 200_000
+"""New objects before garbage is looked for: loading makes 80,000 objects, and next to no garbage.
+Looking at them again and again took a tenth of it."""
+
 ADVICE: Final[tuple[tuple[type[Exception], str], ...]] = (
     (BrokerUnavailable, "Is the broker running, and broker.url right? See check-config."),
     (StateUnavailable, "Is the database running, its disk full? See check-config."),
@@ -61,45 +71,59 @@ ADVICE: Final[tuple[tuple[type[Exception], str], ...]] = (
 @pass_invocation
 def run(invocation: Invocation, once: bool, as_json: bool) -> int:
     """Run all four stages in one process."""
-    settings = _started(invocation)
+    settings, lines = _started(invocation)
     from services.run import main as run_main
 
-    return run_main(settings, once=once, as_json=as_json)
+    return run_main(settings, lines, once=once, as_json=as_json)
 
 
 def _stage(name: str, summary: str) -> click.Command:
     @click.command(name, help=f"{summary} Until SIGTERM.")
     @pass_invocation
     def stage(invocation: Invocation) -> int:
-        settings = _started(invocation)
+        settings, lines = _started(invocation)
         module = importlib.import_module(f"services.{name}.__main__")
-        return int(module.serve(settings))
+        return int(module.serve(settings, lines))
 
     return stage
 
 
-def _started(invocation: Invocation) -> Settings:
-    """Set up the log of a process that carries mail, and return its settings."""
-    log.configure("DEBUG" if invocation.debug else "INFO")
+def _started(invocation: Invocation) -> tuple[Settings, log.Lines]:
+    """Return the settings of a process that carries mail, and its log, set up."""
+    lines = log.configure("DEBUG" if invocation.debug else "INFO")
     settings = invocation.settings()
     for what in warnings(settings, invocation.path()):
-        log.MailLog("configuration").trouble("unwise", warning=what)
-    return settings
+        log.MailLog("configuration", lines=lines).trouble("unwise", warning=what)
+    return settings, lines
+
+
+class _Program(click.Group):
+    """The commands by name; a module of the operator's is loaded when its command is called."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        """Return the name of every command."""
+        return sorted(("run", *STAGES, *OPERATOR))
+
+    def get_command(self, _: click.Context, name: str) -> click.Command | None:
+        """Return the command of this name, None where there is none."""
+        if name in STAGES:
+            return _stage(name, STAGES[name])
+        if name in OPERATOR:
+            module = importlib.import_module(f"services.postmaster.{OPERATOR[name]}")
+            command: click.Command = getattr(module, name.replace("-", "_"))
+            return command
+        return run if name == "run" else None
 
 
 def program() -> click.Group:
     """Return the program: its options, and every command."""
 
-    @click.group(NAME, context_settings={"help_option_names": ["-h", "--help"]})
+    @click.group(NAME, cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
     @click.version_option(package_name=NAME)
     @pass_invocation
     def connector(_: Invocation) -> None:
         """Move mail from POP3 mailboxes to a mail server of your own, losing none."""
 
-    stages = [_stage(name, summary) for name, summary in STAGES.items()]
-    folders = [folder_commands(folder) for folder in (FAILED, QUARANTINED)]
-    for command in (run, *stages, accounts, *folders, spool, topology, check_config):
-        connector.add_command(command)
     return connector
 
 
@@ -109,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the command line without the program's name; that of this process if None.
     """
+    gc.set_threshold(LOADING)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from importlib import metadata
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
@@ -25,17 +25,17 @@ from services.monitor import monitored
 from services.parts import Assembly, Part, Resources
 from shared import faultpoint
 from shared.broker import Broker
-from shared.broker.embedded import EmbeddedBroker
-from shared.broker.rabbitmq import RabbitBroker
 from shared.clock import SystemClock
 from shared.errors import SpoolUnavailable, StateUnavailable
-from shared.log import MailLog
+from shared.log import Lines, MailLog
 from shared.metrics import IN_HAND
 from shared.runner import Runner
 from shared.settings import Settings
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
-from shared.state import State, new_owner
+
+if TYPE_CHECKING:
+    from shared.state import State
 
 GRACE: Final = 30.0
 """Seconds that what is in hand may take after SIGTERM."""
@@ -50,20 +50,20 @@ class Stopped(Exception):
     """The process was told to stop before everything was open."""
 
 
-def serve(settings: Settings, *parts: Part) -> int:
+def serve(settings: Settings, lines: Lines, *parts: Part) -> int:
     """Run these stages in this process until SIGTERM or SIGINT; return the exit status.
 
     Raises:
         ConfigError: the settings do not lead to a broker, a database or a destination.
     """
-    return asyncio.run(_serve(settings, parts))
+    return asyncio.run(_serve(settings, lines, parts))
 
 
-async def _serve(settings: Settings, parts: Sequence[Part]) -> int:
+async def _serve(settings: Settings, lines: Lines, parts: Sequence[Part]) -> int:
     stop = asyncio.Event()
     stop_on_signals(stop)
     with suppress(Stopped):
-        async with opened(settings, parts, stop) as (resources, assemblies):
+        async with opened(settings, lines, parts, stop) as (resources, assemblies):
             await run_until(stop, resources, assemblies)
     return 0
 
@@ -74,7 +74,6 @@ def spare_collections() -> None:
     Messages in hand are thousands of objects without cycles; looking at them after every 700 new
     ones was about 6 % of the deliverer's CPU samples (perf).
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 10, 10)
 
@@ -89,6 +88,7 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 @asynccontextmanager
 async def opened(
     settings: Settings,
+    lines: Lines,
     parts: Sequence[Part],
     stop: asyncio.Event,
     counts: Counter[str] | None = None,
@@ -97,6 +97,7 @@ async def opened(
 
     Args:
         settings: the configuration.
+        lines: where log lines go.
         parts: which stages.
         stop: ends the waiting for a broker or database that is away.
         counts: where mail events are counted.
@@ -105,9 +106,8 @@ async def opened(
         Stopped: told to stop while waiting.
         ConfigError: the settings do not lead there.
     """
-    spare_collections()
     name = parts[0].name if len(parts) == 1 else "postmaster"
-    log = MailLog(name, counts)
+    log = MailLog(name, counts, lines=lines)
     if (fault := faultpoint.arm(os.environ)) is not None:
         log.trouble("this process will kill itself", at=fault, because=faultpoint.VARIABLE)
     async with AsyncExitStack() as stack:
@@ -119,6 +119,7 @@ async def opened(
             )
             for part in parts
         ]
+        spare_collections()
         yield resources, assemblies
 
 
@@ -148,8 +149,13 @@ def _broker(settings: Settings, sender: str, name: str, version: str, log: MailL
     """Return the broker that the settings name: RabbitMQ, or the embedded one without a URL."""
     url = settings.broker.address()
     tiers = settings.retry.tiers
+    # Of the two brokers, only the one in use is loaded.
     if url is None:
+        from shared.broker.embedded import EmbeddedBroker
+
         return EmbeddedBroker(settings.queue_file, tiers=tiers, name=name)
+    from shared.broker.rabbitmq import RabbitBroker
+
     ca_file = settings.broker.ca_file
     return RabbitBroker(
         url,
@@ -164,6 +170,9 @@ def _broker(settings: Settings, sender: str, name: str, version: str, log: MailL
 
 async def _state(settings: Settings, log: MailLog) -> State:
     """Open the state database, waiting for it with backoff for as long as it takes."""
+    # Not at the top: a parser and a rewriter have no state, and SQLAlchemy takes 0.1 s to load.
+    from shared.state import State, new_owner
+
     waits = AsyncRetrying(
         retry=retry_if_exception_type((StateUnavailable, SpoolUnavailable)),
         wait=wait_exponential_jitter(0.2, 15),

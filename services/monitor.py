@@ -12,12 +12,14 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from services.parts import Resources
 from shared.errors import ConfigError
 from shared.metrics import BLOCKED, BUILD, CONNECTED, Metrics
+
+if TYPE_CHECKING:
+    from http.server import ThreadingHTTPServer
 
 BEAT: Final = 1.0
 STALLED: Final = 30.0
@@ -106,6 +108,9 @@ async def monitored(resources: Resources, listen: str | None) -> AsyncGenerator[
 
 
 def _server(listen: str, vitals: Vitals) -> ThreadingHTTPServer:
+    # Not at the top: without monitoring no process waits for it.
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
     host, _, port = listen.rpartition(":")
 
     class Handler(BaseHTTPRequestHandler):

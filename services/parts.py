@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from shared.broker import Broker
 from shared.clock import Clock
@@ -17,7 +17,9 @@ from shared.log import MailLog
 from shared.settings import Settings
 from shared.spool import Spool
 from shared.stage import Stage
-from shared.state import State
+
+if TYPE_CHECKING:
+    from shared.state import State
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from services.parts import Assembly, Resources
 from services.postmaster.open import open_steward
 from services.rewriter.__main__ import PART as REWRITER
 from shared.errors import BrokerUnavailable
-from shared.log import MailLog
+from shared.log import Lines, MailLog
 from shared.message import Envelope, Poll
 from shared.queues import RETRIED
 from shared.runner import Runner
@@ -42,31 +42,32 @@ QUIET_LOOKS: Final = 3
 LOOK_EVERY: Final = 0.05
 
 
-def main(settings: Settings, *, once: bool = False, as_json: bool = False) -> int:
+def main(settings: Settings, lines: Lines, *, once: bool = False, as_json: bool = False) -> int:
     """Run the connector; return the exit status.
 
     Args:
         settings: the configuration.
+        lines: where log lines go.
         once: poll every account once, drain the pipeline, print a summary, and end.
         as_json: the summary is one JSON object on standard output.
 
     Raises:
         ConfigError: the settings do not lead to a broker, a database or a destination.
     """
-    _declare(settings)
+    _declare(settings, lines)
     if not once:
-        return serve(settings, *PARTS)
-    return asyncio.run(_once(settings, as_json))
+        return serve(settings, lines, *PARTS)
+    return asyncio.run(_once(settings, lines, as_json))
 
 
-def _declare(settings: Settings) -> None:
+def _declare(settings: Settings, lines: Lines) -> None:
     """Make the queues exist in RabbitMQ, waiting for it; the embedded broker has its own.
 
     Stages of their own process wait for ``topology declare`` instead: they may not configure.
     """
     if settings.broker.url is None:
         return
-    log = MailLog("run")
+    log = MailLog("run", lines=lines)
     waits = Retrying(
         retry=retry_if_exception_type(BrokerUnavailable),
         wait=wait_exponential_jitter(0.2, 15),
@@ -82,13 +83,13 @@ def _declare_now(settings: Settings) -> None:
         steward.declare()
 
 
-async def _once(settings: Settings, as_json: bool) -> int:
+async def _once(settings: Settings, lines: Lines, as_json: bool) -> int:
     stop = asyncio.Event()
     stop_on_signals(stop)
     counts: Counter[str] = Counter()
     started = time.monotonic()
     with suppress(Stopped):
-        async with opened(settings, PARTS, stop, counts) as (resources, assemblies):
+        async with opened(settings, lines, PARTS, stop, counts) as (resources, assemblies):
             await _drain(resources, assemblies, stop)
     summary = _summary(settings, counts, time.monotonic() - started)
     sys.stdout.write(json.dumps(summary) + "\n" if as_json else _readable(summary))

@@ -7,7 +7,7 @@ sent it (CRLF line ends, dot-stuffing undone), and nobody ever parses and writes
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Generic, TypeAlias, TypeVar
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 HEADER_LIMIT = 256 * 1024
 """Bytes of a header block, blank line included, that any stage is ready to hold."""
@@ -42,14 +42,19 @@ class Spooled:
 Raw: TypeAlias = Inline | Spooled
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a person recognises a message by: decoded, without control characters, cut to a line."""
+class Summary(NamedTuple):
+    """What a person recognises a message by: decoded, without control characters, cut to a line.
+
+    A named tuple, as Hop is: it is made in half the time, and goes over the wire as it is.
+    """
 
     from_: str = ""
     subject: str = ""
     message_id: str = ""
     date: str = ""
+
+
+NO_SUMMARY: Final = Summary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ class Fetched:
     raw: Raw
     uidl: str
     server: str
-    summary: Summary = Summary()
+    summary: Summary = NO_SUMMARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +124,7 @@ P = TypeVar("P", Poll, Fetched, Parsed, Addressed)
 P_co = TypeVar("P_co", bound=Payload, covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
+class Hop(NamedTuple):
     """One stage that an envelope has passed: which one, and when (seconds since 1970, UTC)."""
 
     stage: str

@@ -1,17 +1,20 @@
 """What is measured, by name: a closed set, declared in one table, in Prometheus' conventions.
 
-Each process has a registry of its own; nothing here is global. The names are an interface: the
+Each process has metrics of its own; nothing here is global. The names are an interface: the
 dashboards, the alerts and other people's queries are written against them.
+
+They are plain numbers while mail runs, and become Prometheus' text when somebody asks. One thread
+writes them, that of the event loop; the monitor's only reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import generate_latest
+import math
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import Final, Literal, NamedTuple, TypeAlias, cast
 
 EVENTS: Final = "pop3_connector_mail_events_total"
 BYTES: Final = "pop3_connector_fetched_bytes_total"
@@ -28,8 +31,7 @@ _SHORT: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 6
 _LONG: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200, 86_400)
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(NamedTuple):
     """One metric: its name, kind, labels and meaning; the buckets in seconds for a histogram."""
 
     name: str
@@ -64,46 +66,131 @@ METRICS: Final = (
 )
 
 
-class Metrics:
-    """The metrics of one process."""
+class Sample(NamedTuple):
+    """A line of Prometheus' text: what its name ends with, its value, and the bucket it is of."""
+
+    suffix: str
+    value: float
+    bound: float | None = None
+
+
+class Counter:
+    """A number that only grows."""
+
+    __slots__ = ("_created", "_value")
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._counters: dict[str, Counter] = {}
-        self._gauges: dict[str, Gauge] = {}
-        self._histograms: dict[str, Histogram] = {}
-        for metric in METRICS:
-            self._declare(metric)
+        self._value = 0.0
+        self._created = time.time()
 
-    def _declare(self, m: Metric) -> None:
-        match m.kind:
-            case "counter":
-                self._counters[m.name] = Counter(
-                    m.name, m.meaning, m.labels, registry=self._registry
-                )
-            case "gauge":
-                self._gauges[m.name] = Gauge(m.name, m.meaning, m.labels, registry=self._registry)
-            case "histogram":
-                self._histograms[m.name] = Histogram(
-                    m.name, m.meaning, m.labels, registry=self._registry, buckets=m.buckets
-                )
+    def inc(self, by: float = 1) -> None:
+        """Add to it."""
+        self._value += by
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield its value, and since when it grows."""
+        yield Sample("_total", self._value)
+        yield Sample("_created", self._created)
+
+
+class Gauge:
+    """A number that goes up and down, or that is read when somebody asks for it."""
+
+    __slots__ = ("read",)
+
+    def __init__(self) -> None:
+        self.read: Callable[[], float] = float
+
+    def set(self, value: float) -> None:
+        """Make this its value."""
+        self.read = lambda: value
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield its value."""
+        yield Sample("", self.read())
+
+
+class Histogram:
+    """How many observations fell into each bucket, and their sum.
+
+    Args:
+        bounds: the upper bound of each bucket, which belongs to it; one more takes the rest.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_created", "_sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+        self._created = time.time()
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield how many are at most each bound, how many there are, and their sum."""
+        total = 0
+        for bound, total in zip((*self._bounds, math.inf), accumulate(self._counts), strict=True):
+            yield Sample("_bucket", total, bound)
+        yield Sample("_count", total)
+        yield Sample("_sum", self._sum)
+        yield Sample("_created", self._created)
+
+
+Number: TypeAlias = Counter | Gauge | Histogram
+_DECLARED: Final[Mapping[str, Metric]] = {metric.name: metric for metric in METRICS}
+
+
+def _made(metric: Metric) -> Number:
+    match metric.kind:
+        case "counter":
+            return Counter()
+        case "gauge":
+            return Gauge()
+        case "histogram":
+            return Histogram(metric.buckets)
+
+
+class Metrics:
+    """The metrics of one process: numbers by the values of their labels, for each name."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, dict[tuple[str, ...], Number]] = {m.name: {} for m in METRICS}
+        for metric in METRICS:
+            if not metric.labels:
+                self._number(metric.name, ())  # shown from the beginning, at nought
+
+    def _number(self, name: str, labels: tuple[str, ...]) -> Number:
+        numbers, metric = self._numbers[name], _DECLARED[name]
+        if labels not in numbers:
+            if len(labels) != len(metric.labels):
+                raise ValueError(f"{name} has the labels {metric.labels}, not {labels}")
+            numbers[labels] = _made(metric)
+        return numbers[labels]
 
     def counter(self, name: str, *labels: str) -> Counter:
         """Return the counter of this name, for these label values."""
-        return self._counters[name].labels(*labels) if labels else self._counters[name]
+        return cast(Counter, self._number(name, labels))
 
     def histogram(self, name: str, *labels: str) -> Histogram:
         """Return the histogram of this name, for these label values."""
-        return self._histograms[name].labels(*labels) if labels else self._histograms[name]
+        return cast(Histogram, self._number(name, labels))
 
     def gauge(self, name: str, *labels: str) -> Gauge:
         """Return the gauge of this name, for these label values."""
-        return self._gauges[name].labels(*labels) if labels else self._gauges[name]
+        return cast(Gauge, self._number(name, labels))
 
     def watch(self, name: str, read: Callable[[], float], *labels: str) -> None:
         """Let a gauge be read when somebody asks for it."""
-        self.gauge(name, *labels).set_function(read)
+        self.gauge(name, *labels).read = read
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        # Not at the top: most runs are never asked, and it takes 20 ms to import.
+        from shared.metrics_exposition import text
+
+        # Copied at once: it is the monitor's thread that asks, and a label value may come up.
+        return text([(_DECLARED[name], list(of.items())) for name, of in self._numbers.items()])

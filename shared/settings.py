@@ -235,8 +235,8 @@ class Settings(_Table):
 
     @property
     def spool_url(self) -> str:
-        """The URL of the spool; fsspec takes file URLs as they are, without percent-encoding."""
-        default = f"file://{(self.data_dir / 'spool').absolute()}"
+        """The URL of the spool, or a directory; fsspec percent-decodes no file URL."""
+        default = str((self.data_dir / "spool").absolute())
         return default if self.spool.url is None else self.spool.url.reveal()
 
     @property

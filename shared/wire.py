@@ -60,7 +60,7 @@ def encode(envelope: Envelope[Payload]) -> bytes:
                 envelope.first_seen,
                 envelope.attempt,
                 envelope.first_failure,
-                [[hop.stage, hop.at] for hop in envelope.trail],
+                envelope.trail,
                 pack(payload),
             ]
         ),
@@ -100,7 +100,7 @@ def decode(body: bytes, kind: type[_T]) -> Envelope[_T]:
 
 
 def _envelope(parts: list[Any], kind: type[_T]) -> Envelope[_T]:
-    _, found, id_, account, first_seen, attempt, first_failure, trail, payload, *_ = parts
+    _, found, id_, account, first_seen, attempt, first_failure, trail, payload = _first(9, parts)
     expected, _, unpack = _FORMATS[kind]
     if found != expected:
         raise ValueError(f"it holds {found!r}, this queue takes {expected!r}")
@@ -111,8 +111,13 @@ def _envelope(parts: list[Any], kind: type[_T]) -> Envelope[_T]:
         _float(first_seen),
         _int(attempt),
         None if first_failure is None else _float(first_failure),
-        tuple(Hop(_str(stage), _float(at)) for stage, at, *_ in map(_list, _list(trail))),
+        tuple([_hop(hop) for hop in _list(trail)]),
     )
+
+
+def _hop(value: object) -> Hop:
+    stage, at = _first(2, value)
+    return Hop(_str(stage), _float(at))
 
 
 def _str(value: object) -> str:
@@ -149,8 +154,15 @@ def _list(value: object) -> list[Any]:
     return value
 
 
+def _first(count: int, value: object) -> list[Any]:
+    """Return so many fields; a newer version may have added others at the end."""
+    if type(value) is not list:
+        raise ValueError(f"{type(value).__name__} where a list is expected")
+    return value if len(value) == count else value[:count]
+
+
 def _texts(value: object) -> tuple[str, ...]:
-    return tuple(_str(item) for item in _list(value))
+    return tuple([_str(item) for item in _list(value)])
 
 
 def _pack_raw(raw: Raw) -> bytes | list[object]:
@@ -160,16 +172,12 @@ def _pack_raw(raw: Raw) -> bytes | list[object]:
 def _raw(value: Any) -> Raw:
     if type(value) is bytes:
         return Inline(value)
-    key, size, head, *_ = _list(value)
+    key, size, head = _first(3, value)
     return Spooled(_str(key), _int(size), _bytes(head))
 
 
-def _pack_summary(s: Summary) -> list[str]:
-    return [s.from_, s.subject, s.message_id, s.date]
-
-
 def _summary(value: Any) -> Summary:
-    from_, subject, message_id, date, *_ = _list(value)
+    from_, subject, message_id, date = _first(4, value)
     return Summary(_str(from_), _str(subject), _str(message_id), _str(date))
 
 
@@ -178,16 +186,16 @@ def _pack_poll(p: Poll) -> list[object]:
 
 
 def _poll(value: Any) -> Poll:
-    reason, *_ = _list(value)
+    (reason,) = _first(1, value)
     return Poll(_str(reason))
 
 
 def _pack_fetched(p: Fetched) -> list[object]:
-    return [_pack_raw(p.raw), p.uidl, p.server, _pack_summary(p.summary)]
+    return [_pack_raw(p.raw), p.uidl, p.server, p.summary]
 
 
 def _fetched(value: Any) -> Fetched:
-    raw, uidl, server, summary, *_ = _list(value)
+    raw, uidl, server, summary = _first(4, value)
     return Fetched(_raw(raw), _str(uidl), _str(server), _summary(summary))
 
 
@@ -196,7 +204,7 @@ def _pack_parsed(p: Parsed) -> list[object]:
         _pack_raw(p.raw),
         p.uidl,
         p.server,
-        _pack_summary(p.summary),
+        p.summary,
         p.return_path,
         p.delivered_to,
         p.received,
@@ -205,7 +213,7 @@ def _pack_parsed(p: Parsed) -> list[object]:
 
 
 def _parsed(value: Any) -> Parsed:
-    raw, uidl, server, summary, return_path, delivered_to, received, passed, *_ = _list(value)
+    raw, uidl, server, summary, return_path, delivered_to, received, passed = _first(8, value)
     return Parsed(
         _raw(raw),
         _str(uidl),
@@ -223,7 +231,7 @@ def _pack_addressed(p: Addressed) -> list[object]:
         _pack_raw(p.raw),
         p.uidl,
         p.server,
-        _pack_summary(p.summary),
+        p.summary,
         p.sender,
         p.recipients,
         p.destination,
@@ -232,7 +240,7 @@ def _pack_addressed(p: Addressed) -> list[object]:
 
 
 def _addressed(value: Any) -> Addressed:
-    raw, uidl, server, summary, sender, recipients, destination, prefix, *_ = _list(value)
+    raw, uidl, server, summary, sender, recipients, destination, prefix = _first(8, value)
     return Addressed(
         _raw(raw),
         _str(uidl),

@@ -13,6 +13,7 @@ from services.deliverer.couriers import courier_for
 from services.deliverer.deliver import Deliverer
 from services.host import serve as host
 from services.parts import Assembly, Part, Resources
+from shared.log import Lines
 from shared.message import Addressed
 from shared.metrics import BREAKER
 from shared.queues import PICKUP
@@ -49,9 +50,9 @@ def _open(breaker: Breaker) -> float:
 PART: Final = Part("deliverer", assemble)
 
 
-def serve(configuration: Settings) -> int:
+def serve(configuration: Settings, lines: Lines) -> int:
     """Run until SIGTERM; return the exit status."""
-    return host(configuration, PART)
+    return host(configuration, lines, PART)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from services.host import serve as host
 from services.parts import Assembly, Part, Resources
 from shared import settings
 from shared.errors import ConfigError
+from shared.log import Lines
 from shared.message import Poll
 from shared.outbox import Outbox
 from shared.queues import INCOMING, POLL
@@ -68,9 +69,9 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
 PART: Final = Part("fetcher", assemble)
 
 
-def serve(configuration: settings.Settings) -> int:
+def serve(configuration: settings.Settings, lines: Lines) -> int:
     """Run until SIGTERM; return the exit status."""
-    return host(configuration, PART)
+    return host(configuration, lines, PART)
 
 
 if __name__ == "__main__":

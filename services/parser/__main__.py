@@ -10,6 +10,7 @@ from typing import Final
 from services.host import serve as host
 from services.parser.parse import parse
 from services.parts import Assembly, Part, Resources
+from shared.log import Lines
 from shared.message import Fetched
 from shared.queues import INCOMING, PARSED
 from shared.settings import Settings
@@ -28,9 +29,9 @@ async def assemble(_: Resources) -> AsyncGenerator[Assembly, None]:
 PART: Final = Part("parser", assemble)
 
 
-def serve(configuration: Settings) -> int:
+def serve(configuration: Settings, lines: Lines) -> int:
     """Run until SIGTERM; return the exit status."""
-    return host(configuration, PART)
+    return host(configuration, lines, PART)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ import click
 from services.postmaster import parked, show
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.open import open_spool, open_steward
-from services.postmaster.parked import Folder
+from services.postmaster.parked import FAILED, QUARANTINED, Folder
 from shared.log import printable
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _id = click.argument("id_", metavar="ID")
 
 
-def folder_commands(folder: Folder) -> click.Group:
+def _commands(folder: Folder) -> click.Group:
     """Return the group of commands that work on a folder."""
     about = f"See and settle the messages in {folder.title}. An ID can be cut to its beginning."
     group = click.Group(folder.name, help=about)
@@ -175,3 +175,7 @@ async def _copy(chunks: AsyncIterator[bytes], file: BinaryIO) -> int:
         size += file.write(chunk)
     file.flush()
     return size
+
+
+failed = _commands(FAILED)
+quarantine = _commands(QUARANTINED)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
+from services.postmaster.errors import NotFound
 from shared import wire
 from shared.broker import Steward, Stored
 from shared.errors import NewerSchema, SpoolUnavailable, Undecodable
@@ -49,10 +50,6 @@ FAILED: Final = Folder(
 QUARANTINED: Final = Folder(
     "quarantine", "quarantine", "release", "released", ((QUARANTINE, None),)
 )
-
-
-class NotFound(Exception):
-    """No message, or more than one, goes by the id that was given."""
 
 
 class Blobs(Protocol):

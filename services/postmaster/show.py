@@ -16,10 +16,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from services.postmaster.parked import Letter, letter
 from shared.broker import Stored
@@ -49,6 +45,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         columns: the headings.
         rows: the cells; they are escaped here.
     """
+    # Not at the top: stages and commands that show no table do not wait for it.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, highlight=False)
     for column in columns:
         grid.add_column(column, overflow="fold")

@@ -10,6 +10,7 @@ from typing import Final
 from services.host import serve as host
 from services.parts import Assembly, Part, Resources
 from services.rewriter.rewrite import Rewriter, Route
+from shared.log import Lines
 from shared.message import Parsed
 from shared.queues import PARSED, PICKUP
 from shared.settings import Settings
@@ -30,9 +31,9 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
 PART: Final = Part("rewriter", assemble)
 
 
-def serve(configuration: Settings) -> int:
+def serve(configuration: Settings, lines: Lines) -> int:
     """Run until SIGTERM; return the exit status."""
-    return host(configuration, PART)
+    return host(configuration, lines, PART)
 
 
 if __name__ == "__main__":

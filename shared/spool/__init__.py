@@ -19,7 +19,6 @@ from shared.clock import Clock, SystemClock
 from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.log import printable
 from shared.spool.local import LocalStore
-from shared.spool.remote import connect
 from shared.spool.store import Draft, Listed, Store, path_of, valid
 
 __all__ = ["Blob", "Listed", "Spool", "valid"]
@@ -222,5 +221,8 @@ async def _call(executor: ThreadPoolExecutor, work: Callable[[], R]) -> R:
 def _store(url: str, options: Mapping[str, str]) -> Store:
     if "://" not in url:
         return LocalStore(Path(url))
+    # Not at the top: a directory needs no fsspec.
+    from shared.spool.remote import connect
+
     found = connect(url, options)
     return LocalStore(found) if isinstance(found, Path) else found

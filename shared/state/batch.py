@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import islice
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, Table
-from sqlalchemy.dialects import postgresql, sqlite
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
 
 T = TypeVar("T")
 R = TypeVar("R")
-Upsert: TypeAlias = sqlite.Insert | postgresql.Insert
+Upsert: TypeAlias = "sqlite.Insert | postgresql.Insert"
 
 MAX_SKEW: Final = 60.0
 """Seconds by which the clocks of two machines may differ. What was written further in the future
@@ -25,11 +28,6 @@ than that was written by a clock that has since been set back."""
 
 _CHUNK: Final = 1000
 """Values in one IN (...); SQLite takes 32,766 parameters, PostgreSQL 65,535."""
-
-_INSERTS: Final[dict[str, Callable[[Table], Upsert]]] = {
-    "sqlite": sqlite.insert,
-    "postgresql": postgresql.insert,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,9 @@ def run_all(
 
 def insert_into(dialect: str, table: Table) -> Upsert:
     """Return an INSERT of this dialect, one that can be given an ON CONFLICT clause."""
-    return _INSERTS[dialect](table)
+    # Of the dialects, only the one in use is loaded: all drivers of PostgreSQL would come with it.
+    insert: Callable[[Table], Upsert] = import_module(f"sqlalchemy.dialects.{dialect}").insert
+    return insert(table)
 
 
 def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -20,6 +20,7 @@ from tests.flow.connector import STAGES, Connector, command_of
 
 _LOADED = ["__main__", "services.__main__", "services.run"]
 _LOADED += [f"services.{stage}.__main__" for stage in STAGES]
+_LOADED += ["shared.broker.embedded", "shared.broker.rabbitmq", "shared.state"]
 
 
 @dataclass

@@ -35,7 +35,8 @@ LIBRARIES = {
 }
 """Which modules may import a library; no other library is imported at all."""
 
-HANDLERS_MAY = (*(f"shared.{name}" for name in CORE), "shared.grouped", "shared.log.printable")
+_OF_THE_LOG = ("shared.log.printable", "shared.log.Report", "shared.log.silent")
+HANDLERS_MAY = (*(f"shared.{name}" for name in CORE), "shared.grouped", *_OF_THE_LOG)
 """What the modules of a stage import beside their own folder."""
 
 

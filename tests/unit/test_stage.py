@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import msgpack
 import pytest
-import structlog
 
 from shared import wire
 from shared.broker import Send
@@ -20,7 +19,7 @@ from shared.broker.embedded import EmbeddedBroker
 from shared.broker.embedded_steward import EmbeddedSteward
 from shared.clock import Clock, SystemClock
 from shared.errors import SpoolMissing, SpoolUnavailable
-from shared.log import MailLog, configure
+from shared.log import Lines, MailLog
 from shared.message import Addressed, Envelope, Inline, Spooled, Summary
 from shared.outcome import DeadLetter, Done, Forward, Outcome, Retry, Split
 from shared.queues import PICKUP, QUARANTINE, Tier, plan
@@ -52,6 +51,7 @@ class Bench:
     steward: EmbeddedSteward
     spool: Spool
     log: MailLog
+    said: StringIO
     stop: asyncio.Event
 
     async def put(self, *ids: str, payload: Addressed = MAIL) -> None:
@@ -94,12 +94,14 @@ async def at_work(
 ) -> AsyncIterator[Bench]:
     broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="test")
     spool = Spool(str(folder / "spool"))
-    log = MailLog("deliverer")
+    said = StringIO()
+    log = MailLog("deliverer", lines=Lines(said))
     bench = Bench(
         broker,
         EmbeddedSteward(folder / "queue.db", TIERS),
         spool,
         log,
+        said,
         asyncio.Event(),
     )
     await broker.open()
@@ -115,15 +117,6 @@ async def at_work(
         await running
         bench.steward.close()
         await broker.close()
-
-
-@pytest.fixture
-def logged() -> Iterator[StringIO]:
-    """What is logged, as lines of JSON."""
-    out = StringIO()
-    configure(stream=out)
-    yield out
-    structlog.reset_defaults()
 
 
 async def test_done_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -156,7 +149,7 @@ async def test_what_a_handler_raises_is_a_retry_of_that_message_alone(tmp_path: 
     ],
 )
 async def test_what_the_spool_does_not_give_is_a_retry_no_defect_and_an_alarm(
-    tmp_path: Path, logged: StringIO, error: Exception, what: str, said: str
+    tmp_path: Path, error: Exception, what: str, said: str
 ) -> None:
     async def handle(envelope: Envelope[Any]) -> Outcome:
         raise error
@@ -170,7 +163,7 @@ async def test_what_the_spool_does_not_give_is_a_retry_no_defect_and_an_alarm(
         assert f"{counted} 1.0" in bench.log.metrics.exposition().decode()
         (kept,) = bench.steward.browse("pickup.retry.1h")
         assert kept.headers["reason"] == str(error)
-    (line,) = [e for e in map(json.loads, logged.getvalue().splitlines()) if e["event"] == said]
+    (line,) = [e for e in map(json.loads, bench.said.getvalue().splitlines()) if e["event"] == said]
     assert line["level"] == "error"
     assert (line["id"], line["account"], line["why"]) == ("a", "sales", str(error))
 

@@ -19,21 +19,18 @@ from shared.broker.amqp_url import parse
 from shared.broker.rabbitmq.backoff import Backoff
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 from shared.broker.rabbitmq.consumer import Session
-from shared.broker.rabbitmq.link import Link, Report
+from shared.broker.rabbitmq.link import Link
 from shared.broker.rabbitmq.publisher import Publisher
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokerUnavailable, DeliveryLost, Refused
 from shared.faultpoint import reach
+from shared.log import Report, silent
 from shared.queues import Tier, plan, reachable
 
 LONGEST_PAUSE: Final = 5.0
 """Seconds between two tries to consume a queue that is not declared yet."""
 
 _NOT_FOUND: Final = 404
-
-
-def _silent(what: str, /, **about: object) -> None:
-    """Report to nobody."""
 
 
 class RabbitBroker:
@@ -63,7 +60,7 @@ class RabbitBroker:
         version: str,
         ca_file: str | None = None,
         clock: Clock | None = None,
-        report: Report = _silent,
+        report: Report = silent,
     ) -> None:
         self._name = name
         self._clock = clock or SystemClock()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pika.exceptions import ConnectionWrongStateError
 
@@ -17,18 +17,11 @@ from shared.broker.rabbitmq.backoff import Backoff
 from shared.broker.rabbitmq.connection import MailConnection, parameters, text, translated
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, ConfigError
-from shared.log import printable
+from shared.log import Report, printable
 
 CLOSING: Final = 5.0
 """Seconds that a broker has for its part of a proper goodbye."""
 LONGEST_PAUSE: Final = 30.0
-
-
-class Report(Protocol):
-    """Where trouble with the broker is told, such as ``MailLog.trouble``."""
-
-    def __call__(self, what: str, /, **about: object) -> None:
-        """Say what is wrong, and about what."""
 
 
 class Link:

@@ -23,11 +23,11 @@ from shared.broker.rabbitmq import frames
 from shared.broker.rabbitmq.backoff import Backoff
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 from shared.broker.rabbitmq.connection import MailConnection
-from shared.broker.rabbitmq.link import Link, Report
+from shared.broker.rabbitmq.link import Link
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, Refused
 from shared.faultpoint import reach
-from shared.log import printable
+from shared.log import Report, printable
 from shared.wire import BODY_LIMIT
 
 CONTENT_TYPE: Final = "application/msgpack"

@@ -1,0 +1,5 @@
+"""What goes wrong with the operator's commands through nobody's defect."""
+
+
+class NotFound(Exception):
+    """No message, or more than one, goes by the id that was given."""
