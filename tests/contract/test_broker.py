@@ -80,6 +80,19 @@ async def test_no_more_than_prefetch_are_out_at_a_time(bench: Bench) -> None:
     assert (await fourth).message_id == "id-3"
 
 
+async def test_no_more_than_prefetch_are_handed_to_one_that_waits(bench: Bench) -> None:
+    broker = await bench.broker()
+    waiting = asyncio.create_task(take(bench.consume(broker, "incoming", prefetch=3), 3))
+    await round_trip(bench, broker)
+
+    await broker.publish(*map(send, range(10)))
+
+    assert [d.message_id for d in await waiting] == ["id-0", "id-1", "id-2"]
+    await has_depth(broker, "incoming", 7)
+    rest = await take(bench.consume(broker, "incoming"), 7)
+    assert [d.message_id for d in rest] == [f"id-{n}" for n in range(3, 10)]
+
+
 async def test_settling_moves_the_message_on(bench: Bench) -> None:
     broker = await bench.broker()
     await broker.publish(send(1))
