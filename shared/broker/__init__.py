@@ -116,6 +116,16 @@ class Broker(Protocol):
             BrokerUnavailable: the broker does not answer.
         """
 
+    async def drained(self, queues: Iterable[str]) -> bool | None:
+        """Return whether nothing is in these queues, neither waiting nor in anybody's hands.
+
+        Returns:
+            None where the broker cannot tell.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+
     @property
     def connected(self) -> bool:
         """Whether messages can be published and consumed just now."""

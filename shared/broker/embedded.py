@@ -23,6 +23,7 @@ from shared.broker.embedded_jobs import (
     Count,
     Job,
     Lease,
+    Look,
     Part,
     Report,
     Stop,
@@ -191,6 +192,18 @@ class EmbeddedBroker:
         """
         done: asyncio.Future[Mapping[str, int]] = asyncio.get_running_loop().create_future()
         self._submit(Count(tuple(queues), done))
+        return await done
+
+    async def drained(self, queues: Iterable[str]) -> bool:
+        """Return whether nothing is in these queues, neither waiting nor in anybody's hands.
+
+        A message goes from one queue to the next in one transaction, so none is between them.
+
+        Raises:
+            BrokerUnavailable: the file could not be read.
+        """
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._submit(Look(tuple(queues), done))
         return await done
 
     @property

@@ -23,6 +23,7 @@ from shared.broker.embedded_jobs import (
     Count,
     Job,
     Lease,
+    Look,
     Part,
     Report,
     Stop,
@@ -130,9 +131,14 @@ class Dispatcher:
                     consumer.closed = True
 
     def count(self, db: sqlite3.Connection, jobs: Iterable[Job]) -> Report:
-        """Return the answers to the jobs that only count."""
-        counts = [job for job in jobs if isinstance(job, Count)]
-        return Report([(job.done, {q: self._depth(db, q) for q in job.queues}) for job in counts])
+        """Return the answers to the jobs that only look."""
+        report = Report()
+        for job in jobs:
+            if isinstance(job, Count):
+                report.answers.append((job.done, {q: self._depth(db, q) for q in job.queues}))
+            elif isinstance(job, Look):
+                report.answers.append((job.done, store.is_drained(db, job.queues)))
+        return report
 
     def commit(
         self,

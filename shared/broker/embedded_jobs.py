@@ -96,13 +96,21 @@ class Count:
 
 
 @dataclass(slots=True, eq=False)
+class Look:
+    """Say whether nothing is in these queues, neither waiting nor leased."""
+
+    queues: Sequence[str]
+    done: asyncio.Future[bool]
+
+
+@dataclass(slots=True, eq=False)
 class Stop:
     """Give everything back and end the thread."""
 
     done: asyncio.Future[None]
 
 
-Job: TypeAlias = Transfer | Subscribe | Cancel | Count | Stop
+Job: TypeAlias = Transfer | Subscribe | Cancel | Count | Look | Stop
 
 
 @dataclass(slots=True, eq=False)

@@ -85,6 +85,12 @@ _UNDELAY: Final = "DELETE FROM delayed WHERE queue = ? AND due = ? AND id = ?"
 _COUNT: Final = """
     SELECT (SELECT count(*) FROM waiting WHERE queue = :queue)
          + (SELECT count(*) FROM delayed WHERE queue = :queue)"""
+# One statement, and so one moment; leases by way of their owners, which are their key.
+_HOLDS: Final = """
+    WITH named AS (SELECT id FROM queue WHERE name IN (SELECT value FROM json_each(?)))
+    SELECT EXISTS (SELECT 1 FROM named CROSS JOIN waiting w ON w.queue = named.id)
+        OR EXISTS (SELECT 1 FROM owner CROSS JOIN lease ON lease.owner = owner.id
+                   WHERE lease.queue IN (SELECT id FROM named))"""
 _DECLARE: Final = """
     INSERT INTO queue (name, kind, ttl, back_to) VALUES (?, ?, ?, ?)
     ON CONFLICT (name) DO UPDATE
@@ -318,6 +324,12 @@ def depth(db: sqlite3.Connection, queue: int) -> int:
     """Return how many messages of the queue are not handed out."""
     (count,) = db.execute(_COUNT, {"queue": queue}).fetchone()
     return int(count)
+
+
+def is_drained(db: sqlite3.Connection, queues: Sequence[str]) -> bool:
+    """Return whether no message of these queues waits or is leased to anybody."""
+    (holds,) = db.execute(_HOLDS, (json.dumps(queues),)).fetchone()
+    return not holds
 
 
 def standing(db: sqlite3.Connection, place: Place) -> list[Standing]:

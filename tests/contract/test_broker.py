@@ -233,6 +233,23 @@ async def test_many_settled_at_once_are_each_settled_by_itself(bench: Bench) -> 
     await has_depth(other, "pickup", 1)
 
 
+async def test_what_is_in_hand_is_not_drained(bench: Bench) -> None:
+    """Not by anybody's account; RabbitMQ cannot tell, and says neither."""
+    here, there = await bench.broker(), await bench.broker()
+    can_tell = await there.drained(["incoming"]) is not None
+    assert await there.drained(["incoming", "parsed"]) is (True if can_tell else None)
+    await here.publish(send(1), send(2, "quarantine"), send(3, "incoming.retry.5m"))
+    assert await there.drained(["incoming", "parsed"]) is (False if can_tell else None)
+    delivery = await one(bench.consume(here, "incoming"))
+    for broker in (here, there):
+        assert await broker.drained(["parsed", "incoming"]) is (False if can_tell else None)
+
+    await here.settle(delivery, send(1, "parsed"))
+
+    for queues, empty in ((["incoming"], True), (["incoming", "parsed"], False)):
+        assert await there.drained(queues) is (empty if can_tell else None)
+
+
 async def test_two_consumers_share_a_queue_without_overlap(bench: Bench) -> None:
     here, there = await bench.broker(), await bench.broker()
     await here.publish(*map(send, range(100)))
