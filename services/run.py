@@ -40,6 +40,8 @@ INTERRUPTED: Final = 130
 
 QUIET_LOOKS: Final = 3
 LOOK_EVERY: Final = 0.05
+LOOK_AGAIN: Final = 0.01
+"""Seconds between two looks at a broker that tells exactly whether all is settled."""
 
 
 def main(settings: Settings, lines: Lines, *, once: bool = False, as_json: bool = False) -> int:
@@ -128,7 +130,25 @@ async def _poll_all(fetching: Assembly, resources: Resources) -> None:
 
 
 async def _quiet(resources: Resources, runners: Sequence[Runner]) -> None:
-    """Return when nothing moves any more.
+    """Return when nothing moves any more."""
+    while True:
+        drained = await _drained(resources)
+        if drained is None:
+            return await _still(resources, runners)
+        if drained:
+            return None
+        await asyncio.sleep(LOOK_AGAIN)
+
+
+async def _drained(resources: Resources) -> bool | None:
+    try:
+        return await resources.broker.drained(RETRIED)
+    except BrokerUnavailable:
+        return False
+
+
+async def _still(resources: Resources, runners: Sequence[Runner]) -> None:
+    """Return when nothing moves over a broker that does not tell what is handed out.
 
     A delivery can be between the broker and us, counted by neither for a moment; so several looks
     in a row have to find the same stillness.

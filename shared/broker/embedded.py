@@ -23,6 +23,8 @@ from shared.broker.embedded_jobs import (
     Count,
     Job,
     Lease,
+    Look,
+    Part,
     Report,
     Stop,
     Subscribe,
@@ -147,20 +149,29 @@ class EmbeddedBroker:
         self, settlements: Sequence[tuple[Delivery, Sequence[Send]]]
     ) -> list[Exception | None]:
         """Settle many deliveries; return for each None, or what ``settle`` would have raised."""
-        asked = [self._transferred(delivery, sends) for delivery, sends in settlements]
-        return [a if isinstance(a, Exception) else await _answer(a) for a in asked]
+        parts = [self._part(delivery, sends) for delivery, sends in settlements]
+        asked = [part for part in parts if isinstance(part, Part)]
+        answers = iter(await self._transferred(asked))
+        return [next(answers) if isinstance(part, Part) else part for part in parts]
 
-    def _transferred(
-        self, delivery: Delivery, sends: Sequence[Send]
-    ) -> asyncio.Future[None] | Exception:
+    def _part(self, delivery: Delivery, sends: Sequence[Send]) -> Part | Exception:
         if not isinstance(delivery.tag, Lease) or self._worker is None:
             return DeliveryLost("the delivery is another broker's, or was given back at the close")
-        done = asyncio.get_running_loop().create_future()
         try:
-            self._submit(Transfer([row(send) for send in sends], delivery.tag, done))
-        except (Refused, BrokerUnavailable) as error:
+            return Part([row(send) for send in sends], delivery.tag)
+        except Refused as error:
             return error
-        return done
+
+    async def _transferred(self, parts: Sequence[Part]) -> Sequence[Exception | None]:
+        """Have many parts done for one job, and one future to wait for."""
+        if not parts:
+            return ()
+        done: asyncio.Future[list[Exception | None]] = asyncio.get_running_loop().create_future()
+        try:
+            self._submit(Transfer(parts, done))
+            return await done
+        except BrokerUnavailable as error:
+            return [error] * len(parts)
 
     async def publish(self, *sends: Send) -> None:
         """Make the sends durable; return when they are. All of them are taken, or none.
@@ -169,9 +180,9 @@ class EmbeddedBroker:
             Refused: a send was not taken.
             BrokerUnavailable: the file could not be written.
         """
-        done = asyncio.get_running_loop().create_future()
-        self._submit(Transfer([row(send) for send in sends], None, done))
-        await done
+        (error,) = await self._transferred([Part([row(send) for send in sends], None)])
+        if error is not None:
+            raise error
 
     async def depths(self, queues: Iterable[str]) -> Mapping[str, int]:
         """Return for each queue how many messages in it wait to be handed out.
@@ -181,6 +192,18 @@ class EmbeddedBroker:
         """
         done: asyncio.Future[Mapping[str, int]] = asyncio.get_running_loop().create_future()
         self._submit(Count(tuple(queues), done))
+        return await done
+
+    async def drained(self, queues: Iterable[str]) -> bool:
+        """Return whether nothing is in these queues, neither waiting nor in anybody's hands.
+
+        A message goes from one queue to the next in one transaction, so none is between them.
+
+        Raises:
+            BrokerUnavailable: the file could not be read.
+        """
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._submit(Look(tuple(queues), done))
         return await done
 
     @property
@@ -234,11 +257,3 @@ def _seen(delivery: Delivery) -> Delivery:
     if isinstance(delivery.tag, Lease):
         delivery.tag.yielded = True
     return delivery
-
-
-async def _answer(done: asyncio.Future[None]) -> Exception | None:
-    try:
-        await done
-    except (DeliveryLost, Refused, BrokerUnavailable) as error:
-        return error
-    return None

@@ -7,13 +7,12 @@ It trusts its jobs to be well formed, and never that a lease is still ours.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from shared.broker import Delivery
 from shared.broker import embedded_owners as owners
@@ -24,14 +23,19 @@ from shared.broker.embedded_jobs import (
     Count,
     Job,
     Lease,
+    Look,
+    Part,
     Report,
     Stop,
     Subscribe,
     Transfer,
 )
 from shared.errors import DeliveryLost, Refused
-from shared.faultpoint import reach
+from shared.faultpoint import reach_all
 from shared.log import printable
+
+_New: TypeAlias = tuple[int, store.Row]
+"""A message that was just stored, with its number; it is in no queue yet."""
 
 
 class Moment(NamedTuple):
@@ -63,12 +67,23 @@ class Chores:
 
 @dataclass(slots=True)
 class _Changes:
-    """What is to be remembered once the transaction is committed."""
+    """What is to be remembered once the transaction is committed.
+
+    What is held changes at once, because there is room for so much less or more in the same
+    transaction; if that fails it is undone.
+    """
 
     settled: list[Lease] = field(default_factory=list)
     unwanted: list[Lease] = field(default_factory=list)
     leased: list[tuple[Consumer, list[Delivery]]] = field(default_factory=list)
     drained: set[str] = field(default_factory=set)
+
+    def undo(self) -> None:
+        """Let the consumers hold what they held before: the transaction was rolled back."""
+        for consumer, deliveries in self.leased:
+            consumer.held.difference_update(d.tag for d in deliveries if isinstance(d.tag, Lease))
+        for lease in self.settled:
+            lease.consumer.held.add(lease)
 
 
 class Dispatcher:
@@ -116,9 +131,14 @@ class Dispatcher:
                     consumer.closed = True
 
     def count(self, db: sqlite3.Connection, jobs: Iterable[Job]) -> Report:
-        """Return the answers to the jobs that only count."""
-        counts = [job for job in jobs if isinstance(job, Count)]
-        return Report([(job.done, {q: self._depth(db, q) for q in job.queues}) for job in counts])
+        """Return the answers to the jobs that only look."""
+        report = Report()
+        for job in jobs:
+            if isinstance(job, Count):
+                report.answers.append((job.done, {q: self._depth(db, q) for q in job.queues}))
+            elif isinstance(job, Look):
+                report.answers.append((job.done, store.is_drained(db, job.queues)))
+        return report
 
     def commit(
         self,
@@ -149,8 +169,7 @@ class Dispatcher:
                 self._lease(db, owner, changes)
                 self._finish(db, owner, jobs, report)
         except BaseException:
-            for lease in changes.settled:
-                lease.consumer.held.add(lease)
+            changes.undo()
             raise
         self._remember(changes)
         report.leased.extend(changes.leased)
@@ -159,8 +178,6 @@ class Dispatcher:
         self._promising -= changes.drained
         for lease in changes.unwanted:
             lease.consumer.held.discard(lease)
-        for consumer, deliveries in changes.leased:
-            consumer.held.update(d.tag for d in deliveries if isinstance(d.tag, Lease))
         self._consumers = deque(c for c in self._consumers if not c.closed)
 
     def _do_chores(
@@ -187,30 +204,80 @@ class Dispatcher:
     ) -> None:
         rows: list[store.Row] = []
         for job in jobs:
-            if not isinstance(job, Transfer):
-                continue
-            refusal = self._refusal(db, owner, job)
-            report.answers.append((job.done, refusal))
-            if refusal is not None:
-                continue
-            rows.extend(job.rows)
-            if job.lease is not None:
-                job.lease.consumer.held.discard(job.lease)
-                changes.settled.append(job.lease)
-        store.put(db, self._places, rows, now)
+            if isinstance(job, Transfer):
+                answers = [self._take(db, owner, part, rows, changes) for part in job.parts]
+                report.answers.append((job.done, answers))
+        self._put(db, owner, rows, now, changes)
         store.forget(db, owner, [lease.id for lease in changes.settled])
-        for queue, *_ in rows:
-            self._promising.add(queue)
-            reach(queue, "published")
+        reach_all([queue for queue, *_ in rows], "published")
 
-    def _refusal(self, db: sqlite3.Connection, owner: int, job: Transfer) -> Exception | None:
-        lease = job.lease
+    def _take(
+        self,
+        db: sqlite3.Connection,
+        owner: int,
+        part: Part,
+        rows: list[store.Row],
+        changes: _Changes,
+    ) -> Exception | None:
+        """Have the rows of a part put, and its lease settled; or say why not."""
+        lease = part.lease
         if lease is not None and (lease.owner != owner or lease not in lease.consumer.held):
             return DeliveryLost("the delivery is settled already, or its lease is lost")
-        for queue, *_ in job.rows:
-            if self._place(db, queue) is None:
+        for queue, *_ in part.rows:
+            if queue not in self._places and self._place(db, queue) is None:
                 return Refused(printable(queue), "there is no queue of this name")
+        rows += part.rows
+        if lease is not None:
+            lease.consumer.held.discard(lease)
+            changes.settled.append(lease)
         return None
+
+    def _put(
+        self,
+        db: sqlite3.Connection,
+        owner: int,
+        rows: Sequence[store.Row],
+        now: float,
+        changes: _Changes,
+    ) -> None:
+        """Store rows, and hand over at once what a consumer of ours would get next anyway."""
+        if not rows:
+            return
+        queues: dict[str, list[_New]] = {}
+        for new in enumerate(rows, store.add(db, rows)):
+            queues.setdefault(new[1][0], []).append(new)
+        for queue, fresh in queues.items():
+            place = self._places[queue]
+            if left := self._hand_over(db, owner, place, fresh, changes):
+                store.wait(db, place, [id_ for id_, _ in left], now)
+                self._promising.add(queue)
+
+    def _hand_over(
+        self,
+        db: sqlite3.Connection,
+        owner: int,
+        place: store.Place,
+        fresh: Sequence[_New],
+        changes: _Changes,
+    ) -> Sequence[_New]:
+        """Lease what was just put into a queue in which nothing waits; return what nobody wants.
+
+        That saves it the way through ``waiting``, and being read again.
+        """
+        left = fresh
+        if place.name in self._promising or place.ttl is not None:
+            return left
+        for consumer in self._consumers:
+            room = _room(consumer)
+            if consumer.queue != place.name or not room or not left:
+                continue
+            mine, left = left[:room], left[room:]
+            store.hand_over(db, owner, place, [id_ for id_, _ in mine])
+            heads = [
+                (id_, 0, message_id, headers, body) for id_, (_, message_id, headers, body) in mine
+            ]
+            changes.leased.append((consumer, _deliveries(consumer, owner, place, heads)))
+        return left
 
     def _return_unseen(self, db: sqlite3.Connection, owner: int, changes: _Changes) -> None:
         """Give back what was leased for consumers that have ended, and never seen by anybody."""
@@ -269,14 +336,11 @@ def _deliveries(
     place: store.Place,
     heads: Sequence[tuple[int, int, str, str, bytes]],
 ) -> list[Delivery]:
-    return [
-        Delivery(
-            place.name,
-            body,
-            message_id,
-            json.loads(headers),
-            handouts,
-            Lease(consumer, owner, id_, place.id, handouts + 1),
-        )
-        for id_, handouts, message_id, headers, body in heads
-    ]
+    """Return what was leased for a consumer, who holds it from now on."""
+    found: list[Delivery] = []
+    for id_, handouts, message_id, headers, body in heads:
+        lease = Lease(consumer, owner, id_, place.id, handouts + 1)
+        consumer.held.add(lease)
+        told = store.told(headers)
+        found.append(Delivery(place.name, body, message_id, told, handouts, lease))
+    return found

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from shared.broker import Delivery
 from shared.broker.embedded_store import Row
@@ -57,13 +57,19 @@ class Lease:
     yielded: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Transfer:
-    """Put these rows; and with them, if there is a lease, forget its message."""
+class Part(NamedTuple):
+    """Put these rows; and with them, if there is a lease, forget its message. Or none of it."""
 
     rows: Sequence[Row]
     lease: Lease | None
-    done: asyncio.Future[None]
+
+
+@dataclass(slots=True, eq=False)
+class Transfer:
+    """Do these parts, each by itself; answer for each None, or why it was not done."""
+
+    parts: Sequence[Part]
+    done: asyncio.Future[list[Exception | None]]
 
 
 @dataclass(slots=True, eq=False)
@@ -90,13 +96,21 @@ class Count:
 
 
 @dataclass(slots=True, eq=False)
+class Look:
+    """Say whether nothing is in these queues, neither waiting nor leased."""
+
+    queues: Sequence[str]
+    done: asyncio.Future[bool]
+
+
+@dataclass(slots=True, eq=False)
 class Stop:
     """Give everything back and end the thread."""
 
     done: asyncio.Future[None]
 
 
-Job: TypeAlias = Transfer | Subscribe | Cancel | Count | Stop
+Job: TypeAlias = Transfer | Subscribe | Cancel | Count | Look | Stop
 
 
 @dataclass(slots=True, eq=False)

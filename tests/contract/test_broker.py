@@ -80,6 +80,19 @@ async def test_no_more_than_prefetch_are_out_at_a_time(bench: Bench) -> None:
     assert (await fourth).message_id == "id-3"
 
 
+async def test_no_more_than_prefetch_are_handed_to_one_that_waits(bench: Bench) -> None:
+    broker = await bench.broker()
+    waiting = asyncio.create_task(take(bench.consume(broker, "incoming", prefetch=3), 3))
+    await round_trip(bench, broker)
+
+    await broker.publish(*map(send, range(10)))
+
+    assert [d.message_id for d in await waiting] == ["id-0", "id-1", "id-2"]
+    await has_depth(broker, "incoming", 7)
+    rest = await take(bench.consume(broker, "incoming"), 7)
+    assert [d.message_id for d in rest] == [f"id-{n}" for n in range(3, 10)]
+
+
 async def test_settling_moves_the_message_on(bench: Bench) -> None:
     broker = await bench.broker()
     await broker.publish(send(1))
@@ -218,6 +231,23 @@ async def test_many_settled_at_once_are_each_settled_by_itself(bench: Bench) -> 
     other = await bench.broker()
     await has_depth(other, "incoming", 0)
     await has_depth(other, "pickup", 1)
+
+
+async def test_what_is_in_hand_is_not_drained(bench: Bench) -> None:
+    """Not by anybody's account; RabbitMQ cannot tell, and says neither."""
+    here, there = await bench.broker(), await bench.broker()
+    can_tell = await there.drained(["incoming"]) is not None
+    assert await there.drained(["incoming", "parsed"]) is (True if can_tell else None)
+    await here.publish(send(1), send(2, "quarantine"), send(3, "incoming.retry.5m"))
+    assert await there.drained(["incoming", "parsed"]) is (False if can_tell else None)
+    delivery = await one(bench.consume(here, "incoming"))
+    for broker in (here, there):
+        assert await broker.drained(["parsed", "incoming"]) is (False if can_tell else None)
+
+    await here.settle(delivery, send(1, "parsed"))
+
+    for queues, empty in ((["incoming"], True), (["incoming", "parsed"], False)):
+        assert await there.drained(queues) is (empty if can_tell else None)
 
 
 async def test_two_consumers_share_a_queue_without_overlap(bench: Bench) -> None:

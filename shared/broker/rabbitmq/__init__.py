@@ -133,36 +133,21 @@ class RabbitBroker:
         self, settlements: Sequence[tuple[Delivery, Sequence[Send]]]
     ) -> list[Exception | None]:
         """Settle many deliveries; return for each None, or what ``settle`` would have raised."""
-        # All are published before the first confirm is waited for.
-        published = [self._forwarded(delivery, sends) for delivery, sends in settlements]
-        return [
-            answer if isinstance(answer, Exception) else await self._forgotten(delivery, answer)
-            for (delivery, _), answer in zip(settlements, published, strict=True)
-        ]
+        answers: list[Exception | None] = [self._gone(delivery) for delivery, _ in settlements]
+        ours = [at for at, lost in enumerate(answers) if lost is None]
+        published = await self._published([settlements[at][1] for at in ours])
+        for at, refused in zip(ours, published, strict=True):
+            answers[at] = refused or self._forgotten(settlements[at][0])
+        return answers
 
-    def _forwarded(
-        self, delivery: Delivery, sends: Sequence[Send]
-    ) -> asyncio.Future[None] | Exception | None:
-        """Publish what follows from a delivery; return what to wait for, or why it is not done."""
+    def _gone(self, delivery: Delivery) -> DeliveryLost | None:
         session, tag = cast(tuple[Session, int], delivery.tag)
-        try:
-            session.check(tag)
-            return self._published(sends) if sends else None
-        except (DeliveryLost, Refused, BrokerUnavailable) as error:
-            return error
+        return session.gone(tag)
 
-    async def _forgotten(
-        self, delivery: Delivery, confirmed: asyncio.Future[None] | None
-    ) -> Exception | None:
+    def _forgotten(self, delivery: Delivery) -> Exception | None:
         session, tag = cast(tuple[Session, int], delivery.tag)
-        try:
-            if confirmed is not None:
-                await confirmed
-            reach(delivery.queue, "before-ack")
-            session.ack(tag)
-        except (DeliveryLost, Refused, BrokerUnavailable) as error:
-            return error
-        return None
+        reach(delivery.queue, "before-ack")
+        return session.ack(tag)
 
     async def publish(self, *sends: Send) -> None:
         """Make the sends durable; return when they are.
@@ -171,14 +156,30 @@ class RabbitBroker:
             Refused: a send was not taken.
             BrokerUnavailable: the connection broke before the outcome was known.
         """
-        if sends:
-            await self._published(sends)
+        (error,) = await self._published([sends])
+        if error is not None:
+            raise error
 
-    def _published(self, sends: Sequence[Send]) -> asyncio.Future[None]:
+    async def _published(self, groups: Sequence[Sequence[Send]]) -> list[Exception | None]:
+        """Publish each group whole, or nothing of it, with one wait for all the confirms."""
+        answers: list[Exception | None] = [self._unreachable(sends) for sends in groups]
+        going = [at for at, refused in enumerate(answers) if refused is None and groups[at]]
+        if not going:
+            return answers
+        try:
+            confirmed = await self._publisher.publish([groups[at] for at in going])
+        except BrokerUnavailable as error:
+            confirmed = [error for _ in going]
+        for at, answer in zip(going, confirmed, strict=True):
+            answers[at] = answer
+        return answers
+
+    def _unreachable(self, sends: Sequence[Send]) -> Refused | None:
         for send in sends:
             if send.queue not in self._reach:
-                raise Refused(send.queue, f"{self._name} may not send to it, or it does not exist")
-        return self._publisher.publish(sends)
+                why = f"{self._name} may not send to it, or it does not exist"
+                return Refused(send.queue, why)
+        return None
 
     async def depths(self, queues: Iterable[str]) -> Mapping[str, int]:
         """Return for each queue how many messages in it wait to be handed out; 0 if undeclared.
@@ -187,6 +188,10 @@ class RabbitBroker:
             BrokerUnavailable: the broker does not answer.
         """
         return {queue: await self._depth(queue) for queue in queues}
+
+    async def drained(self, queues: Iterable[str]) -> bool | None:
+        """Return None: AMQP tells how many messages wait, and not how many are handed out."""
+        return None
 
     async def _depth(self, queue: str) -> int:
         channel = AsyncChannel()

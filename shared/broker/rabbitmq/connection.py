@@ -72,9 +72,12 @@ class MailConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no ty
         buffer = self._arrived + data_in if self._arrived else bytes(data_in)
         self._arrived = b""
         at = 0
-        while end := frames.complete(buffer, at):
-            receiver = self._receivers.get(frames.channel_of_delivery(buffer, at))
-            message = None if receiver is None else frames.delivered(buffer, at)
+        while True:
+            end, channel = frames.seen(buffer, at)
+            if not end:
+                break
+            receiver = self._receivers.get(channel)
+            message = None if receiver is None else frames.delivered(buffer, at, end, channel)
             if message == "partial":
                 break
             if message is None or receiver is None:

@@ -87,28 +87,24 @@ class Session:
             await self._arrival
         return self._buffer.popleft()
 
-    def check(self, tag: int) -> None:
-        """Make sure that a delivery of this session is still ours.
+    def gone(self, tag: int) -> DeliveryLost | None:
+        """Return why a delivery of this session is no longer ours, None if it still is."""
+        if tag in self._unsettled:
+            return None
+        return DeliveryLost(f"{self.queue}: {self._lost or 'this delivery is settled already'}")
 
-        Raises:
-            DeliveryLost: it is not, or it is settled.
+    def ack(self, tag: int) -> DeliveryLost | None:
+        """Forget a delivery, or return why it is no longer ours.
+
+        Acknowledgements of one turn of the event loop go out together.
         """
-        if self._lost is not None:
-            raise DeliveryLost(f"{self.queue}: {self._lost}")
         if tag not in self._unsettled:
-            raise DeliveryLost(f"{self.queue}: this delivery is settled already")
-
-    def ack(self, tag: int) -> None:
-        """Forget a delivery. Those of one turn of the event loop go out together.
-
-        Raises:
-            DeliveryLost: it is no longer ours, or settled already.
-        """
-        self.check(tag)
+            return self.gone(tag)
         del self._unsettled[tag]
         if not self._acked:
             self._loop.call_soon(self.flush)
         self._acked.append(tag)
+        return None
 
     def flush(self) -> None:
         """Send the acknowledgements that wait for the end of this turn of the event loop."""

@@ -27,15 +27,22 @@ END: Final = b"\xce"
 _PUBLISH: Final = struct.pack(">HHH", 60, 40, 0)
 _DELIVER: Final = struct.pack(">HH", 60, 60)
 _MANDATORY: Final = b"\x01"
-_PERSISTENT: Final = b"\x02"
+_PERSISTENT: Final = 2
+_MODE_AND_LENGTH: Final = tuple(bytes((_PERSISTENT, length)) for length in range(256))
+_TOO_LONG: Final = "{} bytes are more than a short string may have"
 _FRAME: Final = struct.Struct(">BHI")
 _CONTENT: Final = struct.Struct(">HHQH")
+_HEADER: Final = struct.Struct(">BHIHHQH")  # a frame's start and a content header's
 _TAG: Final = struct.Struct(">QB")
 _TABLE: Final = struct.Struct(">I")
 
 # Flags of the properties present: content-type, headers, delivery-mode, message-id.
 _PLAIN: Final = 0x8000 | 0x1000 | 0x0080
 _WITH_HEADERS: Final = _PLAIN | 0x2000
+_OURS: Final = (_PLAIN, _WITH_HEADERS)
+
+_BEGINS_HEADER: Final = (b"", bytes((HEADER,)))
+_BEGINS_BODY: Final = (b"", bytes((BODY,)))
 
 
 class Delivered(NamedTuple):
@@ -75,24 +82,30 @@ def published(
     Raises:
         ValueError: a name or the message id has more than 255 bytes, or is not text.
     """
-    method = _publish(exchange, routing_key)
     flags = _WITH_HEADERS if table else _PLAIN
-    properties = b"".join((_short(content_type), table, _PERSISTENT, _short(message_id)))
-    size = _CONTENT.size + len(properties)
+    written = message_id.encode()
+    if len(written) > 255:
+        raise ValueError(_TOO_LONG.format(len(written)))
+    kind = _short(content_type)
+    size = _CONTENT.size + len(kind) + len(table) + 2 + len(written)
+    room = frame_max - OVERHEAD
+    pieces = (body,) if len(body) <= room else _cut(body, room)
     parts = [
-        _FRAME.pack(METHOD, channel, len(method)),
-        method,
-        END,
-        _FRAME.pack(HEADER, channel, size),
-        _CONTENT.pack(60, 0, len(body), flags),
-        properties,
+        _publish(channel, exchange, routing_key),
+        _HEADER.pack(HEADER, channel, size, 60, 0, len(body), flags),
+        kind,
+        table,
+        _MODE_AND_LENGTH[len(written)],
+        written,
         END,
     ]
-    room = frame_max - OVERHEAD
-    for start in range(0, len(body), room):
-        piece = body if len(body) <= room else body[start : start + room]
+    for piece in pieces if body else ():
         parts += (_FRAME.pack(BODY, channel, len(piece)), piece, END)
     return b"".join(parts)
+
+
+def _cut(body: bytes, room: int) -> list[bytes]:
+    return [body[start : start + room] for start in range(0, len(body), room)]
 
 
 def encoded(headers: Mapping[str, object]) -> bytes:
@@ -108,57 +121,57 @@ def headers(table: bytes) -> Mapping[str, Any]:
     return found
 
 
-def complete(buffer: bytes, start: int) -> int:
-    """Return where the frame at ``start`` ends, 0 where it is not all there.
+def seen(buffer: bytes, start: int) -> tuple[int, int]:
+    """Return where the frame at ``start`` ends, and the channel of the basic.deliver in it.
 
-    What is no frame of AMQP 0-9-1 counts as reaching to the end: pika shall say what is wrong.
+    The end is 0 where the frame is not all there, the channel 0 where it is something else. What is
+    no frame of AMQP 0-9-1 counts as reaching to the end: pika shall say what is wrong.
     """
-    if len(buffer) - start < OVERHEAD:
-        return 0 if start >= len(buffer) or buffer[start] in _KINDS else len(buffer)
-    kind, _, size = _FRAME.unpack_from(buffer, start)
+    there = len(buffer)
+    if there - start < OVERHEAD:
+        return (0 if start >= there or buffer[start] in _KINDS else there), 0
+    kind, channel, size = _FRAME.unpack_from(buffer, start)
     if kind not in _KINDS:
-        return len(buffer)
-    end = start + OVERHEAD + int(size)
-    return end if end <= len(buffer) else 0
+        return there, 0
+    end = start + OVERHEAD + size
+    if end > there:
+        return 0, 0
+    is_delivery = kind == METHOD and buffer[start + 7 : start + 11] == _DELIVER
+    return end, channel if is_delivery else 0
 
 
-def channel_of_delivery(buffer: bytes, start: int) -> int:
-    """Return the channel of the basic.deliver in a complete frame, 0 if it is something else."""
-    if buffer[start] != METHOD or buffer[start + 7 : start + 11] != _DELIVER:
-        return 0
-    return int(_FRAME.unpack_from(buffer, start)[1])
+def delivered(
+    buffer: bytes, start: int, header: int, channel: int
+) -> Delivered | Literal["partial"] | None:
+    """Return the message that begins with a basic.deliver.
 
-
-def delivered(buffer: bytes, start: int) -> Delivered | Literal["partial"] | None:
-    """Return the message that begins with the basic.deliver at ``start``.
+    Args:
+        buffer: what has arrived.
+        start: where that frame begins.
+        header: where it ends.
+        channel: its channel.
 
     Returns:
         None where pika has to see to it, ``partial`` where it is not all there yet.
     """
-    header = complete(buffer, start)
-    body = complete(buffer, header)
-    if not body:
+    there = len(buffer)
+    if there < header + _HEADER.size:
+        return "partial" if buffer[header : header + 1] in _BEGINS_HEADER else None
+    kind, number, size, _, _, length, flags = _HEADER.unpack_from(buffer, header)
+    if (kind, number) != (HEADER, channel) or not length or flags not in _OURS:
+        return None
+    body = header + OVERHEAD + size
+    if there < body + _FRAME.size:
+        return "partial" if buffer[body : body + 1] in _BEGINS_BODY else None
+    if _FRAME.unpack_from(buffer, body) != (BODY, channel, length):
+        return None
+    end = body + OVERHEAD + length
+    if there < end:
         return "partial"
-    channel = buffer[start + 1 : start + 3]
-    if not _is(HEADER, channel, buffer, header) or body - header < OVERHEAD + _CONTENT.size:
-        return None
-    at = header + 7
-    _, _, length, flags = _CONTENT.unpack_from(buffer, at)
-    if not length or flags not in (_PLAIN, _WITH_HEADERS):
-        return None
-    end = complete(buffer, body)
-    if not end:
-        return "partial"
-    if not _is(BODY, channel, buffer, body) or length != end - body - OVERHEAD:
-        return None
-    table, message_id = _properties(buffer, at + _CONTENT.size, headed=flags == _WITH_HEADERS)
+    table, message_id = _properties(buffer, header + _HEADER.size, headed=flags == _WITH_HEADERS)
     tag, redelivered = _TAG.unpack_from(buffer, start + 12 + buffer[start + 11])
-    whole = buffer[body + 7 : end - 1]
+    whole = buffer[body + _FRAME.size : end - 1]
     return Delivered(tag, bool(redelivered & 1), message_id, table, whole, end - start)
-
-
-def _is(kind: int, channel: bytes, buffer: bytes, start: int) -> bool:
-    return buffer[start] == kind and buffer[start + 1 : start + 3] == channel
 
 
 def _properties(buffer: bytes, at: int, *, headed: bool) -> tuple[bytes, str]:
@@ -172,12 +185,14 @@ def _properties(buffer: bytes, at: int, *, headed: bool) -> tuple[bytes, str]:
 
 
 @lru_cache(maxsize=256)
-def _publish(exchange: str, routing_key: str) -> bytes:
-    return b"".join((_PUBLISH, _short(exchange), _short(routing_key), _MANDATORY))
+def _publish(channel: int, exchange: str, routing_key: str) -> bytes:
+    method = b"".join((_PUBLISH, _short(exchange), _short(routing_key), _MANDATORY))
+    return b"".join((_FRAME.pack(METHOD, channel, len(method)), method, END))
 
 
+@lru_cache(maxsize=256)
 def _short(text: str) -> bytes:
     written = text.encode()
     if len(written) > 255:
-        raise ValueError(f"{len(written)} bytes are more than a short string may have")
+        raise ValueError(_TOO_LONG.format(len(written)))
     return bytes((len(written),)) + written

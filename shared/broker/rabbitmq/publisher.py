@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pika.exceptions import ShortStringTooLong, UnsupportedAMQPFieldException
 from pika.spec import Basic
@@ -26,7 +26,7 @@ from shared.broker.rabbitmq.connection import MailConnection
 from shared.broker.rabbitmq.link import Link
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, Refused
-from shared.faultpoint import reach
+from shared.faultpoint import reach_all
 from shared.log import Report, printable
 from shared.wire import BODY_LIMIT
 
@@ -45,27 +45,32 @@ _UNSENDABLE: Final = (
 
 
 class _Batch:
-    """The messages of one caller, who waits for the last of their confirms."""
+    """The messages of one caller, in groups, each with an answer; he waits for the last confirm."""
 
-    __slots__ = ("done", "left", "refused")
+    __slots__ = ("answers", "done", "left")
 
-    def __init__(self, left: int) -> None:
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.left = left
-        self.refused: Refused | None = None
+    def __init__(self, groups: int) -> None:
+        self.done: asyncio.Future[list[Exception | None]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self.answers: list[Exception | None] = [None] * groups
+        self.left = 0
 
-    def one_less(self) -> None:
-        self.left -= 1
-        if self.left or self.done.done():
-            return
-        if self.refused is None:
-            self.done.set_result(None)
-        else:
-            self.done.set_exception(self.refused)
+    def less(self, count: int) -> None:
+        self.left -= count
+        if not self.left and not self.done.done():
+            self.done.set_result(self.answers)
 
-    def fail(self, why: str) -> None:
-        if not self.done.done():
-            self.done.set_exception(BrokerUnavailable(why))
+
+class _Pending(NamedTuple):
+    """A message that is not confirmed yet."""
+
+    batch: _Batch
+    group: int
+    send: Send
+
+    def refuse(self, why: Exception) -> None:
+        self.batch.answers[self.group] = why
 
 
 class ConfirmChannel:
@@ -83,7 +88,7 @@ class ConfirmChannel:
         self._number = self._frame_max = 0
         self._last = 0
         self._floor = 1
-        self._pending: dict[int, tuple[_Batch, Send]] = {}
+        self._pending: dict[int, _Pending] = {}
         self._returned: set[int] = set()
 
     async def open(self, connection: MailConnection) -> None:
@@ -106,21 +111,31 @@ class ConfirmChannel:
         """Whether messages can be published; false from the first sign of the channel's end."""
         return bool(self._channel.pika.is_open)
 
-    def publish(self, sends: Sequence[Send]) -> asyncio.Future[None]:
-        """Publish all, or none; return a future that ends with the last confirm or refusal.
+    def publish(self, groups: Sequence[Sequence[Send]]) -> asyncio.Future[list[Exception | None]]:
+        """Publish each group whole, or nothing of it.
+
+        Returns:
+            A future that ends with the last confirm; for each group None, Refused, or
+            BrokerUnavailable where the channel ended before all of it was confirmed.
 
         Raises:
-            Refused: a message cannot be sent at all.
             BrokerUnavailable: the channel is closed.
         """
-        messages = [self._frames(send) for send in sends]
         if not self._channel.pika.is_open:
             raise BrokerUnavailable("the channel is closed")
-        batch = _Batch(len(sends))
-        for send, message in zip(sends, messages, strict=True):
-            self._connection.emit(message)
-            self._last += 1
-            self._pending[self._last] = (batch, send)
+        batch = _Batch(len(groups))
+        for number, sends in enumerate(groups):
+            try:
+                messages = [self._frames(send) for send in sends]
+            except Refused as error:
+                batch.answers[number] = error
+                continue
+            for send, message in zip(sends, messages, strict=True):
+                self._connection.emit(message)
+                self._last += 1
+                self._pending[self._last] = _Pending(batch, number, send)
+            batch.left += len(sends)
+        batch.less(0)  # there may be none to wait for
         return batch.done
 
     def _frames(self, send: Send) -> bytes:
@@ -149,28 +164,31 @@ class ConfirmChannel:
         if method.multiple:
             tags = range(self._floor, last + 1)
             self._floor = last + 1
+        confirmed = [entry for tag in tags if (entry := self._pending.pop(tag, None)) is not None]
+        reach_all([entry.send.queue for entry in confirmed], "published")
+        self._returned.difference_update(tags)
         refused = isinstance(method, Basic.Nack)
-        for tag in tags:
-            if (entry := self._pending.pop(tag, None)) is not None:
-                reach(entry[1].queue, "published")
-                self._returned.discard(tag)
-                if refused:
-                    entry[0].refused = Refused(entry[1].queue, "the broker could not store it")
-                entry[0].one_less()
+        for entry in confirmed:
+            if refused:
+                entry.refuse(Refused(entry.send.queue, "the broker could not store it"))
+            entry.batch.less(1)
 
     def _on_return(self, _: object, method: Any, properties: Any, __: bytes) -> None:
         """Find the message that came back; the broker does not say by which tag it went."""
-        for tag, (batch, send) in self._pending.items():
+        for tag, entry in self._pending.items():
+            send = entry.send
             same = send.queue == method.routing_key and send.message_id == properties.message_id
             if same and tag not in self._returned:
                 self._returned.add(tag)
-                batch.refused = Refused(send.queue, printable(method.reply_text))
+                entry.refuse(Refused(send.queue, printable(method.reply_text)))
                 return
 
     def _end(self, reason: ChannelEnded) -> None:
         pending, self._pending = self._pending, {}
-        for batch, _ in pending.values():
-            batch.fail(f"the channel ended before the broker had confirmed: {reason}")
+        why = BrokerUnavailable(f"the channel ended before the broker had confirmed: {reason}")
+        for entry in pending.values():
+            entry.refuse(why)
+            entry.batch.less(1)
         if not self.ended.done():
             self.ended.set_result(reason)
 
@@ -201,17 +219,15 @@ class Publisher:
         self._task = asyncio.create_task(self._keep(), name=f"publisher of {self._exchange}")
         await self._ready.wait()
 
-    def publish(self, sends: Sequence[Send]) -> asyncio.Future[None]:
-        """Publish; return a future that ends with the last confirm.
+    def publish(self, groups: Sequence[Sequence[Send]]) -> asyncio.Future[list[Exception | None]]:
+        """Publish each group whole, or nothing of it; see ``ConfirmChannel.publish``.
 
         Raises:
-            BrokerUnavailable: there is no channel just now. The future raises it too, when the
-                channel ends before the last confirm.
-            Refused: a message cannot be sent at all. The future raises it too.
+            BrokerUnavailable: there is no channel just now.
         """
         if self._channel is None:
             raise BrokerUnavailable("not connected to the broker just now")
-        return self._channel.publish(sends)
+        return self._channel.publish(groups)
 
     async def close(self) -> None:
         """Keep no channel open any longer."""

@@ -76,6 +76,7 @@ async def _everything(opened: Open, path: Path) -> None:
     other = await opened(clock)
     waiting = asyncio.create_task(take(other, queue="pickup"))
     await asyncio.sleep(0)
+    await other.drained(["incoming", "pickup"])
     await other.depths([])  # it waits by now, and will look for itself
     await broker.publish(send(6, "pickup"))
     await other.settle((await waiting)[0])

@@ -74,6 +74,22 @@ async def test_a_full_disk_fails_the_operation_and_no_more(opened: Open) -> None
     assert await broker.depths(["incoming", "parsed"]) == {"incoming": 0, "parsed": 0}
 
 
+async def test_what_was_handed_over_in_a_failed_commit_takes_up_no_room(opened: Open) -> None:
+    broker = await opened()
+    await broker.publish(send(1))
+    (delivery,) = await take(broker)
+    waiting = asyncio.create_task(take(broker, 1, "parsed"))  # and has no room for a second one
+    await has_depth(broker, "incoming", 0)
+
+    with files_up_to(1 << 20), pytest.raises(BrokerUnavailable, match=r"the disk"):
+        await broker.settle(delivery, send(1, "parsed", bytes(1_500_000)))
+
+    await broker.settle(delivery, send(2, "parsed"))
+    async with asyncio.timeout(PATIENCE):
+        (arrived,) = await waiting
+    assert arrived.message_id == "id-2"
+
+
 async def test_a_broker_that_is_not_open_says_so(opened: Open, path: Path) -> None:
     closed = await opened()
     await closed.close()
