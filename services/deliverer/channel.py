@@ -9,6 +9,7 @@ is ``Unreachable`` to whoever waits.
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections import deque
 from contextlib import suppress
@@ -39,8 +40,12 @@ class Channel(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = ReplyReader()
         self._replies: deque[Reply] = deque()
+        self._wanted = 1  # replies that whoever waits is woken for
         self._replied: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
+        self._deadline = math.inf  # of what is waited for just now
+        self._late = ("", 0.0)  # what to say when it comes, and of how many seconds
+        self._watch: asyncio.TimerHandle | None = None
         self._gone: str | None = None  # why it cannot be used any more
         self._closed = asyncio.Event()
 
@@ -78,7 +83,8 @@ class Channel(asyncio.Protocol):
             Unreachable: the connection is lost, or the server takes nothing for so long.
         """
         if self._writable is not None:
-            await self._within(timeout, self._writable, "it takes no more data")
+            self._expect_within(timeout, "it takes no more data")
+            await self._writable
         self._open()
 
     async def reply(self, timeout: float) -> Reply:
@@ -90,11 +96,29 @@ class Channel(asyncio.Protocol):
         Raises:
             Unreachable: the connection is lost, or no reply came for so long.
         """
+        (reply,) = await self.replies(1, timeout)
+        return reply
+
+    async def replies(self, count: int, timeout: float) -> list[Reply]:
+        """Return the next replies: as many, or fewer if one of them has a code of 400 or more.
+
+        Servers answer what was sent together in packets of their own, and each one that wakes a
+        task costs more than all that is done with it. What tells of trouble is not waited behind.
+
+        Args:
+            count: how many replies are on their way.
+            timeout: seconds to wait for the first; later ones are returned if they are there.
+
+        Raises:
+            Unreachable: the connection is lost, or no reply came for so long.
+        """
         while not self._replies:
             self._open()
+            self._wanted = count
             self._replied = self._loop.create_future()
-            await self._within(timeout, self._replied, "no reply")
-        return self._replies.popleft()
+            self._expect_within(timeout, "no reply")
+            await self._replied
+        return [self._replies.popleft() for _ in range(min(count, len(self._replies)))]
 
     async def start_tls(self, context: ssl.SSLContext, hostname: str, timeout: float) -> None:
         """Go on over TLS.
@@ -147,13 +171,15 @@ class Channel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Called by asyncio: the server sent something."""
         try:
-            self._replies.extend(self._reader.feed(data))
+            come = self._reader.feed(data)
         except Malformed as error:
             self.abort(str(error))
+            return
+        self._replies += come
         if len(self._replies) > _PENDING_LIMIT:
             self.abort("it sends replies without end")
-        if self._replied is not None and not self._replied.done():
-            self._replied.set_result(None)
+        elif len(self._replies) >= self._wanted or any(reply.code >= 400 for reply in come):
+            self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio: the connection is gone."""
@@ -167,6 +193,7 @@ class Channel(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Called by asyncio: the send buffer is low again."""
         if self._writable is not None and not self._writable.done():
+            self._deadline = math.inf
             self._writable.set_result(None)
         self._writable = None
 
@@ -175,13 +202,39 @@ class Channel(asyncio.Protocol):
             raise Unreachable(self.server, self._gone or "not connected")
         return self._transport
 
-    async def _within(self, timeout: float, future: asyncio.Future[None], what: str) -> None:
-        try:
-            async with asyncio.timeout(timeout):
-                await future
-        except TimeoutError as error:
-            self.abort(f"{what} for {timeout:g} seconds")
-            raise Unreachable(self.server, f"{what} for {timeout:g} seconds") from error
+    def _expect_within(self, timeout: float, what: str) -> None:
+        """Give the connection up if what is now waited for does not come in time.
+
+        The timer runs on from wait to wait, and looks at the deadline when it is due. One of its
+        own for each wait, made and cancelled again, was a tenth of the cost of a message.
+        """
+        self._late = (what, timeout)
+        self._deadline = self._loop.time() + timeout
+        if self._watch is None or self._deadline < self._watch.when():
+            self._look_at(self._deadline)
+
+    def _look_at(self, when: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = self._loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        """See whether what is waited for is late."""
+        self._watch = None
+        if self._loop.time() < self._deadline:
+            if self._deadline < math.inf:
+                self._look_at(self._deadline)
+        elif not (self._replies and self._wake()):  # some of those waited for together have come
+            what, seconds = self._late
+            self.abort(f"{what} for {seconds:g} seconds")
+
+    def _wake(self) -> bool:
+        """Wake whoever waits for replies; return False where nobody does."""
+        if self._replied is None or self._replied.done():
+            return False
+        self._deadline = math.inf
+        self._replied.set_result(None)
+        return True
 
     def _tls_failed(self, why: str) -> TlsFailed:
         self.abort(why)
@@ -189,6 +242,7 @@ class Channel(asyncio.Protocol):
 
     def _lost(self, why: str) -> None:
         self._gone = self._gone or printable(why)
-        if self._replied is not None and not self._replied.done():
-            self._replied.set_result(None)
+        if self._watch is not None:
+            self._watch.cancel()
+        self._wake()
         self.resume_writing()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Final
 
 from services.deliverer.session import Session, Target, open_session
+from services.deliverer.slots import Slots
 from shared.clock import Clock
 from shared.errors import Unreachable
 
@@ -45,12 +46,11 @@ class Pool:
         self._target = target
         self._clock = clock
         self._limit = limit
-        self._slots = asyncio.Semaphore(limit)
+        self._slots = Slots(limit, BUSY_SECONDS * target.patience)
         self._idle: deque[tuple[float, Session]] = deque()  # the longest idle first
         self._sweeper: asyncio.Task[None] | None = None
 
-    @asynccontextmanager
-    async def session(self, *, fresh: bool = False) -> AsyncIterator[Session]:
+    def session(self, *, fresh: bool = False) -> AbstractAsyncContextManager[Session]:
         """Lend a session; wait until there may be one more.
 
         After an exception in the block the connection is cut at once, with nothing more sent.
@@ -61,29 +61,32 @@ class Pool:
         Raises:
             Unreachable: the server cannot be reached, does not let us in, or hangs.
         """
+        return _Loan(self, fresh=fresh)
+
+    async def lend(self, *, fresh: bool) -> Session:
+        """Return a session, which is in one hand alone until it is taken back."""
         await self._slot()
         try:
             if fresh:
                 self._close_idle(0.0)
-            session = self._reusable() or await open_session(self._target)
-            try:
-                yield session
-            except BaseException:
-                session.channel.abort()
-                raise
+            return self._reusable() or await open_session(self._target)
+        except BaseException:
+            self._slots.give()
+            raise
+
+    def take_back(self, session: Session) -> None:
+        """Keep a session for the next message, unless its connection is gone or out of step."""
+        if session.channel.idle:
             self._keep(session)
-        finally:
-            self._slots.release()
+        else:
+            session.channel.abort()
+        self._slots.give()
 
     async def _slot(self) -> None:
-        seconds = BUSY_SECONDS * self._target.patience
-        if not self._slots.locked():
-            await self._slots.acquire()
-            return
         try:
-            async with asyncio.timeout(seconds):
-                await self._slots.acquire()
+            await self._slots.take()
         except TimeoutError as error:
+            seconds = BUSY_SECONDS * self._target.patience
             why = f"none of {self._limit} connections became free for {seconds:g} seconds"
             raise Unreachable(self._target.server, why) from error
 
@@ -104,9 +107,6 @@ class Pool:
         return None
 
     def _keep(self, session: Session) -> None:
-        if not session.channel.idle:
-            session.channel.abort()
-            return
         self._idle.append((self._clock.monotonic(), session))
         if self._sweeper is None or self._sweeper.done():
             self._sweeper = asyncio.create_task(self._sweep())
@@ -122,3 +122,28 @@ class Pool:
         limit = self._clock.monotonic() - seconds
         while self._idle and self._idle[0][0] <= limit:
             self._idle.popleft()[1].quit()
+
+
+class _Loan(AbstractAsyncContextManager[Session]):
+    """A session out of the pool for the time of a block.
+
+    By hand, as ``asynccontextmanager`` costs 4 us for each message.
+    """
+
+    def __init__(self, pool: Pool, *, fresh: bool) -> None:
+        self._pool = pool
+        self._fresh = fresh
+
+    async def __aenter__(self) -> Session:
+        self._session = await self._pool.lend(fresh=self._fresh)
+        return self._session
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._session.channel.abort()
+        self._pool.take_back(self._session)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -89,6 +89,17 @@ class Session:
             Unreachable: the connection broke, or there was none in time.
         """
         return await self.channel.reply(step.seconds * self._patience)
+
+    async def replies(self, steps: Sequence[Step]) -> list[Reply]:
+        """Return the next replies to commands that were sent together: one of them at least.
+
+        Args:
+            steps: what these commands were.
+
+        Raises:
+            Unreachable: the connection broke, or there was none in time.
+        """
+        return await self.channel.replies(len(steps), steps[0].seconds * self._patience)
 
     async def command(self, line: bytes, step: Step) -> Reply:
         """Send a command line, given without CRLF, and return the reply to it.

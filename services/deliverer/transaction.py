@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.deliverer.courier import Letter, Result, Verdict, same_for_all
-from services.deliverer.line_ends import END_OF_DATA, Transparency
+from services.deliverer.line_ends import END_OF_DATA, Transparency, encoded
 from services.deliverer.reply import Meaning, Reply, Step, meaning
 from services.deliverer.session import Session
 from shared.errors import Unreachable
@@ -99,12 +99,18 @@ async def _envelope(session: Session, mail: bytes, recipients: Sequence[str]) ->
     session.unfinished = True
     if "PIPELINING" in session.extensions:
         session.channel.write(b"".join((mail, *rcpt, b"DATA\r\n")))
-        return _Replies(
-            await _reply(session, Step.MAIL),
-            [await _reply(session, Step.RCPT) for _ in rcpt],
-            await _reply(session, Step.DATA),
-        )
+        answers = await _answers(session, (Step.MAIL, *(Step.RCPT for _ in rcpt), Step.DATA))
+        return _Replies(answers[0], answers[1:-1], answers[-1])
     return await _one_by_one(session, mail, rcpt)
+
+
+async def _answers(session: Session, steps: Sequence[Step]) -> list[Reply]:
+    """Return the reply to each of these commands."""
+    answers: list[Reply] = []
+    while len(answers) < len(steps):
+        for reply in await session.replies(steps[len(answers) :]):
+            answers.append(_checked(session, reply, steps[len(answers)]))
+    return answers
 
 
 async def _one_by_one(session: Session, mail: bytes, rcpt: Sequence[bytes]) -> _Replies:
@@ -123,7 +129,11 @@ async def _one_by_one(session: Session, mail: bytes, rcpt: Sequence[bytes]) -> _
 
 
 async def _reply(session: Session, step: Step) -> Reply:
-    reply = await session.reply(step)
+    return _checked(session, await session.reply(step), step)
+
+
+def _checked(session: Session, reply: Reply, step: Step) -> Reply:
+    """Return a reply that is about the message; one about this session ends the transaction."""
     if reply.code >= 400 and meaning(reply, step) == "session":
         raise Unreachable(session.server, f"{reply.code} {reply.text} (said to {step.phrase})")
     return reply
@@ -178,10 +188,10 @@ async def _message(
 
 
 async def _send(session: Session, letter: Letter) -> None:
-    encode = Transparency()
     if letter.data is not None:
-        _final_write(session, letter, encode.feed(letter.prefix + letter.data) + encode.end())
+        _final_write(session, letter, encoded(letter.prefix + letter.data))
         return
+    encode = Transparency()
     session.channel.write(encode.feed(letter.prefix))
     async for chunk in letter.chunks():
         session.channel.write(encode.feed(chunk))

@@ -4,12 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.deliverer.line_ends import LineEnds, Transparency, crlf, lf
+from services.deliverer.line_ends import LineEnds, Transparency, crlf, encoded, lf
 
-nasty = st.lists(st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"a", b""]), max_size=30)
+nasty = st.lists(
+    st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"a", b"\x0b\x0c\x1c\x85", b""]), max_size=30
+)
 
 
-def encoded(*chunks: bytes) -> bytes:
+def in_chunks(*chunks: bytes) -> bytes:
     encoder = Transparency()
     return b"".join(map(encoder.feed, chunks)) + encoder.end()
 
@@ -33,17 +35,18 @@ def encoded(*chunks: bytes) -> bytes:
 )
 def test_line_ends_and_dots(message: bytes, sent: bytes) -> None:
     assert encoded(message) == sent
-    assert encoded(*(message[i : i + 1] for i in range(len(message)))) == sent
+    assert in_chunks(message) == sent
+    assert in_chunks(*(message[i : i + 1] for i in range(len(message)))) == sent
 
 
 @given(nasty)
 def test_cuts_between_chunks_change_nothing(chunks: list[bytes]) -> None:
-    assert encoded(*chunks) == encoded(b"".join(chunks))
+    assert in_chunks(*chunks) == encoded(b"".join(chunks))
 
 
 @given(nasty)
 def test_nothing_but_the_end_can_be_taken_for_the_end(chunks: list[bytes]) -> None:
-    sent = encoded(*chunks)
+    sent = in_chunks(*chunks)
     for line_end in (rb"\r\n", rb"\n", rb"\r", rb"\r\n|\r|\n"):
         lines = re.split(line_end, sent)
         ends = [i for i, line in enumerate(lines) if line.strip(b"\r\n") == b"."]
@@ -53,7 +56,7 @@ def test_nothing_but_the_end_can_be_taken_for_the_end(chunks: list[bytes]) -> No
 
 @given(nasty)
 def test_a_server_gets_the_message_with_its_line_ends_mended(chunks: list[bytes]) -> None:
-    sent = encoded(*chunks)
+    sent = in_chunks(*chunks)
     assert sent.endswith(b".\r\n")
     received = re.sub(rb"(?m)^\.", b"", sent[:-3])
     want = crlf(b"".join(chunks))

@@ -152,6 +152,13 @@ async def test_a_server_that_goes_away_before_the_message_is_unreachable(
     assert len(server.received) == 1
 
 
+async def test_a_farewell_is_heard_at_once_though_more_replies_are_due() -> None:
+    async with smtp_server() as server, courier(server.url) as smtp, asyncio.timeout(30):
+        server.answer("MAIL", ("421 4.3.2 shutting down", HANG))
+        with pytest.raises(Unreachable, match=r"421 4\.3\.2 shutting down"):
+            await smtp.deliver(letter(), SENDER, [ANNA])
+
+
 async def test_nobody_listens() -> None:
     async with smtp_server() as server:
         pass
