@@ -7,6 +7,7 @@ the exchange usable: the next command reads what is left over first, and throws 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from typing import Final
 
 from services.fetcher.connection import Connection
@@ -34,6 +35,10 @@ class Exchange:
         """Return a command to be written, and expect its reply (see ``Pop3.send``)."""
         return self._pop3.send(verb, *arguments)
 
+    def lines(self, verb: str, numbers: Sequence[int]) -> bytes:
+        """Return commands to be written, one for each number, and expect their replies."""
+        return self._pop3.send_each(verb, numbers)
+
     def write(self, lines: bytes) -> None:
         """Send commands."""
         self._connection.write(lines)
@@ -49,12 +54,26 @@ class Exchange:
             self._pop3.receive_data(await self._connection.read())
         return event
 
+    def whole(self) -> bytes | None:
+        """Return the next multi-line response if it is at hand as a whole (``Pop3.next_whole``)."""
+        return self._pop3.next_whole()
+
     async def reply(self) -> Reply:
         """Return the next status line; raises like ``event``."""
         event = await self.event()
         if not isinstance(event, Reply):
             raise TypeError("a reply is asked for in the middle of a multi-line response")
         return event
+
+    async def replies(self, count: int) -> list[Reply]:
+        """Return the next status lines, none of which may begin a multi-line response."""
+        found: list[Reply] = []
+        while len(found) < count:
+            event = self._pop3.next_event() or await self.event()
+            if not isinstance(event, Reply):
+                raise TypeError("a reply is asked for in the middle of a multi-line response")
+            found.append(event)
+        return found
 
     async def piece(self) -> Body:
         """Return the next piece of a multi-line response; raises like ``event``."""

@@ -33,8 +33,13 @@ _FIELDS: Final = re.compile(
     + rb")[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*",
     re.IGNORECASE | re.MULTILINE,
 )
-_HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
-_HEAD_END_LENGTH: Final = 4
+_SUSPECT: Final = re.compile(
+    rb"\n(?:" + b"|".join(name.lower().encode() for name in VOLATILE) + rb")"
+)
+"""What a header block in lower case, after a line feed, has where ``_FIELDS`` finds anything. It
+takes a fifth of the time, and most messages have nothing of the kind."""
+
+_HEAD_END_LENGTH: Final = 3
 _DIGEST_SIZE: Final = 16
 
 
@@ -46,7 +51,7 @@ class Identity:
     """
 
     def __init__(self, account: str) -> None:
-        self._hash = hashlib.blake2b(account.encode() + b"\0", digest_size=_DIGEST_SIZE)
+        self._hash = _begun(account)
         self._pending: bytearray | None = bytearray()
         self._head = b""
 
@@ -66,9 +71,9 @@ class Identity:
             return
         searched = max(0, len(self._pending) - _HEAD_END_LENGTH + 1)
         self._pending += chunk
-        end = _HEAD_END.search(self._pending, searched)
+        end = _head_end(self._pending, searched)
         if end is not None:
-            self._end_head(end.end())
+            self._end_head(end)
         elif len(self._pending) >= HEADER_LIMIT:
             self._end_head(HEADER_LIMIT)
 
@@ -77,7 +82,7 @@ class Identity:
         self._pending = None
         end = min(end, HEADER_LIMIT)
         self._head = bytes(pending[:end])
-        self._hash.update(_FIELDS.sub(b"", self._head))
+        self._hash.update(_lasting(self._head))
         self._hash.update(pending[end:])
 
     def id(self) -> str:
@@ -94,6 +99,33 @@ def identify(account: str, raw: bytes) -> str:
         account: the name of the account it came from.
         raw: the message as the server sent it.
     """
-    identity = Identity(account)
-    identity.feed(raw)
-    return identity.id()
+    hash_ = _begun(account)
+    end = _head_end(raw[:HEADER_LIMIT], 0)
+    head = raw[: HEADER_LIMIT if end is None else end]
+    lasting = _lasting(head)
+    if lasting is head:
+        hash_.update(raw)
+    else:
+        hash_.update(lasting)
+        hash_.update(raw[len(head) :])
+    return hash_.hexdigest()
+
+
+def _begun(account: str) -> hashlib.blake2b:
+    return hashlib.blake2b(account.encode() + b"\0", digest_size=_DIGEST_SIZE)
+
+
+def _head_end(data: bytes | bytearray, start: int) -> int | None:
+    """Return where the first blank line at or after ``start`` ends, None if there is none."""
+    # The two ways to end a line and have an empty one after it; a regular expression for both at
+    # once goes byte by byte.
+    crlf = data.find(b"\n\r\n", start)
+    bare = data.find(b"\n\n", start, len(data) if crlf < 0 else crlf + 1)
+    if bare >= 0:
+        return bare + 2
+    return crlf + 3 if crlf >= 0 else None
+
+
+def _lasting(head: bytes) -> bytes:
+    """Return a header block less what is volatile in it; itself where there is nothing."""
+    return _FIELDS.sub(b"", head) if _SUSPECT.search(b"\n" + head.lower()) else head

@@ -35,6 +35,12 @@ class Intake:
         self._inline_limit = inline_limit
         self._is_new = is_new
 
+    def at_hand(self, whole: bytes) -> tuple[str, Raw] | None:
+        """Return what ``take`` would of a message that is here already; None if it is large."""
+        if len(whole) > self._inline_limit:
+            return None
+        return identify(self._account, whole), Inline(whole)
+
     async def take(self, chunks: AsyncIterator[bytes]) -> tuple[str, Raw]:
         """Return the id of a message, and where its bytes are.
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from services.fetcher import listing
 from services.fetcher.exchange import Exchange
@@ -60,19 +60,26 @@ class _Pieces:
             self._done = (await self._exchange.piece()).last
 
 
-@dataclass(frozen=True, slots=True)
-class Retrieved:
+async def _at_hand(whole: bytes) -> AsyncGenerator[bytes, None]:
+    if whole:
+        yield whole
+
+
+class Retrieved(NamedTuple):
     """The answer to one RETR.
 
     Attributes:
         number: of the message.
         refused: the text of -ERR, None where the message comes; the others go on either way.
             It is the server's, not yet fit to be shown.
+        whole: the message, where all of it had arrived already; None where it has to be awaited.
+        pieces: what is awaited then.
     """
 
     number: int
     refused: str | None
-    _pieces: AsyncIterator[bytes] = field(repr=False)
+    whole: bytes | None
+    pieces: AsyncIterator[bytes] | None
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Return the message in pieces, a small one whole; once, and before the next message.
@@ -83,7 +90,7 @@ class Retrieved:
         Raises:
             Unreachable: the connection broke in the middle.
         """
-        return self._pieces
+        return _at_hand(self.whole or b"") if self.pieces is None else self.pieces
 
 
 class Session:
@@ -153,10 +160,13 @@ class Session:
         self._exchange.required(await self._exchange.command("TOP", number, lines))
         return await self._exchange.body()
 
-    async def retrieve(self, numbers: Sequence[int]) -> AsyncGenerator[Retrieved, None]:
+    async def retrieve(self, numbers: Iterable[int]) -> AsyncGenerator[Retrieved, None]:
         """Yield these messages in this order, asking ahead where the server offers PIPELINING.
 
         Left early, the answers still outstanding are read and thrown away by the next command.
+
+        Args:
+            numbers: taken from it as they are asked for; where it ends, nothing more is.
 
         Raises:
             Unreachable: the connection broke.
@@ -166,15 +176,19 @@ class Session:
         await exchange.settle()
         window = RETRIEVE_WINDOW if "PIPELINING" in self.capabilities else 1
         ahead = iter(numbers)
-        outstanding = self._ask("RETR", ahead, window)
-        for number in numbers:
-            reply = await exchange.reply()
-            outstanding -= 1
-            pieces = _Pieces(exchange, done=not reply.ok)
-            yield Retrieved(number, None if reply.ok else reply.text, pieces)
-            await pieces.skip()
-            if outstanding <= window // 2:
-                outstanding += self._ask("RETR", ahead, window - outstanding)
+        asked = deque(self._ask("RETR", ahead, window))
+        while asked:
+            number = asked.popleft()
+            whole = exchange.whole()
+            if whole is not None:
+                yield Retrieved(number, None, whole, None)
+            else:
+                reply = await exchange.reply()
+                pieces = _Pieces(exchange, done=not reply.ok)
+                yield Retrieved(number, None if reply.ok else reply.text, None, pieces)
+                await pieces.skip()
+            if len(asked) <= window // 2:
+                asked.extend(self._ask("RETR", ahead, window - len(asked)))
 
     async def delete(self, numbers: Sequence[int]) -> list[int]:
         """Mark messages as deleted; return those of which the server said +OK.
@@ -186,8 +200,9 @@ class Session:
         deleted = []
         for start in range(0, len(numbers), window):
             batch = numbers[start : start + window]
-            self._ask("DELE", iter(batch), window)
-            deleted += [number for number in batch if (await self._exchange.reply()).ok]
+            self._ask("DELE", batch, window)
+            replies = await self._exchange.replies(len(batch))
+            deleted += [number for number, reply in zip(batch, replies, strict=True) if reply.ok]
         return deleted
 
     async def noop(self) -> None:
@@ -218,7 +233,8 @@ class Session:
         self._exchange.abort()
         await asyncio.sleep(0)  # the transport closes its socket at the loop's next turn
 
-    def _ask(self, verb: str, numbers: Iterator[int], most: int) -> int:
-        lines = [self._exchange.line(verb, number) for number in islice(numbers, most)]
-        self._exchange.write(b"".join(lines))
-        return len(lines)
+    def _ask(self, verb: str, numbers: Iterable[int], most: int) -> Sequence[int]:
+        asked = list(islice(numbers, most))
+        if asked:
+            self._exchange.write(self._exchange.lines(verb, asked))
+        return asked

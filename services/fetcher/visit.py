@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.fetcher.account import Account
 from services.fetcher.intake import Intake
@@ -21,7 +22,7 @@ from shared.claims import Entry
 from shared.errors import ServerFault, SpoolUnavailable
 from shared.faultpoint import reach
 from shared.log import printable
-from shared.message import Envelope, Fetched, Hop
+from shared.message import Envelope, Fetched, Hop, Raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +45,17 @@ class Limits:
     session_seconds: float = 120.0
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A message of this session, with its envelope for ``incoming``."""
+class Taken(NamedTuple):
+    """A message of this session.
+
+    Attributes:
+        at: when it had come, in seconds since 1970 (UTC).
+    """
 
     listed: Listed
-    envelope: Envelope[Fetched]
-
-    @property
-    def entry(self) -> Entry:
-        """Its line in the ledger."""
-        return Entry(self.listed.uidl, self.envelope.id)
+    id: str
+    raw: Raw
+    at: float
 
 
 class Visit:
@@ -69,6 +70,7 @@ class Visit:
 
     def __init__(self, account: Account, session: Session, world: World, limits: Limits) -> None:
         self._account = account
+        self._server = account.server
         self._session = session
         self._world = world
         self._limits = limits
@@ -120,26 +122,30 @@ class Visit:
         return compare(listing, known, self._account.keep, self._world.clock.now())
 
     async def _fetch(self, messages: Sequence[Listed]) -> bool:
-        """Retrieve messages in slices; return whether some are left for another session."""
-        clock, limits = self._world.clock, self._limits
-        deletes = self._account.keep < math.inf
-        until = clock.monotonic() + limits.session_seconds
-        done = 0
-        for part in _slices(messages, 4 * limits.chunk_messages):
-            if deletes and (done >= limits.session_messages or clock.monotonic() > until):
-                return True
-            await self._retrieve(part)
-            done += len(part)
-        return False
-
-    async def _retrieve(self, messages: Sequence[Listed]) -> None:
+        """Retrieve messages; return whether some are left for another session."""
         by_number = {message.number: message for message in messages}
-        async with aclosing(self._session.retrieve(list(by_number))) as arriving:
-            async for retrieved in arriving:
-                if retrieved.refused is not None:
-                    self._refused(retrieved, retrieved.refused)
+        retrieved = 0
+        numbers = self._until_enough(list(by_number))
+        async with aclosing(self._session.retrieve(numbers)) as arriving:
+            async for message in arriving:
+                retrieved += 1
+                if message.refused is not None:
+                    self._refused(message, message.refused)
                 else:
-                    await self._take(by_number[retrieved.number], retrieved)
+                    await self._take(by_number[message.number], message)
+        return retrieved < len(by_number)
+
+    def _until_enough(self, numbers: Sequence[int]) -> Iterator[int]:
+        """Yield messages to be asked for, until a session that deletes has to quit."""
+        if self._account.keep == math.inf:
+            yield from numbers
+            return
+        clock, limits = self._world.clock, self._limits
+        until = clock.monotonic() + limits.session_seconds
+        for number in numbers[: limits.session_messages]:
+            if clock.monotonic() > until:
+                return
+            yield number
 
     def _refused(self, retrieved: Retrieved, reply: str) -> None:
         # One message that the server will not hand over keeps none of the others.
@@ -150,17 +156,17 @@ class Visit:
         )
 
     async def _take(self, listed: Listed, retrieved: Retrieved) -> None:
-        try:
-            id_, raw = await self._intake.take(retrieved.chunks())
-        except SpoolUnavailable as error:
-            # Nor does a large one that there is no room for.
-            self.failure = error
-            self._world.journal.spool_failed(error, self._account.name)
-            return
-        now = self._world.clock.now()
-        payload = Fetched(raw, listed.uidl or "", self._account.server)
-        envelope = Envelope(id_, self._account.name, payload, now, trail=(Hop("fetcher", now),))
-        self._chunk.append(Taken(listed, envelope))
+        found = None if retrieved.whole is None else self._intake.at_hand(retrieved.whole)
+        if found is None:
+            try:
+                found = await self._intake.take(retrieved.chunks())
+            except SpoolUnavailable as error:
+                # Nor does a large one that there is no room for.
+                self.failure = error
+                self._world.journal.spool_failed(error, self._account.name)
+                return
+        id_, raw = found
+        self._chunk.append(Taken(listed, id_, raw, self._world.clock.now()))
         self._chunk_bytes += raw.size
         limits = self._limits
         if len(self._chunk) >= limits.chunk_messages or self._chunk_bytes >= limits.chunk_bytes:
@@ -176,32 +182,37 @@ class Visit:
         if not chunk:
             return
         before = self._commits[-1] if self._commits else None
-        first_here = [t for t in chunk if t.envelope.id not in self._ids]
-        self._ids.update(t.envelope.id for t in first_here)
+        first_here = [t for t in chunk if t.id not in self._ids]
+        self._ids.update([t.id for t in first_here])
         self._commits.append(asyncio.create_task(self._commit(chunk, first_here, before)))
 
     async def _commit(
         self, chunk: Sequence[Taken], fresh: Sequence[Taken], before: asyncio.Task[None] | None
     ) -> None:
-        seen = await self._world.ledger.seen([t.envelope.id for t in fresh])
-        new = {t.envelope.id: t for t in fresh if t.envelope.id not in seen}
+        seen = await self._world.ledger.seen([t.id for t in fresh])
+        new = {t.id: t for t in fresh if t.id not in seen}
         if new:
-            await self._world.outbox.put(*(t.envelope for t in new.values()))
+            await self._world.outbox.put(*[self._envelope(t) for t in new.values()])
         # In order: the ledger must not know a second copy before the first one is published.
         if before is not None:
             await before
         reach("fetcher", "before-ledger")
-        await self._world.ledger.record(self._account.name, [t.entry for t in chunk])
+        entries = [Entry(t.listed.uidl, t.id) for t in chunk]
+        await self._world.ledger.record(self._account.name, entries)
         reach("fetcher", "after-ledger")
         for taken in chunk:
-            self._recorded(taken, new.get(taken.envelope.id) is taken)
+            self._recorded(taken, new.get(taken.id) is taken)
+
+    def _envelope(self, taken: Taken) -> Envelope[Fetched]:
+        payload = Fetched(taken.raw, taken.listed.uidl or "", self._server)
+        trail = (Hop("fetcher", taken.at),)
+        return Envelope(taken.id, self._account.name, payload, taken.at, trail=trail)
 
     def _recorded(self, taken: Taken, published: bool) -> None:
-        journal, name, id_ = self._world.journal, self._account.name, taken.envelope.id
+        journal, name, id_ = self._world.journal, self._account.name, taken.id
         if published:
             self.fetched += 1
-            size = taken.envelope.payload.raw.size
-            journal.fetched(id_, name, taken.listed.uidl or "", size)
+            journal.fetched(id_, name, taken.listed.uidl or "", taken.raw.size)
         else:
             journal.suppressed(id_, name, "the maildrop holds it again")
         if self._account.keep == 0:
@@ -236,8 +247,3 @@ class Visit:
             await self._world.ledger.forget(name, uidls)
         for safe in removed:
             self._world.journal.removed(safe.id, name, safe.uidl or "")
-
-
-def _slices(items: Sequence[Listed], size: int) -> Iterator[Sequence[Listed]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

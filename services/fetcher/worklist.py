@@ -6,20 +6,19 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from shared.claims import Known
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(NamedTuple):
     """A message in a maildrop: its number in this session, and its UIDL (None: not usable)."""
 
     number: int
     uidl: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Safe:
+class Safe(NamedTuple):
     """A message that is safe with us and may be deleted at the server."""
 
     number: int

@@ -139,6 +139,30 @@ def pop3(data: bytes) -> None:
     whole, apart = conversation(script, [stream]), conversation(script, pieces)
     if len(stream) <= LINE_LIMIT:  # a longer one may be too long for a line before its end comes
         assert whole == apart
+    assert answered(script, [stream], short_cut=True) == answered(script, [stream], short_cut=False)
+    assert answered(script, pieces, short_cut=True) == answered(script, pieces, short_cut=False)
+
+
+def answered(script: int, pieces: Sequence[bytes], *, short_cut: bool) -> list[bytes]:
+    """Return the multi-line responses that end, taken whole where they can be or from events."""
+    client = Pop3("pop.example.net:110")
+    for verb, *arguments in SCRIPTS[script % len(SCRIPTS)]:
+        client.send(str(verb), *arguments)
+    found, begun = [], b""
+    with suppress(ServerFault):
+        for piece in pieces:
+            client.receive_data(piece)
+            while True:
+                if short_cut and (whole := client.next_whole()) is not None:
+                    found.append(whole)
+                elif (event := client.next_event()) is None:
+                    break
+                elif isinstance(event, Body):
+                    begun += event.data
+                    if event.last:
+                        found.append(begun)
+                        begun = b""
+    return found
 
 
 def decode_altered(data: bytes) -> None:

@@ -140,6 +140,25 @@ async def test_everything_is_published_recorded_and_then_deleted(desk: Desk) -> 
     assert (happened["fetched"], happened["removed"], happened["polled"]) == (200, 200, 1)
 
 
+async def test_a_session_that_deletes_quits_after_so_many_and_the_next_goes_on(
+    desk: Desk,
+) -> None:
+    async with some(7).serving() as server:
+        happened = await desk.poll(server, keep=600.0, limits=Limits(session_messages=3))
+        said = [c for c in server.commands if c.startswith(("RETR", "QUIT"))]
+    assert said[:5] == ["RETR 1", "RETR 2", "RETR 3", "QUIT", "RETR 4"]
+    assert server.connections == 3
+    assert desk.raws() == MAIL[:7]
+    assert (happened["fetched"], happened["polled"]) == (7, 1)
+
+
+async def test_a_session_that_deletes_nothing_takes_all(desk: Desk) -> None:
+    async with some(7).serving() as server:
+        await desk.poll(server, keep=math.inf, limits=Limits(session_messages=3))
+        assert server.connections == 1
+    assert desk.raws() == MAIL[:7]
+
+
 async def test_what_stays_on_the_server_is_fetched_once(desk: Desk) -> None:
     async with some(3).serving() as server:
         await desk.poll(server, keep=math.inf)

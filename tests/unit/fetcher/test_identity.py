@@ -1,5 +1,7 @@
 """The id of a message is its content's, whatever a server writes into its headers."""
 
+import hashlib
+import re
 from itertools import pairwise
 
 import pytest
@@ -51,6 +53,53 @@ def test_pieces_do_not_matter(message: bytes, cuts: list[int]) -> None:
     edges = [0, *sorted(min(c, len(message)) for c in cuts), len(message)]
     pieces = [message[a:b] for a, b in pairwise(edges)]
     assert piecewise("a", pieces) == identify("a", message)
+
+
+def defined(account: str, raw: bytes) -> str:
+    """The id as it has been defined from the first release on: what is in ledgers bears it."""
+    end = re.search(rb"\r?\n\r?\n", raw)
+    cut = min(HEADER_LIMIT, len(raw) if end is None else end.end())
+    names = "|".join(VOLATILE).encode()
+    volatile = re.compile(
+        rb"^(?:" + names + rb")[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*", re.IGNORECASE | re.MULTILINE
+    )
+    content = account.encode() + b"\0" + volatile.sub(b"", raw[:cut]) + raw[cut:]
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+PARTS = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\r\n\r\n",
+    b"\n\n",
+    b"\n\r\n",
+    b"\r\n\n",
+    b":",
+    b" :",
+    b"\t",
+    b" a",
+]
+NAMES = [*(name.encode() for name in VOLATILE), b"sTATUS", b"X-", b"Subject", b"\xe4", b"\0"]
+
+
+@given(
+    st.lists(st.sampled_from(PARTS + NAMES), max_size=30).map(b"".join) | st.binary(max_size=300)
+)
+def test_the_id_is_what_it_has_always_been(raw: bytes) -> None:
+    assert identify("sales", raw) == defined("sales", raw)
+
+
+@pytest.mark.parametrize("edge", range(-6, 7))
+def test_the_id_is_what_it_has_always_been_where_a_header_is_too_long(edge: int) -> None:
+    for end in (b"\r\n\r\n", b"\r\nStatus: x\r\n\r\nStatus: y\r\n", b"\n\nbody"):
+        raw = b"X: " + b"y" * (HEADER_LIMIT - 3 + edge) + end
+        assert identify("sales", raw) == defined("sales", raw)
+        assert piecewise("sales", [raw[:-9], raw[-9:]]) == defined("sales", raw)
+
+
+def test_the_id_of_a_certain_message_is_a_certain_one() -> None:
+    assert identify("sales", b"Status: RO\r\n" + MESSAGE) == "3980ae6e3ea2ff3490c572b0e1a596d1"
 
 
 @pytest.mark.parametrize(

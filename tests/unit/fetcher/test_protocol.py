@@ -127,6 +127,66 @@ def test_a_body_is_what_a_naive_reader_reads(body: bytes, cuts: list[int], chunk
     assert found[1:] == [Body(naive_body(wire), last=True), Reply("NOOP", ok=True, text="next")]
 
 
+@given(
+    bodies=st.lists(
+        TRICKY.filter(lambda wire: b"\r\n.\r\n" not in b"\r\n" + wire + b"\r\n"), max_size=4
+    ),
+    cuts=st.lists(st.integers(min_value=0, max_value=200)),
+    refused=st.sets(st.integers(0, 3)),
+)
+def test_what_is_taken_whole_is_what_the_events_say(
+    bodies: list[bytes], cuts: list[int], refused: set[int]
+) -> None:
+    answers = [
+        b"-ERR no\r\n.."
+        if n in refused
+        else b"+OK yes\r\n" + (b + b"\r\n" if b else b"") + b".\r\n"
+        for n, b in enumerate(bodies)
+    ]
+    wire = b"".join(answer.removesuffix(b"..") for answer in answers) + b"+OK bye\r\n"
+    ends = [0, *sorted(cuts), len(wire)]
+    pieces = [wire[a:b] for a, b in pairwise(ends)]
+    mixed, plain = greeted(), greeted()
+    for pop3 in (mixed, plain):
+        pop3.send_each("RETR", range(1, len(bodies) + 1))
+        pop3.send("QUIT")
+    expected = [e.data if isinstance(e, Body) else e for e in fed(plain, pieces)]
+    assert taken(mixed, pieces) == [e for e in expected if e != Reply("RETR", ok=True, text="yes")]
+
+
+def taken(pop3: Pop3, pieces: Iterable[bytes]) -> list[Reply | bytes]:
+    """Return what comes: as a whole where it can be had so, else from the events."""
+    found: list[Reply | bytes] = []
+    held = b""
+    for piece in pieces:
+        pop3.receive_data(piece)
+        while True:
+            if (whole := pop3.next_whole()) is not None:
+                found.append(whole)
+            elif (event := pop3.next_event()) is None:
+                break
+            elif isinstance(event, Body):
+                held += event.data
+                if event.last:
+                    found.append(held)
+                    held = b""
+            elif not event.ok or event.verb != "RETR":
+                found.append(event)
+    return found
+
+
+def test_many_small_messages_are_taken_whole_and_a_large_one_is_not() -> None:
+    pop3 = greeted()
+    assert pop3.send_each("RETR", [1, 2, 3]) == b"RETR 1\r\nRETR 2\r\nRETR 3\r\n"
+    pop3.receive_data(b"+OK\r\none\r\n.\r\n+OK\r\n..two\r\n.\r\n+OK\r\nthree")
+    assert [pop3.next_whole() for _ in range(3)] == [b"one\r\n", b".two\r\n", None]
+    assert pop3.next_event() == Reply("RETR", ok=True, text="")
+    pop3.receive_data(b"\r\n.\r\n")
+    assert pop3.next_whole() is None
+    assert pop3.next_event() == Body(b"three\r\n", last=True)
+    assert pop3.outstanding == 0
+
+
 @given(TRICKY)
 def test_what_a_server_stuffs_comes_out_unharmed(message: bytes) -> None:
     message += b"\r\n"
@@ -244,6 +304,8 @@ def test_what_nobody_asked_for_is_the_servers_fault() -> None:
     pop3.receive_data(b"-ERR idle for \x1b[2J too long\r\n")
     with pytest.raises(ServerFault, match=r"idle for \\x1b\[2J too long"):
         pop3.send("NOOP")
+    with pytest.raises(ServerFault, match=r"idle for \\x1b\[2J too long"):
+        pop3.send_each("RETR", [1])
 
 
 def test_a_line_ended_by_a_bare_line_feed_has_not_ended() -> None:
