@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Final
 
 from bench_connector import PATIENCE, embedded, table, usage
-from bench_measure import cpu_of, until
+from bench_measure import cpu_of
 from bench_place import USER, Drop, Load, Place, message, open_place
 from bench_report import Bar, Chart, Result
 from bench_scale import Scale
 
+from shared.broker import Broker
 from shared.message import Envelope, Fetched, Hop, Inline
 from shared.outbox import Outbox
 from shared.queues import INCOMING, PARSED
 from shared.settings import Retry
 from tests.flow.connector import Connector, connector
-from tests.flow.queues import opened, steward
+from tests.flow.queues import opened
 
 SIZE: Final = 2_000
 CHUNK: Final = 500
@@ -105,20 +106,30 @@ async def _fill(product: Connector, url: str | None, count: int) -> None:
 
 def _parsed(product: Connector, url: str | None, replicas: int, count: int) -> tuple[float, float]:
     """Return the CPU seconds of all parsers, and how long it took from the first message moved."""
-    names = ["parser", *(f"parser#{n}" for n in range(2, replicas + 1))]
-    with steward(product, url, Retry().tiers) as looking:
+    product.start("parser", *(f"parser#{n}" for n in range(2, replicas + 1)))
+    return asyncio.run(_worked_off(product, url, count))
 
-        def moved() -> int:
-            return looking.depths()[PARSED] or 0
 
-        product.start(*names)
-        until(lambda: moved() > 0, PATIENCE, "the first message")
-        began, started = moved(), time.perf_counter()
-        before = sum(usage(product).values())
-        until(lambda: moved() >= count, PATIENCE, "the last message")
-        seconds = (time.perf_counter() - started) * count / max(1, count - began)
+async def _worked_off(product: Connector, url: str | None, count: int) -> tuple[float, float]:
+    async with opened(product, url, Retry().tiers, "fetcher") as broker:
+        began = await _moved(broker, 1)
+        started, before = time.perf_counter(), sum(usage(product).values())
+        await _moved(broker, count)
+        seconds = time.perf_counter() - started
         cpu = sum(usage(product).values()) - before
-    return cpu * count / max(1, count - began), seconds
+    whole = count / max(1, count - began)
+    return cpu * whole, seconds * whole
+
+
+async def _moved(broker: Broker, count: int) -> int:
+    """Wait until so many messages wait for the next stage; return how many do."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        found = (await broker.depths((PARSED,)))[PARSED]
+        if found >= count:
+            return found
+        await asyncio.sleep(max(0.002, count / 1_000_000))
+    raise RuntimeError(f"waited {PATIENCE:g} seconds in vain for {count} messages")
 
 
 def _broker_cpu(place: Place) -> float:
