@@ -40,7 +40,7 @@ def growth(folder: Path, scale: Scale) -> Result:
         if place.broker is not None:
             rates = [_replicas(place, n, 20_000 if scale.full else 1_000) for n in (1, 2, 4)]
             charts.append(Chart("growth-replicas", "messages per second", rates))
-    polls = [_accounts(folder, n) for n in ((10, 1_000, 10_000) if scale.full else (10, 100))]
+    polls = [_accounts(folder, n) for n in ((100, 1_000, 10_000) if scale.full else (100, 300))]
     charts.append(Chart("growth-accounts", "CPU of a poll with nothing new, ms, embedded", polls))
     return Result("Growth", charts)
 

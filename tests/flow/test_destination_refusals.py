@@ -75,6 +75,8 @@ def test_each_is_served_when_it_can_be(
     product.wait(lambda: len(home.files("roomy")) == 2 * MESSAGES, "the neighbour's mail")
     product.wait(lambda: product.count("run", "failed") == MESSAGES, "failed mail")
     assert local.maildir("grey") == local.maildir("secure") == []
+    # A reply about one recipient is no reason to leave all others of that server alone.
+    assert waiting(place, "destination grey is left alone") == set()
     assert len(home.files("full")) == 1
 
     del local.answers["grey@corp.example"]
