@@ -142,8 +142,11 @@ def memory(folder: Path, scale: Scale) -> Result:
         notes, bars = [], []
         for contender in _ours(place, to_maildir):
             sample = contender.go(place, Load([place.drop], [message(0, size)]))
-            peaks = [(f"{contender.name}: {n}", b / 1e6) for n, b in sample.memory.items()]
-            bars += peaks
+            one = len(sample.memory) == 1
+            bars += [
+                (contender.name if one else f"{contender.name}: {process}", peak / 1e6)
+                for process, peak in sample.memory.items()
+            ]
             notes.append(f"{contender.name}: {sample.wall:.1f} s, {sample.cpu:.1f} s of CPU")
     title = f"Memory: one message of {size / 1e6:.0f} MB"
     return Result(title, [Chart("memory", "peak MB", bars)], notes=notes)
