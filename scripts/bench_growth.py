@@ -10,19 +10,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from bench_connector import PATIENCE, embedded, table
-from bench_measure import cpu_of, until
-from bench_place import USER, Place, message, open_place
-from bench_report import Result
-from bench_rivals import Drop
+from bench_connector import PATIENCE, embedded, table, usage
+from bench_measure import cpu_of
+from bench_place import USER, Drop, Load, Place, message, open_place
+from bench_report import Bar, Chart, Result
 from bench_scale import Scale
 
+from shared.broker import Broker
 from shared.message import Envelope, Fetched, Hop, Inline
 from shared.outbox import Outbox
 from shared.queues import INCOMING, PARSED
 from shared.settings import Retry
 from tests.flow.connector import Connector, connector
-from tests.flow.queues import opened, steward
+from tests.flow.queues import opened
 
 SIZE: Final = 2_000
 CHUNK: Final = 500
@@ -30,37 +30,43 @@ CHUNK: Final = 500
 
 def growth(folder: Path, scale: Scale) -> Result:
     """What a message or a poll costs, from few to very many."""
-    notes = []
+    charts = []
+    counts = (1_000, 20_000, 200_000) if scale.full else (500, 2_000)
     with open_place(folder) as place:
-        for count in (1_000, 20_000, 200_000) if scale.full else (500, 2_000):
-            notes += [_queued(place, broker, count) for broker in _brokers(place)]
+        queued = [
+            bar for b in _brokers(place) for count in counts for bar in _queued(place, b, count)
+        ]
+        charts.append(Chart("growth-queued", "CPU of a parser, µs a message", queued))
         if place.broker is not None:
-            count = 20_000 if scale.full else 1_000
-            notes += [_replicas(place, replicas, count) for replicas in (1, 2, 4)]
-    notes += [_accounts(folder, n) for n in ((10, 1_000, 10_000) if scale.full else (10, 100))]
-    return Result("growth", "Growth", notes=notes)
+            rates = [_replicas(place, n, 20_000 if scale.full else 1_000) for n in (1, 2, 4)]
+            charts.append(Chart("growth-replicas", "messages per second", rates))
+    polls = [_accounts(folder, n) for n in ((100, 1_000, 10_000) if scale.full else (100, 300))]
+    charts.append(Chart("growth-accounts", "CPU of a poll with nothing new, ms, embedded", polls))
+    return Result("Growth", charts)
 
 
 def _brokers(place: Place) -> Sequence[str]:
     return ("embedded",) if place.broker is None else ("embedded", "RabbitMQ")
 
 
-def _queued(place: Place, broker: str, count: int) -> str:
+def _queued(place: Place, broker: str, count: int) -> list[Bar]:
     """Let a parser work off so many messages; what one of them costs."""
     with _filled(place, broker, count) as (product, url):
         before = 0.0 if url is None else _broker_cpu(place)
         cpu, seconds = _parsed(product, url, 1, count)
         broker_cpu = 0.0 if url is None else _broker_cpu(place) - before
-    each = f"{cpu / count * 1e6:.0f} µs of CPU a message"
+    found = [(f"{count:,} queued, {broker}", cpu / count * 1e6)]
     if url is not None:
-        each += f" and {broker_cpu / count * 1e6:.0f} µs of RabbitMQ's"
-    return f"{count:,} messages queued, a parser over {broker}: {each}, {count / seconds:,.0f}/s"
+        found.append((f"RabbitMQ itself, {count:,} queued", broker_cpu / count * 1e6))
+    print(f"  {count:,} queued, {broker}: {count / seconds:,.0f}/s", flush=True)
+    return found
 
 
-def _replicas(place: Place, replicas: int, count: int) -> str:
+def _replicas(place: Place, replicas: int, count: int) -> Bar:
     with _filled(place, "RabbitMQ", count) as (product, url):
         _, seconds = _parsed(product, url, replicas, count)
-    return f"{replicas} parser(s) over RabbitMQ: {count / seconds:,.0f} messages/s"
+    print(f"  {replicas} parsers: {count / seconds:,.0f}/s", flush=True)
+    return f"{replicas} parser{'s' if replicas > 1 else ''} over RabbitMQ", count / seconds
 
 
 @contextmanager
@@ -70,8 +76,7 @@ def _filled(place: Place, broker: str, count: int) -> Iterator[tuple[Connector, 
     vhost = "" if broker == "embedded" or server is None else server.vhost()
     url = server.url(vhost) if vhost and server is not None else None
     with connector(home) as product:
-        account = table(Drop(place.provider.host, place.provider.pop3, USER))
-        product.configure([account], f"maildir://{home}/mail", url)
+        product.configure([table(place.drop)], f"maildir://{home}/mail", url)
         declared = product.cli("topology", "declare")
         if declared.returncode:
             raise RuntimeError(declared.stderr)
@@ -101,33 +106,43 @@ async def _fill(product: Connector, url: str | None, count: int) -> None:
 
 def _parsed(product: Connector, url: str | None, replicas: int, count: int) -> tuple[float, float]:
     """Return the CPU seconds of all parsers, and how long it took from the first message moved."""
-    names = ["parser", *(f"parser#{n}" for n in range(2, replicas + 1))]
-    with steward(product, url, Retry().tiers) as looking:
+    product.start("parser", *(f"parser#{n}" for n in range(2, replicas + 1)))
+    return asyncio.run(_worked_off(product, url, count))
 
-        def moved() -> int:
-            return looking.depths()[PARSED] or 0
 
-        product.start(*names)
-        until(lambda: moved() > 0, PATIENCE, "the first message")
-        began, started = moved(), time.perf_counter()
-        before = sum(cpu_of(product.processes[name].pid) for name in names)
-        until(lambda: moved() >= count, PATIENCE, "the last message")
-        seconds = (time.perf_counter() - started) * count / max(1, count - began)
-        cpu = sum(cpu_of(product.processes[name].pid) for name in names) - before
-    return cpu * count / max(1, count - began), seconds
+async def _worked_off(product: Connector, url: str | None, count: int) -> tuple[float, float]:
+    async with opened(product, url, Retry().tiers, "fetcher") as broker:
+        began = await _moved(broker, 1)
+        started, before = time.perf_counter(), sum(usage(product).values())
+        await _moved(broker, count)
+        seconds = time.perf_counter() - started
+        cpu = sum(usage(product).values()) - before
+    whole = count / max(1, count - began)
+    return cpu * whole, seconds * whole
+
+
+async def _moved(broker: Broker, count: int) -> int:
+    """Wait until so many messages wait for the next stage; return how many do."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        found = (await broker.depths((PARSED,)))[PARSED]
+        if found >= count:
+            return found
+        await asyncio.sleep(max(0.002, count / 1_000_000))
+    raise RuntimeError(f"waited {PATIENCE:g} seconds in vain for {count} messages")
 
 
 def _broker_cpu(place: Place) -> float:
     return cpu_of(place.broker_pid)
 
 
-def _accounts(folder: Path, count: int) -> str:
+def _accounts(folder: Path, count: int) -> Bar:
     """Poll so many accounts that have nothing new, embedded; what one poll costs."""
     users = [f"user{number}" for number in range(count)]
-    with open_place(folder / f"accounts-{count}", users) as place:
+    with open_place(folder / f"accounts-{count}", users, with_broker=False) as place:
         server = place.provider
         drops = [Drop(server.host, server.pop3, user) for user in users]
-        none = embedded(place, drops[:1], 0)
-        sample = embedded(place, drops, 0)
-    each = (sample.cpu - none.cpu) / (count - 1)
-    return f"{count:,} accounts with nothing new: {each * 1e3:.2f} ms of CPU a poll, embedded"
+        none = embedded(place, Load(drops[:1], []))
+        sample = embedded(place, Load(drops, []))
+    print(f"  {count:,} accounts: {count / sample.wall:,.0f} polls/s", flush=True)
+    return f"among {count:,} accounts", (sample.cpu - none.cpu) / (count - 1) * 1e3

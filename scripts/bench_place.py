@@ -55,6 +55,28 @@ def mixed_sizes(count: int) -> list[bytes]:
     return [message(number, size) for number, size in enumerate(sizes)]
 
 
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A maildrop: where it is, and whose."""
+
+    host: str
+    port: int
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a contender is given to do: maildrops, and the mail that comes into each of them."""
+
+    drops: Sequence[Drop]
+    mail: Sequence[bytes]
+
+    @property
+    def messages(self) -> int:
+        """How many there are to be delivered."""
+        return len(self.drops) * len(self.mail)
+
+
 @dataclass(frozen=True)
 class Place:
     """The servers of one run.
@@ -63,7 +85,7 @@ class Place:
         folder: for everything that the contenders write.
         provider: has the maildrops.
         local: takes mail by LMTP.
-        broker: None where RabbitMQ is not installed.
+        broker: None where RabbitMQ is not installed, or not wanted.
     """
 
     folder: Path
@@ -77,11 +99,22 @@ class Place:
         assert self.broker is not None
         return int(self.broker.ctl("eval", "os:getpid().").strip().strip('"'))
 
-    def fill(self, user: str, messages: Sequence[bytes]) -> None:
-        """Give a maildrop exactly these messages, and Dovecot no memory of earlier ones."""
-        for server in (self.provider, self.local):
-            _put_aside(server, user)
-        self.provider.put_all(user, messages)
+    @property
+    def drop(self) -> Drop:
+        """The maildrop of the only user."""
+        return Drop(self.provider.host, self.provider.pop3, USER)
+
+    def empty(self, load: Load) -> None:
+        """Leave nothing in the maildrops, and no memory of earlier mail in Dovecot."""
+        for drop in load.drops:
+            for server in (self.provider, self.local):
+                _put_aside(server, drop.user)
+
+    def fill(self, load: Load) -> None:
+        """Let the mail come in, into maildrops that hold nothing else."""
+        self.empty(load)
+        for drop in load.drops:
+            self.provider.put_all(drop.user, load.mail)
         os.sync()
 
     def arrived(self, user: str) -> int:
@@ -110,8 +143,10 @@ def _put_aside(server: Dovecot, user: str) -> None:
 
 
 @contextlib.contextmanager
-def open_place(folder: Path, users: Sequence[str] = (USER,)) -> Iterator[Place]:
-    """Start the servers; stop them when the block ends."""
+def open_place(
+    folder: Path, users: Sequence[str] = (USER,), *, with_broker: bool = True
+) -> Iterator[Place]:
+    """Start the servers, RabbitMQ among them where it is installed; stop them afterwards."""
     with contextlib.ExitStack() as stack:
         folders = [folder / name for name in ("provider", "local", "broker")]
         for each in folders:
@@ -120,6 +155,6 @@ def open_place(folder: Path, users: Sequence[str] = (USER,)) -> Iterator[Place]:
         provider = stack.enter_context(dovecot(folders[0], passwords))
         local = stack.enter_context(dovecot(folders[1], passwords))
         broker = None
-        if Path("/usr/sbin/rabbitmq-server").exists():
+        if with_broker and Path("/usr/sbin/rabbitmq-server").exists():
             broker = stack.enter_context(rabbitmq(folders[2]))
         yield Place(folder, provider, local, broker)

@@ -1,4 +1,4 @@
-"""Results for people: tables in Markdown, a plot as SVG, and the machine that they come from."""
+"""Results for people: tables in Markdown, plots as SVG, and the machine that they come from."""
 
 from __future__ import annotations
 
@@ -6,18 +6,39 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from bench_measure import Row
 
 _BAR: Final = 22
-_LABEL: Final = 260
-_WIDTH: Final = 760
+_LABEL: Final = 330
+_WIDTH: Final = 830
 _OURS: Final = "#2f6f4f"
 _THEIRS: Final = "#9aa5ae"
+_OTHERS: Final = ("mpop", "getmail6", "fetchmail", "RabbitMQ itself", "reading")
+"""How the labels begin of what is not the connector's."""
+
+
+Bar: TypeAlias = tuple[str, float]
+"""What was measured, and the figure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Figures that can be compared: a plot.
+
+    Attributes:
+        name: as part of the name of its file.
+        unit: what is counted.
+        bars: from top to bottom.
+    """
+
+    name: str
+    unit: str
+    bars: Sequence[Bar]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +46,22 @@ class Result:
     """What a scenario came to.
 
     Attributes:
-        name: of the scenario, as on the command line.
         title: what it is, in a line.
-        rows: its contenders, for a table and a plot.
+        charts: its plots.
+        rows: its contenders, for a table; without any, the figures of each plot are one.
         notes: what else was measured, a line each.
     """
 
-    name: str
     title: str
+    charts: Sequence[Chart]
     rows: Sequence[Row] = ()
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
+
+
+def rates(name: str, rows: Sequence[Row]) -> Chart:
+    """Return how the contenders compare, the quickest first."""
+    bars = [(row.contender, row.rate) for row in sorted(rows, key=lambda row: -row.rate)]
+    return Chart(name, "messages per second", bars)
 
 
 def machine() -> str:
@@ -69,7 +96,7 @@ def versions() -> str:
 
 
 def markdown(result: Result, command: str) -> str:
-    """Return a section with the table, its notes, and the command that measured it."""
+    """Return a section with tables and plots, notes, and the command that measured it."""
     lines = [f"## {result.title}", "", f"`{command}`", ""]
     if result.rows:
         lines += [
@@ -77,9 +104,24 @@ def markdown(result: Result, command: str) -> str:
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         ]
         lines += [_line(row) for row in sorted(result.rows, key=lambda row: -row.rate)]
-        lines += ["", f"![messages per second](images/benchmark-{result.name}.svg)", ""]
+        lines.append("")
+    for chart in result.charts:
+        if not result.rows:
+            lines += [f"| | {chart.unit} |", "| --- | ---: |"]
+            lines += [f"| {label} | {_figure(value)} |" for label, value in chart.bars]
+            lines.append("")
+        lines += [f"![{chart.unit}](images/{picture(chart)})", ""]
     lines += [f"- {note}" for note in result.notes]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def picture(chart: Chart) -> str:
+    """Return the name of a plot's file."""
+    return f"benchmark-{chart.name}.svg"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _line(row: Row) -> str:
@@ -90,32 +132,32 @@ def _line(row: Row) -> str:
     )
 
 
-def plot(result: Result) -> str:
-    """Return the rates as horizontal bars."""
-    rows = sorted(result.rows, key=lambda row: -row.rate)
-    top = max(row.rate for row in rows)
-    height = 60 + len(rows) * (_BAR + 10)
+def plot(title: str, chart: Chart) -> str:
+    """Return the figures as horizontal bars."""
+    top = max(value for _, value in chart.bars)
+    height = 60 + len(chart.bars) * (_BAR + 10)
     size = f'width="{_WIDTH}" height="{height}"'
-    title = escape(f"{result.title}: messages per second")
-    bars = [_bar(row, 44 + i * (_BAR + 10), row.rate / top) for i, row in enumerate(rows)]
+    heading = escape(f"{title}: {chart.unit}")
+    bars = [_bar(bar, 44 + i * (_BAR + 10), top) for i, bar in enumerate(chart.bars)]
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif">',
             f'<rect {size} fill="#fff"/>',
-            f'<text x="10" y="24" font-size="15">{title}</text>',
+            f'<text x="10" y="24" font-size="15">{heading}</text>',
             *bars,
             "</svg>\n",
         ]
     )
 
 
-def _bar(row: Row, y: int, share: float) -> str:
-    width = max(1.0, share * (_WIDTH - _LABEL - 80))
-    colour = _OURS if row.contender.startswith("pop3-connector") else _THEIRS
+def _bar(bar: Bar, y: int, top: float) -> str:
+    label, value = bar
+    width = max(1.0, value / top * (_WIDTH - _LABEL - 80))
+    colour = _THEIRS if label.startswith(_OTHERS) else _OURS
     middle = y + _BAR - 6
     return (
         f'<text x="{_LABEL - 8}" y="{middle}" font-size="13" text-anchor="end">'
-        f"{escape(row.contender)}</text>"
+        f"{escape(label)}</text>"
         f'<rect x="{_LABEL}" y="{y}" width="{width:.1f}" height="{_BAR}" fill="{colour}"/>'
-        f'<text x="{_LABEL + width + 6:.1f}" y="{middle}" font-size="13">{row.rate:,.0f}</text>'
+        f'<text x="{_LABEL + width + 6:.1f}" y="{middle}" font-size="13">{_figure(value)}</text>'
     )

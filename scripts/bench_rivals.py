@@ -8,28 +8,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from bench_measure import Sample, count_files, run
-from bench_place import PASSWORD, Place
+from bench_place import PASSWORD, Load, Place
 
 NOBODY: Final = "nobody"
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """A maildrop to be emptied: where it is, and whose."""
-
-    host: str
-    port: int
-    user: str
-
-
-def mpop(place: Place, drops: Sequence[Drop], messages: int) -> Sample:
+def mpop(place: Place, load: Load) -> Sample:
     """Run mpop into a Maildir, its accounts one after the other."""
+    place.fill(load)
     home = place.fresh("mpop")
     _make_maildir(home / "mail")
     rc = home / "mpoprc"
@@ -38,16 +29,17 @@ def mpop(place: Place, drops: Sequence[Drop], messages: int) -> Sample:
             f"account {d.user}\nhost {d.host}\nport {d.port}\nuser {d.user}\n"
             f"password {PASSWORD}\ntls off\nauth user\nkeep off\nreceived_header on\n"
             f"uidls_file {home}/uidls-{d.user}\ndelivery maildir {home}/mail\n\n"
-            for d in drops
+            for d in load.drops
         )
     )
     rc.chmod(0o600)
     command = ["mpop", "-q", "-C", str(rc), "-a"]
-    return _checked(run(command, messages, home / "log", os.environ), home / "mail", messages)
+    return _checked(run(command, load.messages, home / "log", os.environ), home / "mail")
 
 
-def getmail_maildir(place: Place, drops: Sequence[Drop], messages: int) -> Sample:
+def getmail_maildir(place: Place, load: Load) -> Sample:
     """Run getmail6 into a Maildir."""
+    place.fill(load)
     home = place.fresh("getmail")
     _make_maildir(home / "mail")
     destination = f"type = Maildir\npath = {home}/mail/\n"
@@ -55,32 +47,32 @@ def getmail_maildir(place: Place, drops: Sequence[Drop], messages: int) -> Sampl
         destination += f"user = {NOBODY}\n"
         for path in (home / "mail", *(home / "mail").iterdir()):
             shutil.chown(path, NOBODY)
-    sample = _getmail(home, drops, destination, messages)
-    return _checked(sample, home / "mail", messages)
+    return _checked(_getmail(home, load, destination), home / "mail")
 
 
-def getmail_lmtp(place: Place, drops: Sequence[Drop], messages: int) -> Sample:
+def getmail_lmtp(place: Place, load: Load) -> Sample:
     """Run getmail6 into the local mail server by LMTP."""
-    home = place.fresh("getmail")
-    local = place.local
-    to = f"type = MDA_lmtp\nhost = {local.host}\nport = {local.lmtp}\noverride = {drops[0].user}\n"
-    return _getmail(home, drops, to, messages)
+    place.fill(load)
+    local, user = place.local, load.drops[0].user
+    to = f"type = MDA_lmtp\nhost = {local.host}\nport = {local.lmtp}\noverride = {user}\n"
+    return _getmail(place.fresh("getmail"), load, to)
 
 
-def _getmail(home: Path, drops: Sequence[Drop], destination: str, messages: int) -> Sample:
+def _getmail(home: Path, load: Load, destination: str) -> Sample:
     command = ["getmail", "--quiet", f"--getmaildir={home}"]
-    for d in drops:
+    for d in load.drops:
         (home / f"rc-{d.user}").write_text(
             f"[retriever]\ntype = SimplePOP3Retriever\nserver = {d.host}\nport = {d.port}\n"
             f"username = {d.user}\npassword = {PASSWORD}\n\n[destination]\n{destination}\n"
             "[options]\ndelete = true\n"
         )
         command.append(f"--rcfile=rc-{d.user}")
-    return run(command, messages, home / "log", os.environ)
+    return run(command, load.messages, home / "log", os.environ)
 
 
-def fetchmail_lmtp(place: Place, drops: Sequence[Drop], messages: int) -> Sample:
+def fetchmail_lmtp(place: Place, load: Load) -> Sample:
     """Run fetchmail into the local mail server by LMTP, its accounts one after the other."""
+    place.fill(load)
     home = place.fresh("fetchmail")
     rc = home / "fetchmailrc"
     rc.write_text(
@@ -89,13 +81,13 @@ def fetchmail_lmtp(place: Place, drops: Sequence[Drop], messages: int) -> Sample
             f'  user "{d.user}" there with password "{PASSWORD}" is "{d.user}" here\n'
             f"  options no keep fetchall sslproto ''\n"
             f'  smtphost "{place.local.host}/{place.local.lmtp}" lmtp\n'
-            for i, d in enumerate(drops)
+            for i, d in enumerate(load.drops)
         )
     )
     rc.chmod(0o600)
     command = ["fetchmail", "--silent", "--fetchmailrc", str(rc), "--nosyslog"]
     environment = {**os.environ, "HOME": str(home), "FETCHMAILHOME": str(home)}
-    return run(command, messages, home / "log", env=environment)
+    return run(command, load.messages, home / "log", env=environment)
 
 
 def _make_maildir(path: Path) -> None:
@@ -103,14 +95,15 @@ def _make_maildir(path: Path) -> None:
         (path / name).mkdir(parents=True)
 
 
-def _checked(sample: Sample, maildir: Path, messages: int) -> Sample:
+def _checked(sample: Sample, maildir: Path) -> Sample:
     found = count_files(maildir / "new")
-    if found != messages:
-        raise RuntimeError(f"{found} messages arrived in {maildir}, not {messages}")
+    if found != sample.messages:
+        raise RuntimeError(f"{found} messages arrived in {maildir}, not {sample.messages}")
     return sample
 
 
-Rival: TypeAlias = Callable[[Place, Sequence[Drop], int], Sample]
+Rival: TypeAlias = Callable[[Place, Load], Sample]
+"""Runs a contender, which lets the mail come in when it is ready for it."""
 
 PROGRAMS: Final[dict[Rival, str]] = {
     mpop: "mpop",

@@ -1,4 +1,11 @@
-"""The command line of the benchmark: which scenarios, how much of each, and where results go."""
+"""The command line of the benchmark: which scenarios, how much of each, and where results go.
+
+What is measured, and from when: mpop, getmail6, fetchmail and "pop3-connector, embedded" (which is
+"run --once") from the start of the program to its end. "embedded, running" and "RabbitMQ" are
+services: started before, every maildrop polled once while it was empty. Then the mail is put there,
+and clock and CPU time count from the moment when a poll job for each account is put into the queue,
+as the schedule does, until the last message is in its place.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from bench_report import Result, machine, markdown, plot
+from bench_report import Result, machine, markdown, picture, plot
 from bench_scale import Scale
 from bench_scenarios import SCENARIOS
 
@@ -39,7 +46,11 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("scenario", nargs="*", metavar=f"SCENARIO ({', '.join(SCENARIOS)})")
     parser.add_argument("--quick", action="store_true", help="little of everything, one round")
     parser.add_argument("--messages", type=int, help="in a maildrop (5000; quick: 500)")
@@ -58,11 +69,12 @@ def _command(name: str, scale: Scale, quick: bool) -> str:
 
 
 def _write(path: Path, result: Result, sections: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(sections))
-    if result.rows:
-        images = path.parent / "images"
-        images.mkdir(exist_ok=True)
-        (images / f"benchmark-{result.name}.svg").write_text(plot(result))
+    images = path.parent / "images"
+    images.mkdir(exist_ok=True)
+    for chart in result.charts:
+        (images / picture(chart)).write_text(plot(result.title, chart))
 
 
 if __name__ == "__main__":

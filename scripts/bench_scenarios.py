@@ -17,14 +17,32 @@ from pathlib import Path
 from statistics import median
 from typing import Final, TypeAlias
 
-from bench_connector import embedded, over_rabbitmq, ready, table, to_lmtp, to_maildir
+from bench_connector import (
+    To,
+    embedded,
+    embedded_running,
+    over_rabbitmq,
+    ready,
+    table,
+    to_lmtp,
+    to_maildir,
+)
 from bench_growth import growth
 from bench_measure import Sample, row, until
-from bench_place import PASSWORD, USER, Place, message, mixed_sizes, open_place, same_size
-from bench_proxy import proxy
-from bench_report import Result
-from bench_rivals import (
+from bench_place import (
+    PASSWORD,
+    USER,
     Drop,
+    Load,
+    Place,
+    message,
+    mixed_sizes,
+    open_place,
+    same_size,
+)
+from bench_proxy import proxy
+from bench_report import Chart, Result, rates
+from bench_rivals import (
     Rival,
     fetchmail_lmtp,
     getmail_lmtp,
@@ -37,6 +55,7 @@ from bench_scale import Scale
 from tests.flow.connector import connector
 
 EMBEDDED: Final = "pop3-connector, embedded"
+RUNNING: Final = "pop3-connector, embedded, running"
 RABBITMQ: Final = "pop3-connector, RabbitMQ"
 
 
@@ -49,8 +68,11 @@ class Contender:
     share: float = 1.0
 
 
-def _ours(place: Place, to: Callable[..., object]) -> list[Contender]:
-    found = [Contender(EMBEDDED, partial(embedded, to=to))]
+def _ours(place: Place, to: To) -> list[Contender]:
+    found = [
+        Contender(EMBEDDED, partial(embedded, to=to)),
+        Contender(RUNNING, partial(embedded_running, to=to)),
+    ]
     if place.broker is not None:
         found.append(Contender(RABBITMQ, partial(over_rabbitmq, to=to)))
     return found
@@ -63,22 +85,19 @@ def _theirs(*contenders: Contender) -> list[Contender]:
 def _side_by_side(
     place: Place, contenders: Sequence[Contender], mail: Sequence[bytes], rounds: int
 ) -> dict[str, list[Sample]]:
-    drop = Drop(place.provider.host, place.provider.pop3, USER)
     samples: dict[str, list[Sample]] = defaultdict(list)
     for _ in range(rounds):
         for contender in contenders:
             portion = mail[: max(10, int(len(mail) * contender.share))]
-            place.fill(USER, portion)
-            sample = contender.go(place, [drop], len(portion))
+            sample = contender.go(place, Load([place.drop], portion))
             samples[contender.name].append(sample)
             print(f"  {contender.name}: {len(portion) / sample.wall:,.0f}/s", flush=True)
     return samples
 
 
-def _compared(
-    name: str, title: str, samples: dict[str, list[Sample]], notes: Sequence[str] = ()
-) -> Result:
-    return Result(name, title, [row(*item) for item in samples.items()], notes)
+def _compared(name: str, title: str, samples: dict[str, list[Sample]]) -> Result:
+    rows = [row(*item) for item in samples.items()]
+    return Result(title, [rates(name, rows)], rows)
 
 
 def maildir(folder: Path, scale: Scale) -> Result:
@@ -120,15 +139,17 @@ def memory(folder: Path, scale: Scale) -> Result:
     """One message of 200 MB through all stages."""
     with open_place(folder) as place:
         size = 200_000_000 if scale.full else 50_000_000
-        everybody = _ours(place, to_maildir)
-        drop = Drop(place.provider.host, place.provider.pop3, USER)
-        notes = []
-        for contender in everybody:
-            place.fill(USER, [message(0, size)])
-            sample = contender.go(place, [drop], 1)
-            peaks = ", ".join(f"{n} {b / 1e6:.0f} MB" for n, b in sample.memory.items())
-            notes.append(f"{contender.name}: {size / 1e6:.0f} MB in {sample.wall:.1f} s; {peaks}")
-    return Result("memory", "Memory: one large message", notes=notes)
+        notes, bars = [], []
+        for contender in _ours(place, to_maildir):
+            sample = contender.go(place, Load([place.drop], [message(0, size)]))
+            one = len(sample.memory) == 1
+            bars += [
+                (contender.name if one else f"{contender.name}: {process}", peak / 1e6)
+                for process, peak in sample.memory.items()
+            ]
+            notes.append(f"{contender.name}: {sample.wall:.1f} s, {sample.cpu:.1f} s of CPU")
+    title = f"Memory: one message of {size / 1e6:.0f} MB"
+    return Result(title, [Chart("memory", "peak MB", bars)], notes=notes)
 
 
 def far(folder: Path, scale: Scale) -> Result:
@@ -142,11 +163,10 @@ def far(folder: Path, scale: Scale) -> Result:
             drops = [Drop(distant.host, distant.port, user) for user in users]
             rivals = _theirs(Contender("mpop", mpop), Contender("fetchmail", fetchmail_lmtp, 0.1))
             for contender in [*_ours(place, to_maildir), *rivals]:
-                mine = drops[: max(1, int(len(drops) * contender.share))]
-                for drop in mine:
-                    place.fill(drop.user, mail)
-                sample = contender.go(place, mine, len(mine) * len(mail))
+                load = Load(drops[: max(1, int(len(drops) * contender.share))], mail)
+                sample = contender.go(place, load)
                 samples[contender.name].append(sample)
+                print(f"  {contender.name}: {load.messages / sample.wall:,.0f}/s", flush=True)
     title = f"{len(users)} accounts of {len(mail)} messages, 50 ms away"
     return _compared("far", title, samples)
 
@@ -156,7 +176,7 @@ def latency(folder: Path, scale: Scale) -> Result:
     with open_place(folder) as place, proxy(place.provider.host, place.provider.pop3) as door:
         account = table(Drop(door.host, door.port, USER), poll_every="1s")
         rounds = 50 if scale.full else 10
-        notes = []
+        bars = []
         for name, broker in ((EMBEDDED, None), (RABBITMQ, place.broker)):
             if name == RABBITMQ and broker is None:
                 continue
@@ -172,11 +192,12 @@ def latency(folder: Path, scale: Scale) -> Result:
                     product.start("fetcher")
                 found = [_latency(place, home / "mail" / USER / "new", n) for n in range(rounds)]
             took = [at - max(c for c in door.connected if c < at) for at in found[1:]]
-            notes.append(
-                f"{name}: median {median(took) * 1e3:.0f} ms,"
-                f" worst {max(took) * 1e3:.0f} ms of {len(took)}"
-            )
-    return Result("latency", "Latency on an idle system, poll begun to delivered", notes=notes)
+            bars += [
+                (f"{name}: median", median(took) * 1e3),
+                (f"{name}: worst of {len(took)}", max(took) * 1e3),
+            ]
+    title = "Latency on an idle system, poll begun to delivered"
+    return Result(title, [Chart("latency", "milliseconds", bars)])
 
 
 def _latency(place: Place, new: Path, number: int) -> float:
@@ -190,8 +211,8 @@ def backlog(folder: Path, scale: Scale) -> Result:
     """Ten new messages among very many old ones that stay on the server."""
     count = 100_000 if scale.full else 5_000
     with open_place(folder) as place:
-        drop = Drop(place.provider.host, place.provider.pop3, USER)
-        place.fill(USER, [message(n, 400) for n in range(count)])
+        drop = place.drop
+        place.fill(Load([drop], [message(n, 400) for n in range(count)]))
         home = place.fresh("backlog")
         with connector(home) as product:
             product.configure([table(drop, keep="forever")], f"maildir://{home}/mail")
@@ -204,11 +225,10 @@ def backlog(folder: Path, scale: Scale) -> Result:
                 done = product.cli("run", "--once")
                 polls.append(_polled(done.stderr))
     raw, poll = median(listings), median(polls)
-    notes = [
-        f"reading the UIDL listing raw: {raw:.3f} s",
-        f"the whole poll: {poll:.3f} s, {poll / raw:.2f} times as long",
-    ]
-    return Result("backlog", f"{count:,} messages kept on the server, 10 of them new", notes=notes)
+    bars = [("reading the UIDL listing raw", raw), ("pop3-connector: the whole poll", poll)]
+    title = f"{count:,} messages kept on the server, 10 of them new"
+    chart = Chart("backlog", "seconds", bars)
+    return Result(title, [chart], notes=[f"the poll takes {poll / raw:.2f} times as long"])
 
 
 def _polled(log: str) -> float:

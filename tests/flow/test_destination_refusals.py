@@ -75,6 +75,9 @@ def test_each_is_served_when_it_can_be(
     product.wait(lambda: len(home.files("roomy")) == 2 * MESSAGES, "the neighbour's mail")
     product.wait(lambda: product.count("run", "failed") == MESSAGES, "failed mail")
     assert local.maildir("grey") == local.maildir("secure") == []
+    product.wait(lambda: retries(place, "grey") >= 3 * MESSAGES, "more than a breaker stands")
+    # A reply about one recipient is no reason to leave all others of that server alone.
+    assert waiting(place, "destination grey is left alone") == set()
     assert len(home.files("full")) == 1
 
     del local.answers["grey@corp.example"]
@@ -117,6 +120,12 @@ def waiting(place: Place, reason: str) -> set[str]:
     """Return the messages that were put off for a reason."""
     events = place.product.events("run")
     return {e["id"] for e in events if e["event"] == "retrying" and reason in e["reason"]}
+
+
+def retries(place: Place, account: str) -> int:
+    """Return how often messages of an account were put off."""
+    events = place.product.events("run")
+    return sum(e["event"] == "retrying" and e["account"] == account for e in events)
 
 
 def letters(local: Postfix, home: Dovecot) -> list[Letter]:

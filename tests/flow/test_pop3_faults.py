@@ -170,6 +170,7 @@ def test_a_maildrop_that_another_client_holds(place: Place) -> None:
         product.wait(lambda: product.count("run", "account failed") > 1, "refusals")
         refused = [e for e in product.events("run") if e["event"] == "account failed"]
         assert {e["account"] for e in refused} == {"busy"}
+        assert {e["again_in"] for e in refused} == {0}  # not backed off: that client leaves soon
         # Dovecot 2.4 says it without the response code.
         said = ("[IN-USE]", "Maximum number of connections")
         reasons = [e["reason"] for e in refused]

@@ -22,19 +22,9 @@ from services.parser.summary import SHOWN, readable
 from services.rewriter.rewrite import Rewriter, Route
 from shared import wire
 from shared.errors import NewerSchema, ServerFault, Undecodable
-from shared.message import (
-    Addressed,
-    Envelope,
-    Fetched,
-    Hop,
-    Inline,
-    Parsed,
-    Payload,
-    Poll,
-    Spooled,
-    Summary,
-)
+from shared.message import Addressed, Envelope, Fetched, Inline, Parsed, Payload, Poll
 from shared.outcome import DeadLetter, Forward, Quarantine
+from tests.corpus.envelopes import ENVELOPES, spooled
 from tests.corpus.messages import corrupt_messages, sample_messages, sound_messages
 
 T = TypeVar("T", bound=Payload)
@@ -283,22 +273,11 @@ def messages() -> Sequence[bytes]:
 
 
 def envelopes() -> Sequence[bytes]:
-    summary = Summary("a@example.net", "x", "<1@example.net>", "Mon")
-    raws = (Inline(b"Subject: x\r\n\r\nbody\r\n"), Spooled("0a1b", 10**6, b"Subject: x\r\n\r\n"))
-    payloads: list[Payload] = [Poll()]
-    for raw in raws:
-        payloads += [
-            Fetched(raw, "u", "pop:110", summary),
-            Parsed(raw, "u", "pop:110", summary, "a@b", ("c@d",), 2, ("sales",)),
-            Addressed(raw, "u", "pop:110", summary, "a@b", ("c@d",), "default", b"X: y\r\n"),
-        ]
-    trail = (Hop("fetcher", 1.7e9), Hop("parser", 1.7e9))
-    bodies = [
-        wire.encode(Envelope("0" * 32, "sales", payload, 1.7e9, 3, 1.7e9, trail))
-        for payload in payloads
-    ]
-    newer = [b"\x99" + bytes([wire.SCHEMA + 1]) + body[2:] for body in bodies[:2]]
-    return bodies + newer
+    """Return bodies of each kind, inline and spooled, and some of a newer schema."""
+    large = (spooled(ENVELOPES[name]) for name in ("parsed", "addressed"))
+    found = [wire.encode(envelope) for envelope in (*ENVELOPES.values(), *large)]
+    newer = [b"\x99" + bytes([wire.SCHEMA + 1]) + body[2:] for body in found[:2]]
+    return found + newer
 
 
 def altered_fields() -> Sequence[bytes]:
@@ -316,8 +295,9 @@ def altered_fields() -> Sequence[bytes]:
         [["x", 1.0]],
         ["x", 1, b"x"],
     )
+    count = len(envelopes())
     return [
-        bytes((3 * number % 9, place)) + msgpack.packb(value)
+        bytes((3 * number % count, place)) + msgpack.packb(value)
         for number, value in enumerate(values)
         for place in range(0, 18, 3)
     ]

@@ -68,6 +68,26 @@ class Struck:
     end: float
 
 
+def _cut(what: str, size: int, at_once: float, after_some: float) -> tuple[Fault, Fault]:
+    """Return how connections are cut: those that there are; each one after so many bytes."""
+    network = what.lower()
+    return (
+        Fault(f"{what} connections cut", AT_ONCE, faults.cut(network), at_once),
+        Fault(
+            f"{what} connections cut after some bytes",
+            MOMENT,
+            faults.cutting(network, size),
+            after_some,
+        ),
+    )
+
+
+def _destination(name: str, server: tuple[Fault, ...], network: tuple[Fault, ...] = ()) -> Lane:
+    """Return what happens to a mail server that is delivered to, and to the network before it."""
+    slow = Fault(f"{name} network slow", WHILE, faults.slow(name.lower()))
+    return Lane(name, (8.0, 30.0), (*server, *_cut(name, 2_000, 3, 2), *network, slow))
+
+
 BROKER = Lane(
     "RabbitMQ",
     (20.0, 60.0),
@@ -79,8 +99,7 @@ BROKER = Lane(
         Fault("RabbitMQ short of memory", WHILE, faults.broker_alarmed),
         Fault("RabbitMQ frozen", MOMENT, faults.broker_frozen),
         Fault("RabbitMQ frozen past the heartbeats", PAST_HEARTBEATS, faults.broker_frozen, 0.5),
-        Fault("AMQP connections cut", AT_ONCE, faults.cut("amqp"), 2),
-        Fault("AMQP connections cut after some bytes", MOMENT, faults.cutting("amqp", 200_000), 2),
+        *_cut("AMQP", 200_000, 2, 2),
         Fault("AMQP network away", WHILE, faults.apart("amqp")),
         Fault("AMQP network slow", WHILE, faults.slow("amqp")),
     ),
@@ -95,8 +114,7 @@ DATABASE = Lane(
         Fault("PostgreSQL frozen", MOMENT, faults.database_frozen),
         Fault("PostgreSQL frozen past the leases", PAST_LEASES, faults.database_frozen, 0.5),
         Fault("PostgreSQL cuts all connections", AT_ONCE, faults.database_disconnects, 2),
-        Fault("SQL connections cut", AT_ONCE, faults.cut("sql"), 2),
-        Fault("SQL connections cut after some bytes", MOMENT, faults.cutting("sql", 20_000), 2),
+        *_cut("SQL", 20_000, 2, 2),
         Fault("SQL network slow", MOMENT, faults.slow("sql")),
     ),
 )
@@ -106,32 +124,21 @@ PROVIDER = Lane(
     (
         Fault("POP3 server restarted", AT_ONCE, faults.down("provider"), 2),
         Fault("POP3 server away", WHILE, faults.down("provider")),
-        Fault("POP3 connections cut", AT_ONCE, faults.cut("pop3"), 2),
-        Fault("POP3 connections cut after some bytes", MOMENT, faults.cutting("pop3", 100_000), 3),
+        *_cut("POP3", 100_000, 2, 3),
         Fault("POP3 network away", WHILE, faults.apart("pop3")),
         Fault("POP3 network slow", WHILE, faults.slow("pop3")),
     ),
 )
-SMTP = Lane(
+SMTP = _destination(
     "SMTP",
-    (8.0, 30.0),
-    (
-        Fault("SMTP server answers 4xx", WHILE, faults.smtp_later, 2),
-        Fault("SMTP connections cut", AT_ONCE, faults.cut("smtp"), 3),
-        Fault("SMTP connections cut after some bytes", MOMENT, faults.cutting("smtp", 2_000), 2),
-        Fault("SMTP network away", WHILE, faults.apart("smtp")),
-        Fault("SMTP network slow", WHILE, faults.slow("smtp")),
-    ),
+    (Fault("SMTP server answers 4xx", WHILE, faults.smtp_later, 2),),
+    (Fault("SMTP network away", WHILE, faults.apart("smtp")),),
 )
-LMTP = Lane(
+LMTP = _destination(
     "LMTP",
-    (8.0, 30.0),
     (
         Fault("LMTP server restarted", AT_ONCE, faults.down("store"), 2),
         Fault("LMTP server away", WHILE, faults.down("store")),
-        Fault("LMTP connections cut", AT_ONCE, faults.cut("lmtp"), 3),
-        Fault("LMTP connections cut after some bytes", MOMENT, faults.cutting("lmtp", 2_000), 2),
-        Fault("LMTP network slow", WHILE, faults.slow("lmtp")),
     ),
 )
 POISON = Lane(

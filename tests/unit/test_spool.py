@@ -1,19 +1,13 @@
-"""The spool: durable before it is named, bounded in memory, honest about what is missing."""
+"""The spool in every kind of store: bounded in memory, honest about what is missing."""
 
 import asyncio
-import contextlib
-import fcntl
 import hashlib
 import os
-import resource
 import secrets
-import stat
-import subprocess
 import sys
 import tempfile
-import textwrap
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -23,12 +17,8 @@ from shared.clock import Clock, SystemClock
 from shared.errors import ConfigError, SpoolMissing, SpoolUnavailable
 from shared.spool import CHUNK, Spool
 from tests.clock import ManualClock
-from tests.servers.process import wait_until
 from tests.servers.s3 import BUCKET, S3Server, s3
-
-KEY = hashlib.sha256(b"a message").hexdigest()
-OTHER = hashlib.sha256(b"another").hexdigest()
-HOUR = 3600.0
+from tests.unit.blobs import HOUR, KEY, OTHER, get, put
 
 
 class At(Protocol):
@@ -54,26 +44,6 @@ def at(request: pytest.FixtureRequest, tmp_path: Path) -> At:
     }[request.param]
     options = request.getfixturevalue("server").options if request.param == "s3" else None
     return lambda clock=SystemClock(): Spool(url, options, clock)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "spool"
-
-
-async def put(spool: Spool, key: str, data: bytes, step: int = 100_000) -> None:
-    blob = await spool.create()
-    for start in range(0, len(data), step):
-        await blob.write(data[start : start + step])
-    await blob.commit(key)
-
-
-async def get(spool: Spool, key: str, size: int = CHUNK) -> bytes:
-    return b"".join([chunk async for chunk in spool.chunks(key, size)])
-
-
-def files(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.is_file())
 
 
 class TestEveryStore:
@@ -104,14 +74,6 @@ class TestEveryStore:
         await put(spool, KEY, b"once")
         await put(spool, KEY, b"twice")
         assert await get(spool, KEY) == b"twice"
-
-    async def test_a_reader_goes_on_with_the_blob_it_opened(self, root: Path) -> None:
-        spool = Spool(str(root))
-        await put(spool, KEY, b"a" * 10)
-        reader = spool.chunks(KEY, 5)
-        first = await anext(reader)
-        await put(spool, KEY, b"b" * 10)
-        assert first + b"".join([chunk async for chunk in reader]) == b"a" * 10
 
     async def test_nothing_is_there_before_the_commit_and_after_an_abort(self, at: At) -> None:
         spool = at()
@@ -177,178 +139,6 @@ class TestEveryStore:
         await asyncio.gather(*(put(spool, key, data) for key, data in blobs.items()))
         found = await asyncio.gather(*(get(spool, key) for key in blobs))
         assert found == list(blobs.values())
-
-
-class TestFiles:
-    async def test_layout_and_modes(self, root: Path) -> None:
-        await put(Spool(str(root)), KEY, b"x")
-        assert files(root) == [root / KEY[:2] / KEY[2:]]
-        modes = {stat.S_IMODE(path.stat().st_mode) for path in root.rglob("*") if path.is_dir()}
-        assert modes == {0o700}
-        assert stat.S_IMODE(files(root)[0].stat().st_mode) == 0o600
-
-    async def test_file_then_folder_are_synced_before_commit_returns(
-        self, root: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        steps = _watch(monkeypatch)
-        await put(Spool(str(root)), KEY, b"x")
-        shard = root / KEY[:2]
-        draft = next(where for what, where in steps if f"{root}/tmp/" in where)
-        order = [
-            ("fsync", draft),
-            ("mkdir", str(shard)),
-            ("fsync", str(root)),
-            ("replace", str(shard / KEY[2:])),
-            ("fsync", str(shard)),
-        ]
-        assert steps[-len(order) :] == order
-
-    async def test_a_full_disk_is_temporary_and_leaves_nothing(self, root: Path) -> None:
-        spool = Spool(str(root))
-        await put(spool, KEY, b"small")
-        with _file_size_limit(CHUNK + 1000):
-            blob = await spool.create()
-            with pytest.raises(SpoolUnavailable, match="File too large"):
-                await blob.write(b"x" * 3 * CHUNK)
-            await blob.abort()
-            with pytest.raises(SpoolUnavailable):
-                await put(spool, KEY, b"x" * 3 * CHUNK, step=CHUNK // 2)
-        assert await get(spool, KEY) == b"small"
-        await put(spool, OTHER, b"x" * 3 * CHUNK)
-
-    async def test_a_commit_that_fails_leaves_the_old_blob_and_no_draft(self, root: Path) -> None:
-        spool = Spool(str(root))
-        await put(spool, OTHER, b"other")
-        (root / KEY[:2]).write_text("in the way")
-        blob = await spool.create()
-        await blob.write(b"x" * 2 * CHUNK)
-        with pytest.raises(SpoolUnavailable):
-            await blob.commit(KEY)
-        assert files(root / "tmp") == []
-        assert await get(spool, OTHER) == b"other"
-        (root / KEY[:2]).unlink()
-        await put(spool, KEY, b"now")
-        assert await get(spool, KEY) == b"now"
-
-    async def test_a_spool_that_is_not_mounted_is_not_an_empty_one(self, root: Path) -> None:
-        with pytest.raises(SpoolUnavailable):
-            await get(Spool(str(root)), KEY)
-        await put(Spool(str(root)), OTHER, b"")
-        with pytest.raises(SpoolMissing):
-            await get(Spool(str(root)), KEY)
-
-    async def test_check_says_that_it_cannot_be_written(self, tmp_path: Path) -> None:
-        (tmp_path / "spool").write_text("not a folder")
-        with pytest.raises(SpoolUnavailable):
-            await Spool(str(tmp_path / "spool")).check()
-
-    async def test_the_sweep_takes_old_drafts(self, root: Path) -> None:
-        spool = Spool(str(root))
-        left, fresh = await spool.create(), await spool.create()
-        await left.write(b"x" * CHUNK)
-        (draft,) = files(root / "tmp")
-        os.utime(draft, (0, 0))
-        await fresh.write(b"x" * CHUNK)
-        assert await spool.sweep(HOUR, set()) == []
-        assert draft not in files(root / "tmp")
-        with pytest.raises(SpoolUnavailable):
-            await left.commit(KEY)
-        await fresh.commit(KEY)
-        assert len(await get(spool, KEY)) == CHUNK
-
-    async def test_a_sweep_never_takes_a_blob_that_is_just_written_again(self, root: Path) -> None:
-        spool = Spool(str(root))
-        await put(spool, KEY, b"orphan")
-        path = root / KEY[:2] / KEY[2:]
-        os.utime(path, (0, 0))
-        with _lock(path.parent) as waiting:  # as a fetcher does that is about to rename
-            sweeping = asyncio.create_task(spool.sweep(HOUR, set()))
-            await asyncio.to_thread(wait_until, waiting, "the sweep to wait")
-            os.utime(path)
-        assert await sweeping == []
-        assert await get(spool, KEY) == b"orphan"
-
-    async def test_a_blob_is_never_written_again_while_it_is_swept_up(self, root: Path) -> None:
-        spool = Spool(str(root))
-        await put(spool, KEY, b"orphan")
-        path = root / KEY[:2] / KEY[2:]
-        with _lock(path.parent) as waiting:  # as a sweep does that is about to delete
-            writing = asyncio.create_task(put(spool, KEY, b"again"))
-            await asyncio.to_thread(wait_until, waiting, "the commit to wait")
-            path.unlink()
-        await writing
-        assert await get(spool, KEY) == b"again"
-
-    async def test_a_killed_writer_leaves_a_draft_and_no_blob(self, root: Path) -> None:
-        script = f"""
-            import asyncio
-            from shared.spool import Spool
-
-            async def main():
-                spool = Spool({str(root)!r})
-                blob = await spool.create()
-                await blob.write(b"x" * 1000)
-                await blob.commit({KEY!r})
-                blob = await spool.create()
-                await blob.write(b"y" * 1_000_000)
-                print("half way", flush=True)
-                await asyncio.Event().wait()
-
-            asyncio.run(main())
-        """
-        with _python(script) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"half way\n"
-            process.kill()
-        spool = Spool(str(root), clock=ManualClock(4_000_000_000.0))
-        assert await get(spool, KEY) == b"x" * 1000
-        assert len(files(root / "tmp")) == 1
-        assert await spool.sweep(HOUR, {KEY}) == []
-        assert files(root / "tmp") == []
-
-    async def test_a_reader_that_is_cancelled_or_stops_early_closes_its_file(
-        self, root: Path
-    ) -> None:
-        spool = Spool(str(root))
-        await put(spool, KEY, b"x" * 10 * CHUNK)
-        path = root / KEY[:2] / KEY[2:]
-
-        async def read_forever() -> None:
-            while True:
-                await get(spool, KEY, 1000)
-
-        reading = asyncio.create_task(read_forever())
-        for _ in range(200):
-            await asyncio.sleep(0)
-        reading.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await reading
-        early = spool.chunks(KEY, 1000)
-        await anext(early)
-        assert _open_files(path) == 1
-        await early.aclose()  # type: ignore[attr-defined]
-        assert _open_files(path) == 0
-
-
-class TestMemory:
-    async def test_a_large_message_passes_in_bounded_memory(self, root: Path) -> None:
-        spool = Spool(str(root))
-        tracemalloc.start()
-        try:
-            blob = await spool.create()
-            part = b"x" * 60_000
-            for _ in range(500):
-                await blob.write(part)
-            await blob.commit(KEY)
-            size = 0
-            async for chunk in spool.chunks(KEY):
-                size += len(chunk)
-            await spool.copy(KEY, OTHER)
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        assert size == 30_000_000
-        assert peak < 3 * 1024 * 1024
 
 
 class TestS3:
@@ -436,73 +226,3 @@ class TestUrls:
         os.utime(abandoned, (0, 0))
         await spool.sweep(HOUR, {KEY})
         assert list(tmp_path.iterdir()) == []
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[Callable[[], bool]]:
-    """Lock a folder; yield whether somebody waits for the lock."""
-    inode = f":{folder.stat().st_ino} "
-
-    def waiting() -> bool:
-        lines = Path("/proc/locks").read_text().splitlines()
-        return any("->" in line and inode in line for line in lines)
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield waiting
-    finally:
-        os.close(descriptor)
-
-
-def _watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Note what is synced, renamed and made, in order; all of it really happens."""
-    steps: list[tuple[str, str]] = []
-    fsync, replace, mkdir = os.fsync, os.replace, os.mkdir
-
-    def watched_fsync(descriptor: int) -> None:
-        fsync(descriptor)
-        steps.append(("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
-
-    def watched_replace(source: Path, target: Path) -> None:
-        replace(source, target)
-        steps.append(("replace", str(target)))
-
-    def watched_mkdir(path: Path, mode: int = 0o777) -> None:
-        mkdir(path, mode)
-        steps.append(("mkdir", str(path)))
-
-    monkeypatch.setattr(os, "fsync", watched_fsync)
-    monkeypatch.setattr(os, "replace", watched_replace)
-    monkeypatch.setattr(os, "mkdir", watched_mkdir)
-    return steps
-
-
-def _open_files(path: Path) -> int:
-    return sum(
-        1
-        for link in Path("/proc/self/fd").iterdir()
-        if os.path.realpath(link) == str(path.resolve())
-    )
-
-
-@contextlib.contextmanager
-def _file_size_limit(size: int) -> Iterator[None]:
-    """Let writes fail beyond a size, as a full disk does; Python ignores SIGXFSZ."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@contextlib.contextmanager
-def _python(script: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()

@@ -21,18 +21,7 @@ from shared.broker.embedded import EmbeddedBroker
 from shared.broker.embedded_steward import EmbeddedSteward
 from shared.clock import SystemClock
 from shared.log import MailLog
-from shared.message import (
-    Addressed,
-    Envelope,
-    Fetched,
-    Hop,
-    Inline,
-    Parsed,
-    Payload,
-    Poll,
-    Spooled,
-    Summary,
-)
+from shared.message import Addressed, Poll
 from shared.outcome import Done
 from shared.queues import INCOMING, PICKUP, POLL, Tier
 from shared.runner import Runner
@@ -43,104 +32,42 @@ from shared.state import State
 from shared.state import schema as state_schema
 from tests.claims import claim_one
 from tests.clock import ManualClock
+from tests.corpus.envelopes import BEGAN, ENVELOPES, ID
 
 OLD = Path(__file__).parent / "upgrade"
-LEFT_AT = 1_795_377_600.0
 PATIENCE = 20.0
 
-ID = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
-UIDL = "UID-1"
-SERVER = "pop.provider.example:995"
-HEAD = b"Subject: =?utf-8?q?R=C3=A9clamation?=\r\nFrom: evelyne@customer.example\r\n\r\n"
-RAW = Inline(HEAD + b"8-bit: \xe9\x00\xff\r\n")
-SUMMARY = Summary(
-    "Évelyne <evelyne@customer.example>",
-    "Réclamation nº 12",
-    "<12@customer.example>",
-    "Sun, 22 Nov 2026 20:00:00 +0000",
-)
-TRAIL = (
-    Hop("fetcher", LEFT_AT + 0.5),
-    Hop("parser", LEFT_AT + 1.0),
-    Hop("rewriter", LEFT_AT + 1.25),
-)
-
-FIRST: dict[str, tuple[str, Envelope[Payload]]] = {
-    "poll": (
-        "mQGkcG9sbKpwb2xsLXNhbGVzpXNhbGVzy0HawNJwAAAAAMCQkaNkdWU=",
-        Envelope("poll-sales", "sales", Poll("due"), LEFT_AT),
-    ),
-    "fetched": (
-        """
+FIRST: dict[str, str] = {
+    "poll": "mQGkcG9sbKpwb2xsLXNhbGVzpXNhbGVzy0HawNJwAAAAAMCQkaNkdWU=",
+    "fetched": """
         mQGnZmV0Y2hlZNkgMGYxZTJkM2M0YjVhNjk3ODg3OTZhNWI0YzNkMmUxZjClc2FsZXPLQdrA0nAgAAAAwJGSp2Zl
         dGNoZXLLQdrA0nAgAACUxFVTdWJqZWN0OiA9P3V0Zi04P3E/Uj1DMz1BOWNsYW1hdGlvbj89DQpGcm9tOiBldmVs
         eW5lQGN1c3RvbWVyLmV4YW1wbGUNCg0KOC1iaXQ6IOkA/w0KpVVJRC0xuHBvcC5wcm92aWRlci5leGFtcGxlOjk5
         NZTZI8OJdmVseW5lIDxldmVseW5lQGN1c3RvbWVyLmV4YW1wbGU+s1LDqWNsYW1hdGlvbiBuwrogMTK1PDEyQGN1
         c3RvbWVyLmV4YW1wbGU+v1N1biwgMjIgTm92IDIwMjYgMjA6MDA6MDAgKzAwMDA=
-        """,
-        Envelope(ID, "sales", Fetched(RAW, UIDL, SERVER, SUMMARY), LEFT_AT + 0.5, trail=TRAIL[:1]),
-    ),
-    "fetched, spooled": (
-        """
+    """,
+    "fetched, spooled": """
         mQGnZmV0Y2hlZNkgMGYxZTJkM2M0YjVhNjk3ODg3OTZhNWI0YzNkMmUxZjClc2FsZXPLQdrA0nAgAAAAwJGSp2Zl
         dGNoZXLLQdrA0nAgAACUk7IwZjFlMmQzYzRiNWE2OTc4LTHOAAQAAMRJU3ViamVjdDogPT91dGYtOD9xP1I9QzM9
         QTljbGFtYXRpb24/PQ0KRnJvbTogZXZlbHluZUBjdXN0b21lci5leGFtcGxlDQoNCqVVSUQtMbhwb3AucHJvdmlk
         ZXIuZXhhbXBsZTo5OTWU2SPDiXZlbHluZSA8ZXZlbHluZUBjdXN0b21lci5leGFtcGxlPrNSw6ljbGFtYXRpb24g
         bsK6IDEytTwxMkBjdXN0b21lci5leGFtcGxlPr9TdW4sIDIyIE5vdiAyMDI2IDIwOjAwOjAwICswMDAw
-        """,
-        Envelope(
-            ID,
-            "sales",
-            Fetched(Spooled("0f1e2d3c4b5a6978-1", 262_144, HEAD), UIDL, SERVER, SUMMARY),
-            LEFT_AT + 0.5,
-            trail=TRAIL[:1],
-        ),
-    ),
-    "parsed": (
-        """
+    """,
+    "parsed": """
         mQGmcGFyc2Vk2SAwZjFlMmQzYzRiNWE2OTc4ODc5NmE1YjRjM2QyZTFmMKVzYWxlc8tB2sDScCAAAALLQdrA0nFA
         AACSkqdmZXRjaGVyy0HawNJwIAAAkqZwYXJzZXLLQdrA0nBAAACYxFVTdWJqZWN0OiA9P3V0Zi04P3E/Uj1DMz1B
         OWNsYW1hdGlvbj89DQpGcm9tOiBldmVseW5lQGN1c3RvbWVyLmV4YW1wbGUNCg0KOC1iaXQ6IOkA/w0KpVVJRC0x
         uHBvcC5wcm92aWRlci5leGFtcGxlOjk5NZTZI8OJdmVseW5lIDxldmVseW5lQGN1c3RvbWVyLmV4YW1wbGU+s1LD
         qWNsYW1hdGlvbiBuwrogMTK1PDEyQGN1c3RvbWVyLmV4YW1wbGU+v1N1biwgMjIgTm92IDIwMjYgMjA6MDA6MDAg
         KzAwMDC4ZXZlbHluZUBjdXN0b21lci5leGFtcGxlkbFzYWxlc0BleGFtcGxlLm5ldAORpGluZm8=
-        """,
-        Envelope(
-            ID,
-            "sales",
-            Parsed(
-                RAW,
-                UIDL,
-                SERVER,
-                SUMMARY,
-                "evelyne@customer.example",
-                ("sales@example.net",),
-                3,
-                ("info",),
-            ),
-            LEFT_AT + 0.5,
-            2,
-            LEFT_AT + 5.0,
-            TRAIL[:2],
-        ),
-    ),
-    "parsed, little known": (
-        """
+    """,
+    "parsed, little known": """
         mQGmcGFyc2Vk2SAwZjFlMmQzYzRiNWE2OTc4ODc5NmE1YjRjM2QyZTFmMKVzYWxlc8tB2sDScCAAAADAkpKnZmV0
         Y2hlcstB2sDScCAAAJKmcGFyc2Vyy0HawNJwQAAAmMRVU3ViamVjdDogPT91dGYtOD9xP1I9QzM9QTljbGFtYXRp
         b24/PQ0KRnJvbTogZXZlbHluZUBjdXN0b21lci5leGFtcGxlDQoNCjgtYml0OiDpAP8NCqVVSUQtMbhwb3AucHJv
         dmlkZXIuZXhhbXBsZTo5OTWUoKCgoMCQAJA=
-        """,
-        Envelope(
-            ID,
-            "sales",
-            Parsed(RAW, UIDL, SERVER, Summary(), None, (), 0, ()),
-            LEFT_AT + 0.5,
-            trail=TRAIL[:2],
-        ),
-    ),
-    "addressed": (
-        """
+    """,
+    "addressed": """
         mQGpYWRkcmVzc2Vk2SAwZjFlMmQzYzRiNWE2OTc4ODc5NmE1YjRjM2QyZTFmMKVzYWxlc8tB2sDScCAAAAHLQdrA
         0nCAAACTkqdmZXRjaGVyy0HawNJwIAAAkqZwYXJzZXLLQdrA0nBAAACSqHJld3JpdGVyy0HawNJwUAAAmMRVU3Vi
         amVjdDogPT91dGYtOD9xP1I9QzM9QTljbGFtYXRpb24/PQ0KRnJvbTogZXZlbHluZUBjdXN0b21lci5leGFtcGxl
@@ -148,41 +75,23 @@ FIRST: dict[str, tuple[str, Envelope[Payload]]] = {
         ZUBjdXN0b21lci5leGFtcGxlPrNSw6ljbGFtYXRpb24gbsK6IDEytTwxMkBjdXN0b21lci5leGFtcGxlPr9TdW4s
         IDIyIE5vdiAyMDI2IDIwOjAwOjAwICswMDAwuGV2ZWx5bmVAY3VzdG9tZXIuZXhhbXBsZZKyc2FsZXNAY29ycC5l
         eGFtcGxltGFyY2hpdmVAY29ycC5leGFtcGxlp2RlZmF1bHTEGFJlY2VpdmVkOiBieSBjb25uZWN0b3INCg==
-        """,
-        Envelope(
-            ID,
-            "sales",
-            Addressed(
-                RAW,
-                UIDL,
-                SERVER,
-                SUMMARY,
-                "evelyne@customer.example",
-                ("sales@corp.example", "archive@corp.example"),
-                "default",
-                b"Received: by connector\r\n",
-            ),
-            LEFT_AT + 0.5,
-            1,
-            LEFT_AT + 2.0,
-            TRAIL,
-        ),
-    ),
+    """,
 }
-"""By name: a body of schema 1, and what it says."""
+"""Bodies of schema 1, by the name of the envelope that each is."""
 
 
 def body(name: str) -> bytes:
-    return base64.b64decode(FIRST[name][0])
+    return base64.b64decode(FIRST[name])
 
 
 def test_there_is_a_body_of_each_kind() -> None:
-    assert {type(envelope.payload) for _, envelope in FIRST.values()} == set(wire._FORMATS)
+    assert FIRST.keys() == ENVELOPES.keys()
+    assert {type(envelope.payload) for envelope in ENVELOPES.values()} == set(wire._FORMATS)
 
 
 @pytest.mark.parametrize("name", FIRST)
 def test_what_the_first_version_wrote_is_read(name: str) -> None:
-    expected = FIRST[name][1]
+    expected = ENVELOPES[name]
     assert wire.decode(body(name), type(expected.payload)) == expected
 
 
@@ -190,12 +99,12 @@ def test_what_the_first_version_wrote_is_read(name: str) -> None:
 def test_the_first_version_would_read_what_is_written_today(name: str) -> None:
     """Workers of one schema version run side by side, so the same version means the same bytes."""
     if wire.SCHEMA == 1:
-        assert wire.encode(FIRST[name][1]) == body(name)
+        assert wire.encode(ENVELOPES[name]) == body(name)
 
 
 @pytest.mark.parametrize("name", FIRST)
 def test_fields_that_a_later_version_adds_anywhere_do_no_harm(name: str) -> None:
-    _, expected = FIRST[name]
+    expected = ENVELOPES[name]
     *front, trail, payload = msgpack.unpackb(body(name))
     later = [
         *front,
@@ -271,7 +180,7 @@ def restored(name: str, path: Path) -> Path:
 
 
 async def opened(path: Path) -> State:
-    clock = ManualClock(LEFT_AT + 60)
+    clock = ManualClock(BEGAN + 60)
     return await State.open(f"sqlite:///{path}", owner="new@one#2", clock=clock)
 
 
@@ -318,8 +227,8 @@ async def test_an_old_process_works_on_beside_a_new_one(
     steps = (*state_schema.MIGRATIONS, "ALTER TABLE account ADD COLUMN note {text}")
     monkeypatch.setattr(state_schema, "MIGRATIONS", steps)
     new = await opened(path)
-    await old.polled("sales", next_poll=LEFT_AT + 900, error=None)
-    assert (await new.accounts())["sales"].next_poll == LEFT_AT + 900
+    await old.polled("sales", next_poll=BEGAN + 900, error=None)
+    assert (await new.accounts())["sales"].next_poll == BEGAN + 900
     await old.close()
     await remembers(new)
     await new.close()
@@ -342,7 +251,7 @@ async def test_a_migration_that_fails_leaves_everything_as_it_was(
 async def taken(path: Path) -> dict[str, bytes]:
     """Return what a broker finds in a queue file of the first version, by message id."""
     broker = EmbeddedBroker(
-        path, tiers=(Tier("5m", 300.0),), name="test", clock=ManualClock(LEFT_AT + 301)
+        path, tiers=(Tier("5m", 300.0),), name="test", clock=ManualClock(BEGAN + 301)
     )
     await broker.open()
     deliveries = broker.consume(INCOMING, 2)
