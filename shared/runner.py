@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from shared.broker import Broker, Delivery, Send
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, DeliveryLost, Refused, SpoolMissing, SpoolUnavailable
-from shared.faultpoint import reach
+from shared.faultpoint import reach_all
 from shared.log import MailLog
 from shared.settlement import RetryPolicy
 from shared.stage import Case, Handling, Opened, Stage
@@ -196,8 +196,7 @@ class Runner:
         await self._settle_all(await self._handling.handle(lane))
 
     async def _settle_all(self, cases: Sequence[Case]) -> None:
-        for _ in cases:
-            reach(self._stage.name, "before-publish")
+        reach_all([self._stage.name] * len(cases), "before-publish")
         simple = [case for case in cases if case.simple]
         answers = await self._broker.settle_all([(c.delivery, c.sends) for c in simple])
         for case, error in zip(simple, answers, strict=True):

@@ -24,7 +24,7 @@ from shared.errors import (
     StateUnavailable,
     Undecodable,
 )
-from shared.faultpoint import reach
+from shared.faultpoint import reach, reach_all
 from shared.log import MailLog
 from shared.message import Envelope, Payload
 from shared.outcome import Outcome, Retry
@@ -213,8 +213,7 @@ class Handling:
     async def _perform(self, lane: Sequence[Opened]) -> Sequence[Outcome | Exception]:
         handle, monotonic = cast(Perform, self._stage.handle), self._clock.monotonic
         started = monotonic()
-        for _, envelope in lane:
-            reach(envelope.id, "handled")
+        reach_all((envelope.id for _, envelope in lane), "handled")
         try:
             return await handle([envelope for _, envelope in lane])
         except Exception as error:  # noqa: BLE001  (unknown means temporary, and only this lane)

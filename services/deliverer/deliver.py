@@ -21,31 +21,19 @@ from services.deliverer.outcomes import outcome_of
 from shared.claims import Claim, Delivery, Finished
 from shared.clock import Clock
 from shared.errors import SpoolUnavailable, StateUnavailable, Unreachable
-from shared.faultpoint import reach
+from shared.faultpoint import reach_all
+from shared.log import Report, silent
 from shared.message import Addressed, Envelope, Inline, Spooled
 from shared.outcome import DeadLetter, Done, Outcome, Retry
 
 CLAIMED_ELSEWHERE: Final = 10.0
 """Seconds after which to ask again for a message that another process has in hand."""
 
-
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 5.0
 """Seconds between two tries to record a delivery."""
 
-
 UNRECORDED: Final = "the ledger of deliveries is out of reach: what was delivered stays in hand"
-
-
-class Report(Protocol):
-    """Where trouble is told, such as ``MailLog.trouble``."""
-
-    def __call__(self, what: str, /, **about: object) -> None:
-        """Say what is wrong, and about what."""
-
-
-def _silent(what: str, /, **about: object) -> None:
-    """Report to nobody."""
 
 
 class Deliveries(Protocol):
@@ -111,7 +99,7 @@ class Deliverer:
         blobs: Blobs,
         clock: Clock,
         *,
-        report: Report = _silent,
+        report: Report = silent,
         threshold: int = 5,
     ) -> None:
         self._couriers = couriers
@@ -181,11 +169,9 @@ class Deliverer:
         except BaseException:
             await self._let_go(ours)
             raise
-        for _ in ours:
-            reach("deliverer", "before-ledger")
+        reach_all(["deliverer"] * len(ours), "before-ledger")
         await self._let_go(ours)
-        for _ in ours:
-            reach("deliverer", "after-ledger")
+        reach_all(["deliverer"] * len(ours), "after-ledger")
         return [_outcome(errand) for errand in errands]
 
     async def _let_go(self, errands: Sequence[_Errand]) -> None:
