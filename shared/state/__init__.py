@@ -228,7 +228,7 @@ class State:
         """
         asked = dict.fromkeys(d for d in deliveries if d not in self._claims)
         now = self._clock.monotonic()
-        self._claims.update(dict.fromkeys(asked, now))
+        self._claims.update(dict.fromkeys(asked, -math.inf))  # not yet ours, nor to be renewed
         found: dict[Delivery, Claim | None] = {}
         try:
             answers = await self._ask_all(CLAIM, list(asked))
@@ -238,7 +238,7 @@ class State:
                 if found.get(delivery) is None:
                     self._claims.pop(delivery, None)
                 else:
-                    self._claims[delivery] = now  # a renewal meanwhile did not find it yet
+                    self._claims[delivery] = now
         return [found.pop(delivery, None) for delivery in deliveries]
 
     def holds(self, delivery: Delivery) -> bool:
@@ -311,7 +311,7 @@ class State:
     async def _renew(self) -> None:
         while True:
             await self._clock.sleep(RENEWAL)
-            claims = list(self._claims)
+            claims = [delivery for delivery, since in self._claims.items() if since > -math.inf]
             names = [*self._held, *(lease_of(delivery) for delivery in claims)]
             if names:
                 with contextlib.suppress(StateUnavailable):  # every other call says so as well

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import threading
 
 from shared.claims import Claim, Delivery
 from shared.state import State, new_owner
@@ -69,6 +70,24 @@ class Leases(Opening):
             await one.lease("something that waits for the renewal before it")
             assert not await two.lease("x")
             assert await claim_one(two, "id", "default") is None
+
+    async def test_a_claim_is_held_though_a_renewal_came_while_it_was_taken(
+        self, open_state: Opener, clock: ManualClock
+    ) -> None:
+        one = await open_state()
+        assert await claim_one(one, "before", "default") == FRESH
+        gate = threading.Event()
+        one._worker.submit(gate.wait, 30)  # what is asked for now is done together
+        busy = asyncio.create_task(one.seen([]))
+        await asyncio.sleep(0)
+        claiming = asyncio.create_task(claim_one(one, "id", "default"))
+        await clock.advance(RENEWAL)
+        gate.set()
+        assert await claiming == FRESH
+        await busy
+        await one.lease("something that waits for the renewal before it")
+        assert one.holds(Delivery("id", "default"))
+        assert one.holds(Delivery("before", "default"))
 
     async def test_whose_claim_has_run_out_knows_it(self, open_state: Opener) -> None:
         mine, theirs = ManualClock(), ManualClock()
