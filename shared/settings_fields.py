@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
-from pydantic.functional_validators import BeforeValidator, PlainValidator
-from pydantic_core.core_schema import ValidationInfo
+from pydantic import GetCoreSchemaHandler
+from pydantic.functional_validators import BeforeValidator
+from pydantic_core import core_schema
+from pydantic_core.core_schema import CoreSchema, ValidationInfo
 
 from shared.queues import Tier
 from shared.settings_secret import SOURCES, Secret
@@ -77,6 +80,30 @@ def _spool_url(value: object) -> Url:
     return Url.parse(value)
 
 
+class Made:
+    """A field that is whatever a function makes of its text.
+
+    As pydantic's PlainValidator, but that one describes the type of what is made as well, for uses
+    that we have none of: 5 ms at every start.
+
+    Args:
+        make: raises ValueError, with what it expects.
+    """
+
+    def __init__(self, make: Callable[[object], object]) -> None:
+        self._make = make
+
+    def __get_pydantic_core_schema__(self, _: object, __: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._make)
+
+
+class _MadeSecret:
+    """A secret, of which it matters which key it stands under."""
+
+    def __get_pydantic_core_schema__(self, _: object, __: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(_secret)
+
+
 def matching(pattern: str, expected: str) -> BeforeValidator:
     """Return a validator for text that matches a pattern as a whole, and is described so."""
     compiled = re.compile(pattern, re.ASCII)
@@ -89,16 +116,16 @@ def matching(pattern: str, expected: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-Seconds: TypeAlias = Annotated[float, PlainValidator(duration)]
-Bytes: TypeAlias = Annotated[int, PlainValidator(size)]
-Location: TypeAlias = Annotated[Path, PlainValidator(path)]
-Password: TypeAlias = Annotated[Secret, PlainValidator(_secret)]
-Retention: TypeAlias = Annotated[Keep, PlainValidator(Keep.parse)]
-Tiers: TypeAlias = Annotated[tuple[Tier, ...], PlainValidator(tiers)]
-BrokerUrl: TypeAlias = Annotated[Url, PlainValidator(_broker_url)]
-StateUrl: TypeAlias = Annotated[Url, PlainValidator(_state_url)]
-SpoolUrl: TypeAlias = Annotated[Url, PlainValidator(_spool_url)]
-DeliveryUrl: TypeAlias = Annotated[Url, PlainValidator(_delivery_url)]
+Seconds: TypeAlias = Annotated[float, Made(duration)]
+Bytes: TypeAlias = Annotated[int, Made(size)]
+Location: TypeAlias = Annotated[Path, Made(path)]
+Password: TypeAlias = Annotated[Secret, _MadeSecret()]
+Retention: TypeAlias = Annotated[Keep, Made(Keep.parse)]
+Tiers: TypeAlias = Annotated[tuple[Tier, ...], Made(tiers)]
+BrokerUrl: TypeAlias = Annotated[Url, Made(_broker_url)]
+StateUrl: TypeAlias = Annotated[Url, Made(_state_url)]
+SpoolUrl: TypeAlias = Annotated[Url, Made(_spool_url)]
+DeliveryUrl: TypeAlias = Annotated[Url, Made(_delivery_url)]
 
 Name: TypeAlias = Annotated[
     str, matching(r"[A-Za-z0-9._@+-]{1,100}", "1 to 100 letters, digits and . _ @ + - as a name")

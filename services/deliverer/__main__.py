@@ -19,6 +19,7 @@ from shared.metrics import BREAKER
 from shared.queues import PICKUP
 from shared.settings import Settings
 from shared.stage import Stage
+from shared.state import State  # here, so that it is loaded before the stage says it has started
 
 CONCURRENCY: Final = 128
 """Deliveries in hand, over all destinations; each bounds its own connections."""
@@ -31,7 +32,8 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         name: courier_for(name, table.address() or "", clock=r.clock, connections=table.connections)
         for name, table in r.settings.every_destination.items()
     }
-    deliverer = Deliverer(couriers, await r.state(), r.spool, r.clock, report=r.log.trouble)
+    state: State = await r.state()
+    deliverer = Deliverer(couriers, state, r.spool, r.clock, report=r.log.trouble)
     for name, breaker in deliverer.breakers.items():
         r.log.metrics.watch(BREAKER, partial(_open, breaker), name)
     try:

@@ -22,6 +22,7 @@ from shared.message import Poll
 from shared.outbox import Outbox
 from shared.queues import INCOMING, POLL
 from shared.stage import Stage
+from shared.state import State  # here, so that it is loaded before the stage says it has started
 
 CONCURRENCY: Final = 32
 """Accounts polled at a time by one fetcher process."""
@@ -48,7 +49,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     """Put the fetcher together, with the schedule and the housekeeping beside it."""
     accounts = {t.name: _account(t) for t in r.settings.accounts if t.enabled}
     limit = r.settings.spool.inline_limit
-    state = await r.state()
+    state: State = await r.state()
     incoming, poll = Outbox(r.broker, INCOMING), Outbox(r.broker, POLL)
     world = World(state, state, incoming, r.spool, limit, r.log, r.clock)
     fetcher = Fetcher(accounts, world)

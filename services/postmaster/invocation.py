@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Concatenate, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 import click
 
 from shared.errors import ConfigError
-from shared.settings import Settings, load
 from shared.settings_source import PREFIX
+
+if TYPE_CHECKING:
+    from shared.settings import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,6 +60,9 @@ class Invocation:
         Raises:
             ConfigError: there are none, or they are wrong.
         """
+        # Not at the top: it loads pydantic, and main has first to put off the garbage collector.
+        from shared.settings import load
+
         return load(self.path(), self.environ)
 
 
