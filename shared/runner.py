@@ -108,14 +108,18 @@ class Runner:
     async def _consume(self) -> None:
         stage = self._stage
         async with aclosing(self._broker.consume(stage.inbox, stage.concurrency)) as deliveries:
-            async for delivery in deliveries:
-                self.taken += 1
-                if delivery.redeliveries >= SUSPECT or self._resembles(delivery):
-                    self._suspect(delivery)
-                elif self._prompt:
-                    self._arrive(delivery)
-                else:
-                    self._start(self._one(delivery))
+            async for several in deliveries:
+                self.taken += len(several)
+                for delivery in several:
+                    self._receive(delivery)
+
+    def _receive(self, delivery: Delivery) -> None:
+        if delivery.redeliveries >= SUSPECT or self._resembles(delivery):
+            self._suspect(delivery)
+        elif self._prompt:
+            self._arrive(delivery)
+        else:
+            self._start(self._one(delivery))
 
     def _arrive(self, delivery: Delivery) -> None:
         # What comes in one turn of the event loop is handled and settled together: a task and a

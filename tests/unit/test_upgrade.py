@@ -42,6 +42,7 @@ from shared.stage import Stage
 from shared.state import State
 from shared.state import schema as state_schema
 from tests.clock import ManualClock
+from tests.deliveries import singly
 
 OLD = Path(__file__).parent / "upgrade"
 LEFT_AT = 1_795_377_600.0
@@ -344,7 +345,7 @@ async def taken(path: Path) -> dict[str, bytes]:
         path, tiers=(Tier("5m", 300.0),), name="test", clock=ManualClock(LEFT_AT + 301)
     )
     await broker.open()
-    deliveries = broker.consume(INCOMING, 2)
+    deliveries = singly(broker.consume(INCOMING, 2))
     async with asyncio.timeout(PATIENCE):
         found = [await anext(deliveries) for _ in range(2)]
     for delivery in found:
