@@ -81,7 +81,6 @@ class Runner:
         self._handling = Handling(stage, policy, log, clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._begun = 0
-        self._arrived: list[Delivery] = []
         self._suspects: list[Delivery] = []
         self._inspector: asyncio.Task[None] | None = None
         self.taken = 0
@@ -90,7 +89,7 @@ class Runner:
     @property
     def in_hand(self) -> int:
         """How many deliveries are being handled just now."""
-        return self._begun + len(self._arrived) + len(self._suspects)
+        return self._begun + len(self._suspects)
 
     async def run(self, stop: asyncio.Event, grace: float = 30.0) -> None:
         """Consume until ``stop`` is set, then finish what is in hand and return.
@@ -114,24 +113,20 @@ class Runner:
     async def _consume(self) -> None:
         stage = self._stage
         async with aclosing(self._broker.consume(stage.inbox, stage.concurrency)) as deliveries:
-            async for delivery in deliveries:
-                self.taken += 1
-                if delivery.redeliveries >= SUSPECT or self._resembles(delivery):
-                    self._suspect(delivery)
-                else:
-                    self._arrive(delivery)
+            async for several in deliveries:
+                self.taken += len(several)
+                self._take(several)
 
-    def _arrive(self, delivery: Delivery) -> None:
-        # What comes in one turn of the event loop is taken together: a task and several waits for
-        # each message cost more than most stages take for it.
-        if not self._arrived:
-            asyncio.get_running_loop().call_soon(self._begin)
-        self._arrived.append(delivery)
-
-    def _begin(self) -> None:
-        arrived, self._arrived = self._arrived, []
-        for task, count in self._works(arrived):
-            self._start(task, count)
+    def _take(self, deliveries: Sequence[Delivery]) -> None:
+        """Take in hand what came together."""
+        ready = list[Delivery]()
+        for delivery in deliveries:
+            if delivery.redeliveries >= SUSPECT or self._resembles(delivery):
+                self._suspect(delivery)
+            else:
+                ready.append(delivery)
+        for work, count in self._works(ready):
+            self._start(work, count)
 
     def _works(self, deliveries: Sequence[Delivery]) -> Iterator[tuple[Work, int]]:
         """Yield what is to be done with deliveries, each time with how many it is done."""
@@ -179,7 +174,6 @@ class Runner:
     async def _finish(self, grace: float) -> None:
         if self._inspector is not None:
             self._inspector.cancel()
-        self._begin()
         clock = asyncio.get_running_loop().time
         end = clock() + grace
         # One that settles many begins others for those that could not be settled with the rest.

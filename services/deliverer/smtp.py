@@ -37,6 +37,8 @@ class SmtpCourier:
 
     async def deliver(self, posts: Sequence[Post]) -> Sequence[Delivered]:
         """Deliver letters at the same time and return what became of each."""
+        if len(posts) == 1:  # as it nearly always is: no task for it
+            return [await self._deliver(posts[0])]
         return await asyncio.gather(*map(self._deliver, posts))
 
     async def _deliver(self, post: Post) -> Delivered:

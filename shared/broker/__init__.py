@@ -72,8 +72,10 @@ class Broker(Protocol):
     async def close(self) -> None:
         """Give back what is unsettled and disconnect."""
 
-    def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Delivery, None]:
+    def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Sequence[Delivery], None]:
         """Yield deliveries, at most ``prefetch`` of them unsettled at a time, until closed.
+
+        Each time all that have come since the last time; never none.
 
         It survives a cancelled consumer, a lost channel and a lost connection. When it is closed
         (``aclose``), deliveries it had not yet yielded go back to the queue; those it had yielded

@@ -107,8 +107,8 @@ class EmbeddedBroker:
         with suppress(BrokerUnavailable):  # then the others see by the lock that we are gone
             await done
 
-    async def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Delivery, None]:
-        """Yield deliveries, at most ``prefetch`` of them unsettled at a time, until closed.
+    async def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Sequence[Delivery], None]:
+        """Yield what has come, at most ``prefetch`` unsettled at a time, until closed.
 
         It ends when the broker is closed. When it is closed itself (``aclose``), deliveries it had
         not yet yielded go back to the queue; those it had yielded can still be settled.
@@ -122,11 +122,12 @@ class EmbeddedBroker:
         try:
             while True:
                 await consumer.wake.wait()
-                while consumer.buffer and not consumer.ended:
-                    yield _seen(consumer.buffer.popleft())
                 if consumer.ended:
                     return
                 consumer.wake.clear()
+                if consumer.buffer:
+                    arrived, consumer.buffer = consumer.buffer, []
+                    yield _seen(arrived)
         finally:
             self._consumers.discard(consumer)
             if not consumer.ended:
@@ -253,7 +254,8 @@ class EmbeddedBroker:
             consumer.wake.set()
 
 
-def _seen(delivery: Delivery) -> Delivery:
-    if isinstance(delivery.tag, Lease):
-        delivery.tag.yielded = True
-    return delivery
+def _seen(deliveries: list[Delivery]) -> list[Delivery]:
+    for delivery in deliveries:
+        if isinstance(delivery.tag, Lease):
+            delivery.tag.yielded = True
+    return deliveries

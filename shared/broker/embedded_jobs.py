@@ -7,7 +7,6 @@ side only; its docstring says by which.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -32,7 +31,7 @@ class Consumer:
     prefetch: int
     held: set[Lease] = field(default_factory=set)
     closed: bool = False
-    buffer: deque[Delivery] = field(default_factory=deque)
+    buffer: list[Delivery] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     ended: bool = False
 

@@ -11,6 +11,7 @@ from shared.broker import Broker, Delivery, Steward
 from shared.broker.embedded import EmbeddedBroker
 from shared.broker.embedded_steward import EmbeddedSteward
 from shared.queues import Tier
+from tests.deliveries import singly
 
 TIERS = (Tier("200ms", 0.2), Tier("5m", 300.0))
 
@@ -57,7 +58,7 @@ class Bench:
         self, broker: Broker, queue: str, prefetch: int = 50
     ) -> AsyncGenerator[Delivery, None]:
         """Return a consumer that is closed after the test at the latest."""
-        deliveries = broker.consume(queue, prefetch)
+        deliveries = singly(broker.consume(queue, prefetch))
         self.stack.push_async_callback(deliveries.aclose)
         return deliveries
 

@@ -1,6 +1,7 @@
 """What every broker promises: one suite, run against the embedded one and against RabbitMQ."""
 
 import asyncio
+from contextlib import aclosing
 
 import pytest
 
@@ -54,6 +55,18 @@ async def test_messages_come_in_the_order_they_were_published(bench: Bench) -> N
     got = await take(bench.consume(broker, "incoming"), 20)
 
     assert [d.message_id for d in got] == [f"id-{n}" for n in range(20)]
+
+
+async def test_what_has_come_is_yielded_together(bench: Bench) -> None:
+    broker = await bench.broker()
+    async with aclosing(broker.consume("incoming", 50)) as deliveries:
+        await broker.publish(send(0))
+        assert [d.message_id for d in await anext(deliveries)] == ["id-0"]
+        await broker.publish(*map(send, range(1, 10)))
+        await has_depth(broker, "incoming", 0)
+        await round_trip(bench, broker)
+
+        assert [d.message_id for d in await anext(deliveries)] == [f"id-{n}" for n in range(1, 10)]
 
 
 async def test_sends_of_one_publish_are_all_there(bench: Bench) -> None:
@@ -124,9 +137,10 @@ async def test_what_was_not_settled_comes_again(bench: Bench) -> None:
 
 async def test_closing_a_consumer_gives_back_what_it_has_not_yielded(bench: Bench) -> None:
     broker = await bench.broker()
-    await broker.publish(*map(send, range(5)))
+    await broker.publish(send(0))
     deliveries = bench.consume(broker, "incoming", prefetch=5)
     first = await one(deliveries)
+    await broker.publish(*map(send, range(1, 5)))
     await has_depth(broker, "incoming", 0)
 
     await deliveries.aclose()

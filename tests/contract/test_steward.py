@@ -12,6 +12,7 @@ from shared.message import Fetched
 from shared.queues import DELIVERY_LIMIT, plan
 from tests.contract.conftest import TIERS, Bench
 from tests.contract.messages import FAILURE, LETTER, eventually, failed, has_depth, one, send
+from tests.deliveries import singly
 
 
 async def test_what_is_handed_out_too_often_goes_to_quarantine(bench: Bench) -> None:
@@ -24,7 +25,7 @@ async def test_what_is_handed_out_too_often_goes_to_quarantine(bench: Bench) -> 
         return bench.steward.depths()["quarantine"] == 1
 
     while not quarantined():
-        deliveries = broker.consume("incoming", 1)
+        deliveries = singly(broker.consume("incoming", 1))
         taken = asyncio.create_task(one(deliveries))
 
         async def moved(taken: asyncio.Task[Delivery] = taken) -> bool:

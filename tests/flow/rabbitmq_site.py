@@ -11,6 +11,7 @@ from shared.broker import Delivery, Send
 from shared.broker.rabbitmq import RabbitBroker
 from shared.broker.steward import KombuSteward
 from shared.queues import Tier
+from tests.deliveries import singly
 from tests.servers.rabbitmq import RabbitServer
 
 TIERS = (Tier("1s", 1.0),)
@@ -70,7 +71,7 @@ class Site:
         """Return how often each message is in a queue, taking them out until none comes."""
         found: Counter[str] = Counter()
         async with self.broker("postmaster") as broker:
-            deliveries = broker.consume(queue, 500)
+            deliveries = singly(broker.consume(queue, 500))
             with suppress(TimeoutError):
                 while True:
                     delivery = await asyncio.wait_for(anext(deliveries), QUIET)

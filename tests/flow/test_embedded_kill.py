@@ -18,6 +18,7 @@ from shared.broker import Delivery, Send
 from shared.broker.embedded import EmbeddedBroker
 from shared.broker.embedded_steward import EmbeddedSteward
 from shared.queues import Tier
+from tests.deliveries import singly
 from tests.servers.process import wait_until
 
 TIERS = (Tier("5m", 300.0),)
@@ -40,7 +41,7 @@ async def work(path: Path) -> None:
         onward = Send("parsed", delivery.body, delivery.message_id, delivery.headers)
         await broker.settle(delivery, onward)
 
-    async for delivery in broker.consume("incoming", 20):
+    async for delivery in singly(broker.consume("incoming", 20)):
         task = asyncio.create_task(one(delivery))
         tasks.add(task)
         task.add_done_callback(tasks.discard)

@@ -17,6 +17,7 @@ from shared.broker.steward import KombuSteward
 from shared.errors import BrokerUnavailable, DeliveryLost
 from shared.message import Envelope, Fetched, Inline, Summary
 from shared.queues import DELIVERY_LIMIT
+from tests.deliveries import singly
 from tests.flow.rabbitmq_site import PATIENCE, TIERS, Site, eventually, one
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.process import free_port
@@ -74,7 +75,7 @@ class Hop:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        async for delivery in self.broker.consume("incoming", 50):
+        async for delivery in singly(self.broker.consume("incoming", 50)):
             task = asyncio.create_task(self._forward(delivery))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -132,7 +133,7 @@ async def test_a_hop_survives(site: Site, fault: Callable[[Site], None]) -> None
 
 async def test_while_the_broker_is_away(site: Site) -> None:
     async with site.broker() as broker:
-        deliveries = broker.consume("incoming", 10)
+        deliveries = singly(broker.consume("incoming", 10))
         await site.publish("m1")
         delivery = await one(deliveries)
 
@@ -168,7 +169,7 @@ async def test_while_the_broker_is_away(site: Site) -> None:
 
 async def test_a_cancelled_consumer_starts_anew(site: Site) -> None:
     async with site.broker() as broker:
-        deliveries = broker.consume("incoming", 10)
+        deliveries = singly(broker.consume("incoming", 10))
         await site.publish("m1")
         old = await one(deliveries)
         waiting = asyncio.create_task(one(deliveries))
@@ -189,7 +190,7 @@ async def test_a_cancelled_consumer_starts_anew(site: Site) -> None:
 
 async def test_a_closed_publishing_channel_is_opened_again(site: Site) -> None:
     async with site.broker() as broker:
-        deliveries = broker.consume("incoming", 10)
+        deliveries = singly(broker.consume("incoming", 10))
         await site.publish("m1")
         delivery = await one(deliveries)
         site.server.api("DELETE", f"exchanges/{site.vhost}/parser")
@@ -213,7 +214,7 @@ async def test_acknowledgements_out_of_order_spare_what_is_unsettled(site: Site)
     for id_ in ids:
         await site.publish(id_)
     async with site.broker() as broker:
-        deliveries = broker.consume("incoming", len(ids))
+        deliveries = singly(broker.consume("incoming", len(ids)))
         taken = [await one(deliveries) for _ in ids]
         kept = {"m00", "m07", "m31", "m39"}
         for delivery in (*taken[20:], *taken[:20]):
@@ -228,7 +229,7 @@ async def test_acknowledgements_out_of_order_spare_what_is_unsettled(site: Site)
 async def test_an_alarm_blocks_publishing_and_not_consuming(site: Site) -> None:
     await site.publish("m1", "m2")
     async with site.broker() as broker:
-        deliveries = broker.consume("incoming", 10)
+        deliveries = singly(broker.consume("incoming", 10))
         first, second = await one(deliveries), await one(deliveries)
         await asyncio.to_thread(site.server.ctl, "set_vm_memory_high_watermark", "0.0000001")
         publishing = asyncio.create_task(broker.settle(first, Send("parsed", b"y", "m1")))
@@ -288,7 +289,7 @@ async def test_what_crashes_its_process_is_explained_in_quarantine(site: Site) -
         await broker.publish(Send("incoming", wire.encode(letter), "m1", {"account": "sales"}))
         handed_out = 0
         while not (await broker.depths(["quarantine"]))["quarantine"]:
-            deliveries = broker.consume("incoming", 1)
+            deliveries = singly(broker.consume("incoming", 1))
             try:
                 delivery = await asyncio.wait_for(anext(deliveries), 1)
             except TimeoutError:

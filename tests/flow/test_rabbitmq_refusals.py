@@ -8,6 +8,7 @@ import pytest
 
 from shared.broker import Send
 from shared.errors import ConfigError, Refused
+from tests.deliveries import singly
 from tests.flow.rabbitmq_site import PATIENCE, Site, eventually, one
 from tests.servers.process import free_port
 from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
@@ -47,7 +48,7 @@ async def test_a_stage_waits_for_the_topology(server: RabbitServer) -> None:
     broker = site.make()
     opening = asyncio.create_task(broker.open())
     await eventually(lambda: site.reported("not declared yet"), "a report")
-    deliveries = broker.consume("incoming", 10)
+    deliveries = singly(broker.consume("incoming", 10))
     waiting = asyncio.create_task(one(deliveries))
     await eventually(lambda: site.reported("cannot consume yet"), "a report")
 
@@ -62,7 +63,7 @@ async def test_a_stage_waits_for_the_topology(server: RabbitServer) -> None:
 
 async def test_what_cannot_be_routed_is_refused_and_the_rest_is_not(site: Site) -> None:
     async with site.broker() as broker:
-        deliveries = broker.consume("incoming", 10)
+        deliveries = singly(broker.consume("incoming", 10))
         await site.publish("m1")
         delivery = await one(deliveries)
         site.server.api("DELETE", f"queues/{site.vhost}/parsed")
@@ -135,7 +136,7 @@ async def test_a_queue_that_is_not_ours_to_read_is_reported(site: Site) -> None:
     url = site.server.user("shy", "pw", site.vhost, WRITES | {"read": "^$"})
     broker = site.make(url=url)
     await broker.open()
-    deliveries = broker.consume("incoming", 10)
+    deliveries = singly(broker.consume("incoming", 10))
     waiting = asyncio.create_task(one(deliveries))
     await eventually(lambda: site.reported("ACCESS_REFUSED"), "a report")
     await site.publish("m1")

@@ -14,6 +14,7 @@ from shared.broker.rabbitmq import RabbitBroker
 from shared.broker.steward import KombuSteward
 from shared.message import Fetched, Spooled
 from tests.contract.messages import PATIENCE
+from tests.deliveries import singly
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
 from tests.unit.postmaster.conftest import CONFIG, RAW, TIERS, Office, fetched
@@ -91,7 +92,7 @@ async def consuming(make: Callable[[], Broker], queue: str) -> AsyncGenerator[De
     """Hold the first message of a queue in hand, as a stage does."""
     broker = make()
     await broker.open()
-    deliveries = broker.consume(queue, 1)
+    deliveries = singly(broker.consume(queue, 1))
     async with asyncio.timeout(PATIENCE):
         delivery = await anext(deliveries)
     yield delivery

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pika import frame, spec
 
 from shared.broker.rabbitmq import frames
-from shared.broker.rabbitmq.connection import MailConnection
+from shared.broker.rabbitmq.connection import Confirmed, MailConnection
 
 FRAME_MAX = 4096
 NAMES = st.text("abcdefgh.-5", min_size=1, max_size=40)
@@ -83,9 +83,10 @@ class Listening(MailConnection):
         self.passed += value.marshal()  # type: ignore[attr-defined]
 
 
-def heard(data: Sequence[bytes]) -> Listening:
+def heard(data: Sequence[bytes], confirmed: Confirmed | None = None) -> Listening:
     async def listen() -> Listening:
         connection = Listening()
+        connection.confirm(5, confirmed)
         for piece in data:
             connection._on_data_available(piece)
         return connection
@@ -96,6 +97,23 @@ def heard(data: Sequence[bytes]) -> Listening:
 DELIVERIES = st.tuples(
     st.integers(1, 2**63), st.booleans(), IDS, HEADERS, st.binary(min_size=1, max_size=2000)
 )
+
+
+@given(st.lists(st.tuples(st.integers(1, 2**63), st.booleans()), max_size=9), st.integers(1, 60))
+def test_confirms_arrive_however_they_are_cut(sent: list[tuple[int, bool]], size: int) -> None:
+    nack = frame.Method(5, spec.Basic.Nack(5, True)).marshal()
+    foreign = frame.Method(4, spec.Basic.Ack(5, True)).marshal()  # nobody listens to it
+    data = b"".join(
+        frame.Method(5, spec.Basic.Ack(*ack)).marshal() + nack + foreign for ack in sent
+    )
+    got: list[tuple[int, bool]] = []
+    connection = heard(
+        [data[at : at + size] for at in range(0, len(data), size)],
+        lambda tag, multiple: got.append((tag, multiple)),
+    )
+    assert got == sent
+    assert connection.passed == (nack + foreign) * len(sent)
+    assert connection.bytes_received == len(data)
 
 
 @given(st.lists(DELIVERIES, max_size=4), st.integers(1, 3000))

@@ -28,6 +28,7 @@ from shared.settlement import RetryPolicy
 from shared.spool import Spool
 from shared.stage import Compute, Perform, Stage, alone
 from tests.clock import ManualClock
+from tests.deliveries import singly
 
 TIERS = (Tier("1h", 3600),)
 MAIL = Addressed(
@@ -334,7 +335,7 @@ async def hand_out(folder: Path, *ids: str) -> None:
         if turn == 0:
             envelopes = [Envelope(i, "sales", MAIL, 1.0) for i in ids]
             await broker.publish(*(Send(PICKUP, wire.encode(e), e.id) for e in envelopes))
-        deliveries = broker.consume(PICKUP, len(ids))
+        deliveries = singly(broker.consume(PICKUP, len(ids)))
         async with asyncio.timeout(20):
             for _ in ids:
                 await anext(deliveries)

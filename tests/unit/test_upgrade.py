@@ -33,6 +33,7 @@ from shared.state import schema as state_schema
 from tests.claims import claim_one
 from tests.clock import ManualClock
 from tests.corpus.envelopes import BEGAN, ENVELOPES, ID
+from tests.deliveries import singly
 
 OLD = Path(__file__).parent / "upgrade"
 PATIENCE = 20.0
@@ -254,7 +255,7 @@ async def taken(path: Path) -> dict[str, bytes]:
         path, tiers=(Tier("5m", 300.0),), name="test", clock=ManualClock(BEGAN + 301)
     )
     await broker.open()
-    deliveries = broker.consume(INCOMING, 2)
+    deliveries = singly(broker.consume(INCOMING, 2))
     async with asyncio.timeout(PATIENCE):
         found = [await anext(deliveries) for _ in range(2)]
     for delivery in found:

@@ -102,14 +102,14 @@ class RabbitBroker:
         """Why the broker takes no publishes just now (an alarm), or None."""
         return self._publishing.blocked
 
-    async def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Delivery, None]:
-        """Yield deliveries, at most ``prefetch`` of them unsettled at a time, until closed."""
+    async def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Sequence[Delivery], None]:
+        """Yield what has come, at most ``prefetch`` unsettled at a time, until closed."""
         backoff = Backoff(self._clock, LONGEST_PAUSE)
         session: Session | None = None
         try:
             while (session := await self._subscribe(queue, prefetch, backoff)) is not None:
-                while (delivery := await session.next()) is not None:
-                    yield delivery
+                while arrived := await session.next():
+                    yield arrived
                 if self._consuming.up:
                     self._report("consumer lost", queue=queue, reason=session.lost)
                 await backoff.pause()

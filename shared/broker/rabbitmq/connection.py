@@ -21,6 +21,8 @@ where the broker proposes less."""
 _CHUNK: Final = 65536
 
 Receiver: TypeAlias = Callable[[frames.Delivered], None]
+Confirmed: TypeAlias = Callable[[int, bool], None]
+"""Takes a delivery tag, and whether all below it are meant too."""
 
 
 class MailConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no types
@@ -28,7 +30,8 @@ class MailConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no ty
 
     What one turn of the event loop produced leaves in few writes: a write for each frame, each a
     packet of its own (TCP_NODELAY), is half of the cost of a message. Deliveries to a channel that
-    has a receiver are taken out of what arrives before pika makes objects of them (see ``frames``).
+    has a receiver, and confirms to one that listens to them, are taken out of what arrives before
+    pika makes objects of them (see ``frames``).
     ``_adapter_emit_data``, ``_output_marshaled_frames`` and ``_on_data_available`` are the seams.
     """
 
@@ -37,6 +40,7 @@ class MailConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no ty
         self._size = 0
         self._arrived = b""
         self._receivers: dict[int, Receiver] = {}
+        self._confirmed: dict[int, Confirmed] = {}
         self._loop = asyncio.get_running_loop()
         super().__init__(*args, **kwargs)
 
@@ -50,6 +54,13 @@ class MailConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no ty
             self._receivers.pop(channel, None)
         else:
             self._receivers[channel] = receiver
+
+    def confirm(self, channel: int, confirmed: Confirmed | None) -> None:
+        """Tell this one of confirms on a channel from now on; pika if None."""
+        if confirmed is None:
+            self._confirmed.pop(channel, None)
+        else:
+            self._confirmed[channel] = confirmed
 
     def _proto_connection_made(self, transport: Any) -> None:
         super()._proto_connection_made(transport)
@@ -81,13 +92,22 @@ class MailConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no ty
             if message == "partial":
                 break
             if message is None or receiver is None:
-                super()._on_data_available(buffer[at:end])
+                if not self._took_confirm(buffer, at, end):
+                    super()._on_data_available(buffer[at:end])
                 at = end
             else:
                 at += message.size
                 self.bytes_received += message.size  # by which pika knows that the broker lives
                 receiver(message)
         self._arrived = buffer[at:]
+
+    def _took_confirm(self, buffer: bytes, start: int, end: int) -> bool:
+        acked = frames.acked(buffer, start, end) if self._confirmed else None
+        if acked is None or (confirmed := self._confirmed.get(acked[0])) is None:
+            return False
+        self.bytes_received += end - start
+        confirmed(*acked[1:])
+        return True
 
 
 def parameters(

@@ -8,7 +8,6 @@ what it had handed on can no longer be settled. The next session starts from not
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -39,7 +38,7 @@ class Session:
         self._prefetch = prefetch
         self._consumer_tag = consumer_tag
         self._channel = AsyncChannel(self._end)
-        self._buffer: deque[Delivery] = deque()
+        self._buffer: list[Delivery] = []
         self._arrival: asyncio.Future[None] | None = None
         self._unsettled: dict[int, None] = {}
         self._acked: list[int] = []
@@ -78,14 +77,15 @@ class Session:
         """Why the session ended; None while it lasts."""
         return self._lost
 
-    async def next(self) -> Delivery | None:
-        """Return the next delivery, once there is one; None when the session has ended."""
+    async def next(self) -> list[Delivery]:
+        """Return what has come, once there is something; nothing when the session has ended."""
         while not self._buffer:
             if self._stopped or self._lost is not None:
-                return None
+                return []
             self._arrival = self._loop.create_future()
             await self._arrival
-        return self._buffer.popleft()
+        arrived, self._buffer = self._buffer, []
+        return arrived
 
     def gone(self, tag: int) -> DeliveryLost | None:
         """Return why a delivery of this session is no longer ours, None if it still is."""

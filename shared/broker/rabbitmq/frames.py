@@ -1,4 +1,4 @@
-"""The two AMQP 0-9-1 methods that carry mail, as bytes: basic.publish out, basic.deliver in.
+"""The AMQP 0-9-1 methods of each message, as bytes: basic.publish out, basic.deliver and ack in.
 
 pika makes several objects of every frame and copies its buffer for each, which was half of what a
 hop cost a stage. Here a message is a few slices. Everything else of the protocol stays pika's, and
@@ -26,6 +26,8 @@ OVERHEAD: Final = 8
 END: Final = b"\xce"
 _PUBLISH: Final = struct.pack(">HHH", 60, 40, 0)
 _DELIVER: Final = struct.pack(">HH", 60, 60)
+_ACK: Final = 60 << 16 | 80
+_ACKED: Final = struct.Struct(">BHIIQBB")
 _MANDATORY: Final = b"\x01"
 _PERSISTENT: Final = 2
 _MODE_AND_LENGTH: Final = tuple(bytes((_PERSISTENT, length)) for length in range(256))
@@ -138,6 +140,14 @@ def seen(buffer: bytes, start: int) -> tuple[int, int]:
         return 0, 0
     is_delivery = kind == METHOD and buffer[start + 7 : start + 11] == _DELIVER
     return end, channel if is_delivery else 0
+
+
+def acked(buffer: bytes, start: int, end: int) -> tuple[int, int, bool] | None:
+    """Return channel, delivery tag and ``multiple`` of a basic.ack, None for any other frame."""
+    if end - start != _ACKED.size:
+        return None
+    kind, channel, _, method, tag, bits, _ = _ACKED.unpack_from(buffer, start)
+    return (channel, tag, bool(bits & 1)) if (kind, method) == (METHOD, _ACK) else None
 
 
 def delivered(

@@ -101,9 +101,10 @@ class ConfirmChannel:
         pika = self._channel.pika
         await self._channel.call(pika.exchange_declare, exchange=self._exchange, passive=True)
         pika.add_on_return_callback(self._on_return)
-        await self._channel.call(pika.confirm_delivery, ack_nack_callback=self._on_confirm)
+        await self._channel.call(pika.confirm_delivery, ack_nack_callback=self._on_frame)
         self._connection = connection
         self._number = int(pika.channel_number)
+        connection.confirm(self._number, self._on_confirm)
         self._frame_max = int(connection.params.frame_max)
 
     @property
@@ -157,17 +158,19 @@ class ConfirmChannel:
                 send.queue, f"its headers cannot be sent: {type(error).__name__}"
             ) from error
 
-    def _on_confirm(self, frame: Any) -> None:
+    def _on_frame(self, frame: Any) -> None:
         method = frame.method
-        last = method.delivery_tag
+        nack = isinstance(method, Basic.Nack)
+        self._on_confirm(method.delivery_tag, bool(method.multiple), refused=nack)
+
+    def _on_confirm(self, last: int, multiple: bool, *, refused: bool = False) -> None:
         tags: Sequence[int] = (last,)
-        if method.multiple:
+        if multiple:
             tags = range(self._floor, last + 1)
             self._floor = last + 1
         confirmed = [entry for tag in tags if (entry := self._pending.pop(tag, None)) is not None]
         reach_all([entry.send.queue for entry in confirmed], "published")
         self._returned.difference_update(tags)
-        refused = isinstance(method, Basic.Nack)
         for entry in confirmed:
             if refused:
                 entry.refuse(Refused(entry.send.queue, "the broker could not store it"))
@@ -184,6 +187,8 @@ class ConfirmChannel:
                 return
 
     def _end(self, reason: ChannelEnded) -> None:
+        if self._number:
+            self._connection.confirm(self._number, None)  # another channel gets this one's number
         pending, self._pending = self._pending, {}
         why = BrokerUnavailable(f"the channel ended before the broker had confirmed: {reason}")
         for entry in pending.values():

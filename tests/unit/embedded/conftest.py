@@ -13,6 +13,7 @@ from shared.broker import Delivery, Send
 from shared.broker.embedded import EmbeddedBroker
 from shared.clock import Clock
 from shared.queues import Tier
+from tests.deliveries import singly
 
 TIERS = (Tier("5m", 300.0), Tier("2h", 7200.0))
 PATIENCE = 30.0
@@ -49,7 +50,7 @@ def send(number: int, queue: str = "incoming", body: bytes = b"body") -> Send:
 
 
 async def take(broker: EmbeddedBroker, count: int = 1, queue: str = "incoming") -> list[Delivery]:
-    deliveries = broker.consume(queue, count)
+    deliveries = singly(broker.consume(queue, count))
     async with asyncio.timeout(PATIENCE):
         return [await anext(deliveries) for _ in range(count)]
 

@@ -9,6 +9,7 @@ from shared.broker import Delivery, Send
 from shared.broker import embedded_schema as schema
 from shared.broker.embedded import EmbeddedBroker
 from shared.errors import BrokerUnavailable, Refused
+from tests.deliveries import singly
 from tests.unit.embedded.conftest import (
     PATIENCE,
     TIERS,
@@ -98,7 +99,7 @@ async def test_a_broker_that_is_not_open_says_so(opened: Open, path: Path) -> No
         with pytest.raises(BrokerUnavailable, match="not open"):
             await broker.publish(send(1))
         with pytest.raises(BrokerUnavailable, match="not open"):
-            await anext(broker.consume("incoming", 1))
+            await anext(singly(broker.consume("incoming", 1)))
 
 
 async def test_a_broker_can_be_opened_again(opened: Open) -> None:
@@ -115,7 +116,7 @@ async def test_closing_ends_the_consumers(opened: Open) -> None:
     broker = await opened()
 
     async def consume() -> list[Delivery]:
-        return [delivery async for delivery in broker.consume("incoming", 5)]
+        return [delivery async for delivery in singly(broker.consume("incoming", 5))]
 
     consuming = asyncio.create_task(consume())
     await broker.publish(send(1))

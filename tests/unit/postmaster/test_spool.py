@@ -11,6 +11,7 @@ from shared import wire
 from shared.broker import Send
 from shared.message import Addressed, Envelope, Fetched, Poll, Spooled
 from shared.spool import Spool
+from tests.deliveries import singly
 from tests.unit.postmaster.conftest import FIRST_SEEN, RAW, Office, addressed, fetched
 
 DAY = 86_400.0
@@ -99,7 +100,7 @@ class TestSweep:
         async def sweep_meanwhile() -> None:
             broker = office.broker()
             await broker.open()
-            deliveries = broker.consume("incoming", 10)
+            deliveries = singly(broker.consume("incoming", 10))
             taken = await anext(deliveries)
             assert (await broker.depths(["incoming"]))["incoming"] == 0
             printed = await asyncio.to_thread(office, "spool", "sweep")
