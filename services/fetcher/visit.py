@@ -237,9 +237,7 @@ class Visit:
 
     async def _delete(self) -> None:
         """Delete what is safe, and quit: only then do deletions count (RFC 1939 section 6)."""
-        accepted = set(await self._session.delete([safe.number for safe in self._remove]))
-        reach("fetcher", "before-quit")
-        await self._session.quit()
+        accepted = set(await self._session.quit([safe.number for safe in self._remove]))
         name = self._account.name
         removed = [safe for safe in self._remove if safe.number in accepted]
         uidls = [safe.uidl for safe in removed if safe.uidl is not None]
