@@ -38,7 +38,7 @@ class Limits:
         session_seconds: the same as a time.
     """
 
-    chunk_messages: int = 64
+    chunk_messages: int = 128
     chunk_bytes: int = 1024 * 1024
     chunks_underway: int = 4
     session_messages: int = 1_000
