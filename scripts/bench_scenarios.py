@@ -41,6 +41,7 @@ from bench_place import (
     same_size,
 )
 from bench_proxy import proxy
+from bench_raw import raw_lmtp
 from bench_report import Chart, Result, rates
 from bench_rivals import (
     Rival,
@@ -118,9 +119,17 @@ def lmtp(folder: Path, scale: Scale) -> Result:
             Contender("getmail6, LMTP", getmail_lmtp, 0.5),
             Contender("fetchmail, LMTP", fetchmail_lmtp, 0.02),
         )
-        everybody = [*_ours(place, to_lmtp), *rivals]
+        everybody = [*_ours(place, to_lmtp), *rivals, *_raw(1, 8)]
         samples = _side_by_side(place, everybody, same_size(scale.messages), scale.rounds)
     return _compared("lmtp", "5 KB messages into Dovecot by LMTP", samples)
+
+
+def _raw(*connections: int) -> list[Contender]:
+    """Return what the mail server takes at best: an upper bound for everybody."""
+    return [
+        Contender(f"raw LMTP, {n} connections", partial(raw_lmtp, connections=n))
+        for n in connections
+    ]
 
 
 def mixed(folder: Path, scale: Scale) -> Result:

@@ -6,14 +6,16 @@ if the account says so; deletions count when QUIT was answered ``+OK``. Killed a
 the next poll goes on from the ledger: what was published and not recorded is published again under
 the same id, and suppressed at the far end.
 
-An account that fails is reported, backed off, and disturbs no other. What fails on our side is no
-reason to back off: then it is polled at its own interval; or, where the state database was away and
-could not be told when the account is due, as soon as the database is back.
+An account that fails is reported, backed off, and disturbs no other. One whose polls bring
+something new and then break is backed off no further than the first time: it gets on, if slowly.
+What fails on our side is no reason to back off: then an account is polled at its own interval; or,
+where the state database was away and could not be told when it is due, as soon as that is back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from services.fetcher.account import Account, backoff
@@ -46,6 +48,14 @@ OURS: Final = (SpoolUnavailable, BrokerUnavailable, Refused)
 
 FAULTS: Final = (ServerFault, ConfigError, *OURS)
 """What ends a poll early and is no defect of ours."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a poll has come to so far, over all its sessions."""
+
+    found: int = 0
+    fetched: int = 0
 
 
 class Fetcher:
@@ -103,44 +113,50 @@ class Fetcher:
         return Done(account.name, "polled")
 
     async def _poll(self, account: Account) -> None:
+        tally = Tally()
         try:
-            wait = await self._sessions(account)
+            wait = await self._sessions(account, tally)
         except FAULTS as error:
-            await self._back_off(account, error)
+            await self._back_off(account, error, progress=tally.fetched > 0)
         else:
             await self._next(account, wait, None)
 
-    async def _sessions(self, account: Account) -> float:
+    async def _sessions(self, account: Account, tally: Tally) -> float:
         """Run sessions until nothing is left; return the seconds until the next poll."""
         clock = self._world.clock
         started = clock.monotonic()
-        found = fetched = 0
         while True:
             session = await Session.open(account.login)
             visit = Visit(account, session, self._world, self._limits)
             try:
                 more = await visit.run()
             finally:
+                tally.found = max(tally.found, visit.found)
+                tally.fetched += visit.fetched
                 await session.abort()
-            found, fetched = max(found, visit.found), fetched + visit.fetched
             if not more or clock.monotonic() - started > POLL_SECONDS:
                 break
         if visit.failure is not None:
             raise visit.failure
-        self._world.journal.polled(account.name, found, fetched, clock.monotonic() - started)
+        seconds = clock.monotonic() - started
+        self._world.journal.polled(account.name, tally.found, tally.fetched, seconds)
         return 0.0 if more else account.poll_every
 
-    async def _back_off(self, account: Account, error: Exception) -> None:
-        failures = await self._world.schedule.failures(account.name)
+    async def _back_off(self, account: Account, error: Exception, *, progress: bool) -> None:
+        failures = 0 if progress else await self._world.schedule.failures(account.name)
         wait = account.poll_every
         if not isinstance(error, OURS):
             wait = backoff(wait, failures, busy=isinstance(error, MaildropBusy))
         self._world.journal.account_failed(account.name, str(error), wait)
-        await self._next(account, wait, str(error))
+        await self._next(account, wait, str(error), progress=progress)
 
-    async def _next(self, account: Account, wait: float, error: str | None) -> None:
+    async def _next(
+        self, account: Account, wait: float, error: str | None, *, progress: bool = False
+    ) -> None:
         at = self._world.clock.now() + wait
-        await self._world.schedule.polled(account.name, next_poll=at, error=error)
+        await self._world.schedule.polled(
+            account.name, next_poll=at, error=error, progress=progress
+        )
 
     def _strand(self, name: str, error: StateUnavailable) -> Outcome:
         why = f"the state database is out of reach: {error}"

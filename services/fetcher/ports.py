@@ -43,8 +43,13 @@ class Schedule(Protocol):
     async def failures(self, account: str) -> int:
         """Return how many polls of an account have failed in a row."""
 
-    async def polled(self, account: str, *, next_poll: float, error: str | None) -> object:
-        """Record the end of a poll, and the time (since 1970, UTC) of the next one."""
+    async def polled(
+        self, account: str, *, next_poll: float, error: str | None, progress: bool
+    ) -> object:
+        """Record the end of a poll, and the time (since 1970, UTC) of the next one.
+
+        Where something new had come (``progress``) before an error, it is the first one in a row.
+        """
 
     async def claim_due(self, accounts: Sequence[str], *, hold: float) -> Sequence[str]:
         """Return the accounts that are due, each to one caller only for ``hold`` seconds."""

@@ -201,9 +201,12 @@ class Session:
         for start in range(0, len(numbers), window):
             batch = numbers[start : start + window]
             self._ask("DELE", batch, window)
-            replies = await self._exchange.replies(len(batch))
-            deleted += [number for number, reply in zip(batch, replies, strict=True) if reply.ok]
+            deleted += await self._deleted(batch)
         return deleted
+
+    async def _deleted(self, asked: Sequence[int]) -> list[int]:
+        replies = await self._exchange.replies(len(asked))
+        return [number for number, reply in zip(asked, replies, strict=True) if reply.ok]
 
     async def noop(self) -> None:
         """Keep the session alive."""
@@ -213,18 +216,29 @@ class Session:
         """Unmark all messages that are marked as deleted."""
         self._exchange.required(await self._exchange.command("RSET"))
 
-    async def quit(self) -> None:
-        """End the session; the server removes what is marked as deleted.
+    async def quit(self, delete: Sequence[int] = ()) -> list[int]:
+        """End the session; the server removes what is marked as deleted, and these messages.
+
+        QUIT does not wait for the answers to the last deletions where the server offers
+        PIPELINING: whatever they are, it follows.
+
+        Returns:
+            Those of ``delete`` of which the server said +OK.
 
         Raises:
             ServerFault: it did not remove all of it.
             Unreachable: it did not answer, so nobody knows.
         """
+        last = delete[-DELETE_WINDOW:] if "PIPELINING" in self.capabilities else ()
         try:
-            await self._exchange.settle()
+            deleted = await self.delete(delete[: len(delete) - len(last)])
+            self._ask("DELE", last, len(last))
+            reach("fetcher", "before-quit")
             self._exchange.write(self._exchange.line("QUIT"))
             reach("fetcher", "quit-sent")
+            deleted += await self._deleted(last)
             self._exchange.required(await self._exchange.reply())
+            return deleted
         finally:
             self._exchange.close()
 

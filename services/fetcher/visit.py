@@ -38,7 +38,7 @@ class Limits:
         session_seconds: the same as a time.
     """
 
-    chunk_messages: int = 64
+    chunk_messages: int = 128
     chunk_bytes: int = 1024 * 1024
     chunks_underway: int = 4
     session_messages: int = 1_000
@@ -237,9 +237,7 @@ class Visit:
 
     async def _delete(self) -> None:
         """Delete what is safe, and quit: only then do deletions count (RFC 1939 section 6)."""
-        accepted = set(await self._session.delete([safe.number for safe in self._remove]))
-        reach("fetcher", "before-quit")
-        await self._session.quit()
+        accepted = set(await self._session.quit([safe.number for safe in self._remove]))
         name = self._account.name
         removed = [safe for safe in self._remove if safe.number in accepted]
         uidls = [safe.uidl for safe in removed if safe.uidl is not None]

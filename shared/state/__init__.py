@@ -182,18 +182,22 @@ class State:
         self._enrolled |= names
         return due
 
-    async def polled(self, account: str, *, next_poll: float, error: str | None) -> int:
+    async def polled(
+        self, account: str, *, next_poll: float, error: str | None, progress: bool = False
+    ) -> int:
         """Record the end of a poll, and that none is queued any more.
 
         Args:
             account: its name.
             next_poll: when it is due again, in seconds since 1970.
             error: why the poll failed, None if it did not.
+            progress: whether something new had come before it failed; then its failures are
+                counted from the beginning.
 
         Returns:
             How many polls have failed one after the other; 0 where this one did not.
         """
-        return await self._ask(POLLED, Polled(account, next_poll, error))
+        return await self._ask(POLLED, Polled(account, next_poll, error, progress))
 
     async def queued(self, accounts: Sequence[str], *, hold: float) -> None:
         """Hold accounts for longer than ``claim_due`` did: their poll jobs are queued.

@@ -10,27 +10,36 @@ holder is of this machine and alive. So after a clock jump leases of other machi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Final
 
-from sqlalchemy import Executable, bindparam, delete, literal_column, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    Double,
+    Executable,
+    Integer,
+    bindparam,
+    delete,
+    literal,
+    literal_column,
+    or_,
+    select,
+    true,
+    update,
+)
 
-from shared.state.batch import MAX_SKEW, Batch, Operation, chunks, insert_into
+from shared.state.batch import MAX_SKEW, Batch, Operation, insert_into
 from shared.state.owner import dead, local
 from shared.state.schema import LEASE as TABLE
+from shared.state.schema import Escaped
+from shared.state.several import among, each
 
 LEASE: Final = 20.0
 """Seconds that a lease runs without being renewed."""
 
 RENEWAL: Final = 5.0
 """Seconds between renewals."""
-
-
-# Built once: building a statement anew costs several times what SQLite needs to run it.
-_GIVE_BACK: Final = delete(TABLE).where(
-    TABLE.c.name.in_(bindparam("names", expanding=True)), TABLE.c.owner == bindparam("us")
-)
 
 
 def take(batch: Batch, names: Collection[str]) -> dict[str, bool]:
@@ -44,19 +53,9 @@ def take(batch: Batch, names: Collection[str]) -> dict[str, bool]:
         The leases that are ours now, and of each whether it had been somebody's before (one who is
         gone, or our own from an earlier time) who never gave it back.
     """
-    rows = [
-        {
-            "name": name,
-            "owner": batch.owner,
-            "renewed": batch.now,
-            "expires": batch.now + LEASE,
-            "taken": 0,
-        }
-        for name in sorted(names)  # always in one order: fewer deadlocks in PostgreSQL
-    ]
-    ours = {
-        name: taken == 1 for name, taken in batch.connection.execute(_take(batch.dialect), rows)
-    }
+    wanted = sorted(names)  # always in one order: fewer deadlocks in PostgreSQL
+    rows = batch.connection.execute(_take(batch.dialect), {"names": wanted, **_ours(batch)})
+    ours = {name: taken == 1 for name, taken in rows.all()}
     refused = [name for name in names if name not in ours]
     if refused:
         ours.update(dict.fromkeys(_take_over(batch, refused), True))
@@ -64,20 +63,15 @@ def take(batch: Batch, names: Collection[str]) -> dict[str, bool]:
 
 
 def _take_over(batch: Batch, names: Sequence[str]) -> list[str]:
-    query = select(TABLE.c.name, TABLE.c.owner, TABLE.c.expires).with_for_update()
-    void = [
-        name
-        for portion in chunks(names)
-        for name, owner, expires in batch.connection.execute(query.where(TABLE.c.name.in_(portion)))
-        if _void(owner, expires, batch.now)
-    ]
-    for portion in chunks(void):
-        batch.connection.execute(
-            update(TABLE)
-            .where(TABLE.c.name.in_(portion))
-            .values(owner=batch.owner, renewed=batch.now, expires=batch.now + LEASE, taken=1)
-        )
+    holders = batch.connection.execute(_holders(batch.dialect), {"names": names})
+    void = [name for name, owner, expires in holders if _void(owner, expires, batch.now)]
+    if void:
+        batch.connection.execute(_inherit(batch.dialect), {"names": void, **_ours(batch)})
     return void
+
+
+def _ours(batch: Batch) -> Mapping[str, object]:
+    return {"us": batch.owner, "now": batch.now, "then": batch.now + LEASE}
 
 
 def _void(owner: str, expires: float, now: float) -> bool:
@@ -86,9 +80,18 @@ def _void(owner: str, expires: float, now: float) -> bool:
     return expires > now + LEASE + MAX_SKEW
 
 
+# Built once each: building a statement anew costs several times what SQLite needs to run it.
+_US: Final = bindparam("us", type_=Escaped())
+_NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
+_THEN: Final[BindParameter[float]] = bindparam("then", type_=Double())
+
+
 @cache
 def _take(dialect: str) -> Executable:
-    insert = insert_into(dialect, TABLE)
+    # SQLite needs the WHERE to tell this ON from one of a join (sqlite.org/lang_upsert.html).
+    free = literal(0, Integer())
+    rows = select(each(dialect, "names"), _US, _NOW, _THEN, free).where(true())
+    insert = insert_into(dialect, TABLE).from_select(list(TABLE.c), rows)
     new = insert.excluded
     return insert.on_conflict_do_update(
         index_elements=[TABLE.c.name],
@@ -102,10 +105,33 @@ def _take(dialect: str) -> Executable:
     ).returning(TABLE.c.name, TABLE.c.taken)
 
 
+@cache
+def _holders(dialect: str) -> Executable:
+    held = among(dialect, TABLE.c.name, "names")
+    return select(TABLE.c.name, TABLE.c.owner, TABLE.c.expires).where(held).with_for_update()
+
+
+@cache
+def _inherit(dialect: str) -> Executable:
+    changes = {"owner": _US, "renewed": _NOW, "expires": _THEN, "taken": 1}
+    return update(TABLE).where(among(dialect, TABLE.c.name, "names")).values(changes)
+
+
+@cache
+def _give_back(dialect: str) -> Executable:
+    return delete(TABLE).where(among(dialect, TABLE.c.name, "names"), TABLE.c.owner == _US)
+
+
+@cache
+def _keep(dialect: str) -> Executable:
+    still_ours = (among(dialect, TABLE.c.name, "names"), TABLE.c.owner == _US)
+    changes = {"renewed": _NOW, "expires": _THEN}
+    return update(TABLE).where(*still_ours).values(changes).returning(TABLE.c.name)
+
+
 def give_back(batch: Batch, names: Sequence[str]) -> Sequence[None]:
     """Drop leases of ours; those that are not ours (any more) stay as they are."""
-    for portion in chunks(names):
-        batch.connection.execute(_GIVE_BACK, {"names": portion, "us": batch.owner})
+    batch.connection.execute(_give_back(batch.dialect), {"names": names, "us": batch.owner})
     return [None] * len(names)
 
 
@@ -116,15 +142,9 @@ def _lease(batch: Batch, names: Sequence[str]) -> Sequence[bool]:
 
 def _renew(batch: Batch, items: Sequence[Sequence[str]]) -> Sequence[frozenset[str]]:
     """Renew what is still ours; return its names for each item."""
-    ours: frozenset[str] = frozenset()
-    for portion in chunks([name for names in items for name in names]):
-        renewed = batch.connection.scalars(
-            update(TABLE)
-            .where(TABLE.c.name.in_(portion), TABLE.c.owner == batch.owner)
-            .values(renewed=batch.now, expires=batch.now + LEASE)
-            .returning(TABLE.c.name)
-        )
-        ours = ours.union(renewed)
+    wanted = [name for names in items for name in names]
+    renewed = batch.connection.scalars(_keep(batch.dialect), {"names": wanted, **_ours(batch)})
+    ours = frozenset(renewed)
     return [ours & frozenset(names) for names in items]
 
 

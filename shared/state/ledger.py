@@ -6,15 +6,26 @@ gives an old UIDL to a new message all the same, the new one counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
-from sqlalchemy import Executable, Text, bindparam, delete, select, type_coerce
+from sqlalchemy import (
+    BindParameter,
+    Double,
+    Executable,
+    Text,
+    bindparam,
+    delete,
+    select,
+    true,
+    type_coerce,
+)
 
 from shared.claims import Entry, Known
-from shared.state.batch import Batch, Operation, chunks, insert_into
-from shared.state.schema import MESSAGE, UIDL
+from shared.state.batch import Batch, Operation, Upsert, insert_into
+from shared.state.schema import MESSAGE, UIDL, Escaped
+from shared.state.several import among, each, pairs
 
 _DAY: Final = 86_400.0
 
@@ -34,57 +45,68 @@ class Gone(NamedTuple):
 
 
 # Built once, see ``leases``. The id is a hash of ours: nothing to undo in it, a tenth faster.
+_ACCOUNT: Final = bindparam("account", type_=Escaped())
+_NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
 _KNOWN: Final = select(UIDL.c.uidl, type_coerce(UIDL.c.id, Text), UIDL.c.first_seen).where(
-    UIDL.c.account == bindparam("name")
+    UIDL.c.account == _ACCOUNT
 )
-_SEEN: Final = select(MESSAGE.c.id).where(MESSAGE.c.id.in_(bindparam("ids", expanding=True)))
 
 
 def _known(batch: Batch, accounts: Sequence[str]) -> Sequence[dict[str, Known]]:
     found: dict[str, dict[str, Known]] = {}
     make = Known._make  # over a hundred thousand rows a fifth faster than Known
     for account in set(accounts):
-        rows = batch.connection.execute(_KNOWN, {"name": account})
+        rows = batch.connection.execute(_KNOWN, {"account": account})
         found[account] = {uidl: make((id_, first_seen)) for uidl, id_, first_seen in rows}
     return [found[account] for account in accounts]
 
 
 def _seen(batch: Batch, asked: Sequence[Sequence[str]]) -> Sequence[frozenset[str]]:
     wanted = sorted({id_ for ids in asked for id_ in ids})
-    found = {
-        id_
-        for portion in chunks(wanted)
-        for id_ in batch.connection.scalars(_SEEN, {"ids": portion})
-    }
-    return [frozenset(found.intersection(ids)) for ids in asked]
+    found = frozenset(batch.connection.scalars(_seen_among(batch.dialect), {"ids": wanted}).all())
+    return [found.intersection(ids) for ids in asked]
+
+
+@cache
+def _seen_among(dialect: str) -> Executable:
+    return select(MESSAGE.c.id).where(among(dialect, MESSAGE.c.id, "ids"))
 
 
 def _record(batch: Batch, records: Sequence[Record]) -> Sequence[None]:
-    all_of_them = [(account, entry) for account, entries in records for entry in entries]
-    listed = [
-        {"account": account, "uidl": uidl, "id": id_, "first_seen": batch.now}
-        for account, (uidl, id_) in all_of_them
-        if uidl is not None
-    ]
-    if listed:
-        batch.connection.execute(_list(batch.dialect), listed)
-    _record_identities(batch, all_of_them)
+    entries: dict[str, list[Entry]] = {}
+    for account, more in records:
+        entries.setdefault(account, []).extend(more)
+    for account in entries:
+        _record_one(batch, account, entries[account])
     return [None] * len(records)
 
 
-def _record_identities(batch: Batch, all_of_them: Sequence[tuple[str, Entry]]) -> None:
-    """Record identities; one that no UIDL will hold here counts from when it was seen last."""
-    rows: dict[bool, list[Mapping[str, object]]] = {True: [], False: []}
-    for account, (uidl, id_) in all_of_them:
-        rows[uidl is None].append({"id": id_, "account": account, "first_seen": batch.now})
-    for bare, statement in ((False, _identify), (True, _see_again)):
-        if rows[bare]:
-            batch.connection.execute(statement(batch.dialect), rows[bare])
+def _record_one(batch: Batch, account: str, entries: Sequence[Entry]) -> None:
+    """Record what came from one account.
+
+    An identity that no UIDL will hold here counts from when it was seen last.
+    """
+    listed = {uidl: id_ for uidl, id_ in entries if uidl is not None}
+    bare = dict.fromkeys([id_ for uidl, id_ in entries if uidl is None])
+    both = {"account": account, "now": batch.now}
+    if listed:
+        batch.connection.execute(_list(batch.dialect), {"entries": listed, **both})
+    for statement, ids in (
+        (_identify, [id_ for uidl, id_ in entries if uidl is not None]),
+        (_see_again, list(bare)),
+    ):
+        if ids:
+            batch.connection.execute(statement(batch.dialect), {"ids": ids, **both})
+
+
+# SQLite needs a WHERE to tell this ON from one of a join (sqlite.org/lang_upsert.html).
 
 
 @cache
 def _list(dialect: str) -> Executable:
-    insert = insert_into(dialect, UIDL)
+    uidl, id_ = pairs(dialect, "entries")
+    rows = select(_ACCOUNT, uidl, id_, _NOW).where(true())
+    insert = insert_into(dialect, UIDL).from_select(list(UIDL.c), rows)
     new = insert.excluded
     return insert.on_conflict_do_update(
         index_elements=[UIDL.c.account, UIDL.c.uidl],
@@ -95,13 +117,13 @@ def _list(dialect: str) -> Executable:
 
 @cache
 def _identify(dialect: str) -> Executable:
-    return insert_into(dialect, MESSAGE).on_conflict_do_nothing()
+    return _identities(dialect).on_conflict_do_nothing()
 
 
 @cache
 def _see_again(dialect: str) -> Executable:
     """Without a UIDL, a message that stays on the server is seen at every poll: note the day."""
-    insert = insert_into(dialect, MESSAGE)
+    insert = _identities(dialect)
     new = insert.excluded
     return insert.on_conflict_do_update(
         index_elements=[MESSAGE.c.id],
@@ -110,13 +132,21 @@ def _see_again(dialect: str) -> Executable:
     )
 
 
+def _identities(dialect: str) -> Upsert:
+    rows = select(each(dialect, "ids"), _ACCOUNT, _NOW).where(true())
+    return insert_into(dialect, MESSAGE).from_select(list(MESSAGE.c), rows)
+
+
 def _forget(batch: Batch, items: Sequence[Gone]) -> Sequence[None]:
     for account, uidls in items:
-        for portion in chunks(uidls):
-            batch.connection.execute(
-                delete(UIDL).where(UIDL.c.account == account, UIDL.c.uidl.in_(portion))
-            )
+        values = {"account": account, "uidls": uidls}
+        batch.connection.execute(_forgotten(batch.dialect), values)
     return [None] * len(items)
+
+
+@cache
+def _forgotten(dialect: str) -> Executable:
+    return delete(UIDL).where(UIDL.c.account == _ACCOUNT, among(dialect, UIDL.c.uidl, "uidls"))
 
 
 KNOWN: Final = Operation(_known, writes=False)

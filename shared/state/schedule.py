@@ -58,11 +58,17 @@ class Queued(NamedTuple):
 
 
 class Polled(NamedTuple):
-    """The end of a poll; ``error`` is None where all went well."""
+    """The end of a poll.
+
+    Attributes:
+        error: None where all went well.
+        progress: whether something new had come before it failed.
+    """
 
     account: str
     next_poll: float
     error: str | None
+    progress: bool
 
 
 def _claim_due(batch: Batch, asked: Sequence[Due]) -> Sequence[list[str]]:
@@ -128,6 +134,8 @@ def _polled(batch: Batch, polls: Sequence[Polled]) -> Sequence[int]:
         }
         for poll in polls
     }
+    if anew := sorted({poll.account for poll in polls if poll.error and poll.progress}):
+        batch.connection.execute(update(ACCOUNT).where(ACCOUNT.c.name.in_(anew)).values(failures=0))
     answered = batch.connection.execute(_end(batch.dialect), list(rows.values()))
     failures: dict[str, int] = dict(iter(answered))
     return [failures[poll.account] for poll in polls]

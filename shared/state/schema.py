@@ -25,6 +25,13 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
 
+def escaped(value: str) -> str:
+    """Return a text as ``Escaped`` stores it."""
+    if value.isprintable() and "\\" not in value:
+        return value
+    return value.encode("unicode_escape").decode("ascii")
+
+
 class Escaped(TypeDecorator[str]):
     """Any text at all, also with what PostgreSQL or UTF-8 cannot hold: NUL, lone surrogates.
 
@@ -37,9 +44,7 @@ class Escaped(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """Return the text as it is stored."""
-        if value is None or (value.isprintable() and "\\" not in value):
-            return value
-        return value.encode("unicode_escape").decode("ascii")
+        return None if value is None else escaped(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
         """Return the text as it was given."""

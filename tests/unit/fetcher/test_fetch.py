@@ -348,6 +348,25 @@ async def test_an_account_is_not_backed_off_for_what_is_no_fault_of_its_own(desk
             assert state.next_poll == desk.clock.now() + 300.0
 
 
+async def test_an_account_that_gets_on_before_it_breaks_is_not_backed_off_further(
+    desk: Desk,
+) -> None:
+    async def waits() -> float:
+        await desk.poll(server)
+        state = (await desk.state.accounts())["sales"]
+        assert state.last_error
+        return state.next_poll - desk.clock.now()
+
+    async with some(6, says={"RETR 1": Say(b"", "drop")}).serving() as server:
+        assert [await waits() for _ in range(5)] == [300.0, 300.0, 300.0, 480.0, 960.0]
+        for nth in (3, 5):
+            server.says = {f"RETR {nth}": Say(b"+OK\r\nhalf a mess", "drop")}
+            assert await waits() == 300.0
+            assert desk.raws() == MAIL[: nth - 1]
+        assert (await desk.state.accounts())["sales"].failures == 1
+        assert [await waits() for _ in range(3)] == [300.0, 300.0, 480.0]
+
+
 def test_the_backoff_doubles_up_to_an_hour() -> None:
     waits = [backoff(30.0, n, busy=False) for n in (0, 1, 2, 5, 6, 99)]
     assert waits == [60.0, 120.0, 240.0, 1920.0, 3600.0, 3600.0]

@@ -255,6 +255,41 @@ async def test_deletions_count_with_quit(offered: list[str]) -> None:
         await nobody_connected(server)
 
 
+@pytest.mark.parametrize("offered", [["PIPELINING"], []])
+async def test_what_is_deleted_with_quit_is_what_the_server_accepted(offered: list[str]) -> None:
+    mail = MAIL * 6
+    script = {f"DELE {n}": Say(b"-ERR no\r\n") for n in (3, 1199)}
+    async with Pop3Server(mail, capabilities=offered, says=script).serving() as server:
+        session = await Session.open(login(server))
+        numbers = list(range(1, len(mail) + 1))
+        expected = [n for n in numbers if n not in (3, 1199)]
+        assert await session.quit(numbers) == expected
+        assert server.deleted == set(expected)
+        await nobody_connected(server)
+
+
+async def test_quit_does_not_wait_for_the_answers_to_deletions() -> None:
+    async with Pop3Server(MAIL, says={"DELE 2": Say()}).serving() as server:
+        session = await Session.open(login(server))
+        quitting = asyncio.create_task(session.quit([1, 2]))
+        while server.commands[-1] != "QUIT":
+            await asyncio.sleep(0)
+        assert server.commands[-3:] == ["DELE 1", "DELE 2", "QUIT"]
+        quitting.cancel()
+
+
+async def test_without_pipelining_quit_waits_for_the_answers_to_deletions() -> None:
+    script = {"DELE 2": Say()}
+    async with Pop3Server(MAIL, capabilities=[], says=script).serving() as server:
+        session = await Session.open(login(server))
+        quitting = asyncio.create_task(session.quit([1, 2]))
+        while server.commands[-1] != "DELE 2":
+            await asyncio.sleep(0)
+        await everything_runs()
+        assert server.commands[-2:] == ["DELE 1", "DELE 2"]
+        quitting.cancel()
+
+
 async def test_without_pipelining_one_deletion_waits_for_the_other() -> None:
     script = {"DELE 1": Say()}
     async with Pop3Server(MAIL, capabilities=[], says=script).serving() as server:

@@ -80,6 +80,18 @@ class Schedule(Opening):
         assert (state.failures, state.last_ok, state.last_error) == (0, start + 10, None)
         assert state.queued_until == 0
 
+    async def test_failures_are_counted_from_the_beginning_where_a_poll_gets_on(
+        self, one: State, clock: ManualClock
+    ) -> None:
+        at = clock.now() + 1
+        for failures in (1, 2, 3):
+            assert await one.polled("a", next_poll=at, error="broke") == failures
+            await one.polled("b", next_poll=at, error="broke")
+        assert await one.polled("a", next_poll=at, error="broke", progress=True) == 1
+        assert await one.polled("new", next_poll=at, error="broke", progress=True) == 1
+        assert await one.polled("a", next_poll=at, error="broke") == 2
+        assert await one.failures("b") == 3
+
     async def test_a_clock_set_back_an_hour_stalls_no_account(self, open_state: Opener) -> None:
         clock = ManualClock()
         ahead = await open_state(at=ManualClock(clock.now() + HOUR))

@@ -144,7 +144,9 @@ class TestSqliteFile:
 
     async def test_nothing_that_grows_is_ever_scanned(self, url: str) -> None:
         plans = await _plans(url)
-        scans = {step for plan in plans.values() for step in plan if step.startswith("SCAN")}
+        steps = {step for plan in plans.values() for step in plan}
+        # The virtual table is the array that a statement was given (json_each).
+        scans = {s for s in steps if s.startswith("SCAN") and "VIRTUAL TABLE" not in s}
         assert scans <= {"SCAN lease", "SCAN account"}, "what is held, and what is configured"
         (due,) = [plan for statement, plan in plans.items() if "account.set_at >" in statement]
         assert any("account_next_poll" in step for step in due)
