@@ -166,7 +166,9 @@ class Handling:
         """Return a delivery with its envelope; what follows, where that cannot be decoded."""
         stage = self._stage
         try:
-            return Opened(delivery, wire.decode(delivery.body, stage.payload))
+            envelope = wire.decode(delivery.body, stage.payload)
+            # The body goes: the message would be held twice for as long as it is in hand.
+            return Opened(delivery._replace(body=b""), envelope)
         except Undecodable as error:
             step = undecodable(
                 delivery.body, delivery.message_id, str(error), stage=stage.name, inbox=stage.inbox
