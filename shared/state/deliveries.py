@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Final
 
-from sqlalchemy import Executable, bindparam, select
+from sqlalchemy import Executable, select
 
 from shared.claims import Claim, Delivery, Finished
-from shared.state.batch import Batch, Operation, chunks, insert_into
+from shared.state.batch import Batch, Operation, insert_into
 from shared.state.leases import give_back, take
 from shared.state.schema import DELIVERED
+from shared.state.several import among
 
 PREFIX: Final = "delivery:"
 
@@ -24,11 +25,6 @@ PREFIX: Final = "delivery:"
 def lease_of(delivery: Delivery) -> str:
     """Return the name of the lease on a delivery."""
     return f"{PREFIX}{delivery.destination}:{delivery.id}"
-
-
-_DELIVERED: Final = select(DELIVERED.c.id, DELIVERED.c.destination, DELIVERED.c.recipient).where(
-    DELIVERED.c.id.in_(bindparam("ids", expanding=True))
-)
 
 
 def _claim(batch: Batch, deliveries: Sequence[Delivery]) -> Sequence[Claim | None]:
@@ -45,11 +41,16 @@ def _claim(batch: Batch, deliveries: Sequence[Delivery]) -> Sequence[Claim | Non
 
 def _delivered(batch: Batch, ids: Sequence[str]) -> Mapping[tuple[str, str], Sequence[str]]:
     found: dict[tuple[str, str], list[str]] = {}
-    for portion in chunks(ids):
-        rows = batch.connection.execute(_DELIVERED, {"ids": portion})
-        for id_, destination, recipient in rows:
-            found.setdefault((id_, destination), []).append(recipient)
+    rows = batch.connection.execute(_recorded(batch.dialect), {"ids": ids})
+    for id_, destination, recipient in rows:
+        found.setdefault((id_, destination), []).append(recipient)
     return found
+
+
+@cache
+def _recorded(dialect: str) -> Executable:
+    columns = (DELIVERED.c.id, DELIVERED.c.destination, DELIVERED.c.recipient)
+    return select(*columns).where(among(dialect, DELIVERED.c.id, "ids"))
 
 
 def _finish(batch: Batch, finished: Sequence[Finished]) -> Sequence[None]:

@@ -55,6 +55,20 @@ async def test_what_comes_while_a_batch_runs_is_the_next_batch(
     assert run.batches == [[0], [2, 4], [6]]
 
 
+async def test_where_a_few_wait_more_are_waited_for(executor: ThreadPoolExecutor) -> None:
+    run = Doubling()
+    run.gate.clear()
+    double = Grouped(run, executor)
+    first = asyncio.ensure_future(double(0))
+    await asyncio.to_thread(run.entered.wait, 30)
+    second = asyncio.ensure_future(double(2))
+    await asyncio.sleep(0)
+    run.gate.set()
+    await first
+    assert list(await asyncio.gather(second, double(4))) == [4, 8]
+    assert run.batches == [[0], [2, 4]]
+
+
 async def test_an_answered_exception_fails_its_item_alone(executor: ThreadPoolExecutor) -> None:
     double = Grouped(Doubling(), executor)
     got = await asyncio.gather(double(2), double(3), double(4), return_exceptions=True)
