@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.deliverer.courier import ClaimLost
+from services.deliverer.courier import ClaimLost, Post
 from services.deliverer.store import make_directory
 from shared.errors import SpoolMissing
 from tests.unit.deliverer.letters import ANNA, BERT, MESSAGE, PREFIX, SENDER, courier, letter
@@ -248,3 +248,25 @@ async def test_what_is_durable_is_synced_file_first_then_directory(
             done.clear()
             await maildir.deliver(other, SENDER, [ANNA])
             assert done == ["sync tmp", "link", "sync box"]
+
+
+async def test_of_letters_delivered_together_one_that_fails_disturbs_no_other(
+    tmp_path: Path,
+) -> None:
+    letters = [
+        letter(id_="first"),
+        letter(id_="unread", error=SpoolMissing("ab12")),
+        letter(id_="lost", held=False),
+        letter(id_="last"),
+    ]
+    async with courier(f"maildir://{tmp_path}/{{local}}") as maildir:
+        posts = [Post(each, SENDER, [ANNA]) for each in letters]
+        first, unread, lost, last = await maildir.courier.deliver(posts)
+    assert isinstance(unread, SpoolMissing)
+    assert isinstance(lost, ClaimLost)
+    for delivered in (first, last):
+        assert not isinstance(delivered, Exception)
+        assert delivered[ANNA].verdict == "delivered"
+    arrived = {path.name.partition(".")[0] for path in (tmp_path / "anna" / "new").iterdir()}
+    assert arrived == {"first", "last"}
+    assert not list((tmp_path / "anna" / "tmp").iterdir())
