@@ -44,7 +44,7 @@ class Grouped(Generic[T, R]):
             answers is the answer for that item alone; one that is raised is, for all callers of
             the batch.
         executor: where ``run`` runs. Several may share one; a single thread then serialises them.
-        limit: items after which a batch takes no more callers.
+        limit: items that a batch may have at most.
     """
 
     def __init__(
@@ -71,11 +71,20 @@ class Grouped(Generic[T, R]):
             raise answer
         return answer
 
-    def all(self, items: Sequence[T]) -> asyncio.Future[_Answers[R]]:
-        """Return a future of what ``run`` answers for each of these items, in one batch.
+    async def all(self, items: Sequence[T]) -> _Answers[R]:
+        """Return what ``run`` answered for each of these items, in one batch if that takes them.
 
-        It raises what ``run`` raised.
+        Raises:
+            Exception: what ``run`` raised.
         """
+        if len(items) <= self._limit:
+            return await self._asked(items)
+        answers: list[R | Exception] = []
+        for start in range(0, len(items), self._limit):
+            answers += await self._asked(items[start : start + self._limit])
+        return answers
+
+    def _asked(self, items: Sequence[T]) -> asyncio.Future[_Answers[R]]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_Answers[R]] = loop.create_future()
         self._waiting.append((items, future))

@@ -133,11 +133,10 @@ async def test_one_who_asks_for_many_gets_all_answers_from_one_batch(
     assert run.batches == [[0, 1, 2], [4, 6, 8]]
 
 
-async def test_more_than_the_limit_at_once_is_a_batch_of_its_own(
-    executor: ThreadPoolExecutor,
-) -> None:
+async def test_no_batch_has_more_than_the_limit_whoever_asks(executor: ThreadPoolExecutor) -> None:
     run = Doubling()
     double = Grouped(run, executor, limit=2)
-    answers = await asyncio.gather(double.all([0, 2, 4]), double.all([6]))
-    assert [list(answer) for answer in answers] == [[0, 4, 8], [12]]
-    assert run.batches == [[0, 2, 4], [6]]
+    answers = await asyncio.gather(double.all([0, 2, 4, 8, 10]), double.all([6]))
+    assert [list(answer) for answer in answers] == [[0, 4, 8, 16, 20], [12]]
+    assert run.batches[0] == [0, 2]
+    assert max(map(len, run.batches)) == 2

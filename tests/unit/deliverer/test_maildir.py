@@ -1,6 +1,7 @@
 import asyncio
 import errno
 import os
+import resource
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.deliverer.courier import ClaimLost, Post
-from services.deliverer.store import make_directory
+from services.deliverer.store import BATCH, make_directory
 from shared.errors import SpoolMissing
 from tests.unit.deliverer.letters import ANNA, BERT, MESSAGE, PREFIX, SENDER, courier, letter
 
@@ -166,6 +167,19 @@ async def test_many_at_once_all_arrive(tmp_path: Path) -> None:
     found = files(tmp_path / "box")
     assert found["new"] == [f"{i:04}.pop3-connector" for i in range(500)]
     assert found["tmp"] == []
+
+
+async def test_a_message_to_many_mailboxes_opens_few_files_at_once(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    recipients = [f"{number}@corp.example" for number in range(2 * BATCH)]
+    async with courier(f"maildir://{tmp_path}/{{local}}") as maildir:
+        held = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        resource.setrlimit(resource.RLIMIT_NOFILE, (held + BATCH + 50, hard))
+        try:
+            results = await maildir.deliver(letter(), SENDER, recipients)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert {result.verdict for result in results.values()} == {"delivered"}
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EIO])
