@@ -60,10 +60,8 @@ class Exchange:
 
     async def reply(self) -> Reply:
         """Return the next status line; raises like ``event``."""
-        event = await self.event()
-        if not isinstance(event, Reply):
-            raise TypeError("a reply is asked for in the middle of a multi-line response")
-        return event
+        (reply,) = await self.replies(1)
+        return reply
 
     async def replies(self, count: int) -> list[Reply]:
         """Return the next status lines, none of which may begin a multi-line response."""
