@@ -75,7 +75,9 @@ class Broker(Protocol):
     def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Sequence[Delivery], None]:
         """Yield deliveries, at most ``prefetch`` of them unsettled at a time, until closed.
 
-        Each time all that have come since the last time; never none.
+        Each time all that have come since the last time; never none. Where messages share an entry
+        of the queue, all of an entry come at once, if that makes a few more; and what was settled
+        of it comes again, should this process die before the rest of it is settled.
 
         It survives a cancelled consumer, a lost channel and a lost connection. When it is closed
         (``aclose``), deliveries it had not yet yielded go back to the queue; those it had yielded

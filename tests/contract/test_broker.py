@@ -69,6 +69,42 @@ async def test_what_has_come_is_yielded_together(bench: Bench) -> None:
         assert [d.message_id for d in await anext(deliveries)] == [f"id-{n}" for n in range(1, 10)]
 
 
+async def test_many_published_at_once_come_one_by_one(bench: Bench) -> None:
+    here = await bench.broker()
+    sent = [send(n, body=bytes([n]) * 1000) for n in range(100)]
+    await here.publish(*sent)
+
+    got = await take(bench.consume(here, "incoming", prefetch=100), 100)
+    assert [(d.body, d.message_id, d.headers, d.redeliveries) for d in got] == [
+        (s.body, s.message_id, s.headers, 0) for s in sent
+    ]
+    assert await here.settle_all(
+        [(d, [s._replace(queue="parsed")]) for d, s in zip(got, sent, strict=True)]
+    ) == ([None] * 100)
+    assert isinstance((await here.settle_all([(got[7], [])]))[0], DeliveryLost)
+    await here.close()
+
+    there = await bench.broker()
+    await has_depth(there, "incoming", 0)
+    moved = await take(bench.consume(there, "parsed", prefetch=100), 100)
+    assert [d.body for d in moved] == [s.body for s in sent]
+
+
+async def test_what_is_not_settled_comes_again_one_by_one(bench: Bench) -> None:
+    here = await bench.broker()
+    await here.publish(*[send(n, body=bytes([n])) for n in range(20)])
+    got = await take(bench.consume(here, "incoming"), 20)
+    assert await here.settle_all([(d, []) for d in got if int(d.message_id[3:]) % 20 != 3]) == (
+        [None] * 19
+    )
+    await here.close()
+
+    there = await bench.broker()
+    again = bench.consume(there, "incoming")
+    while (await one(again)).message_id != "id-3":
+        pass
+
+
 async def test_sends_of_one_publish_are_all_there(bench: Bench) -> None:
     broker = await bench.broker()
 
@@ -80,7 +116,8 @@ async def test_sends_of_one_publish_are_all_there(bench: Bench) -> None:
 
 async def test_no_more_than_prefetch_are_out_at_a_time(bench: Bench) -> None:
     broker = await bench.broker()
-    await broker.publish(*map(send, range(10)))
+    for number in range(10):
+        await broker.publish(send(number))
     deliveries = bench.consume(broker, "incoming", prefetch=3)
     first, *_ = await take(deliveries, 3)
 
@@ -98,7 +135,8 @@ async def test_no_more_than_prefetch_are_handed_to_one_that_waits(bench: Bench) 
     waiting = asyncio.create_task(take(bench.consume(broker, "incoming", prefetch=3), 3))
     await round_trip(bench, broker)
 
-    await broker.publish(*map(send, range(10)))
+    for number in range(10):
+        await broker.publish(send(number))
 
     assert [d.message_id for d in await waiting] == ["id-0", "id-1", "id-2"]
     await has_depth(broker, "incoming", 7)

@@ -262,3 +262,23 @@ def test_the_format_does_not_change_by_accident() -> None:
     envelope = Envelope("id", "sales", fetched, 1.5, 2, 1.25, (Hop("fetcher", 1.0),))
     assert wire.decode(body, Fetched) == envelope
     assert wire.encode(envelope) == body
+
+
+def test_a_bundle_holds_envelopes_as_they_are() -> None:
+    messages = [(f"id-{n}", wire.encode(sample)) for n, sample in enumerate(SAMPLES.values())]
+    assert wire.unbundled(wire.bundle(messages)) == messages
+
+
+def test_what_is_no_bundle_is_left_alone() -> None:
+    whole = wire.bundle([("id", wire.encode(SAMPLES[Fetched]))])
+    damaged = [whole[:cut] for cut in range(len(whole))]
+    wrong = [msgpack.packb([2, what]) for what in (1, "ab", [1], [["id"]], [[1, b"x"]], [["i", 1]])]
+    for body in (wire.encode(SAMPLES[Poll]), whole + b"\0", *damaged, *wrong):
+        assert wire.unbundled(body) is None
+
+
+def test_a_program_that_knows_no_bundles_leaves_them_to_others() -> None:
+    """It takes them for envelopes of a newer version, which it does not touch."""
+    for kind in SAMPLES:
+        with pytest.raises(NewerSchema):
+            wire.decode(wire.bundle([("id", b"x")]), kind)

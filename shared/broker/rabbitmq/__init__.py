@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 from shared.broker import Delivery, Send
 from shared.broker.amqp_url import parse
+from shared.broker.rabbitmq.apart import Apart
 from shared.broker.rabbitmq.backoff import Backoff
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 from shared.broker.rabbitmq.consumer import Session
@@ -73,6 +74,7 @@ class RabbitBroker:
             for use in ("publishing", "consuming")
         )
         self._publisher = Publisher(self._publishing, sender, report, self._clock)
+        self._apart = Apart(self._publisher, self._clock, report)
         self._sessions: WeakSet[Session] = WeakSet()
 
     async def open(self) -> None:
@@ -87,6 +89,7 @@ class RabbitBroker:
 
     async def close(self) -> None:
         """Give back what is unsettled and disconnect."""
+        self._apart.stop()
         for session in list(self._sessions):
             session.flush()
         await self._publisher.close()
@@ -109,7 +112,8 @@ class RabbitBroker:
         try:
             while (session := await self._subscribe(queue, prefetch, backoff)) is not None:
                 while arrived := await session.next():
-                    yield arrived
+                    if ready := self._apart.sifted(session, arrived):
+                        yield ready
                 if self._consuming.up:
                     self._report("consumer lost", queue=queue, reason=session.lost)
                 await backoff.pause()
@@ -141,13 +145,13 @@ class RabbitBroker:
         return answers
 
     def _gone(self, delivery: Delivery) -> DeliveryLost | None:
-        session, tag = cast(tuple[Session, int], delivery.tag)
-        return session.gone(tag)
+        session, number = cast(tuple[Session, int], delivery.tag)
+        return session.gone(number)
 
     def _forgotten(self, delivery: Delivery) -> Exception | None:
-        session, tag = cast(tuple[Session, int], delivery.tag)
+        session, number = cast(tuple[Session, int], delivery.tag)
         reach(delivery.queue, "before-ack")
-        return session.ack(tag)
+        return session.ack(number)
 
     async def publish(self, *sends: Send) -> None:
         """Make the sends durable; return when they are.

@@ -3,19 +3,24 @@
 A delivery tag means something on the channel that it came over, and nowhere else. So a session
 ends with its channel: what it had not handed on is dropped (the broker delivers it again), and
 what it had handed on can no longer be settled. The next session starts from nothing.
+
+An entry of a queue is a message or a bundle of them. The messages of a bundle are handed on and
+settled one by one; the entry is acknowledged with the last of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from shared import wire
 from shared.broker import Delivery, Header
 from shared.broker.dead_letter import own
-from shared.broker.rabbitmq import frames
+from shared.broker.rabbitmq import bundles, frames
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 from shared.broker.rabbitmq.connection import MailConnection
 from shared.errors import DeliveryLost
@@ -38,9 +43,12 @@ class Session:
         self._prefetch = prefetch
         self._consumer_tag = consumer_tag
         self._channel = AsyncChannel(self._end)
-        self._buffer: list[Delivery] = []
+        self._buffer: deque[list[Delivery]] = deque()  # by entry
         self._arrival: asyncio.Future[None] | None = None
-        self._unsettled: dict[int, None] = {}
+        self._numbered = 0
+        self._unsettled: dict[int, int] = {}  # the delivery tag of each message, by its number
+        self._left: dict[int, int] = {}  # the unsettled messages of each entry, by delivery tag
+        self._in_hand = 0
         self._acked: list[int] = []
         self._stopped = False
         self._lost: str | None = None
@@ -78,32 +86,67 @@ class Session:
         return self._lost
 
     async def next(self) -> list[Delivery]:
-        """Return what has come, once there is something; nothing when the session has ended."""
-        while not self._buffer:
+        """Return what has come, once there is something; nothing when the session has ended.
+
+        Entries are handed on whole: with the last one, more than ``prefetch`` may be unsettled.
+        """
+        while not self._buffer or self._in_hand >= self._prefetch:
             if self._stopped or self._lost is not None:
                 return []
             self._arrival = self._loop.create_future()
             await self._arrival
-        arrived, self._buffer = self._buffer, []
+        arrived: list[Delivery] = []
+        while self._buffer and self._in_hand < self._prefetch:
+            entry = self._buffer.popleft()
+            self._in_hand += len(entry)
+            arrived += entry
         return arrived
 
-    def gone(self, tag: int) -> DeliveryLost | None:
-        """Return why a delivery of this session is no longer ours, None if it still is."""
-        if tag in self._unsettled:
+    def gone(self, number: int) -> DeliveryLost | None:
+        """Return why a message of this session is no longer ours, None if it still is."""
+        if number in self._unsettled:
             return None
         return DeliveryLost(f"{self.queue}: {self._lost or 'this delivery is settled already'}")
 
-    def ack(self, tag: int) -> DeliveryLost | None:
-        """Forget a delivery, or return why it is no longer ours.
+    def forget(self, delivery: Delivery) -> None:
+        """Forget a delivery, if it still is ours."""
+        self.ack(_number(delivery))
+
+    def put_back(self, delivery: Delivery) -> None:
+        """Hand a delivery on again, if it still is ours."""
+        if _number(delivery) in self._unsettled:
+            self._again([delivery])
+
+    def open_up(self, bundle: Delivery, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Hand on the messages of a bundle that was handed on whole, if it still is ours."""
+        tag = self._unsettled.pop(_number(bundle), None)
+        if tag is not None:
+            self._again(
+                self._entry(tag, messages, bundles.each(bundle.headers), bundle.redeliveries)
+            )
+
+    def _again(self, entry: list[Delivery]) -> None:
+        self._in_hand -= 1
+        self._buffer.appendleft(entry)
+        self._wake()
+
+    def ack(self, number: int) -> DeliveryLost | None:
+        """Forget a message, or return why it is no longer ours.
 
         Acknowledgements of one turn of the event loop go out together.
         """
-        if tag not in self._unsettled:
-            return self.gone(tag)
-        del self._unsettled[tag]
-        if not self._acked:
-            self._loop.call_soon(self.flush)
-        self._acked.append(tag)
+        tag = self._unsettled.pop(number, None)
+        if tag is None:
+            return self.gone(number)
+        self._in_hand -= 1
+        if self._arrival is not None and self._buffer:
+            self._wake()
+        self._left[tag] -= 1
+        if not self._left[tag]:
+            del self._left[tag]
+            if not self._acked:
+                self._loop.call_soon(self.flush)
+            self._acked.append(tag)
         return None
 
     def flush(self) -> None:
@@ -113,7 +156,7 @@ class Session:
         if not acked or not pika.is_open:
             return
         # "Multiple" means all up to a tag: only as far as nothing unsettled lies in between.
-        first_unsettled = next(iter(self._unsettled), max(acked) + 1)
+        first_unsettled = next(iter(self._left), max(acked) + 1)
         below = [tag for tag in acked if tag < first_unsettled]
         if below:
             pika.basic_ack(max(below), multiple=len(below) > 1)
@@ -157,12 +200,30 @@ class Session:
         redeliveries: int,
         body: bytes,
     ) -> None:
-        self._unsettled[tag] = None
-        self._buffer.append(
-            Delivery(self.queue, body, message_id, headers, redeliveries, (self, tag))
-        )
+        messages = None if redeliveries else wire.unbundled(body)
+        if messages is None:
+            entry = self._entry(tag, [(message_id, body)], headers, redeliveries)
+        else:
+            entry = self._entry(tag, messages, bundles.each(headers), redeliveries)
+        self._buffer.append(entry)
         if self._arrival is not None:
             self._wake()
+
+    def _entry(
+        self,
+        tag: int,
+        messages: Sequence[tuple[str, bytes]],
+        headers: Mapping[str, Header],
+        redeliveries: int,
+    ) -> list[Delivery]:
+        first = self._numbered + 1
+        self._numbered += len(messages)
+        self._left[tag] = len(messages)
+        self._unsettled.update((number, tag) for number in range(first, self._numbered + 1))
+        return [
+            Delivery(self.queue, body, id_, headers, redeliveries, (self, number))
+            for number, (id_, body) in enumerate(messages, first)
+        ]
 
     def _wake(self) -> None:
         arrival, self._arrival = self._arrival, None
@@ -170,11 +231,12 @@ class Session:
             arrival.set_result(None)
 
     def _give_back(self) -> None:
-        kept = len(self._unsettled) - len(self._buffer)
+        for entry in self._buffer:
+            tags = {self._unsettled.pop(number) for number in map(_number, entry)}
+            for tag in tags:
+                del self._left[tag]
+                self._channel.pika.basic_nack(tag, requeue=True)
         self._buffer.clear()
-        for tag in list(self._unsettled)[kept:]:
-            del self._unsettled[tag]
-            self._channel.pika.basic_nack(tag, requeue=True)
 
     def _close_when_settled(self) -> None:
         if self._stopped and not self._unsettled and self._channel.pika.is_open:
@@ -194,6 +256,7 @@ class Session:
         self._lost = self._lost or reason
         self._buffer.clear()
         self._unsettled.clear()
+        self._left.clear()
         self._acked.clear()
         self._wake()
 
@@ -203,6 +266,11 @@ def _told(table: bytes) -> tuple[Mapping[str, Header], int]:
     """Return the sender's headers in a table, and the broker's count of earlier hand-outs."""
     headers = frames.headers(table) if table else {}
     return own(headers), int(headers.get(DELIVERY_COUNT, 0))
+
+
+def _number(delivery: Delivery) -> int:
+    _, number = cast(tuple[Session, int], delivery.tag)
+    return number
 
 
 def _nothing() -> None:

@@ -85,9 +85,7 @@ def published(
         ValueError: a name or the message id has more than 255 bytes, or is not text.
     """
     flags = _WITH_HEADERS if table else _PLAIN
-    written = message_id.encode()
-    if len(written) > 255:
-        raise ValueError(_TOO_LONG.format(len(written)))
+    written = short(message_id)
     kind = _short(content_type)
     size = _CONTENT.size + len(kind) + len(table) + 2 + len(written)
     room = frame_max - OVERHEAD
@@ -104,6 +102,18 @@ def published(
     for piece in pieces if body else ():
         parts += (_FRAME.pack(BODY, channel, len(piece)), piece, END)
     return b"".join(parts)
+
+
+def short(text: str) -> bytes:
+    """Return what a short string holds.
+
+    Raises:
+        ValueError: it has more than 255 bytes, or is not text.
+    """
+    written = text.encode()
+    if len(written) > 255:
+        raise ValueError(_TOO_LONG.format(len(written)))
+    return written
 
 
 def _cut(body: bytes, room: int) -> list[bytes]:
@@ -202,7 +212,5 @@ def _publish(channel: int, exchange: str, routing_key: str) -> bytes:
 
 @lru_cache(maxsize=256)
 def _short(text: str) -> bytes:
-    written = text.encode()
-    if len(written) > 255:
-        raise ValueError(_TOO_LONG.format(len(written)))
+    written = short(text)
     return bytes((len(written),)) + written

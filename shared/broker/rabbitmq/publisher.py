@@ -21,6 +21,7 @@ from pika.spec import Basic
 from shared.broker import Header, Send
 from shared.broker.rabbitmq import frames
 from shared.broker.rabbitmq.backoff import Backoff
+from shared.broker.rabbitmq.bundles import Item, arranged, joined
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 from shared.broker.rabbitmq.connection import MailConnection
 from shared.broker.rabbitmq.link import Link
@@ -63,14 +64,16 @@ class _Batch:
 
 
 class _Pending(NamedTuple):
-    """A message that is not confirmed yet."""
+    """An entry that is not confirmed yet: a message, or a bundle of them."""
 
     batch: _Batch
-    group: int
-    send: Send
+    queue: str
+    message_id: str
+    items: Sequence[Item]
 
     def refuse(self, why: Exception) -> None:
-        self.batch.answers[self.group] = why
+        for item in self.items:
+            self.batch.answers[item.group] = why
 
 
 class ConfirmChannel:
@@ -112,8 +115,14 @@ class ConfirmChannel:
         """Whether messages can be published; false from the first sign of the channel's end."""
         return bool(self._channel.pika.is_open)
 
-    def publish(self, groups: Sequence[Sequence[Send]]) -> asyncio.Future[list[Exception | None]]:
+    def publish(
+        self, groups: Sequence[Sequence[Send]], *, apart: bool = False
+    ) -> asyncio.Future[list[Exception | None]]:
         """Publish each group whole, or nothing of it.
+
+        Args:
+            groups: messages that stand or fall together.
+            apart: each message gets an entry of its own.
 
         Returns:
             A future that ends with the last confirm; for each group None, Refused, or
@@ -125,38 +134,36 @@ class ConfirmChannel:
         if not self._channel.pika.is_open:
             raise BrokerUnavailable("the channel is closed")
         batch = _Batch(len(groups))
+        items: list[Item] = []
         for number, sends in enumerate(groups):
             try:
-                messages = [self._frames(send) for send in sends]
+                items += [_item(number, send) for send in sends]
             except Refused as error:
                 batch.answers[number] = error
-                continue
-            for send, message in zip(sends, messages, strict=True):
-                self._connection.emit(message)
-                self._last += 1
-                self._pending[self._last] = _Pending(batch, number, send)
-            batch.left += len(sends)
+        for entry in ([item] for item in items) if apart else arranged(items):
+            self._publish(batch, entry)
         batch.less(0)  # there may be none to wait for
         return batch.done
 
-    def _frames(self, send: Send) -> bytes:
-        if len(send.body) > BODY_LIMIT:
-            raise Refused(send.queue, f"{len(send.body)} bytes are more than a broker takes")
-        try:
-            return frames.published(
-                self._number,
-                self._exchange,
-                send.queue,
-                CONTENT_TYPE,
-                send.message_id,
-                _table(send.headers) if send.headers else b"",
-                send.body,
-                self._frame_max,
-            )
-        except _UNSENDABLE as error:
-            raise Refused(
-                send.queue, f"its headers cannot be sent: {type(error).__name__}"
-            ) from error
+    def _publish(self, batch: _Batch, items: Sequence[Item]) -> None:
+        send, table = items[0].send, items[0].table
+        if len(items) > 1:
+            send = joined(items)
+            table = _table(send.headers)
+        message = frames.published(
+            self._number,
+            self._exchange,
+            send.queue,
+            CONTENT_TYPE,
+            send.message_id,
+            table,
+            send.body,
+            self._frame_max,
+        )
+        self._connection.emit(message)
+        self._last += 1
+        self._pending[self._last] = _Pending(batch, send.queue, send.message_id, items)
+        batch.left += 1
 
     def _on_frame(self, frame: Any) -> None:
         method = frame.method
@@ -169,21 +176,20 @@ class ConfirmChannel:
             tags = range(self._floor, last + 1)
             self._floor = last + 1
         confirmed = [entry for tag in tags if (entry := self._pending.pop(tag, None)) is not None]
-        reach_all([entry.send.queue for entry in confirmed], "published")
+        reach_all([i.send.queue for entry in confirmed for i in entry.items], "published")
         self._returned.difference_update(tags)
         for entry in confirmed:
             if refused:
-                entry.refuse(Refused(entry.send.queue, "the broker could not store it"))
+                entry.refuse(Refused(entry.queue, "the broker could not store it"))
             entry.batch.less(1)
 
     def _on_return(self, _: object, method: Any, properties: Any, __: bytes) -> None:
         """Find the message that came back; the broker does not say by which tag it went."""
         for tag, entry in self._pending.items():
-            send = entry.send
-            same = send.queue == method.routing_key and send.message_id == properties.message_id
+            same = (entry.queue, entry.message_id) == (method.routing_key, properties.message_id)
             if same and tag not in self._returned:
                 self._returned.add(tag)
-                entry.refuse(Refused(send.queue, printable(method.reply_text)))
+                entry.refuse(Refused(entry.queue, printable(method.reply_text)))
                 return
 
     def _end(self, reason: ChannelEnded) -> None:
@@ -224,7 +230,9 @@ class Publisher:
         self._task = asyncio.create_task(self._keep(), name=f"publisher of {self._exchange}")
         await self._ready.wait()
 
-    def publish(self, groups: Sequence[Sequence[Send]]) -> asyncio.Future[list[Exception | None]]:
+    def publish(
+        self, groups: Sequence[Sequence[Send]], *, apart: bool = False
+    ) -> asyncio.Future[list[Exception | None]]:
         """Publish each group whole, or nothing of it; see ``ConfirmChannel.publish``.
 
         Raises:
@@ -232,7 +240,7 @@ class Publisher:
         """
         if self._channel is None:
             raise BrokerUnavailable("not connected to the broker just now")
-        return self._channel.publish(groups)
+        return self._channel.publish(groups, apart=apart)
 
     async def close(self) -> None:
         """Keep no channel open any longer."""
@@ -270,6 +278,21 @@ class Publisher:
         else:
             return
         self._report(what, exchange=self._exchange, reason=str(error))
+
+
+def _item(group: int, send: Send) -> Item:
+    """Return a message, made sure of before anything of its group is sent.
+
+    Raises:
+        Refused: it cannot be sent.
+    """
+    if len(send.body) > BODY_LIMIT:
+        raise Refused(send.queue, f"{len(send.body)} bytes are more than a broker takes")
+    try:
+        frames.short(send.message_id)
+        return Item(group, send, _table(send.headers) if send.headers else b"")
+    except _UNSENDABLE as error:
+        raise Refused(send.queue, f"its headers cannot be sent: {type(error).__name__}") from error
 
 
 def _table(headers: Mapping[str, Header]) -> bytes:
