@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-PAUSE: Final = 0.05
+PAUSE: Final = 0.1
 
 
 class Arrivals(Protocol):
