@@ -101,14 +101,6 @@ def peak_of(pid: int) -> int:
     return 0
 
 
-def count_files(folder: Path) -> int:
-    """Return how many names a directory has; one that is just being made has none."""
-    try:
-        return len(os.listdir(folder))  # noqa: PTH208  (no Path for each of thousands of names)
-    except FileNotFoundError:
-        return 0
-
-
 def until(true: Callable[[], bool], seconds: float, what: str) -> None:
     """Look until it is so: every few milliseconds, and never for more than a tenth of the time.
 

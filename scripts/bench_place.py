@@ -9,13 +9,13 @@ import contextlib
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from bench_measure import count_files
+from bench_arrivals import Arrivals, Folders
 
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.rabbitmq import RabbitServer, rabbitmq
@@ -77,6 +77,21 @@ class Load:
         return len(self.drops) * len(self.mail)
 
 
+@dataclass(frozen=True, slots=True)
+class Lmtp:
+    """A mail server that takes mail by LMTP.
+
+    Attributes:
+        host: where it is.
+        port: where it is.
+        arrivals: returns what comes to it from now on, in maildrops that are empty now.
+    """
+
+    host: str
+    port: int
+    arrivals: Callable[[], Arrivals]
+
+
 @dataclass(frozen=True)
 class Place:
     """The servers of one run.
@@ -84,13 +99,15 @@ class Place:
     Attributes:
         folder: for everything that the contenders write.
         provider: has the maildrops.
-        local: takes mail by LMTP.
+        local: has the Maildirs of the same users, for mail that comes by LMTP.
+        lmtp: takes mail by LMTP; ``local``, unless it is replaced.
         broker: None where RabbitMQ is not installed, or not wanted.
     """
 
     folder: Path
     provider: Dovecot
     local: Dovecot
+    lmtp: Lmtp
     broker: RabbitServer | None
 
     @cached_property
@@ -116,11 +133,6 @@ class Place:
         for drop in load.drops:
             self.provider.put_all(drop.user, load.mail)
         os.sync()
-
-    def arrived(self, user: str) -> int:
-        """Return how many messages the local mail server has of a user."""
-        maildir = self.local.maildir(user)
-        return count_files(maildir / "new") + count_files(maildir / "cur")
 
     def fresh(self, name: str) -> Path:
         """Return an empty directory."""
@@ -157,4 +169,9 @@ def open_place(
         broker = None
         if with_broker and Path("/usr/sbin/rabbitmq-server").exists():
             broker = stack.enter_context(rabbitmq(folders[2]))
-        yield Place(folder, provider, local, broker)
+        yield Place(folder, provider, local, _lmtp(local), broker)
+
+
+def _lmtp(server: Dovecot) -> Lmtp:
+    mail = Folders(server.home, ("*/Maildir/new", "*/Maildir/cur"))
+    return Lmtp(server.host, server.lmtp, lambda: mail)

@@ -1,4 +1,4 @@
-"""What the local mail server can take at best: prepared messages by LMTP, and nothing else.
+"""What a mail server can take at best: prepared messages by LMTP, and nothing else.
 
 No POP3, nothing made durable on the way, no message looked at: as fast as anything that delivers
 there can be. MAIL, RCPT and DATA go out together (RFC 2920), each connection has its own thread.
@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from bench_arrivals import last_arrival
 from bench_measure import Sample
-from bench_place import Load, Place
+from bench_place import Lmtp, Load, Place
 
 _ENVELOPE: Final = b"MAIL FROM:<ann@example.net>\r\nRCPT TO:<%s>\r\nDATA\r\n"
 
@@ -21,22 +22,21 @@ _ENVELOPE: Final = b"MAIL FROM:<ann@example.net>\r\nRCPT TO:<%s>\r\nDATA\r\n"
 def raw_lmtp(place: Place, load: Load, *, connections: int = 8) -> Sample:
     """Send the mail of one maildrop to its user, over so many connections."""
     place.empty(load)
-    user = load.drops[0].user
-    envelope = _ENVELOPE % user.encode()
+    envelope = _ENVELOPE % load.drops[0].user.encode()
+    server, arrivals = place.lmtp, place.lmtp.arrivals()
     shares = [load.mail[first::connections] for first in range(connections)]
     with ThreadPoolExecutor(connections) as threads:
         cpu, started = time.process_time(), time.perf_counter()
-        sending = [threads.submit(_send, place, envelope, share) for share in shares]
+        sending = [threads.submit(_send, server, envelope, share) for share in shares]
         for each in sending:
             each.result()
         wall, cpu = time.perf_counter() - started, time.process_time() - cpu
-    if place.arrived(user) != len(load.mail):
-        raise RuntimeError(f"{place.arrived(user)} messages arrived, not {len(load.mail)}")
+    last_arrival(arrivals, len(load.mail), 10)
     return Sample(len(load.mail), wall, cpu)
 
 
-def _send(place: Place, envelope: bytes, messages: Sequence[bytes]) -> None:
-    with socket.create_connection((place.local.host, place.local.lmtp)) as line:
+def _send(server: Lmtp, envelope: bytes, messages: Sequence[bytes]) -> None:
+    with socket.create_connection((server.host, server.port)) as line:
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with line.makefile("rb") as said:
             _read(said.readline, b"220")

@@ -18,7 +18,7 @@ _LABEL: Final = 330
 _WIDTH: Final = 830
 _OURS: Final = "#2f6f4f"
 _THEIRS: Final = "#9aa5ae"
-_OTHERS: Final = ("mpop", "getmail6", "fetchmail", "RabbitMQ itself", "reading")
+_OTHERS: Final = ("mpop", "getmail6", "fetchmail", "raw", "RabbitMQ itself", "reading")
 """How the labels begin of what is not the connector's."""
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from bench_measure import Sample, count_files, run
+from bench_arrivals import Arrivals, Folders, last_arrival
+from bench_measure import Sample, run
 from bench_place import PASSWORD, Load, Place
 
 NOBODY: Final = "nobody"
@@ -34,7 +35,7 @@ def mpop(place: Place, load: Load) -> Sample:
     )
     rc.chmod(0o600)
     command = ["mpop", "-q", "-C", str(rc), "-a"]
-    return _checked(run(command, load.messages, home / "log", os.environ), home / "mail")
+    return _checked(run(command, load.messages, home / "log", os.environ), _new(home / "mail"))
 
 
 def getmail_maildir(place: Place, load: Load) -> Sample:
@@ -47,15 +48,16 @@ def getmail_maildir(place: Place, load: Load) -> Sample:
         destination += f"user = {NOBODY}\n"
         for path in (home / "mail", *(home / "mail").iterdir()):
             shutil.chown(path, NOBODY)
-    return _checked(_getmail(home, load, destination), home / "mail")
+    return _checked(_getmail(home, load, destination), _new(home / "mail"))
 
 
 def getmail_lmtp(place: Place, load: Load) -> Sample:
-    """Run getmail6 into the local mail server by LMTP."""
+    """Run getmail6 into the mail server by LMTP."""
     place.fill(load)
-    local, user = place.local, load.drops[0].user
-    to = f"type = MDA_lmtp\nhost = {local.host}\nport = {local.lmtp}\noverride = {user}\n"
-    return _getmail(place.fresh("getmail"), load, to)
+    server, user = place.lmtp, load.drops[0].user
+    to = f"type = MDA_lmtp\nhost = {server.host}\nport = {server.port}\noverride = {user}\n"
+    arrivals = server.arrivals()
+    return _checked(_getmail(place.fresh("getmail"), load, to), arrivals)
 
 
 def _getmail(home: Path, load: Load, destination: str) -> Sample:
@@ -71,7 +73,7 @@ def _getmail(home: Path, load: Load, destination: str) -> Sample:
 
 
 def fetchmail_lmtp(place: Place, load: Load) -> Sample:
-    """Run fetchmail into the local mail server by LMTP, its accounts one after the other."""
+    """Run fetchmail into the mail server by LMTP, its accounts one after the other."""
     place.fill(load)
     home = place.fresh("fetchmail")
     rc = home / "fetchmailrc"
@@ -80,14 +82,15 @@ def fetchmail_lmtp(place: Place, load: Load) -> Sample:
             f"poll p{i} via {d.host} with proto POP3 service {d.port}\n"
             f'  user "{d.user}" there with password "{PASSWORD}" is "{d.user}" here\n'
             f"  options no keep fetchall sslproto ''\n"
-            f'  smtphost "{place.local.host}/{place.local.lmtp}" lmtp\n'
+            f'  smtphost "{place.lmtp.host}/{place.lmtp.port}" lmtp\n'
             for i, d in enumerate(load.drops)
         )
     )
     rc.chmod(0o600)
     command = ["fetchmail", "--silent", "--fetchmailrc", str(rc), "--nosyslog"]
     environment = {**os.environ, "HOME": str(home), "FETCHMAILHOME": str(home)}
-    return run(command, load.messages, home / "log", env=environment)
+    arrivals = place.lmtp.arrivals()
+    return _checked(run(command, load.messages, home / "log", env=environment), arrivals)
 
 
 def _make_maildir(path: Path) -> None:
@@ -95,10 +98,12 @@ def _make_maildir(path: Path) -> None:
         (path / name).mkdir(parents=True)
 
 
-def _checked(sample: Sample, maildir: Path) -> Sample:
-    found = count_files(maildir / "new")
-    if found != sample.messages:
-        raise RuntimeError(f"{found} messages arrived in {maildir}, not {sample.messages}")
+def _new(maildir: Path) -> Arrivals:
+    return Folders(maildir, ("new",))
+
+
+def _checked(sample: Sample, arrivals: Arrivals) -> Sample:
+    last_arrival(arrivals, sample.messages, 10)
     return sample
 
 

@@ -11,7 +11,7 @@ import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -33,6 +33,7 @@ from bench_place import (
     PASSWORD,
     USER,
     Drop,
+    Lmtp,
     Load,
     Place,
     message,
@@ -52,6 +53,7 @@ from bench_rivals import (
     mpop,
 )
 from bench_scale import Scale
+from bench_sink import program, smtp_sink
 
 from tests.flow.connector import connector
 
@@ -115,13 +117,28 @@ def maildir(folder: Path, scale: Scale) -> Result:
 def lmtp(folder: Path, scale: Scale) -> Result:
     """5 KB messages into Dovecot by LMTP."""
     with open_place(folder) as place:
-        rivals = _theirs(
-            Contender("getmail6, LMTP", getmail_lmtp, 0.5),
-            Contender("fetchmail, LMTP", fetchmail_lmtp, 0.02),
-        )
-        everybody = [*_ours(place, to_lmtp), *rivals, *_raw(1, 8)]
-        samples = _side_by_side(place, everybody, same_size(scale.messages), scale.rounds)
+        samples = _by_lmtp(place, scale)
     return _compared("lmtp", "5 KB messages into Dovecot by LMTP", samples)
+
+
+def sink(folder: Path, scale: Scale) -> Result:
+    """5 KB messages by LMTP to a server that stores nothing."""
+    title = "5 KB messages by LMTP to a server that stores nothing"
+    if program() is None:
+        return Result(title, [], notes=["left out: smtp-sink (package postfix) is not installed"])
+    with open_place(folder) as place, smtp_sink(folder) as server:
+        to = Lmtp(server.host, server.port, server.arrivals)
+        samples = _by_lmtp(replace(place, lmtp=to), scale)
+    return _compared("sink", title, samples)
+
+
+def _by_lmtp(place: Place, scale: Scale) -> dict[str, list[Sample]]:
+    rivals = _theirs(
+        Contender("getmail6, LMTP", getmail_lmtp, 0.5),
+        Contender("fetchmail, LMTP", fetchmail_lmtp, 0.02),
+    )
+    everybody = [*_ours(place, to_lmtp), *rivals, *_raw(1, 8)]
+    return _side_by_side(place, everybody, same_size(scale.messages), scale.rounds)
 
 
 def _raw(*connections: int) -> list[Contender]:
@@ -263,5 +280,6 @@ def _read_listing(drop: Drop) -> float:
 Scenario: TypeAlias = Callable[[Path, Scale], Result]
 
 SCENARIOS: Final[dict[str, Scenario]] = {
-    each.__name__: each for each in (maildir, lmtp, mixed, memory, far, latency, backlog, growth)
+    each.__name__: each
+    for each in (maildir, lmtp, sink, mixed, memory, far, latency, backlog, growth)
 }
