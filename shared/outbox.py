@@ -27,5 +27,5 @@ class Outbox:
             BrokerUnavailable: the connection broke before the outcome was known.
         """
         await self._broker.publish(
-            *(Send(self._queue, wire.encode(e), e.id, {"account": e.account}) for e in envelopes)
+            *(Send(self._queue, wire.onward(e), e.id, {"account": e.account}) for e in envelopes)
         )

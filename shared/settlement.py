@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final, Literal, TypeAlias, assert_never
+from typing import Final, Literal, NamedTuple, TypeAlias, assert_never
 
 from shared import wire
 from shared.broker import Header, Send
@@ -57,8 +57,11 @@ class RetryPolicy:
         return next((t for t in self.tiers if t.seconds >= after), self.tiers[-1])
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+# Of the next two there is one for each message at every stage. They are named tuples because those
+# are made in a third of the time of a frozen dataclass.
+
+
+class Step(NamedTuple):
     """One consequence of an outcome.
 
     Attributes:
@@ -74,8 +77,7 @@ class Step:
     attempt: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """All that follows from one outcome, to be settled together.
 
     Attributes:
@@ -166,7 +168,7 @@ class Route:
             raise TypeError(f"stage {self.stage} has no outbox to forward to")
         trail = (*e.trail, Hop(self.stage, now))
         onward: Envelope[Payload] = Envelope(e.id, e.account, payload, e.first_seen, trail=trail)
-        send = Send(self.outbox, wire.encode(onward), e.id, {"account": e.account})
+        send = Send(self.outbox, wire.onward(onward), e.id, {"account": e.account})
         return Step("forwarded", self.outbox, send)
 
     def _retry(

@@ -77,6 +77,26 @@ def encode(envelope: Envelope[Payload]) -> bytes:
     return body
 
 
+class _Onward(bytes):
+    """An envelope as bytes, and the envelope itself."""
+
+    envelope: Envelope[Payload]
+
+
+def onward(envelope: Envelope[Payload]) -> bytes:
+    """Return the envelope as bytes of which ``decode`` need not make it anew.
+
+    For what goes to the next stage: in one process it arrives as the very object that was sent. To
+    decode an envelope of 5 KB takes a tenth of what a stage that computes does with it.
+
+    Raises:
+        ValueError: as ``encode`` does.
+    """
+    body = _Onward(encode(envelope))
+    body.envelope = envelope
+    return body
+
+
 def decode(body: bytes, kind: type[_T]) -> Envelope[_T]:
     """Return the envelope in these bytes.
 
@@ -88,6 +108,8 @@ def decode(body: bytes, kind: type[_T]) -> Envelope[_T]:
         Undecodable: they are not an envelope of this kind, for a reason that the error states.
         NewerSchema: they were written by a newer version of this program.
     """
+    if type(body) is _Onward and type(body.envelope.payload) is kind:
+        return cast(Envelope[_T], body.envelope)
     if len(body) > BODY_LIMIT:
         raise Undecodable(f"{len(body)} bytes are more than an envelope may have")
     try:
