@@ -7,7 +7,6 @@ keeps it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -18,8 +17,7 @@ class Delivery(NamedTuple):
     destination: str
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """The right of one process to deliver one message to one destination, for now.
 
     Attributes:

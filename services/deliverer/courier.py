@@ -7,7 +7,6 @@ itself; it decides between temporary and permanent, for it alone saw what the fa
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 Verdict: TypeAlias = Literal["delivered", "temporary", "permanent"]
@@ -17,8 +16,7 @@ class ClaimLost(Exception):
     """The claim on a message ran out before it was delivered: another process may have it now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(NamedTuple):
     """One message as a courier gets it.
 
     Attributes:
@@ -34,12 +32,15 @@ class Letter:
     """
 
     id: str
-    prefix: bytes = field(repr=False)
+    prefix: bytes
     size: int
-    chunks: Callable[[], AsyncIterator[bytes]] = field(repr=False)
-    data: bytes | None = field(repr=False)
+    chunks: Callable[[], AsyncIterator[bytes]]
+    data: bytes | None
     replay: bool = False
-    held: Callable[[], bool] = field(default=lambda: True, repr=False)
+    held: Callable[[], bool] = lambda: True
+
+    def __repr__(self) -> str:  # without the message
+        return f"Letter(id={self.id!r}, size={self.size}, replay={self.replay})"
 
     def check(self) -> None:
         """Make sure, as the last thing before what cannot be undone, that it is still ours.
@@ -51,8 +52,7 @@ class Letter:
             raise ClaimLost("the claim on this message has run out: another process may have it")
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What became of a letter for one recipient.
 
     Attributes:

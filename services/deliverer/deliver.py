@@ -248,8 +248,9 @@ def _nowhere(destination: str) -> DeadLetter:
 
 
 def _errand(envelope: Envelope[Addressed], delivery: Delivery, claim: Claim) -> _Errand:
-    recipients = dict.fromkeys(envelope.payload.recipients)
-    waiting = [recipient for recipient in recipients if recipient not in claim.delivered]
+    waiting = list(dict.fromkeys(envelope.payload.recipients))
+    if claim.delivered:
+        waiting = [recipient for recipient in waiting if recipient not in claim.delivered]
     errand = _Errand(envelope, delivery, claim, waiting)
     if not waiting:
         errand.outcome = Done("had been delivered before", event="suppressed")

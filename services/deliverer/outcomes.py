@@ -16,6 +16,8 @@ def outcome_of(mail: Addressed, results: Mapping[str, Result]) -> Outcome:
 
     Recipients of ``mail`` without a result had the message before, and need nothing more.
     """
+    if {result.verdict for result in results.values()} == {"delivered"}:
+        return Done(_reason(results))
     found: list[Verdict] = []
     by_verdict = {
         verdict: {r: result for r, result in results.items() if result.verdict == verdict}
@@ -37,9 +39,10 @@ def _only(mail: Addressed, recipients: Iterable[str]) -> Addressed | None:
 
 def _reason(results: Mapping[str, Result]) -> str:
     """Return the replies as one line; where they differ, each with those whom it is about."""
+    replies = {result.reply for result in results.values()}
+    if len(replies) == 1:
+        return replies.pop()
     about: dict[str, list[str]] = {}
     for recipient, result in results.items():
         about.setdefault(result.reply, []).append(printable(recipient))
-    if len(about) == 1:
-        return next(iter(about))
     return "; ".join(f"{', '.join(names)}: {reply}" for reply, names in about.items())

@@ -14,10 +14,9 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from services.deliverer.courier import Letter, Result, Verdict
 from services.deliverer.line_ends import LineEnds
@@ -37,8 +36,7 @@ _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class NewFile:
+class NewFile(NamedTuple):
     """A file to be.
 
     Attributes:
@@ -52,8 +50,8 @@ class NewFile:
     temporary: str
     directory: str
     name: str
-    data: bytes | None = field(default=None, repr=False)
-    prepare: Callable[[], None] | None = field(default=None, repr=False)
+    data: bytes | None = None
+    prepare: Callable[[], None] | None = None
 
     @property
     def final(self) -> str:
@@ -214,9 +212,8 @@ def _open(file: NewFile) -> int:
 
 
 def _write(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def _sync(fd: int) -> None:

@@ -8,16 +8,17 @@ gave the lease back in one transaction.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Final
 
-from sqlalchemy import Executable, select
+from sqlalchemy import BindParameter, Double, bindparam, select, true
 
 from shared.claims import Claim, Delivery, Finished
+from shared.state import several
 from shared.state.batch import Batch, Operation, insert_into
 from shared.state.leases import give_back, take
 from shared.state.schema import DELIVERED
 from shared.state.several import among
+from shared.state.statement import Made, Statement
 
 PREFIX: Final = "delivery:"
 
@@ -41,40 +42,41 @@ def _claim(batch: Batch, deliveries: Sequence[Delivery]) -> Sequence[Claim | Non
 
 def _delivered(batch: Batch, ids: Sequence[str]) -> Mapping[tuple[str, str], Sequence[str]]:
     found: dict[tuple[str, str], list[str]] = {}
-    rows = batch.connection.execute(_recorded(batch.dialect), {"ids": ids})
-    for id_, destination, recipient in rows:
+    for id_, destination, recipient in _RECORDED.run(batch.connection, {"ids": ids}):
         found.setdefault((id_, destination), []).append(recipient)
     return found
 
 
-@cache
-def _recorded(dialect: str) -> Executable:
+def _recorded(dialect: str) -> Made:
     columns = (DELIVERED.c.id, DELIVERED.c.destination, DELIVERED.c.recipient)
     return select(*columns).where(among(dialect, DELIVERED.c.id, "ids"))
 
 
 def _finish(batch: Batch, finished: Sequence[Finished]) -> Sequence[None]:
     rows = [
-        {
-            "id": delivery.id,
-            "destination": delivery.destination,
-            "recipient": recipient,
-            "at": batch.now,
-            "receipt": receipt,
-        }
+        (*delivery, recipient, receipt)
         for delivery, receipts in finished
         for recipient, receipt in receipts.items()
     ]
     if rows:
-        batch.connection.execute(_record(batch.dialect), rows)
+        _RECORD.run(batch.connection, {"rows": rows, "now": batch.now})
     return give_back(batch, [lease_of(delivery) for delivery, _ in finished])
 
 
-@cache
-def _record(dialect: str) -> Executable:
-    insert = insert_into(dialect, DELIVERED).on_conflict_do_nothing()
-    # RETURNING makes SQLAlchemy send many rows as one statement; PostgreSQL is twice as fast so.
-    return insert.returning(DELIVERED.c.id)
+def _record(dialect: str) -> Made:
+    # SQLite needs a WHERE to tell this ON from one of a join (sqlite.org/lang_upsert.html).
+    id_, destination, recipient, receipt = several.rows(dialect, "rows", 4)
+    now: BindParameter[float] = bindparam("now", type_=Double())
+    found = select(id_, destination, recipient, now, receipt).where(true())
+    return (
+        insert_into(dialect, DELIVERED)
+        .from_select(list(DELIVERED.c), found)
+        .on_conflict_do_nothing()
+    )
+
+
+_RECORDED: Final = Statement(_recorded)
+_RECORD: Final = Statement(_record)
 
 
 def _unclaim(batch: Batch, deliveries: Sequence[Delivery]) -> Sequence[None]:

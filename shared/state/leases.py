@@ -34,6 +34,7 @@ from shared.state.owner import dead, local
 from shared.state.schema import LEASE as TABLE
 from shared.state.schema import Escaped
 from shared.state.several import among, each
+from shared.state.statement import Made, Statement
 
 LEASE: Final = 20.0
 """Seconds that a lease runs without being renewed."""
@@ -54,19 +55,25 @@ def take(batch: Batch, names: Collection[str]) -> dict[str, bool]:
         gone, or our own from an earlier time) who never gave it back.
     """
     wanted = sorted(names)  # always in one order: fewer deadlocks in PostgreSQL
-    rows = batch.connection.execute(_take(batch.dialect), {"names": wanted, **_ours(batch)})
-    ours = {name: taken == 1 for name, taken in rows.all()}
-    refused = [name for name in names if name not in ours]
-    if refused:
-        ours.update(dict.fromkeys(_take_over(batch, refused), True))
+    values = {"names": wanted, **_ours(batch)}
+    _TAKE.run(batch.connection, values)
+    ours = dict.fromkeys(wanted, False)
+    held: list[tuple[str, str, float]] = []
+    for name, owner, expires in _NOTABLE.run(batch.connection, values):
+        if owner == batch.owner:
+            ours[name] = True
+        else:
+            del ours[name]
+            held.append((name, owner, expires))
+    if held:
+        ours.update(dict.fromkeys(_take_over(batch, held), True))
     return ours
 
 
-def _take_over(batch: Batch, names: Sequence[str]) -> list[str]:
-    holders = batch.connection.execute(_holders(batch.dialect), {"names": names})
-    void = [name for name, owner, expires in holders if _void(owner, expires, batch.now)]
+def _take_over(batch: Batch, held: Sequence[tuple[str, str, float]]) -> list[str]:
+    void = [name for name, owner, expires in held if _void(owner, expires, batch.now)]
     if void:
-        batch.connection.execute(_inherit(batch.dialect), {"names": void, **_ours(batch)})
+        _INHERIT.run(batch.connection, {"names": void, **_ours(batch)})
     return void
 
 
@@ -86,8 +93,7 @@ _NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
 _THEN: Final[BindParameter[float]] = bindparam("then", type_=Double())
 
 
-@cache
-def _take(dialect: str) -> Executable:
+def _take(dialect: str) -> Made:
     # SQLite needs the WHERE to tell this ON from one of a join (sqlite.org/lang_upsert.html).
     free = literal(0, Integer())
     rows = select(each(dialect, "names"), _US, _NOW, _THEN, free).where(true())
@@ -102,24 +108,34 @@ def _take(dialect: str) -> Executable:
             "taken": literal_column("1"),
         },
         where=or_(TABLE.c.owner == new.owner, TABLE.c.expires <= new.renewed),
-    ).returning(TABLE.c.name, TABLE.c.taken)
+    )
 
 
-@cache
-def _holders(dialect: str) -> Executable:
-    held = among(dialect, TABLE.c.name, "names")
-    return select(TABLE.c.name, TABLE.c.owner, TABLE.c.expires).where(held).with_for_update()
+def _notable(dialect: str) -> Made:
+    """Find what could not be taken, or had been somebody's: mostly nothing.
+
+    PostgreSQL has locked what the upsert could not take as well, so nobody changes it meanwhile.
+    The upsert, which could tell as well, would answer with a row for each name; and for each row
+    SQLite's driver lets go of Python's lock, and waits for it.
+    """
+    wanted = among(dialect, TABLE.c.name, "names")
+    which = or_(TABLE.c.owner != _US, TABLE.c.taken == literal_column("1"))
+    return select(TABLE.c.name, TABLE.c.owner, TABLE.c.expires).where(wanted, which)
 
 
-@cache
-def _inherit(dialect: str) -> Executable:
+def _inherit(dialect: str) -> Made:
     changes = {"owner": _US, "renewed": _NOW, "expires": _THEN, "taken": 1}
     return update(TABLE).where(among(dialect, TABLE.c.name, "names")).values(changes)
 
 
-@cache
-def _give_back(dialect: str) -> Executable:
+def _give_back(dialect: str) -> Made:
     return delete(TABLE).where(among(dialect, TABLE.c.name, "names"), TABLE.c.owner == _US)
+
+
+_TAKE: Final = Statement(_take)
+_NOTABLE: Final = Statement(_notable)
+_INHERIT: Final = Statement(_inherit)
+_GIVE_BACK: Final = Statement(_give_back)
 
 
 @cache
@@ -131,7 +147,7 @@ def _keep(dialect: str) -> Executable:
 
 def give_back(batch: Batch, names: Sequence[str]) -> Sequence[None]:
     """Drop leases of ours; those that are not ours (any more) stay as they are."""
-    batch.connection.execute(_give_back(batch.dialect), {"names": names, "us": batch.owner})
+    _GIVE_BACK.run(batch.connection, {"names": names, "us": batch.owner})
     return [None] * len(names)
 
 

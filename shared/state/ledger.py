@@ -26,6 +26,7 @@ from shared.claims import Entry, Known
 from shared.state.batch import Batch, Operation, Upsert, insert_into
 from shared.state.schema import MESSAGE, UIDL, Escaped
 from shared.state.several import among, each, pairs
+from shared.state.statement import Made, Statement
 
 _DAY: Final = 86_400.0
 
@@ -63,12 +64,11 @@ def _known(batch: Batch, accounts: Sequence[str]) -> Sequence[dict[str, Known]]:
 
 def _seen(batch: Batch, asked: Sequence[Sequence[str]]) -> Sequence[frozenset[str]]:
     wanted = sorted({id_ for ids in asked for id_ in ids})
-    found = frozenset(batch.connection.scalars(_seen_among(batch.dialect), {"ids": wanted}).all())
+    found = frozenset([id_ for (id_,) in _SEEN.run(batch.connection, {"ids": wanted})])
     return [found.intersection(ids) for ids in asked]
 
 
-@cache
-def _seen_among(dialect: str) -> Executable:
+def _seen_among(dialect: str) -> Made:
     return select(MESSAGE.c.id).where(among(dialect, MESSAGE.c.id, "ids"))
 
 
@@ -90,20 +90,19 @@ def _record_one(batch: Batch, account: str, entries: Sequence[Entry]) -> None:
     bare = dict.fromkeys([id_ for uidl, id_ in entries if uidl is None])
     both = {"account": account, "now": batch.now}
     if listed:
-        batch.connection.execute(_list(batch.dialect), {"entries": listed, **both})
+        _LIST.run(batch.connection, {"entries": listed, **both})
     for statement, ids in (
-        (_identify, [id_ for uidl, id_ in entries if uidl is not None]),
-        (_see_again, list(bare)),
+        (_IDENTIFY, [id_ for uidl, id_ in entries if uidl is not None]),
+        (_SEE_AGAIN, list(bare)),
     ):
         if ids:
-            batch.connection.execute(statement(batch.dialect), {"ids": ids, **both})
+            statement.run(batch.connection, {"ids": ids, **both})
 
 
 # SQLite needs a WHERE to tell this ON from one of a join (sqlite.org/lang_upsert.html).
 
 
-@cache
-def _list(dialect: str) -> Executable:
+def _list(dialect: str) -> Made:
     uidl, id_ = pairs(dialect, "entries")
     rows = select(_ACCOUNT, uidl, id_, _NOW).where(true())
     insert = insert_into(dialect, UIDL).from_select(list(UIDL.c), rows)
@@ -115,13 +114,11 @@ def _list(dialect: str) -> Executable:
     )
 
 
-@cache
-def _identify(dialect: str) -> Executable:
+def _identify(dialect: str) -> Made:
     return _identities(dialect).on_conflict_do_nothing()
 
 
-@cache
-def _see_again(dialect: str) -> Executable:
+def _see_again(dialect: str) -> Made:
     """Without a UIDL, a message that stays on the server is seen at every poll: note the day."""
     insert = _identities(dialect)
     new = insert.excluded
@@ -135,6 +132,12 @@ def _see_again(dialect: str) -> Executable:
 def _identities(dialect: str) -> Upsert:
     rows = select(each(dialect, "ids"), _ACCOUNT, _NOW).where(true())
     return insert_into(dialect, MESSAGE).from_select(list(MESSAGE.c), rows)
+
+
+_SEEN: Final = Statement(_seen_among)
+_LIST: Final = Statement(_list)
+_IDENTIFY: Final = Statement(_identify)
+_SEE_AGAIN: Final = Statement(_see_again)
 
 
 def _forget(batch: Batch, items: Sequence[Gone]) -> Sequence[None]:

@@ -11,13 +11,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from sqlalchemy import JSON, ColumnElement, Text, bindparam, cast, func, select
+from sqlalchemy import JSON, ColumnElement, Text, bindparam, cast, func, literal_column, select
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
 from shared.state.schema import escaped
 
 Texts: TypeAlias = Sequence[str] | Mapping[str, str]
+Rows: TypeAlias = Sequence[Sequence[str]]
 
 
 class _Several(TypeDecorator[Texts]):
@@ -29,8 +30,23 @@ class _Several(TypeDecorator[Texts]):
     def process_bind_param(self, value: Texts | None, dialect: Dialect) -> str:
         """Return them as JSON."""
         if isinstance(value, Mapping):
-            return json.dumps({escaped(name): escaped(text) for name, text in value.items()})
-        return json.dumps([escaped(text) for text in value or ()])
+            return _json({escaped(name): escaped(text) for name, text in value.items()})
+        return _json([escaped(text) for text in value or ()])
+
+
+class _Rows(TypeDecorator[Rows]):
+    """Rows of texts as JSON; each text stored as ``Escaped`` stores it."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Rows | None, dialect: Dialect) -> str:
+        """Return them as JSON."""
+        return _json([[escaped(text) for text in row] for row in value or ()])
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)  # a database in SQL_ASCII can read no \uXXXX
 
 
 def among(dialect: str, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
@@ -55,3 +71,13 @@ def pairs(dialect: str, name: str) -> tuple[ColumnElement[str], ColumnElement[st
         rows = func.json_each_text(cast(bindparam(name, type_=_Several()), JSON))
     columns = rows.table_valued("key", "value").c
     return columns.key, columns.value
+
+
+def rows(dialect: str, name: str, width: int) -> list[ColumnElement[str]]:
+    """Return columns with a row for each of the rows in the parameter ``name``, of this width."""
+    if dialect == "sqlite":
+        value = func.json_each(bindparam(name, type_=_Rows())).table_valued("value").c.value
+        return [func.json_extract(value, literal_column(f"'$[{i}]'")) for i in range(width)]
+    many = func.json_array_elements(cast(bindparam(name, type_=_Rows()), JSON))
+    value = many.table_valued("value").c.value
+    return [value.op("->>")(literal_column(str(i))) for i in range(width)]

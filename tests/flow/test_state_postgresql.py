@@ -45,6 +45,19 @@ class TestServer:
         assert set(await state.known("sales")) == {"u1", "u2"}
         await state.close()
 
+    async def test_a_database_in_ascii_keeps_any_text(self, server: PostgresqlServer) -> None:
+        with server.connect() as connection:
+            connection.execute(
+                "CREATE DATABASE ascii TEMPLATE template0 ENCODING SQL_ASCII LOCALE 'C'"
+            )
+        state = await State.open(server.url(database="ascii"), owner=new_owner())
+        await state.record("sales", [Entry("ü1", "a")])
+        assert set(await state.known("sales")) == {"ü1"}
+        assert await claim_one(state, "id", "küche") == Claim(frozenset(), replay=False)
+        await finish_one(state, "id", "küche", {"änne@x": "250 schön"})
+        assert await claim_one(state, "id", "küche") == Claim(frozenset({"änne@x"}), replay=False)
+        await state.close()
+
     async def test_a_server_that_is_away_is_temporary(
         self, server: PostgresqlServer, url: str
     ) -> None:

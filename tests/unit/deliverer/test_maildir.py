@@ -3,7 +3,6 @@ import errno
 import os
 import resource
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,7 +131,7 @@ async def test_a_message_that_breaks_off_at_the_second_mailbox_is_in_neither(
 ) -> None:
     whole, broken = letter(chunks=[MESSAGE]), letter(error=SpoolMissing("3f9a"))
     readings = iter([whole.chunks, broken.chunks])
-    twice = replace(whole, chunks=lambda: next(readings)())
+    twice = whole._replace(chunks=lambda: next(readings)())
     async with courier(f"maildir://{tmp_path}/{{local}}") as maildir:
         with pytest.raises(SpoolMissing):
             await maildir.deliver(twice, SENDER, [ANNA, BERT])

@@ -9,10 +9,10 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, text
 
 from shared.claims import Entry
 from shared.errors import ConfigError, StateUnavailable
@@ -75,9 +75,9 @@ class TestSqliteFile:
     async def test_a_lock_is_waited_for(self, file: Path, url: str) -> None:
         state = await State.open(url, owner=new_owner(), patience=30)
         begun = threading.Event()
-        with contextlib.closing(state._database._engine.raw_connection()) as pooled:
-            raw = cast(sqlite3.Connection, pooled.driver_connection)
-            raw.set_trace_callback(lambda statement: begun.set())
+        state._database.transaction(
+            lambda c: _driver(c).set_trace_callback(lambda statement: begun.set()), writes=False
+        )
         with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             recording = asyncio.create_task(state.record("sales", [Entry("u1", "a")]))
@@ -210,27 +210,23 @@ def _as_nobody(folder: Path, file_mode: int, folder_mode: int) -> Iterator[None]
 async def _plans(url: str) -> dict[str, list[str]]:
     """Return every statement that the state makes, with the steps of its query plan."""
     state = await State.open(url, owner=new_owner())
-    engine = state._database._engine
-    statements: dict[str, Any] = {}
-
-    @event.listens_for(engine, "before_cursor_execute")
-    def note(_c: Any, _u: Any, statement: str, parameters: Any, _x: Any, many: bool) -> None:
-        statements[statement] = parameters[0] if many else parameters
-
+    statements: set[str] = set()
+    state._database.transaction(
+        lambda c: _driver(c).set_trace_callback(statements.add), writes=False
+    )
     await _use_everything(state)
     await state.close()
-    event.remove(engine, "before_cursor_execute", note)
-    with engine.connect() as connection:
-        plans = {
-            statement: [
-                str(row[3])
-                for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
-            ]
-            for statement, values in statements.items()
-            if not statement.startswith("BEGIN")
+    words = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as raw:
+        return {
+            statement: [str(row[3]) for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}")]
+            for statement in statements
+            if statement.startswith(words)
         }
-    engine.dispose()
-    return plans
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    return cast(sqlite3.Connection, connection.connection.driver_connection)
 
 
 async def _use_everything(state: State) -> None:
