@@ -1,9 +1,9 @@
 """Which blobs of the spool nobody refers to any more: the judgement, without the deleting.
 
 A blob is kept as long as any message in any queue may need it. Of a message that decodes, that is
-the key in its envelope. One that does not decode (damaged, or of a newer version) keeps every blob
-whose key stands somewhere in its bytes, since msgpack writes text as it is, or begins with its
-message id, of which our keys are made. It trusts the steward to show every message.
+the key in its envelope. What is no envelope (damaged, of a newer version, a bundle of envelopes)
+keeps every blob whose key stands somewhere in its bytes, since msgpack writes text as it is, or
+begins with its message id, of which our keys are made. It trusts the steward to show every message.
 """
 
 from __future__ import annotations

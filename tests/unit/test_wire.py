@@ -282,3 +282,14 @@ def test_a_program_that_knows_no_bundles_leaves_them_to_others() -> None:
     for kind in SAMPLES:
         with pytest.raises(NewerSchema):
             wire.decode(wire.bundle([("id", b"x")]), kind)
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_what_goes_on_within_a_process_is_not_decoded_anew(kind: type[Payload]) -> None:
+    sample = SAMPLES[kind]
+    body = wire.onward(sample)
+    assert body == wire.encode(sample)
+    assert wire.decode(body, kind) is sample
+    other = next(each for each in SAMPLES if each is not kind)
+    with pytest.raises(Undecodable):
+        wire.decode(body, other)

@@ -130,6 +130,7 @@ class TestSweep:
         [
             ("junk", b"\xc1 damaged " + envelope("0akept")[:-20]),
             ("newer", b"\x99\x7f" + envelope("0akept")[2:]),
+            ("bundle", wire.bundle([("other", envelope("0aother")), ("id", envelope("0akept"))])),
             ("0ake", b"\xc1nothing of it is left"),
             ("0ak", b""),
         ],
