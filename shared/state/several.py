@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from sqlalchemy import JSON, ColumnElement, Text, bindparam, cast, func, literal_column, select
 from sqlalchemy.engine import Dialect
@@ -19,6 +19,9 @@ from shared.state.schema import escaped
 
 Texts: TypeAlias = Sequence[str] | Mapping[str, str]
 Rows: TypeAlias = Sequence[Sequence[str]]
+
+_json: Final = json.JSONEncoder(ensure_ascii=False).encode
+"""Made once. As it is: a PostgreSQL database in SQL_ASCII can read no ``\\uXXXX``."""
 
 
 class _Several(TypeDecorator[Texts]):
@@ -43,10 +46,6 @@ class _Rows(TypeDecorator[Rows]):
     def process_bind_param(self, value: Rows | None, dialect: Dialect) -> str:
         """Return them as JSON."""
         return _json([[escaped(text) for text in row] for row in value or ()])
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)  # a database in SQL_ASCII can read no \uXXXX
 
 
 def among(dialect: str, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
