@@ -129,18 +129,9 @@ class Database:
         try:
             self._connection.execution_options(writes=writes)
             with self._connection.begin():
-                return self._done(work, self._connection)
+                return work(self._connection)
         except BaseException:
             self._give_back()
-            raise
-
-    def _done(self, work: Callable[[Connection], R], connection: Connection) -> R:
-        dialect = self._engine.dialect
-        try:
-            return work(connection)
-        except dialect.loaded_dbapi.Error as error:  # of a statement that the driver ran itself
-            if dialect.is_disconnect(error, connection.connection.driver_connection, None):
-                connection.invalidate(error)
             raise
 
     def _give_back(self) -> None:
