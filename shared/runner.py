@@ -35,7 +35,7 @@ HEAD_START: Final = 1.0
 one process, the one with the culprit must not always be the first, or the others get nowhere."""
 
 
-TOGETHER: Final = 64
+TOGETHER: Final = 128
 """Deliveries that are handled together at the most: while these wait for the disk, others are
 computed."""
 

@@ -21,7 +21,7 @@ from shared.settings import Settings
 from shared.stage import Stage
 from shared.state import State  # here, so that it is loaded before the stage says it has started
 
-CONCURRENCY: Final = 256
+CONCURRENCY: Final = 512
 """Deliveries in hand, over all destinations; each bounds its own connections."""
 
 
