@@ -41,7 +41,7 @@ class Limits:
     chunk_messages: int = 128
     chunk_bytes: int = 1024 * 1024
     chunks_underway: int = 4
-    session_messages: int = 1_000
+    session_messages: int = 2_000
     session_seconds: float = 120.0
 
 
