@@ -5,7 +5,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -66,15 +66,18 @@ class Mail:
         chance = random.Random(f"mail {self.seed}")
         while not stop.wait(chance.expovariate(self.rate / BATCH)):
             batch = sample_messages(BATCH, self.seed * 1_000_000 + next(self._serial))
+            # Half of the batches are for one account: fetched together, they travel in a bundle.
+            accounts = list(ACCOUNTS)
+            among = [chance.choice(accounts)] if chance.random() < 0.5 else accounts
             for message in batch:
-                self._put_one(message, chance)
+                self._put_one(message, among, chance)
 
-    def _put_one(self, message: bytes, chance: random.Random) -> None:
+    def _put_one(self, message: bytes, among: Sequence[str], chance: random.Random) -> None:
         turn = chance.randrange(SPECIAL)
         if turn == 0:
             self.put(chance.choice(list(REFUSED)), message, "failed")
             return
-        account = chance.choice(list(ACCOUNTS))
+        account = chance.choice(among)
         if turn == 1:
             self.put(account, b"There is no header, only text.\r\n\r\n" + message, "quarantine")
         else:
