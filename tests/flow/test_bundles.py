@@ -3,13 +3,14 @@
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 from typing import cast
 
 import pytest
 
 from shared.broker import Delivery, Send
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq import RabbitBroker, apart
 from shared.broker.rabbitmq.consumer import Session
 from shared.errors import DeliveryLost, Refused
 from tests.deliveries import singly
@@ -131,30 +132,66 @@ async def test_in_a_full_queue_a_bundle_cannot_be_taken_apart_and_goes_on(site: 
     assert not await site.held("incoming")
 
 
-async def test_during_an_alarm_a_bundle_goes_on(site: Site) -> None:
+@pytest.fixture
+def alarm(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Return what raises an alarm, in which the broker takes no messages, or ends it."""
+    monkeypatch.setattr(apart, "PATIENCE", 0.5)
+
+    def alarm(*, on: bool) -> None:
+        amount = ["0.0000001"] if on else ["absolute", "2GB"]
+        site.server.ctl("set_vm_memory_high_watermark", *amount)
+
+    yield alarm
+    alarm(on=False)
+
+
+async def test_during_an_alarm_a_bundle_goes_on(site: Site, alarm: Callable[..., None]) -> None:
     async with site.broker() as broker:
-        await broker.publish(*mail(16))
-        first, *_ = await taken(broker, 16)
-        site.server.ctl("set_vm_memory_high_watermark", "0.0000001")
-        try:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(broker.publish(Send("parsed", b"x", "m")), 1)
-            await lose(first)
-            settled: Counter[str] = Counter()
-            running = asyncio.create_task(_settle_all(broker, settled))
-            await eventually(lambda: settled.total() >= 16, "all of them")
-            assert broker.blocked
-        finally:
-            site.server.ctl("set_vm_memory_high_watermark", "absolute", "2GB")
+        first = await _bundle_before_an_alarm(broker, alarm)
+        await lose(first)
+        settled: Counter[str] = Counter()
+        running = asyncio.create_task(_settle_all(broker, settled))
+        await eventually(lambda: settled.total() >= 16, "all of them")
+        assert broker.blocked
         running.cancel()
+        alarm(on=False)
     assert set(settled) == {f"m{n}" for n in range(16)}
+
+
+async def test_a_bundle_goes_back_if_its_consumer_has_ended_meanwhile(
+    site: Site, alarm: Callable[..., None]
+) -> None:
+    async with site.broker() as here, site.broker() as there:
+        first = await _bundle_before_an_alarm(here, alarm)
+        await lose(first)
+        ended = asyncio.create_task(_settle_all(here, Counter()))
+        await eventually(lambda: bool(here._apart._tasks), "the bundle to be here")
+        ended.cancel()
+        await asyncio.wait([ended])
+        settled: Counter[str] = Counter()
+        running = asyncio.create_task(_settle_all(there, settled))
+        await eventually(lambda: settled.total() >= 16, "all of them")
+        running.cancel()
+        alarm(on=False)
+    assert set(settled) == {f"m{n}" for n in range(16)}
+
+
+async def _bundle_before_an_alarm(broker: RabbitBroker, alarm: Callable[..., None]) -> Delivery:
+    """Return a message of a bundle that is in hand; nothing can be published any more."""
+    await broker.publish(*mail(16))
+    first, *_ = await taken(broker, 16)
+    alarm(on=True)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(broker.publish(Send("parsed", b"x", "m")), 1)
+    return first
 
 
 async def _settle_all(broker: RabbitBroker, settled: Counter[str]) -> None:
     """Settle what comes, one after the other."""
-    async for delivery in singly(broker.consume("incoming", 1)):
-        await broker.settle(delivery)
-        settled[delivery.message_id] += 1
+    async with aclosing(singly(broker.consume("incoming", 1))) as deliveries:
+        async for delivery in deliveries:
+            await broker.settle(delivery)
+            settled[delivery.message_id] += 1
 
 
 async def _filled(broker: RabbitBroker) -> Counter[str]:

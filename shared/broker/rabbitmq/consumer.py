@@ -113,12 +113,12 @@ class Session:
         self.ack(_number(delivery))
 
     def put_back(self, delivery: Delivery) -> None:
-        """Hand a delivery on again, if it still is ours."""
+        """Hand a delivery on again, or give it back, if it still is ours."""
         if _number(delivery) in self._unsettled:
             self._again([delivery])
 
     def open_up(self, bundle: Delivery, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Hand on the messages of a bundle that was handed on whole, if it still is ours."""
+        """Hand on the messages of a bundle that was handed on whole, or give it back."""
         tag = self._unsettled.pop(_number(bundle), None)
         if tag is not None:
             self._again(
@@ -129,6 +129,8 @@ class Session:
         self._in_hand -= 1
         self._buffer.appendleft(entry)
         self._wake()
+        if self._stopped:
+            self._give_back()
 
     def ack(self, number: int) -> DeliveryLost | None:
         """Forget a message, or return why it is no longer ours.
