@@ -108,7 +108,8 @@ def update(plain: Deployment, image: str, tag: str) -> None:
     )
     say(f"all {len(before)} containers have passed on messages; {plain.tagged(tag)} delivered")
     parked = len(PARKED.findall(plain.compose("logs", "--no-color", *STAGES)))
-    check((parked > 0) == (tag == "next"), f"{parked} times a message was parked as too new")
+    # Bundles are too new for the first version, if it happens to get one.
+    check(parked > 0 or tag == "now", f"{parked} times a message was parked as too new")
     lasting = {c["Id"] for c in plain.containers("rabbitmq", "postgres")}
     plain.compose("up", "--detach", "--no-build", *STAGES)
     check(
