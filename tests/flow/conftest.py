@@ -4,6 +4,7 @@ A module that shares one of them among its tests, or needs other users, has its 
 """
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,15 +13,30 @@ import pytest
 from tests.flow.connector import Connector, connector
 from tests.flow.forked import ForkedConnector
 from tests.flow.place import Place
+from tests.flow.rabbitmq_site import Site
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.postfix import Postfix, postfix
-from tests.servers.rabbitmq import shared_rabbitmq
+from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
 
 
 @pytest.fixture
 def provider(tmp_path: Path) -> Iterator[Dovecot]:
     with dovecot(_folder(tmp_path, "provider"), {"sales": "secret"}) as server:
         yield server
+
+
+@pytest.fixture
+def server() -> RabbitServer:
+    """RabbitMQ, and nothing from pika about the losses that tests bring about."""
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    return shared_rabbitmq()
+
+
+@pytest.fixture
+def site(server: RabbitServer) -> Site:
+    site = Site(server, server.vhost())
+    site.declare()
+    return site
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Over RabbitMQ small messages share entries of a queue, and nobody but RabbitMQ sees any of it."""
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
@@ -15,26 +14,8 @@ from shared.broker.rabbitmq.consumer import Session
 from shared.errors import DeliveryLost, Refused
 from tests.deliveries import singly
 from tests.flow.rabbitmq_site import PATIENCE, Site, eventually
-from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
 
 ACCOUNT = {"account": "sales"}
-
-
-@pytest.fixture(autouse=True)
-def _quiet_pika() -> None:
-    logging.getLogger("pika").setLevel(logging.CRITICAL)
-
-
-@pytest.fixture
-def server() -> RabbitServer:
-    return shared_rabbitmq()
-
-
-@pytest.fixture
-def site(server: RabbitServer) -> Site:
-    site = Site(server, server.vhost())
-    site.declare()
-    return site
 
 
 def mail(count: int, queue: str = "incoming", size: int = 1_000) -> list[Send]:

@@ -1,7 +1,6 @@
 """RabbitMQ says no, or not yet: what is the user's to mend, what is waited for, what is refused."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 import pytest
@@ -11,26 +10,9 @@ from shared.errors import ConfigError, Refused
 from tests.deliveries import singly
 from tests.flow.rabbitmq_site import PATIENCE, Site, eventually, one
 from tests.servers.process import free_port
-from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
+from tests.servers.rabbitmq import RabbitServer
 
 WRITES = {"configure": "", "write": ".*"}
-
-
-@pytest.fixture(autouse=True)
-def _quiet_pika() -> None:
-    logging.getLogger("pika").setLevel(logging.CRITICAL)
-
-
-@pytest.fixture
-def server() -> RabbitServer:
-    return shared_rabbitmq()
-
-
-@pytest.fixture
-def site(server: RabbitServer) -> Site:
-    site = Site(server, server.vhost())
-    site.declare()
-    return site
 
 
 async def test_open_can_be_given_up(site: Site) -> None:
