@@ -51,6 +51,7 @@ from bench_rivals import (
     getmail_maildir,
     installed,
     mpop,
+    mpop_lmtp,
 )
 from bench_scale import Scale
 from bench_sink import program, smtp_sink
@@ -134,6 +135,8 @@ def sink(folder: Path, scale: Scale) -> Result:
 
 def _by_lmtp(place: Place, scale: Scale) -> dict[str, list[Sample]]:
     rivals = _theirs(
+        Contender("mpop, Maildir", mpop),
+        Contender("mpop and msmtp, LMTP", mpop_lmtp, 0.2),
         Contender("getmail6, LMTP", getmail_lmtp, 0.5),
         Contender("fetchmail, LMTP", fetchmail_lmtp, 0.02),
     )
