@@ -27,6 +27,7 @@ from services.rewriter.__main__ import PART as REWRITER
 from shared.errors import BrokerUnavailable
 from shared.log import Lines, MailLog
 from shared.message import Envelope, Poll
+from shared.outcome import Outcome
 from shared.queues import RETRIED
 from shared.runner import Runner
 from shared.settings import Settings
@@ -123,10 +124,14 @@ async def _poll_all(fetching: Assembly, resources: Resources) -> None:
 
     async def poll(name: str) -> None:
         async with places:
-            await fetch([Envelope(f"poll-{name}", name, Poll("once"), now)])
+            await fetch([Envelope(f"poll-{name}", name, Poll("once"), now)], _nobody_asks)
 
     names = [account.name for account in resources.settings.accounts if account.enabled]
     await asyncio.gather(*(poll(name) for name in names))
+
+
+def _nobody_asks(_: int, __: Outcome | Exception) -> None:
+    """Take what became of a poll; the fetcher has reported it."""
 
 
 async def _quiet(resources: Resources, runners: Sequence[Runner]) -> None:

@@ -1,8 +1,9 @@
 """The one loop: consume, handle, make durable what follows, and only then let the broker forget.
 
 It trusts no handler, and knows the Broker protocol but no implementation of it. Deliveries that
-arrive together are handled and settled together: all of them where a stage only computes, those of
-one lane where it does I/O. What may be a message that kills its process is handled alone.
+arrive together are handled together: all of them where a stage only computes, those of one lane
+where it does I/O. There each is settled when it is answered for, with what else is at that moment.
+What may be a message that kills its process is handled alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import asyncio
 import random
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import aclosing, suppress
-from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 from shared.broker import Broker, Delivery, Send
@@ -85,17 +85,17 @@ class Runner:
         self._blobs = blobs
         self._handling = Handling(stage, policy, log, clock)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._begun = 0
         self._done: list[Case] = []
         self._suspects: list[Delivery] = []
         self._inspector: asyncio.Task[None] | None = None
         self.taken = 0
         """How many deliveries were taken in hand since the start; grows while anything moves."""
+        self._let_go = 0
 
     @property
     def in_hand(self) -> int:
-        """How many deliveries are being handled just now."""
-        return self._begun + len(self._done) + len(self._suspects)
+        """How many deliveries were taken and are not settled yet."""
+        return self.taken - self._let_go
 
     async def run(self, stop: asyncio.Event, grace: float = 30.0) -> None:
         """Consume until ``stop`` is set, then finish what is in hand and return.
@@ -131,30 +131,24 @@ class Runner:
                 self._suspect(delivery)
             else:
                 ready.append(delivery)
-        for work, count in self._works(ready):
-            self._start(work, count)
+        for work in self._works(ready):
+            self._start(work)
 
-    def _works(self, deliveries: Sequence[Delivery]) -> Iterator[tuple[Work, int]]:
-        """Yield what is to be done with deliveries, each time with how many it is done."""
+    def _works(self, deliveries: Sequence[Delivery]) -> Iterator[Work]:
+        """Yield what is to be done with deliveries."""
         found = [self._handling.open(delivery) for delivery in deliveries]
         unreadable = [case for case in found if isinstance(case, Case)]
         if unreadable:
-            yield self._settle_all(unreadable), len(unreadable)
+            yield self._settle_all(unreadable)
         for lane in self._handling.lanes([one for one in found if isinstance(one, Opened)]):
             for start in range(0, len(lane), TOGETHER):
-                part = lane[start : start + TOGETHER]
-                yield self._handle(part), len(part)
+                yield self._handle(lane[start : start + TOGETHER])
 
-    def _start(self, work: Work, count: int = 1) -> asyncio.Task[None]:
+    def _start(self, work: Work) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
-        self._begun += count
-        task.add_done_callback(partial(self._ended, count))
+        task.add_done_callback(self._tasks.discard)
         return task
-
-    def _ended(self, count: int, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._begun -= count
 
     def _resembles(self, delivery: Delivery) -> bool:
         """Return whether it is a copy of a suspect: fetched anew, as its fetcher died with it."""
@@ -173,8 +167,8 @@ class Runner:
             if self._tasks:
                 await asyncio.wait(set(self._tasks))
             delivery = self._suspects.pop(random.randrange(len(self._suspects)))  # noqa: S311
-            for work, count in self._works([delivery]):
-                await self._start(work, count)
+            for work in self._works([delivery]):
+                await self._start(work)
             self._settle_done()
             await self._clock.sleep(FAREWELL)
 
@@ -192,27 +186,31 @@ class Runner:
             task.cancel()
         if late:
             await asyncio.wait(late)
-            self._log.trouble("stopped with messages in hand", left_to_the_broker=len(late))
+            self._log.trouble("stopped with messages in hand", left_to_the_broker=self.in_hand)
 
-    async def _handle(self, lane: Sequence[Opened]) -> None:
-        cases = await self._handling.handle(lane)
-        if len(cases) > 1 or self._stage.prompt:
+    async def _handle(self, lane: list[Opened]) -> None:
+        if self._stage.prompt:
+            cases: list[Case] = []
+            await self._handling.handle(lane, cases.append)
             await self._settle_all(cases)
-        else:
-            self._settle_soon(cases)
+            return
+        together = len(lane) > 1
+        await self._handling.handle(lane, self._settle_soon)
+        if together:
+            self._settle_done()
 
-    def _settle_soon(self, cases: Sequence[Case]) -> None:
+    def _settle_soon(self, case: Case) -> None:
         """Settle together with what else is done in these moments."""
         if not self._done:
             asyncio.get_running_loop().call_later(LINGER, self._settle_done)
-        self._done += cases
+        self._done.append(case)
         if len(self._done) >= TOGETHER:
             self._settle_done()
 
     def _settle_done(self) -> None:
         done, self._done = self._done, []
         if done:
-            self._start(self._settle_all(done), len(done))
+            self._start(self._settle_all(done))
 
     async def _settle_all(self, cases: Sequence[Case]) -> None:
         reach_all([self._stage.name] * len(cases), "before-publish")
@@ -245,6 +243,7 @@ class Runner:
             await self._insist(case.delivery, case.sends)
         except DeliveryLost as error:
             self._log.trouble("not settled; it will be handed out again", id=case.id, why=error)
+            self._let_go += 1
             return
         await self._settled(case)
 
@@ -252,6 +251,7 @@ class Runner:
         case.tell(self._log, self._clock.now())
         if case.follows.release is not None:
             await self._release(case.follows.release)
+        self._let_go += 1
 
     async def _insist(self, delivery: Delivery, sends: Sequence[Send]) -> None:
         """Settle; while the broker will not, hold the delivery: that is the back-pressure."""

@@ -41,8 +41,12 @@ EXPECTED: Final = (StateUnavailable, BrokerUnavailable, Refused, *SPOOL)
 Compute: TypeAlias = Callable[[Envelope[Any]], Outcome]
 """A stage that only computes: what is to become of one message."""
 
-Perform: TypeAlias = Callable[[Sequence[Envelope[Any]]], Awaitable[Sequence[Outcome | Exception]]]
-"""A stage that does I/O, for messages of one lane: of each its outcome, or what went wrong."""
+Answer: TypeAlias = Callable[[int, Outcome | Exception], None]
+"""Takes the outcome of a message, or what went wrong, with its place among those of its lane."""
+
+Perform: TypeAlias = Callable[[Sequence[Envelope[Any]], Answer], Awaitable[None]]
+"""A stage that does I/O, for messages of one lane. It answers for each as soon as it knows; what it
+has not answered for when it returns has gone wrong."""
 
 
 def alone(_: Envelope[Any]) -> None:
@@ -60,8 +64,8 @@ class Stage:
         outbox: the queue that Forward goes to, None for the last stage.
         handle: the stage itself; a plain function for CPU work, a coroutine function for I/O.
         concurrency: how many deliveries it may have in hand.
-        lane: of a stage that does I/O, with which others a message may be handled, and wait for
-            the slowest of them; None for a message that is handled alone.
+        lane: of a stage that does I/O, with which others a message may be handled; None for a
+            message that is handled alone.
     """
 
     name: str
@@ -191,38 +195,53 @@ class Handling:
                 together.setdefault(lane, []).append(one)
         return [*apart, *together.values()]
 
-    async def handle(self, lane: Sequence[Opened]) -> list[Case]:
-        """Have the stage handle the deliveries of one lane; return what follows for each."""
-        answers = self._compute(lane) if self._stage.prompt else await self._perform(lane)
-        return [
-            Case(delivery, envelope, self._follows(envelope, answer))
-            for (delivery, envelope), answer in zip(lane, answers, strict=True)
-        ]
+    async def handle(self, lane: list[Opened], tell: Callable[[Case], None]) -> None:
+        """Have the stage handle the deliveries of one lane.
 
-    def _compute(self, lane: Sequence[Opened]) -> list[Outcome | Exception]:
+        Args:
+            lane: the deliveries; they are let go of one by one.
+            tell: is told what follows for each, as soon as it is known.
+        """
+        if self._stage.prompt:
+            self._compute(lane, tell)
+        else:
+            await self._perform(lane, tell)
+
+    def _compute(self, lane: Sequence[Opened], tell: Callable[[Case], None]) -> None:
         handle, monotonic = cast(Compute, self._stage.handle), self._clock.monotonic
-        answers: list[Outcome | Exception] = []
-        for _, envelope in lane:
+        for delivery, envelope in lane:
             started = monotonic()
             reach(envelope.id, "handled")
+            answer: Outcome | Exception
             try:
-                answers.append(handle(envelope))
+                answer = handle(envelope)
             except Exception as error:  # noqa: BLE001  (unknown means temporary, and only this one)
-                answers.append(error)
+                answer = error
             self._log.handled(monotonic() - started)
-        return answers
+            tell(Case(delivery, envelope, self._follows(envelope, answer)))
 
-    async def _perform(self, lane: Sequence[Opened]) -> Sequence[Outcome | Exception]:
+    async def _perform(self, lane: list[Opened], tell: Callable[[Case], None]) -> None:
         handle, monotonic = cast(Perform, self._stage.handle), self._clock.monotonic
         started = monotonic()
         reach_all((envelope.id for _, envelope in lane), "handled")
+        envelopes = [envelope for _, envelope in lane]
+        waiting = dict(enumerate(lane))
+        lane.clear()
+
+        def answer(place: int, answered: Outcome | Exception) -> None:
+            delivery, envelope = waiting.pop(place)
+            self._log.handled(monotonic() - started)
+            tell(Case(delivery, envelope, self._follows(envelope, answered)))
+
+        handling = handle(envelopes, answer)
+        del envelopes
+        wrong: Exception = RuntimeError("it did not say what became of this message")
         try:
-            return await handle([envelope for _, envelope in lane])
+            await handling
         except Exception as error:  # noqa: BLE001  (unknown means temporary, and only this lane)
-            return [error] * len(lane)
-        finally:
-            for _ in lane:
-                self._log.handled(monotonic() - started)
+            wrong = error
+        for place in list(waiting):
+            answer(place, wrong)
 
     def retried(self, case: Case, reason: str) -> Case:
         """Return a case in which all of the message is tried again."""

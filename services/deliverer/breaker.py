@@ -7,23 +7,7 @@ limit; any success closes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-
 from shared.clock import Clock
-from shared.errors import Unreachable
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What a try found out.
-
-    Attributes:
-        down: how the destination went away in the middle of it, None if it did not.
-    """
-
-    down: str | None = None
 
 
 class Breaker:
@@ -69,33 +53,29 @@ class Breaker:
             return self._cooldown
         return max(0.0, self._probe_at - self._clock.monotonic())
 
-    @contextmanager
-    def attempt(self) -> Iterator[Attempt]:
-        """Go round a try of the destination, made while ``remaining`` is 0.
+    def attempt(self) -> Attempt:
+        """Begin a try of the destination, while ``remaining`` is 0, and return it.
 
-        The first one to come while the breaker is open is the probe. ``Unreachable`` counts as a
-        failure; any other exception says nothing about the destination.
+        The first one to begin while the breaker is open is the probe.
         """
         probe = self.open
         self._probing = self._probing or probe
-        attempt = Attempt()
-        try:
-            yield attempt
-        except Unreachable as error:
-            self._failed(probe, str(error))
-            raise
-        else:
-            self._ended(probe, attempt)
-        finally:
-            if probe:
-                self._probing = False
+        return Attempt(self, probe=probe)
 
-    def _ended(self, probe: bool, attempt: Attempt) -> None:
-        if attempt.down is not None:
-            self._failed(probe, attempt.down)
+    def ended(self, down: str | None, *, probe: bool) -> None:
+        """Note the end of a try; see ``Attempt.ended``."""
+        if probe:
+            self._probing = False
+        if down is not None:
+            self._failed(probe, down)
         else:
             self._failures = 0
             self._cooldown = self._first
+
+    def abandoned(self, *, probe: bool) -> None:
+        """Note the end of a try that found out nothing."""
+        if probe:
+            self._probing = False
 
     def _failed(self, probe: bool, why: str) -> None:
         self._failures += 1
@@ -104,3 +84,25 @@ class Breaker:
             self._cooldown = min(self._cooldown * 2, self._longest)
         if probe or self._failures == self._threshold:
             self._probe_at = self._clock.monotonic() + self._cooldown
+
+
+class Attempt:
+    """A try of a destination that has begun; one call of one of its methods ends it."""
+
+    __slots__ = ("_breaker", "_probe")
+
+    def __init__(self, breaker: Breaker, *, probe: bool) -> None:
+        self._breaker = breaker
+        self._probe = probe
+
+    def ended(self, down: str | None) -> None:
+        """Tell what the try found out.
+
+        Args:
+            down: how the destination could not be reached or went away, None if it did not.
+        """
+        self._breaker.ended(down, probe=self._probe)
+
+    def abandoned(self) -> None:
+        """Tell that it was given up, and says nothing about the destination."""
+        self._breaker.abandoned(probe=self._probe)

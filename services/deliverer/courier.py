@@ -87,16 +87,23 @@ Unreachable: the destination is down, or refuses this program as such. SpoolMiss
 not in the spool. SpoolUnavailable: it could not be read. ClaimLost: it is no longer ours.
 """
 
+Tell: TypeAlias = Callable[[int, Delivered], None]
+"""Takes what became of a letter, with its place among those that were given along with it."""
+
 
 class Courier(Protocol):
     """Delivers letters to one destination. Many deliveries may be under way at once."""
 
-    @property
-    def joint(self) -> bool:
-        """Whether letters may be delivered together: none has to wait long for another."""
+    async def deliver(self, posts: Sequence[Post], tell: Tell) -> None:
+        """Deliver letters, and tell what became of each as soon as it is known; then return.
 
-    async def deliver(self, posts: Sequence[Post]) -> Sequence[Delivered]:
-        """Deliver letters and return what became of each. One that fails disturbs no other."""
+        A letter that fails disturbs no other. Where this is cancelled, nothing of it is under way
+        any more when it ends, and what was not told has not been delivered for all that is known.
+
+        Args:
+            posts: the letters.
+            tell: is called once for each of them.
+        """
 
     async def close(self) -> None:
         """Let go of connections and threads; no delivery is under way any more."""

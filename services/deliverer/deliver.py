@@ -9,25 +9,23 @@ which delivers it again if the claim has expired meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
 from services.deliverer.breaker import Breaker
-from services.deliverer.courier import ClaimLost, Courier, Delivered, Letter, Post
-from services.deliverer.outcomes import outcome_of
+from services.deliverer.courier import Courier, Delivered, Letter, Post
+from services.deliverer.round import CLAIMED_ELSEWHERE, Errand, Round, errand
 from shared.claims import Claim, Delivery, Finished
 from shared.clock import Clock
-from shared.errors import SpoolUnavailable, StateUnavailable, Unreachable
+from shared.errors import SpoolUnavailable, StateUnavailable
 from shared.faultpoint import reach_all
 from shared.log import Report, silent
 from shared.message import Addressed, Envelope, Inline, Spooled
-from shared.outcome import DeadLetter, Done, Outcome, Retry
-
-CLAIMED_ELSEWHERE: Final = 10.0
-"""Seconds after which to ask again for a message that another process has in hand."""
+from shared.outcome import DeadLetter, Outcome, Retry
+from shared.stage import Answer
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 5.0
@@ -60,24 +58,6 @@ class Blobs(Protocol):
 
     def chunks(self, key: str) -> AsyncIterator[bytes]:
         """Yield a blob; raise SpoolMissing or SpoolUnavailable."""
-
-
-@dataclass(slots=True)
-class _Errand:
-    """A message that we have claimed, on its way.
-
-    Attributes:
-        waiting: the recipients that do not have it yet.
-        outcome: what became of it, or what kept it from that; None while nobody knows.
-        receipts: what the far end said, by recipient that has it now.
-    """
-
-    envelope: Envelope[Addressed]
-    delivery: Delivery
-    claim: Claim
-    waiting: Sequence[str]
-    outcome: Outcome | Exception | None = None
-    receipts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Deliverer:
@@ -114,74 +94,133 @@ class Deliverer:
         """The breaker of each destination, by its name."""
 
     def lane(self, envelope: Envelope[Addressed]) -> str | None:
-        """Return with which other messages one is delivered: those to the same folders.
+        """Return with which other messages one is delivered: small ones, to the same destination.
 
-        Alone goes what can take long by itself: to a server, or large.
+        A large one is delivered alone: it would be read for all that time.
         """
         mail = envelope.payload
-        courier = self._couriers.get(mail.destination)
-        joint = courier is not None and courier.joint and isinstance(mail.raw, Inline)
-        return mail.destination if joint else None
+        return mail.destination if isinstance(mail.raw, Inline) else None
 
-    async def handle(
-        self, envelopes: Sequence[Envelope[Addressed]]
-    ) -> Sequence[Outcome | Exception]:
+    async def handle(self, envelopes: Sequence[Envelope[Addressed]], answer: Answer) -> None:
         """Deliver messages of one lane to those of their recipients who do not have them yet.
 
-        Returns:
-            For each what became of it; SpoolMissing or SpoolUnavailable for one that is large and
-            cannot be read.
+        Args:
+            envelopes: the messages.
+            answer: is told what became of each as soon as that is recorded; SpoolMissing or
+                SpoolUnavailable for one that is large and cannot be read.
         """
         destination = envelopes[0].payload.destination
-        if destination not in self._couriers:
-            return [_nowhere(destination)] * len(envelopes)
-        away = self._away(destination)
-        if away is not None:
-            return [away] * len(envelopes)
-        try:
-            return await self._claimed(destination, envelopes)
-        except StateUnavailable as error:
-            return [Retry(f"the ledger of deliveries is out of reach: {error}")] * len(envelopes)
+        deliveries = [Delivery(envelope.id, destination) for envelope in envelopes]
+        claims = await self._claims(destination, deliveries)
+        if not isinstance(claims, Sequence):
+            for place in range(len(envelopes)):
+                answer(place, claims)
+            return
+        errands: dict[int, Errand] = {}
+        for place, claim in enumerate(claims):
+            if claim is None:
+                why = "another process has this message in hand"
+                answer(place, Retry(why, after=CLAIMED_ELSEWHERE))
+            else:
+                errands[place] = errand(envelopes[place], deliveries[place], claim)
+        del envelopes  # each is let go of when it was delivered
+        await self._carry_out(destination, errands, answer)
 
     async def close(self) -> None:
         """Let go of every destination."""
         for courier in self._couriers.values():
             await courier.close()
 
+    async def _claims(
+        self, destination: str, deliveries: Sequence[Delivery]
+    ) -> Sequence[Claim | None] | Outcome:
+        """Claim messages, or return why nothing is to be delivered to that destination now."""
+        if destination not in self._couriers:
+            return _nowhere(destination)
+        away = self._away(destination)
+        if away is not None:
+            return away
+        try:
+            return await self._deliveries.claim(deliveries)
+        except StateUnavailable as error:
+            return Retry(f"the ledger of deliveries is out of reach: {error}")
+
     def _away(self, destination: str) -> Retry | None:
         breaker = self.breakers[destination]
         seconds = breaker.remaining()
+        if not seconds:
+            return None
         why = f"destination {destination} is left alone for a while: {breaker.why}"
-        return Retry(why, after=seconds) if seconds else None
+        return Retry(why, after=seconds)
 
-    async def _claimed(
-        self, destination: str, envelopes: Sequence[Envelope[Addressed]]
-    ) -> Sequence[Outcome | Exception]:
-        deliveries = [Delivery(envelope.id, destination) for envelope in envelopes]
-        claims = await self._deliveries.claim(deliveries)
-        errands = [
-            None if claim is None else _errand(envelope, delivery, claim)
-            for envelope, delivery, claim in zip(envelopes, deliveries, claims, strict=True)
-        ]
-        ours = [errand for errand in errands if errand is not None]
+    async def _carry_out(
+        self, destination: str, errands: dict[int, Errand], answer: Answer
+    ) -> None:
+        """Deliver, and record what was delivered before anybody is told of it."""
+        posts = self._posts(destination, errands)
+        places = list(posts)
+        under_way = Round(errands)
+
+        def tell(place: int, delivered: Delivered) -> None:
+            under_way.tell(places[place], delivered)
+
+        deliver = self._couriers[destination].deliver
+        delivering = asyncio.create_task(deliver(list(posts.values()), tell))
+        delivering.add_done_callback(under_way.courier_ended)
+        del posts
         try:
-            await self._deliver(destination, [errand for errand in ours if errand.waiting])
+            while errands:
+                known = await under_way.known()
+                reach_all(["deliverer"] * len(known), "before-ledger")
+                await self._let_go(known.values())
+                reach_all(["deliverer"] * len(known), "after-ledger")
+                for place, errand_ in known.items():
+                    answer(place, errand_.outcome)
+            await delivering
         except BaseException:
-            await self._let_go(ours)
+            delivering.cancel()
+            await asyncio.wait({delivering})
+            await self._abandon(errands.values())
             raise
-        reach_all(["deliverer"] * len(ours), "before-ledger")
-        await self._let_go(ours)
-        reach_all(["deliverer"] * len(ours), "after-ledger")
-        return [_outcome(errand) for errand in errands]
 
-    async def _let_go(self, errands: Sequence[_Errand]) -> None:
-        done = [Finished(e.delivery, e.receipts) for e in errands if e.receipts]
+    def _posts(self, destination: str, errands: Mapping[int, Errand]) -> dict[int, Post]:
+        """Return what is to be delivered; note with the other errands why they are not."""
+        posts: dict[int, Post] = {}
+        for place, errand_ in errands.items():
+            if errand_.known:
+                continue
+            away = self._away(destination)  # again: others tried it while these were claimed
+            if away is not None:
+                errand_.outcome = away
+                continue
+            errand_.attempt = self.breakers[destination].attempt()
+            sender = errand_.envelope.payload.sender
+            posts[place] = Post(self._letter(errand_), sender, errand_.waiting)
+        return posts
+
+    async def _let_go(self, errands: Collection[Errand]) -> None:
+        done = [errand_.finished for errand_ in errands if errand_.receipts]
         if done:
             await self._recorded(done)
-        rest = [errand.delivery for errand in errands if not errand.receipts]
-        if rest:
+        await self._unclaim([errand_.delivery for errand_ in errands if not errand_.receipts])
+
+    async def _abandon(self, errands: Collection[Errand]) -> None:
+        """Give up what is under way; what cannot be recorded is marked as perhaps delivered."""
+        for errand_ in errands:
+            errand_.abandon()
+        done = [errand_.finished for errand_ in errands if errand_.receipts]
+        rest = [errand_.delivery for errand_ in errands if not errand_.receipts]
+        if done:
+            try:
+                await self._deliveries.finish(done)
+            except StateUnavailable:
+                rest += [delivery for delivery, _ in done]
+        await self._unclaim(rest)
+
+    async def _unclaim(self, deliveries: Sequence[Delivery]) -> None:
+        if deliveries:
             with suppress(StateUnavailable):  # they expire by themselves
-                await self._deliveries.unclaim(rest)
+                await self._deliveries.unclaim(deliveries)
 
     async def _recorded(self, done: Sequence[Finished]) -> None:
         """Record what was delivered, however long that takes."""
@@ -201,27 +240,11 @@ class Deliverer:
             self._tell_at = now + LONGEST_PAUSE
             self._report(UNRECORDED, why=error)
 
-    async def _deliver(self, destination: str, errands: Sequence[_Errand]) -> None:
-        """Deliver to one destination, and note with each errand what became of it."""
-        if not errands:
-            return
-        away = self._away(destination)  # again: others tried it while these were claimed
-        if away is not None:
-            for errand in errands:
-                errand.outcome = away
-            return
-        posts = [Post(self._letter(e), e.envelope.payload.sender, e.waiting) for e in errands]
-        with self.breakers[destination].attempt() as attempt:
-            delivered = await self._couriers[destination].deliver(posts)
-            attempt.down = next(filter(None, map(_down, delivered)), None)
-        for errand, results in zip(errands, delivered, strict=True):
-            _note(errand, results)
-
-    def _letter(self, errand: _Errand) -> Letter:
-        mail, replay = errand.envelope.payload, errand.claim.replay
-        raw, id_ = mail.raw, errand.envelope.id
+    def _letter(self, errand_: Errand) -> Letter:
+        mail, replay = errand_.envelope.payload, errand_.claim.replay
+        raw, id_ = mail.raw, errand_.envelope.id
         size = len(mail.prefix) + raw.size
-        held = partial(self._deliveries.holds, errand.delivery)
+        held = partial(self._deliveries.holds, errand_.delivery)
         if isinstance(raw, Inline):
             return Letter(id_, mail.prefix, size, partial(_once, raw.data), raw.data, replay, held)
         return Letter(id_, mail.prefix, size, partial(self._blob, raw), None, replay, held)
@@ -245,40 +268,3 @@ def _nowhere(destination: str) -> DeadLetter:
         f"there is no destination {destination!a}: configure [destinations.{destination}]"
         " with a url, or direct the message elsewhere, and requeue it"
     )
-
-
-def _errand(envelope: Envelope[Addressed], delivery: Delivery, claim: Claim) -> _Errand:
-    waiting = list(dict.fromkeys(envelope.payload.recipients))
-    if claim.delivered:
-        waiting = [recipient for recipient in waiting if recipient not in claim.delivered]
-    errand = _Errand(envelope, delivery, claim, waiting)
-    if not waiting:
-        errand.outcome = Done("had been delivered before", event="suppressed")
-    return errand
-
-
-def _outcome(errand: _Errand | None) -> Outcome | Exception:
-    if errand is None:
-        return Retry("another process has this message in hand", after=CLAIMED_ELSEWHERE)
-    if errand.outcome is None:
-        return RuntimeError("the courier told nothing of this message")
-    return errand.outcome
-
-
-def _down(delivered: Delivered) -> str | None:
-    """Return how the destination went away, None if it did not."""
-    if isinstance(delivered, Exception):
-        return str(delivered) if isinstance(delivered, Unreachable) else None
-    return next((result.reply for result in delivered.values() if result.lost), None)
-
-
-def _note(errand: _Errand, delivered: Delivered) -> None:
-    if isinstance(delivered, ClaimLost):
-        errand.outcome = Retry(str(delivered), after=CLAIMED_ELSEWHERE)
-    elif isinstance(delivered, Unreachable):
-        errand.outcome = Retry(str(delivered))
-    elif isinstance(delivered, Exception):
-        errand.outcome = delivered
-    else:
-        errand.receipts = {r: x.reply for r, x in delivered.items() if x.verdict == "delivered"}
-        errand.outcome = outcome_of(errand.envelope.payload, delivered)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from services.deliverer.courier import Delivered, Post, Result, same_for_all
+from services.deliverer.courier import Post, Result, Tell, same_for_all
 from services.deliverer.store import FileStore, NewFile, discard, failure, stored
 
 
@@ -33,14 +33,18 @@ class Draft:
 
 
 async def deliver(
-    store: FileStore, posts: Sequence[Post], write: Callable[[Post, Draft], Awaitable[None]]
-) -> list[Delivered]:
-    """Deliver letters as files and return what became of each.
+    store: FileStore,
+    posts: Sequence[Post],
+    write: Callable[[Post, Draft], Awaitable[None]],
+    tell: Tell,
+) -> None:
+    """Deliver letters as files and tell what became of each.
 
     Args:
         store: puts the files into their places.
         posts: the letters.
         write: adds results and staged copies of a letter to its draft.
+        tell: as of ``Courier.deliver``.
     """
     drafts = [Draft() for _ in posts]
     try:
@@ -52,10 +56,8 @@ async def deliver(
             draft.discard()
         raise
     await _place(store, drafts)
-    return [
-        draft.results if error is None else error
-        for draft, error in zip(drafts, errors, strict=True)
-    ]
+    for place, (draft, error) in enumerate(zip(drafts, errors, strict=True)):
+        tell(place, draft.results if error is None else error)
 
 
 async def _drafted(

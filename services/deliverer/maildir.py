@@ -17,7 +17,7 @@ from typing import Final
 
 from services.deliverer import drafts
 from services.deliverer.addresses import unstorable
-from services.deliverer.courier import Delivered, Letter, Post, Result, same_for_all
+from services.deliverer.courier import Letter, Post, Result, Tell, same_for_all
 from services.deliverer.drafts import Draft
 from services.deliverer.line_ends import lf
 from services.deliverer.store import FileStore, NewFile, failure, make_directory
@@ -46,18 +46,13 @@ class MaildirCourier:
         self._maildir_of = lru_cache(4096)(partial(maildir_of, template))
         self._store = store
 
-    @property
-    def joint(self) -> bool:
-        """True: files are synced together."""
-        return True
-
-    async def deliver(self, posts: Sequence[Post]) -> Sequence[Delivered]:
-        """Deliver letters and return what became of each.
+    async def deliver(self, posts: Sequence[Post], tell: Tell) -> None:
+        """Deliver letters, all at once, and tell what became of each.
 
         The envelope sender is not used, a Return-Path line is part of a letter. Recipients who
         share a Maildir get one file.
         """
-        return await drafts.deliver(self._store, posts, self._write)
+        await drafts.deliver(self._store, posts, self._write, tell)
 
     async def close(self) -> None:
         """Let go of the threads."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from services.deliverer import drafts
 from services.deliverer.addresses import refusals
-from services.deliverer.courier import Delivered, Letter, Post, same_for_all
+from services.deliverer.courier import Letter, Post, Tell, same_for_all
 from services.deliverer.drafts import Draft
 from services.deliverer.line_ends import crlf
 from services.deliverer.store import FileStore, NewFile, failure
@@ -30,14 +30,9 @@ class PickupCourier:
         self._folder = folder
         self._store = store
 
-    @property
-    def joint(self) -> bool:
-        """True: files are synced together."""
-        return True
-
-    async def deliver(self, posts: Sequence[Post]) -> Sequence[Delivered]:
-        """Deliver letters, each as one file for all its recipients; return what became of each."""
-        return await drafts.deliver(self._store, posts, self._write)
+    async def deliver(self, posts: Sequence[Post], tell: Tell) -> None:
+        """Deliver letters, each as one file for all its recipients; tell what became of each."""
+        await drafts.deliver(self._store, posts, self._write, tell)
 
     async def close(self) -> None:
         """Let go of the threads."""

@@ -1,4 +1,4 @@
-"""Kept connections to one server: bounded in number, reused, closed when idle for long.
+"""Kept connections to one server: reused, closed when idle for long. Who asks bounds their number.
 
 A kept connection may have died without a sign. Who finds one dead asks for a fresh one; then all
 others that lie idle are given up as well, for what killed one has killed them.
@@ -13,16 +13,10 @@ from types import TracebackType
 from typing import Final
 
 from services.deliverer.session import Session, Target, open_session
-from services.deliverer.slots import Slots
 from shared.clock import Clock
-from shared.errors import Unreachable
 
 IDLE_SECONDS: Final = 60.0
 """How long a connection is kept for the next message; servers close theirs after 5 minutes."""
-
-BUSY_SECONDS: Final = 30.0
-"""How long to wait for a connection to become free. A server that hangs on all of them for so long
-is as good as down; waiting on would hold up mail for other destinations."""
 
 LEAVE_SECONDS: Final = 2.0
 """How long a server may take to end TLS with us when we leave."""
@@ -34,24 +28,16 @@ class Pool:
     Args:
         target: the server.
         clock: the time.
-        limit: how many connections there may be at once.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        clock: Clock,
-        limit: int,
-    ) -> None:
+    def __init__(self, target: Target, clock: Clock) -> None:
         self._target = target
         self._clock = clock
-        self._limit = limit
-        self._slots = Slots(limit, BUSY_SECONDS * target.patience)
         self._idle: deque[tuple[float, Session]] = deque()  # the longest idle first
         self._sweeper: asyncio.Task[None] | None = None
 
     def session(self, *, fresh: bool = False) -> AbstractAsyncContextManager[Session]:
-        """Lend a session; wait until there may be one more.
+        """Lend a session.
 
         After an exception in the block the connection is cut at once, with nothing more sent.
 
@@ -59,20 +45,15 @@ class Pool:
             fresh: open a new connection, and give up those that lie idle.
 
         Raises:
-            Unreachable: the server cannot be reached, does not let us in, or hangs.
+            Unreachable: the server cannot be reached, or does not let us in.
         """
         return _Loan(self, fresh=fresh)
 
     async def lend(self, *, fresh: bool) -> Session:
         """Return a session, which is in one hand alone until it is taken back."""
-        await self._slot()
-        try:
-            if fresh:
-                self._close_idle(0.0)
-            return self._reusable() or await open_session(self._target)
-        except BaseException:
-            self._slots.give()
-            raise
+        if fresh:
+            self._close_idle(0.0)
+        return self._reusable() or await open_session(self._target)
 
     def take_back(self, session: Session) -> None:
         """Keep a session for the next message, unless its connection is gone or out of step."""
@@ -80,15 +61,6 @@ class Pool:
             self._keep(session)
         else:
             session.channel.abort()
-        self._slots.give()
-
-    async def _slot(self) -> None:
-        try:
-            await self._slots.take()
-        except TimeoutError as error:
-            seconds = BUSY_SECONDS * self._target.patience
-            why = f"none of {self._limit} connections became free for {seconds:g} seconds"
-            raise Unreachable(self._target.server, why) from error
 
     async def close(self) -> None:
         """Take leave of the server on every idle connection."""

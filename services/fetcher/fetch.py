@@ -33,6 +33,7 @@ from shared.errors import (
 )
 from shared.message import Envelope, Poll
 from shared.outcome import Done, Outcome
+from shared.stage import Answer
 
 POLL_SECONDS: Final = 900.0
 """How long one poll job is held; a broker takes a delivery back after 30 minutes."""
@@ -78,12 +79,13 @@ class Fetcher:
         """Accounts of which the state database could not be told that they are due again. It takes
         them for queued until the schedule gives them back."""
 
-    async def handle(self, envelopes: Sequence[Envelope[Poll]]) -> Sequence[Outcome]:
+    async def handle(self, envelopes: Sequence[Envelope[Poll]], answer: Answer) -> None:
         """Poll the accounts of these jobs, one after the other.
 
         What goes wrong with an account is reported here.
         """
-        return [await self._job(envelope) for envelope in envelopes]
+        for place, envelope in enumerate(envelopes):
+            answer(place, await self._job(envelope))
 
     async def _job(self, envelope: Envelope[Poll]) -> Outcome:
         name = envelope.account

@@ -26,7 +26,7 @@ from shared.queues import PICKUP, QUARANTINE, Tier, plan
 from shared.runner import FAREWELL, HEAD_START, SUSPECT, Runner
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
-from shared.stage import Compute, Perform, Stage, alone
+from shared.stage import Answer, Compute, Perform, Stage, alone
 from tests.clock import ManualClock
 from tests.deliveries import singly
 
@@ -79,8 +79,9 @@ def one_by_one(handle: Handle) -> Compute | Perform:
 
     wait = cast(Callable[[Envelope[Any]], Awaitable[Outcome]], handle)
 
-    async def perform(envelopes: Sequence[Envelope[Any]]) -> Sequence[Outcome | Exception]:
-        return [await wait(envelope) for envelope in envelopes]
+    async def perform(envelopes: Sequence[Envelope[Any]], answer: Answer) -> None:
+        for place, envelope in enumerate(envelopes):
+            answer(place, await wait(envelope))
 
     return perform
 
@@ -282,21 +283,23 @@ async def test_a_full_or_missing_outbox_holds_the_delivery_back(tmp_path: Path) 
 async def test_messages_of_a_lane_are_handled_together_and_wait_for_no_other(
     tmp_path: Path,
 ) -> None:
-    """Lanes are the first letters of ids here; what begins with x has none."""
+    """Lanes are the first letters of ids here; what begins with x has none. b1 takes its time."""
     begun, hold = list[list[str]](), asyncio.Event()
 
-    async def perform(envelopes: Sequence[Envelope[Any]]) -> Sequence[Outcome | Exception]:
+    async def perform(envelopes: Sequence[Envelope[Any]], answer: Answer) -> None:
         begun.append([envelope.id for envelope in envelopes])
-        if envelopes[0].id == "b1":
-            await hold.wait()
-        return [KeyError("a defect") if e.id == "a2" else Done("250 ok") for e in envelopes]
+        for place in reversed(range(len(envelopes))):
+            id_ = envelopes[place].id
+            if id_ == "b1":
+                await hold.wait()
+            answer(place, KeyError("a defect") if id_ == "a2" else Done("250 ok"))
 
     def lane(envelope: Envelope[Any]) -> str | None:
         return None if envelope.id.startswith("x") else str(envelope.id[0])
 
     async with at_work(tmp_path, perform, lane=lane) as bench:
         await bench.put("a1", "b1", "a2", "x1", "b2", "x2", "a3")
-        await bench.events("delivered", 4)
+        await bench.events("delivered", 5)
         assert sorted(begun) == [["a1", "a2", "a3"], ["b1", "b2"], ["x1"], ["x2"]]
         await bench.until("pickup.retry.1h", 1)
         hold.set()
@@ -305,13 +308,21 @@ async def test_messages_of_a_lane_are_handled_together_and_wait_for_no_other(
         assert (kept.message_id, bench.log.counts["crashed"]) == ("a2", 1)
 
 
-async def test_what_a_handler_of_a_lane_raises_is_a_retry_of_that_lane(tmp_path: Path) -> None:
-    async def perform(envelopes: Sequence[Envelope[Any]]) -> Sequence[Outcome | Exception]:
-        raise SpoolUnavailable("the disk is away")
+@pytest.mark.parametrize("defect", [SpoolUnavailable("the disk is away"), None])
+async def test_what_a_handler_of_a_lane_does_not_answer_for_is_retried(
+    tmp_path: Path, defect: Exception | None
+) -> None:
+    async def perform(envelopes: Sequence[Envelope[Any]], answer: Answer) -> None:
+        answer(1, Done("250 ok"))
+        if defect is not None:
+            raise defect
 
     async with at_work(tmp_path, perform, lane=lambda _: "one") as bench:
-        await bench.put("a", "b")
+        await bench.put("a", "b", "c")
         await bench.until("pickup.retry.1h", 2)
+        assert bench.log.counts["delivered"] == 1
+        reason = str(next(bench.steward.browse("pickup.retry.1h")).headers["reason"])
+        assert (str(defect) if defect else "it did not say what became of") in reason
 
 
 def test_a_policy_needs_a_tier() -> None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from services.deliverer.courier import Courier, Letter, Post, Result
+from services.deliverer.courier import Courier, Delivered, Letter, Post, Result
 from services.deliverer.couriers import courier_for
 from tests.clock import ManualClock
 
@@ -40,6 +40,18 @@ def letter(
     return Letter(id_, prefix, length, read, None if spooled else message, replay, lambda: held)
 
 
+async def told(courier: Courier, posts: Sequence[Post]) -> list[Delivered]:
+    """Have letters delivered; return what was told of each."""
+    found: dict[int, Delivered] = {}
+
+    def tell(place: int, delivered: Delivered) -> None:
+        assert place not in found
+        found[place] = delivered
+
+    await courier.deliver(posts, tell)
+    return [found.pop(place) for place in range(len(posts))]
+
+
 @dataclass(frozen=True)
 class One:
     """A courier that is given one letter at a time."""
@@ -50,7 +62,7 @@ class One:
         self, letter: Letter, sender: str, recipients: Sequence[str]
     ) -> Mapping[str, Result]:
         """Deliver a letter; raise what kept it from being delivered."""
-        (delivered,) = await self.courier.deliver([Post(letter, sender, recipients)])
+        (delivered,) = await told(self.courier, [Post(letter, sender, recipients)])
         if isinstance(delivered, Exception):
             raise delivered
         return delivered

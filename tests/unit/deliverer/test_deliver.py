@@ -7,14 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from services.deliverer.courier import ClaimLost, Delivered, Letter, Post, Result
-from services.deliverer.deliver import (
-    CLAIMED_ELSEWHERE,
-    LONGEST_PAUSE,
-    UNRECORDED,
-    Deliverer,
-    Deliveries,
-)
+from services.deliverer.courier import ClaimLost, Delivered, Letter, Post, Result, Tell
+from services.deliverer.deliver import LONGEST_PAUSE, UNRECORDED, Deliverer, Deliveries
+from services.deliverer.round import CLAIMED_ELSEWHERE
 from shared.claims import Claim, Delivery, Finished
 from shared.errors import SpoolMissing, SpoolUnavailable, StateUnavailable, Unreachable
 from shared.message import Addressed, Envelope, Inline, Raw, Spooled, Summary
@@ -40,10 +35,9 @@ class Told:
     started: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event | None = None
 
-    joint: bool = False
-
-    async def deliver(self, posts: Sequence[Post]) -> Sequence[Delivered]:
-        return [await self._deliver(*post) for post in posts]
+    async def deliver(self, posts: Sequence[Post], tell: Tell) -> None:
+        for place, post in enumerate(posts):
+            tell(place, await self._deliver(*post))
 
     async def _deliver(self, letter: Letter, sender: str, recipients: Sequence[str]) -> Delivered:
         assert sender == SENDER
@@ -99,9 +93,23 @@ def envelope(*recipients: str, raw: Raw | None = None, to: str = "local") -> Env
     return Envelope("3f9a", "sales", mail, 0.0)
 
 
+async def answers(
+    deliverer: Deliverer, mails: Sequence[Envelope[Addressed]]
+) -> list[Outcome | Exception]:
+    """Have messages delivered in one call; return the answer for each."""
+    found: dict[int, Outcome | Exception] = {}
+
+    def answer(place: int, answered: Outcome | Exception) -> None:
+        assert place not in found
+        found[place] = answered
+
+    await deliverer.handle(mails, answer)
+    return [found.pop(place) for place in range(len(mails))]
+
+
 async def handled(deliverer: Deliverer, mail: Envelope[Addressed]) -> Outcome:
     """Have one message delivered; raise what kept it from an outcome."""
-    (outcome,) = await deliverer.handle([mail])
+    (outcome,) = await answers(deliverer, [mail])
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
@@ -442,7 +450,7 @@ async def test_of_many_each_has_its_own_outcome(
     await handled(deliverer, mails[3])
     courier.letters.clear()
     assert await claim_one(other, "elsewhere", "local") is not None
-    *outcomes, twice = await deliverer.handle(mails)
+    *outcomes, twice = await answers(deliverer, mails)
     unreadable = outcomes.pop()
     assert isinstance(unreadable, SpoolUnavailable)  # the spool has not been made
     assert outcomes == [
@@ -461,11 +469,9 @@ async def test_of_many_each_has_its_own_outcome(
     assert delivered.delivered == {ANNA}
 
 
-async def test_only_what_keeps_nobody_waiting_is_delivered_together(
-    deliverer: Deliverer, courier: Told
+async def test_what_is_small_and_for_one_destination_is_delivered_together(
+    deliverer: Deliverer,
 ) -> None:
-    assert deliverer.lane(envelope(ANNA)) is None
-    courier.joint = True
     assert deliverer.lane(envelope(ANNA)) == deliverer.lane(envelope(BERT)) == "local"
     assert deliverer.lane(envelope(ANNA, raw=Spooled("large", 5, b""))) is None
-    assert deliverer.lane(envelope(ANNA, to="nowhere")) is None
+    assert deliverer.lane(envelope(ANNA, to="archive")) == "archive"

@@ -10,7 +10,16 @@ import pytest
 from services.deliverer.courier import ClaimLost, Post
 from services.deliverer.store import BATCH, make_directory
 from shared.errors import SpoolMissing
-from tests.unit.deliverer.letters import ANNA, BERT, MESSAGE, PREFIX, SENDER, courier, letter
+from tests.unit.deliverer.letters import (
+    ANNA,
+    BERT,
+    MESSAGE,
+    PREFIX,
+    SENDER,
+    courier,
+    letter,
+    told,
+)
 
 STORED = (PREFIX + MESSAGE).replace(b"\r\n", b"\n")
 
@@ -274,7 +283,7 @@ async def test_of_letters_delivered_together_one_that_fails_disturbs_no_other(
     ]
     async with courier(f"maildir://{tmp_path}/{{local}}") as maildir:
         posts = [Post(each, SENDER, [ANNA]) for each in letters]
-        first, unread, lost, last = await maildir.courier.deliver(posts)
+        first, unread, lost, last = await told(maildir.courier, posts)
     assert isinstance(unread, SpoolMissing)
     assert isinstance(lost, ClaimLost)
     for delivered in (first, last):

@@ -72,7 +72,7 @@ class Desk:
         self.log.counts.clear()
         fetcher = Fetcher({"sales": account}, world, limits or Limits())
         job = Envelope("poll-sales", "sales", Poll(), 0.0)
-        await asyncio.gather(*(fetcher.handle([job]) for _ in range(jobs)))
+        await asyncio.gather(*(fetcher.handle([job], lambda *_: None) for _ in range(jobs)))
         self.stranded |= fetcher.stranded
         return Counter(self.log.counts)
 

@@ -1,0 +1,133 @@
+"""A round: messages on their way to one destination together, each claimed, each told by itself.
+
+Plain bookkeeping between the story of a delivery and a courier. What a courier tells is noted at
+once, so that a delivery is known of whatever happens to its round after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from services.deliverer.breaker import Attempt
+from services.deliverer.courier import ClaimLost, Delivered
+from services.deliverer.outcomes import outcome_of
+from shared.claims import Claim, Delivery, Finished
+from shared.errors import Unreachable
+from shared.message import Addressed, Envelope
+from shared.outcome import Done, Outcome, Retry
+
+CLAIMED_ELSEWHERE: Final = 10.0
+"""Seconds after which to ask again for a message that another process has in hand."""
+
+_UNTOLD: Final = RuntimeError("the courier told nothing of this message")
+
+
+@dataclass(slots=True)
+class Errand:
+    """A message that we have claimed, on its way.
+
+    Attributes:
+        waiting: the recipients that do not have it yet.
+        attempt: the try of the destination that it is part of, while that is under way.
+        outcome: what became of it, or what kept it from that, once that is known.
+        receipts: what the far end said, by recipient that has it now.
+    """
+
+    envelope: Envelope[Addressed]
+    delivery: Delivery
+    claim: Claim
+    waiting: Sequence[str]
+    attempt: Attempt | None = None
+    outcome: Outcome | Exception = _UNTOLD
+    receipts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known what became of it."""
+        return self.outcome is not _UNTOLD
+
+    @property
+    def finished(self) -> Finished:
+        """What is to be recorded."""
+        return Finished(self.delivery, self.receipts)
+
+    def note(self, delivered: Delivered) -> None:
+        """Take what a courier tells."""
+        if isinstance(delivered, Unreachable):
+            self._tried(str(delivered))
+            self.outcome = Retry(str(delivered))
+        elif isinstance(delivered, Exception):
+            self.abandon()  # it says nothing about the destination
+            lost = isinstance(delivered, ClaimLost)
+            self.outcome = Retry(str(delivered), CLAIMED_ELSEWHERE) if lost else delivered
+        else:
+            self._tried(next((x.reply for x in delivered.values() if x.lost), None))
+            self.receipts = {r: x.reply for r, x in delivered.items() if x.verdict == "delivered"}
+            self.outcome = outcome_of(self.envelope.payload, delivered)
+
+    def _tried(self, down: str | None) -> None:
+        if self.attempt is not None:
+            self.attempt.ended(down)
+            self.attempt = None
+
+    def abandon(self) -> None:
+        """Note that nobody is at it any more."""
+        if self.attempt is not None:
+            self.attempt.abandoned()
+            self.attempt = None
+
+
+def errand(envelope: Envelope[Addressed], delivery: Delivery, claim: Claim) -> Errand:
+    """Return the errand of a message, to those of its recipients who do not have it yet."""
+    waiting = list(dict.fromkeys(envelope.payload.recipients))
+    if claim.delivered:
+        waiting = [recipient for recipient in waiting if recipient not in claim.delivered]
+    made = Errand(envelope, delivery, claim, waiting)
+    if not waiting:
+        made.outcome = Done("had been delivered before", event="suppressed")
+    return made
+
+
+class Round:
+    """Errands under way.
+
+    Args:
+        errands: each with the place of its message among those it came with.
+    """
+
+    def __init__(self, errands: dict[int, Errand]) -> None:
+        self.errands = errands
+        """Those that ``known`` has not returned yet."""
+        self._known = [place for place, errand in errands.items() if errand.known]
+        self._news = asyncio.Event()
+
+    def tell(self, place: int, delivered: Delivered) -> None:
+        """Take what a courier tells."""
+        self.errands[place].note(delivered)
+        self._known.append(place)
+        self._news.set()
+
+    def courier_ended(self, courier: asyncio.Task[None]) -> None:
+        """Take that nothing more will be told: what of there is nothing known yet, fails.
+
+        Args:
+            courier: what the courier was asked to do; it is done.
+        """
+        error = None if courier.cancelled() else courier.exception()
+        for place, errand in self.errands.items():
+            if not errand.known:
+                errand.abandon()
+                errand.outcome = error if isinstance(error, Exception) else _UNTOLD
+                self._known.append(place)
+        self._news.set()
+
+    async def known(self) -> Mapping[int, Errand]:
+        """Return the errands of which something new is known, by their places."""
+        while not self._known:
+            self._news.clear()
+            await self._news.wait()
+        places, self._known = self._known, []
+        return {place: self.errands.pop(place) for place in places}
