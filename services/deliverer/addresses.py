@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from services.deliverer.courier import Result, same_for_all
@@ -20,6 +21,7 @@ NAME_LIMIT: Final = 255
 """Bytes of a file name on every common file system."""
 
 
+@lru_cache(4096)  # mail comes to the same few mailboxes again and again
 def unsendable(address: str) -> str | None:
     """Return why an address cannot be sent, or None if it can. It may be without a domain.
 

@@ -9,7 +9,7 @@ dot is never sent, and the caller must not use the session again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.deliverer.courier import Letter, Result, Verdict, same_for_all
 from services.deliverer.line_ends import END_OF_DATA, Transparency, encoded
@@ -83,13 +83,18 @@ def _mail(session: Session, letter: Letter, sender: str, recipients: Sequence[st
     return line.encode() + b"\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class _Replies:
+class _Replies(NamedTuple):
     """What was answered to the envelope; the commands that were not sent have no reply."""
 
     mail: Reply
     rcpt: Sequence[Reply]
     data: Reply | None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the message can be sent now, and to all."""
+        taken = all(200 <= reply.code < 300 for reply in (self.mail, *self.rcpt))
+        return taken and self.data is not None and self.data.code == 354
 
 
 async def _envelope(session: Session, mail: bytes, recipients: Sequence[str]) -> _Replies:
@@ -141,6 +146,8 @@ def _checked(session: Session, reply: Reply, step: Step) -> Reply:
 
 def _refused(session: Session, replies: _Replies, recipients: Sequence[str]) -> dict[str, Result]:
     """Return the results for all to whom the message cannot be sent now."""
+    if replies.accepted:
+        return {}
     if meaning(replies.mail, Step.MAIL) != "delivered":
         return same_for_all(recipients, _result(session, replies.mail, Step.MAIL))
     answers = dict(zip(recipients, replies.rcpt, strict=True))
