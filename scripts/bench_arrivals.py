@@ -1,4 +1,4 @@
-"""What has arrived at the far end, and when the last of it did.
+"""What has arrived at the far end, and when the last of it did; and when a maildrop was emptied.
 
 Whoever is measured shares the machine with the benchmark, so looking has to cost next to nothing.
 A look is a ``stat`` of what changes with each message, a directory or a file; messages are counted
@@ -32,7 +32,7 @@ class Arrivals(Protocol):
 class Folders:
     """The files in all directories that match, such as the ``new`` of every user.
 
-    Nothing but the messages that come may change these directories.
+    Nothing but the messages that come, or go, may change these directories.
     """
 
     root: Path
@@ -43,7 +43,7 @@ class Folders:
         return sum(len(os.listdir(folder)) for folder in self._all())  # noqa: PTH208  (thousands)
 
     def latest(self) -> int:
-        """Return when a name was last added to one of them."""
+        """Return when a name was last added to one of them, or removed."""
         return max((folder.stat().st_mtime_ns for folder in self._all()), default=0)
 
     def _all(self) -> Iterator[Path]:
@@ -66,6 +66,20 @@ def last_arrival(arrivals: Arrivals, messages: int, seconds: float) -> int:
         time.sleep(PAUSE)
     check(arrivals, messages)
     return arrivals.latest()
+
+
+def last_departure(maildrops: Folders, seconds: float) -> int:
+    """Wait until nothing is left there; return when the last name went, as ``time.time_ns``.
+
+    Raises:
+        RuntimeError: something is left after so many seconds.
+    """
+    end = time.monotonic() + seconds
+    while left := maildrops.count():
+        if time.monotonic() > end:
+            raise RuntimeError(f"{left} messages are still on the server")
+        time.sleep(PAUSE)
+    return maildrops.latest()
 
 
 def check(arrivals: Arrivals, messages: int) -> None:

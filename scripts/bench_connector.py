@@ -3,7 +3,8 @@
 ``run --once`` is measured from the start of the program to its end, as mpop is. A service, in one
 process or as four over RabbitMQ, has been started before and has polled every maildrop while it was
 still empty. Then mail comes in. The clock starts when a poll job for each account is put into the
-queue, as the schedule does when an account is due, and stops when the last message is in its place.
+queue, as the schedule does when an account is due, and stops when the last message is in its place
+and the last one is deleted on the server, as mpop ends when it has deleted them.
 CPU time counts the connector's processes from then on until they are seen to be done, and RabbitMQ
 by itself.
 """
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench_arrivals import Arrivals, Folders, last_arrival
+from bench_arrivals import Arrivals, Folders, last_arrival, last_departure
 from bench_measure import Sample, cpu_of, peak_of, run, until
 from bench_place import PASSWORD, Drop, Load, Place
 
@@ -129,11 +130,12 @@ def _first_poll(place: Place, product: Connector, load: Load, name: str) -> None
 def _polled(
     place: Place, product: Connector, load: Load, queues: str | None, arrivals: Arrivals
 ) -> Sample:
-    """Let mail come in and the accounts be due; measure until all of it is delivered."""
+    """Let mail come in and the accounts be due; measure until all is delivered and deleted."""
     place.fill(load)
     before = sum(usage(product).values())
     started = _due(product, load, queues)
-    ended = last_arrival(arrivals, load.messages, PATIENCE)
+    arrived = last_arrival(arrivals, load.messages, PATIENCE)
+    ended = max(arrived, last_departure(place.maildrops(load), PATIENCE))
     cpu = sum(usage(product).values()) - before
     memory = {name: peak_of(pid) for name, pid in _pids(product).items()}
     return Sample(load.messages, (ended - started) / 1e9, cpu, memory=memory)

@@ -24,7 +24,7 @@ class Sample:
 
     Attributes:
         messages: how many it moved.
-        wall: seconds from its start to the last message in its place.
+        wall: seconds from its start to the last message in its place, and deleted on the server.
         cpu: seconds of CPU of its own processes.
         broker: seconds of CPU of RabbitMQ, 0 without.
         memory: peak resident bytes by process.

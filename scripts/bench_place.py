@@ -134,6 +134,13 @@ class Place:
             self.provider.put_all(drop.user, load.mail)
         os.sync()
 
+    def maildrops(self, load: Load) -> Folders:
+        """Return what is in the maildrops, as the server keeps it."""
+        users = [self.provider.maildir(drop.user) for drop in load.drops]
+        home = self.provider.home
+        names = [f"{user.relative_to(home)}/{new}" for user in users for new in ("new", "cur")]
+        return Folders(home, names)
+
     def fresh(self, name: str) -> Path:
         """Return an empty directory."""
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))

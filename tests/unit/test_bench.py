@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench_arrivals import Folders, last_arrival
+from scripts.bench_arrivals import Folders, last_arrival, last_departure
 from scripts.bench_sink import Sink, smtp_sink
 from tests.servers.process import require
 
@@ -44,6 +44,24 @@ def test_messages_that_still_come_are_waited_for(mail: Folders) -> None:
     end = last_arrival(mail, 500, 30)
     courier.join()
     assert end == (ann / "new").stat().st_mtime_ns
+
+
+def test_the_end_is_not_before_the_last_message_has_gone_from_the_server(mail: Folders) -> None:
+    new = mail.root / "ann" / "new"
+    deliver(mail.root / "ann", *map(str, range(500)))
+
+    def empty() -> None:
+        for path in sorted(new.iterdir()):
+            path.unlink()
+
+    server = threading.Thread(target=empty)
+    server.start()
+    end = last_departure(mail, 30)
+    server.join()
+    assert end == new.stat().st_mtime_ns
+    deliver(mail.root / "bob", "1")
+    with pytest.raises(RuntimeError, match="1 messages are still on the server"):
+        last_departure(mail, 0)
 
 
 @dataclass
