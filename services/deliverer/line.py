@@ -43,6 +43,10 @@ class Line(Generic[T]):
         """Take the first one out of the line; None if nobody waits."""
         return self._waiting.popleft()[1] if self._waiting else None
 
+    def next_if(self, true: Callable[[T], bool]) -> T | None:
+        """Take the first one out of the line if this is true of it; None if not."""
+        return self.next() if self._waiting and true(self._waiting[0][1]) else None
+
     def leave(self, gone: Callable[[T], bool]) -> None:
         """Take those out of the line of whom this is true."""
         self._waiting = deque(entry for entry in self._waiting if not gone(entry[1]))

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 from typing import Final
 
 from services.deliverer.session import Session, Target, open_session
@@ -36,10 +34,8 @@ class Pool:
         self._idle: deque[tuple[float, Session]] = deque()  # the longest idle first
         self._sweeper: asyncio.Task[None] | None = None
 
-    def session(self, *, fresh: bool = False) -> AbstractAsyncContextManager[Session]:
-        """Lend a session.
-
-        After an exception in the block the connection is cut at once, with nothing more sent.
+    async def lend(self, *, fresh: bool = False) -> Session:
+        """Return a session, which is in one hand alone until it is taken back.
 
         Args:
             fresh: open a new connection, and give up those that lie idle.
@@ -47,10 +43,6 @@ class Pool:
         Raises:
             Unreachable: the server cannot be reached, or does not let us in.
         """
-        return _Loan(self, fresh=fresh)
-
-    async def lend(self, *, fresh: bool) -> Session:
-        """Return a session, which is in one hand alone until it is taken back."""
         if fresh:
             self._close_idle(0.0)
         return self._reusable() or await open_session(self._target)
@@ -94,28 +86,3 @@ class Pool:
         limit = self._clock.monotonic() - seconds
         while self._idle and self._idle[0][0] <= limit:
             self._idle.popleft()[1].quit()
-
-
-class _Loan(AbstractAsyncContextManager[Session]):
-    """A session out of the pool for the time of a block.
-
-    By hand, as ``asynccontextmanager`` costs 4 us for each message.
-    """
-
-    def __init__(self, pool: Pool, *, fresh: bool) -> None:
-        self._pool = pool
-        self._fresh = fresh
-
-    async def __aenter__(self) -> Session:
-        self._session = await self._pool.lend(fresh=self._fresh)
-        return self._session
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is not None:
-            self._session.channel.abort()
-        self._pool.take_back(self._session)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from services.deliverer.channel import Channel, TlsFailed
+from services.deliverer.courier import Post
 from services.deliverer.reply import Reply, Step
 from shared.errors import Unreachable
 from shared.log import printable
@@ -70,6 +71,8 @@ class Session:
         lmtp: whether it speaks LMTP.
         extensions: what EHLO offered: upper-case keywords and their parameters.
         unfinished: a mail transaction has begun and not ended; RSET comes before the next.
+        announced: the letter of which the envelope has been sent already, with the end of the one
+            before it.
         served: how many transactions it has had.
     """
 
@@ -79,6 +82,7 @@ class Session:
         self.channel = channel
         self.extensions: Mapping[str, str] = {}
         self.unfinished = False
+        self.announced: Post | None = None
         self.served = 0
         self._patience = target.patience
 

@@ -2,23 +2,23 @@
 
 Letters wait in one line, and for each connection a task takes the first of them, again and again:
 so none waits for another, but for a connection. Addresses that could end their protocol line are
-refused here and never sent. A kept connection that turns out to be dead costs one fresh try, not a
-failure.
+refused here and never sent.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from services.deliverer.addresses import refusals
-from services.deliverer.courier import Delivered, Letter, Post, Result, Tell
+from services.deliverer.conversation import Conversation
+from services.deliverer.courier import Delivered, Post, Tell
 from services.deliverer.line import Line
 from services.deliverer.pool import Pool
 from services.deliverer.session import Target
-from services.deliverer.transaction import transact
+from services.deliverer.transaction import Following
 from shared.clock import Clock
 from shared.errors import Unreachable
 
@@ -55,6 +55,32 @@ class _Waiting(NamedTuple):
         batch.left -= 1
         if not batch.left and not batch.over.done():
             batch.over.set_result(None)
+
+
+@dataclass(slots=True)
+class _Bound:
+    """Finds the letter that goes over the same connection next: of the same batch.
+
+    Only letters that were given together bind each other, so that they are withdrawn together.
+
+    Attributes:
+        next: that letter, once there is one.
+    """
+
+    line: Line[_Waiting]
+    batch: _Batch
+    next: _Waiting | None = None
+
+    def following(self, fit: Callable[[Post], bool]) -> Post | None:
+        """Take the first in line, if it can go over this connection as it is."""
+        self.next = self.line.next_if(lambda waiting: self._can_follow(waiting, fit))
+        return None if self.next is None else self.next.post
+
+    def _can_follow(self, waiting: _Waiting, fit: Callable[[Post], bool]) -> bool:
+        post = waiting.post
+        return (
+            waiting.batch is self.batch and not refusals(post.sender, post.recipients) and fit(post)
+        )
 
 
 class SmtpCourier:
@@ -98,9 +124,13 @@ class SmtpCourier:
     async def _work(self) -> None:
         """Deliver the first in line until nobody waits."""
         me = asyncio.current_task()
-        while me is not None and (waiting := self._line.next()) is not None:
+        conversation = Conversation(self._pool)
+        waiting = self._line.next()
+        while me is not None and waiting is not None:
             self._workers[me] = waiting
-            waiting.tell(await self._deliver(waiting.post))
+            bound = _Bound(self._line, waiting.batch)
+            waiting.tell(await self._deliver(conversation, waiting.post, bound.following))
+            waiting = bound.next or self._line.next()
 
     def _left(self, worker: asyncio.Task[None]) -> None:
         was_at = self._workers.pop(worker)
@@ -122,27 +152,19 @@ class SmtpCourier:
         why = f"none of {self._limit} connections became free for {self._busy:g} seconds"
         waiting.tell(Unreachable(self._server, why))
 
-    async def _deliver(self, post: Post) -> Delivered:
-        letter, sender, recipients = post
-        refused = refusals(sender, recipients)
-        rest = [recipient for recipient in recipients if recipient not in refused]
+    async def _deliver(
+        self, conversation: Conversation, post: Post, following: Following
+    ) -> Delivered:
+        refused = refusals(post.sender, post.recipients)
+        if refused:
+            rest = [recipient for recipient in post.recipients if recipient not in refused]
+            post = post._replace(recipients=rest)
         try:
-            return refused | await self._transact(letter, sender, rest) if rest else refused
+            if not post.recipients:
+                return refused
+            return refused | await conversation.transact(post, following)
         except Exception as error:  # noqa: BLE001  (that of one letter; whose fault, its type says)
             return error
-
-    async def _transact(
-        self, letter: Letter, sender: str, recipients: Sequence[str]
-    ) -> dict[str, Result]:
-        async with self._pool.session() as session:
-            reused = session.served > 0
-            try:
-                return await transact(session, letter, sender, recipients)
-            except Unreachable:
-                if not reused:
-                    raise
-        async with self._pool.session(fresh=True) as session:
-            return await transact(session, letter, sender, recipients)
 
     async def close(self) -> None:
         """Take leave of the server."""

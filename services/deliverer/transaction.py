@@ -1,6 +1,8 @@
 """One mail transaction, of SMTP or of LMTP: MAIL, RCPT, DATA, the message, the replies.
 
-The commands go out in one write where the server pipelines (RFC 2920). Up to the final dot a broken
+The commands go out in one write where the server pipelines (RFC 2920). Over LMTP, where each has
+to (RFC 2033 section 5), those for the next letter go out with the end of the message, which
+may be the first in a group (RFC 2920 section 3.1): half the packets. Up to its final dot a broken
 connection is ``Unreachable`` and nothing has been delivered. From then on it is a result, for the
 message may have been taken (RFC 1047). Where anything raises in the middle of a message, the final
 dot is never sent, and the caller must not use the session again.
@@ -8,10 +10,10 @@ dot is never sent, and the caller must not use the session again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
-from services.deliverer.courier import Letter, Result, Verdict, same_for_all
+from services.deliverer.courier import Letter, Post, Result, Verdict, same_for_all
 from services.deliverer.line_ends import END_OF_DATA, Transparency, encoded
 from services.deliverer.reply import Meaning, Reply, Step, meaning
 from services.deliverer.session import Session
@@ -19,17 +21,25 @@ from shared.errors import Unreachable
 from shared.faultpoint import reach
 from shared.log import printable
 
+Following: TypeAlias = Callable[[Callable[[Post], bool]], Post | None]
+"""Returns the letter that goes over the same connection next, if there is one already that this is
+true of. From then on it is bound to this connection."""
+
+
+def nothing(_: Callable[[Post], bool]) -> None:
+    """Return that nobody knows what goes over the connection next."""
+
 
 async def transact(
-    session: Session, letter: Letter, sender: str, recipients: Sequence[str]
+    session: Session, post: Post, following: Following = nothing
 ) -> dict[str, Result]:
     """Send a letter and return what became of it for each recipient.
 
     Args:
-        session: an open session; unless this raises, it can be used again.
-        letter: the message.
-        sender: the envelope sender, "" for the null sender; safe to send.
-        recipients: the envelope recipients; safe to send.
+        session: an open session; unless this raises, it can be used again: where it has announced
+            a letter, for that one alone.
+        post: the letter; addresses that are safe to send.
+        following: is asked for the next letter, when there is nothing left of this one but to wait.
 
     Raises:
         Unreachable: the connection broke before the final dot, or the server does not let us in.
@@ -37,29 +47,29 @@ async def transact(
         SpoolUnavailable: as ``Letter.chunks`` does.
         ClaimLost: as ``Letter.check`` does.
     """
-    results = _unfit(session, letter, sender, recipients)
-    fit = [r for r in recipients if r not in results]
+    letter, _, recipients = post
+    results = {} if session.announced is post else _unfit(session, post)
+    fit = [r for r in recipients if r not in results] if results else recipients
     if not fit:
         return results
     session.served += 1
-    replies = await _envelope(session, _mail(session, letter, sender, fit), fit)
+    replies = await _envelope(session, post, fit)
     refused = _refused(session, replies, fit)
-    accepted = [r for r in fit if r not in refused]
+    accepted = [r for r in fit if r not in refused] if refused else fit
     if replies.data is not None and replies.data.code == 354:
         if accepted:
-            refused |= await _message(session, letter, accepted)
+            refused |= await _message(session, letter, accepted, following)
         else:  # RFC 2920 section 3.1: DATA was let through, and there is nobody to send to
             await session.command(END_OF_DATA.removesuffix(b"\r\n"), Step.END)
-        session.unfinished = False
+        session.unfinished = session.announced is not None
     elif replies.data is not None and replies.data.code < 400:
         session.channel.abort()  # does it wait for the message now? Nobody knows
     return results | refused
 
 
-def _unfit(
-    session: Session, letter: Letter, sender: str, recipients: Sequence[str]
-) -> dict[str, Result]:
+def _unfit(session: Session, post: Post) -> dict[str, Result]:
     """Return the results for recipients whom this server cannot serve, without asking it."""
+    letter, sender, recipients = post
     limit = session.extensions.get("SIZE", "").strip()
     if limit.isdecimal() and 0 < int(limit) < letter.size:
         why = f"{letter.size} bytes are more than {session.server} takes ({limit}, by SIZE)"
@@ -72,15 +82,24 @@ def _unfit(
     return {r: Result("permanent", why + printable(r)) for r in recipients if not r.isascii()}
 
 
-def _mail(session: Session, letter: Letter, sender: str, recipients: Sequence[str]) -> bytes:
-    line = f"MAIL FROM:<{sender}>"
+def _mail(session: Session, post: Post, recipients: Sequence[str]) -> bytes:
+    line = f"MAIL FROM:<{post.sender}>"
     if "SIZE" in session.extensions:
-        line += f" SIZE={letter.size}"
+        line += f" SIZE={post.letter.size}"
     if "8BITMIME" in session.extensions:
         line += " BODY=8BITMIME"
-    if not sender.isascii() or not all(map(str.isascii, recipients)):
+    if not post.sender.isascii() or not all(map(str.isascii, recipients)):
         line += " SMTPUTF8"
     return line.encode() + b"\r\n"
+
+
+def _rcpt(recipients: Sequence[str]) -> list[bytes]:
+    return [b"RCPT TO:<" + recipient.encode() + b">\r\n" for recipient in recipients]
+
+
+def _group(session: Session, post: Post, recipients: Sequence[str]) -> bytes:
+    """Return the commands that go together before the message."""
+    return b"".join((_mail(session, post, recipients), *_rcpt(recipients), b"DATA\r\n"))
 
 
 class _Replies(NamedTuple):
@@ -97,16 +116,17 @@ class _Replies(NamedTuple):
         return taken and self.data is not None and self.data.code == 354
 
 
-async def _envelope(session: Session, mail: bytes, recipients: Sequence[str]) -> _Replies:
-    rcpt = [b"RCPT TO:<" + recipient.encode() + b">\r\n" for recipient in recipients]
-    if session.unfinished:
+async def _envelope(session: Session, post: Post, recipients: Sequence[str]) -> _Replies:
+    announced, session.announced = session.announced is post, None
+    if session.unfinished and not announced:
         await session.command(b"RSET", Step.RSET)
     session.unfinished = True
-    if "PIPELINING" in session.extensions:
-        session.channel.write(b"".join((mail, *rcpt, b"DATA\r\n")))
-        answers = await _answers(session, (Step.MAIL, *(Step.RCPT for _ in rcpt), Step.DATA))
-        return _Replies(answers[0], answers[1:-1], answers[-1])
-    return await _one_by_one(session, mail, rcpt)
+    if "PIPELINING" not in session.extensions:
+        return await _one_by_one(session, _mail(session, post, recipients), _rcpt(recipients))
+    if not announced:
+        session.channel.write(_group(session, post, recipients))
+    answers = await _answers(session, (Step.MAIL, *(Step.RCPT for _ in recipients), Step.DATA))
+    return _Replies(answers[0], answers[1:-1], answers[-1])
 
 
 async def _answers(session: Session, steps: Sequence[Step]) -> list[Reply]:
@@ -180,11 +200,11 @@ def _result(session: Session, reply: Reply, step: Step) -> Result:
 
 
 async def _message(
-    session: Session, letter: Letter, recipients: Sequence[str]
+    session: Session, letter: Letter, recipients: Sequence[str], following: Following
 ) -> dict[str, Result]:
     """Send the message; return the results for the recipients that were accepted."""
     try:
-        await _send(session, letter)
+        await _send(session, letter, following)
     except Unreachable:
         if not session.channel.replied:
             raise
@@ -194,9 +214,9 @@ async def _message(
     return {recipient: await _final(session) for recipient in recipients}  # RFC 2033 section 4.2
 
 
-async def _send(session: Session, letter: Letter) -> None:
+async def _send(session: Session, letter: Letter, following: Following) -> None:
     if letter.data is not None:
-        _final_write(session, letter, encoded(letter.prefix + letter.data))
+        _final_write(session, letter, encoded(letter.prefix + letter.data), following)
         return
     encode = Transparency()
     session.channel.write(encode.feed(letter.prefix))
@@ -205,16 +225,26 @@ async def _send(session: Session, letter: Letter) -> None:
         await session.drain()
         if session.channel.replied:
             break
-    _final_write(session, letter, encode.end())
+    _final_write(session, letter, encode.end(), following)
 
 
-def _final_write(session: Session, letter: Letter, data: bytes) -> None:
+def _final_write(session: Session, letter: Letter, data: bytes, following: Following) -> None:
     if session.channel.replied:
         raise Unreachable(session.server, "it replied in the middle of the message")
     letter.check()
     reach("deliverer", "before-dot")
-    session.channel.write(data)
+    session.channel.write(data + _announcement(session, following))
     reach("deliverer", "dot-sent")
+
+
+def _announcement(session: Session, following: Following) -> bytes:
+    """Return the commands for the next letter, if they may go with the end of this one."""
+    if not session.lmtp or "PIPELINING" not in session.extensions:
+        return b""
+    session.announced = following(lambda post: not _unfit(session, post))
+    if session.announced is None:
+        return b""
+    return _group(session, session.announced, session.announced.recipients)
 
 
 async def _cut_short(session: Session) -> Result:

@@ -1,0 +1,84 @@
+"""What the story of a delivery is told with: a message, couriers that do as told, a ledger."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from services.deliverer.courier import ClaimLost, Delivered, Letter, Post, Result, Tell
+from services.deliverer.deliver import Deliveries
+from shared.claims import Claim, Delivery, Finished
+from shared.errors import SpoolMissing, SpoolUnavailable, StateUnavailable
+from shared.message import Addressed, Envelope, Inline, Raw, Summary
+from tests.unit.deliverer.letters import ANNA, MESSAGE, PREFIX, SENDER
+
+TAKEN = Result("delivered", "250 2.0.0 taken")
+FULL = Result("temporary", "452 4.2.2 mailbox full")
+UNKNOWN = Result("permanent", "550 5.1.1 no such user")
+
+
+@dataclass
+class Told:
+    """A courier that gives each recipient the result it was told, TAKEN by default."""
+
+    results: dict[str, Result] = field(default_factory=dict)
+    error: BaseException | None = None
+    letters: list[tuple[Letter, bytes, list[str]]] = field(default_factory=list)
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    gate: asyncio.Event | None = None
+
+    async def deliver(self, posts: Sequence[Post], tell: Tell) -> None:
+        for place, post in enumerate(posts):
+            tell(place, await self._deliver(*post))
+
+    async def _deliver(self, letter: Letter, sender: str, recipients: Sequence[str]) -> Delivered:
+        assert sender == SENDER
+        self.started.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        if isinstance(self.error, Exception):
+            return self.error
+        if self.error is not None:
+            raise self.error
+        try:
+            data = b"".join([chunk async for chunk in letter.chunks()])
+            letter.check()
+        except (ClaimLost, SpoolMissing, SpoolUnavailable) as error:
+            return error
+        self.letters.append((letter, data, list(recipients)))
+        return {r: self.results.get(r, TAKEN) for r in recipients}
+
+    async def close(self) -> None:
+        self.letters.clear()
+
+
+class Away:
+    """The ledger, with an outage of some of its calls on demand."""
+
+    def __init__(self, ledger: Deliveries) -> None:
+        self._ledger = ledger
+        self.out: set[str] = set()
+
+    def _check(self, call: str) -> None:
+        if call in self.out:
+            raise StateUnavailable("the database is locked")
+
+    async def claim(self, deliveries: Sequence[Delivery]) -> Sequence[Claim | None]:
+        self._check("claim")
+        return await self._ledger.claim(deliveries)
+
+    async def finish(self, finished: Sequence[Finished]) -> None:
+        self._check("finish")
+        await self._ledger.finish(finished)
+
+    async def unclaim(self, deliveries: Sequence[Delivery]) -> None:
+        self._check("unclaim")
+        await self._ledger.unclaim(deliveries)
+
+    def holds(self, delivery: Delivery) -> bool:
+        return "holds" not in self.out and self._ledger.holds(delivery)
+
+
+def envelope(*recipients: str, raw: Raw | None = None, to: str = "local") -> Envelope[Addressed]:
+    raw = raw or Inline(MESSAGE)
+    mail = Addressed(raw, "1", "pop:110", Summary(), SENDER, recipients or (ANNA,), to, PREFIX)
+    return Envelope("3f9a", "sales", mail, 0.0)

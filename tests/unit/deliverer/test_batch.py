@@ -1,0 +1,210 @@
+"""Letters that are given to a mail server's courier together, and what each is told by itself."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.deliverer.courier import ClaimLost, Delivered, Letter, Post
+from services.deliverer.couriers import courier_for
+from services.deliverer.smtp import SmtpCourier
+from shared.errors import Unreachable
+from tests.servers.smtp import DROP, HANG, SmtpServer, smtp_server
+from tests.unit.deliverer.letters import ANNA, BERT, CARL, SENDER, letter, told, until
+
+
+def posts(*recipients: str, **more: bool) -> list[Post]:
+    """Return a letter for each of these recipients, each with another text."""
+    return [Post(text(n, **more), SENDER, [r]) for n, r in enumerate(recipients)]
+
+
+def text(number: int, **more: bool) -> Letter:
+    return letter(b"Subject: %d\r\n\r\n.%d\r\n" % (number, number), **more)
+
+
+@contextlib.asynccontextmanager
+async def opened(server: SmtpServer, connections: int = 1) -> AsyncIterator[SmtpCourier]:
+    made = courier_for("local", server.url, connections=connections)
+    assert isinstance(made, SmtpCourier)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+class Giving:
+    """Letters being delivered, and what was told of them so far."""
+
+    def __init__(self, courier: SmtpCourier, given: list[Post]) -> None:
+        self.told: dict[int, Delivered] = {}
+        self.task = asyncio.create_task(courier.deliver(given, self.told.__setitem__))
+
+    async def withdraw(self) -> None:
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
+
+
+def verdicts(delivered: list[Delivered]) -> list[str]:
+    return [
+        type(d).__name__ if isinstance(d, Exception) else next(iter(d.values())).verdict
+        for d in delivered
+    ]
+
+
+def subjects(server: SmtpServer) -> list[str]:
+    return sorted(m.data.decode().split("Subject: ")[1][0] for m in server.received)
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+@pytest.mark.parametrize("connections", [1, 3])
+async def test_all_arrive_whole_over_so_many_connections(lmtp: bool, connections: int) -> None:
+    given = posts(*[ANNA, BERT, CARL] * 10)
+    async with smtp_server(lmtp=lmtp) as server, opened(server, connections) as courier:
+        assert verdicts(await told(courier, given)) == ["delivered"] * 30
+        assert verdicts(await told(courier, given)) == ["delivered"] * 30
+    assert server.connections == connections
+    expected = sorted((p.letter.prefix + (p.letter.data or b""), p.recipients[0]) for p in given)
+    assert sorted((m.data, m.recipients[0]) for m in server.received) == sorted(expected * 2)
+
+
+async def test_none_waits_for_one_that_takes_its_time() -> None:
+    async with smtp_server() as server, opened(server, 2) as courier:
+        server.answer(f"RCPT {BERT}", HANG)
+        giving = Giving(courier, posts(ANNA, BERT, CARL, ANNA))
+        await until(lambda: sorted(giving.told) == [0, 2, 3])
+        assert not giving.task.done()
+        await giving.withdraw()
+        assert sorted(giving.told) == [0, 2, 3]
+    assert len(server.received) == 3
+
+
+async def test_what_is_withdrawn_makes_way_for_others() -> None:
+    async with smtp_server() as server, opened(server) as courier:
+        server.answer("MAIL", HANG)
+        hanging = Giving(courier, posts(ANNA, ANNA))
+        await until(lambda: len(server.commands) > 1)
+        other = Giving(courier, posts(BERT))
+        await hanging.withdraw()
+        await other.task
+        assert hanging.told == {}
+    assert [m.recipients for m in server.received] == [[BERT]]
+
+
+async def test_a_defect_of_who_is_told_is_not_waited_for_in_vain() -> None:
+    def tell(place: int, delivered: Delivered) -> None:
+        raise RuntimeError("a defect")
+
+    async with smtp_server() as server, opened(server) as courier:
+        with pytest.raises(RuntimeError, match="a defect"):
+            await courier.deliver(posts(ANNA), tell)
+        assert verdicts(await told(courier, posts(BERT))) == ["delivered"]
+
+
+class Watching(asyncio.Protocol):
+    """A server that takes everything, and notes what came along with the end of each message."""
+
+    def __init__(self, extensions: bytes, along: list[bytes]) -> None:
+        self._extensions, self._along = extensions, along
+        self._held, self._message = b"", False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(b"220 ready\r\n")
+
+    def data_received(self, data: bytes) -> None:
+        self._held += data
+        end = b"\r\n.\r\n"
+        while (end if self._message else b"\r\n") in self._held:
+            if self._message:
+                _, _, self._held = self._held.partition(end)
+                self._along.append(self._held)
+                self._message = False
+                self._transport.write(b"250 taken\r\n")
+            else:
+                line, _, self._held = self._held.partition(b"\r\n")
+                self._message = line == b"DATA"
+                hello = b"250-ready\r\n250 " + self._extensions
+                verb = line[:4]
+                reply = {b"DATA": b"354 go on", b"LHLO": hello, b"EHLO": hello}.get(verb, b"250 ok")
+                self._transport.write(reply + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "extensions", "announced"),
+    [("lmtp", b"PIPELINING", 2), ("lmtp", b"8BITMIME", 0), ("smtp", b"PIPELINING", 0)],
+)
+async def test_over_lmtp_the_next_letter_is_announced_with_the_end_of_this_one(
+    scheme: str, extensions: bytes, announced: int
+) -> None:
+    along = list[bytes]()
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(lambda: Watching(extensions, along), "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        courier = courier_for("local", f"{scheme}://127.0.0.1:{port}?tls=none", connections=1)
+        assert verdicts(await told(courier, posts(ANNA, BERT, CARL))) == ["delivered"] * 3
+        await courier.close()
+    groups = [b"RCPT TO:<%s>\r\nDATA\r\n" % r.encode() for r in (BERT, CARL)][:announced]
+    assert len(along) == 3
+    assert [x.endswith(g) for x, g in zip(along, groups, strict=False)] == [True] * announced
+    assert along[announced:] == [b""] * (3 - announced)
+
+
+async def test_a_connection_lost_at_the_end_of_one_does_not_cost_the_next() -> None:
+    async with smtp_server(lmtp=True) as server, opened(server) as courier:
+        server.answer(f"END {ANNA}", DROP)
+        first, second = await told(courier, posts(ANNA, BERT))
+    assert not isinstance(first, Exception)
+    assert first[ANNA].lost
+    assert verdicts([second]) == ["delivered"]
+    assert subjects(server) == ["0", "1"]
+
+
+async def test_one_that_is_claimed_no_longer_is_not_sent_though_it_was_announced() -> None:
+    given = posts(ANNA, BERT, CARL)
+    given[1] = Post(text(1, held=False), SENDER, [BERT])
+    async with smtp_server(lmtp=True) as server, opened(server) as courier:
+        first, lost, last = await told(courier, given)
+    assert isinstance(lost, ClaimLost)
+    assert verdicts([first, last]) == ["delivered"] * 2
+    assert subjects(server) == ["0", "2"]
+
+
+async def test_what_is_announced_may_be_refused() -> None:
+    async with smtp_server(lmtp=True) as server, opened(server) as courier:
+        server.answer(f"RCPT {BERT}", "550 5.1.1 no such user")
+        server.answer(f"END {CARL}", "452 4.2.2 mailbox full")
+        delivered = await told(courier, posts(ANNA, BERT, CARL, ANNA))
+    assert verdicts(delivered) == ["delivered", "permanent", "temporary", "delivered"]
+    assert subjects(server) == ["0", "2", "3"]
+    assert server.connections == 1
+
+
+async def test_a_server_that_goes_down_in_between_is_asked_anew_for_what_was_announced() -> None:
+    async with smtp_server(lmtp=True) as server, opened(server) as courier:
+        server.answer(f"MAIL {SENDER}", "250 ok", ("421 4.3.2 going down", DROP))
+        delivered = await told(courier, posts(ANNA, BERT))
+    assert verdicts(delivered) == ["delivered"] * 2
+    assert (subjects(server), server.connections) == (["0", "1"], 2)
+
+
+async def test_what_cannot_be_sent_as_it_is_is_not_announced() -> None:
+    given = posts(ANNA, "bad>address@corp.example", BERT, "chloé@corp.example", CARL)
+    given[1] = given[1]._replace(recipients=[*given[1].recipients, ANNA])
+    extensions = ("PIPELINING", "8BITMIME")
+    async with smtp_server(lmtp=True, extensions=extensions) as server, opened(server) as courier:
+        delivered = await told(courier, given)
+    assert verdicts(delivered) == ["delivered", "permanent", "delivered", "permanent", "delivered"]
+    both = delivered[1]
+    assert not isinstance(both, Exception)
+    assert both[ANNA].verdict == "delivered"
+    assert subjects(server) == ["0", "1", "2", "4"]
+
+
+async def test_a_server_out_of_order_fails_each() -> None:
+    async with smtp_server(lmtp=True) as server, opened(server) as courier:
+        server.answer("GREETING", *["554 5.3.2 closed"] * 3)
+        delivered = await told(courier, posts(ANNA, BERT, CARL))
+    assert [type(d) for d in delivered] == [Unreachable] * 3
