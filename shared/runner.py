@@ -40,7 +40,7 @@ TOGETHER: Final = 128
 computed."""
 
 LINGER: Final = 0.01
-"""Seconds for which the settlement of one message alone waits for others, at the most. What was
+"""Seconds for which a settlement waits for others, at the most, where a stage does I/O. What was
 done is recorded by then, and nobody waits for it. A commit, or an answer of the broker, for each
 message was a quarter of what it cost to deliver it to a server."""
 
@@ -194,10 +194,7 @@ class Runner:
             await self._handling.handle(lane, cases.append)
             await self._settle_all(cases)
             return
-        together = len(lane) > 1
         await self._handling.handle(lane, self._settle_soon)
-        if together:
-            self._settle_done()
 
     def _settle_soon(self, case: Case) -> None:
         """Settle together with what else is done in these moments."""

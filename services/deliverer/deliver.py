@@ -206,8 +206,6 @@ class Deliverer:
 
     async def _abandon(self, errands: Collection[Errand]) -> None:
         """Give up what is under way; what cannot be recorded is marked as perhaps delivered."""
-        for errand_ in errands:
-            errand_.abandon()
         done = [errand_.finished for errand_ in errands if errand_.receipts]
         rest = [errand_.delivery for errand_ in errands if not errand_.receipts]
         if done:

@@ -70,7 +70,8 @@ class Session:
         server: what logs and errors call the server.
         lmtp: whether it speaks LMTP.
         extensions: what EHLO offered: upper-case keywords and their parameters.
-        unfinished: a mail transaction has begun and not ended; RSET comes before the next.
+        unfinished: a mail transaction has begun and not ended; RSET comes before the next, unless
+            it is of the letter that was announced.
         announced: the letter of which the envelope has been sent already, with the end of the one
             before it.
         served: how many transactions it has had.

@@ -61,7 +61,7 @@ async def transact(
             refused |= await _message(session, letter, accepted, following)
         else:  # RFC 2920 section 3.1: DATA was let through, and there is nobody to send to
             await session.command(END_OF_DATA.removesuffix(b"\r\n"), Step.END)
-        session.unfinished = session.announced is not None
+        session.unfinished = False
     elif replies.data is not None and replies.data.code < 400:
         session.channel.abort()  # does it wait for the message now? Nobody knows
     return results | refused

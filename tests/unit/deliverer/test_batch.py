@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import AsyncIterator
 
 import pytest
@@ -80,6 +81,18 @@ async def test_none_waits_for_one_that_takes_its_time() -> None:
     assert len(server.received) == 3
 
 
+async def test_what_was_delivered_does_not_wait_in_memory_for_the_rest() -> None:
+    given = posts(ANNA, BERT, CARL, ANNA)
+    texts = [weakref.ref(post.letter.chunks) for post in given]
+    async with smtp_server() as server, opened(server, 2) as courier:
+        server.answer(f"RCPT {BERT}", HANG)
+        giving = Giving(courier, given)
+        del given
+        await until(lambda: len(giving.told) == 3)
+        assert [text() is None for text in texts] == [True, False, True, True]
+        await giving.withdraw()
+
+
 async def test_what_is_withdrawn_makes_way_for_others() -> None:
     async with smtp_server() as server, opened(server) as courier:
         server.answer("MAIL", HANG)
@@ -90,6 +103,17 @@ async def test_what_is_withdrawn_makes_way_for_others() -> None:
         await other.task
         assert hanging.told == {}
     assert [m.recipients for m in server.received] == [[BERT]]
+
+
+async def test_what_is_withdrawn_at_its_end_takes_no_other_batch_with_it() -> None:
+    async with smtp_server(lmtp=True) as server, opened(server) as courier:
+        server.answer("END", HANG)
+        hanging, other = Giving(courier, posts(ANNA)), Giving(courier, posts(BERT))
+        await until(lambda: len(server.received) == 1)
+        await hanging.withdraw()
+        async with asyncio.timeout(10):
+            await other.task
+    assert [m.recipients for m in server.received] == [[ANNA], [BERT]]
 
 
 async def test_a_defect_of_who_is_told_is_not_waited_for_in_vain() -> None:
@@ -167,6 +191,7 @@ async def test_one_that_is_claimed_no_longer_is_not_sent_though_it_was_announced
     given[1] = Post(text(1, held=False), SENDER, [BERT])
     async with smtp_server(lmtp=True) as server, opened(server) as courier:
         first, lost, last = await told(courier, given)
+        await until(lambda: (server.connections, server.open) == (2, 1))  # cut in its middle
     assert isinstance(lost, ClaimLost)
     assert verdicts([first, last]) == ["delivered"] * 2
     assert subjects(server) == ["0", "2"]

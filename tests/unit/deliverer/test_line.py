@@ -30,6 +30,22 @@ async def test_waiting_has_an_end_and_the_line_goes_on() -> None:
     assert late == ["anna", "bert", "carl"]
 
 
+async def test_each_waits_as_long() -> None:
+    loop, left = asyncio.get_running_loop(), list[int]()
+
+    def late(who: str) -> None:
+        if who == "anna":
+            waiting.join(["bert"])
+            loop.call_soon(lambda: left.append(len(waiting)))
+
+    waiting = Line[str](0.01, late)
+    waiting.join(["anna"])
+    async with asyncio.timeout(10):
+        while not left or len(waiting):
+            await asyncio.sleep(0.001)
+    assert left == [1]
+
+
 async def test_the_timer_is_for_those_who_are_still_there() -> None:
     waiting, late = line(0.02)
     waiting.join(["anna"])
