@@ -6,6 +6,7 @@ does not know is temporary. Corrupt mail goes to quarantine with its raw bytes. 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -80,3 +81,6 @@ class Split:
 
 
 Outcome: TypeAlias = Verdict | Split
+
+Answer: TypeAlias = Callable[[int, Outcome | Exception], None]
+"""Takes the outcome of a message, or what went wrong, with its place among those of its lane."""

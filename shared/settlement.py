@@ -116,6 +116,8 @@ class Route:
             outcome: what it said.
             now: seconds since 1970 (UTC).
         """
+        if isinstance(outcome, Retry) and self.inbox not in RETRIED:
+            return self._put_back(e, outcome)
         verdicts = outcome.verdicts if isinstance(outcome, Split) else (outcome,)
         key = _key(e.payload)
         if key is not None:
@@ -127,6 +129,17 @@ class Route:
             continuing = _continuing(verdict, e.payload)
             steps += [self._step(e, verdict, payload, now) for payload in continuing]
         return Settlement(tuple(steps))
+
+    def _put_back(self, e: Envelope[Payload], retry: Retry) -> Settlement:
+        """Return what follows for a poll job, which has no tiers.
+
+        With a hint it goes back to its queue after that; else the schedule makes another one.
+        """
+        if retry.after is None:
+            return Settlement((Step("polled", retry.reason),))
+        headers: dict[str, Header] = {"account": e.account, "reason": printable(retry.reason)}
+        send = Send(self.inbox, wire.encode(replace(e, attempt=e.attempt + 1)), e.id, headers)
+        return Settlement((Step("polled", retry.reason, send),), after=retry.after)
 
     def _spooled(
         self, e: Envelope[Payload], key: str, verdicts: Sequence[Verdict], now: float
@@ -174,9 +187,6 @@ class Route:
     def _retry(
         self, e: Envelope[Payload], payload: Payload, reason: str, after: float | None, now: float
     ) -> Step:
-        if self.inbox not in RETRIED:
-            # A poll job: the schedule makes another one.
-            return Step("polled", reason)
         first = e.first_failure
         if first is not None and now - first >= self.policy.give_up_after:
             why = f"{reason} (given up after {_span(now - first)})"

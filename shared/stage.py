@@ -27,7 +27,7 @@ from shared.errors import (
 from shared.faultpoint import reach, reach_all
 from shared.log import MailLog
 from shared.message import Envelope, Payload
-from shared.outcome import Outcome, Retry
+from shared.outcome import Answer, Outcome, Retry
 from shared.queues import RETRIED, retry_queue
 from shared.settlement import RetryPolicy, Route, Settlement, Step, undecodable
 
@@ -40,9 +40,6 @@ EXPECTED: Final = (StateUnavailable, BrokerUnavailable, Refused, *SPOOL)
 
 Compute: TypeAlias = Callable[[Envelope[Any]], Outcome]
 """A stage that only computes: what is to become of one message."""
-
-Answer: TypeAlias = Callable[[int, Outcome | Exception], None]
-"""Takes the outcome of a message, or what went wrong, with its place among those of its lane."""
 
 Perform: TypeAlias = Callable[[Sequence[Envelope[Any]], Answer], Awaitable[None]]
 """A stage that does I/O, for messages of one lane. It answers for each as soon as it knows; what it

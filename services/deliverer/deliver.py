@@ -24,8 +24,7 @@ from shared.errors import SpoolUnavailable, StateUnavailable
 from shared.faultpoint import reach_all
 from shared.log import Report, silent
 from shared.message import Addressed, Envelope, Inline, Spooled
-from shared.outcome import DeadLetter, Outcome, Retry
-from shared.stage import Answer
+from shared.outcome import Answer, DeadLetter, Outcome, Retry
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 5.0

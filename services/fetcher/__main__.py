@@ -60,7 +60,6 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         r.log,
         r.clock,
         blocked=lambda: r.broker.blocked,
-        stranded=fetcher.stranded,
     )
     upkeep = Upkeep(state, r.spool, r.log, r.clock, safe_age(r.settings.retry.give_up_after))
     stage = Stage("fetcher", POLL, Poll, None, fetcher.handle, CONCURRENCY)

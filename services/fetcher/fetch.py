@@ -32,13 +32,15 @@ from shared.errors import (
     StateUnavailable,
 )
 from shared.message import Envelope, Poll
-from shared.outcome import Done, Outcome
-from shared.stage import Answer
+from shared.outcome import Answer, Done, Outcome, Retry
 
 POLL_SECONDS: Final = 900.0
 """How long one poll job is held; a broker takes a delivery back after 30 minutes."""
 
 DEFAULT_LIMITS: Final = Limits()
+
+STATE_AWAY: Final = 5.0
+"""Seconds after which a poll is tried again for which the state database was out of reach."""
 
 ELSEWHERE: Final = 20.0
 """Seconds after which to look again at an account that another fetcher has: by then that one has
@@ -75,9 +77,6 @@ class Fetcher:
         self._world = world
         self._limits = limits
         self._underway: set[str] = set()
-        self.stranded: set[str] = set()
-        """Accounts of which the state database could not be told that they are due again. It takes
-        them for queued until the schedule gives them back."""
 
     async def handle(self, envelopes: Sequence[Envelope[Poll]], answer: Answer) -> None:
         """Poll the accounts of these jobs, one after the other.
@@ -98,7 +97,7 @@ class Fetcher:
         try:
             return await self._alone(account)
         except StateUnavailable as error:
-            return self._strand(name, error)
+            return self._again(name, error)
         finally:
             self._underway.discard(name)
 
@@ -160,8 +159,11 @@ class Fetcher:
             account.name, next_poll=at, error=error, progress=progress
         )
 
-    def _strand(self, name: str, error: StateUnavailable) -> Outcome:
+    def _again(self, name: str, error: StateUnavailable) -> Retry:
+        """Keep the poll job: without it, the database takes the account for queued, and it is not.
+
+        It goes back to its queue, for whoever is there when the database is.
+        """
         why = f"the state database is out of reach: {error}"
-        self._world.journal.account_failed(name, why, 0.0)
-        self.stranded.add(name)
-        return Done(name, "polled")
+        self._world.journal.account_failed(name, why, STATE_AWAY)
+        return Retry(why, after=STATE_AWAY)

@@ -8,7 +8,7 @@ its accounts by those seconds, a poll job that gets lost by the longer time; it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, MutableSet, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from services.fetcher.ports import Journal, Outbox, Schedule
@@ -35,8 +35,6 @@ class Scheduler:
         journal: told of trouble.
         clock: the time.
         blocked: tells why the broker takes nothing just now; then nothing is fetched either.
-        stranded: accounts that the database takes for queued, and that are not: the fetcher of
-            this process could not reach it at the end of a poll. They are given back first.
     """
 
     def __init__(
@@ -47,7 +45,6 @@ class Scheduler:
         journal: Journal,
         clock: Clock,
         blocked: Callable[[], str | None],
-        stranded: MutableSet[str],
     ) -> None:
         self._accounts = accounts
         self._schedule = schedule
@@ -55,7 +52,6 @@ class Scheduler:
         self._journal = journal
         self._clock = clock
         self._blocked = blocked
-        self._stranded = stranded
 
     async def run(self, stop: asyncio.Event) -> None:
         """Queue poll jobs until ``stop`` is set."""
@@ -68,19 +64,12 @@ class Scheduler:
         if self._blocked() is not None:
             return
         try:
-            await self._recover()
             due = await self._schedule.claim_due(self._accounts, hold=CLAIM)
         except StateUnavailable as error:
             self._journal.trouble("the schedule cannot be read", why=error)
             return
         if due:
             await self._queue(due)
-
-    async def _recover(self) -> None:
-        stranded = sorted(self._stranded)
-        if stranded:
-            await self._schedule.give_back(stranded)
-            self._stranded -= set(stranded)
 
     async def _queue(self, due: Sequence[str]) -> None:
         now = self._clock.now()

@@ -161,3 +161,17 @@ def test_two_envelopes_never_own_one_blob() -> None:
     assert second != "id1"
     assert follows.copies == (("id1", second),)
     assert follows.release is None
+
+
+def test_a_poll_job_goes_back_to_its_queue_where_the_time_is_known_and_is_dropped_else() -> None:
+    """It has no tiers; dropped, its account is due again when the schedule says so."""
+    route = Route("fetcher", "poll", None, POLICY)
+    job = envelope(Poll(), id="poll-sales")
+    dropped = route.settlement(job, Retry("a defect"), NOW)
+    assert [(s.event, s.send) for s in dropped.steps] == [("polled", None)]
+    kept = route.settlement(job, Retry("the database is away", after=5.0), NOW)
+    (step,) = kept.steps
+    assert (step.event, kept.after) == ("polled", 5.0)
+    assert step.send is not None
+    assert (step.send.queue, step.send.message_id) == ("poll", "poll-sales")
+    assert wire.decode(step.send.body, Poll) == replace(job, attempt=1)

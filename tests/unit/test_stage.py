@@ -21,12 +21,12 @@ from shared.clock import Clock, SystemClock
 from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.log import Lines, MailLog
 from shared.message import Addressed, Envelope, Inline, Spooled, Summary
-from shared.outcome import DeadLetter, Done, Forward, Outcome, Retry, Split
+from shared.outcome import Answer, DeadLetter, Done, Forward, Outcome, Retry, Split
 from shared.queues import PICKUP, QUARANTINE, Tier, plan
 from shared.runner import FAREWELL, HEAD_START, SUSPECT, Runner
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
-from shared.stage import Answer, Compute, Perform, Stage, alone
+from shared.stage import Compute, Perform, Stage, alone
 from tests.clock import ManualClock
 from tests.deliveries import singly
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from services.fetcher.account import Account, backoff
-from services.fetcher.fetch import ELSEWHERE, Fetcher
+from services.fetcher.fetch import ELSEWHERE, STATE_AWAY, Fetcher
 from services.fetcher.ports import World
 from services.fetcher.schedule import CLAIM, HOLD, Scheduler
 from services.fetcher.visit import Limits
@@ -22,6 +22,7 @@ from shared.broker.embedded_steward import EmbeddedSteward
 from shared.log import MailLog
 from shared.message import Envelope, Fetched, Inline, Poll, Spooled
 from shared.outbox import Outbox
+from shared.outcome import Done, Outcome, Retry
 from shared.queues import INCOMING, POLL, Tier
 from shared.spool import Spool
 from shared.state import State, new_owner
@@ -46,7 +47,7 @@ class Desk:
     spool: Spool
     log: MailLog
     clock: ManualClock
-    stranded: set[str] = field(default_factory=set)
+    outcomes: list[Outcome | Exception] = field(default_factory=list)
 
     async def poll(
         self,
@@ -72,8 +73,11 @@ class Desk:
         self.log.counts.clear()
         fetcher = Fetcher({"sales": account}, world, limits or Limits())
         job = Envelope("poll-sales", "sales", Poll(), 0.0)
-        await asyncio.gather(*(fetcher.handle([job], lambda *_: None) for _ in range(jobs)))
-        self.stranded |= fetcher.stranded
+
+        def answer(_: int, outcome: Outcome | Exception) -> None:
+            self.outcomes.append(outcome)
+
+        await asyncio.gather(*(fetcher.handle([job], answer) for _ in range(jobs)))
         return Counter(self.log.counts)
 
     def scheduler(
@@ -87,7 +91,6 @@ class Desk:
             self.log,
             self.clock,
             blocked=lambda: blocked,
-            stranded=self.stranded,
         )
 
     def jobs(self) -> list[str]:
@@ -412,7 +415,7 @@ async def test_poll_jobs_that_cannot_be_queued_are_due_again_at_once(desk: Desk)
 async def test_an_account_polled_while_the_database_is_away_is_due_when_it_is_back(
     desk: Desk, away: list[str]
 ) -> None:
-    """Away at the lease, at the ledger, at the end: its poll job is gone, and it is not held."""
+    """Away at the lease, at the ledger, at the end: its poll job is kept."""
     url = f"sqlite:///{desk.folder / 'state.db'}"
     scheduler = desk.scheduler("sales")
     await scheduler.queue_due()
@@ -422,14 +425,15 @@ async def test_an_account_polled_while_the_database_is_away_is_due_when_it_is_ba
         happened = await desk.poll(server)
         assert happened["accounts_failed"] == 1
         assert deleted(server) == ([1, 2] if away == ["account"] else [])
-        await scheduler.queue_due()
-        assert desk.jobs() == ["sales"]
+        (outcome,) = desk.outcomes
+        assert isinstance(outcome, Retry)
+        assert outcome.after == STATE_AWAY
         for table in away:
             execute(url, f"ALTER TABLE {table}_away RENAME TO {table}")
-        await scheduler.queue_due()
-        assert desk.jobs() == ["sales"] * 2
-        assert desk.stranded == set()
         await desk.poll(server)
+        assert desk.outcomes[1:] == [Done("sales", "polled")]
+        await scheduler.queue_due()
+        assert desk.jobs() == ["sales"]  # the first one, and it is not due before its time
     assert server.deleted == {1, 2}
 
 
