@@ -136,7 +136,7 @@ def sink(folder: Path, scale: Scale) -> Result:
 def _by_lmtp(place: Place, scale: Scale) -> dict[str, list[Sample]]:
     rivals = _theirs(
         Contender("mpop, Maildir", mpop),
-        Contender("mpop and msmtp, LMTP", mpop_lmtp, 0.2),
+        Contender("mpop and msmtp, LMTP", mpop_lmtp, 0.02),
         Contender("getmail6, LMTP", getmail_lmtp, 0.5),
         Contender("fetchmail, LMTP", fetchmail_lmtp, 0.02),
     )
