@@ -15,13 +15,13 @@ from tests.servers.smtp import DROP, HANG, SmtpServer, smtp_server
 from tests.unit.deliverer.letters import ANNA, BERT, CARL, SENDER, letter, told, until
 
 
-def posts(*recipients: str, **more: bool) -> list[Post]:
+def posts(*recipients: str) -> list[Post]:
     """Return a letter for each of these recipients, each with another text."""
-    return [Post(text(n, **more), SENDER, [r]) for n, r in enumerate(recipients)]
+    return [Post(text(n), SENDER, [r]) for n, r in enumerate(recipients)]
 
 
-def text(number: int, **more: bool) -> Letter:
-    return letter(b"Subject: %d\r\n\r\n.%d\r\n" % (number, number), **more)
+def text(number: int, *, held: bool = True) -> Letter:
+    return letter(b"Subject: %d\r\n\r\n.%d\r\n" % (number, number), held=held)
 
 
 @contextlib.asynccontextmanager
