@@ -202,7 +202,8 @@ class TestFailures:
         # A configuration that never ends keeps the program waiting for as long as we like.
         fifo = tmp_path / "connector.toml"
         os.mkfifo(fifo)
-        command = [sys.executable, "-m", "services", "--config", str(fifo), "check-config"]
+        # In the background of a script SIGINT is ignored, and would be here.
+        command = ["env", "--default-signal=INT", sys.executable, "-m", "services"]
         writer = -1
 
         def opened() -> bool:
@@ -211,10 +212,14 @@ class TestFailures:
                 writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
             return writer >= 0
 
+        command += ["--config", str(fifo), "check-config"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            wait_until(opened, "the program to read its configuration")
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=30)
+            try:
+                wait_until(opened, "the program to read its configuration")
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=30)
+            finally:
+                process.kill()
         os.close(writer)
         assert (process.returncode, err.strip()) == (130, "")
 
