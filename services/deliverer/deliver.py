@@ -198,15 +198,14 @@ class Deliverer:
         return posts
 
     async def _let_go(self, errands: Collection[Errand]) -> None:
-        done = [errand_.finished for errand_ in errands if errand_.receipts]
+        done, rest = _parted(errands)
         if done:
             await self._recorded(done)
-        await self._unclaim([errand_.delivery for errand_ in errands if not errand_.receipts])
+        await self._unclaim(rest)
 
     async def _abandon(self, errands: Collection[Errand]) -> None:
         """Give up what is under way; what cannot be recorded is marked as perhaps delivered."""
-        done = [errand_.finished for errand_ in errands if errand_.receipts]
-        rest = [errand_.delivery for errand_ in errands if not errand_.receipts]
+        done, rest = _parted(errands)
         if done:
             try:
                 await self._deliveries.finish(done)
@@ -258,6 +257,13 @@ class Deliverer:
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
+
+
+def _parted(errands: Collection[Errand]) -> tuple[list[Finished], list[Delivery]]:
+    """Return what is to be recorded of these, and what of them is only to be given back."""
+    done = [errand_.finished for errand_ in errands if errand_.receipts]
+    rest = [errand_.delivery for errand_ in errands if not errand_.receipts]
+    return done, rest
 
 
 def _nowhere(destination: str) -> DeadLetter:

@@ -26,13 +26,7 @@ Following: TypeAlias = Callable[[Callable[[Post], bool]], Post | None]
 true of. From then on it is bound to this connection."""
 
 
-def nothing(_: Callable[[Post], bool]) -> None:
-    """Return that nobody knows what goes over the connection next."""
-
-
-async def transact(
-    session: Session, post: Post, following: Following = nothing
-) -> dict[str, Result]:
+async def transact(session: Session, post: Post, following: Following) -> dict[str, Result]:
     """Send a letter and return what became of it for each recipient.
 
     Args:
