@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from services.deliverer.breaker import Breaker
 from services.deliverer.courier import Courier, Delivered, Letter, Post
-from services.deliverer.round import CLAIMED_ELSEWHERE, Errand, Round, errand
+from services.deliverer.round import CLAIMED_ELSEWHERE, Errand, Round, errand_for
 from shared.claims import Claim, Delivery, Finished
 from shared.clock import Clock
 from shared.errors import SpoolUnavailable, StateUnavailable
@@ -121,7 +121,7 @@ class Deliverer:
                 why = "another process has this message in hand"
                 answer(place, Retry(why, after=CLAIMED_ELSEWHERE))
             else:
-                errands[place] = errand(envelopes[place], deliveries[place], claim)
+                errands[place] = errand_for(envelopes[place], deliveries[place], claim)
         del envelopes  # each is let go of when it was delivered
         await self._carry_out(destination, errands, answer)
 
@@ -173,8 +173,8 @@ class Deliverer:
                 reach_all(["deliverer"] * len(known), "before-ledger")
                 await self._let_go(known.values())
                 reach_all(["deliverer"] * len(known), "after-ledger")
-                for place, errand_ in known.items():
-                    answer(place, errand_.outcome)
+                for place, errand in known.items():
+                    answer(place, errand.outcome)
             await delivering
         except BaseException:
             delivering.cancel()
@@ -185,16 +185,16 @@ class Deliverer:
     def _posts(self, destination: str, errands: Mapping[int, Errand]) -> dict[int, Post]:
         """Return what is to be delivered; note with the other errands why they are not."""
         posts: dict[int, Post] = {}
-        for place, errand_ in errands.items():
-            if errand_.known:
+        for place, errand in errands.items():
+            if errand.known:
                 continue
             away = self._away(destination)  # again: others tried it while these were claimed
             if away is not None:
-                errand_.outcome = away
+                errand.outcome = away
                 continue
-            errand_.attempt = self.breakers[destination].attempt()
-            sender = errand_.envelope.payload.sender
-            posts[place] = Post(self._letter(errand_), sender, errand_.waiting)
+            errand.attempt = self.breakers[destination].attempt()
+            sender = errand.envelope.payload.sender
+            posts[place] = Post(self._letter(errand), sender, errand.waiting)
         return posts
 
     async def _let_go(self, errands: Collection[Errand]) -> None:
@@ -236,11 +236,11 @@ class Deliverer:
             self._tell_at = now + LONGEST_PAUSE
             self._report(UNRECORDED, why=error)
 
-    def _letter(self, errand_: Errand) -> Letter:
-        mail, replay = errand_.envelope.payload, errand_.claim.replay
-        raw, id_ = mail.raw, errand_.envelope.id
+    def _letter(self, errand: Errand) -> Letter:
+        mail, replay = errand.envelope.payload, errand.claim.replay
+        raw, id_ = mail.raw, errand.envelope.id
         size = len(mail.prefix) + raw.size
-        held = partial(self._deliveries.holds, errand_.delivery)
+        held = partial(self._deliveries.holds, errand.delivery)
         if isinstance(raw, Inline):
             return Letter(id_, mail.prefix, size, partial(_once, raw.data), raw.data, replay, held)
         return Letter(id_, mail.prefix, size, partial(self._blob, raw), None, replay, held)
@@ -261,8 +261,8 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 
 def _parted(errands: Collection[Errand]) -> tuple[list[Finished], list[Delivery]]:
     """Return what is to be recorded of these, and what of them is only to be given back."""
-    done = [errand_.finished for errand_ in errands if errand_.receipts]
-    rest = [errand_.delivery for errand_ in errands if not errand_.receipts]
+    done = [errand.finished for errand in errands if errand.receipts]
+    rest = [errand.delivery for errand in errands if not errand.receipts]
     return done, rest
 
 

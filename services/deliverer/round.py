@@ -80,7 +80,7 @@ class Errand:
             self.attempt = None
 
 
-def errand(envelope: Envelope[Addressed], delivery: Delivery, claim: Claim) -> Errand:
+def errand_for(envelope: Envelope[Addressed], delivery: Delivery, claim: Claim) -> Errand:
     """Return the errand of a message, to those of its recipients who do not have it yet."""
     waiting = list(dict.fromkeys(envelope.payload.recipients))
     if claim.delivered:

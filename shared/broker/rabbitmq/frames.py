@@ -86,7 +86,7 @@ def published(
     """
     flags = _WITH_HEADERS if table else _PLAIN
     written = short(message_id)
-    kind = _short(content_type)
+    kind = _shortstr(content_type)
     size = _CONTENT.size + len(kind) + len(table) + 2 + len(written)
     room = frame_max - OVERHEAD
     pieces = (body,) if len(body) <= room else _cut(body, room)
@@ -206,11 +206,11 @@ def _properties(buffer: bytes, at: int, *, headed: bool) -> tuple[bytes, str]:
 
 @lru_cache(maxsize=256)
 def _publish(channel: int, exchange: str, routing_key: str) -> bytes:
-    method = b"".join((_PUBLISH, _short(exchange), _short(routing_key), _MANDATORY))
+    method = b"".join((_PUBLISH, _shortstr(exchange), _shortstr(routing_key), _MANDATORY))
     return b"".join((_FRAME.pack(METHOD, channel, len(method)), method, END))
 
 
 @lru_cache(maxsize=256)
-def _short(text: str) -> bytes:
+def _shortstr(text: str) -> bytes:
     written = short(text)
     return bytes((len(written),)) + written
