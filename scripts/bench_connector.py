@@ -133,7 +133,7 @@ def _polled(
     """Let mail come in and the accounts be due; measure until all is delivered and deleted."""
     place.fill(load)
     before = sum(usage(product).values())
-    started = _due(product, load, queues)
+    started = due(product, load.drops, queues)
     arrived = last_arrival(arrivals, load.messages, PATIENCE)
     ended = max(arrived, last_departure(place.maildrops(load), PATIENCE))
     cpu = sum(usage(product).values()) - before
@@ -141,18 +141,22 @@ def _polled(
     return Sample(load.messages, (ended - started) / 1e9, cpu, memory=memory)
 
 
-def _due(product: Connector, load: Load, queues: str | None) -> int:
+def due(product: Connector, drops: Sequence[Drop], queues: str | None) -> int:
     """Queue a poll job for each account, as the schedule does; return when, in nanoseconds."""
-    now = time.time()
-    jobs = [Envelope(f"poll-{drop.user}", drop.user, Poll(), now) for drop in load.drops]
 
     async def queue() -> int:
         async with opened(product, queues, Retry().tiers, "fetcher") as broker:
             started = time.time_ns()
-            await Outbox(broker, POLL).put(*jobs)
+            await Outbox(broker, POLL).put(*jobs(drops))
             return started
 
     return asyncio.run(queue())
+
+
+def jobs(drops: Sequence[Drop]) -> Sequence[Envelope[Poll]]:
+    """Return a poll job for each account."""
+    now = time.time()
+    return [Envelope(f"poll-{drop.user}", drop.user, Poll(), now) for drop in drops]
 
 
 def command(product: Connector, *arguments: str) -> list[str]:

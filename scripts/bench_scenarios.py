@@ -191,7 +191,7 @@ def far(folder: Path, scale: Scale) -> Result:
         with proxy(server.host, server.pop3, 0.050) as distant:
             drops = [Drop(distant.host, distant.port, user) for user in users]
             rivals = _theirs(Contender("mpop", mpop), Contender("fetchmail", fetchmail_lmtp, 0.1))
-            for contender in [*_ours(place, to_maildir), *rivals]:
+            for contender in [*_ours(place, to_maildir), *rivals] * scale.rounds:
                 load = Load(drops[: max(1, int(len(drops) * contender.share))], mail)
                 sample = contender.go(place, load)
                 samples[contender.name].append(sample)
