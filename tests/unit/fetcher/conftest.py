@@ -1,11 +1,13 @@
 """Fixtures of the fetcher's tests."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
 from tests.servers.certificates import Certificates, make_certificates
+from tests.unit.fetcher.desk import Desk, opened
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +22,9 @@ async def forward(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     real, ahead = loop.time, [0.0]
     monkeypatch.setattr(loop, "time", lambda: real() + sum(ahead))
     return ahead.append
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    async with opened(tmp_path) as desk:
+        yield desk

@@ -1,0 +1,123 @@
+"""A fetcher with a real ledger, broker and spool, for the tests of polls and of the schedule."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from services.fetcher.account import Account
+from services.fetcher.fetch import Fetcher
+from services.fetcher.ports import World
+from services.fetcher.schedule import Scheduler
+from services.fetcher.visit import Limits
+from shared import wire
+from shared.broker.embedded import EmbeddedBroker
+from shared.broker.embedded_steward import EmbeddedSteward
+from shared.log import MailLog
+from shared.message import Envelope, Fetched, Inline, Poll
+from shared.outbox import Outbox
+from shared.outcome import Outcome
+from shared.queues import INCOMING, POLL, Tier
+from shared.spool import Spool
+from shared.state import State, new_owner
+from tests.clock import ManualClock
+from tests.servers.pop3 import Pop3Server
+from tests.unit.fetcher.pop3_session import MAIL, login
+
+TIERS = (Tier("30s", 30),)
+UIDLS = [f"u{n}" for n in range(1, 201)]
+
+
+@dataclass
+class Desk:
+    """A fetcher with all that it works with."""
+
+    folder: Path
+    broker: EmbeddedBroker
+    steward: EmbeddedSteward
+    state: State
+    spool: Spool
+    log: MailLog
+    clock: ManualClock
+    outcomes: list[Outcome | Exception] = field(default_factory=list)
+
+    async def poll(
+        self,
+        server: Pop3Server,
+        *,
+        keep: float = 0.0,
+        limits: Limits | None = None,
+        outbox: str = INCOMING,
+        jobs: int = 1,
+        **changes: Any,
+    ) -> Counter[str]:
+        """Poll the maildrop, by so many jobs at a time; return what happened."""
+        account = Account("sales", replace(login(server), **changes), 300.0, keep)
+        world = World(
+            self.state,
+            self.state,
+            Outbox(self.broker, outbox),
+            self.spool,
+            2_000,
+            self.log,
+            self.clock,
+        )
+        self.log.counts.clear()
+        fetcher = Fetcher({"sales": account}, world, limits or Limits())
+        job = Envelope("poll-sales", "sales", Poll(), 0.0)
+
+        def answer(_: int, outcome: Outcome | Exception) -> None:
+            self.outcomes.append(outcome)
+
+        await asyncio.gather(*(fetcher.handle([job], answer) for _ in range(jobs)))
+        return Counter(self.log.counts)
+
+    def scheduler(
+        self, *names: str, outbox: Outbox | None = None, blocked: str | None = None
+    ) -> Scheduler:
+        outbox = outbox or Outbox(self.broker, POLL)
+        return Scheduler(
+            names,
+            self.state,
+            outbox,
+            self.log,
+            self.clock,
+            blocked=lambda: blocked,
+        )
+
+    def jobs(self) -> list[str]:
+        return [wire.decode(m.body, Poll).account for m in self.steward.browse(POLL)]
+
+    def incoming(self) -> list[Envelope[Fetched]]:
+        return [wire.decode(m.body, Fetched) for m in self.steward.browse(INCOMING)]
+
+    def raws(self) -> list[bytes]:
+        return [e.payload.raw.data for e in self.incoming() if isinstance(e.payload.raw, Inline)]
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[Desk]:
+    clock = ManualClock()
+    broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="test")
+    await broker.open()
+    steward = EmbeddedSteward(folder / "queue.db", TIERS)
+    url = f"sqlite:///{folder / 'state.db'}"
+    state = await State.open(url, owner=new_owner(), clock=clock)
+    spool = Spool(str(folder / "spool"))
+    try:
+        yield Desk(folder, broker, steward, state, spool, MailLog("fetcher"), clock)
+    finally:
+        await state.close()
+        steward.close()
+        await broker.close()
+
+
+def some(count: int, **more: Any) -> Pop3Server:
+    return Pop3Server(MAIL[:count], UIDLS[:count], **more)
+
+
+def deleted(server: Pop3Server) -> list[int]:
+    return sorted(int(c.split()[1]) for c in server.commands if c.startswith("DELE"))

@@ -1,0 +1,160 @@
+"""When accounts are polled, and polled again: poll jobs, and the backoff of what fails."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from services.fetcher.account import backoff
+from services.fetcher.fetch import ELSEWHERE, STATE_AWAY
+from services.fetcher.schedule import CLAIM, HOLD
+from shared.outbox import Outbox
+from shared.outcome import Done, Retry
+from shared.queues import POLL
+from shared.state import State
+from tests.servers.pop3 import Say
+from tests.unit.fetcher.desk import Desk, deleted, some
+from tests.unit.fetcher.pop3_session import MAIL
+from tests.unit.state.opening import ELSEWHERE as DEAD
+from tests.unit.state.processes import execute
+
+
+@pytest.mark.parametrize(
+    ("script", "wait"),
+    [
+        ({"PASS": Say(b"-ERR [AUTH] wrong\r\n")}, 300.0),
+        ({"PASS": Say(b"-ERR [IN-USE] locked\r\n")}, 60.0),
+    ],
+)
+async def test_an_account_that_fails_is_backed_off_and_says_why(
+    desk: Desk, script: Mapping[str, Say], wait: float
+) -> None:
+    async with some(1, says=script).serving() as server:
+        await desk.poll(server)
+    state = (await desk.state.accounts())["sales"]
+    assert state.failures == 1
+    assert state.last_error
+    assert state.next_poll == desk.clock.now() + wait
+
+
+async def test_an_account_is_not_backed_off_for_what_is_no_fault_of_its_own(desk: Desk) -> None:
+    async with some(1).serving() as server:
+        for failures in (1, 2, 3, 4):
+            await desk.poll(server, outbox="no-such-queue")
+            state = (await desk.state.accounts())["sales"]
+            assert state.failures == failures
+            assert "no-such-queue" in str(state.last_error)
+            assert state.next_poll == desk.clock.now() + 300.0
+
+
+async def test_what_fails_on_our_side_does_not_keep_an_account_waiting(desk: Desk) -> None:
+    async with some(1).serving() as server:
+        for _ in range(6):
+            await desk.poll(server, outbox="no such queue")
+    state = (await desk.state.accounts())["sales"]
+    assert (state.failures, state.next_poll) == (6, desk.clock.now() + 300.0)
+
+
+async def test_an_account_that_gets_on_before_it_breaks_is_not_backed_off_further(
+    desk: Desk,
+) -> None:
+    async def waits() -> float:
+        await desk.poll(server)
+        state = (await desk.state.accounts())["sales"]
+        assert state.last_error
+        return state.next_poll - desk.clock.now()
+
+    async with some(6, says={"RETR 1": Say(b"", "drop")}).serving() as server:
+        assert [await waits() for _ in range(5)] == [300.0, 300.0, 300.0, 480.0, 960.0]
+        for nth in (3, 5):
+            server.says = {f"RETR {nth}": Say(b"+OK\r\nhalf a mess", "drop")}
+            assert await waits() == 300.0
+            assert desk.raws() == MAIL[: nth - 1]
+        assert (await desk.state.accounts())["sales"].failures == 1
+        assert [await waits() for _ in range(3)] == [300.0, 300.0, 480.0]
+
+
+def test_the_backoff_doubles_up_to_an_hour() -> None:
+    waits = [backoff(30.0, n, busy=False) for n in (0, 1, 2, 5, 6, 99)]
+    assert waits == [60.0, 120.0, 240.0, 1920.0, 3600.0, 3600.0]
+    assert backoff(7200.0, 99, busy=False) == 7200.0
+
+
+async def test_due_accounts_become_one_poll_job_each(desk: Desk) -> None:
+    await desk.scheduler("a", "b", blocked="memory alarm").queue_due()
+    assert desk.jobs() == []
+    schedulers = [desk.scheduler("a", "b") for _ in range(2)]
+    await asyncio.gather(*(scheduler.queue_due() for scheduler in schedulers))
+    assert sorted(desk.jobs()) == ["a", "b"]
+
+
+async def test_a_scheduler_that_dies_in_between_delays_its_accounts_by_seconds(
+    desk: Desk,
+) -> None:
+    class Dying(Outbox):
+        async def put(self, *envelopes: object) -> None:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await desk.scheduler("a", outbox=Dying(desk.broker, POLL)).queue_due()
+    assert await desk.state.claim_due(["a"], hold=60) == []
+    await desk.clock.advance(CLAIM)
+    assert await desk.state.claim_due(["a"], hold=60) == ["a"]
+
+
+async def test_an_account_whose_poll_job_waits_is_not_due_again(desk: Desk) -> None:
+    await desk.scheduler("a").queue_due()
+    await desk.clock.advance(HOLD - 1)
+    assert await desk.state.claim_due(["a"], hold=60) == []
+    await desk.clock.advance(1)
+    assert await desk.state.claim_due(["a"], hold=60) == ["a"]
+
+
+async def test_poll_jobs_that_cannot_be_queued_are_due_again_at_once(desk: Desk) -> None:
+    await desk.scheduler("a", outbox=Outbox(desk.broker, "no such queue")).queue_due()
+    assert await desk.state.claim_due(["a"], hold=60) == ["a"]
+
+
+@pytest.mark.parametrize("away", [["lease", "account"], ["message", "account"], ["account"]])
+async def test_an_account_polled_while_the_database_is_away_is_due_when_it_is_back(
+    desk: Desk, away: list[str]
+) -> None:
+    """Away at the lease, at the ledger, at the end: its poll job is kept."""
+    url = f"sqlite:///{desk.folder / 'state.db'}"
+    scheduler = desk.scheduler("sales")
+    await scheduler.queue_due()
+    async with some(2).serving() as server:
+        for table in away:
+            execute(url, f"ALTER TABLE {table} RENAME TO {table}_away")
+        happened = await desk.poll(server)
+        assert happened["accounts_failed"] == 1
+        assert deleted(server) == ([1, 2] if away == ["account"] else [])
+        (outcome,) = desk.outcomes
+        assert isinstance(outcome, Retry)
+        assert outcome.after == STATE_AWAY
+        for table in away:
+            execute(url, f"ALTER TABLE {table}_away RENAME TO {table}")
+        await desk.poll(server)
+        assert desk.outcomes[1:] == [Done("sales", "polled")]
+        await scheduler.queue_due()
+        assert desk.jobs() == ["sales"]  # the first one, and it is not due before its time
+    assert server.deleted == {1, 2}
+
+
+async def test_an_account_whose_fetcher_died_elsewhere_is_due_again_soon(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """Its poll job comes to another fetcher at once, and finds the lease of the dead one."""
+    other = await State.open(
+        f"sqlite:///{tmp_path / 'state.db'}", owner=DEAD.format(1), clock=desk.clock
+    )
+    assert await other.lease("account:sales")
+    await desk.scheduler("sales").queue_due()
+    async with some(1).serving() as server:
+        await desk.poll(server)
+        assert server.connections == 0
+    await desk.clock.advance(ELSEWHERE)
+    await desk.scheduler("sales").queue_due()
+    assert desk.jobs() == ["sales"] * 2
+    await other.close()
