@@ -15,7 +15,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,6 +117,15 @@ class Deployment:
     def health(self, service: str) -> list[str]:
         """Return the state of health of each container of a service."""
         return [c["State"].get("Health", {}).get("Status", "") for c in self.containers(service)]
+
+    def wait_for_health(self, health: str, services: Mapping[str, int]) -> None:
+        """Wait until each service has so many containers, all of them of this health."""
+        for service, count in services.items():
+            wanted = [health] * count
+            wait_until(partial(self._is, service, wanted), f"{count} of {service} to be {health}")
+
+    def _is(self, service: str, health: list[str]) -> bool:
+        return self.health(service) == health
 
     def kill(self, service: str) -> None:
         """SIGKILL the first container of a service from outside, as the kernel would.

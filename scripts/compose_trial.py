@@ -14,6 +14,7 @@ import secrets
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from typing import Any, Final
 
 from compose_deployment import (
@@ -63,8 +64,7 @@ def first_start(plain: Deployment) -> None:
     plain.log_in()
     wait_until(lambda: plain.ended("demo"), "the samples of the demo")
     check(plain.containers("demo")[0]["State"]["ExitCode"] == 0, "the samples have arrived")
-    for stage in STAGES:
-        wait_until(lambda s=stage: plain.health(s) == ["healthy"], f"a healthy {stage}")
+    plain.wait_for_health("healthy", dict.fromkeys(STAGES, 1))
     say("ok: every stage is healthy")
 
 
@@ -91,8 +91,7 @@ def mail_through_breakage(plain: Deployment) -> None:
     check(
         twice == 0, f"{len(wanted)} messages: {len(counts)} delivered once, {twice} twice, 0 lost"
     )
-    for stage, count in SCALE.items():
-        wait_until(lambda s=stage, c=count: plain.health(s) == ["healthy"] * c, f"healthy {stage}s")
+    plain.wait_for_health("healthy", SCALE)
     restarted = [c["Name"] for c in plain.containers(*SCALE) if c["RestartCount"]]
     check(len(restarted) == len(SCALE), "each of the four was killed, and all are healthy again")
 
@@ -139,13 +138,18 @@ def what_the_management_api_says(plain: Deployment) -> None:
     )
 
 
+def holds(plain: Deployment, queue: str, count: int) -> bool:
+    """Return whether so many messages are in a queue."""
+    return bool(plain.queues()[queue]["messages"] == count)
+
+
 def failed_mail_survives_curiosity(plain: Deployment) -> None:
     """Readable by Get, and still there after a hundred of them."""
     for queue in ("pickup.failed", "quarantine"):
         before = plain.queues()[queue]["messages"]
         for _ in range(PEEKS):
             got = peek(plain, queue)
-        wait_until(lambda q=queue, b=before: plain.queues()[q]["messages"] == b, queue, 30)
+        wait_until(partial(holds, plain, queue, before), queue, 30)
         headers = got[0]["properties"]["headers"]
         check(
             {"account", "reason", "stage", "first-failure"} <= set(headers),
@@ -226,12 +230,10 @@ def where_secrets_are(plain: Deployment) -> None:
 def what_healthy_means(plain: Deployment) -> None:
     """It works, which it does without its destination, and does not without its broker."""
     plain.compose("stop", "mailserver", "rabbitmq")
-    for stage in STAGES:
-        wait_until(lambda s=stage: set(plain.health(s)) == {"unhealthy"}, f"unhealthy {stage}s")
+    plain.wait_for_health("unhealthy", SCALE)
     say("ok: stages are unhealthy without RabbitMQ")
     plain.compose("start", "rabbitmq")
-    for stage in STAGES:
-        wait_until(lambda s=stage: set(plain.health(s)) == {"healthy"}, f"healthy {stage}s")
+    plain.wait_for_health("healthy", SCALE)
     say("ok: stages are healthy with it, and without the mail server")
 
 
@@ -249,8 +251,7 @@ def with_tls() -> None:
     tls.compose("build", "--quiet", "postgres")
     tls.compose("up", "--detach")
     tls.log_in()
-    for stage in STAGES:
-        wait_until(lambda s=stage: tls.health(s) == ["healthy"], f"a healthy {stage}")
+    tls.wait_for_health("healthy", dict.fromkeys(STAGES, 1))
     tls.inside("provider", "seed", "20", "tls")
     wait_until(lambda: tls.tagged("tls") == 20, "20 messages over TLS")
     connections = tls.api("connections")

@@ -102,8 +102,8 @@ class Procedures:
 
     def healthy(self) -> None:
         """Wait until every stage is healthy."""
-        for stage in STAGES:
-            wait_until(lambda s=stage: set(self.deployment.health(s)) == {"healthy"}, stage)
+        counts = {stage: len(self.deployment.containers(stage)) for stage in STAGES}
+        self.deployment.wait_for_health("healthy", counts)
 
 
 def blocks() -> dict[str, list[str]]:

@@ -98,8 +98,7 @@ def update(plain: Deployment, image: str, tag: str) -> None:
     beside = [part for stage in STAGES for part in ("--scale", f"{stage}=2")]
     plain.compose("run", "--rm", "declare")
     plain.compose("up", "--detach", "--no-build", "--no-recreate", *beside, *STAGES)
-    for stage in STAGES:
-        wait_until(partial(lambda s: plain.health(s) == ["healthy"] * 2, stage), f"two {stage}s")
+    plain.wait_for_health("healthy", dict.fromkeys(STAGES, 2))
     check(len(versions(plain)) == 2, f"{plain.tagged(tag)} of {COUNT} delivered; two versions run")
     before = passed_on(plain)
     wait_until(
