@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from bench_arrivals import Folders, check
-from bench_connector import PATIENCE, jobs, table, usage
+from bench_connector import PATIENCE, cpu, jobs, table
 from bench_measure import until
 from bench_place import Drop, Place, message, open_place
 from bench_report import Bar
@@ -67,15 +67,15 @@ def costs(folder: Path, count: int, polls: int) -> Costs:
 async def _costs(place: Place, product: Connector, drops: Sequence[Drop], rounds: int) -> Costs:
     async with opened(product, None, Retry().tiers, "fetcher") as broker:
         assert isinstance(broker, EmbeddedBroker)
-        before = _cpu(product)
+        before = cpu(product)
         for _ in range(rounds):
             await _poll(broker, drops)
-        between = _cpu(product)
+        between = cpu(product)
         for turn in range(rounds):
             for number, drop in enumerate(drops, turn * len(drops)):
                 place.provider.put(drop.user, message(number))
             await _poll(broker, drops)
-        after = _cpu(product)
+        after = cpu(product)
     arrived = Folders(product.folder, ("mail/*/new",))
     check(arrived, len(drops) * rounds)
     each = 1e3 / (len(drops) * rounds)
@@ -90,7 +90,3 @@ async def _poll(broker: EmbeddedBroker, drops: Sequence[Drop]) -> None:
         if time.monotonic() > end:
             raise RuntimeError(f"{len(drops)} accounts: not polled in {PATIENCE:g} seconds")
         await asyncio.sleep(0.02)
-
-
-def _cpu(product: Connector) -> float:
-    return sum(usage(product).values())

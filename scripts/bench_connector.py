@@ -109,11 +109,20 @@ def ready(place: Place, product: Connector, vhost: str) -> None:
     """Start all stages but the fetcher, and wait until each consumes its queue."""
     assert place.broker is not None
     broker = place.broker
+    declare(product)
+    product.start(*STAGES[1:])
+    until(lambda: _consumers(broker.api("GET", "consumers/" + vhost)) >= 3, 120, "three stages")
+
+
+def declare(product: Connector) -> None:
+    """Declare the queues, as an operator does.
+
+    Raises:
+        RuntimeError: the broker did not take them.
+    """
     declared = product.cli("topology", "declare")
     if declared.returncode:
         raise RuntimeError(declared.stderr)
-    product.start(*STAGES[1:])
-    until(lambda: _consumers(broker.api("GET", "consumers/" + vhost)) >= 3, 120, "three stages")
 
 
 def _consumers(found: Sequence[Mapping[str, object]]) -> int:
@@ -132,13 +141,13 @@ def _polled(
 ) -> Sample:
     """Let mail come in and the accounts be due; measure until all is delivered and deleted."""
     place.fill(load)
-    before = sum(usage(product).values())
+    before = cpu(product)
     started = due(product, load.drops, queues)
     arrived = last_arrival(arrivals, load.messages, PATIENCE)
     ended = max(arrived, last_departure(place.maildrops(load), PATIENCE))
-    cpu = sum(usage(product).values()) - before
+    used = cpu(product) - before
     memory = {name: peak_of(pid) for name, pid in _pids(product).items()}
-    return Sample(load.messages, (ended - started) / 1e9, cpu, memory=memory)
+    return Sample(load.messages, (ended - started) / 1e9, used, memory=memory)
 
 
 def due(product: Connector, drops: Sequence[Drop], queues: str | None) -> int:
@@ -164,9 +173,9 @@ def command(product: Connector, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "services", "--config", str(product.config), *arguments]
 
 
-def usage(product: Connector) -> dict[str, float]:
-    """Return the CPU seconds of each process so far."""
-    return {name: cpu_of(pid) for name, pid in _pids(product).items()}
+def cpu(product: Connector) -> float:
+    """Return the CPU seconds of all processes so far."""
+    return sum(map(cpu_of, _pids(product).values()))
 
 
 def _pids(product: Connector) -> dict[str, int]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from bench_connector import PATIENCE, due, table, usage
+from bench_connector import PATIENCE, cpu, declare, due, table
 from bench_measure import cpu_of, until
 from bench_place import USER, Drop, Load, Place, message
 
@@ -107,9 +107,7 @@ def installation(place: Place, drops: Sequence[Drop], *, embedded: bool) -> Iter
     url = server.url(vhost) if server is not None and vhost is not None else None
     with connector(home) as product:
         product.configure([table(drop) for drop in drops], f"maildir://{home}/mail/{{local}}", url)
-        declared = product.cli("topology", "declare")
-        if declared.returncode:
-            raise RuntimeError(declared.stderr)
+        declare(product)
         yield Installation(product, place, url)
     if server is not None and vhost is not None:
         server.drop_vhost(vhost)
@@ -183,11 +181,11 @@ def _measured(
 ) -> Work:
     """Return what is done from when each process has moved so many to the last message."""
     started = _until(stage, ports, lambda moved: min(moved) >= after or sum(moved) >= count, 0.002)
-    began, cpu, broker = time.perf_counter(), _cpu(ours), _broker_cpu(ours)
+    began, before, broker = time.perf_counter(), cpu(ours.product), _broker_cpu(ours)
     _until(stage, ports, lambda moved: sum(moved) >= count, max(0.01, count / 400_000))
     seconds = time.perf_counter() - began
-    cpu, broker = _cpu(ours) - cpu, _broker_cpu(ours) - broker
-    work = Work(count - sum(started), cpu, broker, seconds)
+    used, broker = cpu(ours.product) - before, _broker_cpu(ours) - broker
+    work = Work(count - sum(started), used, broker, seconds)
     print(f"  {len(ports)} of {stage}, {count:,}: {work.rate:,.0f}/s", flush=True)
     return work
 
@@ -214,10 +212,6 @@ def _moved(stage: str, port: int) -> int:
     counter = f'{EVENTS}{{event="{MOVED[stage]}",stage="{stage}"}} '
     found = re.search(f"^{re.escape(counter)}(.+)$", text, re.MULTILINE)
     return int(float(found[1])) if found else 0
-
-
-def _cpu(ours: Installation) -> float:
-    return sum(usage(ours.product).values())
 
 
 def _broker_cpu(ours: Installation) -> float:

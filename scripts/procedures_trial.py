@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Final
@@ -102,8 +103,11 @@ class Procedures:
 
     def healthy(self) -> None:
         """Wait until every stage is healthy."""
-        counts = {stage: len(self.deployment.containers(stage)) for stage in STAGES}
-        self.deployment.wait_for_health("healthy", counts)
+        for stage in STAGES:
+            wait_until(partial(self._is_healthy, stage), stage)
+
+    def _is_healthy(self, stage: str) -> bool:
+        return set(self.deployment.health(stage)) == {"healthy"}
 
 
 def blocks() -> dict[str, list[str]]:
