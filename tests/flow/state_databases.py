@@ -40,13 +40,14 @@ class Sqlite:
             other.execute("PRAGMA busy_timeout = 30000")
             other.execute("BEGIN EXCLUSIVE")
             yield
-            other.execute("ROLLBACK")
 
     @contextlib.contextmanager
     def _full(self) -> Iterator[None]:
         self._disk.fill()
-        yield
-        self._disk.free()
+        try:
+            yield
+        finally:
+            self._disk.free()
 
 
 class Postgresql:
@@ -80,8 +81,10 @@ class Postgresql:
     @contextlib.contextmanager
     def _stopped(self) -> Iterator[None]:
         self._server.stop()
-        yield
-        self._server.start()
+        try:
+            yield
+        finally:
+            self._server.start()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The POP3 client against a real Dovecot."""
 
+import contextlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,10 +96,12 @@ async def test_a_wrong_password_is_refused(server: Dovecot) -> None:
 async def test_a_maildrop_that_is_held_by_another_session_is_busy(tmp_path: Path) -> None:
     with dovecot(tmp_path, {"held": "x"}, extra="mail_max_userip_connections = 1") as server:
         mine = Login(server.host, server.pop3, "none", "held", lambda: "x")
-        first = await Session.open(mine)
-        with pytest.raises(MaildropBusy, match="Maximum number of connections"):
-            await Session.open(mine)
-        await first.quit()
+        async with contextlib.AsyncExitStack() as held:
+            held.push_async_callback((await Session.open(mine)).quit)
+            with pytest.raises(MaildropBusy, match="Maximum number of connections"):
+                # Dovecot counts a session beside letting it in; on a busy machine after that.
+                for _ in range(20):
+                    held.push_async_callback((await Session.open(mine)).quit)
 
 
 async def test_the_systems_authorities_do_not_vouch_for_a_test(server: Dovecot) -> None:

@@ -31,6 +31,7 @@ TIERS = (Tier("1s", 1.0),)
 PLAN = plan(TIERS)
 KINDS: dict[str, type[Payload]] = {INCOMING: Fetched, PARSED: Parsed, PICKUP: Addressed}
 UNSCHEDULED = "the schedule cannot be read"
+UNPOLLED = "the state database is out of reach"
 UNCLAIMED = "the ledger of deliveries is out of reach"
 WAITING = "waiting for the state database"
 BATCH = 20
@@ -123,15 +124,24 @@ class Site:
         with LocalStore(self.product.folder / "data" / "spool").open(payload.raw.key) as blob:
             return blob.read()
 
-    def said(self, name: str, words: str) -> int:
-        """Return how often a process has said that."""
-        return sum(words in f"{e['event']} {e.get('reason')}" for e in self.product.events(name))
+    def said(self, name: str, *words: str) -> int:
+        """Return how often a process has said one of these."""
+        lines = [f"{e['event']} {e.get('reason')}" for e in self.product.events(name)]
+        return sum(any(w in line for w in words) for line in lines)
 
     def noticed(self) -> None:
-        """Wait until all who need the database have stumbled over it."""
-        for name, words in ((self.fetching, UNSCHEDULED), (self.delivering, UNCLAIMED)):
-            before = self.said(name, words)
-            self.product.wait(lambda n=name, w=words, b=before: self.said(n, w) > b, words)
+        """Wait until all who need the database have stumbled over it.
+
+        A fetcher does so at its schedule; or, where the fault came in the middle of a poll, at
+        that, each time that it tries it again. A full disk can still be read, so that the schedule
+        has nothing to say while a poll is underway.
+        """
+        for name, words in (
+            (self.fetching, (UNSCHEDULED, UNPOLLED)),
+            (self.delivering, (UNCLAIMED,)),
+        ):
+            before = self.said(name, *words)
+            self.product.wait(lambda n=name, w=words, b=before: self.said(n, *w) > b, str(words))
 
     @contextlib.contextmanager
     def undeliverable(self) -> Iterator[None]:
@@ -139,11 +149,13 @@ class Site:
         away = self.mail.with_name("mail.away")
         self.mail.rename(away)
         self.mail.write_bytes(b"a file where the folder should be")
-        self.hand_in()
-        self.product.wait(lambda: not self.provider.files("sales"), "an empty maildrop")
-        yield
-        self.mail.unlink()
-        away.rename(self.mail)
+        try:
+            self.hand_in()
+            self.product.wait(lambda: not self.provider.files("sales"), "an empty maildrop")
+            yield
+        finally:
+            self.mail.unlink()
+            away.rename(self.mail)
 
     def all_delivered(self) -> None:
         """Wait until everything is at its destination, once."""
@@ -153,20 +165,15 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
-    with dovecot(tmp_path_factory.mktemp("provider"), {"sales": "secret"}) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def site(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, provider: Dovecot
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
     """Run a site for all of its cases; what comes after the last one counts too."""
     broker, kind = request.param.split()
     folder = tmp_path_factory.mktemp("site")
     server = shared_rabbitmq() if broker == "rabbitmq" else None
     with (
+        dovecot(folder, {"sales": "secret"}) as provider,
         database(kind, folder) as state,
         contextlib.closing(ForkedConnector(folder)) as product,
     ):
