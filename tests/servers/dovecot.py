@@ -208,7 +208,10 @@ class Dovecot:
 
     def messages(self, user: str) -> list[bytes]:
         """Return the messages in a user's Maildir as they are stored, in order of their names."""
-        return [path.read_bytes() for path in self.files(user)]
+        while True:
+            # Dovecot moves files from new to cur, and deletes them: then look again.
+            with contextlib.suppress(FileNotFoundError):
+                return [path.read_bytes() for path in self.files(user)]
 
     def files(self, user: str) -> list[Path]:
         """Return the files of the messages in a user's Maildir, in order of their names."""
