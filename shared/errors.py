@@ -43,8 +43,34 @@ class MaildropBusy(ServerFault):
     """Another session holds the maildrop (``[IN-USE]``, RFC 2449 section 8.1.1)."""
 
 
+class TooManyConnections(MaildropBusy):
+    """The server refuses this connection because it has too many of ours, or of everybody's."""
+
+
+class PromiseBroken(ServerFault):
+    """The server offered what it then did not keep: once more without, and for a while from now on.
+
+    Args:
+        server: which one, as ``host:port``.
+        said: its reply, or what it did, as text that is safe to show.
+        quirk: what to do without: the name of a field of the fetcher's ``Quirks``.
+    """
+
+    def __init__(self, server: str, said: str, quirk: str) -> None:
+        super().__init__(server, said)
+        self.quirk = quirk
+
+
 class Unreachable(ServerFault):
     """The server cannot be reached, or the connection to it broke or timed out."""
+
+
+class Silent(Unreachable):
+    """The server was waited for, and said nothing in time."""
+
+
+class Ungreeted(Unreachable):
+    """The server took the connection, and closed it or kept silent in place of a greeting."""
 
 
 class Undecodable(Exception):

@@ -31,6 +31,11 @@ class Exchange:
         self._connection = connection
         self._pop3 = pop3
 
+    @property
+    def in_step(self) -> bool:
+        """Whether no reply is outstanding, and nothing has come that is not read."""
+        return not (self._pop3.outstanding or self._pop3.buffered or self._connection.held)
+
     def line(self, verb: str, *arguments: str | int) -> bytes:
         """Return a command to be written, and expect its reply (see ``Pop3.send``)."""
         return self._pop3.send(verb, *arguments)

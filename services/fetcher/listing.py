@@ -16,6 +16,7 @@ UIDL_LIMIT: Final = 1000
 _CONTROLS: Final = bytes(set(range(0x20)) - {0x0D, 0x0A, 0x20} | {0x7F})
 _UIDL_LINE: Final = re.compile(r"0*(\d{1,10})(?:[ \t]+(.*))?", re.DOTALL)
 _UIDL: Final = re.compile(rf"[!-~\xa0-\xff]{{1,{UIDL_LIMIT}}}")
+_SECONDS: Final = re.compile(r"[0-9]{1,6}")
 _LIST_LINE: Final = re.compile(r"0*(\d{1,10})[ \t]+0*(\d{1,18})\b")
 
 
@@ -23,6 +24,16 @@ def capabilities(body: bytes) -> Mapping[str, tuple[str, ...]]:
     """Return the parameters of each capability in a CAPA response (RFC 2449 section 3)."""
     lines = (line.split() for line in body.decode("utf-8", "replace").split("\r\n"))
     return {words[0].upper(): tuple(words[1:]) for words in lines if words}
+
+
+def login_delay(offered: Mapping[str, tuple[str, ...]]) -> float:
+    """Return the seconds between logins that CAPA asks for (RFC 2449 section 6.5), 0 for none.
+
+    With the parameter USER each user may have a delay of his own: the number is the longest, or
+    after the login his.
+    """
+    seconds = offered.get("LOGIN-DELAY", ("0",))[:1]
+    return float(seconds[0]) if seconds and _SECONDS.fullmatch(seconds[0]) else 0.0
 
 
 def uidls(body: bytes) -> list[tuple[int, str]] | None:

@@ -12,13 +12,14 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from services.fetcher.connection import connect, tls_context
 from services.fetcher.exchange import Exchange
 from services.fetcher.listing import capabilities
 from services.fetcher.protocol import GREETING, Pop3, Reply
-from shared.errors import ConfigError, LoginRefused, MaildropBusy, ServerFault
+from services.fetcher.quirks import NONE, Quirks, left_out
+from shared.errors import ConfigError, LoginRefused, MaildropBusy, PromiseBroken, ServerFault
 from shared.log import printable
 
 
@@ -62,8 +63,21 @@ _BUSY: Final = re.compile(
 """What servers say without a response code of a maildrop that is held, or held too often."""
 
 
-async def log_in(login: Login) -> tuple[Exchange, Mapping[str, tuple[str, ...]]]:
-    """Return an exchange in the TRANSACTION state, and the capabilities of the server.
+class LoggedIn(NamedTuple):
+    """A connection in the TRANSACTION state.
+
+    Attributes:
+        capabilities: of the server, less what the quirks leave out.
+        quirks: those given, and those found.
+    """
+
+    exchange: Exchange
+    capabilities: Mapping[str, tuple[str, ...]]
+    quirks: Quirks
+
+
+async def log_in(login: Login, quirks: Quirks = NONE) -> LoggedIn:
+    """Log in; on a new connection and without, where the server does not keep what it offers.
 
     Raises:
         ConfigError: the account's settings cannot be used.
@@ -72,6 +86,16 @@ async def log_in(login: Login) -> tuple[Exchange, Mapping[str, tuple[str, ...]]]
         MaildropBusy: another session holds the maildrop.
         ServerFault: it refused for another reason, or broke the protocol.
     """
+    while True:
+        try:
+            return await _log_in(login, quirks)
+        except PromiseBroken as broken:
+            if quirks.has(broken.quirk):
+                raise
+            quirks = quirks.having(broken.quirk)
+
+
+async def _log_in(login: Login, quirks: Quirks) -> LoggedIn:
     context = None if login.tls == "none" else tls_context(login.ca_file)
     connection = await connect(
         login.host,
@@ -85,10 +109,12 @@ async def log_in(login: Login) -> tuple[Exchange, Mapping[str, tuple[str, ...]]]
         if context is not None and login.tls == "starttls":
             exchange.required(await exchange.command("STLS"))
             await exchange.upgrade(context, login.host)
-        offered = await _capabilities(exchange)
+        offered = await _capabilities(exchange, quirks)
         await _authenticate(exchange, login, pipelining="PIPELINING" in offered)
-        # A server may offer more, or answer at all, after the login (RFC 2449 section 3).
-        return exchange, offered if "PIPELINING" in offered else await _capabilities(exchange)
+        if "PIPELINING" not in offered and not quirks.no_pipelining:
+            # It may offer more, or answer at all, after the login (RFC 2449 section 3).
+            offered = await _capabilities(exchange, quirks)
+        return LoggedIn(exchange, offered, quirks)
     except BaseException:
         connection.abort()
         raise
@@ -100,9 +126,12 @@ async def _greeted(exchange: Exchange, login: Login) -> None:
         raise _FAULTS.get(greeting.code, ServerFault)(login.server, _said(greeting))
 
 
-async def _capabilities(exchange: Exchange) -> Mapping[str, tuple[str, ...]]:
+async def _capabilities(exchange: Exchange, quirks: Quirks) -> Mapping[str, tuple[str, ...]]:
+    if quirks.no_capa:
+        return {}
     reply = await exchange.command("CAPA")
-    return capabilities(await exchange.body()) if reply.ok else {}
+    offered = capabilities(await exchange.body()) if reply.ok else {}
+    return {name: offered[name] for name in offered if name not in left_out(quirks)}
 
 
 async def _authenticate(exchange: Exchange, login: Login, *, pipelining: bool) -> None:

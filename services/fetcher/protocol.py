@@ -120,11 +120,15 @@ class Pop3:
         return (" ".join((verb, *map(str, arguments))) + "\r\n").encode()
 
     def send_each(self, verb: str, numbers: Sequence[int]) -> bytes:
-        """Return a command for each of these numbers; like as many calls of ``send``, in one."""
+        """Return a command for each of these numbers; like as many calls of ``send``, in one.
+
+        TOP asks for no lines of the body.
+        """
         if not self.outstanding and self.buffered:
             self.next_event()
         self._expected.extend([(verb, (verb, True) in _MULTILINE)] * len(numbers))
-        return "".join([f"{verb} {number}\r\n" for number in numbers]).encode()
+        end = " 0\r\n" if verb == "TOP" else "\r\n"
+        return "".join([f"{verb} {number}{end}" for number in numbers]).encode()
 
     def receive_data(self, data: bytes) -> None:
         """Take what the server sent, in pieces of any size."""

@@ -1,155 +1,167 @@
 """A POP3 session, from the login to QUIT (RFC 1939).
 
 Message numbers hold for one session. Deletions count only when ``quit`` returns; every other end,
-``abort`` or an error, deletes nothing. Any Unreachable or ServerFault (but for a refused TOP) ends
-the session: abort it.
+``abort`` or an error, deletes nothing. Any ServerFault ends the session: abort it. If it is a
+PromiseBroken, the next session does without what was promised.
 
 It trusts no size that the server claims and keeps no message whole: large ones pass through in
-pieces, as fast as the consumer takes them.
+pieces, as fast as the consumer takes them. An answer to ``LIST n`` names its message, so there a
+reply out of order shows itself; RETR, TOP and DELE have nothing of the kind.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from services.fetcher import listing
 from services.fetcher.exchange import Exchange
 from services.fetcher.login import Login, log_in
-from shared.errors import ServerFault
+from services.fetcher.protocol import Reply
+from services.fetcher.quirks import NONE, Quirks
+from services.fetcher.retrieved import Pieces, Retrieved
+from services.fetcher.window import Window
+from shared.errors import PromiseBroken, ServerFault
 from shared.faultpoint import reach
+from shared.log import printable
 
-__all__ = ["Login", "Retrieved", "Session"]
+__all__ = ["Login", "Retrieved", "Session", "Survey"]
 
 RETRIEVE_WINDOW: Final = 64
-"""RETR commands outstanding at a server that offers PIPELINING."""
+"""RETR and TOP commands outstanding at a server that offers PIPELINING."""
 
 DELETE_WINDOW: Final = 512
-"""DELE commands outstanding; command and reply are short, so this fits into socket buffers."""
+"""DELE and LIST commands outstanding; command and reply are short, so this fits into buffers."""
 
-_STAT: Final = re.compile(r"(\d{1,10}) +(\d{1,18})\b")
+GOODBYE_SECONDS: Final = 5.0
+"""How long the answer to QUIT is waited for where nothing depends on it."""
 
-
-class _Pieces:
-    """Iterates over the multi-line response that the exchange is in the middle of."""
-
-    __slots__ = ("_done", "_exchange")
-
-    def __init__(self, exchange: Exchange, *, done: bool) -> None:
-        self._exchange = exchange
-        self._done = done
-
-    def __aiter__(self) -> _Pieces:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._done:
-            raise StopAsyncIteration
-        piece = await self._exchange.piece()
-        self._done = piece.last
-        if not piece.data:
-            raise StopAsyncIteration
-        return piece.data
-
-    async def skip(self) -> None:
-        while not self._done:
-            self._done = (await self._exchange.piece()).last
+_STAT: Final = re.compile(r"(\d{1,10})[ \t]+(\d{1,18})\b")
+_SIZE: Final = re.compile(r"0*(\d{1,10})[ \t]+0*(\d{1,18})\b")
 
 
-async def _at_hand(whole: bytes) -> AsyncGenerator[bytes, None]:
-    if whole:
-        yield whole
-
-
-class Retrieved(NamedTuple):
-    """The answer to one RETR.
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a maildrop holds, as the server says.
 
     Attributes:
-        number: of the message.
-        refused: the text of -ERR, None where the message comes; the others go on either way.
-            It is the server's, not yet fit to be shown.
-        whole: the message, where all of it had arrived already; None where it has to be awaited.
-        pieces: what is awaited then.
+        count: how many messages there are: their numbers are 1 to ``count``.
+        octets: their size together; None where the server does not say.
+        uidls: message numbers and UIDLs, a UIDL that cannot be used as ""; there may be fewer than
+            messages, and two of the same. None where the server has none.
+        quirk: ``no_uidl`` where it offers UIDL and refuses it or sends what is no listing.
     """
 
-    number: int
-    refused: str | None
-    whole: bytes | None
-    pieces: AsyncIterator[bytes] | None
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Return the message in pieces, a small one whole; once, and before the next message.
-
-        CRLF line ends as they came, dot-stuffing undone, without the terminator. What is not
-        consumed is skipped.
-
-        Raises:
-            Unreachable: the connection broke in the middle.
-        """
-        return _at_hand(self.whole or b"") if self.pieces is None else self.pieces
+    count: int
+    octets: int | None
+    uidls: list[tuple[int, str]] | None
+    quirk: str | None = None
 
 
 class Session:
     """A session in the TRANSACTION state; made by ``open``.
 
     Attributes:
-        capabilities: what the server offers (CAPA), with parameters, by upper-case name; empty
-            where it does not say.
+        capabilities: what the server offers (CAPA), with parameters, by upper-case name, less what
+            the quirks leave out; empty where it does not say.
+        quirks: what this session does without; those found while it was opened are among them.
+        at: the message of which the answer to RETR, TOP or DELE was awaited last; 0 before.
     """
 
-    def __init__(self, exchange: Exchange, capabilities: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        capabilities: Mapping[str, tuple[str, ...]],
+        quirks: Quirks = NONE,
+    ) -> None:
         self.capabilities = capabilities
+        self.quirks = quirks
+        self.at = 0
         self._exchange = exchange
+        self._marking = False  # DELE has been sent, and not taken back
 
     @classmethod
-    async def open(cls, login: Login) -> Session:
-        """Connect and log in.
+    async def open(cls, login: Login, quirks: Quirks = NONE) -> Session:
+        """Connect and log in; once more without, where the server does not keep what it offers.
+
+        Args:
+            login: where, and as whom.
+            quirks: what to do without from the beginning.
 
         Raises:
             ConfigError: the account's settings cannot be used.
             Unreachable: the server does not answer.
             LoginRefused: it does not accept user name and password.
-            MaildropBusy: another session holds the maildrop.
+            MaildropBusy: another session holds the maildrop, or it is too early or too many.
             ServerFault: it refused for another reason, or broke the protocol.
         """
-        return cls(*await log_in(login))
+        return cls(*await log_in(login, quirks))
+
+    @property
+    def in_step(self) -> bool:
+        """Whether all that has come so far is an answer to what was asked, and nothing is due."""
+        return self._exchange.in_step
+
+    @property
+    def login_delay(self) -> float:
+        """Seconds that the server wants between two logins (RFC 2449 section 6.5); 0 for none."""
+        return listing.login_delay(self.capabilities)
+
+    @property
+    def _pipelining(self) -> bool:
+        return "PIPELINING" in self.capabilities
+
+    async def survey(self) -> Survey:
+        """Return how much there is, and which UIDLs; asked together where that is allowed.
+
+        Raises:
+            ServerFault: it says neither how many messages there are nor which.
+        """
+        asks_uidl = not self.quirks.no_uidl
+        together = asks_uidl and self._pipelining
+        stat, listed = await self._stat_and_uidl() if together else (await self._stat(), None)
+        numbers = _STAT.match(stat.text) if stat.ok else None
+        count, octets = (int(numbers[1]), int(numbers[2])) if numbers else (None, None)
+        if count == 0 and not (listed and listed.uidls):
+            return Survey(0, octets, [])
+        if listed is None and asks_uidl:
+            listed = await self._uidl()
+        uidls, quirk = (None, None) if listed is None else listed
+        if count is None:
+            count = await self._counted(stat) if uidls is None else _highest(uidls)
+        return Survey(max(count, _highest(uidls or ())), octets, uidls, quirk)
 
     async def stat(self) -> tuple[int, int]:
         """Return how many messages there are, and what the server says is their size in bytes."""
-        reply = self._exchange.required(await self._exchange.command("STAT"))
+        reply = self._exchange.required(await self._stat())
         found = _STAT.match(reply.text)
         if found is None:
             raise ServerFault(self._exchange.server, "its answer to STAT has no numbers")
         return int(found[1]), int(found[2])
 
     async def uidl(self) -> list[tuple[int, str]] | None:
-        """Return the message numbers and UIDLs; a UIDL that cannot be used is given as "".
+        """Return the message numbers and UIDLs; None where the server has none (see ``survey``)."""
+        return (await self._uidl()).uidls
 
-        The server may give two messages the same UIDL: that is for the caller to judge.
+    async def sizes(self, numbers: Sequence[int] | None = None) -> dict[int, int]:
+        """Return the sizes that the server claims, by message number: a hint, never a fact.
 
-        Returns:
-            None where the server has no UIDL.
+        Those of which it says nothing that makes sense are left out; all, where it refuses LIST.
+
+        Args:
+            numbers: the messages to ask for, one by one; None asks for all at once.
 
         Raises:
-            ServerFault: it offers UIDL, and refuses it or sends what is no listing.
+            PromiseBroken: it mixed up answers to commands sent together.
         """
-        reply = await self._exchange.command("UIDL")
-        if not reply.ok and not reply.code and "UIDL" not in self.capabilities:
-            return None
-        self._exchange.required(reply)
-        found = listing.uidls(await self._exchange.body())
-        if found is None:
-            raise ServerFault(self._exchange.server, "its answer to UIDL is no listing")
-        return found
-
-    async def sizes(self) -> dict[int, int]:
-        """Return the sizes that the server claims, by message number: a hint, never a fact."""
-        self._exchange.required(await self._exchange.command("LIST"))
-        return listing.sizes(await self._exchange.body())
+        if numbers is not None:
+            return await self._sizes_of(numbers)
+        reply = await self._exchange.command("LIST")
+        return listing.sizes(await self._exchange.body()) if reply.ok else {}
 
     async def top(self, number: int, lines: int) -> bytes:
         """Return the header block of a message, its blank line, and so many lines of its body.
@@ -159,6 +171,22 @@ class Session:
         """
         self._exchange.required(await self._exchange.command("TOP", number, lines))
         return await self._exchange.body()
+
+    async def tops(self, numbers: Sequence[int]) -> AsyncGenerator[tuple[int, bytes | None], None]:
+        """Yield the header block of each of these messages (TOP), None where it is refused.
+
+        Raises:
+            ServerFault: the server broke the protocol, or the connection.
+        """
+        exchange = self._exchange
+        await exchange.settle()
+        window = self._window("TOP", numbers, RETRIEVE_WINDOW)
+        while (number := window.next()) is not None:
+            self.at = number
+            whole = exchange.whole()
+            if whole is None and (await exchange.reply()).ok:
+                whole = await exchange.body()
+            yield number, whole
 
     async def retrieve(self, numbers: Iterable[int]) -> AsyncGenerator[Retrieved, None]:
         """Yield these messages in this order, asking ahead where the server offers PIPELINING.
@@ -170,25 +198,22 @@ class Session:
 
         Raises:
             Unreachable: the connection broke.
+            PromiseBroken: the server mixed up or lost answers to commands sent together.
             ServerFault: the server broke the protocol.
         """
         exchange = self._exchange
         await exchange.settle()
-        window = RETRIEVE_WINDOW if "PIPELINING" in self.capabilities else 1
-        ahead = iter(numbers)
-        asked = deque(self._ask("RETR", ahead, window))
-        while asked:
-            number = asked.popleft()
+        window = self._window("RETR", numbers, RETRIEVE_WINDOW)
+        while (number := window.next()) is not None:
+            self.at = number
             whole = exchange.whole()
             if whole is not None:
                 yield Retrieved(number, None, whole, None)
             else:
                 reply = await exchange.reply()
-                pieces = _Pieces(exchange, done=not reply.ok)
+                pieces = Pieces(exchange, done=not reply.ok)
                 yield Retrieved(number, None if reply.ok else reply.text, None, pieces)
                 await pieces.skip()
-            if len(asked) <= window // 2:
-                asked.extend(self._ask("RETR", ahead, window - len(asked)))
 
     async def delete(self, numbers: Sequence[int]) -> list[int]:
         """Mark messages as deleted; return those of which the server said +OK.
@@ -196,31 +221,25 @@ class Session:
         It counts when ``quit`` has returned.
         """
         await self._exchange.settle()
-        window = DELETE_WINDOW if "PIPELINING" in self.capabilities else 1
-        deleted = []
-        for start in range(0, len(numbers), window):
-            batch = numbers[start : start + window]
-            self._ask("DELE", batch, window)
-            deleted += await self._deleted(batch)
-        return deleted
-
-    async def _deleted(self, asked: Sequence[int]) -> list[int]:
-        replies = await self._exchange.replies(len(asked))
-        return [number for number, reply in zip(asked, replies, strict=True) if reply.ok]
+        window = self._window("DELE", numbers, DELETE_WINDOW)
+        self._marking = self._marking or bool(numbers)
+        return await self._accepted(window)
 
     async def noop(self) -> None:
-        """Keep the session alive."""
+        """Keep the session alive; and see whether the server is in step, by a round trip."""
         self._exchange.required(await self._exchange.command("NOOP"))
 
     async def rset(self) -> None:
         """Unmark all messages that are marked as deleted."""
         self._exchange.required(await self._exchange.command("RSET"))
+        self._marking = False
 
     async def quit(self, delete: Sequence[int] = ()) -> list[int]:
         """End the session; the server removes what is marked as deleted, and these messages.
 
         QUIT does not wait for the answers to the last deletions where the server offers
-        PIPELINING: whatever they are, it follows.
+        PIPELINING: whatever they are, it follows. Where nothing is deleted, the answer is waited
+        for but a moment, and whatever it is will do.
 
         Returns:
             Those of ``delete`` of which the server said +OK.
@@ -229,15 +248,16 @@ class Session:
             ServerFault: it did not remove all of it.
             Unreachable: it did not answer, so nobody knows.
         """
-        last = delete[-DELETE_WINDOW:] if "PIPELINING" in self.capabilities else ()
+        last = delete[-DELETE_WINDOW:] if self._pipelining else ()
         try:
             deleted = await self.delete(delete[: len(delete) - len(last)])
-            self._ask("DELE", last, len(last))
+            window = self._window("DELE", last, DELETE_WINDOW)
+            self._marking = self._marking or bool(last)
             reach("fetcher", "before-quit")
             self._exchange.write(self._exchange.line("QUIT"))
             reach("fetcher", "quit-sent")
-            deleted += await self._deleted(last)
-            self._exchange.required(await self._exchange.reply())
+            deleted += await self._accepted(window)
+            await self._goodbye()
             return deleted
         finally:
             self._exchange.close()
@@ -247,8 +267,83 @@ class Session:
         self._exchange.abort()
         await asyncio.sleep(0)  # the transport closes its socket at the loop's next turn
 
-    def _ask(self, verb: str, numbers: Iterable[int], most: int) -> Sequence[int]:
-        asked = list(islice(numbers, most))
-        if asked:
-            self._exchange.write(self._exchange.lines(verb, asked))
-        return asked
+    async def _goodbye(self) -> None:
+        if self._marking:
+            self._exchange.required(await self._exchange.reply())
+            return
+        with suppress(ServerFault, TimeoutError):
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await self._exchange.reply()
+
+    async def _accepted(self, window: Window) -> list[int]:
+        deleted = []
+        while (number := window.next()) is not None:
+            self.at = number
+            if (await self._exchange.reply()).ok:
+                deleted.append(number)
+        return deleted
+
+    async def _stat(self) -> Reply:
+        return await self._exchange.command("STAT")
+
+    async def _uidl(self) -> _Uidls:
+        reply = await self._exchange.command("UIDL")
+        return await self._uidls(reply)
+
+    async def _stat_and_uidl(self) -> tuple[Reply, _Uidls]:
+        exchange = self._exchange
+        await exchange.settle()
+        exchange.write(exchange.line("STAT") + exchange.line("UIDL"))
+        stat = await exchange.reply()
+        return stat, await self._uidls(await exchange.reply())
+
+    async def _uidls(self, reply: Reply) -> _Uidls:
+        """Return the listing of which this is the status line."""
+        refused = "no_uidl" if "UIDL" in self.capabilities else None
+        if not reply.ok:
+            if reply.code:  # such as SYS/TEMP: it has them, but not now
+                self._exchange.required(reply)
+            return _Uidls(None, refused)
+        found = listing.uidls(await self._exchange.body())
+        return _Uidls(found, "no_uidl" if found is None else None)
+
+    async def _counted(self, stat: Reply) -> int:
+        """Return how many messages LIST lists, where STAT does not say."""
+        reply = await self._exchange.command("LIST")
+        if not reply.ok:
+            said = "it answers neither STAT nor LIST with a number of messages"
+            raise ServerFault(self._exchange.server, f"{said}: {printable(stat.text)}")
+        return max(listing.sizes(await self._exchange.body()), default=0)
+
+    async def _sizes_of(self, numbers: Sequence[int]) -> dict[int, int]:
+        await self._exchange.settle()
+        window = self._window("LIST", numbers, DELETE_WINDOW)
+        found: dict[int, int] = {}
+        while (number := window.next()) is not None:
+            reply = await self._exchange.reply()
+            size = _SIZE.match(reply.text) if reply.ok else None
+            if size is None:
+                continue
+            if int(size[1]) != number:
+                self._mixed_up(number, reply)
+            else:
+                found[number] = int(size[2])
+        return found
+
+    def _mixed_up(self, number: int, reply: Reply) -> None:
+        """An answer to ``LIST n`` names another message: sent together, no answer is certain."""
+        if self._pipelining:
+            said = f"its answer to LIST {number} is about another message: {printable(reply.text)}"
+            raise PromiseBroken(self._exchange.server, said, "no_pipelining")
+
+    def _window(self, verb: str, numbers: Iterable[int], most: int) -> Window:
+        return Window(self._exchange, verb, numbers, most if self._pipelining else 1)
+
+
+class _Uidls(NamedTuple):
+    uidls: list[tuple[int, str]] | None
+    quirk: str | None
+
+
+def _highest(uidls: Sequence[tuple[int, str]]) -> int:
+    return max((number for number, _ in uidls), default=0)

@@ -36,6 +36,7 @@ class Pop3Server:
         open: how many there are.
         deleted: numbers of the messages that a QUIT has removed.
         hanging: whether a client waits in vain.
+        unread: what came from it meanwhile.
     """
 
     messages: Sequence[bytes] = ()
@@ -50,6 +51,7 @@ class Pop3Server:
     host: str = "127.0.0.1"
     port: int = 0
     hanging: bool = False
+    unread: bytes = b""
 
     @contextlib.asynccontextmanager
     async def serving(self, *, implicit: bool = False) -> AsyncIterator["Pop3Server"]:
@@ -95,8 +97,8 @@ class Pop3Server:
                 return
             if say.then == "hang":
                 self.hanging = True
-                while await reader.read(65536):
-                    pass
+                while more := await reader.read(65536):
+                    self.unread += more
                 return
             if say.then == "tls" or (verb == "STLS" and self.tls is not None):
                 assert self.tls is not None
@@ -124,7 +126,9 @@ class Pop3Server:
             return b"-ERR no such thing here\r\n"
         return _lines(f"{number} {uidl}" for number, uidl in enumerate(self.uidls, 1))
 
-    def _list(self, _: list[int], __: set[int]) -> bytes:
+    def _list(self, numbers: list[int], _: set[int]) -> bytes:
+        if numbers:
+            return f"+OK {numbers[0]} {len(self.messages[numbers[0] - 1])}\r\n".encode()
         return _lines(f"{number} {len(raw)}" for number, raw in enumerate(self.messages, 1))
 
     def _stat(self, _: list[int], __: set[int]) -> bytes:

@@ -145,6 +145,7 @@ async def test_a_server_that_never_answers_counts_as_gone(
     async def visit() -> None:
         session = await Session.open(login(server))
         await session.uidl()
+        await session.delete([1])
         await session.quit()
 
     async with Pop3Server(MAIL, ["a"], says={silent: Say(then="hang")}).serving() as server:

@@ -1,0 +1,54 @@
+"""What a server offers and does not keep, so that a session does without it.
+
+A promise that is broken shows itself in a session (``PromiseBroken``); the caller remembers it for
+a while and opens the next session with what is known. None of it can lose mail: doing without is
+slower, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Quirks:
+    """What to do without, at one server.
+
+    Attributes:
+        no_pipelining: it offers PIPELINING (RFC 2449 section 6.6), and loses or mixes up answers.
+        no_capa: CAPA makes it hang or hang up.
+        no_uidl: it offers UIDL, and refuses it.
+        no_utf8: it offers UTF8 (RFC 6856), and refuses it or hangs up.
+    """
+
+    no_pipelining: bool = False
+    no_capa: bool = False
+    no_uidl: bool = False
+    no_utf8: bool = False
+
+    def having(self, quirk: str) -> Quirks:
+        """Return these and one more, given by the name of its field."""
+        return replace(self, **{quirk: True})
+
+    def has(self, quirk: str) -> bool:
+        """Return whether the one of this name is among them."""
+        return bool(getattr(self, quirk))
+
+
+NONE: Final = Quirks()
+
+NAMES: Final = tuple(field.name for field in fields(Quirks))
+"""The names by which quirks are remembered."""
+
+_CAPABILITIES: Final[Mapping[str, str]] = {
+    "no_pipelining": "PIPELINING",
+    "no_uidl": "UIDL",
+    "no_utf8": "UTF8",
+}
+
+
+def left_out(quirks: Quirks) -> frozenset[str]:
+    """Return the capabilities that are not believed."""
+    return frozenset(name for quirk, name in _CAPABILITIES.items() if quirks.has(quirk))
