@@ -24,7 +24,7 @@ from shared.errors import SpoolUnavailable, StateUnavailable
 from shared.faultpoint import reach_all
 from shared.log import Report, silent
 from shared.message import Addressed, Envelope, Inline, Spooled
-from shared.outcome import Answer, DeadLetter, Outcome, Retry
+from shared.outcome import Answer, Outcome, Retry
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 5.0
@@ -266,8 +266,9 @@ def _parted(errands: Collection[Errand]) -> tuple[list[Finished], list[Delivery]
     return done, rest
 
 
-def _nowhere(destination: str) -> DeadLetter:
-    return DeadLetter(
-        f"there is no destination {destination!a}: configure [destinations.{destination}]"
-        " with a url, or direct the message elsewhere, and requeue it"
+def _nowhere(destination: str) -> Retry:
+    # Not for good: a rewriter may have been told of a new destination before this process was.
+    return Retry(
+        f"there is no destination {destination!a} here: configure [destinations.{destination}]"
+        " with a url, and restart the deliverer; the message is tried again until then"
     )

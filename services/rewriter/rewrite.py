@@ -1,8 +1,9 @@
 """Directs a message to its local mailbox: whose it is, where it goes, and the trace it bears.
 
 The raw message is not touched; all that is new stands in front of it, so its DKIM signatures hold.
-A message that goes round in a loop, or whose account is not configured any more, is for the
-operator. The routes are trusted; what came with the message is not. Nothing raises.
+A message that goes round in a loop is for the operator. One whose account is not configured here
+waits: another process may have been told of a new account before this one was. The routes are
+trusted; what came with the message is not. Nothing raises.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from services.rewriter.address import is_mailbox
 from services.rewriter.trace import Trace
 from shared.log import printable
 from shared.message import Addressed, Envelope, Parsed
-from shared.outcome import DeadLetter, Forward, Outcome
+from shared.outcome import DeadLetter, Forward, Outcome, Retry
 
 RECEIVED_LIMIT: Final = 50
 """More Received lines than this are a loop (RFC 5321 section 6.3), as with most mail servers."""
@@ -58,10 +59,10 @@ class Rewriter:
         }
 
     def handle(self, envelope: Envelope[Parsed]) -> Outcome:
-        """Return Forward of the message as ``Addressed``, or DeadLetter with the reason."""
+        """Return Forward of the message as ``Addressed``, or why it does not go on."""
         route = self._routes.get(envelope.account)
         if route is None:
-            return DeadLetter(_no_route(envelope.account))
+            return Retry(_no_route(envelope.account))
         parsed = envelope.payload
         loop = _loop(envelope.account, route, parsed)
         if loop is not None:
@@ -87,8 +88,8 @@ def _sender(return_path: str | None) -> str:
 
 def _no_route(account: str) -> str:
     return (
-        f"The account {printable(account, 100)} is not configured here: configure it again, restart"
-        " the rewriter and requeue this message, or drop it."
+        f"The account {printable(account, 100)} is not configured here: configure it, and restart"
+        " the rewriter; the message is tried again until then."
     )
 
 

@@ -132,11 +132,11 @@ async def test_different_replies_name_whom_they_are_about(
     assert outcome.reason == (f"{ANNA}, {CARL}: 550 5.1.1 no such user; {BERT}: 552 5.3.4 too big")
 
 
-async def test_a_destination_that_does_not_exist_says_what_to_configure(
+async def test_a_destination_that_is_not_configured_yet_is_waited_for(
     deliverer: Deliverer,
 ) -> None:
     outcome = await handled(deliverer, envelope(ANNA, to="archive"))
-    assert isinstance(outcome, DeadLetter)
+    assert isinstance(outcome, Retry)
     assert "configure [destinations.archive] with a url" in outcome.reason
 
 

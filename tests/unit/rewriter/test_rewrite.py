@@ -10,7 +10,7 @@ import pytest
 from services.rewriter.address import is_mailbox
 from services.rewriter.rewrite import RECEIVED_LIMIT, Rewriter, Route
 from shared.message import Inline
-from shared.outcome import DeadLetter, Outcome
+from shared.outcome import DeadLetter, Outcome, Retry
 from tests.corpus.messages import dkim_signed, fields, sample_messages, sound_messages, typical
 from tests.unit.rewriter.envelopes import addressed, arrives, parsed
 
@@ -75,10 +75,11 @@ def test_envelope_sender(return_path: str | None, sender: str) -> None:
     assert is_mailbox(return_path or "") == (sender != "")
 
 
-def test_an_account_that_is_not_configured_is_for_the_operator() -> None:
-    why = reason(REWRITER.handle(parsed(typical(), account="gone\x1b")))
-    assert "The account gone\\x1b is not configured here" in why
-    assert "requeue" in why
+def test_an_account_that_is_not_configured_yet_is_waited_for() -> None:
+    outcome = REWRITER.handle(parsed(typical(), account="new\x1b"))
+    assert isinstance(outcome, Retry)
+    assert "The account new\\x1b is not configured here" in outcome.reason
+    assert outcome.payload is None
 
 
 @pytest.mark.parametrize("count", [RECEIVED_LIMIT, RECEIVED_LIMIT + 1])
