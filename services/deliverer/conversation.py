@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from services.deliverer.courier import Post, Result
 from services.deliverer.pool import Pool
-from services.deliverer.session import Session
+from services.deliverer.session import PipelineBroken, Session
 from services.deliverer.transaction import Following, transact
 from shared.errors import Unreachable
 
@@ -37,8 +37,8 @@ class Conversation:
         reused = session.served > 0
         try:
             return await self._over(session, post, following)
-        except Unreachable:
-            if not reused:
+        except Unreachable as error:
+            if not reused and not isinstance(error, PipelineBroken):
                 raise
         return await self._over(await self._pool.lend(fresh=True), post, following)
 

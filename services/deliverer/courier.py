@@ -9,11 +9,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
+from shared.errors import Unreachable
+
 Verdict: TypeAlias = Literal["delivered", "temporary", "permanent"]
 
 
 class ClaimLost(Exception):
     """The claim on a message ran out before it was delivered: another process may have it now."""
+
+
+class Throttled(Unreachable):
+    """The server takes no more of us for now: a limit that it states, and nobody's fault.
+
+    Nothing of the letter was delivered to anybody.
+    """
 
 
 class Letter(NamedTuple):
@@ -83,8 +92,9 @@ class Post(NamedTuple):
 Delivered: TypeAlias = Mapping[str, Result] | Exception
 """What became of a letter: a result for each recipient; or why nobody was delivered anything.
 
-Unreachable: the destination is down, or refuses this program as such. SpoolMissing: the message is
-not in the spool. SpoolUnavailable: it could not be read. ClaimLost: it is no longer ours.
+Unreachable: the destination is down, or refuses this program as such. Throttled: it wants fewer
+letters, or more slowly. SpoolMissing: the message is not in the spool. SpoolUnavailable: it could
+not be read. ClaimLost: it is no longer ours.
 """
 
 Tell: TypeAlias = Callable[[int, Delivered], None]

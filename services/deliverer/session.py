@@ -25,6 +25,13 @@ BLOCK_TIMEOUT: Final = 180.0
 """Seconds for a block of a message to go out (RFC 5321 section 4.5.3.2.5)."""
 
 
+class PipelineBroken(Unreachable):
+    """What was sent together was not answered as it should be; nothing has been delivered.
+
+    It is worth one more try over a fresh connection, which then does without pipelining.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """A user name and a password."""
