@@ -66,12 +66,17 @@ class Poll:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A message as the fetcher took it from a maildrop (queue ``incoming``)."""
+    """A message as the fetcher took it from a maildrop (queue ``incoming``).
+
+    Attributes:
+        released: an operator has said that it is to be delivered, whatever it looks like.
+    """
 
     raw: Raw
     uidl: str
     server: str
     summary: Summary = NO_SUMMARY
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +86,11 @@ class Parsed:
     Attributes:
         return_path: the address in the first Return-Path line, "" for the null sender,
             None where there is no such line.
-        delivered_to: the addresses of all Delivered-To lines, top first.
+        delivered_to: whom it was delivered to by this program before, by its own lines.
         received: how many Received lines there are.
         passed: the accounts named in X-POP3-Connector-Account lines: it was here before.
+        above: bytes of lines above the header, none of which is a header field; None where there
+            is no header at all, and the whole message is body.
     """
 
     raw: Raw
@@ -94,6 +101,7 @@ class Parsed:
     delivered_to: tuple[str, ...]
     received: int
     passed: tuple[str, ...]
+    above: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,8 @@ class Addressed:
         destination: the name of the destination that takes them.
         prefix: header lines to put before the raw message, each ended by CRLF; but the last may
             stop at the name of a field, which the first line of the raw message then completes.
+        skip: bytes that the raw message is delivered without: lines above its header, which the
+            prefix tells of.
     """
 
     raw: Raw
@@ -116,6 +126,7 @@ class Addressed:
     recipients: tuple[str, ...]
     destination: str
     prefix: bytes = field(repr=False)
+    skip: int = 0
 
 
 Mail: TypeAlias = Fetched | Parsed | Addressed

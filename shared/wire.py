@@ -41,6 +41,14 @@ _MARK: Final = bytes((0x92, _BUNDLE))
 """How a bundle begins: an array of two, the first of which a program that knows no bundles takes
 for a newer schema version. It leaves the bundle to others. (An envelope is an array of nine.)"""
 
+ADDED: Final[dict[type[Payload], tuple[object, ...]]] = {
+    Fetched: (False,),
+    Parsed: (0,),
+    Addressed: (0,),
+}
+"""The fields that were added to payloads since the first version, by their defaults. They are
+written only where one is anything else, so that an ordinary message is the same bytes for ever."""
+
 _TIMES: Final = 250_000_000_000.0
 """Seconds since 1970 that a date can be made of, and a little less (the year 9892)."""
 
@@ -175,6 +183,12 @@ def _str(value: object) -> str:
     return value
 
 
+def _bool(value: object) -> bool:
+    if type(value) is not bool:
+        raise ValueError(f"{type(value).__name__} where true or false is expected")
+    return value
+
+
 def _int(value: object) -> int:
     if type(value) is not int:
         raise ValueError(f"{type(value).__name__} where an integer is expected")
@@ -210,6 +224,20 @@ def _first(count: int, value: object) -> list[Any]:
     return value if len(value) == count else value[:count]
 
 
+def _added(fields: list[object], kind: type[Payload], *added: object) -> list[object]:
+    """Return the fields of a payload with those that were added later, where they say anything."""
+    return fields if added == ADDED[kind] else [*fields, *added]
+
+
+def _with_defaults(least: int, kind: type[Payload], value: object) -> list[Any]:
+    """Return the fields of a payload: those that were added later too, written or not."""
+    defaults = ADDED[kind]
+    if type(value) is list and len(value) == least:
+        return [*value, *defaults]
+    fields = _first(least + len(defaults), value)
+    return [*fields, *defaults[len(fields) - least :]] if len(fields) > least else fields
+
+
 def _texts(value: object) -> tuple[str, ...]:
     return tuple([_str(item) for item in _list(value)])
 
@@ -240,16 +268,16 @@ def _poll(value: Any) -> Poll:
 
 
 def _pack_fetched(p: Fetched) -> list[object]:
-    return [_pack_raw(p.raw), p.uidl, p.server, p.summary]
+    return _added([_pack_raw(p.raw), p.uidl, p.server, p.summary], Fetched, p.released)
 
 
 def _fetched(value: Any) -> Fetched:
-    raw, uidl, server, summary = _first(4, value)
-    return Fetched(_raw(raw), _str(uidl), _str(server), _summary(summary))
+    raw, uidl, server, summary, released = _with_defaults(4, Fetched, value)
+    return Fetched(_raw(raw), _str(uidl), _str(server), _summary(summary), _bool(released))
 
 
 def _pack_parsed(p: Parsed) -> list[object]:
-    return [
+    fields: list[object] = [
         _pack_raw(p.raw),
         p.uidl,
         p.server,
@@ -259,10 +287,13 @@ def _pack_parsed(p: Parsed) -> list[object]:
         p.received,
         p.passed,
     ]
+    return _added(fields, Parsed, p.above)
 
 
 def _parsed(value: Any) -> Parsed:
-    raw, uidl, server, summary, return_path, delivered_to, received, passed = _first(8, value)
+    raw, uidl, server, summary, return_path, delivered_to, received, passed, above = _with_defaults(
+        8, Parsed, value
+    )
     return Parsed(
         _raw(raw),
         _str(uidl),
@@ -272,11 +303,12 @@ def _parsed(value: Any) -> Parsed:
         _texts(delivered_to),
         _int(received),
         _texts(passed),
+        None if above is None else _int(above),
     )
 
 
 def _pack_addressed(p: Addressed) -> list[object]:
-    return [
+    fields: list[object] = [
         _pack_raw(p.raw),
         p.uidl,
         p.server,
@@ -286,10 +318,13 @@ def _pack_addressed(p: Addressed) -> list[object]:
         p.destination,
         p.prefix,
     ]
+    return _added(fields, Addressed, p.skip)
 
 
 def _addressed(value: Any) -> Addressed:
-    raw, uidl, server, summary, sender, recipients, destination, prefix = _first(8, value)
+    raw, uidl, server, summary, sender, recipients, destination, prefix, skip = _with_defaults(
+        8, Addressed, value
+    )
     return Addressed(
         _raw(raw),
         _str(uidl),
@@ -299,6 +334,7 @@ def _addressed(value: Any) -> Addressed:
         _texts(recipients),
         _str(destination),
         _bytes(prefix),
+        _int(skip),
     )
 
 

@@ -30,7 +30,7 @@ def parse(envelope: Envelope[Fetched]) -> Outcome:
     block = header_block(head)
     found = fields(head if block is None else block)
     fault = _fault(fetched.raw, head, block)
-    if fault is not None:
+    if fault is not None and not fetched.released:
         return Quarantine(fault, replace(fetched, summary=summary(found)))
     return Forward.to(_parsed(fetched, found))
 

@@ -38,12 +38,12 @@ RAW = st.builds(Inline, st.binary(max_size=200)) | st.builds(
 )
 PAYLOADS: dict[type[Payload], st.SearchStrategy[Payload]] = {
     Poll: st.builds(Poll, TEXT),
-    Fetched: st.builds(Fetched, RAW, TEXT, TEXT, SUMMARY),
+    Fetched: st.builds(Fetched, RAW, TEXT, TEXT, SUMMARY, st.booleans()),
     Parsed: st.builds(
-        Parsed, RAW, TEXT, TEXT, SUMMARY, st.none() | TEXT, TEXTS, NUMBER, TEXTS
+        Parsed, RAW, TEXT, TEXT, SUMMARY, st.none() | TEXT, TEXTS, NUMBER, TEXTS, st.none() | NUMBER
     ),
     Addressed: st.builds(
-        Addressed, RAW, TEXT, TEXT, SUMMARY, TEXT, TEXTS, TEXT, st.binary(max_size=100)
+        Addressed, RAW, TEXT, TEXT, SUMMARY, TEXT, TEXTS, TEXT, st.binary(max_size=100), NUMBER
     ),
 }  # fmt: skip
 HOPS = st.lists(st.builds(Hop, TEXT, MOMENT), max_size=4).map(tuple)
@@ -171,8 +171,21 @@ def test_a_field_missing_is_undecodable(kind: type[Payload]) -> None:
 def test_a_field_more_is_passed_over(kind: type[Payload]) -> None:
     """Fields are added at the end without a new schema where old workers may ignore them."""
     whole = parts(kind)
-    longer = [*whole[:-1], [*whole[-1], "new"], "new"]
+    longer = [*whole[:-1], [*whole[-1], *wire.ADDED.get(kind, ()), "new"], "new"]
     assert wire.decode(msgpack.packb(longer), kind) == SAMPLES[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "takes"), [(Fetched, [True]), (Parsed, [None]), (Addressed, list[object]())]
+)
+def test_a_field_that_was_added_has_its_type_and_need_not_be_there(
+    kind: type[Payload], takes: list[object]
+) -> None:
+    whole = parts(kind)
+    assert accepted(kind, whole)
+    for wrong in WRONG:
+        changed = [*whole[:-1], [*whole[-1], wrong]]
+        assert accepted(kind, changed) == (wrong in takes), wrong
 
 
 @pytest.mark.parametrize("kind", SAMPLES)

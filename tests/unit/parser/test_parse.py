@@ -1,5 +1,7 @@
 """The parser's verdict on whole messages: what goes on, what is corrupt and why."""
 
+from dataclasses import replace
+
 import pytest
 
 from services.parser.parse import parse
@@ -100,6 +102,17 @@ def test_corrupt_messages_are_quarantined_with_their_bytes(name: str) -> None:
     assert outcome.reason == REASONS[name]
     assert isinstance(outcome.payload, Fetched)
     assert outcome.payload.raw == Inline(CORRUPT[name])
+
+
+@pytest.mark.parametrize("name", CORRUPT)
+def test_what_an_operator_has_released_goes_on_whatever_it_looks_like(name: str) -> None:
+    envelope = fetched(CORRUPT[name])
+    released = replace(envelope, payload=replace(envelope.payload, released=True))
+    outcome = parse(released)
+    assert isinstance(outcome, Forward), outcome
+    (payload,) = outcome.payloads
+    assert isinstance(payload, Parsed)
+    assert payload.raw == Inline(CORRUPT[name])
 
 
 @pytest.mark.parametrize("name", ["NUL in header", "header over the limit"])
