@@ -5,12 +5,13 @@ gets the values it needs. A wrong configuration is a ConfigError that names ever
 each with its place and what is expected. Secrets are masked in every repr and error text.
 
 Relative paths are relative to the working directory of the process.
+Where ``data_dir`` is not set, ``shared.settings_place`` says where data lies.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -34,6 +35,7 @@ from shared.settings_fields import (
     Tiers,
     Username,
 )
+from shared.settings_place import holding, usual
 from shared.settings_problems import Problem, WrongSettings, findings, hint
 from shared.settings_secret import SOURCES, Secret
 from shared.settings_source import Source
@@ -218,7 +220,7 @@ class Settings(_Table):
         accounts: in the file, ``[[account]]``.
     """
 
-    data_dir: Location = Path("connector-data")
+    data_dir: Location
     broker: Broker = Broker()
     state: State = State()
     spool: Spool = Spool()
@@ -227,6 +229,11 @@ class Settings(_Table):
     retry: Retry = Retry()
     monitor: Monitor = Monitor()
     accounts: tuple[Account, ...] = Field((), alias="account")
+
+    @property
+    def uses_data_dir(self) -> bool:
+        """Whether anything is kept in ``data_dir``: not all three have a URL."""
+        return any(table.url is None for table in (self.broker, self.state, self.spool))
 
     @property
     def queue_file(self) -> Path:
@@ -279,16 +286,26 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
         ConfigError: something is wrong with them; its text has one line for each problem.
     """
     source = Source(path, environ, _FILE_KEYS)
+    document = {"data_dir": str(usual(environ)), **source.document}
     try:
-        settings = Settings.model_validate(source.document, context={"environ": environ})
+        settings = Settings.model_validate(document, context={"environ": environ})
     except ValidationError as error:
         found = findings(error, _TABLES)
     else:
         found = list(_contradictions(settings))
+        if settings.uses_data_dir and "data_dir" not in source.document:
+            found += _two_places(holding(environ))
         if not found:
             return settings
     # Raised outside the handler: pydantic's error holds the input, which may hold a secret.
     raise WrongSettings([Problem(source.where(key), what) for key, what in found])
+
+
+def _two_places(holding_data: Sequence[Path]) -> Iterator[tuple[KeyPath, str]]:
+    """Yield a problem where data lies in two places: with the wrong ledger all comes again."""
+    if len(holding_data) > 1:
+        found = " and ".join(str(place.absolute()) for place in holding_data)
+        yield ("data_dir",), f"there is data of the connector in {found}; write which one counts"
 
 
 def _contradictions(settings: Settings) -> Iterator[tuple[KeyPath, str]]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
-from shared.settings import Settings
+from shared.settings import Account, Settings
 from shared.settings_secret import Secret, open_to_all
 
 _HERE: Final = ("localhost", "127.0.0.1", "::1")
+_USUAL_PORTS: Final = (110, 995)
+_NAMED: Final = 3
+"""So many of a long list are named in a warning."""
 
 
 def warnings(settings: Settings, path: Path | None) -> list[str]:
@@ -19,7 +24,24 @@ def warnings(settings: Settings, path: Path | None) -> list[str]:
         settings: what ``shared.settings.load`` returned.
         path: the file that it read.
     """
-    return [*_accounts(settings), *_exposed(settings, path)]
+    return [
+        *_place(settings),
+        *_accounts(settings),
+        *_shared_maildrops(settings),
+        *_shared_maildirs(settings),
+        *_exposed(settings, path),
+    ]
+
+
+def _place(settings: Settings) -> Iterator[str]:
+    if settings.data_dir.is_absolute() or not settings.uses_data_dir:
+        return
+    place = settings.data_dir.absolute()
+    yield (
+        f"data is kept in {place}, which is found from this working directory alone: started in"
+        " another one, the connector knows of no message and delivers again what is still at the"
+        f' providers. Write data_dir = "{place}"'
+    )
 
 
 def _accounts(settings: Settings) -> Iterator[str]:
@@ -28,6 +50,63 @@ def _accounts(settings: Settings) -> Iterator[str]:
     for account in settings.accounts:
         if account.tls == "none" and account.host not in _HERE:
             yield f"account {account.name}: without TLS, {account.host} gets the password in clear"
+
+
+def _shared_maildrops(settings: Settings) -> Iterator[str]:
+    """Yield a warning for each maildrop that several accounts fetch from."""
+    found: defaultdict[tuple[str, ...], list[Account]] = defaultdict(list)
+    for account in settings.accounts:
+        if account.enabled:
+            found[_maildrop(account)].append(account)
+    for accounts in found.values():
+        if len(accounts) > 1:
+            names, one = _some([account.name for account in accounts]), accounts[0]
+            yield (
+                f"accounts {names} fetch from one maildrop ({one.username} at {one.host}): each"
+                " delivers every message there, or what another has not deleted before;"
+                " and they lock each other out"
+            )
+
+
+def _maildrop(account: Account) -> tuple[str, ...]:
+    """Return what two accounts have in common that open the same maildrop.
+
+    The ports for POP3 with TLS and without lead to the same one; others may be forwarded anywhere.
+    """
+    port = "" if account.port in _USUAL_PORTS else str(account.port)
+    return account.host.lower().rstrip("."), port, account.username.lower()
+
+
+def _shared_maildirs(settings: Settings) -> Iterator[str]:
+    """Yield a warning for each Maildir in which the mail of several mailboxes gets mixed."""
+    for name, destination in settings.every_destination.items():
+        template = str(destination.url)
+        if destination.url.scheme != "maildir":
+            continue
+        found: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        for account in settings.accounts:
+            if account.destination == name:
+                found[_filled(template, account.mailbox)][account.mailbox] = None
+        for mailboxes in found.values():
+            if len(mailboxes) > 1:
+                yield (
+                    f"destination {name}: {template} is one Maildir for {_some(list(mailboxes))};"
+                    " write {mailbox} where each is to have its own"
+                )
+
+
+def _filled(template: str, mailbox: str) -> str:
+    """Return what a template comes to for a mailbox."""
+    local, _, domain = mailbox.rpartition("@")
+    filled = unquote(template)
+    for word, value in {"mailbox": mailbox, "local": local or domain, "domain": domain}.items():
+        filled = filled.replace(f"{{{word}}}", value)
+    return filled
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _exposed(settings: Settings, path: Path | None) -> Iterator[str]:

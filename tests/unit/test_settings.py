@@ -36,11 +36,11 @@ def test_the_whole_contract_is_understood(tmp_path: Path) -> None:
 
 
 def test_defaults_need_nothing_but_the_account_and_where_to_deliver(tmp_path: Path) -> None:
-    settings = loaded(tmp_path, MINIMAL)
+    settings = loaded(tmp_path, MINIMAL, {"STATE_DIRECTORY": "/srv/mine"})
     assert settings.broker.address() is None
-    assert settings.queue_file == Path("connector-data/queue.db")
-    assert settings.state_address() == f"sqlite:///{Path.cwd()}/connector-data/state.db"
-    assert settings.spool_url == f"{Path.cwd()}/connector-data/spool"
+    assert settings.queue_file == Path("/srv/mine/queue.db")
+    assert settings.state_address() == "sqlite:////srv/mine/state.db"
+    assert settings.spool_url == "/srv/mine/spool"
     assert settings.spool.inline_limit == 128 * 1024
     assert [tier.label for tier in settings.retry.tiers] == ["30s", "5m", "30m", "2h", "6h"]
     assert settings.retry.give_up_after == 5 * 86400
