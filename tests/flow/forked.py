@@ -20,7 +20,8 @@ from tests.flow.connector import STAGES, Connector, command_of
 
 _LOADED = ["__main__", "services.__main__", "services.run"]
 _LOADED += [f"services.{stage}.__main__" for stage in STAGES]
-_LOADED += ["shared.broker.embedded", "shared.broker.rabbitmq", "shared.state"]
+_LOADED += ["shared.broker.embedded", "shared.broker.rabbitmq", "shared.state", "shared.settings"]
+_LOADED += ["sqlalchemy.dialects.sqlite.aiosqlite", "tests.flow.forked"]
 
 
 @dataclass

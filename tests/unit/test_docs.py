@@ -106,3 +106,9 @@ def test_the_environment_that_is_documented_is_understood(tmp_path: Path) -> Non
     assert str(settings.accounts[0].secret) == "password_file /run/secrets/sales"
     assert [tier.label for tier in settings.retry.tiers] == ["30s", "5m", "1h"]
     assert "archive" in settings.destinations
+
+
+@pytest.mark.parametrize("page", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"])
+def test_what_a_page_links_to_exists(page: Path) -> None:
+    targets = re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
