@@ -237,6 +237,11 @@ class MailLog:
             attempt=attempt,
         )
 
+    def waiting(self, id_: str, account: str, queue: str, reason: str) -> None:
+        """A message waits for room at its destination; it was not tried."""
+        self._count("waiting")
+        self._say(DEBUG, "waiting", id=id_, account=account, queue=queue, reason=printable(reason))
+
     def failed(self, id_: str, account: str, queue: str, reason: str) -> None:
         """A message went to Failed Mail."""
         self._count("failed")

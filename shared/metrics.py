@@ -46,8 +46,8 @@ METRICS: Final = (
         EVENTS,
         "counter",
         ("stage", "event"),
-        "Mail events by stage: fetched, forwarded, delivered, suppressed, retrying, failed,"
-        " quarantined, removed, polled, accounts_failed, crashed.",
+        "Mail events by stage: fetched, forwarded, delivered, suppressed, retrying, waiting,"
+        " failed, quarantined, removed, polled, accounts_failed, crashed.",
     ),
     Metric(BYTES, "counter", (), "Bytes of the messages fetched."),
     Metric(HANDLING, "histogram", ("stage",), "Seconds a handler took for a message.", _SHORT),

@@ -55,6 +55,24 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Busy:
+    """There is no room for it just now on our side of a destination: it waits, as it is.
+
+    Nothing was tried, so no try is counted: it moves up no tier, and does not come closer to being
+    given up.
+
+    Attributes:
+        reason: a sentence for whoever looks at what waits.
+        after: seconds of work that are before it. It is back by then, or after the shortest tier.
+        payload: what is still to do, where part of it is done; None for all of it.
+    """
+
+    reason: str
+    after: float = 0.0
+    payload: Payload | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """Can never go on as it is: to Failed Mail, for the operator to mend and requeue."""
 
@@ -70,7 +88,7 @@ class Quarantine:
     payload: Payload | None = None
 
 
-Verdict: TypeAlias = Forward | Done | Retry | DeadLetter | Quarantine
+Verdict: TypeAlias = Forward | Done | Retry | Busy | DeadLetter | Quarantine
 
 
 @dataclass(frozen=True, slots=True)

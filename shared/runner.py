@@ -25,6 +25,10 @@ from shared.stage import Case, Handling, Opened, Stage
 SUSPECT: Final = 2
 """Hand-outs without a settlement after which a message may be what crashes its process."""
 
+ALONE: Final = 1.0
+"""Seconds that a suspect is handled alone, at the most. What crashes its process does so when it is
+handled; one that has not by then waits for a server, and is not waited for."""
+
 FAREWELL: Final = 0.02
 """Seconds between two messages of which one may be what crashes its process. A settlement is on its
 way to the broker then, and not lost with the process: or the same neighbour would be there again
@@ -90,6 +94,8 @@ class Runner:
         self._inspector: asyncio.Task[None] | None = None
         self.taken = 0
         """How many deliveries were taken in hand since the start; grows while anything moves."""
+        self.returns_at = 0.0
+        """When the last of those comes back that wait for room (seconds since 1970, UTC)."""
         self._let_go = 0
 
     @property
@@ -164,13 +170,19 @@ class Runner:
     async def _inspect(self) -> None:
         await self._clock.sleep(random.uniform(0.0, HEAD_START))  # noqa: S311
         while self._suspects:
-            if self._tasks:
-                await asyncio.wait(set(self._tasks))
             delivery = self._suspects.pop(random.randrange(len(self._suspects)))  # noqa: S311
             for work in self._works([delivery]):
-                await self._start(work)
+                await self._watched(self._start(work))
             self._settle_done()
             await self._clock.sleep(FAREWELL)
+
+    async def _watched(self, task: asyncio.Task[None]) -> None:
+        """Return when a suspect is done with, or has lived for so long that it will live on."""
+        enough = asyncio.create_task(self._clock.sleep(ALONE))
+        try:
+            await asyncio.wait({task, enough}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            enough.cancel()
 
     async def _finish(self, grace: float) -> None:
         if self._inspector is not None:
@@ -245,7 +257,10 @@ class Runner:
         await self._settled(case)
 
     async def _settled(self, case: Case) -> None:
-        case.tell(self._log, self._clock.now())
+        now = self._clock.now()
+        case.tell(self._log, now)
+        if case.back_in:
+            self.returns_at = max(self.returns_at, now + case.back_in)
         if case.follows.release is not None:
             await self._release(case.follows.release)
         self._let_go += 1

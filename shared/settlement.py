@@ -16,11 +16,28 @@ from shared import wire
 from shared.broker import Header, Send
 from shared.log import printable
 from shared.message import Envelope, Hop, Payload, Poll, Spooled
-from shared.outcome import DeadLetter, Done, Forward, Outcome, Quarantine, Retry, Split, Verdict
+from shared.outcome import (
+    Busy,
+    DeadLetter,
+    Done,
+    Forward,
+    Outcome,
+    Quarantine,
+    Retry,
+    Split,
+    Verdict,
+)
 from shared.queues import QUARANTINE, RETRIED, Tier, failed_queue, retry_queue
 
 Event: TypeAlias = Literal[
-    "forwarded", "delivered", "suppressed", "polled", "retrying", "failed", "quarantined"
+    "forwarded",
+    "delivered",
+    "suppressed",
+    "polled",
+    "retrying",
+    "waiting",
+    "failed",
+    "quarantined",
 ]
 
 
@@ -56,6 +73,16 @@ class RetryPolicy:
         # A hint can shorten or lengthen the wait: the shortest tier that is long enough.
         return next((t for t in self.tiers if t.seconds >= after), self.tiers[-1])
 
+    def pause(self, after: float) -> Tier:
+        """Return where a message waits of which no try is counted: no longer than it has to.
+
+        Args:
+            after: seconds for which there is other work to do before it.
+        """
+        shortest = min(self.tiers, key=lambda tier: tier.seconds)
+        fit = [tier for tier in self.tiers if tier.seconds <= after]
+        return max(fit, key=lambda tier: tier.seconds, default=shortest)
+
 
 # Of the next two there is one for each message at every stage. They are named tuples because those
 # are made in a third of the time of a frozen dataclass.
@@ -69,12 +96,14 @@ class Step(NamedTuple):
         reason: the receipt, or why it did not go on.
         send: what has to be durable before the delivery is forgotten; None where nothing follows.
         attempt: the attempt number that the message will have next.
+        back_in: seconds after which it is back in its inbox, where that was no try.
     """
 
     event: Event
     reason: str
     send: Send | None = None
     attempt: int = 0
+    back_in: float = 0.0
 
 
 class Settlement(NamedTuple):
@@ -128,7 +157,7 @@ class Route:
                 steps.append(Step(verdict.event, verdict.receipt))
             continuing = _continuing(verdict, e.payload)
             steps += [self._step(e, verdict, payload, now) for payload in continuing]
-        return Settlement(tuple(steps))
+        return Settlement(_some(steps))
 
     def _put_back(self, e: Envelope[Payload], retry: Retry) -> Settlement:
         """Return what follows for a poll job, which has no tiers.
@@ -159,7 +188,7 @@ class Route:
                 steps.append(self._step(e, verdict, mine, now))
             if isinstance(verdict, Done):
                 steps.append(Step(verdict.event, verdict.receipt))
-        return Settlement(tuple(steps), tuple(copies), None if owned else key)
+        return Settlement(_some(steps), tuple(copies), None if owned else key)
 
     def _step(self, e: Envelope[Payload], verdict: Verdict, payload: Payload, now: float) -> Step:
         match verdict:
@@ -167,6 +196,8 @@ class Route:
                 return self._forward(e, payload, now)
             case Retry(reason, after):
                 return self._retry(e, payload, reason, after, now)
+            case Busy(reason, after):
+                return self._busy(e, payload, reason, after, now)
             case DeadLetter(reason):
                 return self._keep(e, "failed", failed_queue(self.inbox), payload, reason, now)
             case Quarantine(reason):
@@ -193,6 +224,16 @@ class Route:
             return self._keep(e, "failed", failed_queue(self.inbox), payload, why, now)
         queue = retry_queue(self.inbox, self.policy.tier(e.attempt, after))
         return self._keep(e, "retrying", queue, payload, reason, now)
+
+    def _busy(
+        self, e: Envelope[Payload], payload: Payload, reason: str, after: float, now: float
+    ) -> Step:
+        """Let it wait as it is: neither its attempts nor its first failure change."""
+        kept = replace(e, payload=payload)
+        tier = self.policy.pause(after)
+        headers = failure_headers(kept, reason, stage=self.stage, inbox=self.inbox, now=now)
+        send = Send(retry_queue(self.inbox, tier), wire.encode(kept), e.id, headers)
+        return Step("waiting", reason, send, e.attempt, tier.seconds)
 
     def _keep(
         self,
@@ -222,6 +263,13 @@ def undecodable(body: bytes, message_id: str, reason: str, *, stage: str, inbox:
         "size": len(body),
     }
     return Step("quarantined", reason, Send(QUARANTINE, body, message_id, headers))
+
+
+def _some(steps: list[Step]) -> tuple[Step, ...]:
+    """Return what follows from an outcome; one from which nothing does would lose the message."""
+    if not steps:
+        raise ValueError("the outcome does not say what is to become of the message")
+    return tuple(steps)
 
 
 def _continuing(verdict: Verdict, whole: Payload) -> Sequence[Payload]:

@@ -117,6 +117,11 @@ class Case(NamedTuple):
         """Whether it can be settled as it is: nothing is to be copied or waited for."""
         return not self.follows.copies and not self.follows.after
 
+    @property
+    def back_in(self) -> float:
+        """Seconds after which all of the message is back that waits for room; 0 if none does."""
+        return max(step.back_in for step in self.follows.steps)
+
     def tell(self, log: MailLog, now: float) -> None:
         """Log and count what has become of the message.
 
@@ -139,6 +144,8 @@ class Case(NamedTuple):
                 log.suppressed(id_, account, step.reason)
             case "retrying":
                 log.retrying(id_, account, queue, step.reason, step.attempt)
+            case "waiting":
+                log.waiting(id_, account, queue, step.reason)
             case "failed":
                 log.failed(id_, account, queue, step.reason)
             case "quarantined":

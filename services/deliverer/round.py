@@ -12,15 +12,20 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from services.deliverer.breaker import Attempt
-from services.deliverer.courier import ClaimLost, Delivered
+from services.deliverer.courier import ClaimLost, Delivered, Result, same_for_all
 from services.deliverer.outcomes import outcome_of
 from shared.claims import Claim, Delivery, Finished
 from shared.errors import Unreachable
 from shared.message import Addressed, Envelope
-from shared.outcome import Done, Outcome, Retry
+from shared.outcome import DeadLetter, Done, Outcome, Retry
 
 CLAIMED_ELSEWHERE: Final = 10.0
 """Seconds after which to ask again for a message that another process has in hand."""
+
+NOBODY: Final = (
+    "the message has no recipient: give its account a mailbox, or a rule that directs it to one,"
+    " and requeue it"
+)
 
 _UNTOLD: Final = RuntimeError("the courier told nothing of this message")
 
@@ -64,6 +69,9 @@ class Errand:
             lost = isinstance(delivered, ClaimLost)
             self.outcome = Retry(str(delivered), CLAIMED_ELSEWHERE) if lost else delivered
         else:
+            if len(delivered) < len(self.waiting):
+                untold = [r for r in self.waiting if r not in delivered]
+                delivered = {**same_for_all(untold, Result("temporary", str(_UNTOLD))), **delivered}
             self._tried(next((x.reply for x in delivered.values() if x.lost), None))
             self.receipts = {r: x.reply for r, x in delivered.items() if x.verdict == "delivered"}
             self.outcome = outcome_of(self.envelope.payload, delivered)
@@ -86,7 +94,9 @@ def errand_for(envelope: Envelope[Addressed], delivery: Delivery, claim: Claim) 
     if claim.delivered:
         waiting = [recipient for recipient in waiting if recipient not in claim.delivered]
     made = Errand(envelope, delivery, claim, waiting)
-    if not waiting:
+    if not envelope.payload.recipients:
+        made.outcome = DeadLetter(NOBODY)
+    elif not waiting:
         made.outcome = Done("had been delivered before", event="suppressed")
     return made
 

@@ -21,6 +21,7 @@ EVENTS = {
     "delivered",
     "suppressed",
     "retrying",
+    "waiting",
     "failed",
     "quarantined",
 } | {

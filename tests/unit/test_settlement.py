@@ -7,7 +7,7 @@ import pytest
 
 from shared import wire
 from shared.message import Addressed, Envelope, Inline, Payload, Poll, Raw, Spooled, Summary
-from shared.outcome import DeadLetter, Done, Forward, Outcome, Quarantine, Retry, Split
+from shared.outcome import Busy, DeadLetter, Done, Forward, Outcome, Quarantine, Retry, Split
 from shared.queues import Tier
 from shared.settlement import RetryPolicy, Route, Settlement, undecodable
 
@@ -64,6 +64,28 @@ def test_retries_climb_the_tiers_and_follow_hints(
     assert again.attempt == attempt + 1
     assert again.first_failure == NOW
     assert step.send.headers["reason"] == "451 later"
+
+
+@pytest.mark.parametrize(
+    ("after", "queue"),
+    [
+        (0, "pickup.retry.30s"),
+        (299, "pickup.retry.30s"),
+        (300, "pickup.retry.5m"),
+        (99_999, "pickup.retry.2h"),
+    ],
+)
+def test_what_waits_for_room_is_back_when_there_may_be_some_and_was_not_tried(
+    after: float, queue: str
+) -> None:
+    for attempt, first in ((0, None), (3, NOW - 9_999_999)):
+        e = envelope(attempt=attempt, first_failure=first)
+        (step,) = settle(e, Busy("many are before it", after)).steps
+        assert step.event == "waiting"
+        assert step.send is not None
+        assert step.send.queue == queue
+        again = wire.decode(step.send.body, Addressed)
+        assert (again.attempt, again.first_failure) == (attempt, first)
 
 
 def test_the_first_failure_is_kept_and_decides_when_to_give_up() -> None:

@@ -21,9 +21,9 @@ from shared.clock import Clock, SystemClock
 from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.log import Lines, MailLog
 from shared.message import Addressed, Envelope, Inline, Spooled, Summary
-from shared.outcome import Answer, DeadLetter, Done, Forward, Outcome, Retry, Split
+from shared.outcome import Answer, Busy, DeadLetter, Done, Forward, Outcome, Retry, Split
 from shared.queues import PICKUP, QUARANTINE, Tier, plan
-from shared.runner import FAREWELL, HEAD_START, SUSPECT, Runner
+from shared.runner import ALONE, FAREWELL, HEAD_START, SUSPECT, Runner
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
 from shared.stage import Compute, Perform, Stage, alone
@@ -338,6 +338,28 @@ async def test_an_outcome_that_cannot_be_carried_out_is_a_retry(tmp_path: Path) 
         assert bench.log.counts["crashed"] == 1
 
 
+@pytest.mark.parametrize("nothing", [Split(()), Forward.to()])
+async def test_an_outcome_of_which_nothing_follows_does_not_lose_the_message(
+    tmp_path: Path, nothing: Outcome
+) -> None:
+    async with at_work(tmp_path, lambda _: nothing) as bench:
+        await bench.put("a")
+        await bench.until("pickup.retry.1h", 1)
+        assert "does not say what is to become" in bench.said.getvalue()
+
+
+async def test_what_there_is_no_room_for_waits_as_it_is(tmp_path: Path) -> None:
+    """Neither is a try counted, nor does it come closer to being given up."""
+    async with at_work(tmp_path, lambda _: Busy("many are before it")) as bench:
+        await bench.put("a")
+        await bench.until("pickup.retry.1h", 1)
+        (waits,) = bench.steward.browse("pickup.retry.1h")
+        kept = wire.decode(waits.body, Addressed)
+        assert (kept.attempt, kept.first_failure) == (0, None)
+        assert waits.headers["reason"] == "many are before it"
+        assert (bench.log.counts["waiting"], bench.log.counts["retrying"]) == (1, 0)
+
+
 async def hand_out(folder: Path, *ids: str) -> None:
     """Put messages, and have them handed out without a settlement until they are suspects."""
     for turn in range(SUSPECT):
@@ -353,34 +375,61 @@ async def hand_out(folder: Path, *ids: str) -> None:
         await broker.close()
 
 
-async def test_a_suspect_waits_until_it_can_be_handled_alone(
+async def test_suspects_are_handled_one_by_one_and_wait_for_no_neighbour(
     tmp_path: Path, clock: ManualClock
 ) -> None:
-    """Until the neighbours in hand are settled; then one by one, each settled before the next."""
+    """Each is settled before the next, while a neighbour is in hand for as long as it likes."""
     await hand_out(tmp_path, "s1", "s2", "s3")
     begun, one_more, go_on = list[str](), asyncio.Semaphore(0), asyncio.Semaphore(0)
+    neighbour = asyncio.Event()
 
     async def handle(envelope: Envelope[Any]) -> Outcome:
         begun.append(envelope.id)
         one_more.release()
-        await go_on.acquire()
+        await (neighbour.wait() if envelope.id == "neighbour" else go_on.acquire())
         return Done("250 ok")
 
     async with at_work(tmp_path, handle, clock=clock) as bench:
-        await bench.put("neighbour")  # behind the suspects
+        await bench.put("neighbour")
         await one_more.acquire()
-        await clock.advance(HEAD_START + FAREWELL)
-        assert begun == ["neighbour"]
-        go_on.release()
-        for settled in range(1, 4):
+        await clock.advance(HEAD_START)
+        for settled in range(3):
             await one_more.acquire()
             await clock.advance(FAREWELL)
-            assert len(begun) == settled + 1
+            assert len(begun) == 2 + settled
             go_on.release()
             await bench.events("delivered", settled + 1)
-            assert len(begun) == settled + 1
             await clock.advance(FAREWELL)
-    assert set(begun[1:]) == {"s1", "s2", "s3"}
+        neighbour.set()
+        await bench.events("delivered", 4)
+    assert (begun[0], set(begun[1:])) == ("neighbour", {"s1", "s2", "s3"})
+
+
+async def test_a_suspect_that_waits_for_a_server_does_not_keep_the_others_waiting(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    await hand_out(tmp_path, "s1", "s2", "s3")
+    begun, one_more, go_on = list[str](), asyncio.Semaphore(0), asyncio.Event()
+
+    async def handle(envelope: Envelope[Any]) -> Outcome:
+        begun.append(envelope.id)
+        one_more.release()
+        await go_on.wait()
+        return Done("250 ok")
+
+    async with at_work(tmp_path, handle, clock=clock) as bench:
+        await bench.put("neighbour")
+        await one_more.acquire()
+        await clock.advance(HEAD_START)
+        for others in range(3):
+            async with asyncio.timeout(20):
+                await one_more.acquire()
+            await clock.advance(ALONE / 2)
+            assert len(begun) == 2 + others
+            await clock.advance(ALONE / 2 + FAREWELL)
+        go_on.set()
+        await bench.events("delivered", 4)
 
 
 async def test_suspects_come_in_random_order_after_a_random_while(

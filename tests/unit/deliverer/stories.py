@@ -22,6 +22,7 @@ class Told:
 
     results: dict[str, Result] = field(default_factory=dict)
     error: BaseException | None = None
+    forgets: str = ""
     letters: list[tuple[Letter, bytes, list[str]]] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event | None = None
@@ -45,7 +46,7 @@ class Told:
         except (ClaimLost, SpoolMissing, SpoolUnavailable) as error:
             return error
         self.letters.append((letter, data, list(recipients)))
-        return {r: self.results.get(r, TAKEN) for r in recipients}
+        return {r: self.results.get(r, TAKEN) for r in recipients if r != self.forgets}
 
     async def close(self) -> None:
         self.letters.clear()

@@ -71,6 +71,31 @@ async def test_a_message_is_delivered_and_recorded(
     assert (await claimed(ledger)).delivered == {ANNA, BERT}
 
 
+async def test_a_message_for_nobody_is_no_delivery(
+    deliverer: Deliverer, courier: Told, ledger: State
+) -> None:
+    mail = envelope(ANNA)
+    mail = replace(mail, payload=replace(mail.payload, recipients=()))
+    outcome = await handled(deliverer, mail)
+    assert isinstance(outcome, DeadLetter)
+    assert "no recipient" in outcome.reason
+    assert courier.letters == []
+    assert await claimed(ledger) == Claim(frozenset(), replay=False)
+
+
+async def test_a_recipient_of_whom_nothing_is_told_is_tried_again(
+    deliverer: Deliverer, courier: Told
+) -> None:
+    courier.forgets = BERT
+    outcome = await handled(deliverer, envelope(ANNA, BERT))
+    assert isinstance(outcome, Split)
+    done, again = outcome.verdicts
+    assert (type(done), type(again)) == (Done, Retry)
+    assert isinstance(again, Retry) and again.payload is not None
+    assert isinstance(again.payload, Addressed)
+    assert again.payload.recipients == (BERT,)
+
+
 async def test_a_message_delivered_before_is_suppressed(
     deliverer: Deliverer, courier: Told
 ) -> None:
