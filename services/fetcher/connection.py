@@ -3,7 +3,7 @@
 What arrives is held until it is asked for; above a limit the socket is not read, so that a slow
 reader slows the server down and memory stays bounded. A server that keeps silent while it is
 waited for counts as gone. Every failure is an Unreachable, except what TLS itself refuses: that is
-a ServerFault, for another try will not mend a certificate.
+a ServerFault, for another try will not mend a certificate. Both say which setting is likely wrong.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import socket
 import ssl
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import tenacity
 
-from shared.errors import ConfigError, ServerFault, Unreachable
+from shared.errors import ConfigError, ServerFault, Silent, Unreachable
 from shared.log import printable
+from shared.network import GOODBYE_SECONDS, dial
+from shared.network_words import Settings, explain
 
 READ_SIZE: Final = 128 * 1024
 """Bytes of one read from the socket, at most."""
@@ -31,7 +33,9 @@ _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 _TRIES: Final = 3
 _TRYING_SECONDS: Final = 5.0
 _FIRST_PAUSE: Final = 0.15
-_GOODBYE_SECONDS: Final = 5.0
+
+SETTINGS: Final = Settings('tls = "starttls"', 'tls = "implicit"', "ca_file")
+"""What an account's settings are called in errors."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -89,7 +93,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End: whoever waits for bytes, now or later, learns why there are none."""
         why = "the connection was closed" if exc is None else f"the connection broke: {exc}"
-        self._lose(why)
+        self._lose(Unreachable(self._server, printable(why)))
         if self._watchdog is not None:
             self._watchdog.cancel()
 
@@ -99,11 +103,12 @@ class Connection(asyncio.BufferedProtocol):
         """Return what has arrived, at least one byte; wait for it if need be.
 
         Raises:
-            Unreachable: the connection is gone, or nothing came in time.
+            Silent: nothing came in time.
+            Unreachable: the connection is gone.
         """
         while not self._blocks:
             if self._lost is not None:
-                raise Unreachable(self._lost.server, self._lost.said)
+                raise type(self._lost)(self._lost.server, self._lost.said)
             await self._arrival()
         data = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
         self._blocks.clear()
@@ -138,10 +143,11 @@ class Connection(asyncio.BufferedProtocol):
                 context,
                 server_hostname=host,
                 ssl_handshake_timeout=self._timeout,
-                ssl_shutdown_timeout=_GOODBYE_SECONDS,
+                ssl_shutdown_timeout=GOODBYE_SECONDS,
             )
         except OSError as error:
-            raise _translated(self._server, error) from error
+            port = int(self._server.rpartition(":")[2])
+            raise _translated(self._server, port, error, at_once=False) from error
         if secured is None:
             raise Unreachable(self._server, "the connection was closed when TLS began")
         self._transport = secured
@@ -176,14 +182,14 @@ class Connection(asyncio.BufferedProtocol):
         now = self._loop.time()
         since = now if self._waiter is None else self._heard
         if now - since >= self._timeout:
-            self._lose(f"nothing came for {self._timeout:g} seconds")
+            self._lose(Silent(self._server, f"nothing came for {self._timeout:g} seconds"))
             self._wire.abort()
         else:
             self._watchdog = self._loop.call_at(since + self._timeout, self._watch)
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, why: Unreachable) -> None:
         if self._lost is None:
-            self._lost = Unreachable(self._server, printable(why))
+            self._lost = why
         self._wake()
 
     def _wake(self) -> None:
@@ -220,31 +226,19 @@ async def connect(
 async def _connect(
     server: str, host: str, port: int, context: ssl.SSLContext | None, timeout: float
 ) -> Connection:
-    tls: dict[str, Any] = {
-        "ssl": context,
-        "server_hostname": host,
-        "ssl_handshake_timeout": timeout,
-        "ssl_shutdown_timeout": _GOODBYE_SECONDS,
-    }
-    loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(timeout):
-            _, connection = await loop.create_connection(
-                lambda: Connection(server, timeout), host, port, **(tls if context else {})
-            )
+        return await dial(
+            lambda: Connection(server, timeout), host, port, seconds=timeout, context=context
+        )
     except UnicodeError as error:
         raise ConfigError(server, f"{printable(host)!r} cannot be a host name") from error
     except OSError as error:
-        raise _translated(server, error) from error
-    return connection
+        raise _translated(server, port, error, at_once=context is not None) from error
 
 
-def _translated(server: str, error: OSError) -> ServerFault:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return ServerFault(server, f"its certificate is refused: {error.verify_message}")
-    if isinstance(error, ssl.SSLError):
-        return ServerFault(server, f"TLS failed: {printable(error.reason or str(error))}")
-    return Unreachable(server, printable(str(error)) or "it did not answer in time")
+def _translated(server: str, port: int, error: OSError, *, at_once: bool) -> ServerFault:
+    kind = ServerFault if isinstance(error, ssl.SSLError) else Unreachable
+    return kind(server, explain(error, port, SETTINGS, at_once=at_once))
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:

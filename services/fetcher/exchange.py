@@ -6,13 +6,15 @@ the exchange usable: the next command reads what is left over first, and throws 
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 from services.fetcher.connection import Connection
 from services.fetcher.protocol import Body, Event, Pop3, Reply
-from shared.errors import ServerFault
+from shared.errors import PromiseBroken, ServerFault, Silent, Unreachable
 from shared.log import printable
 
 BODY_LIMIT: Final = 128 * 1024 * 1024
@@ -34,7 +36,7 @@ class Exchange:
     @property
     def in_step(self) -> bool:
         """Whether no reply is outstanding, and nothing has come that is not read."""
-        return not (self._pop3.outstanding or self._pop3.buffered or self._connection.held)
+        return self._pop3.idle and not self._connection.held
 
     def line(self, verb: str, *arguments: str | int) -> bytes:
         """Return a command to be written, and expect its reply (see ``Pop3.send``)."""
@@ -53,11 +55,47 @@ class Exchange:
 
         Raises:
             Unreachable: the connection is gone, or the server keeps silent.
+            PromiseBroken: likewise, after commands that were sent together.
             ServerFault: the server broke the protocol.
         """
-        while (event := self._pop3.next_event()) is None:
-            self._pop3.receive_data(await self._connection.read())
+        try:
+            while (event := self._pop3.next_event()) is None:
+                self._pop3.receive_data(await self._connection.read())
+        except Unreachable as error:
+            broken = self._promise_broken(error)
+            if broken is None:
+                raise
+            raise broken from error
         return event
+
+    def _promise_broken(self, error: Unreachable) -> PromiseBroken | None:
+        """Return what a connection that is silent or gone means, where it is known to stand.
+
+        Commands sent together, of which some are not answered: they may have been lost. A line
+        that breaks proves nothing where commands sent together have been answered before; it
+        may be one message that the server cannot send.
+        """
+        pop3, quiet = self._pop3, isinstance(error, Silent)
+        if pop3.ahead and (quiet or not pop3.proven):
+            said = f"{error.said}, and of commands sent together not all are answered"
+            return PromiseBroken(error.server, said, "no_pipelining")
+        if pop3.ends_bare and quiet:
+            said = f"{error.said} after a dot on a line of its own, between bare line feeds"
+            return PromiseBroken(error.server, said, "bare_ends")
+        return None
+
+    @asynccontextmanager
+    async def patience(self, seconds: float) -> AsyncIterator[None]:
+        """Wait for what is awaited in this block no longer than this.
+
+        Raises:
+            Silent: it has not come.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError as error:
+            raise Silent(self.server, f"nothing came for {seconds:g} seconds") from error
 
     def whole(self) -> bytes | None:
         """Return the next multi-line response if it is at hand as a whole (``Pop3.next_whole``)."""

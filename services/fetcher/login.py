@@ -1,26 +1,37 @@
-"""Opens a POP3 connection and logs in: greeting, STLS, CAPA, USER and PASS.
+"""Opens a POP3 connection and logs in: greeting, STLS, CAPA, UTF8, USER and PASS.
 
 With ``starttls`` nothing is believed that was said before TLS began, and a server that will not
-begin it is refused: there is no falling back. What the server says of a failed login decides
-whether user or password are wrong (LoginRefused), somebody else holds the maildrop (MaildropBusy),
-or the server has a trouble of its own (ServerFault).
+begin it is refused: there is no falling back. Where the server offers what it does not keep, a new
+connection is made without that, once for each. UTF8 (RFC 6856) is asked for where it is offered:
+without it Courier hands over a stub in place of a message with 8-bit header bytes. What a refusal
+means is told by ``refusal``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
 
-from services.fetcher.connection import connect, tls_context
+from services.fetcher.connection import SETTINGS, connect, tls_context
 from services.fetcher.exchange import Exchange
 from services.fetcher.listing import capabilities
-from services.fetcher.protocol import GREETING, Pop3, Reply
+from services.fetcher.protocol import FORBIDDEN, Pop3, Reply
 from services.fetcher.quirks import NONE, Quirks, left_out
-from shared.errors import ConfigError, LoginRefused, MaildropBusy, PromiseBroken, ServerFault
+from services.fetcher.refusal import meaning, out_of_order
+from shared.errors import (
+    ConfigError,
+    PromiseBroken,
+    ServerFault,
+    Silent,
+    Ungreeted,
+    Unreachable,
+)
 from shared.log import printable
+from shared.network_words import silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +59,22 @@ class Login:
         return f"{self.host}:{self.port}"
 
 
-_FAULTS: Final[Mapping[str, type[ServerFault]]] = {
-    "IN-USE": MaildropBusy,  # RFC 2449 section 8.1.1
-    "LOGIN-DELAY": ServerFault,  # RFC 2449 section 8.1.1
-    "SYS/TEMP": ServerFault,  # RFC 3206 section 4
-    "SYS/PERM": ServerFault,  # RFC 3206 section 4
-    "AUTH": LoginRefused,  # RFC 3206 section 5
+CAPA_SECONDS: Final = 12.0
+"""How long CAPA may take. To do without it is slower, nothing else."""
+
+GREETING_SECONDS: Final = 30.0
+"""How long a server may take to greet; a port that waits for TLS never does."""
+
+_PIPELINED: Final = "PIPELINING"
+
+_OTHERS: Final[Mapping[str, str]] = {
+    "220": "SMTP",
+    "554": "SMTP",
+    "* ": "IMAP",
+    "HTTP": "HTTP",
+    "SSH-": "SSH",
 }
-_BUSY: Final = re.compile(
-    r"(maildrop|mailbox|mail drop|folder)\b.*\b(lock|locked|in use|busy)\b"
-    r"|already (locked|in use)|(maximum|too many)\b.*\b(connections|sessions|logins)",
-    re.IGNORECASE,
-)
-"""What servers say without a response code of a maildrop that is held, or held too often."""
+"""How servers begin that speak something else."""
 
 
 class LoggedIn(NamedTuple):
@@ -83,7 +97,7 @@ async def log_in(login: Login, quirks: Quirks = NONE) -> LoggedIn:
         ConfigError: the account's settings cannot be used.
         Unreachable: the server does not answer.
         LoginRefused: it does not accept user name and password.
-        MaildropBusy: another session holds the maildrop.
+        MaildropBusy: another session holds the maildrop, or it is too early or too many.
         ServerFault: it refused for another reason, or broke the protocol.
     """
     while True:
@@ -103,17 +117,21 @@ async def _log_in(login: Login, quirks: Quirks) -> LoggedIn:
         context=context if login.tls == "implicit" else None,
         timeout=login.timeout,
     )
-    exchange = Exchange(login.server, connection, Pop3(login.server))
+    pop3 = Pop3(login.server, bare_ends=quirks.bare_ends)
+    exchange = Exchange(login.server, connection, pop3)
     try:
         await _greeted(exchange, login)
         if context is not None and login.tls == "starttls":
-            exchange.required(await exchange.command("STLS"))
-            await exchange.upgrade(context, login.host)
-        offered = await _capabilities(exchange, quirks)
-        await _authenticate(exchange, login, pipelining="PIPELINING" in offered)
-        if "PIPELINING" not in offered and not quirks.no_pipelining:
+            await _begin_tls(exchange, login, context)
+        offered = await _capabilities(exchange, login, quirks)
+        utf8 = await _authenticate(exchange, login, offered)
+        if utf8 is False:
+            utf8 = await _utf8_after_login(exchange)
+        if utf8 is False:
+            quirks = quirks.having("no_utf8")
+        if _PIPELINED not in offered and not quirks.no_pipelining:
             # It may offer more, or answer at all, after the login (RFC 2449 section 3).
-            offered = await _capabilities(exchange, quirks)
+            offered = await _capabilities(exchange, login, quirks)
         return LoggedIn(exchange, offered, quirks)
     except BaseException:
         connection.abort()
@@ -121,42 +139,107 @@ async def _log_in(login: Login, quirks: Quirks) -> LoggedIn:
 
 
 async def _greeted(exchange: Exchange, login: Login) -> None:
-    greeting = await exchange.reply()
-    if greeting.verb != GREETING or not greeting.ok:
-        raise _FAULTS.get(greeting.code, ServerFault)(login.server, _said(greeting))
+    patience = min(login.timeout, GREETING_SECONDS)
+    try:
+        async with exchange.patience(patience):
+            greeting = await exchange.reply()
+    except Silent as error:
+        at_once = login.tls == "implicit"
+        said = silent(patience, login.port, SETTINGS, at_once=at_once)
+        raise Ungreeted(login.server, said) from error
+    except Unreachable as error:
+        said = f"it ended the connection before it said anything: {error.said}"
+        raise Ungreeted(login.server, said) from error
+    except ServerFault as error:
+        raise _another_protocol(login, error) from error
+    if not greeting.ok:
+        raise meaning(greeting)(login.server, _said(greeting))
 
 
-async def _capabilities(exchange: Exchange, quirks: Quirks) -> Mapping[str, tuple[str, ...]]:
+def _another_protocol(login: Login, error: ServerFault) -> ServerFault:
+    """Return what is wrong with a greeting that is none of POP3."""
+    begins = error.said.partition("out of turn: ")[2]
+    name = next((name for start, name in _OTHERS.items() if begins.startswith(start)), None)
+    if name is None:
+        return error
+    said = f"{name} is spoken at port {login.port}, not POP3: is the port right? {error.said}"
+    return ServerFault(login.server, said)
+
+
+async def _begin_tls(exchange: Exchange, login: Login, context: ssl.SSLContext) -> None:
+    reply = await exchange.command("STLS")
+    if not reply.ok:
+        said = f'{_said(reply)}; if it has a port for TLS, 995 mostly, tls = "implicit" is for that'
+        raise ServerFault(login.server, f"STLS is refused: {said}")
+    await exchange.upgrade(context, login.host)
+
+
+async def _capabilities(
+    exchange: Exchange, login: Login, quirks: Quirks
+) -> Mapping[str, tuple[str, ...]]:
     if quirks.no_capa:
         return {}
-    reply = await exchange.command("CAPA")
-    offered = capabilities(await exchange.body()) if reply.ok else {}
+    try:
+        async with exchange.patience(min(login.timeout, CAPA_SECONDS)):
+            reply = await exchange.command("CAPA")
+            offered = capabilities(await exchange.body()) if reply.ok else {}
+    except Unreachable as error:
+        raise PromiseBroken(login.server, f"CAPA: {error.said}", "no_capa") from error
     return {name: offered[name] for name in offered if name not in left_out(quirks)}
 
 
-async def _authenticate(exchange: Exchange, login: Login, *, pipelining: bool) -> None:
+async def _authenticate(
+    exchange: Exchange, login: Login, offered: Mapping[str, tuple[str, ...]]
+) -> bool | None:
+    """Log in; return whether UTF8 was accepted, None where it is not offered."""
     password = await asyncio.to_thread(login.password)
-    try:
-        user, secret = exchange.line("USER", login.username), exchange.line("PASS", password)
-    except ValueError as error:
+    _must_be_sendable(login, password)
+    commands: list[tuple[str, ...]] = [("USER", login.username), ("PASS", password)]
+    if "UTF8" in offered:
+        commands.insert(0, ("UTF8",))
+    together = _PIPELINED in offered
+    accepted = None
+    for group in [commands] if together else [[command] for command in commands]:
+        exchange.write(b"".join([exchange.line(*command) for command in group]))
+        for verb, *_ in group:
+            reply = await _answer(exchange, verb)
+            if verb == "UTF8":
+                accepted = reply.ok
+            elif not reply.ok:
+                raise _refusal(login, reply, password, together=together)
+    return accepted
+
+
+def _must_be_sendable(login: Login, password: str) -> None:
+    if FORBIDDEN.search(login.username + password):
         raise ConfigError(
             f"account {printable(login.username)}@{login.server}",
             "user name and password must not contain line breaks or NUL",
-        ) from error
-    for lines in (user + secret, b"") if pipelining else (user, secret):
-        exchange.write(lines)
-        reply = await exchange.reply()
-        if not reply.ok:
-            raise _refusal(login, reply, password)
+        )
 
 
-def _refusal(login: Login, reply: Reply, password: str) -> ServerFault:
-    busy = not reply.code and _BUSY.search(reply.text)
-    kind = MaildropBusy if busy else _FAULTS.get(reply.code, LoginRefused)
+async def _utf8_after_login(exchange: Exchange) -> bool:
+    """Return whether UTF8 is accepted now; some take it after the login alone."""
+    exchange.write(exchange.line("UTF8"))
+    return (await _answer(exchange, "UTF8")).ok
+
+
+async def _answer(exchange: Exchange, verb: str) -> Reply:
+    try:
+        return await exchange.reply()
+    except Unreachable as error:
+        if verb != "UTF8":
+            raise
+        raise PromiseBroken(exchange.server, f"UTF8: {error.said}", "no_utf8") from error
+
+
+def _refusal(login: Login, reply: Reply, password: str, *, together: bool) -> ServerFault:
     # Some servers repeat in their reply what they were sent.
     secret = rf"(?<!\w){re.escape(password)}(?!\w)"
-    text = re.sub(secret, "***", reply.text) if password else reply.text
-    return kind(login.server, _said(replace(reply, text=text)))
+    told = replace(reply, text=re.sub(secret, "***", reply.text) if password else reply.text)
+    if together and out_of_order(told):
+        return PromiseBroken(login.server, _said(told), "no_pipelining")
+    return meaning(told)(login.server, _said(told))
 
 
 def _said(reply: Reply) -> str:

@@ -4,9 +4,15 @@ Commands go out as bytes from ``send``; what the server says comes in through ``
 pieces of any size, and leaves as events from ``next_event``. Replies are matched to commands by
 their order alone, so any number of commands may be outstanding.
 
-It trusts nothing but that order. A multi-line response ends at CRLF "." CRLF only: a dot between
-bare line feeds is content, and a line of any length is passed on. A status line that is none, that
-is too long, or that nobody asked for is a ServerFault, and every later call fails like it.
+It trusts nothing but that order. A status line may end in a bare line feed, and blank lines before
+it are passed over. A multi-line response ends as its status line did: after CRLF at CRLF "." CRLF
+only, for a dot between bare line feeds is content then; after LF at a dot alone on a line. A status
+line that is none, that is too long, or that nobody asked for is a ServerFault, and every later call
+fails like it; where commands had been sent together it is a PromiseBroken, for then nobody knows
+which answer is missing or out of place.
+
+Known limit: where a dot on a line of its own is not stuffed, the rest of that message is out of
+turn; if that rest reads like replies, it is taken for them.
 """
 
 from __future__ import annotations
@@ -15,9 +21,9 @@ import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
-from shared.errors import ServerFault
+from shared.errors import PromiseBroken, ServerFault
 from shared.log import printable
 
 LINE_LIMIT: Final = 64 * 1024
@@ -32,13 +38,35 @@ GREETING: Final = "greeting"
 _TERMINATOR: Final = b"\r\n.\r\n"
 _STUFFED: Final = b"\r\n.."
 _DOTTED: Final = re.compile(rb"\r\n\.")
-_PREFIXES: Final = tuple(_TERMINATOR[:length] for length in (4, 3, 2, 1))
-_FORBIDDEN: Final = re.compile(r"[\r\n\0]")
+FORBIDDEN: Final = re.compile(r"[\r\n\0]")
+"""What no argument of a command may hold."""
+
+_CR: Final = ord("\r")
+_BLANK: Final = (b" ", b"\t", b"\r", b"\n")
+_BLANKS: Final = re.compile(rb"[ \t\r\n]*")
 _RESPONSE_CODE: Final = re.compile(r"\[([A-Z]+(?:[-/][A-Z]+)*)\]", re.IGNORECASE)
 _MULTILINE: Final = frozenset(
     {("CAPA", False), ("LIST", False), ("UIDL", False), ("RETR", True), ("TOP", True)}
 )
 """Verb, and whether it has an argument, of the commands with a multi-line response to +OK."""
+
+
+class _Ends(NamedTuple):
+    """How the lines of a multi-line response end.
+
+    Attributes:
+        line: the end of a line.
+        terminators: what ends the response, the longest first.
+        prefixes: what may turn out to be a terminator or a stuffed dot, the longest first.
+    """
+
+    line: bytes
+    terminators: tuple[bytes, ...]
+    prefixes: tuple[bytes, ...]
+
+
+_CRLF: Final = _Ends(b"\r\n", (_TERMINATOR,), tuple(_TERMINATOR[:n] for n in (4, 3, 2, 1)))
+_LF: Final = _Ends(b"\n", (b"\n.\r\n", b"\n.\n"), (b"\n.\r", b"\n.", b"\n"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +111,22 @@ class Pop3:
 
     Args:
         server: its name in errors, as ``host:port``.
+        bare_ends: every multi-line response ends at a dot alone on a line, whatever ends the lines.
     """
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, *, bare_ends: bool = False) -> None:
         self._server = server
+        self._bare_ends = bare_ends
         self._expected: deque[tuple[str, bool]] = deque([(GREETING, False)])
         self._buffer = b""
         self._start = 0  # the first byte of the buffer that no event has taken yet
         self._scanned = 0  # no terminator begins before this byte of the buffer
         self._in_body = False
         self._skip = 0  # bytes at the start that belong to the status line
+        self._ends = _CRLF
+        self._blanks = 0  # bytes passed over since the last reply
+        self._ahead = False
+        self._proven = False
 
     @property
     def outstanding(self) -> int:
@@ -104,6 +138,30 @@ class Pop3:
         """How many bytes have been received and not yet become events."""
         return len(self._buffer) - self._start
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is to come, and nothing has come that is not read but blank lines."""
+        return not self.outstanding and not self._buffer[self._start :].strip()
+
+    @property
+    def ahead(self) -> bool:
+        """Whether commands have been sent together since nothing was outstanding last."""
+        return self._ahead
+
+    @property
+    def proven(self) -> bool:
+        """Whether commands sent together have all been answered before, after the login.
+
+        Not those of the login: a proxy may take them that knows more than the server behind it.
+        """
+        return self._proven
+
+    @property
+    def ends_bare(self) -> bool:
+        """Whether a multi-line response stands at what would end it, if its lines ended in LF."""
+        tail = self._buffer[max(self._start, len(self._buffer) - len(_TERMINATOR)) :]
+        return self._in_body and not self._bare_ends and tail.endswith(_LF.terminators)
+
     def send(self, verb: str, *arguments: str | int) -> bytes:
         """Return the line of a command, and expect its reply after those still outstanding.
 
@@ -111,11 +169,10 @@ class Pop3:
             ValueError: an argument holds CR, LF or NUL.
             ServerFault: the server has said something that nobody asked for.
         """
-        if not self.outstanding and self.buffered:
-            self.next_event()
         for argument in arguments:
-            if _FORBIDDEN.search(str(argument)):
+            if FORBIDDEN.search(str(argument)):
                 raise ValueError(f"a line break or NUL in the argument of {verb}")
+        self._begin(1)
         self._expected.append((verb, (verb, bool(arguments)) in _MULTILINE))
         return (" ".join((verb, *map(str, arguments))) + "\r\n").encode()
 
@@ -124,8 +181,7 @@ class Pop3:
 
         TOP asks for no lines of the body.
         """
-        if not self.outstanding and self.buffered:
-            self.next_event()
+        self._begin(len(numbers))
         self._expected.extend([(verb, (verb, True) in _MULTILINE)] * len(numbers))
         end = " 0\r\n" if verb == "TOP" else "\r\n"
         return "".join([f"{verb} {number}{end}" for number in numbers]).encode()
@@ -149,15 +205,15 @@ class Pop3:
 
         None where it has not, or is refused, or where something else comes next: ``next_event``
         then goes on as if this had not been called. It is a short cut for the many small messages
-        of a maildrop: two events of each took four times as long.
+        of a maildrop, with lines that end in CRLF: two events of each took four times as long.
         """
         buffer, start = self._buffer, self._start
-        if self._in_body or not self._expected or not self._expected[0][1]:
+        if self._in_body or self._bare_ends or not self._expected or not self._expected[0][1]:
             return None
         if buffer[start : start + 3].upper() != b"+OK":
             return None
-        line_end = buffer.find(b"\r\n", start, start + LINE_LIMIT + 2)
-        if line_end < 0:
+        line_end = buffer.find(b"\n", start, start + LINE_LIMIT + 2) - 1
+        if line_end < 0 or buffer[line_end] != _CR:
             return None
         # Nearly always the first line that begins with a dot is the terminator already.
         dotted = _DOTTED.search(buffer, line_end)
@@ -170,35 +226,66 @@ class Pop3:
             return buffer[line_end + 2 : end + 2]
         return buffer[line_end : end + 2].replace(_STUFFED, b"\r\n.")[2:]
 
+    def _begin(self, commands: int) -> None:
+        """Commands are about to be sent: nothing may have come that nobody asked for."""
+        if not self.outstanding:
+            if self.buffered:
+                self.next_event()
+            self._proven = self._proven or self._ahead
+            self._ahead = commands > 1
+        else:
+            self._ahead = True
+
     def _next_reply(self) -> Reply | None:
-        end = self._buffer.find(b"\r\n", self._start)
+        self._pass_over_blanks()
+        end = self._buffer.find(b"\n", self._start)
         if (len(self._buffer) if end < 0 else end) - self._start > LINE_LIMIT:
-            raise ServerFault(self._server, f"a status line of more than {LINE_LIMIT} bytes")
+            raise self._fault(f"a status line of more than {LINE_LIMIT} bytes")
         if end < 0:
             return None
-        line = self._buffer[self._start : end]
+        line = self._buffer[self._start : end].removesuffix(b"\r")
         ok = line[:3].upper() == b"+OK"
         if not self._expected or not (ok or line[:4].upper() == b"-ERR"):
-            raise ServerFault(self._server, f"it said, out of turn: {_shown(line)}")
+            raise self._fault(f"it said, out of turn: {_shown(line)}")
         verb, multiline = self._expected.popleft()
+        self._blanks = 0
+        if verb == "PASS":
+            self._ahead = False  # the login is over, and proves nothing: see ``proven``
         if ok and multiline:
             self._begin_body(end)
         else:
-            self._start = end + 2
+            self._start = end + 1
         return Reply(verb, ok, line[3 if ok else 4 :].decode("utf-8", "replace").strip())
 
+    def _pass_over_blanks(self) -> None:
+        if self._buffer[self._start : self._start + 1] not in _BLANK:
+            return
+        found = _BLANKS.match(self._buffer, self._start)
+        blanks = found.end() - self._start if found else 0
+        self._start += blanks
+        self._blanks += blanks
+        if self._blanks > LINE_LIMIT:
+            raise self._fault("nothing but blank lines")
+
+    def _fault(self, said: str) -> ServerFault:
+        if self._ahead:
+            return PromiseBroken(self._server, said, "no_pipelining")
+        return ServerFault(self._server, said)
+
     def _begin_body(self, end_of_line: int) -> None:
-        # The CRLF of the status line stays in the buffer, so that the first line of the body is
-        # a line after CRLF like any other: it may be stuffed, or be the terminator.
+        # The end of the status line stays in the buffer, so that the first line of the body is
+        # a line after an end of line like any other: it may be stuffed, or be the terminator.
         self._in_body = True
-        self._start = self._scanned = end_of_line
-        self._skip = 2
+        crlf = self._buffer[end_of_line - 1] == _CR and not self._bare_ends
+        self._ends = _CRLF if crlf else _LF
+        self._skip = len(self._ends.line)
+        self._start = self._scanned = end_of_line + 1 - self._skip
 
     def _next_body(self) -> Body | None:
-        end = self._buffer.find(_TERMINATOR, self._scanned)
+        end, length = self._end()
         if end >= 0:
-            data = self._take(end + 2)
-            self._start = end + len(_TERMINATOR)
+            data = self._take(end + len(self._ends.line))
+            self._start = end + length
             self._in_body = False
             return Body(data, last=True)
         if self.buffered < CHUNK:
@@ -208,16 +295,23 @@ class Pop3:
         self._scanned = self._start
         return Body(data, last=False)
 
+    def _end(self) -> tuple[int, int]:
+        """Return where the response ends, -1 if not yet, and the length of what ends it."""
+        if self._ends is _CRLF:
+            return self._buffer.find(_TERMINATOR, self._scanned), len(_TERMINATOR)
+        found = [(self._buffer.find(t, self._scanned), len(t)) for t in self._ends.terminators]
+        return min([(at, length) for at, length in found if at >= 0], default=(-1, 0))
+
     def _undecided(self) -> int:
         """How many bytes at the end may turn out to be a stuffed dot or the terminator."""
-        return next((len(p) for p in _PREFIXES if self._buffer.endswith(p)), 0)
+        return next((len(p) for p in self._ends.prefixes if self._buffer.endswith(p)), 0)
 
     def _take(self, end: int) -> bytes:
-        start, skip = self._start, self._skip
+        start, skip, line = self._start, self._skip, self._ends.line
         self._start, self._skip = end, 0
-        if self._buffer.find(_STUFFED, start, end) < 0:
+        if self._buffer.find(line + b"..", start, end) < 0:
             return self._buffer[start + skip : end]
-        return self._buffer[start:end].replace(_STUFFED, b"\r\n.")[skip:]
+        return self._buffer[start:end].replace(line + b"..", line + b".")[skip:]
 
 
 def _shown(line: bytes) -> str:

@@ -21,12 +21,15 @@ class Quirks:
         no_capa: CAPA makes it hang or hang up.
         no_uidl: it offers UIDL, and refuses it.
         no_utf8: it offers UTF8 (RFC 6856), and refuses it or hangs up.
+        bare_ends: it ends messages by a dot alone on a line, and lines by LF, after a status line
+            that ends in CRLF.
     """
 
     no_pipelining: bool = False
     no_capa: bool = False
     no_uidl: bool = False
     no_utf8: bool = False
+    bare_ends: bool = False
 
     def having(self, quirk: str) -> Quirks:
         """Return these and one more, given by the name of its field."""

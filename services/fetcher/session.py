@@ -271,8 +271,8 @@ class Session:
         if self._marking:
             self._exchange.required(await self._exchange.reply())
             return
-        with suppress(ServerFault, TimeoutError):
-            async with asyncio.timeout(GOODBYE_SECONDS):
+        with suppress(ServerFault):
+            async with self._exchange.patience(GOODBYE_SECONDS):
                 await self._exchange.reply()
 
     async def _accepted(self, window: Window) -> list[int]:

@@ -37,6 +37,7 @@ class Pop3Server:
         deleted: numbers of the messages that a QUIT has removed.
         hanging: whether a client waits in vain.
         unread: what came from it meanwhile.
+        loses: whether all is lost that comes in one piece with the first line.
     """
 
     messages: Sequence[bytes] = ()
@@ -52,6 +53,7 @@ class Pop3Server:
     port: int = 0
     hanging: bool = False
     unread: bytes = b""
+    loses: bool = False
 
     @contextlib.asynccontextmanager
     async def serving(self, *, implicit: bool = False) -> AsyncIterator["Pop3Server"]:
@@ -103,10 +105,11 @@ class Pop3Server:
             if say.then == "tls" or (verb == "STLS" and self.tls is not None):
                 assert self.tls is not None
                 await writer.start_tls(self.tls)
-            read = await reader.readline()
+            read = await reader.read(65536) if self.loses else await reader.readline()
             if not read:
                 return
-            line = read.decode().removesuffix("\r\n")
+            line = read.partition(b"\r\n")[0].decode()
+            self.hanging = self.loses and read.count(b"\n") > 1
             self.commands.append(line)
 
     def _regular(self, line: str, marked: set[int]) -> bytes:

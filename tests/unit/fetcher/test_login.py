@@ -8,8 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from services.fetcher.quirks import NONE, Quirks
 from services.fetcher.session import Login, Session
-from shared.errors import ConfigError, LoginRefused, MaildropBusy, ServerFault, Unreachable
+from shared.errors import (
+    ConfigError,
+    LoginRefused,
+    MaildropBusy,
+    ServerFault,
+    Silent,
+    TooManyConnections,
+    Ungreeted,
+    Unreachable,
+)
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.pop3 import Pop3Server, Say
 from tests.servers.process import free_port
@@ -64,14 +74,18 @@ async def test_a_server_without_capa_and_uidl_is_good_enough() -> None:
         ({"USER": b"-ERR never heard of him"}, LoginRefused, "never heard of him"),
         ({"PASS": b"-ERR [IN-USE] busy"}, MaildropBusy, "busy"),
         ({"PASS": b"-ERR maildrop already locked"}, MaildropBusy, "locked"),
-        ({"PASS": b"-ERR Too many concurrent logins"}, MaildropBusy, "Too many"),
+        ({"PASS": b"-ERR Too many concurrent logins"}, TooManyConnections, "Too many"),
         ({"PASS": b"-ERR account locked by the administrator"}, LoginRefused, "locked"),
         ({"PASS": b"-ERR [AUTH] mailbox locked for good"}, LoginRefused, "for good"),
-        ({"PASS": b"-ERR [LOGIN-DELAY] too soon"}, ServerFault, "too soon"),
-        ({"PASS": b"-ERR [SYS/TEMP] later"}, ServerFault, "later"),
+        ({"PASS": b"-ERR [LOGIN-DELAY] too soon"}, MaildropBusy, "too soon"),
+        ({"PASS": b"-ERR [SYS/TEMP] later"}, MaildropBusy, "later"),
         ({"PASS": b"-ERR [SYS/PERM] no POP3 for you"}, ServerFault, "no POP3 for you"),
-        ({"greeting": b"-ERR [SYS/TEMP] full house"}, ServerFault, "full house"),
-        ({"greeting": b"220 smtp ready"}, ServerFault, "out of turn: 220 smtp"),
+        ({"greeting": b"-ERR [SYS/TEMP] full house"}, MaildropBusy, "full house"),
+        ({"greeting": b"-ERR too many connections"}, TooManyConnections, "too many"),
+        ({"greeting": b"220 smtp ready"}, ServerFault, "SMTP is spoken at port .* 220 smtp ready"),
+        ({"greeting": b"* OK imap"}, ServerFault, "IMAP is spoken at port"),
+        ({"greeting": b"HTTP/1.1 400 Bad"}, ServerFault, "HTTP is spoken at port"),
+        ({"greeting": b"hello"}, ServerFault, "out of turn: hello"),
         ({"greeting": b"+OK \x1b]0;x\x07" + b"x" * 70_000}, ServerFault, "status line"),
         ({"PASS": b"+OK\r\n+OK twice"}, ServerFault, "out of turn"),
     ],
@@ -119,7 +133,7 @@ async def test_credentials_cannot_smuggle_in_commands(secret: str) -> None:
 
 
 async def test_nobody_listens() -> None:
-    with pytest.raises(Unreachable, match="Connect call failed"):
+    with pytest.raises(Unreachable, match="nothing listens at port"):
         await Session.open(Login("127.0.0.1", free_port(), "none", "u", str))
 
 
@@ -138,17 +152,18 @@ async def test_a_host_name_that_cannot_be_one() -> None:
         await Session.open(Login("a" * 64 + ".example", 110, "none", "u", str))
 
 
-@pytest.mark.parametrize("silent", ["greeting", "CAPA", "PASS", "UIDL", "QUIT"])
+@pytest.mark.parametrize("mute", ["PASS", "UIDL", "RETR", "QUIT"])
 async def test_a_server_that_never_answers_counts_as_gone(
-    silent: str, forward: Callable[[float], None]
+    mute: str, forward: Callable[[float], None]
 ) -> None:
     async def visit() -> None:
-        session = await Session.open(login(server))
+        session = await Session.open(login(server), Quirks(no_pipelining=True))
         await session.uidl()
+        await retrieved(session, [1])
         await session.delete([1])
         await session.quit()
 
-    async with Pop3Server(MAIL, ["a"], says={silent: Say(then="hang")}).serving() as server:
+    async with Pop3Server(MAIL, ["a"], says={mute: Say(then="hang")}).serving() as server:
         visiting = asyncio.create_task(visit())
         while not server.hanging:
             await asyncio.sleep(0)
@@ -157,8 +172,192 @@ async def test_a_server_that_never_answers_counts_as_gone(
         await everything_runs()
         assert not visiting.done()
         forward(2)
-        with pytest.raises(Unreachable, match="nothing came for 60 seconds"):
+        with pytest.raises(Silent, match="nothing came for 60 seconds"):
             await visiting
+
+
+@pytest.mark.parametrize(
+    ("say", "text"),
+    [
+        (Say(then="hang"), 'said nothing for 30 seconds.*is tls = "implicit" meant'),
+        (Say(then="drop"), "ended the connection before it said anything"),
+        (Say(b"+O", then="drop"), "ended the connection before it said anything"),
+    ],
+)
+async def test_a_server_that_does_not_greet(
+    say: Say, text: str, forward: Callable[[float], None]
+) -> None:
+    async with Pop3Server(MAIL, says={"greeting": say}).serving() as server:
+        opening = asyncio.create_task(Session.open(login(server)))
+        while not (server.hanging or opening.done()):
+            await asyncio.sleep(0)
+        await everything_runs()
+        forward(31)
+        with pytest.raises(Ungreeted, match=text):
+            await opening
+
+
+# What is offered and not kept
+
+
+async def opened(
+    server: Pop3Server, forward: Callable[[float], None], quirks: Quirks = NONE
+) -> Session:
+    """Open a session, with time put forward whenever the server leaves us waiting."""
+    opening = asyncio.create_task(Session.open(login(server), quirks))
+    while not opening.done():
+        await everything_runs()
+        if server.hanging:
+            server.hanging = False
+            await everything_runs()
+            forward(61)
+    return await opening
+
+
+CAPA = {
+    "hangs": Say(then="hang"),
+    "hangs up": Say(then="drop"),
+    "is a bare +OK": Say(b"+OK\r\n", then="hang"),
+    "is half a listing": Say(b"+OK\r\nUIDL\r\n", then="drop"),
+}
+
+
+@pytest.mark.parametrize("say", CAPA.values(), ids=CAPA)
+async def test_a_server_that_cannot_stand_capa(say: Say, forward: Callable[[float], None]) -> None:
+    async with Pop3Server(MAIL, ["a"], says={"CAPA": say}).serving() as server:
+        session = await opened(server, forward)
+        assert session.quirks == Quirks(no_capa=True)
+        assert await session.uidl() == [(1, "a")]
+        assert await retrieved(session, [1, 2]) == MAIL[:2]
+        await session.quit()
+        assert server.connections == 2
+        server.commands.clear()
+        session = await opened(server, forward, session.quirks)
+        await session.quit()
+    assert server.commands == ["USER sales", "PASS top secret", "QUIT"]
+
+
+async def test_capa_is_not_waited_for_as_long_as_others(forward: Callable[[float], None]) -> None:
+    async with Pop3Server(MAIL, says={"CAPA": Say(then="hang")}).serving() as server:
+        opening = asyncio.create_task(Session.open(login(server)))
+        while not server.hanging:
+            await asyncio.sleep(0)
+        await everything_runs()
+        forward(13)
+        session = await opening
+        await session.quit()
+
+
+async def test_a_server_that_cannot_stand_capa_after_the_login(
+    forward: Callable[[float], None],
+) -> None:
+    server = Pop3Server(MAIL, ["a"], capabilities=None, says={"CAPA": Say(b"-ERR no\r\n")})
+    async with server.serving():
+        opening = asyncio.create_task(Session.open(login(server)))
+        while "PASS top secret" not in server.commands:
+            server.says = (
+                {"CAPA": Say(then="drop")} if "USER sales" in server.commands else server.says
+            )
+            await asyncio.sleep(0)
+        session = await opening
+        assert session.quirks.no_capa
+        await session.quit()
+
+
+async def test_a_server_that_loses_what_is_sent_along(forward: Callable[[float], None]) -> None:
+    server = Pop3Server(MAIL, ["a", "b"], loses=True)
+    async with server.serving():
+        session = await opened(server, forward)
+        assert session.quirks == Quirks(no_pipelining=True)
+        assert (await session.survey()).uidls == [(1, "a"), (2, "b")]
+        assert await retrieved(session, [1, 2, 3]) == MAIL[:3]
+        assert await session.quit([1, 2]) == [1, 2]
+    assert server.deleted == {1, 2}
+
+
+@pytest.mark.parametrize("say", [Say(b"-ERR USER first\r\n"), Say(then="drop")])
+async def test_a_login_that_is_mixed_up_is_tried_once_more_one_by_one(say: Say) -> None:
+    async with Pop3Server(MAIL, ["a"], says={"PASS": say}).serving() as server:
+        opening = asyncio.create_task(Session.open(login(server)))
+        while server.connections < 2:
+            await asyncio.sleep(0)
+        server.says = {}
+        session = await opening
+        assert session.quirks == Quirks(no_pipelining=True)
+        await session.quit()
+
+
+async def test_a_login_that_is_refused_one_by_one_is_refused() -> None:
+    script = {"PASS": Say(b"-ERR USER first\r\n")}
+    async with Pop3Server(MAIL, ["a"], says=script).serving() as server:
+        with pytest.raises(LoginRefused):
+            await Session.open(login(server))
+    assert server.connections == 2
+
+
+# UTF8
+
+
+UTF8 = ["UIDL", "UTF8 USER", "PIPELINING"]
+
+
+@pytest.mark.parametrize("offered", [UTF8, UTF8[:-1]])
+async def test_utf8_is_asked_for_before_the_login(offered: list[str]) -> None:
+    script = {"UTF8": Say(b"+OK\r\n")}
+    async with Pop3Server(MAIL, capabilities=offered, says=script).serving() as server:
+        session = await Session.open(login(server))
+        assert session.quirks == Quirks()
+        await session.quit()
+    assert server.commands[:4] == ["CAPA", "UTF8", "USER sales", "PASS top secret"]
+    assert server.commands.count("UTF8") == 1
+
+
+async def test_utf8_is_not_asked_for_where_it_is_not_offered() -> None:
+    async with Pop3Server(MAIL).serving() as server:
+        await (await Session.open(login(server))).quit()
+    assert "UTF8" not in server.commands
+
+
+@pytest.mark.parametrize("offered", [UTF8, UTF8[:-1]])
+async def test_utf8_that_is_refused_is_asked_for_after_the_login_and_then_no_more(
+    offered: list[str],
+) -> None:
+    async with Pop3Server(MAIL, capabilities=offered).serving() as server:
+        session = await Session.open(login(server))
+        assert session.quirks == Quirks(no_utf8=True)
+        await session.quit()
+        sent = [c for c in server.commands if c.startswith(("UTF8", "PASS"))]
+        assert sent == ["UTF8", "PASS top secret", "UTF8"]
+        server.commands.clear()
+        await (await Session.open(login(server), session.quirks)).quit()
+    assert "UTF8" not in server.commands
+
+
+async def test_utf8_that_is_accepted_after_the_login_is_no_quirk() -> None:
+    server = Pop3Server(MAIL, capabilities=UTF8, says={"UTF8": Say(b"-ERR not yet\r\n")})
+    async with server.serving():
+        opening = asyncio.create_task(Session.open(login(server)))
+        while "PASS top secret" not in server.commands:
+            await asyncio.sleep(0)
+        server.says = {"UTF8": Say(b"+OK\r\n")}
+        session = await opening
+        assert session.quirks == Quirks()
+        await session.quit()
+
+
+async def test_a_server_that_hangs_up_at_utf8() -> None:
+    script = {"UTF8": Say(then="drop")}
+    async with Pop3Server(MAIL, capabilities=UTF8[:-1], says=script).serving() as server:
+        session = await Session.open(login(server))
+        assert session.quirks == Quirks(no_utf8=True)
+        await session.quit()
+
+
+async def test_a_slow_login_delay_is_told() -> None:
+    async with Pop3Server(MAIL, capabilities=["LOGIN-DELAY 60 USER"]).serving() as server:
+        session = await Session.open(login(server))
+        assert session.login_delay == 60.0
+        await session.quit()
 
 
 async def test_a_slow_consumer_is_not_a_silent_server(forward: Callable[[float], None]) -> None:

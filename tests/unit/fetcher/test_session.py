@@ -297,6 +297,7 @@ async def test_a_connection_that_drops_in_the_middle_of_a_message(sent: bytes) -
     script = {"RETR 2": Say(sent, then="drop")}
     async with Pop3Server(MAIL, says=script).serving() as server:
         session = await Session.open(login(server))
+        await session.survey()
         found: list[bytes] = []
         with pytest.raises(Unreachable, match="connection"):
             async with aclosing(session.retrieve([1, 2, 3])) as messages:
