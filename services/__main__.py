@@ -48,7 +48,6 @@ OPERATOR: Final = {
     "quarantine": "folders",
     "spool": "spool",
     "topology": "topology",
-    "check-config": "configuration",
 }
 """The operator's commands, each with its module in ``services.postmaster``."""
 
@@ -79,6 +78,21 @@ def run(invocation: Invocation, once: bool, as_json: bool) -> int:
     return run_main(settings, lines, once=once, as_json=as_json)
 
 
+@click.command("check-config")
+@click.option(
+    "--connect",
+    is_flag=True,
+    help="Log in to each account and reach each destination, too; fetch and deliver nothing.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@pass_invocation
+def check_config(invocation: Invocation, connect: bool, as_json: bool) -> int:
+    """Check the configuration, and show what it means; exit 2 if it is wrong."""
+    from services.check import main as check_main
+
+    return check_main(invocation, connect=connect, as_json=as_json)
+
+
 def _stage(name: str, summary: str) -> click.Command:
     @click.command(name, help=f"{summary} Until SIGTERM.")
     @pass_invocation
@@ -107,7 +121,7 @@ class _Program(click.Group):
 
     def list_commands(self, _: click.Context) -> list[str]:
         """Return the name of every command."""
-        return sorted(("run", *STAGES, *OPERATOR))
+        return sorted(("run", "check-config", *STAGES, *OPERATOR))
 
     def get_command(self, _: click.Context, name: str) -> click.Command | None:
         """Return the command of this name, None where there is none."""
@@ -117,7 +131,7 @@ class _Program(click.Group):
             module = importlib.import_module(f"services.postmaster.{OPERATOR[name]}")
             command: click.Command = getattr(module, name.replace("-", "_"))
             return command
-        return run if name == "run" else None
+        return {"run": run, "check-config": check_config}.get(name)
 
 
 def program() -> click.Group:

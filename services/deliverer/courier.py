@@ -115,6 +115,16 @@ class Courier(Protocol):
             tell: is called once for each of them.
         """
 
+    async def probe(self, recipients: Sequence[str]) -> None:
+        """Come as near to a delivery as one can without delivering anything.
+
+        Args:
+            recipients: for whom there will be mail.
+
+        Raises:
+            Unreachable: a delivery would fail, for the reason that it gives.
+        """
+
     async def close(self) -> None:
         """Let go of connections and threads; no delivery is under way any more."""
 

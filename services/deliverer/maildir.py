@@ -20,7 +20,14 @@ from services.deliverer.addresses import unstorable
 from services.deliverer.courier import Letter, Post, Result, Tell, same_for_all
 from services.deliverer.drafts import Draft
 from services.deliverer.line_ends import lf
-from services.deliverer.store import FileStore, NewFile, failure, make_directory
+from services.deliverer.store import (
+    FileStore,
+    NewFile,
+    failure,
+    make_directory,
+    require_writable,
+)
+from shared.errors import Unreachable
 from shared.log import printable
 
 PLACEHOLDERS: Final = ("mailbox", "local", "domain")
@@ -42,6 +49,7 @@ class MaildirCourier:
     """
 
     def __init__(self, template: str, store: FileStore) -> None:
+        self._template = template
         # Cached: mail comes to the same few mailboxes again and again.
         self._maildir_of = lru_cache(4096)(partial(maildir_of, template))
         self._store = store
@@ -53,6 +61,15 @@ class MaildirCourier:
         share a Maildir get one file.
         """
         await drafts.deliver(self._store, posts, self._write, tell)
+
+    async def probe(self, recipients: Sequence[str]) -> None:
+        """See whether each Maildir can be written to, or made where it does not exist."""
+        for recipient in recipients:
+            place = self._maildir_of(recipient)
+            if isinstance(place, Result):
+                raise Unreachable(self._template, place.reply)
+            for name in ("new", TMP):
+                require_writable(f"{place}/{name}")
 
     async def close(self) -> None:
         """Let go of the threads."""

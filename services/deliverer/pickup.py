@@ -15,7 +15,7 @@ from services.deliverer.addresses import refusals
 from services.deliverer.courier import Letter, Post, Tell, same_for_all
 from services.deliverer.drafts import Draft
 from services.deliverer.line_ends import crlf
-from services.deliverer.store import FileStore, NewFile, failure
+from services.deliverer.store import FileStore, NewFile, failure, require_writable
 
 
 class PickupCourier:
@@ -33,6 +33,10 @@ class PickupCourier:
     async def deliver(self, posts: Sequence[Post], tell: Tell) -> None:
         """Deliver letters, each as one file for all its recipients; tell what became of each."""
         await drafts.deliver(self._store, posts, self._write, tell)
+
+    async def probe(self, recipients: Sequence[str]) -> None:
+        """See whether the folder is there and can be written to."""
+        require_writable(self._folder, make=False)
 
     async def close(self) -> None:
         """Let go of the threads."""

@@ -166,6 +166,10 @@ class SmtpCourier:
         except Exception as error:  # noqa: BLE001  (that of one letter; whose fault, its type says)
             return error
 
+    async def probe(self, recipients: Sequence[str]) -> None:
+        """Connect, begin TLS and log in as for a delivery; ``close`` says QUIT."""
+        self._pool.take_back(await self._pool.lend())
+
     async def close(self) -> None:
         """Take leave of the server."""
         await self._pool.close()

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from services.deliverer.courier import Letter, Result, Verdict
 from services.deliverer.line_ends import LineEnds
+from shared.errors import Unreachable
 from shared.faultpoint import reach
 from shared.grouped import Grouped
 from shared.log import printable
@@ -277,6 +278,29 @@ def make_directory(path: Path) -> None:
     make_directory(path.parent)
     path.mkdir(0o700, exist_ok=True)
     sync_directory(str(path.parent))
+
+
+def require_writable(path: str, *, make: bool = True) -> None:
+    """Make sure that files can be written into a directory, or that it can be made.
+
+    Asks for rights, and writes nothing: a folder may be watched by whoever takes files out of it.
+
+    Args:
+        path: of the directory.
+        make: whether it is for us to make where it does not exist.
+
+    Raises:
+        Unreachable: they cannot; it names the directory that is in the way.
+    """
+    place = Path(path)
+    if not make and not place.is_dir():
+        raise Unreachable(printable(path), "there is no such directory")
+    there = next(p for p in (place, *place.parents) if os.path.lexists(p))
+    shown = printable(str(there))
+    if not there.is_dir():
+        raise Unreachable(shown, "it is in the way: no directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Unreachable(shown, "this user may not write there")
 
 
 def stored(file: NewFile, *, new: bool) -> Result:

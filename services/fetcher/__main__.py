@@ -28,7 +28,8 @@ CONCURRENCY: Final = 32
 """Accounts polled at a time by one fetcher process."""
 
 
-def _account(table: settings.Account) -> Account:
+def account(table: settings.Account) -> Account:
+    """Return an account as the fetcher has it."""
     secret = table.secret
     if secret is None:
         raise ConfigError(f"account {table.name}", "there is no password")
@@ -47,7 +48,7 @@ def _account(table: settings.Account) -> Account:
 @asynccontextmanager
 async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     """Put the fetcher together, with the schedule and the housekeeping beside it."""
-    accounts = {t.name: _account(t) for t in r.settings.accounts if t.enabled}
+    accounts = {t.name: account(t) for t in r.settings.accounts if t.enabled}
     limit = r.settings.spool.inline_limit
     state: State = await r.state()
     incoming, poll = Outbox(r.broker, INCOMING), Outbox(r.broker, POLL)

@@ -20,6 +20,8 @@ LATE: Final = 300.0
 looks every second."""
 
 _COLUMNS: Final = ("account", "status", "next poll", "last ok", "failures", "last error")
+_WHOLE: Final = ("status", "next poll", "last ok", "failures")
+_UNDER: Final = {"failures": "status", "last ok": "next poll"}
 
 
 @click.command("accounts")
@@ -40,7 +42,8 @@ def accounts(invocation: Invocation, as_json: bool) -> None:
     if not stand:
         click.echo("There is no [[account]] in the configuration.")
         return
-    show.table(_COLUMNS, (_row(account, state, now) for account, state in stand))
+    rows = (_row(account, state, now) for account, state in stand)
+    show.table(_COLUMNS, rows, whole=_WHOLE, under=_UNDER)
     if late := sum(_overdue(account, state, now) for account, state in stand):
         click.echo(f"{late} overdue: is a fetcher running, and the broker up?", err=True)
 

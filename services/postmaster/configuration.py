@@ -1,37 +1,77 @@
-"""The command ``check-config``: what was understood, secrets masked, and what is unwise."""
+"""What ``check-config`` prints: what was understood, secrets masked, and how the trials went."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import click
 
 from services.postmaster import show
-from services.postmaster.invocation import Invocation, pass_invocation
-from shared.errors import ConfigError
+from shared.log import printable
 from shared.settings import Account, Settings
-from shared.settings_advice import warnings
-from shared.settings_problems import Problem, WrongSettings
+
+_NOTHING: Final = {"file": "none: the environment alone", "monitor": "off"}
+_UNDER: Final = {
+    "tls": "server",
+    "username": "server",
+    "password": "server",
+    "poll_every": "name",
+    "keep": "name",
+    "timeout": "name",
+    "destination": "mailbox",
+    "enabled": "mailbox",
+}
 
 
-@click.command("check-config")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@pass_invocation
-def check_config(invocation: Invocation, as_json: bool) -> None:
-    """Check the configuration, and show what it means; exit 2 if it is wrong."""
-    path = invocation.path()
-    settings = invocation.settings()
-    if missing := _missing_secrets(settings):
-        raise WrongSettings(missing)
-    advice = warnings(settings, path)
-    if as_json:
-        show.as_json({**understood(settings, path), "warnings": advice})
-        return
+class Trial(NamedTuple):
+    """How it went to log in to an account, or to reach a destination.
+
+    Attributes:
+        what: ``account`` or ``destination``.
+        name: of it.
+        ok: whether mail could be fetched or delivered.
+        said: what is there, or why not; safe to show.
+    """
+
+    what: str
+    name: str
+    ok: bool
+    said: str
+
+
+def report(
+    settings: Settings, path: Path | None, advice: Sequence[str], trials: Sequence[Trial] | None
+) -> None:
+    """Print it for a person; warnings go to standard error.
+
+    Args:
+        settings: the configuration, which is valid.
+        path: the file that it was read from, if any.
+        advice: the warnings.
+        trials: None where nothing was tried.
+    """
     _print(understood(settings, path))
     for line in advice:
-        click.echo(f"warning: {line}", err=True)
+        click.echo(f"warning: {printable(line, 1000)}", err=True)
     click.echo("\nThe configuration is valid.")
+    if trials is None:
+        return
+    rows = [(f"{t.what} {t.name}", "ok" if t.ok else "failed", t.said) for t in trials]
+    click.echo()
+    if rows:
+        show.table(("tried", "result", "said"), rows, whole=("result",))
+    failed = sum(not trial.ok for trial in trials)
+    click.echo(f"\nTried {len(rows)}, failed {failed}. Nothing was fetched or delivered.")
+
+
+def record(
+    settings: Settings, path: Path | None, advice: Sequence[str], trials: Sequence[Trial] | None
+) -> dict[str, object]:
+    """Return the same for a program."""
+    tried = {} if trials is None else {"tried": [trial._asdict() for trial in trials]}
+    return {**understood(settings, path), "warnings": list(advice), **tried}
 
 
 def understood(settings: Settings, path: Path | None) -> dict[str, object]:
@@ -66,39 +106,22 @@ def _account(account: Account) -> dict[str, object]:
     }
 
 
-def _missing_secrets(settings: Settings) -> list[Problem]:
-    """Try each password that stands in a file or variable; commands are not run for a check."""
-    remotes = {"broker": settings.broker, "state": settings.state}
-    remotes |= {f"destination {n}": d for n, d in settings.every_destination.items()}
-    tables = [(f"account {a.name}", a.secret) for a in settings.accounts]
-    tables += [(name, remote.secret) for name, remote in remotes.items()]
-    found = []
-    for name, secret in tables:
-        if secret is None or secret.source == "password_command":
-            continue
-        try:
-            secret.reveal()
-        except ConfigError as error:
-            found.append(Problem(f"{name}: {error.where}", error.what))
-    return found
-
-
-_NOTHING: Final = {"file": "none: the environment alone", "monitor": "off"}
-
-
 def _print(values: dict[str, object]) -> None:
     accounts = values.pop("accounts")
     for key, value in values.items():
         match value:
             case dict():
-                text = ", ".join(f"{name} -> {url}" for name, url in value.items()) or "none"
+                lines = [f"{name} -> {url}" for name, url in value.items()] or ["none"]
             case list():
-                text = ", ".join(map(str, value))
+                lines = [", ".join(map(str, value))]
             case None:
-                text = _NOTHING[key]
+                lines = [_NOTHING[key]]
             case _:
-                text = str(value)
-        click.echo(f"{key}:".ljust(16) + text)
+                lines = [str(value)]
+        for title, line in zip([f"{key}:", *[""] * len(lines)], lines, strict=False):
+            show.entry(title, line)
     if isinstance(accounts, list) and accounts:
         columns = tuple(accounts[0])
-        show.table(columns, (tuple(account.values()) for account in accounts))
+        rows = (tuple(account.values()) for account in accounts)
+        click.echo()
+        show.table(columns, rows, under=_UNDER)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -26,11 +28,17 @@ ID_LENGTH: Final = 12
 """Characters of an id that a table shows; commands take any beginning that is unique."""
 
 HEADER_LINES: Final = 40
+_TITLE: Final = 16
+_CELL: Final = 1000
+"""Characters of a cell that are shown at most."""
+
 PIPE_WIDTH: Final = 4000
 _LINE_END: Final = re.compile(rb"\r\n|\r|\n")
+_TIME: Final = re.compile(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(?:\.\d+)?\+00:00$")
 _SPANS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"), (0.001, "ms"))
 _SIZES: Final = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 _COLUMNS: Final = ("account", "from", "subject", "reason", "since", "attempts")
+_UNDER: Final = {"since": "id", "attempts": "id", "from": "account", "subject": "account"}
 
 
 def as_json(value: object) -> None:
@@ -38,26 +46,77 @@ def as_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=True))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table as wide as the terminal, or with one line a row where there is none.
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    whole: Collection[str] = (),
+    under: Mapping[str, str] | None = None,
+) -> None:
+    """Print a table as wide as the terminal; where there is none, with one line a row.
+
+    ``$COLUMNS`` counts as a terminal of that width. Cells that are too long go on below, in their
+    own column.
 
     Args:
         columns: the headings.
         rows: the cells; they are escaped here.
+        whole: headings of columns that are never broken: what is copied, or is short.
+        under: columns that stand beneath another one where the terminal is too narrow for all: by
+            heading, the heading of that other.
     """
     # Not at the top: stages and commands that show no table do not wait for it.
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, highlight=False)
-    for column in columns:
-        grid.add_column(column, overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(printable(str(cell))) for cell in row))
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
+    cells = [[printable(str(cell), _CELL) for cell in row] for row in rows]
+    width = _width()
+    needed = sum(max(map(cell_len, column)) + 2 for column in zip(columns, *cells, strict=True)) - 2
+    narrow = needed > width
+    layout = [[at] for at in range(len(columns))]
+    if narrow and under:
+        layout = _layout(columns, under)
+    grid = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, highlight=False, leading=int(narrow)
+    )
+    height = max(map(len, layout))  # headings that are shorter would go to the bottom
+    for places in layout:
+        heading = [columns[at] for at in places] + [""] * (height - len(places))
+        grid.add_column("\n".join(heading), overflow="fold", no_wrap=heading[0] in whole)
+    for row in cells:
+        grid.add_row(*(Text("\n".join(row[at] for at in places)) for places in layout))
     Console(file=sys.stdout, width=width, soft_wrap=False).print(grid)
+
+
+def entry(title: str, text: str) -> None:
+    """Print a title and what it is about, which goes on below where a line is too short for it.
+
+    Words are never broken: they are paths and URLs, and copied.
+    """
+    lines = textwrap.wrap(
+        text,
+        _width() - _TITLE,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    click.echo(title.ljust(_TITLE) + f"\n{' ' * _TITLE}".join(lines))
+
+
+def _width() -> int:
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    return shutil.get_terminal_size().columns if known else PIPE_WIDTH
+
+
+def _layout(columns: Sequence[str], under: Mapping[str, str]) -> list[list[int]]:
+    """Return which columns stand beneath each other, from left to right."""
+    above = [column for column in columns if column not in under]
+    return [
+        [columns.index(top), *(columns.index(c) for c in columns if under.get(c) == top)]
+        for top in above
+    ]
 
 
 def duration(seconds: float) -> str:
@@ -88,17 +147,26 @@ def time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
+def minute(text: str) -> str:
+    """Return a time in UTC, as ``time`` gives it, as a table has it: to the minute.
+
+    What is no such time comes back as it is.
+    """
+    return _TIME.sub(r"\1 \2Z", text)
+
+
 def listed(messages: Iterable[Stored], place: str) -> None:
     """Print a table of messages, or that there are none in this place."""
     rows = [(m.message_id[:ID_LENGTH], *_cells(m)) for m in messages]
     if rows:
-        table(("id", *_COLUMNS), rows)
+        table(("id", *_COLUMNS), rows, whole=("id", "since"), under=_UNDER)
     else:
         click.echo(f"{place} is empty.")
 
 
 def _cells(message: Stored) -> list[object]:
-    headers = {"since": message.headers.get("first-failure", ""), **message.headers}
+    since = minute(str(message.headers.get("first-failure", "")))
+    headers = {"since": since, **message.headers}
     return [headers.get(column, "") for column in _COLUMNS]
 
 

@@ -150,4 +150,5 @@ def _record(blob: Listed) -> dict[str, object]:
 
 
 def _print(blobs: Sequence[Listed]) -> None:
-    show.table(_COLUMNS, ((b.key, show.size(b.size), show.time(b.written)) for b in blobs))
+    rows = ((b.key, show.size(b.size), show.minute(show.time(b.written))) for b in blobs)
+    show.table(_COLUMNS, rows, whole=_COLUMNS)

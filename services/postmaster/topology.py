@@ -61,4 +61,5 @@ def show_(invocation: Invocation, as_json: bool) -> None:
             (q.name, q.kind, q.back_to or "", "absent" if (n := depths.get(q.name)) is None else n)
             for q in queues
         ),
+        whole=("queue", "kind", "messages"),
     )

@@ -141,6 +141,19 @@ class Database:
             connection.close()
 
 
+def file_of(url: str) -> Path | None:
+    """Return the file that a URL leads to, None where it leads to a server.
+
+    Raises:
+        ConfigError: it leads nowhere, as far as one can tell without opening anything.
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "sqlite":
+        return Path(_named(parsed))
+    _ENGINES[parsed.drivername](parsed, 1.0).dispose()
+    return None
+
+
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
@@ -156,9 +169,7 @@ def _parse(url: str) -> URL:
 
 
 def _sqlite(url: URL, patience: float) -> Engine:
-    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
-        raise ConfigError(WHERE, "names no file; several processes share it, so memory will not do")
-    _create(Path(url.database))
+    _create(Path(_named(url)))
     engine = _engine(url, {"timeout": patience}, paramstyle="named")
 
     @event.listens_for(engine, "connect")
@@ -174,6 +185,12 @@ def _sqlite(url: URL, patience: float) -> Engine:
         driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN").close()
 
     return engine
+
+
+def _named(url: URL) -> str:
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        raise ConfigError(WHERE, "names no file; several processes share it, so memory will not do")
+    return url.database
 
 
 def _create(path: Path) -> None:

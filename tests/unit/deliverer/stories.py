@@ -31,6 +31,9 @@ class Told:
         for place, post in enumerate(posts):
             tell(place, await self._deliver(*post))
 
+    async def probe(self, recipients: Sequence[str]) -> None:
+        raise NotImplementedError
+
     async def _deliver(self, letter: Letter, sender: str, recipients: Sequence[str]) -> Delivered:
         assert sender == SENDER
         self.started.set()

@@ -36,6 +36,9 @@ class Slow:
         del posts
         await self.over.wait()
 
+    async def probe(self, recipients: Sequence[str]) -> None:
+        raise NotImplementedError
+
     def told(self, id_: str, delivered: Delivered) -> None:
         assert self.tell is not None
         self.tell(self.places[id_], delivered)

@@ -99,7 +99,7 @@ class Office:
             "attempts": 3,
             "first-failure": "2023-11-14T22:13:30+00:00",
         }
-        plain = {key.replace("_", "-"): value for key, value in headers.items()}
+        plain = {key.strip("_").replace("_", "-"): value for key, value in headers.items()}
         asyncio.run(self._publish(Send(queue, body, id_, {**known, **plain})))
 
     async def _publish(self, send: Send) -> None:

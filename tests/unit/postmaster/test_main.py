@@ -186,7 +186,7 @@ class TestFailures:
         def boom(*_: object) -> None:
             raise ZeroDivisionError("\x1b[31mboom")
 
-        monkeypatch.setattr("services.postmaster.configuration.warnings", boom)
+        monkeypatch.setattr("services.check.warnings", boom)
         printed = office("check-config")
         assert (printed.status, printed.err) == (
             1,

@@ -1,0 +1,172 @@
+"""``check-config``: whether a configuration would do, judged by the code that will use it.
+
+What ``run`` refuses at its start is refused here, and what would make every poll of an account
+fail. All problems are told at once. ``--connect`` also tries each login and each destination.
+Limit: it opens neither queues nor ledger, at RabbitMQ, in PostgreSQL or in ``data_dir``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final, TypeAlias
+from urllib.parse import urlsplit
+
+from services.connect import tried
+from services.deliverer.couriers import courier_for
+from services.deliverer.store import require_writable
+from services.fetcher.connection import tls_context
+from services.postmaster import configuration, show
+from services.postmaster.invocation import Invocation
+from shared.broker import amqp_url
+from shared.errors import ConfigError, Unreachable
+from shared.log import printable
+from shared.settings import Destination, Settings
+from shared.settings_advice import warnings
+from shared.settings_problems import Problem, WrongSettings
+from shared.settings_secret import Secret
+from shared.spool import Spool
+from shared.state.database import file_of
+
+_Check: TypeAlias = Callable[[Settings], Iterator[Problem]]
+
+
+def main(invocation: Invocation, *, connect: bool, as_json: bool) -> int:
+    """Check the configuration, and print what it means; return the exit status.
+
+    Args:
+        invocation: says which configuration.
+        connect: try logins and destinations. Passwords that cannot be had then are what is told of
+            them, and the others are tried all the same.
+        as_json: print JSON.
+
+    Raises:
+        ConfigError: it is wrong.
+    """
+    path, settings = invocation.path(), invocation.settings()
+    advice = warnings(settings, path)
+    checks = _CHECKS if connect else (*_CHECKS, _passwords)
+    if found := asyncio.run(_problems(settings, checks)):
+        raise WrongSettings(found)
+    trials = asyncio.run(tried(settings)) if connect else None
+    if as_json:
+        show.as_json(configuration.record(settings, path, advice, trials))
+    else:
+        configuration.report(settings, path, advice, trials)
+    return 1 if any(not trial.ok for trial in trials or ()) else 0
+
+
+async def _problems(settings: Settings, checks: tuple[_Check, ...]) -> list[Problem]:
+    # In an event loop: couriers are made for one.
+    return [problem for check in checks for problem in check(settings)]
+
+
+def _refused(name: str, check: Callable[[], object]) -> Iterator[Problem]:
+    """Yield what is raised about something in the configuration, if anything is."""
+    try:
+        check()
+    except ConfigError as error:
+        yield Problem(f"{name}: {error.where}" if name else error.where, error.what)
+    except Unreachable as error:  # a place on this machine
+        yield Problem(name or error.server, str(error) if name else error.said)
+    except UnicodeError:
+        yield Problem(name, "this cannot be the name of a host")
+
+
+def _broker(settings: Settings) -> Iterator[Problem]:
+    table = settings.broker
+    if (url := table.url) is not None:
+        yield from _refused("", partial(amqp_url.parse, url.reveal()))
+    if (file := table.ca_file) is not None:
+        yield from _refused("", partial(amqp_url.tls_context, str(file)))
+
+
+def _places(settings: Settings) -> Iterator[Problem]:
+    """Look at what is kept on this machine: whether it can be written, or made."""
+    if settings.uses_data_dir:
+        place = str(settings.data_dir.absolute())
+        yield from _refused("data_dir", partial(require_writable, place))
+    yield from _refused("", partial(Spool, settings.spool_url, settings.spool.options))
+    if (url := settings.state.url) is not None:
+        yield from _refused("", partial(_database, url.reveal()))
+
+
+def _database(url: str) -> None:
+    if (file := file_of(url)) is not None:
+        require_writable(str(file.absolute().parent))
+
+
+def _monitor(settings: Settings) -> Iterator[Problem]:
+    """See whether the address is ours; the port may be in use by a connector that runs."""
+    if (listen := settings.monitor.listen) is None:
+        return
+    host, _, port = listen.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        family, *_, address = found[0]
+        with socket.socket(family) as probe:
+            probe.bind((address[0], 0))
+        if int(port) > _LAST_PORT:
+            yield Problem("monitor.listen", f"expected a port up to {_LAST_PORT}")
+    except (OSError, UnicodeError, OverflowError) as error:
+        yield Problem("monitor.listen", f"cannot listen on {printable(listen)}: {error}")
+
+
+def _destinations(settings: Settings) -> Iterator[Problem]:
+    for name, table in settings.every_destination.items():
+        address = _address(table)
+        yield from _refused("", partial(courier_for, name, address))
+        host = urlsplit(address).hostname or ""
+        yield from _refused(f"the url of destination {name!r}", partial(host.encode, "idna"))
+
+
+def _address(table: Destination) -> str:
+    """Return the URL with some password, where there is to be one: the real one may not be had."""
+    if table.secret is None:
+        return table.url.reveal()
+    return table.url.with_credentials(table.username, "unknown").reveal()
+
+
+def _accounts(settings: Settings) -> Iterator[Problem]:
+    for table in settings.accounts:
+        if table.ca_file is not None:
+            yield from _refused(f"account {table.name}", partial(tls_context, str(table.ca_file)))
+        yield from _refused(f"account {table.name}: host", partial(table.host.encode, "idna"))
+
+
+def _own_passwords(settings: Settings) -> Iterator[Problem]:
+    yield from _secret("broker", settings.broker.secret)
+    yield from _secret("state", settings.state.secret)
+
+
+def _passwords(settings: Settings) -> Iterator[Problem]:
+    for account in settings.accounts:
+        yield from _secret(f"account {account.name}", account.secret)
+    for name, destination in settings.every_destination.items():
+        yield from _secret(f"destination {name}", destination.secret)
+
+
+def _secret(name: str, secret: Secret | None) -> Iterator[Problem]:
+    """Try a password that stands in a file or variable; a command is not run for a check."""
+    if secret is not None and secret.source != "password_command":
+        yield from _refused(name, partial(_on_one_line, secret))
+
+
+def _on_one_line(secret: Secret) -> None:
+    if not _UNSENDABLE.isdisjoint(secret.reveal()):
+        raise ConfigError(str(secret), "there is a line break or NUL in it: no login can send it")
+
+
+_UNSENDABLE: Final = frozenset("\r\n\0")
+_LAST_PORT: Final = 65535
+_CHECKS: Final[tuple[_Check, ...]] = (
+    _broker,
+    _places,
+    _monitor,
+    _destinations,
+    _accounts,
+    _own_passwords,
+)
+"""What is looked at, whatever is tried afterwards."""

@@ -1,0 +1,103 @@
+"""Tries what a configuration leads to: logs in to each account, and reaches each destination.
+
+Nothing is fetched, deleted or delivered: STAT and QUIT, or what comes before MAIL. A few at a time,
+as providers count connections, and none for long. No secret is in what is said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from services.deliverer.couriers import courier_for
+from services.fetcher.__main__ import account as account_of
+from services.fetcher.login import Login
+from services.fetcher.session import Session
+from services.postmaster import show
+from services.postmaster.configuration import Trial
+from shared.errors import ConfigError, LoginRefused, MaildropBusy, ServerFault
+from shared.log import printable
+from shared.settings import Account, Destination, Settings
+
+AT_ONCE: Final = 32
+AT_ONE_HOST: Final = 4
+"""Connections at a time; Courier, for one, takes no more from one address."""
+
+PATIENCE: Final = 20.0
+"""Seconds without an answer after which a server counts as gone: somebody waits for the result."""
+
+LONGEST: Final = 60.0
+"""Seconds for one trial as a whole."""
+
+_SHARE: Final = PATIENCE / 300.0
+"""Of the timeouts of RFC 5321 section 4.5.3.2; those before MAIL are 5 minutes."""
+
+_PREFIXES: Final[tuple[tuple[type[ServerFault], str], ...]] = (
+    (LoginRefused, "login refused: "),
+    (MaildropBusy, "the maildrop is in use, perhaps by this connector: "),
+)
+
+
+async def tried(settings: Settings) -> list[Trial]:
+    """Return how each trial went, accounts first, in the order of the configuration."""
+    crowd = asyncio.Semaphore(AT_ONCE)
+    hosts: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONE_HOST))
+
+    async def account(table: Account) -> Trial:
+        async with hosts[table.host.lower()], crowd:
+            return await _outcome("account", table.name, _log_in(table))
+
+    async def destination(name: str, table: Destination) -> Trial:
+        recipients = [a.mailbox for a in settings.accounts if a.destination == name]
+        async with crowd:
+            return await _outcome("destination", name, _reach(name, table, recipients))
+
+    return await asyncio.gather(
+        *(account(table) for table in settings.accounts if table.enabled),
+        *(destination(*item) for item in settings.every_destination.items()),
+    )
+
+
+async def _outcome(what: str, name: str, work: Coroutine[None, None, str]) -> Trial:
+    try:
+        async with asyncio.timeout(LONGEST):
+            return Trial(what, name, True, printable(await work))
+    except TimeoutError:
+        return Trial(what, name, False, f"there was no end to it for {LONGEST:g} seconds")
+    except (ConfigError, ServerFault) as error:
+        prefix = next((text for kind, text in _PREFIXES if isinstance(error, kind)), "")
+        return Trial(what, name, False, printable(f"{prefix}{error}", 1000))
+    except Exception as error:  # noqa: BLE001  (one that fails unforeseen hides no other)
+        return Trial(what, name, False, printable(f"{type(error).__name__}: {error}"))
+
+
+async def _log_in(table: Account) -> str:
+    login = account_of(table).login
+    session = await Session.open(_hurried(login))
+    try:
+        count, size = await session.stat()
+        with suppress(ServerFault):  # there is nothing to delete, so nothing depends on it
+            await session.quit()
+    except BaseException:
+        await session.abort()
+        raise
+    return f"logged in to {login.server}; messages there: {count} ({show.size(size)})"
+
+
+def _hurried(login: Login) -> Login:
+    return replace(login, timeout=min(login.timeout, PATIENCE))
+
+
+async def _reach(name: str, table: Destination, recipients: Sequence[str]) -> str:
+    # Apart, as it may run a command.
+    address = await asyncio.to_thread(table.address) or ""
+    courier = courier_for(name, address, connections=1, patience=_SHARE)
+    try:
+        await courier.probe(list(dict.fromkeys(recipients)))
+    finally:
+        await courier.close()
+    return f"reached {table.url}"
