@@ -1,7 +1,8 @@
 """Reads the multi-line listings of a POP3 server: CAPA, UIDL and LIST.
 
 A maildrop may hold 100,000 messages, so the listings that servers really send are split in one go,
-and only others are read line by line. No line is trusted: a UIDL that cannot be one is "".
+and only others are read line by line. No line is trusted: a UIDL that cannot be one is "", and a
+line without a number, such as a blank one, is passed over.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ _CONTROLS: Final = bytes(set(range(0x20)) - {0x0D, 0x0A, 0x20} | {0x7F})
 _UIDL_LINE: Final = re.compile(r"0*(\d{1,10})(?:[ \t]+(.*))?", re.DOTALL)
 _UIDL: Final = re.compile(rf"[!-~\xa0-\xff]{{1,{UIDL_LIMIT}}}")
 _SECONDS: Final = re.compile(r"[0-9]{1,6}")
-_LIST_LINE: Final = re.compile(r"0*(\d{1,10})[ \t]+0*(\d{1,18})\b")
+_LIST_LINE: Final = re.compile(r"[ \t]*0*(\d{1,10})[ \t]+0*(\d{1,18})\b")
 
 
 def capabilities(body: bytes) -> Mapping[str, tuple[str, ...]]:
     """Return the parameters of each capability in a CAPA response (RFC 2449 section 3)."""
-    lines = (line.split() for line in body.decode("utf-8", "replace").split("\r\n"))
+    lines = (line.split() for line in _lines(body.decode("utf-8", "replace")))
     return {words[0].upper(): tuple(words[1:]) for words in lines if words}
 
 
@@ -43,7 +44,7 @@ def uidls(body: bytes) -> list[tuple[int, str]] | None:
     beyond ASCII are read as Latin-1, which keeps different UIDLs different.
 
     Returns:
-        None where a line has no message number.
+        None where there are lines and none of them has a message number.
     """
     pairs = _regular(body)
     if pairs is not None and max(map(len, pairs[1]), default=0) <= UIDL_LIMIT:
@@ -59,7 +60,7 @@ def sizes(body: bytes) -> dict[int, int]:
     pairs = _regular(body)
     if pairs is not None and "".join(pairs[1]).isdigit() and max(map(len, pairs[1])) < 19:
         return dict(zip(pairs[0], map(int, pairs[1]), strict=True))
-    found = map(_LIST_LINE.match, body.decode("latin-1").split("\r\n"))
+    found = map(_LIST_LINE.match, _lines(body.decode("latin-1")))
     return {int(line[1]): int(line[2]) for line in found if line}
 
 
@@ -68,7 +69,7 @@ def _regular(body: bytes) -> tuple[range, list[str]] | None:
     if not body.isascii() or len(body.translate(None, _CONTROLS)) != len(body):
         return None
     words = body.decode("ascii").split()
-    numbers = range(1, body.count(b"\r\n") + 1)
+    numbers = range(1, body.count(b"\n") + 1)
     if len(words) != 2 * len(numbers) or words[::2] != list(map(str, numbers)):
         return None
     return numbers, words[1::2]
@@ -76,11 +77,16 @@ def _regular(body: bytes) -> tuple[range, list[str]] | None:
 
 def _irregular_uidls(body: bytes) -> list[tuple[int, str]] | None:
     found = []
-    for line in body.decode("latin-1").split("\r\n")[:-1]:
+    text = body.decode("latin-1")
+    for line in _lines(text):
         # Stripped beforehand: a pattern that does it takes quadratic time on a long run of blanks.
-        match = _UIDL_LINE.fullmatch(line.rstrip(" \t"))
-        if match is None:
-            return None
-        uidl = match[2] or ""
-        found.append((int(match[1]), uidl if _UIDL.fullmatch(uidl) else ""))
-    return found
+        match = _UIDL_LINE.fullmatch(line.strip(" \t"))
+        if match is not None:
+            uidl = match[2] or ""
+            found.append((int(match[1]), uidl if _UIDL.fullmatch(uidl) else ""))
+    return found if found or not text.strip() else None
+
+
+def _lines(text: str) -> list[str]:
+    """Split a listing at the ends of its lines: CRLF, or LF where there is no CRLF."""
+    return text.split("\r\n" if "\r\n" in text else "\n")

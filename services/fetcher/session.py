@@ -40,7 +40,10 @@ DELETE_WINDOW: Final = 512
 GOODBYE_SECONDS: Final = 5.0
 """How long the answer to QUIT is waited for where nothing depends on it."""
 
-_STAT: Final = re.compile(r"(\d{1,10})[ \t]+(\d{1,18})\b")
+MOST_MESSAGES: Final = 9_999_999
+"""What is numbered higher does not exist: whatever a server says, nobody asks for so many."""
+
+_STAT: Final = re.compile(r"(\d{1,7})[ \t]+(\d{1,18})\b")
 _SIZE: Final = re.compile(r"0*(\d{1,10})[ \t]+0*(\d{1,18})\b")
 
 
@@ -346,4 +349,4 @@ class _Uidls(NamedTuple):
 
 
 def _highest(uidls: Sequence[tuple[int, str]]) -> int:
-    return max((number for number, _ in uidls), default=0)
+    return max((number for number, _ in uidls if number <= MOST_MESSAGES), default=0)

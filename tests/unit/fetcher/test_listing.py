@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.fetcher.listing import UIDL_LIMIT, capabilities, sizes, uidls
+from services.fetcher.listing import UIDL_LIMIT, capabilities, login_delay, sizes, uidls
 from tests.fuzz.watch import no_hang
 
 
@@ -43,9 +43,24 @@ def test_an_unusable_uidl_is_empty_and_spoils_no_other(line: bytes, uidl: str) -
     assert uidls(b"1 good\r\n" + line + b"\r\n3 fine\r\n") == [(1, "good"), (2, uidl), (3, "fine")]
 
 
-@pytest.mark.parametrize("line", [b"x 1", b"", b"-1 a", b"12345678901 a", "² a".encode()])
-def test_a_line_without_a_number_spoils_the_listing(line: bytes) -> None:
-    assert uidls(b"1 good\r\n" + line + b"\r\n") is None
+@pytest.mark.parametrize(
+    "line", [b"x 1", b"", b" ", b"-1 a", b"12345678901 a", "² a".encode(), b"uidl listing follows"]
+)
+def test_a_line_without_a_number_is_passed_over(line: bytes) -> None:
+    assert uidls(line + b"\r\n1 good\r\n" + line + b"\r\n") == [(1, "good")]
+    assert uidls(line + b"\r\n") == (None if line.strip() else [])
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_lines_end_in_line_feeds_too(end: bytes) -> None:
+    def of(*lines: bytes) -> bytes:
+        return b"".join(line + end for line in lines)
+
+    assert uidls(of(b"1 a", b"2 b")) == [(1, "a"), (2, "b")]
+    assert uidls(of(b"", b"1 a", b"  3 \t c ")) == [(1, "a"), (3, "c")]
+    assert sizes(of(b"1 10", b"2 20")) == {1: 10, 2: 20}
+    assert sizes(of(b"", b" 2 20 octets")) == {2: 20}
+    assert capabilities(of(b"TOP", b"", b"EXPIRE 60")) == {"TOP": (), "EXPIRE": ("60",)}
 
 
 def test_a_line_of_blanks_takes_no_more_time_than_another() -> None:
@@ -64,6 +79,15 @@ def test_sizes_are_read_where_they_make_sense() -> None:
         6: 7,
     }
     assert sizes(b"1 " + b"9" * 5000 + b"\r\n2 3\r\n") == {2: 3}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "seconds"),
+    [("60", 60), ("60 USER", 60), ("", 0), ("x", 0), ("-5", 0), ("9" * 30, 0)],
+)
+def test_the_delay_between_logins(parameters: str, seconds: float) -> None:
+    assert login_delay(capabilities(f"LOGIN-DELAY {parameters}\r\n".encode())) == seconds
+    assert login_delay({}) == 0
 
 
 def test_capabilities_with_their_parameters() -> None:

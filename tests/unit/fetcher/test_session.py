@@ -70,6 +70,11 @@ async def test_a_survey_is_asked_for_in_one_where_that_is_allowed() -> None:
         ({"STAT": b"+OK two", "UIDL": b"-ERR no"}, Survey(3, None, None, "no_uidl")),
         ({"UIDL": b"-ERR no"}, Survey(3, 66, None, "no_uidl")),
         ({"UIDL": b"+OK\r\nnonsense\r\n."}, Survey(3, 66, None, "no_uidl")),
+        ({"STAT": b"+OK 99999999 1"}, Survey(2, None, [(1, "a"), (2, "b")])),
+        (
+            {"UIDL": b"+OK\r\n\r\n1 a\r\n4000000000 b\r\n."},
+            Survey(3, 66, [(1, "a"), (4_000_000_000, "b")]),
+        ),
         ({"STAT": b"+OK\t1\t20"}, Survey(2, 20, [(1, "a"), (2, "b")])),
     ],
 )
