@@ -129,6 +129,10 @@ class Lines:
         if level >= self._level:
             self._put(self._render(self._moment(), _NAMES[level], stage, event, about))
 
+    def tells(self, level: int) -> bool:
+        """Return whether lines of this level are written at all."""
+        return level >= self._level
+
     def _moment(self) -> str:
         """Return the time (UTC) in ISO 8601; the date is made once a second."""
         now, micros = divmod(time.time_ns() // 1000, 1_000_000)
@@ -288,6 +292,16 @@ class MailLog:
         (self._missing if missing else self._unavailable).inc()
         what = "blob missing" if missing else "spool unavailable"
         self._say(ERROR, what, id=id_, account=account, why=printable(str(error)))
+
+    def dialogue(self, **about: object) -> Callable[[str], None] | None:
+        """Return what takes the lines of a dialogue with a server; None unless for debugging.
+
+        Args:
+            about: with whom, and for which account.
+        """
+        if not self._lines.tells(DEBUG):
+            return None
+        return lambda line: self._say(DEBUG, line, **about)
 
     def handled(self, seconds: float) -> None:
         """A handler is done with a message, however it went."""

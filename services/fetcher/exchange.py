@@ -14,6 +14,7 @@ from typing import Final
 
 from services.fetcher.connection import Connection
 from services.fetcher.protocol import Body, Event, Pop3, Reply
+from services.fetcher.told import Told
 from shared.errors import PromiseBroken, ServerFault, Silent, Unreachable
 from shared.log import printable
 
@@ -28,7 +29,7 @@ class Exchange:
         server: its name in errors, as ``host:port``.
     """
 
-    def __init__(self, server: str, connection: Connection, pop3: Pop3) -> None:
+    def __init__(self, server: str, connection: Connection, pop3: Pop3 | Told) -> None:
         self.server = server
         self._connection = connection
         self._pop3 = pop3

@@ -127,7 +127,8 @@ class Fetcher:
         clock = self._world.clock
         started = clock.monotonic()
         while True:
-            session = await Session.open(account.login)
+            tell = self._world.journal.dialogue(account=account.name)
+            session = await Session.open(account.login, tell=tell)
             visit = Visit(account, session, self._world, self._limits)
             try:
                 more = await visit.run()

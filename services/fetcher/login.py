@@ -22,6 +22,8 @@ from services.fetcher.listing import capabilities
 from services.fetcher.protocol import FORBIDDEN, Pop3, Reply
 from services.fetcher.quirks import NONE, Quirks, left_out
 from services.fetcher.refusal import meaning, out_of_order
+from services.fetcher.told import Told
+from shared.dialogue import Dialogue, Tell
 from shared.errors import (
     ConfigError,
     PromiseBroken,
@@ -90,8 +92,13 @@ class LoggedIn(NamedTuple):
     quirks: Quirks
 
 
-async def log_in(login: Login, quirks: Quirks = NONE) -> LoggedIn:
+async def log_in(login: Login, quirks: Quirks = NONE, tell: Tell | None = None) -> LoggedIn:
     """Log in; on a new connection and without, where the server does not keep what it offers.
+
+    Args:
+        login: where, and as whom.
+        quirks: what to do without from the beginning.
+        tell: takes the dialogue, line by line; None where nobody listens.
 
     Raises:
         ConfigError: the account's settings cannot be used.
@@ -102,14 +109,14 @@ async def log_in(login: Login, quirks: Quirks = NONE) -> LoggedIn:
     """
     while True:
         try:
-            return await _log_in(login, quirks)
+            return await _log_in(login, quirks, None if tell is None else Dialogue(tell))
         except PromiseBroken as broken:
             if quirks.has(broken.quirk):
                 raise
             quirks = quirks.having(broken.quirk)
 
 
-async def _log_in(login: Login, quirks: Quirks) -> LoggedIn:
+async def _log_in(login: Login, quirks: Quirks, dialogue: Dialogue | None) -> LoggedIn:
     context = None if login.tls == "none" else tls_context(login.ca_file)
     connection = await connect(
         login.host,
@@ -118,7 +125,10 @@ async def _log_in(login: Login, quirks: Quirks) -> LoggedIn:
         timeout=login.timeout,
     )
     pop3 = Pop3(login.server, bare_ends=quirks.bare_ends)
-    exchange = Exchange(login.server, connection, pop3)
+    if dialogue is not None:
+        dialogue.note(f"connected to {login.server}, tls {login.tls}")
+    told = pop3 if dialogue is None else Told(pop3, dialogue)
+    exchange = Exchange(login.server, connection, told)
     try:
         await _greeted(exchange, login)
         if context is not None and login.tls == "starttls":

@@ -5,7 +5,7 @@ The wiring gives it real ones; the fetcher knows no database and no broker.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -105,6 +105,9 @@ class Journal(Protocol):
 
     def account_failed(self, account: str, reason: str, again_in: float) -> None:
         """An account could not be polled."""
+
+    def dialogue(self, **about: object) -> Callable[[str], None] | None:
+        """Return what takes the lines of a dialogue with a server; None where nobody listens."""
 
     def spool_failed(self, error: SpoolUnavailable, account: str) -> None:
         """A large message stays on the server: the spool does not take it."""

@@ -25,6 +25,7 @@ from services.fetcher.protocol import Reply
 from services.fetcher.quirks import NONE, Quirks
 from services.fetcher.retrieved import Pieces, Retrieved
 from services.fetcher.window import Window
+from shared.dialogue import Tell
 from shared.errors import PromiseBroken, ServerFault
 from shared.faultpoint import reach
 from shared.log import printable
@@ -88,12 +89,13 @@ class Session:
         self._marking = False  # DELE has been sent, and not taken back
 
     @classmethod
-    async def open(cls, login: Login, quirks: Quirks = NONE) -> Session:
+    async def open(cls, login: Login, quirks: Quirks = NONE, tell: Tell | None = None) -> Session:
         """Connect and log in; once more without, where the server does not keep what it offers.
 
         Args:
             login: where, and as whom.
             quirks: what to do without from the beginning.
+            tell: takes the dialogue, line by line; None where nobody listens.
 
         Raises:
             ConfigError: the account's settings cannot be used.
@@ -102,7 +104,7 @@ class Session:
             MaildropBusy: another session holds the maildrop, or it is too early or too many.
             ServerFault: it refused for another reason, or broke the protocol.
         """
-        return cls(*await log_in(login, quirks))
+        return cls(*await log_in(login, quirks, tell))
 
     @property
     def in_step(self) -> bool:

@@ -5,6 +5,7 @@ its number: a check that is not made must not look like one that holds.
 """
 
 import ast
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -118,6 +119,12 @@ def read(path: Path) -> Dialogue:
     return dialogue
 
 
+def _of_a_log(line: str) -> str:
+    """Return what a line of a log from ``--debug`` tells of the dialogue; "" for nothing."""
+    event = str(json.loads(line)["event"])
+    return event if event[:2] in _LINES else ""
+
+
 class _Reader:
     def __init__(self) -> None:
         self.dialogue = Dialogue()
@@ -127,6 +134,7 @@ class _Reader:
         self._message = ""
 
     def line(self, line: str) -> None:
+        line = _of_a_log(line) if line.startswith('{"') else line
         if not line.strip() or line.startswith("#"):
             return
         if line.startswith("=="):

@@ -1,5 +1,6 @@
 """What goes wrong in a play is noticed, and a line that means nothing refused."""
 
+import json
 import socket
 from pathlib import Path
 
@@ -49,6 +50,17 @@ def test_what_goes_wrong_is_noticed(text: str, words: str, tmp_path: Path) -> No
 def test_a_line_that_means_nothing_is_refused(line: str, tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match=r"told\.txt:2: "):
         play(f"maildrop: A\n{line}\n== poll\n{WELL}", tmp_path)
+
+
+def test_a_log_of_debugging_is_a_transcript(tmp_path: Path) -> None:
+    lines = [line for line in SESSION.splitlines() if line]
+    log = [json.dumps({"stage": "fetcher", "event": line, "level": "debug"}) for line in lines]
+    log.insert(0, json.dumps({"event": "# connected to pop.example:110", "level": "debug"}))
+    log.insert(1, json.dumps({"event": "polled", "account": "box"}))
+    (tmp_path / "pasted.txt").write_text(f"{ONE}== session\n" + "\n".join(log) + f"\n{WELL}")
+    (tmp_path / "plain.txt").write_text(f"{ONE}== session\n{SESSION}{WELL}")
+    pasted, plain = read(tmp_path / "pasted.txt"), read(tmp_path / "plain.txt")
+    assert pasted.polls[0].transcripts == plain.polls[0].transcripts
 
 
 def test_a_last_poll_without_a_fate_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,118 @@
+"""The protocol with its dialogue told, for ``--debug``: what is said, less secrets and mail.
+
+It stands in the place of ``Pop3``. Listings are told line by line, the first of them; of messages
+and their headers there is the count of bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from services.fetcher.protocol import Body, Event, Pop3, Reply
+from shared.dialogue import HIDDEN, Dialogue
+from shared.errors import ServerFault
+
+LISTED: Final = 1_000
+"""Lines of a listing that are told."""
+
+_MAIL: Final = ("RETR", "TOP")
+
+
+class Told:
+    """A ``Pop3`` that tells; see there for what the methods do.
+
+    Args:
+        pop3: does the work.
+        dialogue: takes what is said.
+    """
+
+    def __init__(self, pop3: Pop3, dialogue: Dialogue) -> None:
+        self._pop3 = pop3
+        self._dialogue = dialogue
+        self._verb = ""
+        self._size = 0
+        self._listing = b""
+
+    @property
+    def outstanding(self) -> int:
+        """See ``Pop3.outstanding``."""
+        return self._pop3.outstanding
+
+    @property
+    def buffered(self) -> int:
+        """See ``Pop3.buffered``."""
+        return self._pop3.buffered
+
+    @property
+    def idle(self) -> bool:
+        """See ``Pop3.idle``."""
+        return self._pop3.idle
+
+    @property
+    def ahead(self) -> bool:
+        """See ``Pop3.ahead``."""
+        return self._pop3.ahead
+
+    @property
+    def proven(self) -> bool:
+        """See ``Pop3.proven``."""
+        return self._pop3.proven
+
+    @property
+    def ends_bare(self) -> bool:
+        """See ``Pop3.ends_bare``."""
+        return self._pop3.ends_bare
+
+    def send(self, verb: str, *arguments: str | int) -> bytes:
+        """See ``Pop3.send``."""
+        line = self._pop3.send(verb, *arguments)
+        if verb == "PASS":
+            self._dialogue.hide(str(arguments[0]))
+            arguments = (HIDDEN,)
+        self._dialogue.client(" ".join((verb, *map(str, arguments))))
+        return line
+
+    def send_each(self, verb: str, numbers: Sequence[int]) -> bytes:
+        """See ``Pop3.send_each``."""
+        lines = self._pop3.send_each(verb, numbers)
+        for line in lines.decode().splitlines():
+            self._dialogue.client(line)
+        return lines
+
+    def receive_data(self, data: bytes) -> None:
+        """See ``Pop3.receive_data``."""
+        self._pop3.receive_data(data)
+
+    def next_event(self) -> Event | None:
+        """See ``Pop3.next_event``."""
+        try:
+            event = self._pop3.next_event()
+        except ServerFault as error:
+            self._dialogue.note(error.said)
+            raise
+        if isinstance(event, Reply):
+            self._verb, self._size, self._listing = event.verb, 0, b""
+            self._dialogue.server(f"{'+OK' if event.ok else '-ERR'} {event.text}".rstrip())
+        elif isinstance(event, Body):
+            self._tell(event)
+        return event
+
+    def next_whole(self) -> bytes | None:
+        """Return None: then it comes by ``next_event``, and is told."""
+        return None
+
+    def _tell(self, body: Body) -> None:
+        self._size += len(body.data)
+        if self._verb not in _MAIL:
+            self._listing += body.data
+        if not body.last:
+            return
+        if self._verb in _MAIL:
+            self._dialogue.server_bytes(self._size)
+        lines = self._listing.decode("utf-8", "replace").splitlines()
+        for line in lines[:LISTED]:
+            self._dialogue.server(line)
+        if len(lines) > LISTED:
+            self._dialogue.note(f"and {len(lines) - LISTED} more lines")
+        self._dialogue.server(".")
