@@ -142,6 +142,41 @@ class Hop(NamedTuple):
     at: float
 
 
+class Failure(NamedTuple):
+    """How a message was given up, before an operator had it tried again.
+
+    Attributes:
+        stage: which stage gave it up, and ``reason``, what it said.
+        attempts: how many times it had been tried.
+        first: when the first of these tries failed, and ``last``, when the last one did, in seconds
+            since 1970 (UTC).
+    """
+
+    stage: str
+    reason: str
+    attempts: int
+    first: float
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """What an operator has said of a message that was given up, and how that had come.
+
+    Attributes:
+        recipients: those that it is to go to, in place of the account's; () for the account's.
+        destination: where it is to go, "" for the account's destination.
+        undelivered: the recipients that it did not get to; the others have it. () where it was
+            not directed to any yet.
+        failures: why it was given up, each time; oldest first.
+    """
+
+    recipients: tuple[str, ...] = ()
+    destination: str = ""
+    undelivered: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope(Generic[P_co]):
     """One message on its way, or one poll job.
@@ -153,6 +188,7 @@ class Envelope(Generic[P_co]):
         attempt: how many times the stage of this queue has tried it already.
         first_failure: when the first of these tries failed, None before that.
         trail: the stages passed so far, oldest first.
+        requeue: what an operator has said of it, None where it was never given up.
     """
 
     id: str
@@ -162,3 +198,4 @@ class Envelope(Generic[P_co]):
     attempt: int = 0
     first_failure: float | None = None
     trail: tuple[Hop, ...] = ()
+    requeue: Requeue | None = None

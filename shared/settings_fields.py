@@ -138,9 +138,8 @@ Host: TypeAlias = Annotated[
     ),
 ]
 Username: TypeAlias = Annotated[str, matching(r"[^\r\n\0]{1,500}", "a user name on one line")]
-Mailbox: TypeAlias = Annotated[
-    str, matching(r"[^\s<>\x00-\x20\x7f]{1,254}", 'a mailbox, such as "sales@corp.example"')
-]
+MAILBOX: Final = r"[^\s<>\x00-\x20\x7f]{1,254}"
+Mailbox: TypeAlias = Annotated[str, matching(MAILBOX, 'a mailbox, such as "sales@corp.example"')]
 Listen: TypeAlias = Annotated[
     str,
     matching(

@@ -211,7 +211,9 @@ class Route:
         if self.outbox is None:
             raise TypeError(f"stage {self.stage} has no outbox to forward to")
         trail = (*e.trail, Hop(self.stage, now))
-        onward: Envelope[Payload] = Envelope(e.id, e.account, payload, e.first_seen, trail=trail)
+        onward: Envelope[Payload] = Envelope(
+            e.id, e.account, payload, e.first_seen, trail=trail, requeue=e.requeue
+        )
         send = Send(self.outbox, wire.onward(onward), e.id, {"account": e.account})
         return Step("forwarded", self.outbox, send)
 
@@ -285,6 +287,8 @@ def failure_headers(
 ) -> dict[str, Header]:
     """Return what an operator reads on a message that waits, failed, or is quarantined.
 
+    What went before a requeue counts: the first failure is the very first, the tries are all tries.
+
     Args:
         envelope: the message.
         reason: why it did not go on.
@@ -293,13 +297,14 @@ def failure_headers(
         now: seconds since 1970 (UTC).
     """
     first = now if envelope.first_failure is None else envelope.first_failure
+    before = () if envelope.requeue is None else envelope.requeue.failures
     headers: dict[str, Header] = {
         "account": envelope.account,
         "reason": printable(reason),
         "stage": stage,
         "inbox": inbox,
-        "attempts": envelope.attempt,
-        "first-failure": _iso(first),
+        "attempts": envelope.attempt + sum(failure.attempts for failure in before),
+        "first-failure": _iso(min((first, *(failure.first for failure in before)))),
         "failed-at": _iso(now),
     }
     payload = envelope.payload

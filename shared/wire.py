@@ -5,7 +5,8 @@ The only module that knows msgpack. An envelope is an array::
     [schema, kind, id, account, first_seen, attempt, first_failure, trail, payload]
 
 and a payload the array of its fields in the order of its dataclass, the raw message as ``bin``.
-Fields are only ever added at the end, with a default, so that version n reads what n-1 wrote.
+Fields are only ever added at the end, with a default, so that version n reads what n-1 wrote. The
+first is ``requeue``, which is written only where there is one.
 
 Encoded envelopes can be bundled: ``[2, [[id, envelope], ...]]``.
 """
@@ -21,6 +22,7 @@ from shared.errors import NewerSchema, Undecodable
 from shared.message import (
     Addressed,
     Envelope,
+    Failure,
     Fetched,
     Hop,
     Inline,
@@ -28,6 +30,7 @@ from shared.message import (
     Payload,
     Poll,
     Raw,
+    Requeue,
     Spooled,
     Summary,
 )
@@ -35,6 +38,10 @@ from shared.message import (
 SCHEMA: Final = 1
 BODY_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of one encoded envelope; RabbitMQ 4.0 and later takes no more by default."""
+
+ORDERED: Final = 3
+"""The schema of a message that is not directed yet, and that an operator wants to go elsewhere than
+its account's mail. Whoever does not know of that must not direct it; all else is as in schema 1."""
 
 _BUNDLE: Final = 2
 _MARK: Final = bytes((0x92, _BUNDLE))
@@ -64,22 +71,22 @@ def encode(envelope: Envelope[Payload]) -> bytes:
     """
     payload = envelope.payload
     kind, pack, _ = _FORMATS[type(payload)]
-    body = cast(
-        bytes,
-        msgpack.packb(
-            [
-                SCHEMA,
-                kind,
-                envelope.id,
-                envelope.account,
-                envelope.first_seen,
-                envelope.attempt,
-                envelope.first_failure,
-                envelope.trail,
-                pack(payload),
-            ]
-        ),
-    )
+    parts: list[object] = [
+        SCHEMA,
+        kind,
+        envelope.id,
+        envelope.account,
+        envelope.first_seen,
+        envelope.attempt,
+        envelope.first_failure,
+        envelope.trail,
+        pack(payload),
+    ]
+    if envelope.requeue is not None:
+        parts.append(_pack_requeue(envelope.requeue))
+        if _is_ordered(envelope.requeue, payload):
+            parts[0] = ORDERED
+    body = cast(bytes, msgpack.packb(parts))
     if len(body) > BODY_LIMIT:
         raise ValueError(f"an envelope of {len(body)} bytes is over the limit of {BODY_LIMIT}")
     return body
@@ -128,7 +135,7 @@ def decode(body: bytes, kind: type[_T]) -> Envelope[_T]:
         raise Undecodable(f"not msgpack of ours: {error}") from error
     if not isinstance(parts, list) or not parts or type(parts[0]) is not int:
         raise Undecodable("not an envelope: no schema version in front")
-    if parts[0] > SCHEMA:
+    if parts[0] > SCHEMA and parts[0] != ORDERED:
         raise NewerSchema(parts[0], SCHEMA)
     try:
         return _envelope(parts, kind)
@@ -169,7 +176,34 @@ def _envelope(parts: list[Any], kind: type[_T]) -> Envelope[_T]:
         _int(attempt),
         None if first_failure is None else _float(first_failure),
         tuple([_hop(hop) for hop in _list(trail)]),
+        _requeue(parts[9]) if len(parts) > 9 else None,
     )
+
+
+def _is_ordered(requeue: Requeue, payload: Payload) -> bool:
+    """Return whether an operator's word on where a message goes is still to be carried out."""
+    return not isinstance(payload, Addressed) and bool(requeue.recipients or requeue.destination)
+
+
+def _pack_requeue(r: Requeue) -> list[object]:
+    return [r.recipients, r.destination, r.undelivered, r.failures]
+
+
+def _requeue(value: object) -> Requeue | None:
+    if value is None:
+        return None
+    recipients, destination, undelivered, failures = _first(4, value)
+    return Requeue(
+        _texts(recipients),
+        _str(destination),
+        _texts(undelivered),
+        tuple([_failure(failure) for failure in _list(failures)]),
+    )
+
+
+def _failure(value: object) -> Failure:
+    stage, reason, attempts, first, last = _first(5, value)
+    return Failure(_str(stage), _str(reason), _int(attempts), _float(first), _float(last))
 
 
 def _hop(value: object) -> Hop:

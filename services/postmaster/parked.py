@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from hashlib import blake2b
+from typing import Final, Protocol
 
 from services.postmaster.errors import NotFound
-from shared import wire
-from shared.broker import Steward, Stored
-from shared.errors import NewerSchema, SpoolUnavailable, Undecodable
+from shared.broker import Send, Steward, Stored
+from shared.broker.requeue import Letter, Order, again, letter_in
+from shared.errors import SpoolUnavailable
 from shared.log import printable
-from shared.message import Addressed, Envelope, Fetched, Inline, Mail, Parsed, Spooled
+from shared.message import Inline, Spooled
 from shared.queues import QUARANTINE, RETRIED, failed_queue
-
-Letter: TypeAlias = Envelope[Mail]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +28,14 @@ class Folder:
         name: of the group of commands.
         title: what a person calls it.
         again: the command that sends a message round again, and ``done``, what it then was.
-        queues: each queue of this kind, with the inbox that its messages return to; None where
-            each message's own ``inbox`` header says so.
+        queues: the queues of this kind.
     """
 
     name: str
     title: str
     again: str
     done: str
-    queues: tuple[tuple[str, str | None], ...]
+    queues: tuple[str, ...]
 
 
 FAILED: Final = Folder(
@@ -45,11 +43,9 @@ FAILED: Final = Folder(
     "Failed Mail",
     "requeue",
     "requeued",
-    tuple((failed_queue(inbox), inbox) for inbox in RETRIED),
+    tuple(map(failed_queue, RETRIED)),
 )
-QUARANTINED: Final = Folder(
-    "quarantine", "quarantine", "release", "released", ((QUARANTINE, None),)
-)
+QUARANTINED: Final = Folder("quarantine", "quarantine", "release", "released", (QUARANTINE,))
 
 
 class Blobs(Protocol):
@@ -65,7 +61,7 @@ class Blobs(Protocol):
 def browse(steward: Steward, folder: Folder) -> Iterator[Stored]:
     """Yield the messages in a folder, oldest first in each queue; all stay there."""
     depths = steward.depths()
-    for queue, _ in folder.queues:
+    for queue in folder.queues:
         if depths.get(queue):
             yield from steward.browse(queue)
 
@@ -105,12 +101,42 @@ def _the_one(folder: Folder, prefix: str, ids: Iterable[str]) -> str:
     return matching[0]
 
 
-def move_back(steward: Steward, folder: Folder, messages: Iterable[Stored]) -> int:
-    """Send messages to the inbox that they failed in, as if for the first time; return how many."""
-    ids = _ids_by_queue(messages)
-    return sum(
-        steward.move(queue, ids[queue], inbox) for queue, inbox in folder.queues if queue in ids
-    )
+class Chosen:
+    """The messages that an operator has chosen, by what they are: those, and no others.
+
+    An id alone does not tell: it can stand for several parts, and while the operator thinks, a part
+    can go and another one come.
+
+    Args:
+        messages: the messages as they were found.
+    """
+
+    def __init__(self, messages: Iterable[Stored]) -> None:
+        self.ids: dict[str, dict[str, None]] = {}
+        self._marks: set[bytes] = set()
+        self.count = 0
+        for message in messages:
+            self.ids.setdefault(message.queue, {})[message.message_id] = None
+            self._marks.add(_mark(message))
+            self.count += 1
+
+    def __contains__(self, message: Stored) -> bool:
+        return _mark(message) in self._marks
+
+
+def _mark(message: Stored) -> bytes:
+    whole = blake2b(repr((message.message_id, sorted(message.headers.items()))).encode())
+    whole.update(message.body)
+    return whole.digest()
+
+
+def send_again(steward: Steward, chosen: Chosen, order: Order) -> int:
+    """Send messages round again, as if for the first time; return how many."""
+
+    def onward(message: Stored) -> Send | None:
+        return again(message, order) if message in chosen else None
+
+    return sum(steward.move(queue, list(ids), onward) for queue, ids in chosen.ids.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +152,25 @@ class Dropped:
     left: Mapping[str, str]
 
 
-async def drop(steward: Steward, blobs: Blobs, messages: Sequence[Stored]) -> Dropped:
-    """Delete messages for good, and then what they have in the spool."""
-    keys = [raw.key for m in messages if isinstance(raw := raw_of(m), Spooled)]
-    dropped = sum(steward.drop(queue, ids) for queue, ids in _ids_by_queue(messages).items())
+async def drop(steward: Steward, blobs: Blobs, chosen: Chosen) -> Dropped:
+    """Delete messages for good, and then what those that are gone have in the spool."""
+
+    def note(message: Stored) -> str | None:
+        return _key(message) if message in chosen else None
+
+    keys = [key for queue, ids in chosen.ids.items() for key in steward.drop(queue, [*ids], note)]
     left = {}
-    for key in keys:
+    for key in filter(None, keys):
         try:
             await blobs.delete(key)
         except SpoolUnavailable as error:
             left[key] = str(error)
-    return Dropped(dropped, left)
+    return Dropped(len(keys), left)
+
+
+def _key(message: Stored) -> str:
+    raw = raw_of(message)
+    return raw.key if isinstance(raw, Spooled) else ""
 
 
 def without_blob(message: Stored) -> str | None:
@@ -180,22 +214,4 @@ def raw_of(message: Stored) -> Inline | Spooled | None:
 
 def letter(message: Stored) -> Letter | None:
     """Return the envelope in a queue message, whatever stage it was meant for, or None."""
-    return (
-        _decoded(message.body, Addressed)
-        or _decoded(message.body, Parsed)
-        or _decoded(message.body, Fetched)
-    )
-
-
-def _decoded(body: bytes, kind: type[Fetched | Parsed | Addressed]) -> Letter | None:
-    try:
-        return wire.decode(body, kind)
-    except (Undecodable, NewerSchema):
-        return None
-
-
-def _ids_by_queue(messages: Iterable[Stored]) -> dict[str, list[str]]:
-    ids: dict[str, dict[str, None]] = {}
-    for message in messages:
-        ids.setdefault(message.queue, {})[message.message_id] = None
-    return {queue: list(found) for queue, found in ids.items()}
+    return letter_in(message.body)

@@ -19,8 +19,9 @@ from typing import Any, Final
 
 import click
 
-from services.postmaster.parked import Letter, letter
+from services.postmaster.parked import letter
 from shared.broker import Stored
+from shared.broker.requeue import Letter
 from shared.log import printable
 from shared.message import Addressed
 
@@ -191,6 +192,12 @@ def _envelope(found: Letter) -> dict[str, object]:
         "first_seen": time(found.first_seen),
         "trail": [{"stage": hop.stage, "at": time(hop.at)} for hop in found.trail],
     }
+    if found.requeue is not None:
+        known["given_up"] = [
+            failure._asdict() | {"first": time(failure.first), "last": time(failure.last)}
+            for failure in found.requeue.failures
+        ]
+        known["redirected_to"] = list(found.requeue.recipients)
     if isinstance(payload, Addressed):
         known["sender"] = payload.sender
         known["recipients"] = list(payload.recipients)
@@ -203,7 +210,14 @@ def shown(message: Stored) -> None:
     found = letter(message)
     envelope = {} if found is None else _envelope(found)
     trail: Any = envelope.pop("trail", [])
-    _lines({**record(message), **{k: _joined(v) for k, v in envelope.items()}})
+    given_up: Any = envelope.pop("given_up", [])
+    _lines({**record(message), **{k: _joined(v) for k, v in envelope.items() if v != []}})
+    for failure in given_up:
+        _line(
+            "given up",
+            f"by the {failure['stage']} at {failure['last']}, after {failure['attempts']} tries"
+            f" since {failure['first']}: {failure['reason']}",
+        )
     for hop in trail:
         _line("passed", f"{hop['stage']} at {hop['at']}")
     if found is None:
@@ -236,3 +250,11 @@ def _header(found: Letter) -> list[str]:
             break
         lines.append(line.decode("utf-8", "replace"))
     return lines
+
+
+def report(result: Mapping[str, object], *, json_wanted: bool) -> None:
+    """Print what a command has done, on one line or as JSON."""
+    if json_wanted:
+        as_json(result)
+    else:
+        click.echo(", ".join(f"{key}: {value}" for key, value in result.items()))

@@ -15,11 +15,14 @@ from typing import Final
 from services.rewriter.address import is_mailbox
 from services.rewriter.trace import Trace
 from shared.log import printable
-from shared.message import Addressed, Envelope, Parsed
+from shared.message import Addressed, Envelope, Parsed, Requeue
 from shared.outcome import DeadLetter, Forward, Outcome, Retry
 
 RECEIVED_LIMIT: Final = 50
 """More Received lines than this are a loop (RFC 5321 section 6.3), as with most mail servers."""
+
+DEFAULT: Final = "default"
+"""The destination of what an operator has directed, where its account is not configured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +56,14 @@ class Rewriter:
 
     def __init__(self, routes: Mapping[str, Route], hostname: str, version: str) -> None:
         self._routes = dict(routes)
-        self._traces = {
-            account: Trace(account, route.recipients, hostname, version)
-            for account, route in routes.items()
-        }
+        self._hostname = hostname
+        self._version = version
+        self._traces = {account: self._trace(account, route) for account, route in routes.items()}
 
     def handle(self, envelope: Envelope[Parsed]) -> Outcome:
         """Return Forward of the message as ``Addressed``, or why it does not go on."""
-        route = self._routes.get(envelope.account)
-        if route is None:
+        route, trace = self._directed(envelope)
+        if route is None or trace is None:
             return Retry(_no_route(envelope.account))
         parsed = envelope.payload
         loop = _loop(envelope.account, route, parsed)
@@ -76,9 +78,43 @@ class Rewriter:
                 _sender(parsed.return_path),
                 route.recipients,
                 route.destination,
-                self._traces[envelope.account].lines(envelope),
+                trace.lines(envelope),
             )
         )
+
+    def _directed(self, envelope: Envelope[Parsed]) -> tuple[Route | None, Trace | None]:
+        """Return where a message goes, and the trace of what goes there; None if nobody says."""
+        account, requeue = envelope.account, envelope.requeue
+        usual = self._routes.get(account)
+        route = usual if requeue is None else _redirected(usual, requeue)
+        if route is None or route == usual:
+            return usual, self._traces.get(account)
+        return route, self._trace(account, route)
+
+    def _trace(self, account: str, route: Route) -> Trace:
+        return Trace(account, route.recipients, self._hostname, self._version)
+
+
+def _redirected(route: Route | None, requeue: Requeue) -> Route | None:
+    """Return where a message goes that an operator has had tried again.
+
+    Args:
+        route: of its account, None where that is not configured.
+        requeue: what the operator has said of it.
+
+    Returns:
+        None where nobody says to whom it goes.
+    """
+    recipients = requeue.recipients or (() if route is None else route.recipients)
+    if not recipients:
+        return None
+    destination = requeue.destination or (DEFAULT if route is None else route.destination)
+    # It may have got to some of its recipients. Those that it did not get to are the ones that it
+    # is for, if they are recipients still. If not, the configuration has changed, and who has it
+    # already is for the ledger of deliveries to say.
+    undelivered = tuple(r for r in recipients if r in requeue.undelivered)
+    complete = len(undelivered) == len(set(requeue.undelivered))
+    return Route(undelivered if undelivered and complete else recipients, destination)
 
 
 def _sender(return_path: str | None) -> str:

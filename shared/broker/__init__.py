@@ -6,12 +6,13 @@ Two implementations each: RabbitMQ, and an embedded one over SQLite; one contrac
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 Header: TypeAlias = str | int | float
+T = TypeVar("T")
 
 # Of the next two there are six for each message on its way. They are named tuples because those are
 # made in half the time of a frozen dataclass; neither shows the mail that is in it.
@@ -149,6 +150,10 @@ class Stored:
     body: bytes = field(repr=False)
 
 
+Onward: TypeAlias = Callable[[Stored], Send | None]
+"""Returns what a message is sent on as, and where to; None for one that stays where it is."""
+
+
 class Steward(Protocol):
     """The operator's side of a broker. Blocking; used by the command line, never by a stage."""
 
@@ -180,15 +185,28 @@ class Steward(Protocol):
             How many consumers each has; nothing where messages in hand are shown too.
         """
 
-    def move(self, queue: str, message_ids: Sequence[str], destination: str | None) -> int:
-        """Move messages to another queue (to the queue each came from, by its header, if None).
+    def move(self, queue: str, message_ids: Sequence[str], onward: Onward) -> int:
+        """Send messages on, each as ``onward`` says when it is in our hands; return how many.
 
-        Each is durable at its destination before it is gone here. Its attempt counter starts anew.
-        Returns how many were moved.
+        Each is durable at its destination before it is gone here.
+
+        Raises:
+            Refused: a destination takes no messages, or does not exist.
         """
 
-    def drop(self, queue: str, message_ids: Sequence[str]) -> int:
-        """Delete messages; return how many."""
+    def drop(
+        self, queue: str, message_ids: Sequence[str], note: Callable[[Stored], T | None]
+    ) -> list[T]:
+        """Delete messages for good.
+
+        Args:
+            queue: where they are.
+            message_ids: their ids.
+            note: is shown each of them; one for which it returns None stays.
+
+        Returns:
+            What it returned for those that are gone now.
+        """
 
     def close(self) -> None:
         """Disconnect."""

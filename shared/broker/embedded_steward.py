@@ -11,16 +11,17 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from shared.broker import Send, Stored
+from shared.broker import Onward, Stored
 from shared.broker import embedded_schema as schema
 from shared.broker import embedded_store as store
-from shared.broker.requeue import FAILURE_HEADERS, fresh
 from shared.clock import Clock, SystemClock
 from shared.errors import Refused
 from shared.log import printable
 from shared.queues import POLL, Tier, plan
+
+T = TypeVar("T")
 
 PATIENCE: Final = 10.0
 """Seconds to wait for a transaction of the pipeline."""
@@ -65,10 +66,9 @@ class EmbeddedSteward:
         """Yield the waiting messages of a queue, oldest first; all stay in it."""
         for message in self._standing(queue):
             with self._open() as db:
-                found = store.content(db, message.id)
+                found = store.content(db, store.places(db)[queue], message)
             if found is not None:  # it may have gone on meanwhile
-                message_id, headers, body = found
-                yield Stored(queue, message_id, headers, body)
+                yield Stored(queue, *found)
 
     def everything(self) -> Iterator[Stored]:
         """Yield every message of every queue that carries mail, also those in hand; all stay.
@@ -84,32 +84,31 @@ class EmbeddedSteward:
         """Return nothing: ``everything`` shows what consumers have in hand, too."""
         return {}
 
-    def move(self, queue: str, message_ids: Sequence[str], destination: str | None) -> int:
-        """Move messages to another queue (to the queue each came from, by its header, if None).
+    def move(self, queue: str, message_ids: Sequence[str], onward: Onward) -> int:
+        """Send messages on, each as ``onward`` says; return how many.
 
-        Each is in one queue or the other at every moment. Its attempt counter starts anew.
-        Returns how many were moved.
+        Each is in one queue or the other at every moment.
 
         Raises:
-            Refused: the destination does not exist, or a message does not say where it came from.
+            Refused: a destination does not exist.
         """
 
-        def one(db: sqlite3.Connection, known: store.Places, message: store.Standing) -> bool:
-            row = self._moved(db, known, known[queue], message, destination)
-            if row is None or not store.take_out(db, known[queue], message):
-                return False
-            store.put(db, known, [row], self._clock.now())
+        def send(db: sqlite3.Connection, known: store.Places, stored: Stored) -> bool | None:
+            sent = onward(stored)
+            if sent is None:
+                return None
+            if sent.queue not in known:
+                raise Refused(printable(sent.queue), "there is no queue of this name")
+            store.put(db, known, [store.row(sent)], self._clock.now())
             return True
 
-        return self._each(queue, message_ids, one)
+        return len(self._take(queue, message_ids, send))
 
-    def drop(self, queue: str, message_ids: Sequence[str]) -> int:
-        """Delete messages; return how many."""
-
-        def one(db: sqlite3.Connection, known: store.Places, message: store.Standing) -> bool:
-            return store.take_out(db, known[queue], message)
-
-        return self._each(queue, message_ids, one)
+    def drop(
+        self, queue: str, message_ids: Sequence[str], note: Callable[[Stored], T | None]
+    ) -> list[T]:
+        """Delete messages for good; return what ``note`` says of those that are gone now."""
+        return self._take(queue, message_ids, lambda _, __, stored: note(stored))
 
     def close(self) -> None:
         """Close the file."""
@@ -134,39 +133,40 @@ class EmbeddedSteward:
             place = store.places(db).get(queue)
             return [] if place is None else store.standing(db, place)
 
-    def _each(
+    def _take(
         self,
         queue: str,
         message_ids: Sequence[str],
-        one: Callable[[sqlite3.Connection, store.Places, store.Standing], bool],
-    ) -> int:
-        """Do something with each message of these ids, some in a transaction; return how many."""
+        settle: Callable[[sqlite3.Connection, store.Places, Stored], T | None],
+    ) -> list[T]:
+        """Take messages out of a queue, some in a transaction.
+
+        Returns:
+            What ``settle`` has returned for each; one for which that is None stays.
+        """
         wanted = frozenset(message_ids)
         messages = [m for m in self._standing(queue) if m.message_id in wanted]
-        done = 0
+        taken: list[T] = []
         for start in range(0, len(messages), CHUNK):
             with self._open() as db, store.transaction(db):
                 known = store.places(db)
-                done += sum(one(db, known, m) for m in messages[start : start + CHUNK])
-        return done
+                chunk = messages[start : start + CHUNK]
+                settled = [self._taken(db, known, queue, message, settle) for message in chunk]
+            taken += [each for each in settled if each is not None]
+        return taken
 
-    def _moved(
+    def _taken(
         self,
         db: sqlite3.Connection,
         known: store.Places,
-        place: store.Place,
+        queue: str,
         message: store.Standing,
-        destination: str | None,
-    ) -> store.Row | None:
-        """Return the message as it goes to its destination, None where it is gone."""
-        found = store.content(db, message.id)
-        if found is None:
+        settle: Callable[[sqlite3.Connection, store.Places, Stored], T | None],
+    ) -> T | None:
+        found = store.content(db, known[queue], message)
+        if found is None:  # it has gone on meanwhile
             return None
-        message_id, headers, body = found
-        to = destination or str(headers.get("inbox", "")) or place.back_to
-        if to is None:
-            raise Refused(place.name, f"{message_id} does not say where it came from; name a queue")
-        if to not in known:
-            raise Refused(printable(to), "there is no queue of this name")
-        kept = {name: value for name, value in headers.items() if name not in FAILURE_HEADERS}
-        return store.row(Send(to, fresh(body, to), message_id, kept))
+        settled = settle(db, known, Stored(queue, *found))
+        if settled is not None:
+            store.take_out(db, known[queue], message)
+        return settled

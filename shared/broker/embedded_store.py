@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
 from shared.broker import Header, Send, Stored
-from shared.broker.requeue import described
+from shared.broker.requeue import described, directed_alike
 from shared.errors import Refused
 from shared.queues import (
     DELIVERY_LIMIT,
@@ -102,7 +102,16 @@ _STANDING: Final = """
 _STANDING_DELAYED: Final = """
     SELECT d.id, m.message_id, d.due
     FROM delayed d CROSS JOIN message m ON m.id = d.id WHERE d.queue = ? ORDER BY d.due, d.id"""
-_CONTENT: Final = "SELECT message_id, headers, body FROM message WHERE id = ?"
+# Row numbers come again, so a number alone is no message: it has to stand where it was seen, too.
+_CONTENT: Final = """
+    SELECT m.message_id, m.headers, m.body
+    FROM waiting w CROSS JOIN message m ON m.id = w.id
+    WHERE w.queue = ? AND w.id = ? AND m.message_id = ?"""
+_CONTENT_DELAYED: Final = """
+    SELECT m.message_id, m.headers, m.body
+    FROM delayed d CROSS JOIN message m ON m.id = d.id
+    WHERE d.queue = ? AND d.id = ? AND m.message_id = ? AND d.due = ?"""
+_LEASED_CONTENT: Final = "SELECT message_id, headers, body FROM message WHERE id = ?"
 _EVERYTHING: Final = """
     SELECT q.name, m.message_id, m.headers, m.body
     FROM (SELECT queue, id FROM waiting
@@ -110,7 +119,7 @@ _EVERYTHING: Final = """
           UNION ALL SELECT queue, id FROM lease) s
     CROSS JOIN message m ON m.id = s.id CROSS JOIN queue q ON q.id = s.queue"""
 _QUARANTINED: Final = """
-    SELECT m.id, m.headers
+    SELECT m.id, m.headers, m.body
     FROM waiting w CROSS JOIN message m ON m.id = w.id
     WHERE w.queue = ? AND m.message_id = ? ORDER BY w.id"""
 _UNWAIT: Final = "DELETE FROM waiting WHERE queue = ? AND id = ?"
@@ -338,9 +347,15 @@ def standing(db: sqlite3.Connection, place: Place) -> list[Standing]:
     return [Standing(*found) for found in db.execute(statement, (place.id,))]
 
 
-def content(db: sqlite3.Connection, id_: int) -> tuple[str, dict[str, Header], bytes] | None:
-    """Return message id, headers and body of a message, or None where it is gone."""
-    found = db.execute(_CONTENT, (id_,)).fetchone()
+def content(
+    db: sqlite3.Connection, place: Place, message: Standing
+) -> tuple[str, dict[str, Header], bytes] | None:
+    """Return message id, headers and body of a message, or None where it stands there no more."""
+    where = (place.id, message.id, message.message_id)
+    if message.due is None:
+        found = db.execute(_CONTENT, where).fetchone()
+    else:
+        found = db.execute(_CONTENT_DELAYED, (*where, message.due)).fetchone()
     if found is None:
         return None
     message_id, headers, body = found
@@ -353,15 +368,13 @@ def everything(db: sqlite3.Connection) -> Iterator[Stored]:
         yield Stored(queue, message_id, json.loads(headers), body)
 
 
-def take_out(db: sqlite3.Connection, place: Place, message: Standing) -> bool:
-    """Remove a message that still stands in this queue; return whether it did."""
+def take_out(db: sqlite3.Connection, place: Place, message: Standing) -> None:
+    """Remove a message of which ``content`` has just said, in this transaction, that it is here."""
     if message.due is None:
-        removed = db.execute(_UNWAIT, (place.id, message.id))
+        db.execute(_UNWAIT, (place.id, message.id))
     else:
-        removed = db.execute(_UNDELAY, (place.id, message.due, message.id))
-    if removed.rowcount:
-        db.execute(_FORGET, (message.id,))
-    return removed.rowcount > 0
+        db.execute(_UNDELAY, (place.id, message.due, message.id))
+    db.execute(_FORGET, (message.id,))
 
 
 def _due(db: sqlite3.Connection, now: float, limit: int) -> list[tuple[int, float, int, str]]:
@@ -369,8 +382,8 @@ def _due(db: sqlite3.Connection, now: float, limit: int) -> list[tuple[int, floa
 
 
 def _quarantine(db: sqlite3.Connection, known: Places, inbox: str, spent: Returned) -> None:
-    message_id, headers, body = db.execute(_CONTENT, (spent.id,)).fetchone()
-    if inbox == INCOMING and _counted(db, known[QUARANTINE], message_id):
+    message_id, headers, body = db.execute(_LEASED_CONTENT, (spent.id,)).fetchone()
+    if inbox == INCOMING and _counted(db, known[QUARANTINE], message_id, body):
         db.execute(_FORGET, (spent.id,))
         return
     times = f"handed out {spent.handouts} times without being settled"
@@ -386,15 +399,16 @@ def _quarantine(db: sqlite3.Connection, known: Places, inbox: str, spent: Return
     db.execute(_PUT_WAITING, (known[QUARANTINE].id, spent.id, 0))
 
 
-def _counted(db: sqlite3.Connection, quarantine: Place, message_id: str) -> bool:
+def _counted(db: sqlite3.Connection, quarantine: Place, message_id: str, body: bytes) -> bool:
     """Return whether a fetched message is in quarantine already; then it counts one copy more.
 
     A fetcher that died with the process, before it knew that its message was queued, has fetched it
-    anew. Only in ``incoming`` does one id stand for one message with all of its recipients.
+    anew. Only in ``incoming`` does one id stand for one message with all of its recipients, unless
+    an operator has said otherwise.
     """
-    for id_, headers in db.execute(_QUARANTINED, (quarantine.id, message_id)):
+    for id_, headers, other in db.execute(_QUARANTINED, (quarantine.id, message_id)):
         told: dict[str, Header] = json.loads(headers)
-        if told.get("inbox") == INCOMING:
+        if told.get("inbox") == INCOMING and directed_alike(body, other):
             told["copies"] = int(told.get("copies", 1)) + 1
             db.execute(_TELL, (json.dumps(told), id_))
             return True

@@ -1,22 +1,34 @@
 """What the operator's side of any broker knows about the envelopes that it moves and shows.
 
-It trusts nothing in a queue: what does not decode is moved as it is, and described by nothing.
+A message that was given up starts anew at the parser, with what the operator says of it and how it
+came to be given up: so it is directed as the configuration is now. It trusts nothing in a queue:
+what does not decode is moved as it is, and described by nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final, TypeAlias, TypeVar
 
 from shared import wire
-from shared.broker import Header
+from shared.broker import Header, Send, Stored
 from shared.errors import NewerSchema, Undecodable
 from shared.log import printable
-from shared.message import Addressed, Fetched, Parsed, Poll
-from shared.queues import INCOMING, PARSED, PICKUP, POLL
+from shared.message import Addressed, Envelope, Failure, Fetched, Hop, Mail, Parsed, Poll, Requeue
+from shared.queues import INCOMING, PARSED, PICKUP, POLL, RETRIED, failed_queue
+
+Letter: TypeAlias = Envelope[Mail]
+T = TypeVar("T")
 
 FAILURE_HEADERS: Final = frozenset({"reason", "attempts", "first-failure", "failed-at", "copies"})
 """Headers that tell of a failure; they are left behind when the message is moved on."""
+
+FAILURES_KEPT: Final = 10
+HOPS_KEPT: Final = 60
+"""How much of the past a message that is requeued again and again takes along: the very first, and
+the latest."""
 
 _KINDS: Final[dict[str, type[Poll | Fetched | Parsed | Addressed]]] = {
     POLL: Poll,
@@ -24,26 +36,55 @@ _KINDS: Final[dict[str, type[Poll | Fetched | Parsed | Addressed]]] = {
     PARSED: Parsed,
     PICKUP: Addressed,
 }
+_ORIGINS: Final = {failed_queue(inbox): inbox for inbox in RETRIED}
 
 
-def fresh(body: bytes, queue: str) -> bytes:
-    """Return an envelope as it goes into a queue for a new start: no attempts, no failure.
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an operator says of messages that are to be tried again.
 
-    Args:
-        body: an encoded envelope, or bytes that are none.
-        queue: where it goes; the inbox of a stage, or any other queue.
+    Attributes:
+        word: what it is called in the trail: ``requeue`` or ``release``.
+        at: now, in seconds since 1970 (UTC).
+        recipients: where they are to go, in place of the account's mailbox; () for that.
+        destination: the destination that is to take them, "" for the account's.
+    """
+
+    word: str
+    at: float
+    recipients: tuple[str, ...] = ()
+    destination: str = ""
+
+
+def letter_in(body: bytes) -> Letter | None:
+    """Return the message in these bytes, whatever stage it was meant for, None if there is none."""
+    return _decoded(body, Addressed) or _decoded(body, Parsed) or _decoded(body, Fetched)
+
+
+def again(stored: Stored, order: Order) -> Send | None:
+    """Return as what a message that was given up is sent round again, and where to.
 
     Returns:
-        The envelope encoded anew; ``body`` itself if it is not of the kind that this queue takes.
+        None for one that cannot be: it is no message that this version can read, and does not say
+        where it came from, or is to go elsewhere than that.
     """
-    kind = _KINDS.get(queue)
-    if kind is None:
-        return body
-    try:
-        envelope = wire.decode(body, kind)
-    except (Undecodable, NewerSchema):
-        return body
-    return wire.encode(replace(envelope, attempt=0, first_failure=None))
+    headers = {k: v for k, v in stored.headers.items() if k not in FAILURE_HEADERS}
+    found = letter_in(stored.body)
+    if found is not None:
+        body = wire.encode(_anew(found, stored.headers, order))
+        return Send(INCOMING, body, stored.message_id, headers)
+    origin = _origin(stored)
+    if origin is None or order.recipients or order.destination:
+        return None
+    return Send(origin, stored.body, stored.message_id, headers)
+
+
+def directed_alike(one: bytes, other: bytes) -> bool:
+    """Return whether two envelopes for ``incoming`` go to the same recipients, as far as is known.
+
+    It is not so where an operator has sent parts of one message round again.
+    """
+    return _direction(one) == _direction(other)
 
 
 def described(body: bytes, inbox: str) -> dict[str, Header]:
@@ -70,3 +111,67 @@ def described(body: bytes, inbox: str) -> dict[str, Header]:
         headers["subject"] = printable(summary.subject)
         headers["message-id"] = printable(summary.message_id)
     return headers
+
+
+def _decoded(body: bytes, kind: type[Fetched | Parsed | Addressed]) -> Letter | None:
+    try:
+        return wire.decode(body, kind)
+    except (Undecodable, NewerSchema):
+        return None
+
+
+def _anew(found: Letter, headers: Mapping[str, Header], order: Order) -> Envelope[Fetched]:
+    """Return a message as the fetcher would have sent it, with the operator's word on it."""
+    mail = found.payload
+    before = found.requeue or Requeue()
+    named = order.recipients or before.recipients
+    undelivered = mail.recipients if isinstance(mail, Addressed) else before.undelivered
+    return Envelope(
+        found.id,
+        found.account,
+        Fetched(mail.raw, mail.uidl, mail.server, mail.summary, released=True),
+        found.first_seen,
+        trail=(*_cut(found.trail, HOPS_KEPT), Hop(order.word, order.at)),
+        requeue=Requeue(
+            named,
+            order.destination or before.destination,
+            () if order.recipients else undelivered,
+            (*_cut(before.failures, FAILURES_KEPT), _failure(found, headers, order.at)),
+        ),
+    )
+
+
+def _failure(found: Letter, headers: Mapping[str, Header], now: float) -> Failure:
+    last = _moment(headers.get("failed-at"), found.first_failure or now)
+    return Failure(
+        printable(str(headers.get("stage", "")), 40),
+        printable(str(headers.get("reason", "")), 300),
+        found.attempt,
+        last if found.first_failure is None else found.first_failure,
+        last,
+    )
+
+
+def _cut(past: tuple[T, ...], kept: int) -> tuple[T, ...]:
+    """Return a past without its middle, where it is longer than what is kept, less one."""
+    return past if len(past) < kept else (past[0], *past[2 - kept :])
+
+
+def _moment(written: Header | None, otherwise: float) -> float:
+    try:
+        return datetime.fromisoformat(str(written)).timestamp()
+    except (ValueError, OverflowError):
+        return otherwise
+
+
+def _origin(stored: Stored) -> str | None:
+    named = stored.headers.get("inbox")
+    return named if isinstance(named, str) and named in _KINDS else _ORIGINS.get(stored.queue)
+
+
+def _direction(body: bytes) -> Requeue | None:
+    """Return what an operator has said of where a message goes; of its past there is nothing."""
+    found = _decoded(body, Fetched)
+    if found is None or found.requeue is None:
+        return None
+    return replace(found.requeue, failures=())

@@ -15,7 +15,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from amqp import Message
 from amqp.exceptions import (
@@ -30,13 +30,14 @@ from kombu.connection import Connection
 from kombu.exceptions import KombuError
 
 from shared import topology
-from shared.broker import Header, Stored
+from shared.broker import Header, Onward, Send, Stored
 from shared.broker.amqp_url import WHERE, AmqpUrl, parse, tls_context
-from shared.broker.dead_letter import inbox, own, readable
-from shared.broker.requeue import FAILURE_HEADERS, fresh
+from shared.broker.dead_letter import readable
 from shared.errors import BrokerUnavailable, ConfigError, Refused
 from shared.log import printable
 from shared.queues import POLL, Tier, plan, reachable
+
+T = TypeVar("T")
 
 SENDER: Final = "postmaster"
 CONNECTING: Final = 10
@@ -117,35 +118,32 @@ class KombuSteward:
         counts = {name: int(said.consumer_count) for name, said in found.items() if said}
         return {name: count for name, count in counts.items() if count}
 
-    def move(self, queue: str, message_ids: Sequence[str], destination: str | None) -> int:
-        """Move messages to another queue (to the queue each came from, by its header, if None).
+    def move(self, queue: str, message_ids: Sequence[str], onward: Onward) -> int:
+        """Send messages on, each as ``onward`` says when it is in our hands; return how many.
 
-        Each is durable at its destination before it is gone here, and starts anew there: no
-        attempts, no failure. One that does not say where it came from stays.
-
-        Returns:
-            How many were moved.
+        Each is durable at its destination before it is gone here.
 
         Raises:
             ConfigError: there is no such queue.
-            Refused: the destination takes no messages, or does not exist.
+            Refused: a destination takes no messages, or does not exist.
             BrokerUnavailable: the broker does not answer. Whatever was raised, what was not moved
                 by then is where it was.
         """
-        if destination is not None and destination not in self._reach:
-            raise Refused(destination, "no mail can be moved there")
 
-        def forward(channel: Any, message: Any) -> bool:
-            target = destination or inbox(message.headers, self._queues)
-            if target is not None:
-                self._publish(channel, target, message)
-            return target is not None
+        def send(channel: Any, stored: Stored) -> bool | None:
+            sent = onward(stored)
+            if sent is None:
+                return None
+            self._publish(channel, sent)
+            return True
 
-        return self._take(queue, message_ids, forward)
+        return len(self._take(queue, message_ids, send))
 
-    def drop(self, queue: str, message_ids: Sequence[str]) -> int:
-        """Delete messages; return how many."""
-        return self._take(queue, message_ids, lambda *_: True)
+    def drop(
+        self, queue: str, message_ids: Sequence[str], note: Callable[[Stored], T | None]
+    ) -> list[T]:
+        """Delete messages for good; return what ``note`` says of those that are gone now."""
+        return self._take(queue, message_ids, lambda _, stored: note(stored))
 
     def close(self) -> None:
         """Disconnect."""
@@ -155,31 +153,37 @@ class KombuSteward:
                 connection.release()
 
     def _take(
-        self, queue: str, message_ids: Sequence[str], settle: Callable[[Any, Any], bool]
-    ) -> int:
-        """Acknowledge the messages of these ids for which ``settle`` says so."""
+        self, queue: str, message_ids: Sequence[str], settle: Callable[[Any, Stored], T | None]
+    ) -> list[T]:
+        """Acknowledge messages of these ids, unless ``settle`` says None; return what it says."""
         wanted = frozenset(message_ids)
+        taken: list[T] = []
         with self._looking(queue) as look, self._channel(queue) as publishing:
             for message in look.messages():
-                if _id(message) in wanted and settle(publishing, message):
+                if _id(message) not in wanted:
+                    continue
+                settled = settle(publishing, self._stored(queue, message))
+                if settled is not None:
                     look.take(message)
-        return look.taken
+                    taken.append(settled)
+        return taken
 
-    def _publish(self, channel: Any, target: str, message: Any) -> None:
-        headers = {k: v for k, v in own(message.headers).items() if k not in FAILURE_HEADERS}
-        renewed = Message(
-            fresh(_body(message), target),
-            content_type=message.properties.get("content_type", "application/msgpack"),
+    def _publish(self, channel: Any, send: Send) -> None:
+        if send.queue not in self._reach:
+            raise Refused(printable(send.queue), "no mail can be moved there")
+        message = Message(
+            send.body,
+            content_type="application/msgpack",
             delivery_mode=_PERSISTENT,
-            message_id=_id(message),
-            application_headers=headers,
+            message_id=send.message_id,
+            application_headers=dict(send.headers),
         )
         try:
             channel.basic_publish(
-                renewed, SENDER, target, mandatory=True, confirm_timeout=ANSWERING
+                message, SENDER, send.queue, mandatory=True, confirm_timeout=ANSWERING
             )
         except (MessageNacked, ChannelError) as error:
-            raise Refused(target, _text(error)) from error
+            raise Refused(send.queue, _text(error)) from error
 
     def _stored(self, queue: str, message: Any) -> Stored:
         body = _body(message)

@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 
 from shared import wire
-from shared.broker import Delivery, Send
+from shared.broker import Delivery, Send, Stored
 from shared.errors import Refused
-from shared.message import Fetched
+from shared.message import Failure, Fetched, Hop, Requeue
 from shared.queues import DELIVERY_LIMIT, plan
 from tests.contract.conftest import TIERS, Bench
 from tests.contract.messages import FAILURE, LETTER, eventually, failed, has_depth, one, send
 from tests.deliveries import singly
+from tests.stewards import NOW, back, its_id, to
 
 
 async def test_what_is_handed_out_too_often_goes_to_quarantine(bench: Bench) -> None:
@@ -52,7 +53,7 @@ async def test_what_is_handed_out_too_often_goes_to_quarantine(bench: Bench) -> 
     assert stored.headers["stage"] == "parser"
     assert stored.headers["account"] == "sales"
     assert stored.headers["subject"] == "hello"
-    assert bench.steward.move("quarantine", ["poison"], None) == 1
+    assert bench.steward.move("quarantine", ["poison"], back) == 1
     assert (await one(bench.consume(broker, "incoming"))).redeliveries == 0
 
 
@@ -84,19 +85,28 @@ async def test_a_look_that_is_broken_off_leaves_all_in_place(bench: Bench) -> No
     await has_depth(broker, "incoming.failed", 3)
 
 
-@pytest.mark.parametrize("destination", [None, "incoming"])
-async def test_a_failed_message_is_moved_back_for_a_new_start(
-    bench: Bench, destination: str | None
+async def test_a_failed_message_is_tried_again_as_if_new_and_its_past_goes_along(
+    bench: Bench,
 ) -> None:
     broker = await bench.broker()
     await broker.publish(*(failed(n) for n in range(3)))
     await has_depth(broker, "incoming.failed", 3)
 
-    assert bench.steward.move("incoming.failed", ["id-1", "unknown"], destination) == 1
+    assert bench.steward.move("incoming.failed", ["id-1", "unknown"], back) == 1
 
     delivery = await one(bench.consume(broker, "incoming"))
     envelope = wire.decode(delivery.body, Fetched)
-    assert envelope == replace(LETTER, id="id-1", attempt=0, first_failure=None)
+    assert envelope == replace(
+        LETTER,
+        id="id-1",
+        payload=replace(LETTER.payload, released=True),
+        attempt=0,
+        first_failure=None,
+        trail=(*LETTER.trail, Hop("requeue", NOW)),
+        requeue=Requeue(
+            failures=(Failure("parser", "550 no such user", 7, 1_700_000_100.0, 1_700_000_400.0),)
+        ),
+    )
     assert delivery.message_id == "id-1"
     assert delivery.headers["account"] == "sales"
     assert not {"reason", "attempts", "first-failure", "failed-at"} & set(delivery.headers)
@@ -109,7 +119,7 @@ async def test_a_quarantined_message_is_moved_to_where_it_came_from(bench: Bench
     await broker.publish(garbage)
     await has_depth(broker, "quarantine", 1)
 
-    assert bench.steward.move("quarantine", ["id-1"], None) == 1
+    assert bench.steward.move("quarantine", ["id-1"], back) == 1
 
     delivery = await one(bench.consume(broker, "pickup"))
     assert (delivery.body, delivery.message_id) == (b"no envelope", "id-1")
@@ -121,7 +131,7 @@ async def test_moving_to_an_unknown_queue_leaves_the_message(bench: Bench) -> No
     await has_depth(broker, "incoming.failed", 1)
 
     with pytest.raises(Refused):
-        bench.steward.move("incoming.failed", ["id-1"], "no-such-queue")
+        bench.steward.move("incoming.failed", ["id-1"], to("no-such-queue"))
 
     await has_depth(broker, "incoming.failed", 1)
 
@@ -131,9 +141,31 @@ async def test_a_dropped_message_is_gone_and_only_that(bench: Bench) -> None:
     await broker.publish(*(failed(n) for n in range(3)))
     await has_depth(broker, "incoming.failed", 3)
 
-    assert bench.steward.drop("incoming.failed", ["id-0", "id-2", "unknown"]) == 2
+    dropped = bench.steward.drop("incoming.failed", ["id-0", "id-2", "unknown"], its_id)
 
+    assert dropped == ["id-0", "id-2"]
     assert [s.message_id for s in bench.steward.browse("incoming.failed")] == ["id-1"]
+
+
+async def test_of_the_parts_of_a_message_those_that_are_meant_are_moved_and_dropped(
+    bench: Bench,
+) -> None:
+    broker = await bench.broker()
+    parts = [Send("pickup.failed", b"part %d" % n, "id-1", {"inbox": "pickup"}) for n in range(4)]
+    await broker.publish(*parts)
+    await has_depth(broker, "pickup.failed", 4)
+
+    def second(stored: Stored) -> Send | None:
+        return back(stored) if stored.body == b"part 1" else None
+
+    def third(stored: Stored) -> bytes | None:
+        return stored.body if stored.body == b"part 2" else None
+
+    assert bench.steward.move("pickup.failed", ["id-1"], second) == 1
+    assert bench.steward.drop("pickup.failed", ["id-1"], third) == [b"part 2"]
+
+    assert (await one(bench.consume(broker, "pickup"))).body == b"part 1"
+    assert [s.body for s in bench.steward.browse("pickup.failed")] == [b"part 0", b"part 3"]
 
 
 async def test_the_steward_counts_every_queue_of_the_topology(bench: Bench) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 
 from shared.broker import Send
-from shared.broker.requeue import fresh
 from shared.message import Envelope, Poll
 from shared.outbox import Outbox
 from shared.queues import PICKUP, POLL, Tier, failed_queue
@@ -22,6 +21,7 @@ from tests.flow.queues import opened, steward
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.postfix import Postfix, postfix
 from tests.servers.proxy import Proxy, proxy
+from tests.stewards import back
 
 TIERS = (Tier("1s", 1.0),)
 RETRY: dict[str, object] = {"tiers": ["1s"]}
@@ -148,7 +148,8 @@ def test_a_requeue_done_by_two_at_once(place: Place, local: Postfix, failed: lis
     while product.json("failed", "list"):  # what one of them looks at, the other does not see
         both = [f"failed requeue --all {'--json' * n}" for n in range(2)]
         product.start(*both)
-        assert [product.processes.pop(name).wait(60) for name in both] == [0, 0]
+        # Who finds that the other one was faster says so.
+        assert {product.processes.pop(name).wait(60) for name in both} <= {0, 1}
     all_delivered_once(place, local)
 
 
@@ -159,7 +160,8 @@ def test_a_requeue_done_again_because_the_first_was_killed_in_the_middle(
     product = place.product
     with steward(product, broker, TIERS) as looking:
         kept = list(looking.browse(failed_queue(PICKUP)))
-    copies = [Send(PICKUP, fresh(k.body, PICKUP), k.message_id) for k in kept]
+    copies = [copy for k in kept if (copy := back(k)) is not None]
+    assert len(copies) == 20
     asyncio.run(publish(product, broker, copies))
     assert product.json("failed", "requeue", "--all") == {"requeued": 20}
     product.wait(lambda: product.count("run", "suppressed") == 20, "the second of each")
@@ -167,5 +169,5 @@ def test_a_requeue_done_again_because_the_first_was_killed_in_the_middle(
 
 
 async def publish(product: ForkedConnector, url: str | None, sends: list[Send]) -> None:
-    async with opened(product, url, TIERS, "rewriter") as broker:
+    async with opened(product, url, TIERS, "parser") as broker:
         await broker.publish(*sends)

@@ -51,7 +51,7 @@ def test_a_message_from_failure_to_a_new_start(office: Office, tmp_path: Path) -
     assert office("failed", "export", "abc1", "-o", str(tmp_path / "x.eml")).status == 0
     assert (tmp_path / "x.eml").read_bytes() == RAW
     assert office("failed", "requeue", "--all").out == "requeued: 2\n"
-    assert (office.ids("pickup"), office.ids("incoming")) == (["abc123"], ["abc456"])
+    assert sorted(office.ids("incoming")) == ["abc123", "abc456"]
     assert office("failed", "list", "--json").json == []
 
 

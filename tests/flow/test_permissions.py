@@ -27,6 +27,7 @@ from shared.broker.steward import KombuSteward
 from shared.queues import PICKUP, QUARANTINE, RETRIED, SENDERS, Tier, failed_queue, plan
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import RabbitServer, rabbitmq
+from tests.stewards import its_id
 
 ROOT = Path(__file__).resolve().parents[2]
 TIERS = (Tier("30s", 30.0),)
@@ -184,7 +185,7 @@ def test_a_hundred_peeks_lose_nothing(deployment: Deployment, queue: str) -> Non
 
     # What a peek gives back is there again a moment later.
     wait_until(found, "the message", 20)
-    assert steward.drop(queue, ["peeked"]) == 1
+    assert steward.drop(queue, ["peeked"], its_id) == ["peeked"]
     steward.close()
 
 

@@ -22,6 +22,7 @@ from tests.flow.rabbitmq_site import PATIENCE, TIERS, Site, eventually, one
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.process import free_port
 from tests.servers.rabbitmq import RabbitServer, rabbitmq
+from tests.stewards import back
 
 MESSAGES = 300
 
@@ -313,7 +314,7 @@ async def test_what_crashes_its_process_is_explained_in_quarantine(site: Site) -
             "stage": "parser",
         }.items()
     )
-    assert steward.move("quarantine", ["m1"], None) == 1
+    assert steward.move("quarantine", ["m1"], back) == 1
     (moved,) = steward.browse("incoming")
     assert wire.decode(moved.body, Fetched).attempt == 0
     steward.close()

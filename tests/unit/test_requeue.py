@@ -5,12 +5,26 @@ from decimal import Decimal
 import pytest
 
 from shared import wire
+from shared.broker import Header, Stored
 from shared.broker.dead_letter import inbox, own, readable
-from shared.broker.requeue import described, fresh
-from shared.message import Addressed, Envelope, Fetched, Inline, Parsed, Payload, Poll, Summary
+from shared.broker.requeue import HOPS_KEPT, Order, again, described, directed_alike
+from shared.message import (
+    Addressed,
+    Envelope,
+    Failure,
+    Fetched,
+    Hop,
+    Inline,
+    Parsed,
+    Payload,
+    Poll,
+    Requeue,
+    Summary,
+)
 from shared.queues import Tier, plan
 
 QUEUES = plan([Tier("5m", 300)])
+ORDER = Order("requeue", 500.0)
 RAW = Inline(b"Subject: hello\r\n\r\nbody\r\n")
 SUMMARY = Summary("a@b\x1b[2J", "hello", "<1@b>", "")
 PAYLOADS: dict[str, Payload] = {
@@ -24,27 +38,97 @@ WAITED = {"queue": "incoming.retry.5m", "reason": "expired"}
 
 
 def tried(queue: str) -> Envelope[Payload]:
-    return Envelope("id", "sales", PAYLOADS[queue], 1.0, attempt=7, first_failure=2.0)
+    return Envelope("id", "sales", PAYLOADS[queue], 1.0, 7, 2.0, (Hop("fetcher", 1.0),))
 
 
-@pytest.mark.parametrize("queue", PAYLOADS)
-def test_a_fresh_envelope_has_no_past(queue: str) -> None:
-    letter = tried(queue)
-    new = wire.decode(fresh(wire.encode(letter), queue), type(PAYLOADS[queue]))
-    assert new == replace(letter, attempt=0, first_failure=None)
+FAILED: dict[str, Header] = {
+    "account": "sales",
+    "stage": "deliverer",
+    "reason": "550 no\x1b",
+    "failed-at": "1970-01-01T00:01:40+00:00",
+    "attempts": 7,
+}
+
+
+def parked(envelope: Envelope[Payload], queue: str = "pickup.failed", **headers: Header) -> Stored:
+    return Stored(queue, "id", {**FAILED, **headers}, wire.encode(envelope))
+
+
+def sent_again(stored: Stored, order: Order = ORDER) -> Envelope[Fetched]:
+    send = again(stored, order)
+    assert send is not None
+    assert (send.queue, send.message_id, dict(send.headers)) == (
+        "incoming", "id", {"account": "sales", "stage": "deliverer"},
+    )  # fmt: skip
+    return wire.decode(send.body, Fetched)
+
+
+@pytest.mark.parametrize("queue", ["incoming", "parsed", "pickup"])
+def test_whatever_stage_gave_a_message_up_it_starts_anew_with_its_past(queue: str) -> None:
+    undelivered = ("x@y",) if queue == "pickup" else ()
+    assert sent_again(parked(tried(queue), f"{queue}.failed")) == Envelope(
+        "id",
+        "sales",
+        Fetched(RAW, "u", "s", SUMMARY, released=True),
+        1.0,
+        trail=(Hop("fetcher", 1.0), Hop("requeue", 500.0)),
+        requeue=Requeue(
+            undelivered=undelivered,
+            failures=(Failure("deliverer", "550 no\\x1b", 7, 2.0, 100.0),),
+        ),
+    )
+
+
+def test_what_an_operator_has_said_before_holds_until_something_else_is_said() -> None:
+    before = replace(tried("pickup"), requeue=Requeue(("x@y",), "archive", (), ()))
+    assert sent_again(parked(before)).requeue == Requeue(
+        ("x@y",), "archive", ("x@y",), (Failure("deliverer", "550 no\\x1b", 7, 2.0, 100.0),)
+    )
+    told = sent_again(parked(before), replace(ORDER, recipients=("a@b",), destination="new"))
+    assert told.requeue is not None
+    assert (told.requeue.recipients, told.requeue.destination, told.requeue.undelivered) == (
+        ("a@b",), "new", (),
+    )  # fmt: skip
+
+
+def test_who_requeues_again_and_again_does_not_make_a_message_grow_without_end() -> None:
+    envelope = sent_again(parked(tried("pickup"), reason="no 0"))
+    for round_ in range(1, 100):
+        envelope = sent_again(parked(envelope, reason=f"no {round_}"))
+    assert envelope.requeue is not None
+    reasons = [failure.reason for failure in envelope.requeue.failures]
+    assert reasons == ["no 0", *(f"no {n}" for n in range(91, 100))]
+    assert envelope.trail[0] == Hop("fetcher", 1.0)
+    assert len(envelope.trail) == HOPS_KEPT
 
 
 @pytest.mark.parametrize(
-    ("body", "queue"),
+    ("headers", "queue", "goes_to"),
     [
-        (b"junk", "incoming"),
-        (wire.encode(tried("incoming")), "pickup"),
-        (wire.encode(tried("incoming")), "incoming.failed"),
-        (b"", "quarantine"),
+        ({"inbox": "parsed"}, "quarantine", "parsed"),
+        ({"inbox": "nowhere"}, "pickup.failed", "pickup"),
+        ({}, "incoming.failed", "incoming"),
+        ({"inbox": "nowhere"}, "quarantine", None),
     ],
 )
-def test_what_does_not_belong_into_the_queue_goes_as_it_is(body: bytes, queue: str) -> None:
-    assert fresh(body, queue) is body
+def test_bytes_that_are_no_message_go_where_they_came_from_as_they_are(
+    headers: dict[str, Header], queue: str, goes_to: str | None
+) -> None:
+    stored = Stored(queue, "id", headers, b"junk")
+    send = again(stored, ORDER)
+    assert (send and (send.queue, send.body)) == (goes_to and (goes_to, b"junk"))
+    assert again(stored, replace(ORDER, recipients=("a@b",))) is None
+
+
+def test_parts_that_go_to_different_recipients_are_told_apart() -> None:
+    whole = wire.encode(tried("incoming"))
+    parts = [
+        wire.encode(replace(tried("incoming"), requeue=Requeue(undelivered=(r,)))) for r in "ab"
+    ]
+    later = wire.encode(replace(tried("incoming"), attempt=9))
+    assert directed_alike(whole, later)
+    assert not directed_alike(whole, parts[0])
+    assert not directed_alike(*parts)
 
 
 def test_an_envelope_is_described_by_its_summary_safely() -> None:

@@ -6,7 +6,18 @@ from typing import Any
 import pytest
 
 from shared import wire
-from shared.message import Addressed, Envelope, Inline, Payload, Poll, Raw, Spooled, Summary
+from shared.message import (
+    Addressed,
+    Envelope,
+    Failure,
+    Inline,
+    Payload,
+    Poll,
+    Raw,
+    Requeue,
+    Spooled,
+    Summary,
+)
 from shared.outcome import Busy, DeadLetter, Done, Forward, Outcome, Quarantine, Retry, Split
 from shared.queues import Tier
 from shared.settlement import RetryPolicy, Route, Settlement, undecodable
@@ -118,6 +129,20 @@ def test_failed_mail_reads_without_decoding_and_without_control_characters() -> 
         "failed-at": "2023-11-14T22:13:20+00:00",
         "size": 11,
     }
+
+
+def test_what_went_before_a_requeue_counts_for_the_operator_and_goes_along() -> None:
+    past = Requeue(failures=(Failure("deliverer", "550 no", 4, NOW - 9000, NOW - 8000),))
+    e = envelope(attempt=1, first_failure=NOW - 5, requeue=past)
+    (step,) = settle(e, DeadLetter("550 still no")).steps
+    assert step.send is not None
+    assert step.send.headers["attempts"] == 6
+    assert step.send.headers["first-failure"] == "2023-11-14T19:43:20+00:00"
+    kept = wire.decode(step.send.body, Addressed)
+    assert (kept.attempt, kept.first_failure, kept.requeue) == (2, NOW - 5, past)
+    (step,) = settle(e, Forward.to(e.payload)).steps
+    assert step.send is not None
+    assert wire.decode(step.send.body, Addressed).requeue == past
 
 
 def test_quarantine_keeps_the_message() -> None:

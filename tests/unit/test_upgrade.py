@@ -115,6 +115,7 @@ def test_fields_that_a_later_version_adds_anywhere_do_no_harm(name: str) -> None
             for place, part in enumerate(payload)
         ]
         + [*wire.ADDED.get(type(expected.payload), ()), "new"],
+        None,
         "new",
     ]
     assert wire.decode(msgpack.packb(later), type(expected.payload)) == expected
@@ -138,7 +139,7 @@ async def test_a_newer_message_passes_an_old_worker_by_and_a_new_one_takes_it(
     stage = OLD_AND_NEW[name]
     tiers = (Tier("1s", 0.01),)
     _, *rest = msgpack.unpackb(body(name))
-    newer = msgpack.packb([wire.SCHEMA + 1, *rest, "new"])
+    newer = msgpack.packb([wire.SCHEMA + 1, *rest, None, "new"])
     path = tmp_path / "queue.db"
     broker = EmbeddedBroker(path, tiers=tiers, name="test")
     steward = EmbeddedSteward(path, tiers)

@@ -15,12 +15,14 @@ from shared.errors import NewerSchema, Undecodable
 from shared.message import (
     Addressed,
     Envelope,
+    Failure,
     Fetched,
     Hop,
     Inline,
     Parsed,
     Payload,
     Poll,
+    Requeue,
     Spooled,
     Summary,
 )
@@ -47,9 +49,11 @@ PAYLOADS: dict[type[Payload], st.SearchStrategy[Payload]] = {
     ),
 }  # fmt: skip
 HOPS = st.lists(st.builds(Hop, TEXT, MOMENT), max_size=4).map(tuple)
+FAILURES = st.lists(st.builds(Failure, TEXT, TEXT, NUMBER, MOMENT, MOMENT), max_size=3).map(tuple)
+REQUEUE = st.none() | st.builds(Requeue, TEXTS, TEXT, TEXTS, FAILURES)
 ENVELOPE = st.one_of(
     *(
-        st.builds(Envelope, TEXT, TEXT, payload, MOMENT, NUMBER, st.none() | MOMENT, HOPS)
+        st.builds(Envelope, TEXT, TEXT, payload, MOMENT, NUMBER, st.none() | MOMENT, HOPS, REQUEUE)
         for payload in PAYLOADS.values()
     )
 )
@@ -171,7 +175,7 @@ def test_a_field_missing_is_undecodable(kind: type[Payload]) -> None:
 def test_a_field_more_is_passed_over(kind: type[Payload]) -> None:
     """Fields are added at the end without a new schema where old workers may ignore them."""
     whole = parts(kind)
-    longer = [*whole[:-1], [*whole[-1], *wire.ADDED.get(kind, ()), "new"], "new"]
+    longer = [*whole[:-1], [*whole[-1], *wire.ADDED.get(kind, ()), "new"], None, "new"]
     assert wire.decode(msgpack.packb(longer), kind) == SAMPLES[kind]
 
 
@@ -186,6 +190,28 @@ def test_a_field_that_was_added_has_its_type_and_need_not_be_there(
     for wrong in WRONG:
         changed = [*whole[:-1], [*whole[-1], wrong]]
         assert accepted(kind, changed) == (wrong in takes), wrong
+
+
+@pytest.mark.parametrize(
+    "wrong", [True, "abc", [], [[], "", []], [[], "", [], [["s", "r", -1, 1.0, 1.0]]]]
+)
+def test_what_an_operator_has_said_has_its_types(wrong: object) -> None:
+    assert accepted(Fetched, [*parts(Fetched), [[], "", [], [["s", "r", 1, 1.0, 1.0]]]])
+    assert not accepted(Fetched, [*parts(Fetched), wrong])
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_where_an_operator_wants_a_message_is_not_for_one_who_does_not_know_of_that(
+    kind: type[Payload],
+) -> None:
+    def schema(requeue: Requeue) -> int:
+        body = wire.encode(replace(SAMPLES[kind], requeue=requeue))
+        return int(msgpack.unpackb(body)[0])
+
+    directed = kind is Addressed
+    assert schema(Requeue(undelivered=("a@b",))) == wire.SCHEMA
+    assert schema(Requeue(recipients=("a@b",))) == (wire.SCHEMA if directed else wire.ORDERED)
+    assert schema(Requeue(destination="x")) == (wire.SCHEMA if directed else wire.ORDERED)
 
 
 @pytest.mark.parametrize("kind", SAMPLES)

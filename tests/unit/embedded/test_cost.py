@@ -13,6 +13,7 @@ from shared.broker import embedded_owners as owners
 from shared.broker import embedded_schema as schema
 from shared.broker.embedded_steward import EmbeddedSteward
 from tests.clock import ManualClock
+from tests.stewards import its_id, to
 from tests.unit.embedded.conftest import TIERS, Open, has_depth, locked, send, take
 
 
@@ -90,11 +91,11 @@ async def _everything(opened: Open, path: Path) -> None:
         await other.open()
     steward = EmbeddedSteward(path, TIERS)
     for queue in ("quarantine", "pickup.retry.5m"):
-        steward.move("incoming", ["id-5"], queue)
-        steward.move(queue, ["id-5"], "incoming")
+        steward.move("incoming", ["id-5"], to(queue))
+        steward.move(queue, ["id-5"], to("incoming"))
     steward.depths()
     list(steward.browse("incoming"))
-    steward.drop("quarantine", ["id-4"])
+    steward.drop("quarantine", ["id-4"], its_id)
     steward.close()
 
 

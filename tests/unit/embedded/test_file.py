@@ -5,14 +5,17 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from shared.broker import embedded_schema as schema
+from shared.broker import embedded_store as store
 from shared.broker.embedded import EmbeddedBroker
 from shared.broker.embedded_steward import EmbeddedSteward
 from shared.errors import ConfigError
+from tests.stewards import back, its_id, to
 from tests.unit.embedded.conftest import TIERS, Open, send, take
 
 
@@ -141,7 +144,7 @@ def test_a_steward_looks_at_a_file_that_is_not_there_without_making_it(path: Pat
 
     assert set(steward.depths().values()) == {None}
     assert list(steward.browse("incoming")) == []
-    assert steward.move("incoming.failed", ["id-1"], None) == 0
+    assert steward.move("incoming.failed", ["id-1"], back) == 0
     assert not path.exists()
 
     steward.declare()
@@ -156,9 +159,9 @@ async def test_what_the_steward_drops_or_moves_leaves_nothing_behind(
     await broker.publish(send(1, "quarantine"), send(2, "quarantine"), send(3, "pickup.retry.5m"))
     steward = EmbeddedSteward(path, TIERS)
 
-    assert steward.drop("quarantine", ["id-1"]) == 1
-    assert steward.move("quarantine", ["id-2"], "incoming") == 1
-    assert steward.move("pickup.retry.5m", ["id-3"], None) == 1
+    assert steward.drop("quarantine", ["id-1"], its_id) == ["id-1"]
+    assert steward.move("quarantine", ["id-2"], to("incoming")) == 1
+    assert steward.move("pickup.retry.5m", ["id-3"], to("pickup")) == 1
 
     steward.close()
     with sqlite3.connect(path) as db:
@@ -166,3 +169,41 @@ async def test_what_the_steward_drops_or_moves_leaves_nothing_behind(
     db.close()
     assert [d.message_id for d in await take(broker)] == ["id-2"]
     assert [d.message_id for d in await take(broker, queue="pickup")] == ["id-3"]
+
+
+def _replace(path: Path, queue: str) -> None:
+    """Have the only message of quarantine go, and another one come with its number."""
+    with closing(schema.connect(path, 5)) as db, store.transaction(db):
+        known = store.places(db)
+        (gone,) = store.standing(db, known["quarantine"])
+        store.take_out(db, known["quarantine"], gone)
+        store.put(db, known, [store.row(send(2, queue))], 0.0)
+        (come,) = store.standing(db, known[queue])
+        assert come.id == gone.id
+
+
+@pytest.mark.parametrize("queue", ["quarantine", "incoming"])
+@pytest.mark.parametrize("verb", ["drop", "move", "browse"])
+async def test_a_number_that_comes_again_is_another_message(
+    path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch, verb: str, queue: str
+) -> None:
+    broker = await opened()
+    await broker.publish(send(1, "quarantine"))
+    await broker.close()
+    found = store.standing
+
+    def then_replaced(db: sqlite3.Connection, place: store.Place) -> list[store.Standing]:
+        monkeypatch.setattr(store, "standing", found)
+        standing = found(db, place)
+        _replace(path, queue)
+        return standing
+
+    monkeypatch.setattr(store, "standing", then_replaced)
+    with closing(EmbeddedSteward(path, TIERS)) as steward:
+        if verb == "drop":
+            assert steward.drop("quarantine", ["id-1", "id-2"], its_id) == []
+        elif verb == "move":
+            assert steward.move("quarantine", ["id-1", "id-2"], to("pickup")) == 0
+        else:
+            assert list(steward.browse("quarantine")) == []
+        assert [(s.queue, s.message_id) for s in steward.everything()] == [(queue, "id-2")]

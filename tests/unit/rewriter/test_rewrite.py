@@ -9,7 +9,7 @@ import pytest
 
 from services.rewriter.address import is_mailbox
 from services.rewriter.rewrite import RECEIVED_LIMIT, Rewriter, Route
-from shared.message import Inline
+from shared.message import Inline, Requeue
 from shared.outcome import DeadLetter, Outcome, Retry
 from tests.corpus.messages import dkim_signed, fields, sample_messages, sound_messages, typical
 from tests.unit.rewriter.envelopes import addressed, arrives, parsed
@@ -80,6 +80,44 @@ def test_an_account_that_is_not_configured_yet_is_waited_for() -> None:
     assert isinstance(outcome, Retry)
     assert "The account new\\x1b is not configured here" in outcome.reason
     assert outcome.payload is None
+
+
+BOB, ANN = "bob@corp.example", "ann@corp.example"
+SALES, EVE = "sales@corp.example", "eve@corp.example"
+
+
+@pytest.mark.parametrize(
+    ("account", "requeue", "recipients", "destination"),
+    [
+        ("team", Requeue(), (ANN, BOB), "archive"),
+        ("team", Requeue(undelivered=(BOB,)), (BOB,), "archive"),
+        ("team", Requeue(undelivered=(BOB, ANN)), (ANN, BOB), "archive"),
+        ("team", Requeue(undelivered=("bbo@corp.example",)), (ANN, BOB), "archive"),
+        ("team", Requeue(undelivered=(ANN, "bbo@corp.example")), (ANN, BOB), "archive"),
+        ("team", Requeue(undelivered=(BOB,), destination="default"), (BOB,), "default"),
+        ("sales", Requeue(undelivered=("slaes@corp.example",)), (SALES,), "default"),
+        ("sales", Requeue((EVE,)), (EVE,), "default"),
+        ("sales", Requeue((EVE, ANN), undelivered=(ANN,)), (ANN,), "default"),
+        ("gone", Requeue((EVE,)), (EVE,), "default"),
+        ("gone", Requeue((EVE,), "archive"), (EVE,), "archive"),
+    ],
+)
+def test_what_is_tried_again_is_directed_anew_to_those_who_do_not_have_it(
+    account: str, requeue: Requeue, recipients: tuple[str, ...], destination: str
+) -> None:
+    envelope = replace(parsed(typical(), account=account), requeue=requeue)
+    letter = addressed(REWRITER.handle(envelope))
+    assert (letter.recipients, letter.destination) == (recipients, destination)
+    usual = ROUTES.get(account)
+    if usual is None or usual.recipients != recipients:
+        for recipient in recipients:
+            assert recipient.encode() in letter.prefix
+    assert b"slaes" not in letter.prefix
+
+
+def test_what_nobody_directs_is_waited_for_also_when_it_is_tried_again() -> None:
+    envelope = replace(parsed(typical(), account="gone"), requeue=Requeue(undelivered=(EVE,)))
+    assert isinstance(REWRITER.handle(envelope), Retry)
 
 
 @pytest.mark.parametrize("count", [RECEIVED_LIMIT, RECEIVED_LIMIT + 1])

@@ -1,0 +1,142 @@
+"""Which messages of a folder a command is about: by their ids, by what is known of them, or all.
+
+Several filters narrow each other. Ids and filters together are refused, since they could mean two
+things, and so is an empty filter, as an unset variable of a script makes it: it would mean all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, ParamSpec, TypeVar
+
+import click
+
+from services.postmaster.parked import Folder, browse, find
+from shared.broker import Steward, Stored
+from shared.settings_values import duration
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+STAGES: Final = ("fetcher", "parser", "rewriter", "deliverer")
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What messages have in common; None for what does not matter.
+
+    Attributes:
+        account: the name of the account that they came from.
+        reason: a part of the reason, in capitals or not.
+        stage: the stage that gave them up.
+        older: seconds for which they have been in the folder, at the least.
+    """
+
+    account: str | None = None
+    reason: str | None = None
+    stage: str | None = None
+    older: float | None = None
+
+    def take(self, message: Stored) -> bool:
+        """Return whether they all hold for a message."""
+        headers = message.headers
+        return (
+            self.account in (None, headers.get("account"))
+            and (self.reason or "").casefold() in str(headers.get("reason", "")).casefold()
+            and self.stage in (None, headers.get("stage"))
+            and (self.older is None or _age(message) >= self.older)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The messages that a command is about.
+
+    Attributes:
+        ids: each whole or cut to its beginning; () where the filters say which.
+    """
+
+    ids: tuple[str, ...]
+    filters: Filters
+
+    def of(self, steward: Steward, folder: Folder) -> Iterable[Stored]:
+        """Return the messages in a folder that are meant; all stay there.
+
+        Raises:
+            NotFound: an id names no message, or several different ones.
+        """
+        if self.ids:
+            return find(steward, folder, self.ids)
+        return filter(self.filters.take, browse(steward, folder))
+
+
+def _age(message: Stored) -> float:
+    """Return for how many seconds a message has been where it is; 0 where nobody knows."""
+    try:
+        since = datetime.fromisoformat(str(message.headers.get("failed-at")))
+    except ValueError:
+        return 0.0
+    return time.time() - since.timestamp()
+
+
+def _filled(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise click.BadParameter("expected a text: an empty one would mean all", param=parameter)
+    return value
+
+
+def _seconds(_: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    try:
+        return None if value is None else duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=parameter) from None
+
+
+_FILTERS: Final = (
+    click.option("--account", metavar="NAME", callback=_filled, help="Those of this account."),
+    click.option(
+        "--reason", metavar="TEXT", callback=_filled, help="Those with this text in their reason."
+    ),
+    click.option("--stage", type=click.Choice(STAGES), help="Those that this stage gave up."),
+    click.option(
+        "--older",
+        metavar="DURATION",
+        callback=_seconds,
+        help="Those that have been here for longer, such as 2d.",
+    ),
+)
+
+
+def filtered(command: Callable[P, R]) -> Callable[P, R]:
+    """Give a command the options of ``Filters``, of which ``filters_in`` makes them."""
+    for option in reversed(_FILTERS):
+        command = option(command)
+    return command
+
+
+def selecting(command: Callable[P, R]) -> Callable[P, R]:
+    """Give a command ids, ``--all`` and filters, of which ``selection_in`` makes a selection."""
+    every = click.option("--all", "every", is_flag=True, help="All of them, or all that match.")
+    return click.argument("ids", metavar="[ID...]", nargs=-1)(every(filtered(command)))
+
+
+def filters_in(options: Mapping[str, Any]) -> Filters:
+    """Return the filters in the options of a command."""
+    return Filters(**{name: options[name] for name in Filters.__slots__})
+
+
+def selection_in(options: Mapping[str, Any]) -> Selection:
+    """Return the selection in the options of a command.
+
+    Raises:
+        UsageError: they select nothing, or could mean two things.
+    """
+    ids, filters = tuple(options["ids"]), filters_in(options)
+    if bool(ids) == (options["every"] or filters != Filters()):
+        raise click.UsageError(
+            "expected either IDs or --all, or filters such as --account NAME in their place"
+        )
+    return Selection(ids, filters)
