@@ -7,6 +7,7 @@ access to it. Failures are ConfigErrors that name the source and never its conte
 
 from __future__ import annotations
 
+import codecs
 import shlex
 import stat
 import subprocess
@@ -142,8 +143,11 @@ def open_to_all(path: Path) -> bool:
 def _text(data: bytes, where: str) -> str:
     if len(data) > SECRET_LIMIT:
         raise ConfigError(where, f"more than {SECRET_LIMIT} bytes cannot be a password")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigError(where, "it is UTF-16 text; write it as UTF-8")
     try:
-        text = data.decode()
+        # Editors on Windows put a byte order mark in front, and so does PowerShell.
+        text = data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError:
         raise ConfigError(where, "it is not UTF-8 text") from None
     return text.removesuffix("\n").removesuffix("\r")

@@ -142,7 +142,7 @@ def _existing(table: Document, part: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")  # less the byte order mark of Windows
     except OSError as error:
         raise ConfigError(str(path), f"cannot read it: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -223,6 +223,11 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> No
         load(path, {})
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "connector.toml").write_text(MINIMAL, "utf-8-sig")
+    assert load(tmp_path / "connector.toml", {}) == loaded(tmp_path, MINIMAL)
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("4096", 4096), ('"1 MB"', 10**6), ('"1.5KiB"', 1536), ('"0"', 0)]
 )

@@ -27,6 +27,19 @@ class TestSecrets:
         command = "password_command = \"printf '%s\\\\n' 'a  b'\""
         assert self.password(tmp_path, command) == "a  b"
 
+    def test_a_byte_order_mark_is_no_part_of_it(self, tmp_path: Path) -> None:
+        path = tmp_path / "secret"
+        path.write_bytes(b"\xef\xbb\xbfp\xc3\xa4ss\r\n")
+        assert self.password(tmp_path, f'password_file = "{path}"') == "päss"
+        assert self.password(tmp_path, f'password_command = "cat {path}"') == "päss"
+
+    @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+    def test_utf16_is_named(self, tmp_path: Path, encoding: str) -> None:
+        path = tmp_path / "secret"
+        path.write_bytes("\ufeffhunter2".encode(encoding))
+        with pytest.raises(ConfigError, match="it is UTF-16 text; write it as UTF-8"):
+            self.password(tmp_path, f'password_file = "{path}"')
+
     def test_a_rotated_file_counts(self, tmp_path: Path) -> None:
         path = tmp_path / "secret"
         path.write_text("old")
