@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.flow.connector import below_prefix
 from tests.flow.forked import ForkedConnector
@@ -13,7 +13,16 @@ from tests.servers.dovecot import Dovecot
 ONCE = "run --once --json"
 
 
-def account(provider: Dovecot, user: str = "sales", **changes: object) -> dict[str, object]:
+class Provider(Protocol):
+    """Where maildrops are, as far as an account has to know."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def pop3(self) -> int: ...
+
+
+def account(provider: Provider, user: str = "sales", **changes: object) -> dict[str, object]:
     """Return the configuration of an account: the maildrop of a user, for the mailbox so called."""
     return {
         "name": user,

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -84,6 +85,7 @@ error     unix - - n - - error
 retry     unix - - n - - error
 local     unix - n n - - local
 virtual   unix - n n - - virtual
+keep      unix - n n - - pipe flags=D user=nobody argv=/bin/sh {root}/keep.sh ${{user}}
 anvil     unix - - n - 1 anvil
 scache    unix - - n - 1 scache
 postlog   unix-dgram n - n - 1 postlogd
@@ -97,6 +99,28 @@ name=$(mktemp {root}/piped/tmp.XXXXXXXX)
 cat > "$name"
 mv "$name" "{root}/piped/new.${{name##*.}}"
 """
+
+_KEEP = """\
+# Keeps what pipe(8) hands over in the Maildir of the user that it names.
+set -e
+box={root}/mail/$1
+mkdir -p "$box/new" "$box/tmp"
+name=$(mktemp "$box/tmp/XXXXXXXX")
+cat > "$name"
+mv "$name" "$box/new/"
+"""
+
+Agent = Literal["virtual", "local", "pipe"]
+
+_AGENTS: Mapping[Agent, Mapping[str, str]] = {
+    "virtual": {},
+    "local": {"virtual_mailbox_domains": "", "mydestination": f"{PIPE_DOMAIN}, {DOMAIN}"},
+    "pipe": {"virtual_transport": "keep", "keep_destination_recipient_limit": "1"},
+}
+"""What main.cf says of who delivers for corp.example.
+
+local(8), and pipe(8) with ``flags=D``, bounce a message that has a Delivered-To with its recipient,
+after smtpd has taken it; virtual(8) does not."""
 
 
 @dataclass
@@ -163,6 +187,7 @@ def postfix(
     tls: str = "may",
     port: int | None = None,
     options: Mapping[str, str] | None = None,
+    agent: Agent = "virtual",
 ) -> Iterator[Postfix]:
     """Run a private Postfix until the block ends.
 
@@ -172,6 +197,7 @@ def postfix(
         tls: smtpd_tls_security_level: none, may or encrypt.
         port: where smtpd listens; any free port if None.
         options: further main.cf settings.
+        agent: who delivers for corp.example.
     """
     require("postfix", "postconf")
     if os.geteuid() != 0:
@@ -190,10 +216,11 @@ def postfix(
             size_limit=size_limit,
             tls=tls,
         )
-        main += "".join(f"{key} = {value}\n" for key, value in (options or {}).items())
+        further = {**_AGENTS[agent], **(options or {})}
+        main += "".join(f"{key} = {value}\n" for key, value in further.items())
         (root / "conf" / "main.cf").write_text(main)
         (root / "conf" / "master.cf").write_text(
-            _MASTER.format(port=instance.port, smtps=instance.smtps_port)
+            _MASTER.format(port=instance.port, smtps=instance.smtps_port, root=root)
         )
         with _answering(instance), _master(instance):
             yield instance
@@ -221,7 +248,10 @@ def _prepare(root: Path, mailboxes: tuple[str, ...]) -> Certificates:
     )
     (root / "pipe.sh").write_text(_PIPE.format(root=root))
     (root / "pipe.sh").chmod(0o755)
-    (root / "conf" / "aliases").write_text(f"pipe |{root}/pipe.sh\n")
+    (root / "keep.sh").write_text(_KEEP.format(root=root))
+    # Those of the mailboxes are for local(8): an alias that is a folder is a Maildir.
+    aliases = {"pipe": f"|{root}/pipe.sh"} | {box: f"{root}/mail/{box}/" for box in mailboxes}
+    (root / "conf" / "aliases").write_text("".join(f"{a} {to}\n" for a, to in aliases.items()))
     for path in ("/etc/postfix/dynamicmaps.cf", "/etc/postfix/postfix-files"):
         if Path(path).exists():
             shutil.copy(path, root / "conf")
