@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from services.deliverer.courier import Result, same_for_all
+from services.deliverer.courier import Result
 
 _UNSENDABLE: Final = re.compile("[\x00-\x20<>\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _UNSTORABLE: Final = re.compile("[\x00-\x1f/\x7f-\x9f\ud800-\udfff]")
@@ -38,16 +38,13 @@ def unsendable(address: str) -> str | None:
     return None
 
 
-def refusals(sender: str, recipients: Sequence[str]) -> dict[str, Result]:
-    """Return the permanent results for recipients to whom nothing can be sent as things are.
+def sendable(sender: str) -> str:
+    """Return an envelope sender, or "", the null sender, where it cannot be sent."""
+    return "" if sender and unsendable(sender) else sender
 
-    Args:
-        sender: the envelope sender, "" for the null sender; a bad one refuses all recipients.
-        recipients: the envelope recipients.
-    """
-    why = unsendable(sender) if sender else None
-    if why is not None:
-        return same_for_all(recipients, Result("permanent", f"the envelope sender: {why}"))
+
+def refusals(recipients: Sequence[str]) -> dict[str, Result]:
+    """Return the permanent results for recipients to whom nothing can be sent."""
     return {
         recipient: Result("permanent", why)
         for recipient in recipients

@@ -6,7 +6,7 @@ in the middle of a letter, the connection is cut at once, with nothing more sent
 
 from __future__ import annotations
 
-from services.deliverer.courier import Post, Result
+from services.deliverer.courier import Post, Result, Throttled
 from services.deliverer.pool import Pool
 from services.deliverer.session import PipelineBroken, Session
 from services.deliverer.transaction import Following, transact
@@ -37,6 +37,8 @@ class Conversation:
         reused = session.served > 0
         try:
             return await self._over(session, post, following)
+        except Throttled:
+            raise  # a fresh connection does not make it want more
         except Unreachable as error:
             if not reused and not isinstance(error, PipelineBroken):
                 raise

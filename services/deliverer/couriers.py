@@ -8,8 +8,9 @@
     pickup:///path/PickUp                 a PickUp folder
 
 Mail servers take options after a ``?``: ``tls=none``, ``opportunistic`` or ``required`` (see
-``Target``), ``ca_file=/path`` of the authority to verify by instead of the system's, and
-``helo=name``, what to call ourselves. Without ``tls``, TLS is taken where it is offered, whatever
+``Target``), ``ca_file=/path`` of the authority to verify by instead of the system's,
+``helo=name``, what to call ourselves, and ``pipelining=none``, ``commands`` or ``full`` (likewise),
+what may be sent together. Without ``tls``, TLS is taken where it is offered, whatever
 the certificate, as mail servers do among each other; a ``ca_file`` or a password makes it required
 and verified. Nothing in a URL is trusted: what is unknown is an error that says what is expected.
 """
@@ -27,7 +28,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from services.deliverer.courier import Courier
 from services.deliverer.maildir import PLACEHOLDERS, MaildirCourier, unknown_placeholders
 from services.deliverer.pickup import PickupCourier
-from services.deliverer.session import Credentials, Target
+from services.deliverer.quirks import Quirks
+from services.deliverer.session import Credentials, Pipelining, Target
 from services.deliverer.smtp import SmtpCourier
 from services.deliverer.store import FileStore
 from shared.clock import Clock, SystemClock
@@ -35,6 +37,7 @@ from shared.errors import ConfigError
 
 _Tls: TypeAlias = Literal["none", "opportunistic", "required"]
 _TLS: Final[tuple[_Tls, ...]] = get_args(_Tls)
+_PIPELINING: Final[tuple[Pipelining, ...]] = get_args(Pipelining)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,8 @@ def _server(wanted: _Wanted, *, port: int, lmtp: bool = False, implicit: bool = 
         context=_context(wanted, verified=tls != "opportunistic") if tls != "none" else None,
         credentials=credentials,
         hello=_hello(wanted),
+        pipelining=_pipelining(wanted),
+        quirks=Quirks(wanted.clock),
         patience=wanted.patience,
     )
     return SmtpCourier(target, wanted.clock, wanted.connections)
@@ -141,6 +146,8 @@ def _lmtp_socket(wanted: _Wanted) -> Courier:
         lmtp=True,
         tls="none",
         hello=_hello(wanted),
+        pipelining=_pipelining(wanted),
+        quirks=Quirks(wanted.clock),
         patience=wanted.patience,
     )
     return SmtpCourier(target, wanted.clock, wanted.connections)
@@ -185,6 +192,14 @@ def _tls(wanted: _Wanted, credentials: Credentials | None) -> _Tls:
     return found
 
 
+def _pipelining(wanted: _Wanted) -> Pipelining | None:
+    asked = wanted.options.get("pipelining")
+    found = next((pipelining for pipelining in _PIPELINING if pipelining == asked), None)
+    if asked is not None and found is None:
+        raise wanted.wrong(f"pipelining={asked!a}: expected one of {', '.join(_PIPELINING)}")
+    return found
+
+
 def _context(wanted: _Wanted, *, verified: bool) -> ssl.SSLContext:
     ca_file = wanted.options.get("ca_file")
     if not verified:
@@ -214,10 +229,10 @@ class _Kind:
 
 
 _KINDS: Final[Mapping[str, _Kind]] = {
-    "smtp": _Kind(_smtp, ("tls", "ca_file", "helo")),
-    "smtps": _Kind(_smtps, ("ca_file", "helo")),
-    "lmtp": _Kind(_lmtp, ("tls", "ca_file", "helo")),
-    "lmtp+unix": _Kind(_lmtp_socket, ("helo",)),
+    "smtp": _Kind(_smtp, ("tls", "ca_file", "helo", "pipelining")),
+    "smtps": _Kind(_smtps, ("ca_file", "helo", "pipelining")),
+    "lmtp": _Kind(_lmtp, ("tls", "ca_file", "helo", "pipelining")),
+    "lmtp+unix": _Kind(_lmtp_socket, ("helo", "pipelining")),
     "maildir": _Kind(_maildir),
     "pickup": _Kind(_pickup),
 }

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 
 from services.deliverer import drafts
-from services.deliverer.addresses import refusals
+from services.deliverer.addresses import refusals, sendable
 from services.deliverer.courier import Letter, Post, Tell, same_for_all
 from services.deliverer.drafts import Draft
 from services.deliverer.line_ends import crlf
@@ -44,10 +44,10 @@ class PickupCourier:
 
     async def _write(self, post: Post, draft: Draft) -> None:
         letter, sender, recipients = post
-        draft.results |= refusals(sender, recipients)
+        draft.results |= refusals(recipients)
         rest = [recipient for recipient in recipients if recipient not in draft.results]
         if rest:
-            await self._copy(letter, _envelope(sender, rest), rest, draft)
+            await self._copy(letter, _envelope(sendable(sender), rest), rest, draft)
 
     async def _copy(
         self, letter: Letter, head: bytes, recipients: Sequence[str], draft: Draft

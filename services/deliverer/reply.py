@@ -1,16 +1,13 @@
-"""What a mail server's reply means for a message: delivered, temporary or permanent.
+"""Replies of a mail server (RFC 5321 section 4.2): what one is, to what, and how bytes become some.
 
-Told by reply code (RFC 5321 section 4.2) and enhanced status code (RFC 3463) from one table, first
-match wins. Servers are not trusted to use codes as they were meant: the known misuses come before
-the general rule, and what nobody foresaw is temporary.
+It does no I/O and trusts no server: a reply has a limit, and what is shown of it is escaped.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from shared.log import printable
 
@@ -66,63 +63,6 @@ class Reply(NamedTuple):
     def said(self, server: str, step: Step) -> str:
         """Return the reply as a sentence that names who said it, and to what."""
         return f"{self.code} {self.text} (said by {server} to {step.phrase})"
-
-
-Meaning: TypeAlias = Literal["delivered", "temporary", "permanent", "session"]
-"""The verdict on a message; ``session`` where the reply is about this program's session instead:
-the destination is out of order or does not let us in, and no message is to blame."""
-
-_SETUP: Final = frozenset({Step.GREETING, Step.HELLO, Step.STARTTLS, Step.AUTH})
-_ANY: Final = frozenset(Step)
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """Matches replies to some steps by a pattern over ``code subject.detail`` (``552 2.2``)."""
-
-    steps: frozenset[Step]
-    pattern: re.Pattern[str]
-    meaning: Meaning
-
-
-def _rule(steps: frozenset[Step] | Step, pattern: str, meaning: Meaning) -> _Rule:
-    return _Rule(
-        steps if isinstance(steps, frozenset) else frozenset({steps}), re.compile(pattern), meaning
-    )
-
-
-_RULES: Final = (
-    _rule(_SETUP, r"[^2]", "session"),
-    # 530, 534, 535, 538 (RFC 4954, RFC 3207) and X.7.0, X.7.8 ... X.7.11 without a reply code of
-    # the kind: authentication or TLS is asked for, or ours was refused.
-    _rule(_ANY, r"53[0458]", "session"),
-    _rule(Step.MAIL, r"[45].. 7\.(0|8|9|10|11)$", "session"),
-    _rule(_ANY, r"421", "session"),
-    # Over quota (X.2.2): servers give it 552, 554 or 550, and the mailbox is emptied some day.
-    _rule(_ANY, r"5.. 2\.2$", "temporary"),
-    _rule(_ANY, r"552 (2\.3|3\.4)$", "permanent"),
-    # Without an enhanced code, 552 to MAIL is about SIZE (RFC 1870 section 6.1); to RCPT it means
-    # "too many recipients" (RFC 5321 section 4.5.3.1.10); at the end "exceeded storage allocation".
-    _rule(Step.MAIL, r"552", "permanent"),
-    _rule(_ANY, r"552", "temporary"),
-    # The two sides do not understand each other; that is not the message's fault.
-    _rule(_ANY, r"50[0234]", "temporary"),
-    _rule(_ANY, r"5", "permanent"),
-)
-
-
-def meaning(reply: Reply, step: Step) -> Meaning:
-    """Return what a reply to a step of the session means."""
-    if 200 <= reply.code < 300:
-        return "delivered"
-    enhanced = _ENHANCED.match(reply.text)
-    if enhanced is not None and int(enhanced[1]) != reply.code // 100 and step not in _SETUP:
-        return "temporary"  # the server contradicts itself
-    key = f"{reply.code} {enhanced[2]}" if enhanced is not None else str(reply.code)
-    for rule in _RULES:
-        if step in rule.steps and rule.pattern.match(key):
-            return rule.meaning
-    return "temporary"
 
 
 _LINE: Final = re.compile(rb"(\d{3})(?:([ -])(.*))?$", re.DOTALL)

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from services.deliverer.channel import Channel, TlsFailed
-from services.deliverer.courier import Post
+from services.deliverer.courier import Post, Throttled
+from services.deliverer.meaning import meaning
+from services.deliverer.quirks import Quirks
 from services.deliverer.reply import Reply, Step
 from shared.errors import Unreachable
 from shared.log import printable
 
 CONNECT_TIMEOUT: Final = 30.0
+EHLO_SECONDS: Final = 30.0
+"""How long to wait for an answer to EHLO, while the server is not known to give one."""
 BLOCK_TIMEOUT: Final = 180.0
 """Seconds for a block of a message to go out (RFC 5321 section 4.5.3.2.5)."""
 
@@ -30,6 +35,17 @@ class PipelineBroken(Unreachable):
 
     It is worth one more try over a fresh connection, which then does without pipelining.
     """
+
+
+class EhloBroken(Unreachable):
+    """The server has nothing to say to EHLO; it may know HELO alone."""
+
+
+Pipelining: TypeAlias = Literal["none", "commands", "full"]
+
+_TAKES_ALL: Final = re.compile(rb"\b(Dovecot|Cyrus|Postfix)\b", re.IGNORECASE)
+"""Who is known to read on where a message ends. Perl's Net::Server::Mail, for one, offers
+PIPELINING over LMTP, and takes what comes along with the final dot for text of that message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +72,10 @@ class Target:
         context: the TLS settings that go with it.
         credentials: what to log in with, None for no login.
         hello: our name in EHLO; None for the address literal of our end of the connection.
+        pipelining: what may be sent together where PIPELINING is offered: ``none``; ``commands``,
+            the envelope of one letter; ``full``, also that of the next with the end of the one
+            before. None for ``full`` over LMTP with a server known to take it, else ``commands``.
+        quirks: what is known of the server.
         patience: what the timeouts are multiplied by.
     """
 
@@ -67,6 +87,8 @@ class Target:
     context: ssl.SSLContext | None = None
     credentials: Credentials | None = None
     hello: str | None = None
+    pipelining: Pipelining | None = None
+    quirks: Quirks = field(default_factory=Quirks, compare=False)
     patience: float = 1.0
 
 
@@ -82,6 +104,8 @@ class Session:
         announced: the letter of which the envelope has been sent already, with the end of the one
             before it.
         served: how many transactions it has had.
+        carried: how many letters it has taken.
+        quirks: what is known of the server.
     """
 
     def __init__(self, target: Target, channel: Channel) -> None:
@@ -92,7 +116,29 @@ class Session:
         self.unfinished = False
         self.announced: Post | None = None
         self.served = 0
+        self.carried = 0
+        self.quirks = target.quirks
         self._patience = target.patience
+        self._together = False
+        self._with_the_end = False
+
+    @property
+    def pipelines(self) -> bool:
+        """Whether the commands of an envelope may go out together."""
+        return self._together and self.quirks.pipelining.trusted
+
+    @property
+    def follows(self) -> bool:
+        """Whether those of the next letter may go out with the end of the one before."""
+        return self._with_the_end and self.pipelines and self.quirks.following.trusted
+
+    def begin(self, target: Target, greeting: Reply) -> None:
+        """Settle, once and for all, what may be sent together; EHLO has been answered."""
+        may = target.pipelining
+        offered = "PIPELINING" in self.extensions and may != "none"
+        self._together = offered and self.quirks.pipelining.trusted
+        known = target.lmtp and _TAKES_ALL.search(greeting.lines[0]) is not None
+        self._with_the_end = may == "full" or (may is None and known)
 
     async def reply(self, step: Step) -> Reply:
         """Return the next reply.
@@ -102,25 +148,33 @@ class Session:
         """
         return await self.channel.reply(step.seconds * self._patience)
 
-    async def replies(self, steps: Sequence[Step]) -> list[Reply]:
+    async def replies(self, steps: Sequence[Step], seconds: float | None = None) -> list[Reply]:
         """Return the next replies to commands that were sent together: one of them at least.
 
         Args:
             steps: what these commands were.
+            seconds: how long to wait, None for as long as is due to the first of them.
 
         Raises:
             Unreachable: the connection broke, or there was none in time.
         """
-        return await self.channel.replies(len(steps), steps[0].seconds * self._patience)
+        wait = steps[0].seconds if seconds is None else min(seconds, steps[0].seconds)
+        return await self.channel.replies(len(steps), wait * self._patience)
 
-    async def command(self, line: bytes, step: Step) -> Reply:
+    async def command(self, line: bytes, step: Step, seconds: float | None = None) -> Reply:
         """Send a command line, given without CRLF, and return the reply to it.
+
+        Args:
+            line: the command.
+            step: what it is.
+            seconds: how long to wait for the reply, None for as long as is due to it.
 
         Raises:
             Unreachable: the connection broke, or there was no reply in time.
         """
         self.channel.write(line + b"\r\n")
-        return await self.reply(step)
+        (reply,) = await self.replies((step,), seconds)
+        return reply
 
     async def drain(self) -> None:
         """Return once more of a message can be sent.
@@ -140,24 +194,29 @@ async def open_session(target: Target) -> Session:
 
     Raises:
         Unreachable: the server cannot be reached, or does not let us in.
+        Throttled: it has too much to do for now.
     """
+    starttls = target.tls in ("opportunistic", "required")
     try:
-        return await _open(target, starttls=target.tls in ("opportunistic", "required"))
+        return await _open(target, starttls=starttls)
     except TlsFailed:
         if target.tls != "opportunistic":
             raise
+        return await _open(target, starttls=False)
+    except EhloBroken:
         return await _open(target, starttls=False)
 
 
 async def _open(target: Target, *, starttls: bool) -> Session:
     session = Session(target, await _connect(target))
     try:
-        _must(await session.reply(Step.GREETING), Step.GREETING, target)
+        greeting = _must(await session.reply(Step.GREETING), Step.GREETING, target)
         await _hello(session, target)
         if starttls and await _starttls(session, target):
             await _hello(session, target)
         if target.credentials is not None:
             await _login(session, target, target.credentials)
+        session.begin(target, greeting)
     except BaseException:
         session.channel.abort()
         raise
@@ -183,19 +242,52 @@ async def _connect(target: Target) -> Channel:
 
 def _must(reply: Reply, step: Step, target: Target) -> Reply:
     if not 200 <= reply.code < 300:
-        raise Unreachable(target.server, f"{reply.code} {reply.text} (said to {step.phrase})")
+        error = Throttled if meaning(reply, step) == "rate" else Unreachable
+        raise error(target.server, f"{reply.code} {reply.text} (said to {step.phrase})")
     return reply
 
 
 async def _hello(session: Session, target: Target) -> None:
     name = (target.hello or _literal(session.channel.address)).encode("ascii")
-    reply = await session.command((b"LHLO " if target.lmtp else b"EHLO ") + name, Step.HELLO)
-    lines = reply.lines[1:]
-    if reply.code in (500, 502) and not target.lmtp:  # RFC 5321 section 3.2
-        reply, lines = await session.command(b"HELO " + name, Step.HELLO), ()
+    if not target.quirks.ehlo.trusted and _can_do_without(target):
+        await _helo(session, target, name)
+        return
+    reply = await _ehlo(session, target, name)
+    if reply.code // 10 == 50 and not target.lmtp:  # RFC 5321 section 3.2
+        await _helo(session, target, name)
+        return
     _must(reply, Step.HELLO, target)
-    offered = (line.decode("latin-1").strip().partition(" ") for line in lines)
+    offered = (line.decode("latin-1").strip().partition(" ") for line in reply.lines[1:])
     session.extensions = {keyword.upper(): parameters for keyword, _, parameters in offered}
+
+
+def _can_do_without(target: Target) -> bool:
+    """Return whether HELO will do: it offers neither TLS nor a login, and LMTP does not have it."""
+    return not target.lmtp and target.tls != "required" and target.credentials is None
+
+
+async def _ehlo(session: Session, target: Target, name: bytes) -> Reply:
+    verb, ehlo = b"LHLO " if target.lmtp else b"EHLO ", target.quirks.ehlo
+    falls_back = not ehlo.kept and _can_do_without(target)
+    try:
+        reply = await session.command(verb + name, Step.HELLO, EHLO_SECONDS if falls_back else None)
+    except Unreachable as error:
+        if not falls_back:
+            raise
+        ehlo.suspect()
+        raise EhloBroken(target.server, f"{error.said}, after EHLO") from error
+    ehlo.keep()
+    return reply
+
+
+async def _helo(session: Session, target: Target, name: bytes) -> None:
+    session.extensions = {}
+    well = False
+    try:
+        _must(await session.command(b"HELO " + name, Step.HELLO), Step.HELLO, target)
+        well = True
+    finally:
+        target.quirks.ehlo.went_without(well=well)
 
 
 def _literal(address: str | None) -> str:

@@ -78,9 +78,7 @@ class _Bound:
 
     def _can_follow(self, waiting: _Waiting, fit: Callable[[Post], bool]) -> bool:
         post = waiting.post
-        return (
-            waiting.batch is self.batch and not refusals(post.sender, post.recipients) and fit(post)
-        )
+        return waiting.batch is self.batch and not refusals(post.recipients) and fit(post)
 
 
 class SmtpCourier:
@@ -155,7 +153,7 @@ class SmtpCourier:
     async def _deliver(
         self, conversation: Conversation, post: Post, following: Following
     ) -> Delivered:
-        refused = refusals(post.sender, post.recipients)
+        refused = refusals(post.recipients)
         if refused:
             rest = [recipient for recipient in post.recipients if recipient not in refused]
             post = post._replace(recipients=rest)

@@ -8,11 +8,12 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import msgpack
 
-from services.deliverer.reply import Malformed, Reply, ReplyReader, Step, meaning
+from services.deliverer.meaning import Meaning, meaning
+from services.deliverer.reply import Malformed, Reply, ReplyReader, Step
 from services.fetcher import listing
 from services.fetcher.identity import Identity, identify
 from services.fetcher.protocol import CHUNK, LINE_LIMIT, Body, Pop3
@@ -267,7 +268,7 @@ def replies(pieces: Sequence[bytes]) -> list[Reply] | str:
         assert 0 <= reply.code <= 999
     for reply in found[:_READ]:
         for step in Step:
-            assert meaning(reply, step) in ("delivered", "temporary", "permanent", "session")
+            assert meaning(reply, step) in get_args(Meaning)
             assert reply.said("mx.example.net:25", step).isprintable()
     return found
 

@@ -85,7 +85,7 @@ async def test_the_destinations_that_are_documented_exist() -> None:
 
 async def test_the_options_that_are_documented_are_taken() -> None:
     options = re.findall(r"^\| `(\w+=\w+)`", section("## Destinations"), re.MULTILINE)
-    assert len(options) == 4
+    assert len(options) == 7
     for option in options:
         await courier_for("documented", f"smtp://mail.example?{option}").close()
 

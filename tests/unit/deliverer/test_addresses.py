@@ -1,6 +1,6 @@
 import pytest
 
-from services.deliverer.addresses import refusals, unsendable, unstorable
+from services.deliverer.addresses import refusals, sendable, unsendable, unstorable
 
 BAD = [
     "",
@@ -42,7 +42,12 @@ def test_ordinary_names_are_storable(name: str) -> None:
     assert unstorable(name) is None
 
 
-def test_a_bad_sender_refuses_every_recipient() -> None:
-    results = refusals("a\r\nb", ["anna@corp.example", "bert@corp.example"])
-    assert [r.verdict for r in results.values()] == ["permanent"] * 2
-    assert refusals("", ["anna@corp.example"]) == {}
+def test_each_bad_recipient_is_refused_alone() -> None:
+    results = refusals(["anna@corp.example", "a\r\nb", ""])
+    assert {r: result.verdict for r, result in results.items()} == dict.fromkeys(
+        ["a\r\nb", ""], "permanent"
+    )
+
+
+def test_a_sender_that_cannot_be_sent_becomes_the_null_sender() -> None:
+    assert [sendable(s) for s in ("", "a b", "x@corp.example")] == ["", "", "x@corp.example"]

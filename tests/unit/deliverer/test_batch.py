@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
@@ -26,7 +27,8 @@ def text(number: int, *, held: bool = True) -> Letter:
 
 @contextlib.asynccontextmanager
 async def opened(server: SmtpServer, connections: int = 1) -> AsyncIterator[SmtpCourier]:
-    made = courier_for("local", server.url, connections=connections)
+    together = "?pipelining=full" if server.lmtp else ""
+    made = courier_for("local", server.url + together, connections=connections)
     assert isinstance(made, SmtpCourier)
     try:
         yield made
@@ -129,14 +131,14 @@ async def test_a_defect_of_who_is_told_is_not_waited_for_in_vain() -> None:
 class Watching(asyncio.Protocol):
     """A server that takes everything, and notes what came along with the end of each message."""
 
-    def __init__(self, extensions: bytes, along: list[bytes]) -> None:
-        self._extensions, self._along = extensions, along
+    def __init__(self, greeting: bytes, extensions: bytes, along: list[bytes]) -> None:
+        self._greeting, self._extensions, self._along = greeting, extensions, along
         self._held, self._message = b"", False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.write(b"220 ready\r\n")
+        transport.write(b"220 " + self._greeting + b"\r\n")
 
     def data_received(self, data: bytes) -> None:
         self._held += data
@@ -156,18 +158,33 @@ class Watching(asyncio.Protocol):
                 self._transport.write(reply + b"\r\n")
 
 
+DOVECOT, CYRUS = b"mail.corp.example Dovecot ready.", b"mail Cyrus LMTP 3.6.1-Debian-3.6.1-4 ready"
+PERL = b"mail.corp.example LMTP Net::Server::Mail (Perl) Service ready"
+
+
 @pytest.mark.parametrize(
-    ("scheme", "extensions", "announced"),
-    [("lmtp", b"PIPELINING", 2), ("lmtp", b"8BITMIME", 0), ("smtp", b"PIPELINING", 0)],
+    ("scheme", "greeting", "extensions", "option", "announced"),
+    [
+        ("lmtp", DOVECOT, b"PIPELINING", "", 2),
+        ("lmtp", CYRUS, b"PIPELINING", "", 2),
+        ("lmtp", DOVECOT, b"8BITMIME", "", 0),
+        ("lmtp", DOVECOT, b"PIPELINING", "&pipelining=commands", 0),
+        ("lmtp", DOVECOT, b"PIPELINING", "&pipelining=none", 0),
+        ("lmtp", PERL, b"PIPELINING", "", 0),
+        ("lmtp", PERL, b"PIPELINING", "&pipelining=full", 2),
+        ("smtp", DOVECOT, b"PIPELINING", "", 0),
+        ("smtp", b"ready", b"PIPELINING", "&pipelining=full", 2),
+    ],
 )
-async def test_over_lmtp_the_next_letter_is_announced_with_the_end_of_this_one(
-    scheme: str, extensions: bytes, announced: int
+async def test_the_next_letter_is_announced_with_the_end_of_this_one_where_that_is_taken(
+    scheme: str, greeting: bytes, extensions: bytes, option: str, announced: int
 ) -> None:
     along = list[bytes]()
     loop = asyncio.get_running_loop()
-    async with await loop.create_server(lambda: Watching(extensions, along), "127.0.0.1") as server:
-        port = server.sockets[0].getsockname()[1]
-        courier = courier_for("local", f"{scheme}://127.0.0.1:{port}?tls=none", connections=1)
+    serve = partial(Watching, greeting, extensions, along)
+    async with await loop.create_server(serve, "127.0.0.1") as server:
+        url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}?tls=none{option}"
+        courier = courier_for("local", url, connections=1)
         assert verdicts(await told(courier, posts(ANNA, BERT, CARL))) == ["delivered"] * 3
         await courier.close()
     groups = [b"RCPT TO:<%s>\r\nDATA\r\n" % r.encode() for r in (BERT, CARL)][:announced]

@@ -55,15 +55,16 @@ async def test_line_ends_are_crlf_and_dots_stay(tmp_path: Path) -> None:
     assert path.read_bytes() == ENVELOPE + b"Subject: x\r\n\r\n.\r\na\r\nb"
 
 
-async def test_an_address_that_could_add_lines_is_refused(tmp_path: Path) -> None:
+async def test_an_address_that_could_add_lines_is_never_written(tmp_path: Path) -> None:
     evil = "x@y\r\nX-Receiver: boss@corp.example"
     async with courier(f"pickup://{tmp_path}") as pickup:
         results = await pickup.deliver(letter(), SENDER, [ANNA, evil])
         by_sender = await pickup.deliver(letter(id_="other"), evil, [ANNA])
     assert (results[ANNA].verdict, results[evil].verdict) == ("delivered", "permanent")
-    assert by_sender[ANNA].verdict == "permanent"
-    (path,) = tmp_path.iterdir()
-    assert b"boss" not in path.read_bytes()
+    assert by_sender[ANNA].verdict == "delivered"
+    written = [path.read_bytes() for path in tmp_path.iterdir()]
+    assert sum(text.startswith(b"X-Sender: <>\r\n") for text in written) == 1
+    assert b"boss" not in b"".join(written)
 
 
 async def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:

@@ -5,9 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from services.deliverer.courier import Throttled
+from services.deliverer.pool import IDLE_SECONDS
+from services.deliverer.quirks import DAY
 from shared.errors import Unreachable
+from tests.clock import ManualClock
 from tests.servers.certificates import Certificates, make_certificates
-from tests.servers.smtp import DROP, smtp_server
+from tests.servers.smtp import DROP, HANG, smtp_server
 from tests.unit.deliverer.letters import ANNA, SENDER, courier, letter
 
 
@@ -133,6 +137,59 @@ async def test_a_server_that_talks_nonsense_is_unreachable() -> None:
         server.answer("GREETING", "HTTP/1.1 400 Bad Request")
         with pytest.raises(Unreachable, match="not an SMTP reply"):
             await smtp.deliver(letter(), SENDER, [ANNA])
+
+
+@pytest.mark.parametrize("action", [DROP, HANG])
+async def test_a_server_that_has_nothing_to_say_to_ehlo_is_told_helo(action: str) -> None:
+    clock = ManualClock()
+    async with (
+        smtp_server() as server,
+        courier(server.url, clock, connections=1, patience=0.001) as smtp,
+    ):
+        server.answer("EHLO", action)
+        for _ in range(2):
+            await smtp.deliver(letter(), SENDER, [ANNA])
+            await clock.advance(IDLE_SECONDS)
+        await clock.advance(DAY)
+        await smtp.deliver(letter(), SENDER, [ANNA])
+    assert len(server.received) == 3
+    hello = [command.split()[0] for command in server.commands if "127.0.0.1" in command]
+    assert hello == ["EHLO", "HELO", "HELO", "EHLO"]  # remembered for a day
+
+
+@pytest.mark.parametrize("url", ["?tls=required", ""])
+async def test_what_helo_cannot_give_is_not_done_without(url: str) -> None:
+    async with smtp_server(lmtp=not url) as server:
+        server.answer("LHLO", DROP)
+        server.answer("EHLO", DROP)
+        async with courier(server.url + url) as smtp:
+            with pytest.raises(Unreachable, match="closed the connection"):
+                await smtp.deliver(letter(), SENDER, [ANNA])
+    assert not [c for c in server.commands if c.startswith("HELO")]
+
+
+async def test_a_server_that_has_answered_ehlo_knows_it() -> None:
+    clock = ManualClock()
+    async with smtp_server() as server, courier(server.url, clock, connections=1) as smtp:
+        await smtp.deliver(letter(), SENDER, [ANNA])
+        await clock.advance(IDLE_SECONDS)
+        server.answer("EHLO", DROP)
+        with pytest.raises(Unreachable, match="closed the connection"):
+            await smtp.deliver(letter(), SENDER, [ANNA])
+    assert not [c for c in server.commands if c.startswith("HELO")]
+
+
+@pytest.mark.parametrize(
+    "said", ["421 4.7.0 too many connections", "450 4.7.1 rate limit exceeded"]
+)
+async def test_a_limit_at_the_door_is_told_from_a_closed_one(said: str) -> None:
+    async with smtp_server() as server, courier(server.url) as smtp:
+        server.answer("GREETING", said, "554 5.3.2 closed")
+        with pytest.raises(Throttled, match=said):
+            await smtp.deliver(letter(), SENDER, [ANNA])
+        with pytest.raises(Unreachable, match="closed") as caught:
+            await smtp.deliver(letter(), SENDER, [ANNA])
+    assert not isinstance(caught.value, Throttled)
 
 
 async def test_our_name_can_be_set() -> None:

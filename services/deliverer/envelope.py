@@ -1,0 +1,200 @@
+"""The envelope of a letter on the wire: MAIL, RCPT and DATA, and what is answered.
+
+They go out in one write where the server pipelines (RFC 2920). Some offer that and do not keep it:
+they lose what came along with the first command, or answer out of turn. What shows that is
+``PipelineBroken``; nothing has been sent then but commands, so a fresh connection may do without.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from services.deliverer.courier import Post, Throttled
+from services.deliverer.meaning import meaning
+from services.deliverer.quirks import Promise
+from services.deliverer.reply import Reply, Step
+from services.deliverer.session import PipelineBroken, Session
+from shared.errors import Unreachable
+
+FIRST_SECONDS: Final = 60.0
+"""How long to wait for the first reply to commands sent together, while the server is not known to
+take them so. Falling back costs little: it is no sign of anything but impatience."""
+REST_SECONDS: Final = 20.0
+"""The same for each of the others, once the first has come."""
+
+_NOT_UNDERSTOOD: Final = frozenset({500, 502, 503})
+_NOT_READ: Final = _NOT_UNDERSTOOD | {501, 555}
+_SAYS_SO: Final = re.compile(r"pipelin|synchroni[sz]ation", re.IGNORECASE)
+
+
+class Answers(NamedTuple):
+    """What was answered to the envelope; the commands that were not sent have no reply."""
+
+    mail: Reply
+    rcpt: Sequence[Reply]
+    data: Reply | None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the message can be sent now, and to all."""
+        taken = all(200 <= reply.code < 300 for reply in (self.mail, *self.rcpt))
+        return taken and self.data is not None and self.data.code == 354
+
+
+def group(session: Session, post: Post) -> bytes:
+    """Return the commands that go together before the message.
+
+    Args:
+        session: as EHLO left it.
+        post: the letter, with the sender that this server is to be told.
+    """
+    return b"".join((_mail(session, post), *_rcpt(post), b"DATA\r\n"))
+
+
+async def ask(session: Session, post: Post, *, announced: bool) -> Answers:
+    """Send the envelope of a letter, or if it was announced only read what is answered to it.
+
+    Raises:
+        PipelineBroken: what was sent together was not answered as it should be.
+        Throttled: the server ends the session, for it wants less mail.
+        Unreachable: the connection broke, or the server does not let us in.
+    """
+    if session.unfinished and not announced:
+        await session.command(b"RSET", Step.RSET)
+    session.unfinished = True
+    if announced:
+        return await _together(session, post, session.quirks.following)
+    if not session.pipelines:
+        return await _each(session, post)
+    session.channel.write(group(session, post))
+    return await _together(session, post, session.quirks.pipelining)
+
+
+def _mail(session: Session, post: Post) -> bytes:
+    line = f"MAIL FROM:<{post.sender}>"
+    if "SIZE" in session.extensions:
+        line += f" SIZE={post.letter.size}"
+    if "8BITMIME" in session.extensions:
+        line += " BODY=8BITMIME"
+    if not post.sender.isascii() or not all(map(str.isascii, post.recipients)):
+        line += " SMTPUTF8"
+    return line.encode() + b"\r\n"
+
+
+def _rcpt(post: Post) -> list[bytes]:
+    return [b"RCPT TO:<" + recipient.encode() + b">\r\n" for recipient in post.recipients]
+
+
+async def _together(session: Session, post: Post, promise: Promise) -> Answers:
+    """Return the answers to commands that were sent together.
+
+    Args:
+        session: the session.
+        post: the letter they are about.
+        promise: what the server kept if they are answered well.
+    """
+    steps = (Step.MAIL, *(Step.RCPT for _ in post.recipients), Step.DATA)
+    answers: list[Reply] = []
+    while len(answers) < len(steps):
+        for reply in await _some(session, steps[len(answers) :], promise, first=not answers):
+            answers.append(_checked(session, reply, steps[len(answers)]))
+    mail, *rcpt, data = answers
+    found = Answers(mail, rcpt, data)
+    wrong = None if found.accepted else _out_of_step(mail, rcpt, data, kept=promise.kept)
+    if wrong is not None:
+        promise.suspect()
+        why = f"{wrong.code} {wrong.text} (said to commands sent together)"
+        raise PipelineBroken(session.server, why)
+    promise.keep()
+    return found
+
+
+async def _some(
+    session: Session, steps: Sequence[Step], promise: Promise, *, first: bool
+) -> list[Reply]:
+    """Return the next replies, at least one of them."""
+    try:
+        if promise.kept:
+            return await session.replies(steps)
+        if first:  # and alone: the others may never come
+            return await session.replies(steps[:1], FIRST_SECONDS)
+        return await session.replies(steps, REST_SECONDS)
+    except Unreachable as error:
+        if promise.kept:  # it is the connection, as far as anybody knows
+            if not first:
+                promise.doubt()
+            raise
+        promise.suspect()
+        raise PipelineBroken(
+            session.server, f"{error.said}, after commands sent together"
+        ) from error
+
+
+def _out_of_step(mail: Reply, rcpt: Sequence[Reply], data: Reply, *, kept: bool) -> Reply | None:
+    """Return the answer that shows that commands are not taken together, or None.
+
+    Args:
+        mail: the answer to MAIL.
+        rcpt: those to RCPT.
+        data: that to DATA.
+        kept: whether they were taken so before. If not, bad syntax may be that of all of them.
+    """
+    for reply in (mail, *rcpt, data):
+        if reply.code >= 400 and _SAYS_SO.search(reply.text):
+            return reply
+    early = next((reply for reply in (mail, *rcpt) if reply.code == 354), None)
+    if early is not None or mail.code in (_NOT_UNDERSTOOD if kept else _NOT_READ):
+        return early or mail
+    if meaning(mail, Step.MAIL) != "delivered":
+        return None  # what follows, follows from that
+    lost = next((reply for reply in rcpt if reply.code in _NOT_UNDERSTOOD), None)
+    if lost is not None or not any(200 <= reply.code < 300 for reply in rcpt):
+        return lost
+    wrong = data.code in _NOT_UNDERSTOOD or data.code < 300 or data.text.startswith("5.5.1")
+    return data if wrong else None
+
+
+async def _each(session: Session, post: Post) -> Answers:
+    """Send one command after the other, each once the one before was answered."""
+    well = False
+    try:
+        found = await _one_by_one(session, post)
+        taken = meaning(found.mail, Step.MAIL) == "delivered"
+        well = taken and not any(reply.code in _NOT_UNDERSTOOD for reply in found.rcpt)
+        return found
+    finally:
+        session.quirks.pipelining.went_without(well=well)
+
+
+async def _one_by_one(session: Session, post: Post) -> Answers:
+    session.channel.write(_mail(session, post))
+    answer = await _reply(session, Step.MAIL)
+    answers: list[Reply] = []
+    if meaning(answer, Step.MAIL) != "delivered":
+        return Answers(answer, answers, None)
+    for line in _rcpt(post):
+        session.channel.write(line)
+        answers.append(await _reply(session, Step.RCPT))
+    if not any(meaning(reply, Step.RCPT) == "delivered" for reply in answers):
+        return Answers(answer, answers, None)
+    session.channel.write(b"DATA\r\n")
+    return Answers(answer, answers, await _reply(session, Step.DATA))
+
+
+async def _reply(session: Session, step: Step) -> Reply:
+    return _checked(session, await session.reply(step), step)
+
+
+def _checked(session: Session, reply: Reply, step: Step) -> Reply:
+    """Return a reply that is about the message; one about this session ends the transaction."""
+    if reply.code < 400:
+        return reply
+    means = meaning(reply, step)
+    if means != "session" and reply.code != 421:
+        return reply
+    # What ends a connection that has carried mail may be a limit of that one.
+    limit = means == "rate" and not (session.carried and step is Step.MAIL)
+    error = Throttled if limit else Unreachable
+    raise error(session.server, f"{reply.code} {reply.text} (said to {step.phrase})")

@@ -1,0 +1,148 @@
+"""What a mail server's reply means for a letter, by one table: the first rule that fits decides.
+
+Told by reply code (RFC 5321 section 4.2), enhanced status code (RFC 3463, the IANA registry) and,
+where servers say with words alone what they mean, by those. Servers are not trusted to use codes as
+they were meant: the known misuses come before the general rules. What nobody foresaw is temporary,
+and so is what might be: a try too many costs less than mail in Failed Mail for no reason.
+docs/delivery.md has replies of real servers beside what is made of them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from services.deliverer.reply import Reply, Step
+
+Meaning: TypeAlias = Literal["delivered", "temporary", "permanent", "session", "rate", "sender"]
+"""The verdict on a letter. Three are not about the letter: ``session``, the destination is out of
+order or does not let us in; ``rate``, it wants fewer letters, or more slowly; ``sender``, the form
+or the domain of the sender is not to its liking, and another one would be."""
+
+_ANY: Final = frozenset(Step)
+_SETUP: Final = frozenset({Step.GREETING, Step.HELLO, Step.STARTTLS, Step.AUTH})
+_ENVELOPE: Final = frozenset({Step.MAIL, Step.RCPT, Step.DATA})
+_LETTER: Final = _ENVELOPE | {Step.END}
+_MAIL: Final = frozenset({Step.MAIL})
+_NAMES: Final = frozenset({Step.MAIL, Step.RCPT})
+_END: Final = frozenset({Step.END})
+
+
+class _Rule(NamedTuple):
+    """Fits replies to some steps, by their key and, unless it is None, by their words.
+
+    The key is ``552 2.2``: code, and subject and detail of the enhanced code; ``552`` without one.
+    """
+
+    steps: frozenset[Step]
+    key: re.Pattern[str]
+    words: re.Pattern[str] | None
+    meaning: Meaning
+
+
+def _rule(steps: frozenset[Step], key: str, meaning: Meaning, words: str | None = None) -> _Rule:
+    said = None if words is None else re.compile(words, re.IGNORECASE)
+    return _Rule(steps, re.compile(key), said, meaning)
+
+
+_GREYLISTED: Final = r"gr[ae]y-?\s?list"
+_RATE: Final = (
+    r"too many (\w+ ){0,2}?(connections?|sessions|messages|mails|e-?mails|requests|deliveries)\b"
+    r"|too many recipients (received )?(this|in|per|within)|too much mail|throttl|slow down|slower"
+    r"|(rate|connections?|sending|hourly|daily)[ -]?(limit|quota)"
+    r"|sending rate|at a rate|unusual rate"
+    r"|too (quickly|fast|frequently|often)|(mail|message|recipient|connection)s? per "
+    r"(second|minute|hour|day)|server (is )?(too )?busy|congest|maximum (\w+ ){0,5}connections"
+)
+_LOGIN: Final = (
+    r"authenti\w+ (is )?(required|needed)|requires authenti|not authenticated"
+    r"|must (first )?(log ?in|authenticate)|login (is )?required|issue a starttls"
+)
+_OUR_HOST: Final = (
+    r"client host (rejected|\S+ blocked)|helo command rejected|cannot find your (reverse )?hostname"
+    r"|(is|listed) in an? (rbl|dnsbl|black ?list)|banned sending ip|reverse dns"
+)
+_SENDER: Final = (
+    r"sender verif|unrout\w+ sender|domain of sender|domain name required for sender"
+    r"|(sender|return)( e-?mail)?( address)?( rejected)?[: ].{0,80}?(domain not found|not exist"
+    r"|not resolve|unresolvable|malformed|fully[ -]qualified|contain a domain"
+    r"|unverified|undeliverable|not accept mail)"
+    r"|(invalid|malformed|syntactically incorrect) (sender|return path|reverse[ -]path)"
+    r"|sender domain.{0,30}(exist|resolv|found|empty|invalid|mx)"
+)
+_FULL: Final = (
+    r"quota|(mailbox|inbox|folder|maildir|account|user)( is| has)? (full|over\b|exceed)"
+    r"|full mailbox|mailbox .{0,20}limit|out of (disk |storage )?space|disk (is )?full"
+    r"|storage allocation|(insufficient|not enough|no|low) (disk|system|storage|free|space)"
+)
+_LATER: Final = _GREYLISTED + r"|temporar|(try|again|retry|come back) (it )?later|again in (a |\d)"
+_SIZE: Final = r"size|too (big|large)|larger than"
+_CONTENT: Final = (
+    r"lines?\b.{0,12}too long|line length|headers?\b.{0,24}too (large|long|big|many)|content"
+    r"|attachment|virus|malware|spam|security"
+)
+
+_RULES: Final = (
+    _rule(_LETTER, r"[45]", "temporary", _GREYLISTED),
+    _rule(_ANY, r"[45].. (7\.28|4\.5)$|4.. 7\.[56]\d\d$", "rate"),
+    _rule(_ANY, r"[45]", "rate", _RATE),
+    _rule(_SETUP, r"[^2]", "session"),
+    # 530, 534, 535, 538 (RFC 4954, RFC 3207) and X.7.0, X.7.8 ... X.7.11 without a reply code of
+    # the kind: authentication or TLS is asked for, or ours was refused. 521 (RFC 7504): no mail.
+    _rule(_ANY, r"53[0458]|521|421", "session"),
+    _rule(_MAIL, r"[45].. 7\.(0|8|9|10|11)$", "session"),
+    _rule(_NAMES, r"[45]", "session", _LOGIN),
+    # It is our host that is refused, though servers wait with it until they know the recipients
+    # (Postfix: smtpd_delay_reject). All mail would end in Failed Mail for that.
+    _rule(_ENVELOPE, r"[45].. 7\.25$|5.. 7\.(511|6[0-4]\d)$", "session"),
+    _rule(_ENVELOPE, r"[45]", "session", _OUR_HOST),
+    # Bad syntax or domain of a sender (X.1.7, X.1.8), non-ASCII (X.6.7), SPF (X.7.23, X.7.24),
+    # a domain that takes no mail (X.7.27). 417 and 517 are Courier's own.
+    _rule(_ENVELOPE, r"[45].. (1\.[78]|7\.2[347])$", "sender"),
+    _rule(_MAIL, r"[45].. 6\.7$|[45]17$|5(01|04|53|55)( [1-6]\.\d+)?$", "sender"),
+    _rule(_ENVELOPE, r"[45]", "sender", _SENDER),
+    # Over quota (X.2.2): servers give it 552, 554 or 550, and the mailbox is emptied some day.
+    _rule(_LETTER, r"5.. 2\.2$", "temporary"),
+    _rule(_LETTER, r"552 (2\.3|3\.4)$", "permanent"),
+    _rule(_LETTER, r"5", "temporary", _FULL),
+    # Out of space, closed, badly configured; its directory is away; too many recipients at once.
+    _rule(_LETTER, r"5.. (3\.[125]|4\.3|5\.3)$", "temporary"),
+    _rule(_LETTER, r"5", "temporary", _LATER),
+    # What does not please it in the message, whatever the code (RFC 5321 section 4.5.3.1.9: 500).
+    _rule(_END, r"5.. [67]\.", "permanent"),
+    _rule(_END, r"5(00|52)", "permanent", _CONTENT),
+    # Without an enhanced code, 552 to MAIL is about SIZE (RFC 1870 section 6.1); to RCPT it means
+    # "too many recipients" (RFC 5321 section 4.5.3.1.10); at the end "exceeded storage allocation".
+    _rule(_MAIL, r"552", "permanent"),
+    _rule(_END, r"552", "permanent", _SIZE),
+    _rule(_LETTER, r"552", "temporary"),
+    # Of a name, 504 is what the server thinks of it; of a parameter we send what EHLO offered.
+    _rule(_NAMES, r"504", "permanent"),
+    # The two sides do not understand each other; that is not the message's fault.
+    _rule(_ANY, r"50[0234]", "temporary"),
+    _rule(_ANY, r"5", "permanent"),
+)
+
+_QUOTED: Final = re.compile(r"<[^<>]*>")
+_ENHANCED: Final = re.compile(r"#?([245])\.(\d{1,3}\.\d{1,3})(?![\w.])|.*?\(#([245])\.(\d\.\d)\)")
+
+
+def meaning(reply: Reply, step: Step) -> Meaning:
+    """Return what a reply to a step of the session means."""
+    if 200 <= reply.code < 300:
+        return "delivered"
+    text = reply.text
+    found = _ENHANCED.match(text)  # first of all, or as qmail has it: last, and (#5.1.1)
+    subject = found and (found[2] or found[4])
+    key = f"{reply.code} {subject}" if subject else str(reply.code)
+    words = _QUOTED.sub("<>", text)  # less addresses: somebody may be called quota@
+    contradicts = found and (found[1] or found[3]) != key[0] and step not in _SETUP
+    for rule in _RULES:
+        if step in rule.steps and rule.key.match(key) and _has(rule.words, words):
+            # Where the server contradicts itself (550 4.2.1), permanent is too much.
+            return "temporary" if contradicts and rule.meaning == "permanent" else rule.meaning
+    return "temporary"
+
+
+def _has(words: re.Pattern[str] | None, text: str) -> bool:
+    return words is None or words.search(text) is not None
