@@ -8,6 +8,7 @@ import contextlib
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -15,7 +16,7 @@ from fnmatch import fnmatchcase
 from select import select
 from typing import NamedTuple
 
-from tests.dialogues.script import Act, Expected, Rule, Step, Transcript
+from tests.dialogues.script import Act, Expected, Rule, Step, Transcript, plain
 
 PATIENCE = 30.0
 """Seconds that the server waits for its client, so that no test hangs for ever."""
@@ -150,6 +151,7 @@ class _Talk:
         self._transcript = transcript
         self._received = b""
         self._held: list[bytes] = []
+        self._asked: deque[str] = deque()  # RETR and TOP that a transcript has not answered yet
         self._view: list[Lying] = []
         self._logged_in = False
         self._deleted: set[int] = set()
@@ -239,9 +241,13 @@ class _Talk:
     def _follow(self, command: str) -> None:
         """Say what the transcript has up to the next command, which may have been sent already."""
         assert self._transcript is not None
+        if command.startswith(("RETR", "TOP")):
+            self._asked.append(command)
         steps: list[Step] = []
         while self._transcript and not isinstance(self._transcript[0], Expected):
             steps.append(self._transcript.pop(0))  # type: ignore[arg-type]
+        if not steps and command.startswith("DELE"):
+            self._regular(command)  # it is answered with what came after it: taken for +OK
         self._perform(steps, command)
 
     def _complain_of_the_rest(self) -> None:
@@ -265,6 +271,8 @@ class _Talk:
         for step in steps:
             if isinstance(step, bytes):
                 said += step
+                if step.startswith(b"-ERR") and self._asked:
+                    self._asked.popleft()
             elif step.name in _SAYING:
                 said += _SAYING[step.name](self, step.argument or command)
             elif step.name == "hold":
@@ -292,8 +300,11 @@ class _Talk:
         assert lying is not None, f"<message {name}> does not lie in the maildrop"
         return stuffed(lying.raw)
 
-    def _spelt_out(self, count: str) -> bytes:
-        return (b"x" * 70 + b"\r\n") * (int(count) // 72)
+    def _of_a_log(self, count: str) -> bytes:
+        """Return the lines of the message that was asked for; a log has only their bytes."""
+        command = self._asked.popleft() if self._asked else ""
+        answer = self._regular(command).partition(b"\r\n")[2].removesuffix(b".\r\n")
+        return answer or stuffed(plain(count, int(count))).removesuffix(b".\r\n")
 
     def _drop(self) -> None:
         """End the session, so that what was said still arrives."""
@@ -416,7 +427,7 @@ def _listing(lines: Iterable[str]) -> bytes:
 _SAYING: Mapping[str, Callable[[_Talk, str], bytes]] = {
     "book": _Talk._regular,
     "message": _Talk._message,
-    "bytes": _Talk._spelt_out,
+    "bytes": _Talk._of_a_log,
 }
 _ACTING: Mapping[str, Callable[[_Talk], None]] = {
     "drop": _Talk._drop,
