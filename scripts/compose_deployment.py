@@ -124,6 +124,20 @@ class Deployment:
             wanted = [health] * count
             wait_until(partial(self._is, service, wanted), f"{count} of {service} to be {health}")
 
+    def wait_until_ready(self, *stages: str) -> None:
+        """Wait until the first container of each stage is connected to what it needs."""
+        for stage in stages:
+            wait_until(partial(self.ready, stage), f"{stage} to be ready")
+
+    def ready(self, stage: str) -> bool:
+        """Return whether the first container of a stage says that it can take work."""
+        code = (
+            "import urllib.request as r, urllib.error as e\n"
+            "try: print(r.urlopen('http://127.0.0.1:9108/readyz').status)\n"
+            "except e.HTTPError as error: print(error.code)"
+        )
+        return self.inside(stage, "python", "-c", code).strip() == "200"
+
     def _is(self, service: str, health: list[str]) -> bool:
         return self.health(service) == health
 

@@ -327,6 +327,7 @@ def release(here: Procedures, version: str) -> None:
 def versions(here: Procedures) -> set[str]:
     """Return the versions that the stages say they are, once all are connected."""
     here.healthy()
+    here.deployment.wait_until_ready(*STAGES)
     names = [c["client_properties"]["connection_name"] for c in here.deployment.api("connections")]
     return {name.split()[2] for name in names}
 

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from importlib import metadata
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from services.monitor import monitored
+from services.monitor import Vitals, monitored
 from services.parts import Assembly, Part, Resources
 from shared import faultpoint
 from shared.broker import Broker
@@ -46,24 +46,44 @@ COLLECT_AFTER: Final = 20_000
 T = TypeVar("T")
 
 
+async def nothing() -> None:
+    """Do nothing first."""
+
+
 class Stopped(Exception):
     """The process was told to stop before everything was open."""
 
 
-def serve(settings: Settings, lines: Lines, *parts: Part) -> int:
+def serve(
+    settings: Settings, lines: Lines, *parts: Part, prepare: Callable[[], Awaitable[None]] = nothing
+) -> int:
     """Run these stages in this process until SIGTERM or SIGINT; return the exit status.
+
+    Args:
+        settings: the configuration.
+        lines: where log lines go.
+        parts: which stages.
+        prepare: see ``opened``.
 
     Raises:
         ConfigError: the settings do not lead to a broker, a database or a destination.
     """
-    return asyncio.run(_serve(settings, lines, parts))
+    return asyncio.run(_serve(settings, lines, parts, prepare))
 
 
-async def _serve(settings: Settings, lines: Lines, parts: Sequence[Part]) -> int:
+async def _serve(
+    settings: Settings,
+    lines: Lines,
+    parts: Sequence[Part],
+    prepare: Callable[[], Awaitable[None]],
+) -> int:
     stop = asyncio.Event()
     stop_on_signals(stop)
     with suppress(Stopped):
-        async with opened(settings, lines, parts, stop) as (resources, assemblies):
+        async with opened(settings, lines, parts, stop, prepare=prepare) as (
+            resources,
+            assemblies,
+        ):
             await run_until(stop, resources, assemblies)
     return 0
 
@@ -92,6 +112,7 @@ async def opened(
     parts: Sequence[Part],
     stop: asyncio.Event,
     counts: Counter[str] | None = None,
+    prepare: Callable[[], Awaitable[None]] = nothing,
 ) -> AsyncGenerator[tuple[Resources, list[Assembly]], None]:
     """Open what the parts need, and assemble them.
 
@@ -101,6 +122,7 @@ async def opened(
         parts: which stages.
         stop: ends the waiting for a broker or database that is away.
         counts: where mail events are counted.
+        prepare: what comes before the broker is opened; it may wait for it.
 
     Raises:
         Stopped: told to stop while waiting.
@@ -111,8 +133,10 @@ async def opened(
     if (fault := faultpoint.arm(os.environ)) is not None:
         log.trouble("this process will kill itself", at=fault, because=faultpoint.VARIABLE)
     async with AsyncExitStack() as stack:
-        resources = await _resources(settings, name, log, stop, stack)
-        await stack.enter_async_context(monitored(resources, settings.monitor.listen))
+        resources, vitals = await _monitored(settings, name, log, stop, stack)
+        await unless(stop, prepare())
+        await unless(stop, resources.broker.open())
+        log.note("started", version=resources.version)
         assemblies = [
             await stack.enter_async_context(
                 part.assemble(replace(resources, log=log.of(part.name)))
@@ -120,18 +144,21 @@ async def opened(
             for part in parts
         ]
         spare_collections()
+        vitals.started = True
         yield resources, assemblies
 
 
-async def _resources(
+async def _monitored(
     settings: Settings, name: str, log: MailLog, stop: asyncio.Event, stack: AsyncExitStack
-) -> Resources:
+) -> tuple[Resources, Vitals]:
+    """Return what there is before anything is open, and begin to tell how this process is."""
     version = metadata.version("pop3-connector")
     hostname = socket.getfqdn()
     clock = SystemClock()
     broker = _broker(settings, name, f"{name}@{hostname}", version, log)
     stack.push_async_callback(broker.close)
-    await unless(stop, broker.open())
+    vitals = Vitals(broker, clock, log.metrics, version)
+    await stack.enter_async_context(monitored(vitals, settings.monitor.listen))
     states: list[State] = []
 
     async def state() -> State:
@@ -141,8 +168,7 @@ async def _resources(
         return states[0]
 
     spool = Spool(settings.spool_url, dict(settings.spool.options))
-    log.note("started", version=version)
-    return Resources(settings, broker, state, spool, log, clock, hostname, version)
+    return Resources(settings, broker, state, spool, log, clock, hostname, version), vitals
 
 
 def _broker(settings: Settings, sender: str, name: str, version: str, log: MailLog) -> Broker:

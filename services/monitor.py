@@ -1,9 +1,10 @@
 """What monitoring asks a process: ``/metrics``, ``/healthz`` and ``/readyz``, over HTTP.
 
-Healthy means that this process works: its event loop turns and its connections to the broker are
-open. Whether some destination is up is none of its business here. Ready means that it can take
-work: the broker takes publishes too. It is served from a thread of its own, so that a loop that
-hangs cannot answer for itself.
+Healthy means that this process works: its event loop turns. To start it anew because the broker is
+away would bring the broker back no sooner: it waits, and comes back by itself. Ready means that it
+can take work: all is open, connected to a broker that takes publishes. Whether some destination is
+up is none of its business here. It is served from the beginning, while what is away is waited for,
+and from a thread of its own, so that a loop that hangs cannot answer for itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from services.parts import Resources
+from shared.broker import Broker
+from shared.clock import Clock
 from shared.errors import ConfigError
 from shared.metrics import BLOCKED, BUILD, CONNECTED, Metrics
 
@@ -33,18 +35,25 @@ EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
 class Vitals:
     """What is known of this process's health.
 
+    Attributes:
+        started: whether all that it needs is open.
+
     Args:
-        resources: what it has open.
+        broker: its connection, which need not be open yet.
+        clock: the time.
+        metrics: where its metrics are.
+        version: of this program.
     """
 
-    def __init__(self, resources: Resources) -> None:
-        self._broker = resources.broker
-        self._clock = resources.clock
-        self._metrics: Metrics = resources.log.metrics
+    def __init__(self, broker: Broker, clock: Clock, metrics: Metrics, version: str) -> None:
+        self.started = False
+        self._broker = broker
+        self._clock = clock
+        self._metrics = metrics
         self._beat = self._clock.monotonic()
         self._metrics.watch(CONNECTED, lambda: float(self._broker.connected))
         self._metrics.watch(BLOCKED, lambda: float(self._broker.blocked is not None))
-        self._metrics.gauge(BUILD, resources.version).set(1)
+        self._metrics.gauge(BUILD, version).set(1)
 
     async def beat(self) -> None:
         """Note, every second, that the event loop turns."""
@@ -55,14 +64,17 @@ class Vitals:
     def sick(self) -> str | None:
         """Return why this process does not work, None where it does."""
         silence = self._clock.monotonic() - self._beat
-        if silence > STALLED:
-            return f"the event loop has stood still for {silence:.0f} s"
-        return None if self._broker.connected else "not connected to the broker"
+        return f"the event loop has stood still for {silence:.0f} s" if silence > STALLED else None
 
     def unready(self) -> str | None:
         """Return why this process cannot take work, None where it can."""
-        blocked = self._broker.blocked
-        return self.sick() or (f"the broker is blocked: {blocked}" if blocked else None)
+        if (wrong := self.sick()) is not None:
+            return wrong
+        if not self._broker.connected:
+            return "not connected to the broker"
+        if (blocked := self._broker.blocked) is not None:
+            return f"the broker is blocked: {blocked}"
+        return None if self.started else "not everything that it needs is open yet"
 
     def answer(self, path: str) -> Answer:
         """Return status, content type and body for a path."""
@@ -79,11 +91,11 @@ class Vitals:
 
 
 @asynccontextmanager
-async def monitored(resources: Resources, listen: str | None) -> AsyncGenerator[None, None]:
+async def monitored(vitals: Vitals, listen: str | None) -> AsyncGenerator[None, None]:
     """Serve the vitals of this process until the block ends.
 
     Args:
-        resources: what the process has open.
+        vitals: what is known of it.
         listen: ``host:port``, None to serve nothing.
 
     Raises:
@@ -92,7 +104,6 @@ async def monitored(resources: Resources, listen: str | None) -> AsyncGenerator[
     if listen is None:
         yield
         return
-    vitals = Vitals(resources)
     server = _server(listen, vitals)
     thread = threading.Thread(target=server.serve_forever, name="monitor", daemon=True)
     thread.start()

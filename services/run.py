@@ -13,9 +13,10 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final, cast
 
-from tenacity import Retrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
 from services.deliverer.__main__ import PART as DELIVERER
 from services.fetcher.__main__ import PART as FETCHER
@@ -57,13 +58,12 @@ def main(settings: Settings, lines: Lines, *, once: bool = False, as_json: bool 
     Raises:
         ConfigError: the settings do not lead to a broker, a database or a destination.
     """
-    _declare(settings, lines)
     if not once:
-        return serve(settings, lines, *PARTS)
+        return serve(settings, lines, *PARTS, prepare=partial(_declare, settings, lines))
     return asyncio.run(_once(settings, lines, as_json))
 
 
-def _declare(settings: Settings, lines: Lines) -> None:
+async def _declare(settings: Settings, lines: Lines) -> None:
     """Make the queues exist in RabbitMQ, waiting for it; the embedded broker has its own.
 
     Stages of their own process wait for ``topology declare`` instead: they may not configure.
@@ -71,14 +71,14 @@ def _declare(settings: Settings, lines: Lines) -> None:
     if settings.broker.url is None:
         return
     log = MailLog("run", lines=lines)
-    waits = Retrying(
+    waits = AsyncRetrying(
         retry=retry_if_exception_type(BrokerUnavailable),
         wait=wait_exponential_jitter(0.2, 15),
         before_sleep=lambda call: log.trouble(
             "waiting for the broker", why=call.outcome.exception() if call.outcome else ""
         ),
     )
-    waits(_declare_now, settings)
+    await waits(asyncio.to_thread, _declare_now, settings)
 
 
 def _declare_now(settings: Settings) -> None:
@@ -92,7 +92,8 @@ async def _once(settings: Settings, lines: Lines, as_json: bool) -> int:
     counts: Counter[str] = Counter()
     started = time.monotonic()
     with suppress(Stopped):
-        async with opened(settings, lines, PARTS, stop, counts) as (resources, assemblies):
+        declare = partial(_declare, settings, lines)
+        async with opened(settings, lines, PARTS, stop, counts, declare) as (resources, assemblies):
             await _drain(resources, assemblies, stop)
     summary = _summary(settings, counts, time.monotonic() - started)
     sys.stdout.write(json.dumps(summary) + "\n" if as_json else _readable(summary))

@@ -29,16 +29,18 @@ def port() -> int:
     return free_port()
 
 
-def start(tmp_path: Path, port: int, broker: str = "") -> "subprocess.Popen[bytes]":
+def start(
+    tmp_path: Path, port: int, broker: str = "", command: str = "run"
+) -> "subprocess.Popen[bytes]":
     config = tmp_path / "connector.toml"
     config.write_text(
         f"data_dir = {json.dumps(str(tmp_path / 'data'))}\n"
         f'[delivery]\nurl = "maildir://{tmp_path}/mail/{{local}}"\n'
         f'[monitor]\nlisten = "127.0.0.1:{port}"\n{broker}'
     )
-    command = [sys.executable, "-m", "services", "--config", str(config), "run"]
+    whole = [sys.executable, "-m", "services", "--config", str(config), command]
     with (tmp_path / "log").open("wb") as log:
-        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        return subprocess.Popen(whole, cwd=ROOT, stdout=log, stderr=log)
 
 
 def test_a_working_process_is_healthy_and_ready_and_shows_its_metrics(
@@ -49,7 +51,7 @@ def test_a_working_process_is_healthy_and_ready_and_shows_its_metrics(
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: accepts(port), "the monitor")
         assert get(f"{url}/healthz") == (200, "ok\n")
-        assert get(f"{url}/readyz") == (200, "ok\n")
+        wait_until(lambda: get(f"{url}/readyz") == (200, "ok\n"), "all to be open")
         status, metrics = get(f"{url}/metrics")
         assert status == 200
         assert "pop3_connector_broker_connected 1.0" in metrics
@@ -59,3 +61,36 @@ def test_a_working_process_is_healthy_and_ready_and_shows_its_metrics(
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0, (tmp_path / "log").read_text()
     assert sqlite3.connect(tmp_path / "data" / "state.db").execute("select 1").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("command", ["run", "fetcher", "parser"])
+def test_a_process_without_its_broker_is_alive_and_not_ready(
+    tmp_path: Path, port: int, command: str
+) -> None:
+    """To start it anew would not bring the broker back: it waits for it, and ends when told to."""
+    broker = f'[broker]\nurl = "amqp://u:hunter2@127.0.0.1:{free_port()}"\n'
+    process = start(tmp_path, port, broker, command)
+    try:
+        wait_until(lambda: accepts(port), "the monitor")
+        url = f"http://127.0.0.1:{port}"
+        assert get(f"{url}/healthz") == (200, "ok\n")
+        assert get(f"{url}/readyz") == (503, "not connected to the broker\n")
+        assert "pop3_connector_broker_connected 0.0" in get(f"{url}/metrics")[1]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, (tmp_path / "log").read_text()
+    assert "hunter2" not in (tmp_path / "log").read_text()
+
+
+def test_a_process_is_ready_when_all_is_open(tmp_path: Path, port: int) -> None:
+    """A database that is away is waited for as well."""
+    state = f'[state]\nurl = "postgresql://u@127.0.0.1:{free_port()}/x"\n'
+    process = start(tmp_path, port, state)
+    try:
+        wait_until(lambda: accepts(port), "the monitor")
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: "not everything" in get(f"{url}/readyz")[1], "the broker")
+        assert get(f"{url}/healthz") == (200, "ok\n")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, (tmp_path / "log").read_text()
