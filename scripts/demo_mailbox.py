@@ -226,12 +226,11 @@ _SALES_KINDS: Final[Sequence[Callable[[str], bytes]]] = (_base64_text, _spreadsh
 def _looping(mailbox: str) -> bytes:
     """Return a message that has been here before: somebody forwards the local mailbox back."""
     came_back = _text(mailbox, "Ada Bright <ada@bright.example>", "Round and round", "Again.\r\n")
-    ours = f"Delivered-To: {mailbox}\r\nX-POP3-Connector-Account: office\r\n"
+    ours = f"X-POP3-Connector-For: {mailbox}\r\nX-POP3-Connector-Account: office\r\n"
     return ours.encode() + _bytes(came_back, 36)
 
 
 def _damaged(mailbox: str) -> bytes:
     """Return a message of which a block was overwritten with NUL bytes, as after a disk failure."""
     whole = _bytes(_text(mailbox, "Gus Hahn <gus@hahn.example>", "Order 10022", "6 lamps\r\n"), 37)
-    lost = whole.index(b"Message-ID:")
-    return whole[:lost] + bytes(512) + whole[lost + 12 :]
+    return bytes(512) + whole[whole.index(b"\r\n\r\n") :]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
-HEADER_LIMIT = 256 * 1024
+HEADER_LIMIT = 1024 * 1024
 """Bytes of a header block, blank line included, that any stage is ready to hold."""
 
 

@@ -21,7 +21,7 @@ from shared.settings_secret import SOURCES, Secret
 from shared.settings_values import Keep, Url, duration, path, size, tiers
 
 _HOSTED: Final = ("smtp", "smtps", "lmtp")
-_FOLDERS: Final = ("lmtp+unix", "maildir", "pickup")
+_FOLDERS: Final = ("lmtp+unix", "maildir", "pickup", "replay")
 
 
 def _secret(value: object, info: ValidationInfo) -> Secret:
@@ -48,7 +48,7 @@ def _delivery_url(value: object) -> Url:
     if url.scheme not in _HOSTED + _FOLDERS:
         known = ", ".join(f"{scheme}:" for scheme in _HOSTED + _FOLDERS)
         raise ValueError(
-            f"expected a URL that begins with {known.replace(', pickup', ' or pickup')}"
+            f"expected a URL that begins with {known.replace(', replay', ' or replay')}"
         )
     return url
 

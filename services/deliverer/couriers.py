@@ -5,14 +5,17 @@
     lmtp://host[:24]                      LMTP
     lmtp+unix:///path/of/socket           LMTP over a local socket
     maildir:///path/{mailbox}             Maildirs; {mailbox} is the recipient, {local}, {domain}
-    pickup:///path/PickUp                 a PickUp folder
+    pickup:///path/PickUp                 the PickUp folder of the SMTP service of IIS
+    replay:///path/Replay                 the Replay directory of Exchange 2007 and later
 
 Mail servers take options after a ``?``: ``tls=none``, ``opportunistic`` or ``required`` (see
-``Target``), ``ca_file=/path`` of the authority to verify by instead of the system's,
-``helo=name``, what to call ourselves, and ``pipelining=none``, ``commands`` or ``full`` (likewise),
-what may be sent together. Without ``tls``, TLS is taken where it is offered, whatever
-the certificate, as mail servers do among each other; a ``ca_file`` or a password makes it required
-and verified. Nothing in a URL is trusted: what is unknown is an error that says what is expected.
+``Target``), ``ca_file=/path`` of the authority to verify by instead of the system's, ``helo=name``,
+what to call ourselves, ``pipelining=none``, ``commands`` or ``full`` (likewise), what may be sent
+together, and ``delivered_to=keep`` (see the module of that name). Folders from which a server takes
+files have ``staging=/path``, where these grow. Without ``tls``, TLS is taken where it is offered,
+whatever the certificate, as mail servers do among each other; a ``ca_file`` or a password makes it
+required and verified. Nothing in a URL is trusted: what is unknown is an error that says what is
+expected.
 """
 
 from __future__ import annotations
@@ -27,7 +30,12 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from services.deliverer.courier import Courier
 from services.deliverer.maildir import PLACEHOLDERS, MaildirCourier, unknown_placeholders
-from services.deliverer.pickup import PickupCourier
+from services.deliverer.pickup import (
+    PickupCourier,
+    WriteEnvelope,
+    pickup_envelope,
+    replay_envelope,
+)
 from services.deliverer.quirks import Quirks
 from services.deliverer.session import Credentials, Pipelining, Target
 from services.deliverer.smtp import SmtpCourier
@@ -133,6 +141,7 @@ def _server(wanted: _Wanted, *, port: int, lmtp: bool = False, implicit: bool = 
         pipelining=_pipelining(wanted),
         quirks=Quirks(wanted.clock),
         patience=wanted.patience,
+        keep_delivered_to=_keeps_delivered_to(wanted),
     )
     return SmtpCourier(target, wanted.clock, wanted.connections)
 
@@ -149,6 +158,7 @@ def _lmtp_socket(wanted: _Wanted) -> Courier:
         pipelining=_pipelining(wanted),
         quirks=Quirks(wanted.clock),
         patience=wanted.patience,
+        keep_delivered_to=_keeps_delivered_to(wanted),
     )
     return SmtpCourier(target, wanted.clock, wanted.connections)
 
@@ -162,7 +172,18 @@ def _maildir(wanted: _Wanted) -> Courier:
 
 
 def _pickup(wanted: _Wanted) -> Courier:
-    return PickupCourier(_path(wanted), FileStore(wanted.name))
+    return _folder(wanted, pickup_envelope)
+
+
+def _replay(wanted: _Wanted) -> Courier:
+    return _folder(wanted, replay_envelope)
+
+
+def _folder(wanted: _Wanted, envelope: WriteEnvelope) -> Courier:
+    staging = wanted.options.get("staging")
+    if staging is not None and (not staging.startswith("/") or "\0" in staging):
+        raise wanted.wrong(f"staging={staging!a}: expected an absolute path")
+    return PickupCourier(_path(wanted), FileStore(wanted.name), envelope, staging)
 
 
 def _path(wanted: _Wanted) -> str:
@@ -213,6 +234,13 @@ def _context(wanted: _Wanted, *, verified: bool) -> ssl.SSLContext:
         raise wanted.wrong(f"ca_file={ca_file!a} cannot be used: {error.strerror}") from error
 
 
+def _keeps_delivered_to(wanted: _Wanted) -> bool:
+    asked = wanted.options.get("delivered_to", "rename")
+    if asked not in ("rename", "keep"):
+        raise wanted.wrong(f"delivered_to={asked!a}: expected rename or keep")
+    return asked == "keep"
+
+
 def _hello(wanted: _Wanted) -> str | None:
     name = wanted.options.get("helo")
     if name is not None and not re.fullmatch(r"[A-Za-z0-9.:\[\]-]{1,255}", name):
@@ -229,10 +257,11 @@ class _Kind:
 
 
 _KINDS: Final[Mapping[str, _Kind]] = {
-    "smtp": _Kind(_smtp, ("tls", "ca_file", "helo", "pipelining")),
-    "smtps": _Kind(_smtps, ("ca_file", "helo", "pipelining")),
-    "lmtp": _Kind(_lmtp, ("tls", "ca_file", "helo", "pipelining")),
-    "lmtp+unix": _Kind(_lmtp_socket, ("helo", "pipelining")),
+    "smtp": _Kind(_smtp, ("tls", "ca_file", "helo", "pipelining", "delivered_to")),
+    "smtps": _Kind(_smtps, ("ca_file", "helo", "pipelining", "delivered_to")),
+    "lmtp": _Kind(_lmtp, ("tls", "ca_file", "helo", "pipelining", "delivered_to")),
+    "lmtp+unix": _Kind(_lmtp_socket, ("helo", "pipelining", "delivered_to")),
     "maildir": _Kind(_maildir),
-    "pickup": _Kind(_pickup),
+    "pickup": _Kind(_pickup, ("staging",)),
+    "replay": _Kind(_replay, ("staging",)),
 }

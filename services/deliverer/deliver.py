@@ -239,18 +239,20 @@ class Deliverer:
     def _letter(self, errand: Errand) -> Letter:
         mail, replay = errand.envelope.payload, errand.claim.replay
         raw, id_ = mail.raw, errand.envelope.id
-        size = len(mail.prefix) + raw.size
+        size = len(mail.prefix) + raw.size - mail.skip
         held = partial(self._deliveries.holds, errand.delivery)
         if isinstance(raw, Inline):
-            return Letter(id_, mail.prefix, size, partial(_once, raw.data), raw.data, replay, held)
-        return Letter(id_, mail.prefix, size, partial(self._blob, raw), None, replay, held)
+            data = raw.data[mail.skip :] if mail.skip else raw.data
+            return Letter(id_, mail.prefix, size, partial(_once, data), data, replay, held)
+        chunks = partial(self._blob, raw, mail.skip)
+        return Letter(id_, mail.prefix, size, chunks, None, replay, held)
 
-    async def _blob(self, raw: Spooled) -> AsyncIterator[bytes]:
+    async def _blob(self, raw: Spooled, skip: int) -> AsyncIterator[bytes]:
         """Yield a blob, and do not end well if it is not as long as the message was."""
         size = 0
         async for chunk in self._blobs.chunks(raw.key):
+            yield chunk[max(0, skip - size) :]
             size += len(chunk)
-            yield chunk
         if size != raw.size:
             raise SpoolUnavailable(f"blob {raw.key} has {size} bytes, and should have {raw.size}")
 

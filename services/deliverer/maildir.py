@@ -3,7 +3,8 @@
 The name is made of the id of the message alone, so that a message delivered twice is one file
 (https://cr.yp.to/proto/maildir.html for the rest). A reader moves files from new to cur and adds
 flags; after a crash that left its outcome open, both are looked into. Mailboxes that do not exist
-are made; their names come from addresses and never lead out of the configured place.
+are made; their names come from addresses and never lead out of the configured place. On top stands
+Delivered-To, as with every program that delivers to a mailbox.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from services.deliverer import drafts
 from services.deliverer.addresses import unstorable
 from services.deliverer.courier import Letter, Post, Result, Tell, same_for_all
 from services.deliverer.drafts import Draft
-from services.deliverer.line_ends import lf
+from services.deliverer.line_ends import Form, Lf, lf
 from services.deliverer.store import (
     FileStore,
     NewFile,
@@ -36,6 +37,9 @@ PLACEHOLDERS: Final = ("mailbox", "local", "domain")
 TMP: Final = "tmp"
 SUFFIX: Final = ".pop3-connector"
 """What file names have after the id of the message."""
+
+_FORM: Final = Form(lf, Lf)
+_DELIVERED_TO: Final = b"Delivered-To: "
 
 _PLACEHOLDER: Final = re.compile(r"\{(\w*)\}")
 
@@ -93,15 +97,29 @@ class MaildirCourier:
     ) -> None:
         temporary = f"{maildir}/{TMP}/{self._store.temporary_name(letter.id)}"
         prepare = partial(_make_maildir, maildir)
+        head = _delivered_to(letter, recipients)
         file = NewFile(temporary, f"{maildir}/new", f"{letter.id}{SUFFIX}", prepare=prepare)
         try:
             if letter.replay and await self._store.run(_was_read, f"{maildir}/cur", file.name):
                 read = Result("delivered", f"was read before: {printable(maildir)}/cur")
                 draft.results |= same_for_all(recipients, read)
                 return
-            draft.copies.append((await self._store.stage(file, b"", letter, lf), recipients))
+            draft.copies.append((await self._store.stage(file, head, letter, _FORM), recipients))
         except OSError as error:
             draft.results |= same_for_all(recipients, failure(error))
+
+
+def _delivered_to(letter: Letter, recipients: Sequence[str]) -> bytes:
+    """Return the lines that tell whose copy this is, as who delivers to a mailbox writes them.
+
+    None where they are there already: an older version of the rewriter wrote them.
+    """
+    if b"\r\n" + _DELIVERED_TO in letter.prefix:
+        return b""
+    return b"".join(
+        b"%s%s\r\n" % (_DELIVERED_TO, printable(recipient, 300).encode())
+        for recipient in recipients
+    )
 
 
 def maildir_of(template: str, recipient: str) -> str | Result:

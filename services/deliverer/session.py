@@ -77,6 +77,7 @@ class Target:
             before. None for ``full`` over LMTP with a server known to take it, else ``commands``.
         quirks: what is known of the server.
         patience: what the timeouts are multiplied by.
+        keep_delivered_to: leave Delivered-To lines that name a recipient as they are.
     """
 
     server: str
@@ -90,6 +91,7 @@ class Target:
     pipelining: Pipelining | None = None
     quirks: Quirks = field(default_factory=Quirks, compare=False)
     patience: float = 1.0
+    keep_delivered_to: bool = False
 
 
 class Session:
@@ -98,6 +100,7 @@ class Session:
     Attributes:
         server: what logs and errors call the server.
         lmtp: whether it speaks LMTP.
+        keep_delivered_to: as of ``Target``.
         extensions: what EHLO offered: upper-case keywords and their parameters.
         unfinished: a mail transaction has begun and not ended; RSET comes before the next, unless
             it is of the letter that was announced.
@@ -111,6 +114,7 @@ class Session:
     def __init__(self, target: Target, channel: Channel) -> None:
         self.server = target.server
         self.lmtp = target.lmtp
+        self.keep_delivered_to = target.keep_delivered_to
         self.channel = channel
         self.extensions: Mapping[str, str] = {}
         self.unfinished = False

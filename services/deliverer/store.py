@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from services.deliverer.courier import Letter, Result, Verdict
-from services.deliverer.line_ends import LineEnds
+from services.deliverer.line_ends import Form, InChunks
 from shared.errors import Unreachable
 from shared.faultpoint import reach
 from shared.grouped import Grouped
@@ -54,7 +54,7 @@ class NewFile(NamedTuple):
     directory: str
     name: str
     data: bytes | None = None
-    prepare: Callable[[], None] | None = None
+    prepare: Callable[[], object] | None = None
 
     @property
     def final(self) -> str:
@@ -80,9 +80,7 @@ class FileStore:
         """Return a file name for a message that nobody else on this machine uses."""
         return f"{id_}.{self._pid}-{next(self._serial)}.tmp"
 
-    async def stage(
-        self, file: NewFile, head: bytes, letter: Letter, convert: Callable[[bytes], bytes]
-    ) -> NewFile:
+    async def stage(self, file: NewFile, head: bytes, letter: Letter, form: Form) -> NewFile:
         """Return a file with a letter in it, ready for ``put``.
 
         A letter that is not at hand is written under the temporary name, never held whole.
@@ -91,7 +89,7 @@ class FileStore:
             file: where to, without data.
             head: lines that go before the letter.
             letter: the message.
-            convert: the line ends, ``lf`` or ``crlf``.
+            form: how it is to lie there.
 
         Raises:
             OSError: it could not be written.
@@ -99,11 +97,11 @@ class FileStore:
             SpoolUnavailable: as ``Letter.chunks`` does.
         """
         if letter.data is not None:
-            data = convert(head + letter.prefix + letter.data)
+            data = form.whole(head + letter.prefix + letter.data)
             return NewFile(file.temporary, file.directory, file.name, data, file.prepare)
         fd = await self.run(_create, file)
         try:
-            await self._copy(fd, head + letter.prefix, letter, LineEnds(convert))
+            await self._copy(fd, head + letter.prefix, letter, form.chunked())
         except BaseException:
             discard(file)
             raise
@@ -111,7 +109,7 @@ class FileStore:
             os.close(fd)
         return file
 
-    async def _copy(self, fd: int, head: bytes, letter: Letter, ends: LineEnds) -> None:
+    async def _copy(self, fd: int, head: bytes, letter: Letter, ends: InChunks) -> None:
         await self.run(_write, fd, ends.feed(head))
         async for chunk in letter.chunks():
             await self.run(_write, fd, ends.feed(chunk))

@@ -25,6 +25,7 @@ from services.deliverer.courier import (
     Verdict,
     same_for_all,
 )
+from services.deliverer.delivered_to import edit_for, without_delivered_to
 from services.deliverer.envelope import Answers, ask, group
 from services.deliverer.line_ends import END_OF_DATA, Transparency, encoded
 from services.deliverer.meaning import Meaning, meaning
@@ -208,7 +209,7 @@ async def _message(
 ) -> _Tidings:
     """Send the message; return what became of it for the recipients that were accepted."""
     try:
-        await _send(session, letter, following)
+        await _send(session, letter, recipients, following)
     except Unreachable:
         if not session.channel.replied:
             raise
@@ -218,12 +219,16 @@ async def _message(
     return {recipient: await _final(session) for recipient in recipients}  # RFC 2033 section 4.2
 
 
-async def _send(session: Session, letter: Letter, following: Following) -> None:
+async def _send(
+    session: Session, letter: Letter, recipients: Sequence[str], following: Following
+) -> None:
+    edit = edit_for(recipients, keep=session.keep_delivered_to)
+    prefix = without_delivered_to(letter.prefix)
     if letter.data is not None:
-        _final_write(session, letter, encoded(letter.prefix + letter.data), following)
+        _final_write(session, letter, encoded(prefix + letter.data, edit), following)
         return
-    encode = Transparency()
-    session.channel.write(encode.feed(letter.prefix))
+    encode = Transparency(edit)
+    session.channel.write(encode.feed(prefix))
     async for chunk in letter.chunks():
         session.channel.write(encode.feed(chunk))
         await session.drain()

@@ -10,7 +10,10 @@ import hashlib
 import re
 from typing import Final
 
-from shared.message import HEADER_LIMIT
+from services.fetcher.head import Head
+
+HEAD_LIMIT: Final = 256 * 1024
+"""Bytes of a header block in which volatile fields are looked for. What it is, ids depend on."""
 
 VOLATILE: Final = (
     "Status",
@@ -53,12 +56,12 @@ class Identity:
     def __init__(self, account: str) -> None:
         self._hash = _begun(account)
         self._pending: bytearray | None = bytearray()
-        self._head = b""
+        self._head = Head()
 
     @property
     def head(self) -> bytes:
         """What has been seen of the header block, at most ``HEADER_LIMIT`` bytes."""
-        return self._head if self._pending is None else bytes(self._pending[:HEADER_LIMIT])
+        return bytes(self._head)
 
     def feed(self, chunk: bytes) -> None:
         """Take the next piece.
@@ -66,6 +69,7 @@ class Identity:
         Args:
             chunk: bytes of the raw message, in order.
         """
+        self._head.feed(chunk)
         if self._pending is None:
             self._hash.update(chunk)
             return
@@ -74,15 +78,14 @@ class Identity:
         end = _head_end(self._pending, searched)
         if end is not None:
             self._end_head(end)
-        elif len(self._pending) >= HEADER_LIMIT:
-            self._end_head(HEADER_LIMIT)
+        elif len(self._pending) >= HEAD_LIMIT:
+            self._end_head(HEAD_LIMIT)
 
     def _end_head(self, end: int) -> None:
         pending = self._pending or b""
         self._pending = None
-        end = min(end, HEADER_LIMIT)
-        self._head = bytes(pending[:end])
-        self._hash.update(_lasting(self._head))
+        end = min(end, HEAD_LIMIT)
+        self._hash.update(_lasting(bytes(pending[:end])))
         self._hash.update(pending[end:])
 
     def id(self) -> str:
@@ -100,8 +103,8 @@ def identify(account: str, raw: bytes) -> str:
         raw: the message as the server sent it.
     """
     hash_ = _begun(account)
-    end = _head_end(raw[:HEADER_LIMIT], 0)
-    head = raw[: HEADER_LIMIT if end is None else end]
+    end = _head_end(raw[:HEAD_LIMIT], 0)
+    head = raw[: HEAD_LIMIT if end is None else end]
     lasting = _lasting(head)
     if lasting is head:
         hash_.update(raw)

@@ -1,7 +1,8 @@
 """Finds the header block of a message and picks out the fields that later stages need.
 
-It trusts nothing and raises nothing: real mail has bare LF line ends, 8-bit bytes, mbox lines and
-junk among its fields, and all of that is read over. Bytes are only looked at, never changed.
+It trusts nothing and raises nothing: real mail has bare LF line ends, CR CR LF, NUL and 8-bit
+bytes, mbox lines, blank lines above the header and junk among its fields, and all of that is read
+over. Bytes are only looked at, never changed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ Fields: TypeAlias = Mapping[bytes, Sequence[bytes]]
 
 WANTED: Final = (
     b"return-path",
-    b"delivered-to",
+    b"x-pop3-connector-for",
     b"received",
     b"x-pop3-connector-account",
     b"from",
@@ -27,23 +28,100 @@ WANTED: Final = (
 TEXT_LIMIT: Final = 400
 """Characters of an address or name that are kept; RFC 5321 section 4.5.3.1 allows 320 octets."""
 
+ABOVE_LIMIT: Final = 100
+"""Lines above the first field that are taken for strays; more are a text without a header."""
+
+BOM: Final = b"\xef\xbb\xbf"
+"""U+FEFF in UTF-8, which some programs write at the beginning of whatever they write."""
+
 _FIELD: Final = re.compile(rb"^[!-9;-~]++[ \t]*+:", re.MULTILINE)
-_PATH: Final = re.compile(r"<(?:@[^<>:\s]*:)?([^<>\s]*)>|([^<>\s]+)")
-_UNDECODABLE: Final = "\N{REPLACEMENT CHARACTER}"
+_FIELD_HERE: Final = re.compile(rb"[!-9;-~]++[ \t]*+:")
+_BLANK_LINES: Final = re.compile(rb"(?:\r*\n)*")
+_STRAY: Final = re.compile(rb"(?:\r*\n)+|[^\n]+\n?")
+_DOUBLED: Final = re.compile(rb"\n\r\r+\n")
+_LATER_HEADER: Final = re.compile(
+    rb"(?:return-path|received|from|to|subject|date|message-id|delivered-to|mime-version)[ \t]*:",
+    re.IGNORECASE,
+)
+"""What a header that stands below strays and a blank line begins with. Any word and a colon would
+do in the first block; but the second paragraph of a text may well begin with that."""
+
+_MARKED_BEFORE: Final = re.compile(
+    rb"^((?:Delivered-To:[^\n]*\n)+)X-POP3-Connector-Account:", re.MULTILINE
+)
+"""How versions up to 0.1 wrote whom they delivered to. Any other Delivered-To is not ours."""
 
 
-def header_block(head: bytes) -> bytes | None:
+def begins(head: bytes) -> int | None:
+    """Return where the header of a message begins, None if it has none.
+
+    Above it may stand a BOM, blank lines, mbox lines and other lines that are no fields; if these
+    are a paragraph of their own, the next one has to begin as headers do.
+
+    Args:
+        head: the beginning of a raw message.
+    """
+    at = len(BOM) if head.startswith(BOM) else 0
+    if _FIELD_HERE.match(head, at):
+        return at
+    for can_begin in (_first_field, _later_header):
+        at = _after_blank_lines(head, at)
+        end = _end(head, at)
+        found = can_begin(head, at, len(head) if end is None else end)
+        if found is not None:
+            return None if _strays(head, found) > ABOVE_LIMIT else found
+        if end is None:
+            return None
+        at = end
+    return None
+
+
+def _first_field(head: bytes, start: int, end: int) -> int | None:
+    found = _FIELD.search(head, start, end)
+    return None if found is None else found.start()
+
+
+def _later_header(head: bytes, start: int, end: int) -> int | None:
+    return start if _LATER_HEADER.match(head, start, end) else None
+
+
+def first_line(head: bytes) -> int:
+    """Return where the first line begins that is not blank."""
+    return _after_blank_lines(head, len(BOM) if head.startswith(BOM) else 0)
+
+
+def _after_blank_lines(head: bytes, at: int) -> int:
+    blank = _BLANK_LINES.match(head, at)
+    return at if blank is None else blank.end()
+
+
+def _strays(head: bytes, end: int) -> int:
+    """Return how many lines stand above the header; blank ones in a row are one."""
+    return sum(1 for _ in _STRAY.finditer(head, 0, end))
+
+
+def header_block(head: bytes, start: int = 0) -> bytes | None:
     """Return the lines above the first blank line, or None if there is no blank line.
 
     Args:
-        head: the beginning of a raw message, with CRLF or LF line ends.
+        head: the beginning of a raw message, with CRLF, CR CR LF or LF line ends.
+        start: where its header begins; not at a blank line.
     """
-    if head.startswith((b"\r\n", b"\n")):
-        return b""
-    crlf = head.find(b"\n\r\n")
-    lf = head.find(b"\n\n", 0, crlf if crlf >= 0 else len(head))
-    end = crlf if lf < 0 else lf
-    return None if end < 0 else head[: end + 1]
+    end = _end(head, start)
+    return None if end is None else head[start:end]
+
+
+def _end(head: bytes, start: int) -> int | None:
+    """Return where the first blank line begins that is not at ``start``, or None."""
+    none = len(head)
+    found = head.find(b"\n\r\n", start)
+    end = none if found < 0 else found
+    found = head.find(b"\n\n", start, end + 1)
+    end = end if found < 0 else found
+    found = head.find(b"\n\r\r", start, end)
+    if found >= 0 and (doubled := _DOUBLED.search(head, found)) is not None:
+        end = min(end, doubled.start())
+    return None if end == none else end + 1
 
 
 def fields(block: bytes) -> Fields:
@@ -73,17 +151,19 @@ def text(body: bytes) -> str:
 
 
 def address(body: bytes) -> str:
-    """Return the address of a Delivered-To field, with or without angle brackets around it."""
+    """Return the address in a field of ours, with or without angle brackets around it."""
     return text(body).strip("<>")
 
 
-def reverse_path(body: bytes) -> str | None:
-    """Return the address of a Return-Path field, "" for ``<>``, None for what is neither.
+def marked_before(block: bytes) -> list[bytes]:
+    """Return the bodies of the Delivered-To fields that an older version of this program wrote.
 
-    A source route is dropped (RFC 5321 section 4.4 and appendix C).
+    Args:
+        block: a header block with an X-POP3-Connector-Account field.
     """
-    path = text(body)
-    if len(path) == TEXT_LIMIT or not path.isprintable() or _UNDECODABLE in path:
-        return None
-    match = _PATH.fullmatch(path)
-    return match and (match[2] or match[1])
+    lines = block.replace(b"\r\n", b"\n")
+    return [
+        line.partition(b":")[2]
+        for ours in _MARKED_BEFORE.findall(lines)
+        for line in ours.splitlines()
+    ]

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from services.rewriter.above import over
 from services.rewriter.address import is_mailbox
 from services.rewriter.trace import Trace
 from shared.log import printable
@@ -69,6 +70,7 @@ class Rewriter:
         loop = _loop(envelope.account, route, parsed)
         if loop is not None:
             return DeadLetter(loop)
+        above = over(parsed.raw.head, parsed.above)
         return Forward.to(
             Addressed(
                 parsed.raw,
@@ -78,7 +80,8 @@ class Rewriter:
                 _sender(parsed.return_path),
                 route.recipients,
                 route.destination,
-                trace.lines(envelope),
+                trace.lines(envelope) + above.lines,
+                above.skip,
             )
         )
 
@@ -136,7 +139,7 @@ def _loop(account: str, route: Route, parsed: Parsed) -> str | None:
             f"The message goes round in a loop: it has {parsed.received} Received lines, more than"
             f" {RECEIVED_LIMIT}."
         )
-    # A provider writes Delivered-To lines too, so only together with our own field is it ours.
+    # Both are in lines of our own alone; what others write in theirs is no proof of anything.
     if account not in parsed.passed:
         return None
     before = {address.lower() for address in parsed.delivered_to}

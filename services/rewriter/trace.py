@@ -29,8 +29,6 @@ _END_OF_TIME: Final = 253_402_300_799.0
 _VISIBLE: Final = re.compile(rf"[!-~]{{1,{VALUE_LIMIT}}}")
 _SERVER: Final = re.compile(r"([A-Za-z0-9._-]{1,255}?)(?::[0-9]+)?")
 _IPV4: Final = re.compile(rb"[0-9.]+")
-_JOINABLE: Final = re.compile(rb"[!-9;-~]++[ \t]*+:|\r?\n|\Z")
-_FIRST_LINE: Final = b"X-POP3-Connector-First-Line: "
 
 
 class Trace:
@@ -53,19 +51,15 @@ class Trace:
         )
         # RFC 5321 section 7.2: naming one recipient of several would tell on blind copies.
         self._for = b"\r\n\tfor <%s>; " % to[0] if len(to) == 1 else b";\r\n\t"
-        delivered = b"".join(b"Delivered-To: %s\r\n" % recipient for recipient in to)
+        # Not Delivered-To: many a mail server takes it for its own, and the message for a loop.
+        delivered = b"".join(b"X-POP3-Connector-For: %s\r\n" % recipient for recipient in to)
         self._fixed = b"\r\n%sX-POP3-Connector-Account: %s\r\nX-POP3-Connector-Id: " % (
             delivered,
             _visible(account),
         )
 
     def lines(self, envelope: Envelope[Parsed]) -> bytes:
-        """Return what to put before the raw message of an envelope.
-
-        It ends with CRLF, or where the first line of the raw message is no header field (an mbox
-        line, say) with the name of a field of ours, which that line then completes: left as it is,
-        it would become part of our last line, or end the header block for many a mail server.
-        """
+        """Return the lines for an envelope, each ended by CRLF."""
         parsed = envelope.payload
         id_ = _visible(envelope.id)
         uidl = _visible(parsed.uidl)
@@ -80,7 +74,6 @@ class Trace:
                 self._fixed,
                 id_,
                 b"\r\nX-POP3-Connector-UIDL: %s\r\n" % uidl if uidl else b"\r\n",
-                b"" if _JOINABLE.match(parsed.raw.head) else _FIRST_LINE,
             )
         )
 

@@ -188,6 +188,22 @@ def sound_messages() -> dict[str, bytes]:
         "white line first": b" \r\n" + plain + b"\r\nbody\r\n",
         "junk line first": junk + plain + b"\r\nbody\r\n",
         "dot line first": b".\r\n" + plain + b"\r\nbody\r\n",
+        "blank line first": b"\r\n" + plain + b"\r\nbody\r\n",
+        "blank lines first": b"\r\n\n\r\n" + plain + b"\r\nbody\r\n",
+        "second mbox line first": b"From a@b Mon Nov  6 10:11:12 2023\r\n>From c@d Mon Nov  6\r\n"
+        + plain
+        + b"\r\nbody\r\n",
+        "mbox line and blank line first": b"From a@b Mon Nov  6 10:11:12 2023\r\n\r\n"
+        + plain
+        + b"\r\nbody\r\n",
+        "blank, junk and blank line first": b"\r\n"
+        + junk
+        + junk
+        + b"\r\n\r\n"
+        + plain
+        + b"\r\nbody\r\n",
+        "BOM first": b"\xef\xbb\xbf" + plain + b"\r\nbody\r\n",
+        "BOM and mbox line first": b"\xef\xbb\xbfFrom a@b\r\n" + plain + b"\r\nbody\r\n",
         "junk among fields": first + b"\r\n" + junk + rest + b"\r\nbody\r\n",
         "space before colon": b"Subject : odd\r\nFrom\t: a@example.org\r\n\r\nbody\r\n",
         "bare LF": (plain + b"\r\nbody\r\n.\r\n").replace(b"\r\n", b"\n"),
@@ -195,6 +211,9 @@ def sound_messages() -> dict[str, bytes]:
         "mixed line ends": plain.replace(b"\r\n", b"\n", 3) + b"\r\nbody\n",
         "bare CR in header": plain + b"X-Odd: one\rtwo\r\n\r\nbody\r\n",
         "bare CR in body": plain + b"\r\none\rtwo\r\r\n",
+        "CR CR LF": (plain + b"X-Odd: one\r\n\r\nbody\r\n").replace(b"\r\n", b"\r\r\n"),
+        "CR CR LF in header": plain + b"X-Odd: one\r\r\nX-Odd: two\r\n\r\nbody\r\n",
+        "NUL in header": plain + b"X-Odd: one\0two\r\n\r\nbody\r\n",
         "NUL in body": plain + b"\r\none\0two\r\n",
         "8-bit header": plain + b"X-Odd: caf\xe9 \xff\r\n\r\nbody\r\n",
         "8-bit subject": fields("8-bit", subject=b"caf\xe9 cr\xe8me") + b"\r\nbody\r\n",
@@ -219,9 +238,7 @@ def corrupt_messages() -> dict[str, bytes]:
         "empty": b"",
         "one line end": b"\r\n",
         "blank lines": b"\r\n\n \t\r\n\r\n",
-        "blank line first": b"\r\n" + plain + b"\r\nbody\r\n",
         "no header": b"There is only text here,\r\nline after line,\r\n\r\nand more.\r\n",
-        "NUL in header": plain + b"X-Odd: one\0two\r\n\r\nbody\r\n",
         "NUL only": b"\0" * 100,
         "header over the limit": plain + _filler(HEADER_LIMIT - len(plain) - 1) + b"\r\nbody\r\n",
         "endless line": b"X-Odd: " + b"z" * (HEADER_LIMIT + 1),
@@ -240,6 +257,7 @@ def dkim_signed(
     body: bytes = b"Signed.\r\n\r\nNot one byte of this may change.  \r\n",
     *more: bytes,
     canonicalize: tuple[bytes, bytes] = (b"simple", b"simple"),
+    also: Iterable[bytes] = (),
 ) -> tuple[bytes, Dns]:
     """Return a signed message, and the lookup with which ``dkim.verify`` finds the public key.
 
@@ -247,10 +265,11 @@ def dkim_signed(
         body: what comes below the blank line, with CRLF line ends.
         more: further header fields, without line ends; they are signed too.
         canonicalize: of header and body; ``simple`` forgives nothing.
+        also: names, in lower case, of fields that are signed although servers on the way add them.
     """
     message = fields("signed", *more) + b"\r\n" + body
     private, record = _dkim_key()
-    unsigned = (b"return-path", b"delivered-to", b"received")
+    unsigned = {b"return-path", b"delivered-to", b"received"}.difference(also)
     signature = dkim.sign(
         message,
         b"test",

@@ -18,8 +18,9 @@ from tests.servers.process import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_LINE = b"X-POP3-Connector-First-Line: "
-"""Its value is the first line of a raw message that begins with no header field."""
+"""Its value is a line that stands above the header of a raw message."""
 
+BOM = b"\xef\xbb\xbf"
 STAGES = ("fetcher", "parser", "rewriter", "deliverer")
 
 
@@ -191,16 +192,28 @@ def below_prefix(stored: bytes) -> bytes:
     """Return a stored message without what the connector, and servers after it, put on top.
 
     What the connector prepends is one run of lines, the last of them an X-POP3-Connector field.
+    Lines above the header of the message, which it makes fields of its own, are returned as they
+    were, with LF line ends.
     """
     head, _, _ = stored.partition(b"\n\n")
     ours = [m.start() for m in re.finditer(rb"^X-POP3-Connector-", head, re.MULTILINE)]
     assert ours, f"not ours: {stored[:300]!r}"
-    if stored.startswith(FIRST_LINE, ours[-1]):
-        return stored[ours[-1] + len(FIRST_LINE) :]
+    strays = [at for at in ours if stored.startswith(FIRST_LINE, at)]
+    if strays:
+        return _strays(stored[strays[0] :])
     at = stored.index(b"\n", ours[-1]) + 1
     while stored[at : at + 1] in (b" ", b"\t"):
         at = stored.index(b"\n", at) + 1
     return stored[at:]
+
+
+def _strays(stored: bytes) -> bytes:
+    above = b""
+    while stored.startswith(FIRST_LINE):
+        line, _, stored = stored.removeprefix(FIRST_LINE).partition(b"\n")
+        blank = re.fullmatch(rb"\((\d+) blank lines\)", line)
+        above += b"\n" * int(blank[1]) if blank else line if line == BOM else line + b"\n"
+    return above + stored
 
 
 def digests(messages: Iterable[bytes]) -> Counter[str]:

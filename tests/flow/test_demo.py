@@ -59,7 +59,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 def below_the_prefix(message: bytes) -> bytes:
     """Return what is below the header lines that were put in front."""
     prefix = re.match(
-        rb"Received: .*\n(?:\t.*\n)+Delivered-To: .*\n(?:X-POP3-Connector-[^:]+: .*\n)+", message
+        rb"Delivered-To: .*\nReceived: .*\n(?:\t.*\n)+(?:X-POP3-Connector-[^:]+: .*\n)+", message
     )
     assert prefix, message[:500]
     return message[prefix.end() :]

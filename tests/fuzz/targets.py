@@ -96,9 +96,13 @@ def rewrite(envelope: Envelope[Parsed]) -> None:
     assert payload.raw == envelope.payload.raw
     assert not set(payload.sender) & set("\r\n\0<> ")
     lines = payload.prefix.split(b"\r\n")
-    assert lines[-1] in (b"", b"X-POP3-Connector-First-Line: ")
-    assert all(0 < len(line) <= 998 for line in lines[:-1])
+    stray = b"X-POP3-Connector-First-Line: "
+    assert lines[-1] in (b"", stray)
+    above = envelope.payload.above is None  # then a blank line ends our header
+    assert all(line for line in lines[: -2 if above else -1])
+    assert all(len(line) <= 998 or line.startswith(stray) for line in lines)
     assert b"\n" not in b"".join(lines)
+    assert payload.skip <= (envelope.payload.above or 0)
     survives_the_wire(Envelope(envelope.id, "sales", payload, 1.7e9))
 
 

@@ -78,14 +78,14 @@ def test_the_configurations_in_the_readme_are_understood(tmp_path: Path) -> None
 
 async def test_the_destinations_that_are_documented_exist() -> None:
     urls = re.findall(r"^\| `(\w[^` ]*://[^` ]+)`", section("## Destinations"), re.MULTILINE)
-    assert len(urls) == 6
+    assert len(urls) == 7
     for url in urls:
         await courier_for("documented", url).close()
 
 
 async def test_the_options_that_are_documented_are_taken() -> None:
     options = re.findall(r"^\| `(\w+=\w+)`", section("## Destinations"), re.MULTILINE)
-    assert len(options) == 7
+    assert len(options) == 8
     for option in options:
         await courier_for("documented", f"smtp://mail.example?{option}").close()
 

@@ -141,7 +141,7 @@ def test_the_port_follows_from_tls(tmp_path: Path, tls: str, port: int) -> None:
             '[destinations.x]\nurl = "imap://host"',
             (
                 "10: destinations.x.url: expected a URL that begins with smtp:, smtps:,"
-                " lmtp:, lmtp+unix:, maildir: or pickup:"
+                " lmtp:, lmtp+unix:, maildir:, pickup: or replay:"
             ),
         ),
         ('poll_every = "0s"', DURATION.format(9, "account[0].poll_every")),

@@ -11,7 +11,7 @@ from tests.clock import ManualClock
 
 ANNA, BERT, CARL = "anna@corp.example", "bert@corp.example", "carl@corp.example"
 SENDER = "sender@example.net"
-PREFIX = b"Delivered-To: anna@corp.example\r\n"
+PREFIX = b"X-POP3-Connector-For: anna@corp.example\r\n"
 MESSAGE = b"Subject: hello\r\n\r\nDear Anna,\r\n.\r\nyours\r\n"
 
 

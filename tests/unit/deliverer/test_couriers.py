@@ -21,6 +21,10 @@ from shared.errors import ConfigError
         ("maildir:///var/mail/{mailbox}", MaildirCourier),
         ("maildir:///srv/%C3%A4/{domain}/{local}", MaildirCourier),
         ("pickup:///srv/PickUp", PickupCourier),
+        ("pickup:///srv/PickUp?staging=/srv/new", PickupCourier),
+        ("replay:///srv/Replay", PickupCourier),
+        ("lmtp+unix:///run/dovecot/lmtp?delivered_to=keep", SmtpCourier),
+        ("smtp://mail.corp.example?delivered_to=rename", SmtpCourier),
     ],
 )
 async def test_the_scheme_chooses_the_courier(url: str, kind: type) -> None:
@@ -54,6 +58,9 @@ async def test_the_scheme_chooses_the_courier(url: str, kind: type) -> None:
         ("maildir:///var/mail/{mailbox}?x=y", "there are none"),
         ("lmtp+unix://host/path", "expected an absolute path"),
         ("pickup:", "expected an absolute path"),
+        ("pickup:///srv/PickUp?staging=new", "staging='new': expected an absolute path"),
+        ("replay:///srv/Replay?tls=none", "expected one of staging"),
+        ("smtp://mail?delivered_to=drop", "delivered_to='drop': expected rename or keep"),
     ],
 )
 def test_what_is_wrong_is_said_and_what_is_expected(url: str, what: str) -> None:

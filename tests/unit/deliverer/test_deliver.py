@@ -12,7 +12,7 @@ from services.deliverer.deliver import LONGEST_PAUSE, UNRECORDED, Deliverer, Del
 from services.deliverer.round import CLAIMED_ELSEWHERE
 from shared.claims import Claim
 from shared.errors import SpoolMissing, SpoolUnavailable, Unreachable
-from shared.message import Addressed, Envelope, Spooled
+from shared.message import Addressed, Envelope, Inline, Spooled
 from shared.outcome import DeadLetter, Done, Outcome, Retry, Split
 from shared.spool import Spool
 from shared.state import State
@@ -334,6 +334,21 @@ async def test_a_large_message_comes_from_the_spool(
     assert letter.data is None
     assert letter.size == len(PREFIX) + raw.size
     assert data == MESSAGE * 1000
+
+
+@pytest.mark.parametrize("skip", [1, len(MESSAGE) - 1, 300_000])
+async def test_lines_that_the_prefix_has_are_not_delivered_twice(
+    deliverer: Deliverer, courier: Told, spool: Spool, skip: int
+) -> None:
+    text = MESSAGE * 10_000
+    await put(spool, "3f9a", text)
+    for raw in (Inline(text), Spooled("3f9a", len(text), MESSAGE[:10])):
+        mail = envelope(raw=raw)
+        mail = replace(mail, id=str(raw), payload=replace(mail.payload, skip=skip))
+        assert await handled(deliverer, mail) == Done("250 2.0.0 taken")
+        letter, data, _ = courier.letters[-1]
+        assert data == text[skip:]
+        assert letter.size == len(PREFIX) + len(text) - skip
 
 
 async def test_a_message_missing_from_the_spool_is_no_fault_of_the_destination(

@@ -21,7 +21,8 @@ from tests.unit.deliverer.letters import (
     told,
 )
 
-STORED = (PREFIX + MESSAGE).replace(b"\r\n", b"\n")
+TOP = b"Delivered-To: anna@corp.example\n"
+STORED = TOP + (PREFIX + MESSAGE).replace(b"\r\n", b"\n")
 
 
 def files(maildir: Path) -> dict[str, list[str]]:
@@ -64,7 +65,7 @@ async def test_bare_line_ends_stay_what_they_are(tmp_path: Path) -> None:
         await maildir.deliver(letter(message, prefix=b""), SENDER, [ANNA])
         cut = [message[i : i + 1] for i in range(len(message))]
         await maildir.deliver(letter(chunks=cut, prefix=b"", id_="cut"), SENDER, [ANNA])
-    want = message.replace(b"\r\n", b"\n")
+    want = TOP + message.replace(b"\r\n", b"\n")
     assert [p.read_bytes() for p in (tmp_path / "box" / "new").iterdir()] == [want, want]
 
 
@@ -123,7 +124,7 @@ async def test_a_large_message_is_written_in_chunks_to_every_mailbox(tmp_path: P
     want = (PREFIX + b"".join(chunks)).replace(b"\r\n", b"\n")
     for box in ("anna", "bert"):
         (path,) = (tmp_path / box / "corp.example" / "new").iterdir()
-        assert path.read_bytes() == want
+        assert path.read_bytes() == TOP.replace(b"anna", box.encode()) + want
     assert {r.verdict for r in results.values()} == {"delivered"}
 
 
@@ -166,6 +167,17 @@ async def test_recipients_who_share_a_maildir_get_one_file(tmp_path: Path) -> No
         results = await maildir.deliver(letter(), SENDER, [ANNA, BERT])
     assert {r.verdict for r in results.values()} == {"delivered"}
     assert len(files(tmp_path / "corp.example")["new"]) == 1
+
+
+async def test_on_top_stands_to_whom_it_was_delivered(tmp_path: Path) -> None:
+    older = PREFIX.replace(b"X-POP3-Connector-For", b"Received: x\r\nDelivered-To")
+    async with courier(f"maildir://{tmp_path}/{{domain}}") as maildir:
+        await maildir.deliver(letter(), SENDER, [ANNA, BERT])
+        await maildir.deliver(letter(id_="older", prefix=older), SENDER, [ANNA])
+    new = tmp_path / "corp.example" / "new"
+    both = TOP + TOP.replace(b"anna", b"bert")
+    assert (new / "3f9a.pop3-connector").read_bytes() == STORED.replace(TOP, both, 1)
+    assert (new / "older.pop3-connector").read_bytes().count(b"Delivered-To") == 1
 
 
 async def test_many_at_once_all_arrive(tmp_path: Path) -> None:

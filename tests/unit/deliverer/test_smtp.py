@@ -385,3 +385,49 @@ async def test_an_address_that_could_inject_commands_is_never_sent() -> None:
     assert by_sender[ANNA].verdict == "delivered"
     assert [m.sender for m in server.received] == [SENDER, ""]
     assert not [c for c in server.commands if "boss" in c]
+
+
+ODD = (
+    b"Delivered-To: anna@corp.example\r\nX-A: one\r\r\nSubject: a\rBcc: victim@x\r\n\r\n"
+    b"Delivered-To: anna@corp.example\r\n.\rend\r\r\n"
+)
+SENT = (
+    b"X-Original-Delivered-To: anna@corp.example\r\nX-A: one\r\nSubject: a Bcc: victim@x\r\n\r\n"
+    b"Delivered-To: anna@corp.example\r\n.\r\nend\r\n"
+)
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+@pytest.mark.parametrize("cut", [1, 7, 1000])
+async def test_the_header_is_one_block_and_nothing_in_it_looks_like_a_loop(
+    lmtp: bool, cut: int
+) -> None:
+    chunks = [ODD[at : at + cut] for at in range(0, len(ODD), cut)]
+    async with smtp_server(lmtp=lmtp) as server, courier(server.url) as smtp:
+        await smtp.deliver(letter(ODD), SENDER, [ANNA])
+        await smtp.deliver(letter(chunks=chunks), SENDER, [BERT, ANNA])
+        await smtp.deliver(letter(chunks=chunks), SENDER, [BERT])
+    here, spooled, other = [received.data for received in server.received]
+    assert here == spooled == PREFIX + SENT
+    assert other == PREFIX + SENT.replace(b"X-Original-", b"")
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+async def test_a_destination_that_wants_delivered_to_as_it_came_gets_it(lmtp: bool) -> None:
+    async with (
+        smtp_server(lmtp=lmtp) as server,
+        courier(f"{server.url}?delivered_to=keep") as smtp,
+    ):
+        await smtp.deliver(letter(ODD), SENDER, [ANNA])
+        await smtp.deliver(letter(chunks=[ODD]), SENDER, [ANNA])
+    for received in server.received:
+        assert received.data == PREFIX + SENT.replace(b"X-Original-", b"")
+
+
+async def test_what_an_older_version_put_in_front_has_no_delivered_to_either() -> None:
+    older = b"Received: x\r\n" + PREFIX.replace(b"X-POP3-Connector-For", b"Delivered-To")
+    async with smtp_server() as server, courier(server.url) as smtp:
+        await smtp.deliver(letter(prefix=older), SENDER, [ANNA])
+        await smtp.deliver(letter(prefix=older, chunks=[MESSAGE]), SENDER, [ANNA])
+    for received in server.received:
+        assert received.data == b"Received: x\r\n" + PREFIX + MESSAGE

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.fetcher.identity import VOLATILE, Identity, identify
+from services.fetcher.identity import HEAD_LIMIT, VOLATILE, Identity, identify
 from shared.message import HEADER_LIMIT
 
 MESSAGE = b"From: a@example.net\r\nSubject: hello\r\n\r\nbody\r\n\r\nStatus: in the body\r\n"
@@ -58,7 +58,7 @@ def test_pieces_do_not_matter(message: bytes, cuts: list[int]) -> None:
 def defined(account: str, raw: bytes) -> str:
     """The id as it has been defined from the first release on: what is in ledgers bears it."""
     end = re.search(rb"\r?\n\r?\n", raw)
-    cut = min(HEADER_LIMIT, len(raw) if end is None else end.end())
+    cut = min(256 * 1024, len(raw) if end is None else end.end())
     names = "|".join(VOLATILE).encode()
     volatile = re.compile(
         rb"^(?:" + names + rb")[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*", re.IGNORECASE | re.MULTILINE
@@ -93,7 +93,7 @@ def test_the_id_is_what_it_has_always_been(raw: bytes) -> None:
 @pytest.mark.parametrize("edge", range(-6, 7))
 def test_the_id_is_what_it_has_always_been_where_a_header_is_too_long(edge: int) -> None:
     for end in (b"\r\n\r\n", b"\r\nStatus: x\r\n\r\nStatus: y\r\n", b"\n\nbody"):
-        raw = b"X: " + b"y" * (HEADER_LIMIT - 3 + edge) + end
+        raw = b"X: " + b"y" * (HEAD_LIMIT - 3 + edge) + end
         assert identify("sales", raw) == defined("sales", raw)
         assert piecewise("sales", [raw[:-9], raw[-9:]]) == defined("sales", raw)
 
@@ -117,3 +117,26 @@ def test_head_is_the_header_block_with_its_blank_line() -> None:
     identity = Identity("a")
     identity.feed(MESSAGE)
     assert identity.head == b"From: a@example.net\r\nSubject: hello\r\n\r\n"
+
+
+STRAYS = (
+    b"",
+    b"\r\n",
+    b"\n\r\n\r\r\n",
+    b"\xef\xbb\xbf",
+    b"From a@b Mon Nov  6\r\n",
+    b"From a@b Mon Nov  6\r\n\r\n",
+    b"\xef\xbb\xbf\r\nFrom a@b\r\n>From c@d\r\n\r\n",
+)
+
+
+@pytest.mark.parametrize("step", [1, 3, 10_000])
+@pytest.mark.parametrize("above", STRAYS)
+def test_what_stands_above_a_header_does_not_end_it(above: bytes, step: int) -> None:
+    header = b"From: a@example.net\r\nSubject: hello\r\n\r\n"
+    message = above + header + b"\r\nFrom x\r\n\r\nbody\r\n"
+    identity = Identity("a")
+    for at in range(0, len(message), step):
+        identity.feed(message[at : at + step])
+    assert identity.head == above + header
+    assert identity.id() == defined("a", message)

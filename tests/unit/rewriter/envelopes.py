@@ -31,4 +31,4 @@ def arrives(outcome: Outcome) -> bytes:
     """Return the message as it arrives at a destination."""
     letter = addressed(outcome)
     assert isinstance(letter.raw, Inline)
-    return letter.prefix + letter.raw.data
+    return letter.prefix + letter.raw.data[letter.skip :]

@@ -137,6 +137,17 @@ def test_what_comes_back_through_the_same_account_is_a_loop(account: str) -> Non
     assert f"delivered to {ROUTES[account].recipients[0]} through account {account}" in why
 
 
+def test_a_loop_of_what_an_older_version_marked_is_seen() -> None:
+    once = arrives(REWRITER.handle(parsed(typical())))
+    older = once.replace(b"X-POP3-Connector-For:", b"Delivered-To:")
+    assert older != once
+    assert "loop" in reason(REWRITER.handle(parsed(older)))
+    passed = older.replace(b"sales@corp.example", b"info@corp.example")
+    provider = b"Delivered-To: sales@corp.example\r\n"
+    assert addressed(REWRITER.handle(parsed(provider + passed)))
+    assert addressed(REWRITER.handle(parsed(passed.replace(b"Subject", provider + b"Subject"))))
+
+
 def test_a_loop_is_seen_whatever_the_case_of_the_address() -> None:
     once = arrives(REWRITER.handle(parsed(typical())))
     shouted = once.replace(b"sales@corp.example", b"SALES@Corp.Example")
@@ -187,12 +198,13 @@ def test_a_dkim_signature_below_an_mbox_line_still_verifies() -> None:
 @pytest.mark.parametrize("name", SOUND)
 def test_odd_messages_arrive_whole_below_our_lines(name: str) -> None:
     raw = SOUND[name]
-    arrived = arrives(REWRITER.handle(parsed(raw)))
-    assert arrived.endswith(raw)
-    prefix = arrived[: len(arrived) - len(raw)]
-    lines = prefix.split(b"\r\n")
+    letter = addressed(REWRITER.handle(parsed(raw)))
+    assert letter.raw == Inline(raw)
+    lines = letter.prefix.split(b"\r\n")
     assert lines[-1] in (b"", b"X-POP3-Connector-First-Line: ")
     assert b"" not in lines[:-1]
+    skipped = raw[: letter.skip].replace(b"\n", b"\r\n").replace(b"\r\r", b"\r").split(b"\r\n")
+    assert all(line in letter.prefix for line in skipped)
 
 
 @pytest.mark.parametrize("name", [n for n in SOUND if n != "huge header"])
@@ -215,7 +227,7 @@ def test_other_readers_see_one_header_block_too() -> None:
         assert message.defects == [] or "junk" in str(message.defects)
         assert message.keys()[:5] == [
             "Received",
-            "Delivered-To",
+            "X-POP3-Connector-For",
             "X-POP3-Connector-Account",
             "X-POP3-Connector-Id",
             "X-POP3-Connector-UIDL",
@@ -225,20 +237,58 @@ def test_other_readers_see_one_header_block_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "values"),
     [
-        ("mbox line first", "From a@example.org Mon Nov  6 10:11:12 2023"),
-        ("quoted mbox line first", ">From a@example.org Mon Nov  6"),
-        ("folded line first", "folded onto nothing"),
-        ("junk line first", "this line is no field"),
-        ("dot line first", "."),
-        ("white line first", ""),
+        ("mbox line first", ["From a@example.org Mon Nov  6 10:11:12 2023"]),
+        ("quoted mbox line first", [">From a@example.org Mon Nov  6"]),
+        ("second mbox line first", ["From a@b Mon Nov  6 10:11:12 2023", ">From c@d Mon Nov  6"]),
+        ("mbox line and blank line first", ["From a@b Mon Nov  6 10:11:12 2023", ""]),
+        ("blank line first", [""]),
+        ("blank lines first", ["(3 blank lines)"]),
+        (
+            "blank, junk and blank line first",
+            ["", "this line is no field", "this line is no field", "(2 blank lines)"],
+        ),
+        ("BOM first", ["\ufeff"]),
+        ("BOM and mbox line first", ["\ufeffFrom a@b"]),
+        ("folded line first", ["folded onto nothing"]),
+        ("junk line first", ["this line is no field"]),
+        ("dot line first", ["."]),
+        ("white line first", [""]),
+        ("plain", []),
     ],
 )
-def test_a_first_line_that_is_no_field_becomes_the_value_of_one(name: str, value: str) -> None:
-    message = email.message_from_bytes(arrives(REWRITER.handle(parsed(SOUND[name]))))
-    assert message["X-POP3-Connector-First-Line"].strip() == value
+def test_what_is_no_field_above_the_header_becomes_the_value_of_one(
+    name: str, values: list[str]
+) -> None:
+    arrived = arrives(REWRITER.handle(parsed(SOUND[name])))
+    message = email.message_from_bytes(arrived, policy=email.policy.default)
+    strays = message.get_all("X-POP3-Connector-First-Line", [])
+    assert [value.strip(" \t") for value in strays] == values
     assert message["X-POP3-Connector-UIDL"] == "u1"
+    assert message["Message-ID"] == "<odd@example.org>"
+    assert message.get_payload() in ("b\r\n", "body\r\n")
+
+
+def test_only_the_line_in_place_is_not_copied() -> None:
+    """One stray line costs the message nothing: an older deliverer delivers the same bytes."""
+    for name in ("mbox line first", "blank line first", "junk line first"):
+        assert addressed(REWRITER.handle(parsed(SOUND[name]))).skip == 0
+
+
+def test_a_message_without_a_header_stays_body() -> None:
+    text = b"A scanner sent this.\r\n\r\nNote: there is no header.\r\n"
+    envelope = parsed(typical())
+    payload = replace(envelope.payload, raw=Inline(text), above=None)
+    message = email.message_from_bytes(arrives(REWRITER.handle(replace(envelope, payload=payload))))
+    assert message.get_payload() == text.decode()
+    assert message["X-POP3-Connector-Account"] == "sales"
+
+
+def test_a_stray_line_that_an_older_parser_did_not_tell_of_is_completed_all_the_same() -> None:
+    envelope = parsed(SOUND["mbox line first"])
+    older = replace(envelope, payload=replace(envelope.payload, above=0))
+    assert REWRITER.handle(older) == REWRITER.handle(envelope)
 
 
 def test_the_same_envelope_gets_the_same_bytes() -> None:
