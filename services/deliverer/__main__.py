@@ -11,9 +11,10 @@ from typing import Final
 from services.deliverer.breaker import Breaker
 from services.deliverer.couriers import courier_for
 from services.deliverer.deliver import Deliverer
+from services.deliverer.told import Listen
 from services.host import serve as host
 from services.parts import Assembly, Part, Resources
-from shared.log import Lines
+from shared.log import Lines, MailLog
 from shared.message import Addressed
 from shared.metrics import BREAKER
 from shared.queues import PICKUP
@@ -29,7 +30,13 @@ CONCURRENCY: Final = 512
 async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     """Put the deliverer together, with a courier for each destination."""
     couriers = {
-        name: courier_for(name, table.address() or "", clock=r.clock, connections=table.connections)
+        name: courier_for(
+            name,
+            table.address() or "",
+            clock=r.clock,
+            connections=table.connections,
+            listen=_listen(r.log, name),
+        )
         for name, table in r.settings.every_destination.items()
     }
     state: State = await r.state()
@@ -43,6 +50,13 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         yield Assembly(stage)
     finally:
         await deliverer.close()
+
+
+def _listen(log: MailLog, destination: str) -> Listen | None:
+    """Return what takes the dialogues with a destination; None unless for debugging."""
+    if log.dialogue() is None:
+        return None
+    return lambda number: log.dialogue(destination=destination, connection=number)
 
 
 def _open(breaker: Breaker) -> float:

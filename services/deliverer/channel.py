@@ -18,6 +18,9 @@ from typing import Final, cast
 from services.deliverer.reply import Malformed, Reply, ReplyReader
 from shared.errors import Unreachable
 from shared.log import printable
+from shared.network_words import Settings, explain
+
+SETTINGS: Final = Settings("smtp:// or lmtp://", "smtps://", "ca_file")
 
 _PENDING_LIMIT: Final = 10_000
 """Replies that may wait to be read; a server that sends more talks without having been asked."""
@@ -25,6 +28,10 @@ _PENDING_LIMIT: Final = 10_000
 
 class TlsFailed(Unreachable):
     """The TLS handshake did not succeed."""
+
+
+class Silent(Unreachable):
+    """What was waited for did not come in time."""
 
 
 class Channel(asyncio.Protocol):
@@ -47,7 +54,13 @@ class Channel(asyncio.Protocol):
         self._late = ("", 0.0)  # what to say when it comes, and of how many seconds
         self._watch: asyncio.TimerHandle | None = None
         self._gone: str | None = None  # why it cannot be used any more
+        self._silent = False  # for nothing came in time
         self._closed = asyncio.Event()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is open, for all that is known."""
+        return self._transport is not None and self._gone is None
 
     @property
     def idle(self) -> bool:
@@ -137,8 +150,10 @@ class Channel(asyncio.Protocol):
             upgraded = await self._loop.start_tls(
                 self._open(), self, context, server_hostname=hostname, ssl_handshake_timeout=timeout
             )
-        except (OSError, EOFError) as error:  # ssl.SSLError is an OSError
-            raise self._tls_failed(str(error) or type(error).__name__) from error
+        except OSError as error:  # ssl.SSLError is one
+            raise self._tls_failed(explain(error, 0, SETTINGS, at_once=False)) from error
+        except EOFError as error:
+            raise self._tls_failed("it closed the connection when TLS began") from error
         if upgraded is None or not self.idle:
             raise self._tls_failed("it sent text in the clear after STARTTLS, or left")
         self._transport = upgraded
@@ -199,7 +214,8 @@ class Channel(asyncio.Protocol):
 
     def _open(self) -> asyncio.Transport:
         if self._transport is None or self._gone is not None:
-            raise Unreachable(self.server, self._gone or "not connected")
+            kind = Silent if self._silent else Unreachable
+            raise kind(self.server, self._gone or "not connected")
         return self._transport
 
     def _expect_within(self, timeout: float, what: str) -> None:
@@ -226,6 +242,7 @@ class Channel(asyncio.Protocol):
                 self._look_at(self._deadline)
         elif not (self._replies and self._wake()):  # some of those waited for together have come
             what, seconds = self._late
+            self._silent = True
             self.abort(f"{what} for {seconds:g} seconds")
 
     def _wake(self) -> bool:
@@ -238,7 +255,8 @@ class Channel(asyncio.Protocol):
 
     def _tls_failed(self, why: str) -> TlsFailed:
         self.abort(why)
-        return TlsFailed(self.server, f"TLS failed: {printable(why)}")
+        said = printable(why)
+        return TlsFailed(self.server, said if said.startswith("TLS") else f"TLS failed: {said}")
 
     def _lost(self, why: str) -> None:
         self._gone = self._gone or printable(why)

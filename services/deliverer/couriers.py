@@ -40,6 +40,7 @@ from services.deliverer.quirks import Quirks
 from services.deliverer.session import Credentials, Pipelining, Target
 from services.deliverer.smtp import SmtpCourier
 from services.deliverer.store import FileStore
+from services.deliverer.told import Listen
 from shared.clock import Clock, SystemClock
 from shared.errors import ConfigError
 
@@ -58,6 +59,7 @@ class _Wanted:
     clock: Clock
     connections: int
     patience: float
+    listen: Listen | None
 
     def wrong(self, what: str) -> ConfigError:
         """Return the error that tells what is wrong with the URL."""
@@ -71,6 +73,7 @@ def courier_for(
     clock: Clock | None = None,
     connections: int = 8,
     patience: float = 1.0,
+    listen: Listen | None = None,
 ) -> Courier:
     """Return the courier for a destination. It connects to nothing before its first delivery.
 
@@ -80,6 +83,7 @@ def courier_for(
         clock: the time; the machine's own if None.
         connections: how many may be open to a mail server at once.
         patience: what the timeouts of RFC 5321 section 4.5.3.2 are multiplied by.
+        listen: takes the dialogues with a mail server, each by itself; None where nobody listens.
 
     Raises:
         ConfigError: the URL is wrong. The password is not in the text.
@@ -90,7 +94,9 @@ def courier_for(
         query = parse_qsl(given, keep_blank_values=True, strict_parsing=True) if given else []
     except ValueError as error:
         raise ConfigError(f"the url of destination {name!r}", f"cannot be read: {error}") from None
-    wanted = _Wanted(name, parts, dict(query), clock or SystemClock(), connections, patience)
+    wanted = _Wanted(
+        name, parts, dict(query), clock or SystemClock(), connections, patience, listen
+    )
     kind = _KINDS.get(parts.scheme)
     if kind is None:
         raise wanted.wrong(f"expected one of {', '.join(f'{s}://' for s in _KINDS)}")
@@ -140,6 +146,7 @@ def _server(wanted: _Wanted, *, port: int, lmtp: bool = False, implicit: bool = 
         hello=_hello(wanted),
         pipelining=_pipelining(wanted),
         quirks=Quirks(wanted.clock),
+        listen=wanted.listen,
         patience=wanted.patience,
         keep_delivered_to=_keeps_delivered_to(wanted),
     )
@@ -157,6 +164,7 @@ def _lmtp_socket(wanted: _Wanted) -> Courier:
         hello=_hello(wanted),
         pipelining=_pipelining(wanted),
         quirks=Quirks(wanted.clock),
+        listen=wanted.listen,
         patience=wanted.patience,
         keep_delivered_to=_keeps_delivered_to(wanted),
     )

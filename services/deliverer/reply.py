@@ -68,6 +68,15 @@ class Reply(NamedTuple):
 _LINE: Final = re.compile(rb"(\d{3})(?:([ -])(.*))?$", re.DOTALL)
 
 
+_OTHERS: Final = {
+    b"+OK": " (POP3 is spoken there: is the port right?)",
+    b"* OK": " (IMAP is spoken there: is the port right?)",
+    b"HTTP/": " (HTTP is spoken there: is the port right?)",
+    b"SSH-": " (SSH is spoken there: is the port right?)",
+    b"\x15\x03": " (TLS is spoken there from the first byte on: is smtps:// meant?)",
+}
+
+
 class Malformed(ValueError):
     """What a server sent is not an SMTP reply."""
 
@@ -110,7 +119,8 @@ class ReplyReader:
         parts = _LINE.match(line)
         if parts is None:
             shown = printable(line.decode("latin-1"), 100)
-            raise Malformed(f"it sent something that is not an SMTP reply: {shown}")
+            what = next((what for begin, what in _OTHERS.items() if line.startswith(begin)), "")
+            raise Malformed(f"it sent something that is not an SMTP reply{what}: {shown}")
         self._lines.append(parts[3] or b"")
         self._size += len(line)
         return None if parts[2] == b"-" else int(parts[1])

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-from services.deliverer.channel import Channel, TlsFailed
+from services.deliverer.channel import SETTINGS, Channel, Silent, TlsFailed
 from services.deliverer.courier import Post, Throttled
 from services.deliverer.meaning import meaning
 from services.deliverer.quirks import Quirks
 from services.deliverer.reply import Reply, Step
+from services.deliverer.told import Listen, ToldChannel
 from shared.errors import Unreachable
-from shared.log import printable
+from shared.network import dial
+from shared.network_words import explain, silent
 
 CONNECT_TIMEOUT: Final = 30.0
 EHLO_SECONDS: Final = 30.0
@@ -76,6 +79,7 @@ class Target:
             the envelope of one letter; ``full``, also that of the next with the end of the one
             before. None for ``full`` over LMTP with a server known to take it, else ``commands``.
         quirks: what is known of the server.
+        listen: takes the dialogues with it; None where nobody listens.
         patience: what the timeouts are multiplied by.
         keep_delivered_to: leave Delivered-To lines that name a recipient as they are.
     """
@@ -90,6 +94,7 @@ class Target:
     hello: str | None = None
     pipelining: Pipelining | None = None
     quirks: Quirks = field(default_factory=Quirks, compare=False)
+    listen: Listen | None = None
     patience: float = 1.0
     keep_delivered_to: bool = False
 
@@ -214,7 +219,7 @@ async def open_session(target: Target) -> Session:
 async def _open(target: Target, *, starttls: bool) -> Session:
     session = Session(target, await _connect(target))
     try:
-        greeting = _must(await session.reply(Step.GREETING), Step.GREETING, target)
+        greeting = await _greeting(session, target)
         await _hello(session, target)
         if starttls and await _starttls(session, target):
             await _hello(session, target)
@@ -227,27 +232,54 @@ async def _open(target: Target, *, starttls: bool) -> Session:
     return session
 
 
+_SOCKET_WORDS: Final = {
+    errno.ENOENT: "there is no socket: is the path right, and does the server run?",
+    errno.ECONNREFUSED: "nobody listens at this socket: does the server run?",
+    errno.EACCES: "its permissions do not let this process connect to it",
+}
+
+
 async def _connect(target: Target) -> Channel:
-    loop = asyncio.get_running_loop()
-    channel = Channel(target.server)
-    context = target.context if target.tls == "implicit" else None
+    def make() -> Channel:
+        if target.listen is None:
+            return Channel(target.server)
+        return ToldChannel(target.server, target.listen)
+
+    at_once = target.tls == "implicit"
+    context = target.context if at_once else None
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            if isinstance(target.port, str):
-                await loop.create_unix_connection(lambda: channel, target.port)
-            else:
-                await loop.create_connection(lambda: channel, target.host, target.port, ssl=context)
-    except TimeoutError as error:
-        raise Unreachable(target.server, "no connection in time") from error
-    except (OSError, UnicodeError) as error:  # UnicodeError: the name cannot be a host's
-        raise Unreachable(target.server, printable(f"no connection: {error}")) from error
+        if isinstance(target.port, str):
+            return await _socket(make(), target.port)
+        return await dial(make, target.host, target.port, seconds=CONNECT_TIMEOUT, context=context)
+    except UnicodeError as error:
+        raise Unreachable(target.server, "no connection: its name cannot be a host's") from error
+    except OSError as error:
+        words = explain(error, target.port, SETTINGS, at_once=at_once)
+        if isinstance(target.port, str):
+            words = _SOCKET_WORDS.get(error.errno or 0, words)
+        raise Unreachable(target.server, f"no connection: {words}") from error
+
+
+async def _socket(channel: Channel, path: str) -> Channel:
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(CONNECT_TIMEOUT):
+        await loop.create_unix_connection(lambda: channel, path)
     return channel
 
 
-def _must(reply: Reply, step: Step, target: Target) -> Reply:
+async def _greeting(session: Session, target: Target) -> Reply:
+    try:
+        return _must(await session.reply(Step.GREETING), Step.GREETING, target)
+    except Silent as error:
+        seconds, at_once = Step.GREETING.seconds * target.patience, target.tls == "implicit"
+        words = silent(seconds, target.port, SETTINGS, at_once=at_once)
+        raise Unreachable(target.server, words) from error
+
+
+def _must(reply: Reply, step: Step, target: Target, advice: str = "") -> Reply:
     if not 200 <= reply.code < 300:
         error = Throttled if meaning(reply, step) == "rate" else Unreachable
-        raise error(target.server, f"{reply.code} {reply.text} (said to {step.phrase})")
+        raise error(target.server, f"{reply.code} {reply.text} (said to {step.phrase}){advice}")
     return reply
 
 
@@ -257,10 +289,11 @@ async def _hello(session: Session, target: Target) -> None:
         await _helo(session, target, name)
         return
     reply = await _ehlo(session, target, name)
-    if reply.code // 10 == 50 and not target.lmtp:  # RFC 5321 section 3.2
+    unknown = reply.code // 10 == 50
+    if unknown and not target.lmtp:  # RFC 5321 section 3.2
         await _helo(session, target, name)
         return
-    _must(reply, Step.HELLO, target)
+    _must(reply, Step.HELLO, target, "; is smtp:// meant?" if unknown else "")
     offered = (line.decode("latin-1").strip().partition(" ") for line in reply.lines[1:])
     session.extensions = {keyword.upper(): parameters for keyword, _, parameters in offered}
 
@@ -288,7 +321,9 @@ async def _helo(session: Session, target: Target, name: bytes) -> None:
     session.extensions = {}
     well = False
     try:
-        _must(await session.command(b"HELO " + name, Step.HELLO), Step.HELLO, target)
+        reply = await session.command(b"HELO " + name, Step.HELLO)
+        unknown = reply.code // 10 == 50
+        _must(reply, Step.HELLO, target, "; is lmtp:// meant?" if unknown else "")
         well = True
     finally:
         target.quirks.ehlo.went_without(well=well)

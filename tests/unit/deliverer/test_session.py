@@ -1,7 +1,10 @@
 """How a session with a mail server comes about: greeting, TLS, login."""
 
+import asyncio
+import socket
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from tests.clock import ManualClock
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.smtp import DROP, HANG, smtp_server
 from tests.unit.deliverer.letters import ANNA, SENDER, courier, letter
+from tests.unit.test_network import dropping
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +181,59 @@ async def test_a_server_that_has_answered_ehlo_knows_it() -> None:
         with pytest.raises(Unreachable, match="closed the connection"):
             await smtp.deliver(letter(), SENDER, [ANNA])
     assert not [c for c in server.commands if c.startswith("HELO")]
+
+
+@pytest.mark.parametrize(
+    ("url", "greeting", "advice"),
+    [
+        ("smtp://127.0.0.1", HANG, r"said nothing for .*; is smtps:// meant at port"),
+        ("smtp://127.0.0.1", "+OK POP3 ready", r"POP3 is spoken there: is the port right\?"),
+        ("smtp://127.0.0.1", "* OK IMAP4rev1", "IMAP is spoken there"),
+        ("smtp://127.0.0.1", "\x15\x03\x01", "is smtps:// meant"),
+        ("lmtp://127.0.0.1", "220 ready", "is smtp:// meant"),
+        ("smtps://127.0.0.1", "220 ready", r"does not begin with TLS.*smtp:// or lmtp:// meant"),
+        ("smtp://nowhere.invalid", "220 ready", r"its name (is not known|could not be looked up)"),
+        ("smtp://a..b", "220 ready", "cannot be a host's"),
+    ],
+)
+async def test_what_is_likely_set_wrong_is_said(url: str, greeting: str, advice: str) -> None:
+    async with (
+        smtp_server() as server,
+        courier(f"{url}:{server.port}", patience=0.001) as smtp,
+    ):
+        server.answer("GREETING", greeting)
+        with pytest.raises(Unreachable, match=advice):
+            await smtp.deliver(letter(), SENDER, [ANNA])
+
+
+async def test_lmtp_taken_for_smtp_is_said() -> None:
+    async with smtp_server(lmtp=True) as server:
+        server.answer("HELO", "502 5.5.1 unknown command")
+        async with courier(server.url.replace("lmtp", "smtp")) as smtp:
+            with pytest.raises(Unreachable, match="is lmtp:// meant"):
+                await smtp.deliver(letter(), SENDER, [ANNA])
+
+
+async def test_a_socket_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:
+    async with courier(f"lmtp+unix://{tmp_path}/lmtp") as lmtp:
+        with pytest.raises(Unreachable, match="there is no socket: is the path right"):
+            await lmtp.deliver(letter(), SENDER, [ANNA])
+
+
+async def test_an_address_that_leads_nowhere_keeps_nobody_from_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def look_up(host: str, port: int, **_: object) -> list[object]:
+        found = ("127.0.0.2", "127.0.0.1") if host == "two.example" else (host,)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    async with smtp_server() as server:
+        url = f"smtp://two.example:{server.port}"
+        with dropping("127.0.0.2", server.port):
+            async with courier(url) as smtp, asyncio.timeout(20):
+                results = await smtp.deliver(letter(), SENDER, [ANNA])
+    assert results[ANNA].verdict == "delivered"
 
 
 @pytest.mark.parametrize(

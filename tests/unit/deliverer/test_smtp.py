@@ -174,7 +174,7 @@ async def test_nobody_listens() -> None:
     async with smtp_server() as server:
         pass
     async with courier(server.url) as smtp:
-        with pytest.raises(Unreachable, match="no connection"):
+        with pytest.raises(Unreachable, match="nothing listens at port"):
             await smtp.deliver(letter(), SENDER, [ANNA])
 
 
@@ -250,7 +250,7 @@ async def test_waiting_for_a_server_that_hangs_on_every_connection_has_an_end() 
         server.answer("MAIL", HANG)
         tries = [smtp.deliver(letter(), SENDER, [ANNA]) for _ in range(3)]
         errors = await asyncio.gather(*tries, return_exceptions=True)
-    assert [type(error) for error in errors] == [Unreachable] * 3
+    assert all(isinstance(error, Unreachable) for error in errors)
     assert sum("none of 1 connections became free" in str(error) for error in errors) == 2
 
 

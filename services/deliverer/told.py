@@ -1,0 +1,124 @@
+"""A connection whose dialogue is told, for ``--debug``, less secrets and mail.
+
+It stands in the place of a ``Channel`` and reads along: after 354 come bytes of a message, up to a
+dot alone on its line, and after 334 comes a secret. Of a message there is the count of its bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from services.deliverer.channel import Channel
+from services.deliverer.reply import Reply, ReplyReader
+from shared.dialogue import HIDDEN, Dialogue, Tell
+
+Listen: TypeAlias = Callable[[int], Tell | None]
+"""Returns what takes the dialogue of a connection, given a number to tell it from the others; None
+where nobody listens any more."""
+
+_END: Final = b"\r\n.\r\n"
+
+
+class ToldChannel(Channel):
+    """A ``Channel`` that tells; see there for what the methods do.
+
+    Args:
+        server: what it connects to.
+        listen: returns what takes the lines, given our port of the connection.
+    """
+
+    def __init__(self, server: str, listen: Listen) -> None:
+        super().__init__(server)
+        self._listen = listen
+        self._dialogue: Dialogue | None = None
+        self._reader = _Reading(self._heard)
+        self._mail: bytes | None = None  # the last bytes of a message, while one is sent
+        self._sent = 0  # bytes of it
+        self._secret = False  # the next line is one
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See ``Channel.connection_made``."""
+        super().connection_made(transport)
+        name = transport.get_extra_info("sockname")
+        tell = self._listen(name[1] if isinstance(name, tuple) else 0)
+        if tell is None:
+            return
+        self._dialogue = Dialogue(tell)
+        self._dialogue.note(f"connected to {self.server}")
+
+    def write(self, data: bytes) -> None:
+        """See ``Channel.write``."""
+        super().write(data)
+        self._said(data)
+
+    def close(self, farewell: bytes = b"") -> None:
+        """See ``Channel.close``."""
+        if self.usable:
+            self._said(farewell)
+        super().close(farewell)
+
+    def _lost(self, why: str) -> None:
+        if self.usable and self._dialogue is not None:
+            self._dialogue.note(why)
+        super()._lost(why)
+
+    def _said(self, data: bytes) -> None:
+        """Tell what we send."""
+        if self._dialogue is None:
+            return
+        rest = self._past_the_message(data, self._dialogue)
+        for line in rest.split(b"\r\n")[:-1]:
+            self._command(line, self._dialogue)
+
+    def _past_the_message(self, data: bytes, dialogue: Dialogue) -> bytes:
+        """Count what is of a message; return what comes after it."""
+        if self._mail is None:
+            return data
+        held = self._mail + data
+        end = held.find(_END)
+        if end < 0:
+            self._sent += len(data)
+            self._mail = held[-len(_END) + 1 :]
+            return b""
+        rest = held[end + len(_END) :]
+        dialogue.client_bytes(self._sent + len(data) - len(rest))
+        self._mail = None
+        return rest
+
+    def _command(self, line: bytes, dialogue: Dialogue) -> None:
+        words = line.split(b" ")
+        if self._secret:
+            dialogue.client(HIDDEN)
+        elif words[0].upper() == b"AUTH" and len(words) > 2:
+            dialogue.client(f"{b' '.join(words[:2]).decode('utf-8', 'replace')} {HIDDEN}")
+        else:
+            dialogue.client(line.decode("utf-8", "replace"))
+        self._secret = False
+
+    def _heard(self, reply: Reply) -> None:
+        """Tell what the server says, and note what it asks for."""
+        if self._dialogue is not None:
+            *first, last = (line.decode("utf-8", "replace") for line in reply.lines)
+            for line in first:
+                self._dialogue.server(f"{reply.code}-{line}")
+            self._dialogue.server(f"{reply.code} {last}".rstrip())
+        if reply.code == 354:
+            self._mail, self._sent = b"\r\n", 0  # a dot may be the first line
+        self._secret = reply.code == 334
+
+
+class _Reading(ReplyReader):
+    """A reader that tells of each reply."""
+
+    def __init__(self, tell: Callable[[Reply], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def feed(self, data: bytes) -> list[Reply]:
+        """See ``ReplyReader.feed``."""
+        replies = super().feed(data)
+        for reply in replies:
+            self._tell(reply)
+        return replies
