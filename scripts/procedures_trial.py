@@ -40,7 +40,12 @@ WORDS: Final = {
     " --pull": "",  # base images may be stand-ins of this machine
 }
 _COPIED: Final = ("deploy", "services", "shared", "docker-compose.yml", "pyproject.toml")
-_COPIED_TOO: Final = ("README.md", ".dockerignore", "tests/flow/compose.stand-in.yml")
+_COPIED_TOO: Final = (
+    "README.md",
+    ".dockerignore",
+    "pop3_connector.py",
+    "tests/flow/compose.stand-in.yml",
+)
 
 
 class Procedures:

@@ -1,12 +1,18 @@
 """What README and docs say of the configuration, held against the program."""
 
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
+from services.__main__ import main
 from services.deliverer.couriers import courier_for
 from shared.settings import Account, Broker, Destination, Monitor, Retry, Settings, Spool, load
 from shared.settings_secret import SOURCES
@@ -112,3 +118,35 @@ def test_the_environment_that_is_documented_is_understood(tmp_path: Path) -> Non
 def test_what_a_page_links_to_exists(page: Path) -> None:
     targets = re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def commands(page: str) -> list[list[str]]:
+    """Return the words of each command in the shell blocks of a page."""
+    lines = "".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL)).splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def test_after_the_installation_of_the_readme_its_commands_are_found(tmp_path: Path) -> None:
+    """It goes into a virtual environment, which nothing is found in by its name alone."""
+    names = [words[0] for words in commands(README)]
+    link = names.index("ln")
+    assert link < names.index("pop3-connector")
+    _, _, source, folder = commands(README)[link]
+    assert any(words[:1] == [f"{Path(source).parent}/pip"] for words in commands(README)[:link])
+    script = Path(sys.executable).parent / Path(source).name
+    if not script.exists():  # run from a checkout that nobody has installed
+        pytest.skip(f"there is no {script}")
+    subprocess.run(["ln", "-s", str(script), f"{tmp_path}/"], check=True)
+    environ = {**os.environ, "PATH": str(tmp_path)}
+    assert shutil.which("pop3-connector", path=str(tmp_path))
+    done = subprocess.run(["pop3-connector", "--version"], env=environ, capture_output=True)
+    assert (done.returncode, folder) == (0, "/usr/local/bin/")
+
+
+def test_the_commands_of_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    found = [words[1:] for words in commands(README) if words[0] == "pop3-connector"]
+    assert len(found) > 10
+    for words in found:
+        typed = [word for word in words if word not in ("&", "ID")]
+        assert main([*typed, "--help"]) == 0, words
+        assert "Usage: pop3-connector" in capsys.readouterr().out

@@ -1,0 +1,95 @@
+"""The console script as it is installed: whose packages it runs, and what it says if not ours."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+START = "import sys; from pop3_connector import main; sys.exit(main())"
+
+
+def run(*path: Path, arguments: tuple[str, ...] = ("--version",)) -> tuple[int, str, str]:
+    """Run what the console script runs, with these places in front of all others."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", START, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))},
+        cwd="/",
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def package(folder: Path, name: str) -> Path:
+    """Make a package of this name that is somebody else's; return where it can be imported."""
+    (folder / name).mkdir(parents=True)
+    (folder / name / "__init__.py").write_text("VERSION = 1\n")
+    return folder
+
+
+def site(folder: Path) -> Path:
+    """Make a place where everything of ours is installed."""
+    folder.mkdir()
+    shutil.copy(ROOT / "pop3_connector.py", folder)
+    for name in ("services", "shared"):
+        shutil.copytree(ROOT / name, folder / name)
+    return folder
+
+
+def test_the_console_script_is_the_program() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (entry,) = project["project"]["scripts"].values()
+    module, _, function = entry.partition(":")
+    assert callable(getattr(import_module(module), function))
+    status, out, err = run(ROOT)
+    assert (status, err) == (0, "")
+    assert out.startswith("pop3-connector, version ")
+
+
+def test_a_package_in_front_of_ours_is_named(tmp_path: Path) -> None:
+    for name in ("services", "shared"):
+        front = package(tmp_path / name, name)
+        status, out, err = run(front, ROOT)
+        assert (status, out) == (1, "")
+        assert err.count("\n") == 1
+        assert f"another package '{name}' is in front of ours: {front}/{name}" in err
+        assert "PYTHONPATH" in err
+
+
+def test_a_module_in_front_of_ours_is_named(tmp_path: Path) -> None:
+    (tmp_path / "shared.py").write_text("")
+    status, _, err = run(tmp_path, ROOT)
+    assert status == 1
+    assert f"another package 'shared' is in front of ours: {tmp_path}/shared.py" in err
+
+
+def test_a_folder_without_a_package_in_it_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    assert run(tmp_path, ROOT)[0] == 0
+
+
+def test_who_has_replaced_files_of_ours_is_named(tmp_path: Path) -> None:
+    """As pip does it: two distributions with one package in the same place."""
+    ours = site(tmp_path / "site")
+    (ours / "shared" / "__init__.py").write_text("VERSION = 1\n")
+    info = ours / "acme_tools-2.3.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-tools\nVersion: 2.3\n")
+    (info / "RECORD").write_text("shared/__init__.py,,\nacme_tools-2.3.dist-info/METADATA,,\n")
+    status, out, err = run(ours)
+    assert (status, out) == (1, "")
+    assert "files of its package 'shared' were replaced by those of acme-tools 2.3" in err
+
+
+def test_where_a_package_is_missing_it_is_named(tmp_path: Path) -> None:
+    ours = site(tmp_path / "site")
+    shutil.rmtree(ours / "services")
+    command = [sys.executable, "-S", "-P", "-c", START]
+    environ = {**os.environ, "PYTHONPATH": str(ours)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, cwd="/")
+    assert done.returncode == 1
+    assert f"its package 'services' is missing in {ours}" in done.stderr
