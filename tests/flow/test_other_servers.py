@@ -1,4 +1,8 @@
-"""Mail servers other than Dovecot: what each of them is strict about costs no message."""
+"""Mail servers other than Dovecot: what each of them is strict about costs no message.
+
+Postfix by local(8) and by pipe(8), OpenSMTPD and Courier bounce as a loop what has a Delivered-To
+with its recipient, after they have taken it; and the sender is a stranger.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,8 +14,10 @@ import pytest
 
 from tests.flow.forked import ForkedConnector
 from tests.flow.place import ONCE, Place, account
-from tests.servers.courier import courier_pop3
+from tests.servers.courier import courier, courier_pop3
 from tests.servers.exim import exim
+from tests.servers.opensmtpd import opensmtpd
+from tests.servers.postfix import postfix
 from tests.servers.process import wait_until
 
 
@@ -23,7 +29,13 @@ class Local(Protocol):
     def messages(self, mailbox: str, /) -> list[bytes]: ...
 
 
-SERVERS: dict[str, Callable[[], AbstractContextManager[Local]]] = {"exim": exim}
+SERVERS: dict[str, Callable[[], AbstractContextManager[Local]]] = {
+    "postfix-local": lambda: postfix(mailboxes=("sales",), agent="local"),
+    "postfix-pipe": lambda: postfix(mailboxes=("sales",), agent="pipe"),
+    "exim": exim,
+    "opensmtpd": opensmtpd,
+    "courier": lambda: courier(per_ip=40),
+}
 
 
 @pytest.fixture
@@ -48,7 +60,14 @@ def letter(mark: str, *fields: str) -> bytes:
     return "".join(f"{line}\r\n" for line in lines).encode()
 
 
-LETTERS = {"plain": letter("plain")}
+LETTERS = {
+    "plain": letter("plain"),
+    "of-the-provider": letter("of-the-provider", "Delivered-To: sales@corp.example"),
+    "in-capitals": letter("in-capitals", "DELIVERED-TO: Sales@Corp.Example"),
+    "folded": letter("folded", "Delivered-To:", " sales@corp.example"),
+    "of-somebody-else": letter("of-somebody-else", "Delivered-To: info@provider.example"),
+    "twice": letter("twice", *["Delivered-To: sales@corp.example"] * 2),
+}
 
 
 def marks(server: Local) -> Counter[str]:
@@ -57,13 +76,32 @@ def marks(server: Local) -> Counter[str]:
 
 
 @pytest.mark.parametrize("server", SERVERS.values(), ids=SERVERS, indirect=True)
-def test_what_is_for_a_mailbox_arrives(place: Place, server: Local) -> None:
+def test_no_message_is_bounced_for_where_it_was_delivered_before(
+    place: Place, server: Local
+) -> None:
     place.provider.put_all("sales", list(LETTERS.values()))
     place.product.configure([place.account("sales")], server.url)
     status, summary = place.once()
     assert (status, summary["delivered"]) == (0, len(LETTERS))
     wait_until(lambda: marks(server).total() >= len(LETTERS), f"{len(LETTERS)} messages", 30)
     assert marks(server) == Counter(list(LETTERS))
+
+
+FEW: dict[str, Callable[[], AbstractContextManager[Local]]] = {
+    "opensmtpd-100-per-session": opensmtpd,
+}
+
+
+@pytest.mark.parametrize("server", FEW.values(), ids=FEW, indirect=True)
+def test_a_limit_of_connections_or_messages_delays_none(place: Place, server: Local) -> None:
+    count = 300
+    place.provider.put_all("sales", [letter(str(n)) for n in range(count)])
+    place.product.configure([place.account("sales")], server.url)
+    status, summary = place.once()
+    assert (status, summary["delivered"], summary["retrying"]) == (0, count, 0)
+    assert not [e for e in place.product.events(ONCE) if "left alone" in str(e.get("reason"))]
+    wait_until(lambda: marks(server).total() >= count, f"{count} messages", 60)
+    assert marks(server) == Counter(map(str, range(count)))
 
 
 def test_courier_hands_out_the_message_itself_and_no_stub(
