@@ -22,7 +22,7 @@ from services.postmaster import configuration, show
 from services.postmaster.invocation import Invocation
 from shared.broker import amqp_url
 from shared.errors import ConfigError, Unreachable
-from shared.log import printable
+from shared.log import MailLog, configure, printable
 from shared.settings import Destination, Settings
 from shared.settings_advice import warnings
 from shared.settings_problems import Problem, WrongSettings
@@ -50,7 +50,8 @@ def main(invocation: Invocation, *, connect: bool, as_json: bool) -> int:
     checks = _CHECKS if connect else (*_CHECKS, _passwords)
     if found := asyncio.run(_problems(settings, checks)):
         raise WrongSettings(found)
-    trials = asyncio.run(tried(settings)) if connect else None
+    lines = configure("DEBUG" if invocation.debug else "INFO")
+    trials = asyncio.run(tried(settings, MailLog("check-config", lines=lines))) if connect else None
     if as_json:
         show.as_json(configuration.record(settings, path, advice, trials))
     else:

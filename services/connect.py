@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -19,8 +18,8 @@ from services.fetcher.login import Login
 from services.fetcher.session import Session
 from services.postmaster import show
 from services.postmaster.configuration import Trial
-from shared.errors import ConfigError, LoginRefused, MaildropBusy, ServerFault
-from shared.log import printable
+from shared.errors import ConfigError, LoginRefused, MaildropBusy, ServerFault, TooManyConnections
+from shared.log import MailLog, printable
 from shared.settings import Account, Destination, Settings
 
 AT_ONCE: Final = 32
@@ -38,18 +37,24 @@ _SHARE: Final = PATIENCE / 300.0
 
 _PREFIXES: Final[tuple[tuple[type[ServerFault], str], ...]] = (
     (LoginRefused, "login refused: "),
-    (MaildropBusy, "the maildrop is in use, perhaps by this connector: "),
+    (TooManyConnections, "not now: "),
+    (MaildropBusy, "not now; the maildrop may be in use, perhaps by this connector: "),
 )
 
 
-async def tried(settings: Settings) -> list[Trial]:
-    """Return how each trial went, accounts first, in the order of the configuration."""
+async def tried(settings: Settings, log: MailLog) -> list[Trial]:
+    """Return how each trial went, accounts first, in the order of the configuration.
+
+    Args:
+        settings: what to try.
+        log: where dialogues are told, if it is for debugging.
+    """
     crowd = asyncio.Semaphore(AT_ONCE)
     hosts: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONE_HOST))
 
     async def account(table: Account) -> Trial:
         async with hosts[table.host.lower()], crowd:
-            return await _outcome("account", table.name, _log_in(table))
+            return await _outcome("account", table.name, _log_in(table, log))
 
     async def destination(name: str, table: Destination) -> Trial:
         recipients = [a.mailbox for a in settings.accounts if a.destination == name]
@@ -75,13 +80,12 @@ async def _outcome(what: str, name: str, work: Coroutine[None, None, str]) -> Tr
         return Trial(what, name, False, printable(f"{type(error).__name__}: {error}"))
 
 
-async def _log_in(table: Account) -> str:
+async def _log_in(table: Account, log: MailLog) -> str:
     login = account_of(table).login
-    session = await Session.open(_hurried(login))
+    session = await Session.open(_hurried(login), tell=log.dialogue(account=table.name))
     try:
         count, size = await session.stat()
-        with suppress(ServerFault):  # there is nothing to delete, so nothing depends on it
-            await session.quit()
+        await session.quit()
     except BaseException:
         await session.abort()
         raise

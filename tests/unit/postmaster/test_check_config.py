@@ -1,6 +1,7 @@
 """``check-config``: what would not do is refused before it runs; what leads somewhere is tried."""
 
 import asyncio
+import json
 import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -239,6 +240,23 @@ class TestAccounts:
         async with serving(server):
             configure(office, server)
             assert (await connected(office)).status == 0
+
+    async def test_show_what_is_said_for_debugging(self, office: Office) -> None:
+        server = Pop3Server()
+        async with serving(server):
+            configure(office, server)
+            quiet = await connected(office)
+            told = await asyncio.to_thread(office, "--debug", "check-config", "--connect")
+        assert "C: " not in quiet.err
+        said = [
+            json.loads(line) for line in told.err.splitlines() if '"S: ' in line or '"C: ' in line
+        ]
+        assert {line["account"] for line in said} == {"a0"}
+        events = [line["event"] for line in said]
+        assert events[0] == "S: +OK"
+        assert "C: PASS ***" in events
+        assert events[-2:] == ["C: QUIT", "S: +OK bye"]
+        assert SECRET not in told.err
 
     async def test_that_are_disabled_are_left_alone(self, office: Office) -> None:
         server = Pop3Server()
