@@ -69,13 +69,14 @@ ADVICE: Final[tuple[tuple[type[Exception], str], ...]] = (
 @click.command()
 @click.option("--once", is_flag=True, help="Poll each account once, drain the pipeline, and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@click.option("--quiet", is_flag=True, help="Say nothing, and print no summary, if all is well.")
 @pass_invocation
-def run(invocation: Invocation, once: bool, as_json: bool) -> int:
+def run(invocation: Invocation, once: bool, as_json: bool, quiet: bool) -> int:
     """Run all four stages in one process."""
-    settings, lines = _started(invocation)
+    settings, lines = _started(invocation, "WARNING" if quiet else "INFO")
     from services.run import main as run_main
 
-    return run_main(settings, lines, once=once, as_json=as_json)
+    return run_main(settings, lines, once=once, as_json=as_json, quiet=quiet)
 
 
 @click.command("check-config")
@@ -104,12 +105,17 @@ def _stage(name: str, summary: str) -> click.Command:
     return stage
 
 
-def _started(invocation: Invocation) -> tuple[Settings, log.Lines]:
-    """Return the settings of a process that carries mail, and its log, set up."""
+def _started(invocation: Invocation, level: str = "INFO") -> tuple[Settings, log.Lines]:
+    """Return the settings of a process that carries mail, and its log, set up.
+
+    Args:
+        invocation: of the program.
+        level: what is less than this is not logged, unless all is (``--debug``).
+    """
     # Not at the top, as the settings themselves.
     from shared.settings_advice import warnings
 
-    lines = log.configure("DEBUG" if invocation.debug else "INFO")
+    lines = log.configure("DEBUG" if invocation.debug else level)
     settings = invocation.settings()
     for what in warnings(settings, invocation.path()):
         log.MailLog("configuration", lines=lines).trouble("unwise", warning=what)

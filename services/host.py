@@ -250,11 +250,13 @@ async def run_until(
 
     Raises:
         Exception: whatever a stage or companion ended with, where it ended by itself.
+        RuntimeError: it ended by itself, and with nothing.
     """
     runs = [asyncio.create_task(runner(a, resources).run(stop, GRACE)) for a in assemblies]
     beside = [asyncio.create_task(c(stop)) for a in assemblies for c in a.companions]
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, *runs, *beside}, return_when=asyncio.FIRST_COMPLETED)
+    by_itself = not stop.is_set()
     resources.log.note("stopping")
     stop.set()
     for task in beside:
@@ -264,3 +266,5 @@ async def run_until(
     for result in results:
         if isinstance(result, Exception):
             raise result
+    if by_itself:
+        raise RuntimeError("a stage, or what runs beside it, has ended by itself")

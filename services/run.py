@@ -1,7 +1,6 @@
 """``pop3-connector run``: all four stages in one process; with ``--once``, until all is drained.
 
-Drained means: every account was polled, and nothing is left in the inboxes of the stages or in
-their hands. Messages that wait for a retry are counted and not waited for.
+What a run has come to is summed up in counts of events, and of the messages that wait at its end.
 """
 
 from __future__ import annotations
@@ -11,42 +10,38 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final, cast
+from typing import Final
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
 from services.deliverer.__main__ import PART as DELIVERER
+from services.drain import Drained, drain
 from services.fetcher.__main__ import PART as FETCHER
-from services.host import GRACE, Stopped, opened, runner, serve, stop_on_signals, unless
+from services.host import Stopped, opened, serve, stop_on_signals
 from services.parser.__main__ import PART as PARSER
-from services.parts import Assembly, Resources
 from services.postmaster.open import open_steward
 from services.rewriter.__main__ import PART as REWRITER
 from shared.errors import BrokerUnavailable
 from shared.log import Lines, MailLog
-from shared.message import Envelope, Poll
-from shared.outcome import Outcome
-from shared.queues import RETRIED
-from shared.runner import Runner
 from shared.settings import Settings
-from shared.stage import Perform
 
 PARTS: Final = (FETCHER, PARSER, REWRITER, DELIVERER)
 COUNTED: Final = ("fetched", "delivered", "suppressed", "failed", "quarantined", "retrying")
-TROUBLES: Final = ("failed", "quarantined", "retrying", "accounts_failed")
+TROUBLES: Final = ("failed", "quarantined", "accounts_failed")
 INTERRUPTED: Final = 130
 """The exit status of a run that did not get to its end, as shells have it for SIGINT."""
 
-QUIET_LOOKS: Final = 3
-LOOK_EVERY: Final = 0.05
-LOOK_AGAIN: Final = 0.01
-"""Seconds between two looks at a broker that tells exactly whether all is settled."""
 
-
-def main(settings: Settings, lines: Lines, *, once: bool = False, as_json: bool = False) -> int:
+def main(
+    settings: Settings,
+    lines: Lines,
+    *,
+    once: bool = False,
+    as_json: bool = False,
+    quiet: bool = False,
+) -> int:
     """Run the connector; return the exit status.
 
     Args:
@@ -54,13 +49,14 @@ def main(settings: Settings, lines: Lines, *, once: bool = False, as_json: bool 
         lines: where log lines go.
         once: poll every account once, drain the pipeline, print a summary, and end.
         as_json: the summary is one JSON object on standard output.
+        quiet: no summary where all is well.
 
     Raises:
         ConfigError: the settings do not lead to a broker, a database or a destination.
     """
     if not once:
         return serve(settings, lines, *PARTS, prepare=partial(_declare, settings, lines))
-    return asyncio.run(_once(settings, lines, as_json))
+    return asyncio.run(_once(settings, lines, as_json, quiet))
 
 
 async def _declare(settings: Settings, lines: Lines) -> None:
@@ -86,101 +82,40 @@ def _declare_now(settings: Settings) -> None:
         steward.declare()
 
 
-async def _once(settings: Settings, lines: Lines, as_json: bool) -> int:
+async def _once(settings: Settings, lines: Lines, as_json: bool, quiet: bool) -> int:
     stop = asyncio.Event()
     stop_on_signals(stop)
     counts: Counter[str] = Counter()
     started = time.monotonic()
+    drained: Drained | None = None
     with suppress(Stopped):
         declare = partial(_declare, settings, lines)
         async with opened(settings, lines, PARTS, stop, counts, declare) as (resources, assemblies):
-            await _drain(resources, assemblies, stop)
-    summary = _summary(settings, counts, time.monotonic() - started)
-    sys.stdout.write(json.dumps(summary) + "\n" if as_json else _readable(summary))
-    if stop.is_set():
-        return INTERRUPTED
-    return 1 if any(counts[name] for name in TROUBLES) else 0
+            drained = await drain(resources, assemblies, stop)
+    summary = _summary(settings, counts, drained, time.monotonic() - started)
+    status = INTERRUPTED if stop.is_set() else _status(counts, drained)
+    if status or not quiet:
+        sys.stdout.write(json.dumps(summary) + "\n" if as_json else _readable(summary))
+    return status
 
 
-async def _drain(
-    resources: Resources, assemblies: Sequence[Assembly], interrupted: asyncio.Event
-) -> None:
-    fetching, *consuming = assemblies
-    stop = asyncio.Event()
-    runners = [runner(assembly, resources) for assembly in consuming]
-    runs = [asyncio.create_task(r.run(stop, GRACE)) for r in runners]
-    try:
-        await unless(interrupted, _poll_all(fetching, resources))
-        await unless(interrupted, _quiet(resources, runners))
-    finally:
-        stop.set()
-        await asyncio.gather(*runs)
-
-
-async def _poll_all(fetching: Assembly, resources: Resources) -> None:
-    """Poll every account once, whatever the schedule says."""
-    places = asyncio.Semaphore(fetching.stage.concurrency)
-    now = resources.clock.now()
-    fetch = cast(Perform, fetching.stage.handle)
-
-    async def poll(name: str) -> None:
-        async with places:
-            await fetch([Envelope(f"poll-{name}", name, Poll("once"), now)], _nobody_asks)
-
-    names = [account.name for account in resources.settings.accounts if account.enabled]
-    await asyncio.gather(*(poll(name) for name in names))
-
-
-def _nobody_asks(_: int, __: Outcome | Exception) -> None:
-    """Take what became of a poll; the fetcher has reported it."""
-
-
-async def _quiet(resources: Resources, runners: Sequence[Runner]) -> None:
-    """Return when nothing moves any more."""
-    while True:
-        drained = await _drained(resources)
-        if drained is None:
-            return await _still(resources, runners)
-        if drained:
-            return None
-        await asyncio.sleep(LOOK_AGAIN)
-
-
-async def _drained(resources: Resources) -> bool | None:
-    try:
-        return await resources.broker.drained(RETRIED)
-    except BrokerUnavailable:
-        return False
-
-
-async def _still(resources: Resources, runners: Sequence[Runner]) -> None:
-    """Return when nothing moves over a broker that does not tell what is handed out.
-
-    A delivery can be between the broker and us, counted by neither for a moment; so several looks
-    in a row have to find the same stillness.
-    """
-    quiet, taken = 0, -1
-    while quiet < QUIET_LOOKS:
-        now_taken = sum(r.taken for r in runners)
-        still = now_taken == taken and not any(r.in_hand for r in runners)
-        still = still and not await _waiting(resources)
-        quiet, taken = (quiet + 1 if still else 0), now_taken
-        await asyncio.sleep(LOOK_EVERY)
-
-
-async def _waiting(resources: Resources) -> int:
-    try:
-        depths = await resources.broker.depths(RETRIED)
-    except BrokerUnavailable:
+def _status(counts: Counter[str], drained: Drained | None) -> int:
+    """Return 0 where all has arrived and every account could be polled."""
+    if drained is None or drained.broken or any(counts[name] for name in TROUBLES):
         return 1
-    return sum(depths.values())
+    waiting = counts["retrying"] if drained.waiting is None else drained.waiting
+    return 1 if waiting else 0
 
 
-def _summary(settings: Settings, counts: Counter[str], seconds: float) -> dict[str, object]:
+def _summary(
+    settings: Settings, counts: Counter[str], drained: Drained | None, seconds: float
+) -> dict[str, object]:
     accounts = sum(1 for account in settings.accounts if account.enabled)
     return {
         "accounts": accounts,
+        "accounts_failed": min(counts["accounts_failed"], accounts),
         **{name: counts[name] for name in COUNTED},
+        "waiting": None if drained is None else drained.waiting,
         "bytes": counts["bytes"],
         "seconds": round(seconds, 3),
     }
@@ -188,4 +123,5 @@ def _summary(settings: Settings, counts: Counter[str], seconds: float) -> dict[s
 
 def _readable(summary: dict[str, object]) -> str:
     width = max(map(len, summary))
-    return "".join(f"{name:<{width}}  {value}\n" for name, value in summary.items())
+    shown = {name: "unknown" if value is None else value for name, value in summary.items()}
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in shown.items())

@@ -97,6 +97,8 @@ class Runner:
         self.returns_at = 0.0
         """When the last of those comes back that wait for room (seconds since 1970, UTC)."""
         self._let_go = 0
+        self._broken: BaseException | None = None
+        self._ending = asyncio.Event()
 
     @property
     def in_hand(self) -> int:
@@ -110,17 +112,22 @@ class Runner:
             stop: set by whoever wants the stage to end.
             grace: seconds that what is in hand may take then; after that it is left to the broker,
                 which hands it out again.
+
+        Raises:
+            Exception: something went wrong that must not, and what is in hand would stay there.
         """
         consuming = asyncio.create_task(self._consume())
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({consuming, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        consuming.cancel()
+        ends = [asyncio.create_task(event.wait()) for event in (stop, self._ending)]
+        await asyncio.wait({consuming, *ends}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (*ends, consuming):
+            task.cancel()
         try:
             with suppress(asyncio.CancelledError):
                 await consuming
         finally:
             await self._finish(grace)
+        if self._broken is not None:
+            raise self._broken
 
     async def _consume(self) -> None:
         stage = self._stage
@@ -153,8 +160,14 @@ class Runner:
     def _start(self, work: Work) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._broken = self._broken or task.exception()
+            self._ending.set()
 
     def _resembles(self, delivery: Delivery) -> bool:
         """Return whether it is a copy of a suspect: fetched anew, as its fetcher died with it."""
@@ -166,6 +179,7 @@ class Runner:
         self._suspects.append(delivery)
         if self._inspector is None or self._inspector.done():
             self._inspector = asyncio.create_task(self._inspect())
+            self._inspector.add_done_callback(self._ended)
 
     async def _inspect(self) -> None:
         await self._clock.sleep(random.uniform(0.0, HEAD_START))  # noqa: S311

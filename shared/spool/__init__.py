@@ -37,9 +37,9 @@ _CHECKED: Final = "0check"
 class Blob:
     """A blob that is being written. It ends with ``commit`` or ``abort``, or the sweep finds it."""
 
-    def __init__(self, store: Store, executor: ThreadPoolExecutor) -> None:
+    def __init__(self, store: Store, threads: _Threads) -> None:
         self._store = store
-        self._executor = executor
+        self._call = threads.call
         self._draft: Draft | None = None
         self._pending: list[bytes] = []
         self._size = 0
@@ -74,7 +74,7 @@ class Blob:
         self._pending.clear()
         if self._draft is not None:
             draft, self._draft = self._draft, None
-            await _call(self._executor, draft.discard)
+            await self._call(draft.discard)
 
     def _flush(self) -> None:
         if self._draft is None:
@@ -86,9 +86,6 @@ class Blob:
         self._flush()
         if self._draft is not None:
             self._draft.commit(key)
-
-    async def _call(self, work: Callable[[], R]) -> R:
-        return await _call(self._executor, work)
 
 
 class Spool:
@@ -108,11 +105,17 @@ class Spool:
     ) -> None:
         self._store = _store(url, options or {})
         self._clock = clock
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="spool")
+        self._threads = _Threads()
+        self._call = self._threads.call
+
+    @property
+    def moved(self) -> int:
+        """How many pieces of blobs were read or written since the start; grows as mail moves."""
+        return self._threads.done
 
     async def create(self) -> Blob:
         """Begin a blob."""
-        return Blob(self._store, self._executor)
+        return Blob(self._store, self._threads)
 
     async def chunks(self, key: str, size: int = CHUNK) -> AsyncIterator[bytes]:
         """Yield a blob in chunks of at most so many bytes.
@@ -196,26 +199,36 @@ class Spool:
         except FileNotFoundError as error:
             raise SpoolMissing(key) from error
 
-    async def _call(self, work: Callable[[], R]) -> R:
-        return await _call(self._executor, work)
 
+class _Threads:
+    """Where blocking work is done.
 
-async def _call(executor: ThreadPoolExecutor, work: Callable[[], R]) -> R:
-    """Do blocking work in a thread, and say in our terms what went wrong.
-
-    A caller that is cancelled still waits for the thread: it may be using a file that the caller
-    closes next.
+    Attributes:
+        done: how much was done.
     """
-    job = asyncio.get_running_loop().run_in_executor(executor, work)
-    try:
-        return await asyncio.shield(job)
-    except asyncio.CancelledError:
-        await asyncio.wait([job])
-        raise
-    except SpoolMissing:
-        raise
-    except Exception as error:  # fsspec lets through whatever the client of a store raises
-        raise SpoolUnavailable(printable(f"{type(error).__name__}: {error}")) from error
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="spool")
+        self.done = 0
+
+    async def call(self, work: Callable[[], R]) -> R:
+        """Do work in a thread, and say in our terms what went wrong.
+
+        A caller that is cancelled still waits for the thread: it may be using a file that the
+        caller closes next.
+        """
+        job = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        try:
+            found = await asyncio.shield(job)
+        except asyncio.CancelledError:
+            await asyncio.wait([job])
+            raise
+        except SpoolMissing:
+            raise
+        except Exception as error:  # fsspec lets through whatever the client of a store raises
+            raise SpoolUnavailable(printable(f"{type(error).__name__}: {error}")) from error
+        self.done += 1
+        return found
 
 
 def _store(url: str, options: Mapping[str, str]) -> Store:

@@ -1,0 +1,228 @@
+"""``run --once``: polls every account once, and lets the pipeline run dry.
+
+Dry means: nothing is left in the inboxes of the stages or in their hands, and what waited for room
+at a destination has come back. Messages that wait for a retry are counted and not waited for.
+
+It ends, whatever a stage or a destination does. A stage that ends by itself ends the run. An
+account whose poll raises what it should not has failed, and the others go on. A server that says
+nothing runs into the time-outs of who talks to it. Should something hang all the same, the run is
+given up when nothing has moved for ``STUCK_AFTER``; what is in hand then is left to the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple, cast
+
+from services.host import GRACE, Stopped, runner, unless
+from services.parts import Assembly, Resources
+from shared.errors import BrokerUnavailable
+from shared.log import MailLog
+from shared.message import Envelope, Poll
+from shared.outcome import Outcome
+from shared.queues import RETRIED, plan
+from shared.runner import Runner
+from shared.stage import Perform
+
+STUCK_AFTER: Final = 1_800.0
+"""Seconds without any movement after which a run is given up. Longer than any time-out of a server,
+and than a piece of a large message takes on a slow line."""
+
+RETURN: Final = 2.0
+"""Seconds that a broker may take to bring back what has waited out its time."""
+
+WATCH_EVERY: Final = 5.0
+QUIET_LOOKS: Final = 3
+LOOK_EVERY: Final = 0.05
+LOOK_AGAIN: Final = 0.01
+"""Seconds between two looks at a broker that tells exactly whether all is settled."""
+
+
+class Drained(NamedTuple):
+    """How a run has ended.
+
+    Attributes:
+        waiting: how many messages wait for a retry, None if the broker could not be asked.
+        broken: whether a stage ended by itself, or nothing moved any more.
+    """
+
+    waiting: int | None
+    broken: bool
+
+
+async def drain(
+    resources: Resources,
+    assemblies: Sequence[Assembly],
+    interrupted: asyncio.Event,
+    grace: float = GRACE,
+) -> Drained:
+    """Poll every account, and return when all stages have done what there is to do.
+
+    Args:
+        resources: what is open.
+        assemblies: the stages, the fetcher first.
+        interrupted: ends it early.
+        grace: seconds that what is in hand may take then.
+    """
+    fetching, *consuming = assemblies
+    work = _Work(resources, fetching, [runner(assembly, resources) for assembly in consuming])
+    stop = asyncio.Event()
+    runs = {
+        asyncio.create_task(r.run(stop, grace)): assembly.stage.name
+        for r, assembly in zip(work.runners, consuming, strict=True)
+    }
+    doing = asyncio.create_task(work.do())
+    watching = asyncio.create_task(work.stuck())
+    everything = {doing, watching, *runs}
+    try:
+        with suppress(Stopped):
+            await unless(interrupted, asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED))
+        finished = doing.done()
+        ended = [task for task in runs if task.done()]
+    finally:
+        doing.cancel()
+        watching.cancel()
+        stop.set()
+        await asyncio.gather(*everything, return_exceptions=True)
+    if finished:
+        doing.result()
+    for task in ended:
+        _tell(resources.log.of(runs[task]), runs[task], task)
+    broken = bool(ended) or not (finished or interrupted.is_set())
+    return Drained(await _waiting(resources), broken)
+
+
+def _tell(log: MailLog, stage: str, run: asyncio.Task[None]) -> None:
+    error = run.exception()
+    why = "it has nothing to consume any more" if error is None else _said(error)
+    log.trouble(
+        "a stage has ended by itself; what it had in hand stays queued", which=stage, why=why
+    )
+    if error is not None:
+        log.crashed("", "", error)
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+class _Work:
+    """What there is to do.
+
+    Args:
+        fetching: the fetcher.
+        runners: those of the other stages.
+    """
+
+    def __init__(self, resources: Resources, fetching: Assembly, runners: Sequence[Runner]) -> None:
+        self._resources = resources
+        self._fetching = fetching
+        self.runners = runners
+
+    async def do(self) -> None:
+        """Return when every account was polled, and nothing moves any more."""
+        await self._poll_all()
+        await self._quiet()
+
+    async def stuck(self) -> None:
+        """Return, and say so, when nothing has moved for long."""
+        clock = self._resources.clock
+        moved, since = self._moved(), clock.monotonic()
+        while clock.monotonic() - since < STUCK_AFTER:
+            await clock.sleep(WATCH_EVERY)
+            if (now := self._moved()) != moved:
+                moved, since = now, clock.monotonic()
+        self._resources.log.trouble(
+            "nothing moves any more; what is in hand stays queued",
+            in_hand=sum(r.in_hand for r in self.runners),
+            for_seconds=round(STUCK_AFTER),
+        )
+
+    def _moved(self) -> tuple[int, ...]:
+        """Return what changes with anything that happens to mail."""
+        resources = self._resources
+        hands = [n for r in self.runners for n in (r.taken, r.in_hand)]
+        return (*hands, sum(resources.log.counts.values()), resources.spool.moved)
+
+    async def _poll_all(self) -> None:
+        """Poll every account once, whatever the schedule says."""
+        places = asyncio.Semaphore(self._fetching.stage.concurrency)
+
+        async def poll(name: str) -> None:
+            async with places:
+                await self._poll(name)
+
+        accounts = self._resources.settings.accounts
+        await asyncio.gather(*(poll(account.name) for account in accounts if account.enabled))
+
+    async def _poll(self, name: str) -> None:
+        fetch = cast(Perform, self._fetching.stage.handle)
+        job = Envelope(f"poll-{name}", name, Poll("once"), self._resources.clock.now())
+        raised: list[Exception] = []
+
+        def answer(_: int, outcome: Outcome | Exception) -> None:
+            if isinstance(outcome, Exception):  # of anything else the fetcher has told
+                raised.append(outcome)
+
+        try:
+            await fetch([job], answer)
+        except Exception as error:  # noqa: BLE001  (a defect, of this account alone)
+            raised.append(error)
+        for what in raised:
+            log = self._resources.log.of(self._fetching.stage.name)
+            log.crashed("", name, what)
+            log.account_failed(name, f"unexpected error: {_said(what)}", 0.0)
+
+    async def _quiet(self) -> None:
+        """Return when nothing moves any more."""
+        while True:
+            drained = await self._drained()
+            if drained is None:
+                await self._still()
+            if drained is not False and self._all_back():
+                return
+            await asyncio.sleep(LOOK_AGAIN)
+
+    def _all_back(self) -> bool:
+        """Return whether nothing waits for room at its destination, to be tried in this run."""
+        back = max(r.returns_at for r in self.runners)
+        return not back or self._resources.clock.now() >= back + RETURN
+
+    async def _drained(self) -> bool | None:
+        try:
+            return await self._resources.broker.drained(RETRIED)
+        except BrokerUnavailable:
+            return False
+
+    async def _still(self) -> None:
+        """Return when nothing moves over a broker that does not tell what is handed out.
+
+        A delivery can be between the broker and us, counted by neither for a moment; so several
+        looks in a row have to find the same stillness.
+        """
+        quiet, taken = 0, -1
+        while quiet < QUIET_LOOKS:
+            now_taken = sum(r.taken for r in self.runners)
+            still = now_taken == taken and not any(r.in_hand for r in self.runners)
+            still = still and not await self._depth()
+            quiet, taken = (quiet + 1 if still else 0), now_taken
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def _depth(self) -> int:
+        try:
+            depths = await self._resources.broker.depths(RETRIED)
+        except BrokerUnavailable:
+            return 1
+        return sum(depths.values())
+
+
+async def _waiting(resources: Resources) -> int | None:
+    """Return how many messages wait for a retry, whenever they began to."""
+    queues = plan(resources.settings.retry.tiers)
+    try:
+        depths = await resources.broker.depths([q.name for q in queues if q.kind == "retry"])
+    except BrokerUnavailable:
+        return None
+    return sum(depths.values())

@@ -1,0 +1,76 @@
+"""``run --once`` as cron and a person run it: what it prints, and its exit status."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared import wire
+from shared.message import Envelope
+from tests.flow.connector import Connector, connector
+from tests.servers.process import free_port
+from tests.unit.postmaster.conftest import Office, addressed, office
+
+__all__ = ["office"]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Connector]:
+    with connector(tmp_path) as installation:
+        yield installation
+
+
+def configure(site: Connector, delivery: str = "", **account: object) -> None:
+    usual = {
+        "host": "127.0.0.1",
+        "port": free_port(),
+        "tls": "none",
+        "username": "x",
+        "password": "secret",
+        "mailbox": "x@corp.example",
+    }
+    accounts = [{**usual, "name": name, **account} for name in ("one", "two")]
+    delivery = delivery or f"maildir://{site.folder}/mail/{{mailbox}}"
+    site.configure(accounts, delivery, retry={"tiers": ["1h"]})
+
+
+def test_accounts_that_fail_are_counted(site: Connector) -> None:
+    configure(site)
+    done = site.cli("run", "--once", "--json")
+    summary = json.loads(done.stdout)
+    assert (summary["accounts"], summary["accounts_failed"], done.returncode) == (2, 2, 1)
+    done = site.cli("run", "--once")
+    assert "accounts_failed  2\n" in done.stdout
+    assert "waiting          0\n" in done.stdout
+
+
+def test_messages_that_wait_are_counted_also_those_of_earlier_runs(
+    site: Connector, office: Office
+) -> None:
+    configure(site, f"smtp://127.0.0.1:{free_port()}", enabled=False)
+    office.park("a1", queue="pickup", body=wire.encode(Envelope("a1", "one", addressed(), 1.0)))
+    status, summary = site.once()
+    assert (status, summary["retrying"], summary["waiting"]) == (1, 1, 1)
+    status, summary = site.once()
+    assert (status, summary["retrying"], summary["waiting"]) == (1, 0, 1)
+
+
+def test_quiet_says_nothing_where_all_is_well(site: Connector, office: Office) -> None:
+    configure(site, enabled=False)
+    office.park("a1", queue="pickup")
+    done = site.cli("run", "--once", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(list(site.folder.glob("mail/*/new/*"))) == 2
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_quiet_says_what_is_wrong(site: Connector, form: tuple[str, ...]) -> None:
+    configure(site)
+    done = site.cli("run", "--once", "--quiet", *form)
+    assert done.returncode == 1
+    said = json.loads(done.stdout)["accounts_failed"] if form else done.stdout.split()[3]
+    assert str(said) == "2"
+    events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
+    assert events.count("account failed") == 2
+    assert "started" not in events
