@@ -40,7 +40,7 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     ),
     "an option of a folder": (
         '[destinations.x]\nurl = "pickup:///srv/p?tls=none"',
-        "the url of destination 'x': unknown option 'tls'; there are none",
+        "the url of destination 'x': unknown option 'tls'; expected one of staging",
     ),
     "the value of an option": (
         '[destinations.x]\nurl = "smtp://mail.example?tls=maybe"',
