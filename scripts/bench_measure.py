@@ -13,6 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Final
+
+PATIENCE: Final = 1800.0
+"""Seconds after which a program counts as hung; the slowest takes a tenth of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,18 @@ def row(contender: str, samples: Sequence[Sample]) -> Row:
     )
 
 
-def run(command: Sequence[str], messages: int, log: Path, env: Mapping[str, str]) -> Sample:
+def run(
+    command: Sequence[str],
+    messages: int,
+    log: Path,
+    env: Mapping[str, str],
+    patience: float = PATIENCE,
+) -> Sample:
     """Run a program to its end and return what it cost, with the processes that it waited for.
 
     Raises:
-        RuntimeError: it failed; the error shows the end of what it printed.
+        RuntimeError: it failed, or there was no end to it for so many seconds and it was killed;
+            the error shows the end of what it printed.
     """
     with log.open("wb") as out:
         started = time.perf_counter()
@@ -74,6 +85,8 @@ def run(command: Sequence[str], messages: int, log: Path, env: Mapping[str, str]
             # The kernel's ru_maxrss would count what this program had when it forked.
             peak = max(peak, peak_of(process.pid))
             time.sleep(0.005)
+            if time.perf_counter() - started > patience:
+                process.kill()
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         wall = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -50,12 +50,14 @@ class Result:
         charts: its plots.
         rows: its contenders, for a table; without any, the figures of each plot are one.
         notes: what else was measured, a line each.
+        failed: contenders that are in no plot, and why.
     """
 
     title: str
     charts: Sequence[Chart]
     rows: Sequence[Row] = ()
     notes: Sequence[str] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 def rates(name: str, rows: Sequence[Row]) -> Chart:
@@ -104,6 +106,7 @@ def markdown(result: Result, command: str) -> str:
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         ]
         lines += [_line(row) for row in sorted(result.rows, key=lambda row: -row.rate)]
+        lines += [f"| {name} | failed | | | | | |" for name in result.failed]
         lines.append("")
     for chart in result.charts:
         if not result.rows:
@@ -112,6 +115,7 @@ def markdown(result: Result, command: str) -> str:
             lines.append("")
         lines += [f"![{chart.unit}](images/{picture(chart)})", ""]
     lines += [f"- {note}" for note in result.notes]
+    lines += [f"- {name} failed: {why}" for name, why in result.failed.items()]
     return "\n".join(lines).rstrip() + "\n"
 
 

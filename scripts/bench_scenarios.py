@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,6 +41,7 @@ from bench_place import (
     same_size,
 )
 from bench_proxy import proxy
+from bench_race import Race
 from bench_raw import raw_lmtp
 from bench_report import Chart, Result, rates
 from bench_rivals import (
@@ -70,15 +70,16 @@ class Contender:
     name: str
     go: Rival
     share: float = 1.0
+    ours: bool = False
 
 
 def _ours(place: Place, to: To) -> list[Contender]:
     found = [
-        Contender(EMBEDDED, partial(embedded, to=to)),
-        Contender(RUNNING, partial(embedded_running, to=to)),
+        Contender(EMBEDDED, partial(embedded, to=to), ours=True),
+        Contender(RUNNING, partial(embedded_running, to=to), ours=True),
     ]
     if place.broker is not None:
-        found.append(Contender(RABBITMQ, partial(over_rabbitmq, to=to)))
+        found.append(Contender(RABBITMQ, partial(over_rabbitmq, to=to), ours=True))
     return found
 
 
@@ -88,20 +89,24 @@ def _theirs(*contenders: Contender) -> list[Contender]:
 
 def _side_by_side(
     place: Place, contenders: Sequence[Contender], mail: Sequence[bytes], rounds: int
-) -> dict[str, list[Sample]]:
-    samples: dict[str, list[Sample]] = defaultdict(list)
+) -> Race[Sample]:
+    race: Race[Sample] = Race()
     for _ in range(rounds):
         for contender in contenders:
             portion = mail[: max(10, int(len(mail) * contender.share))]
-            sample = contender.go(place, Load([place.drop], portion))
-            samples[contender.name].append(sample)
-            print(f"  {contender.name}: {len(portion) / sample.wall:,.0f}/s", flush=True)
-    return samples
+            _turn(race, contender, place, Load([place.drop], portion))
+    return race
 
 
-def _compared(name: str, title: str, samples: dict[str, list[Sample]]) -> Result:
-    rows = [row(*item) for item in samples.items()]
-    return Result(title, [rates(name, rows)], rows)
+def _turn(race: Race[Sample], contender: Contender, place: Place, load: Load) -> None:
+    sample = race.turn(contender.name, lambda: contender.go(place, load), ours=contender.ours)
+    if sample is not None:
+        print(f"  {contender.name}: {load.messages / sample.wall:,.0f}/s", flush=True)
+
+
+def _compared(name: str, title: str, race: Race[Sample]) -> Result:
+    rows = [row(*item) for item in race.samples.items()]
+    return Result(title, [rates(name, rows)], rows, failed=race.failed)
 
 
 def maildir(folder: Path, scale: Scale) -> Result:
@@ -111,15 +116,15 @@ def maildir(folder: Path, scale: Scale) -> Result:
             Contender("mpop, Maildir", mpop), Contender("getmail6, Maildir", getmail_maildir, 0.1)
         )
         everybody = [*_ours(place, to_maildir), *rivals]
-        samples = _side_by_side(place, everybody, same_size(scale.messages), scale.rounds)
-    return _compared("maildir", "5 KB messages into a Maildir", samples)
+        race = _side_by_side(place, everybody, same_size(scale.messages), scale.rounds)
+    return _compared("maildir", "5 KB messages into a Maildir", race)
 
 
 def lmtp(folder: Path, scale: Scale) -> Result:
     """5 KB messages into Dovecot by LMTP."""
     with open_place(folder) as place:
-        samples = _by_lmtp(place, scale)
-    return _compared("lmtp", "5 KB messages into Dovecot by LMTP", samples)
+        race = _by_lmtp(place, scale)
+    return _compared("lmtp", "5 KB messages into Dovecot by LMTP", race)
 
 
 def sink(folder: Path, scale: Scale) -> Result:
@@ -129,11 +134,11 @@ def sink(folder: Path, scale: Scale) -> Result:
         return Result(title, [], notes=["left out: smtp-sink (package postfix) is not installed"])
     with open_place(folder) as place, smtp_sink(folder) as server:
         to = Lmtp(server.host, server.port, server.arrivals)
-        samples = _by_lmtp(replace(place, lmtp=to), scale)
-    return _compared("sink", title, samples)
+        race = _by_lmtp(replace(place, lmtp=to), scale)
+    return _compared("sink", title, race)
 
 
-def _by_lmtp(place: Place, scale: Scale) -> dict[str, list[Sample]]:
+def _by_lmtp(place: Place, scale: Scale) -> Race[Sample]:
     rivals = _theirs(
         Contender("mpop, Maildir", mpop),
         Contender("mpop and msmtp, LMTP", mpop_lmtp, 0.02),
@@ -160,8 +165,8 @@ def mixed(folder: Path, scale: Scale) -> Result:
         )
         everybody = [*_ours(place, to_maildir), *rivals]
         mail = mixed_sizes(scale.messages // 5)
-        samples = _side_by_side(place, everybody, mail, scale.rounds)
-    return _compared("mixed", "Mixed sizes (median 5 KB, 5 % of 500 KB, some of 20 MB)", samples)
+        race = _side_by_side(place, everybody, mail, scale.rounds)
+    return _compared("mixed", "Mixed sizes (median 5 KB, 5 % of 500 KB, some of 20 MB)", race)
 
 
 def memory(folder: Path, scale: Scale) -> Result:
@@ -185,7 +190,7 @@ def far(folder: Path, scale: Scale) -> Result:
     """Many accounts behind 50 ms of round trip."""
     users = [f"user{n}" for n in range(100 if scale.full else 20)]
     mail = same_size(20)
-    samples: dict[str, list[Sample]] = defaultdict(list)
+    race: Race[Sample] = Race()
     with open_place(folder, users) as place:
         server = place.provider
         with proxy(server.host, server.pop3, 0.050) as distant:
@@ -193,11 +198,9 @@ def far(folder: Path, scale: Scale) -> Result:
             rivals = _theirs(Contender("mpop", mpop), Contender("fetchmail", fetchmail_lmtp, 0.1))
             for contender in [*_ours(place, to_maildir), *rivals] * scale.rounds:
                 load = Load(drops[: max(1, int(len(drops) * contender.share))], mail)
-                sample = contender.go(place, load)
-                samples[contender.name].append(sample)
-                print(f"  {contender.name}: {load.messages / sample.wall:,.0f}/s", flush=True)
+                _turn(race, contender, place, load)
     title = f"{len(users)} accounts of {len(mail)} messages, 50 ms away"
-    return _compared("far", title, samples)
+    return _compared("far", title, race)
 
 
 def latency(folder: Path, scale: Scale) -> Result:

@@ -1,7 +1,9 @@
-"""What the benchmark goes by: how many messages have arrived, and when the last of them did."""
+"""What the benchmark goes by: what has arrived and when, and who is in the race."""
 
 import os
 import smtplib
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts.bench_arrivals import Folders, last_arrival, last_departure
+from scripts.bench_race import Race
 from scripts.bench_sink import Sink, smtp_sink
 from tests.servers.process import require
 
@@ -110,3 +113,45 @@ def test_a_sink_tells_what_it_has_taken_from_now_on(sink: Sink) -> None:
             for _ in range(round_of):
                 line.sendmail("ann@example.net", ["sales"], b"Subject: x\r\n\r\n")
             assert last_arrival(arrivals, round_of, 10) == sink.printed.stat().st_mtime_ns
+
+
+def fails(why: str) -> int:
+    raise RuntimeError(why)
+
+
+def test_a_rival_that_fails_is_out_of_the_race_and_the_others_go_on() -> None:
+    race: Race[int] = Race()
+    for turn in (1, 2):
+        assert race.turn("ours", lambda turn=turn: turn, ours=True) == turn  # type: ignore[misc]
+        race.turn("late", lambda turn=turn: turn if turn == 1 else fails("no end"), ours=False)  # type: ignore[misc]
+        assert race.turn("mpop", lambda: fails("mpop ended with 69:\nno route"), ours=False) is None
+    assert race.samples == {"ours": [1, 2]}
+    assert race.failed == {"mpop": "mpop ended with 69: no route", "late": "no end"}
+    with pytest.raises(RuntimeError, match="a defect"):
+        race.turn("ours", lambda: fails("a defect"), ours=True)
+
+
+REPORT = """
+import os, sys
+from pathlib import Path
+from bench_measure import row, run
+from bench_race import Race
+from bench_report import Result, markdown, rates
+race, log = Race(), Path(sys.argv[1])
+for name, command in {"ours": ["true"], "mpop": ["false"], "getmail6": ["sleep", "60"]}.items():
+    race.turn(name, lambda: run(command, 10, log, os.environ, patience=0.1), ours=name == "ours")
+rows = [row(*item) for item in race.samples.items()]
+print(markdown(Result("x", [rates("x", rows)], rows, failed=race.failed), "scripts/bench x"))
+"""
+
+
+def test_its_row_says_so_whether_it_ended_badly_or_not_at_all(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    environ = {**os.environ, "PYTHONPATH": f"{root}/scripts:{root}"}
+    command = [sys.executable, "-c", REPORT, str(tmp_path / "log")]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("| ours | ") and "failed" not in line for line in lines)
+    assert "| mpop | failed | | | | | |" in lines
+    assert "| getmail6 | failed | | | | | |" in lines
+    assert any(line.startswith("- mpop failed: false ended with 1") for line in lines)
