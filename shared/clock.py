@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Clock(Protocol):
@@ -14,10 +14,23 @@ class Clock(Protocol):
         """Return the wall clock in seconds since 1970 (UTC); it can jump."""
 
     def monotonic(self) -> float:
-        """Return seconds since some fixed point; it never goes back."""
+        """Return seconds since some fixed point; it never goes back.
+
+        It stands still while the machine is suspended.
+        """
+
+    def boottime(self) -> float:
+        """Return seconds since some fixed point, those of a suspended machine too, if it knows.
+
+        It never goes back.
+        """
 
     async def sleep(self, seconds: float) -> None:
-        """Return after so many seconds."""
+        """Return after so many seconds, not counting those of a suspended machine."""
+
+
+_BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux has one; elsewhere, as on macOS, the other one goes on in a suspended machine."""
 
 
 class SystemClock:
@@ -30,6 +43,10 @@ class SystemClock:
     def monotonic(self) -> float:
         """Return seconds since some fixed point; it never goes back."""
         return time.monotonic()
+
+    def boottime(self) -> float:
+        """Return seconds since some fixed point, those of a suspended machine too, if it knows."""
+        return time.clock_gettime(_BOOTTIME)
 
     async def sleep(self, seconds: float) -> None:
         """Return after so many seconds."""

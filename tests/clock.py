@@ -16,6 +16,7 @@ class ManualClock:
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self._start = now
         self._now = now
+        self._suspended = 0.0
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._count = 0
 
@@ -23,7 +24,22 @@ class ManualClock:
         return self._now
 
     def monotonic(self) -> float:
+        return self._now - self._start - self._suspended
+
+    def boottime(self) -> float:
         return self._now - self._start
+
+    def suspend(self, seconds: float) -> None:
+        """Let time pass in which the machine is suspended: sleepers know nothing of it."""
+        self._now += seconds
+        self._suspended += seconds
+        self._sleepers = [(at + seconds, n, future) for at, n, future in self._sleepers]
+
+    def set(self, seconds: float) -> None:
+        """Put the wall clock so far ahead, or back; no time passes by that."""
+        self._now += seconds
+        self._start += seconds
+        self._sleepers = [(at + seconds, n, future) for at, n, future in self._sleepers]
 
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:
@@ -79,6 +95,9 @@ class ShiftedClock:
     def monotonic(self) -> float:
         return time.monotonic() + self._offsets()[1]
 
+    def boottime(self) -> float:
+        return self.monotonic()
+
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         wall, monotonic = self._offsets()
@@ -90,7 +109,7 @@ class ShiftedClock:
 
     def rule(self) -> None:
         """Be the machine's clock in this process from now on."""
-        for name in ("now", "monotonic"):
+        for name in ("now", "monotonic", "boottime"):
             setattr(SystemClock, name, getattr(self, name))
 
     def _offsets(self) -> tuple[float, float]:

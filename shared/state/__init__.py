@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,7 +24,7 @@ from shared.grouped import Grouped
 from shared.state.batch import Asked, Batch, Operation, run_all
 from shared.state.database import Database
 from shared.state.deliveries import CLAIM, FINISH, UNCLAIM, lease_of
-from shared.state.leases import EXPIRE, GIVE_BACK, LEASE, RENEW, RENEWAL, TAKE
+from shared.state.leases import EXPIRE, GIVE_BACK, RENEW, RENEWAL, TAKE, Since
 from shared.state.ledger import FORGET, KNOWN, RECORD, SEEN, Gone, Record
 from shared.state.owner import new_owner
 from shared.state.schedule import (
@@ -92,7 +91,7 @@ class State:
         self._clock = clock
         self._grouped: Grouped[Asked, Any] = Grouped(self._run, worker)
         self._held: set[str] = set()
-        self._claims: dict[Delivery, float] = {}  # and when each was taken or renewed (monotonic)
+        self._claims: dict[Delivery, Since | None] = {}  # None for what is not ours
         self._unrecorded: set[Delivery] = set()
         self._enrolled: set[str] = set()
         self._renewing: asyncio.Task[None] | None = None
@@ -231,8 +230,8 @@ class State:
             StateUnavailable: nobody knows; what was taken all the same expires by itself.
         """
         asked = dict.fromkeys(d for d in deliveries if d not in self._claims)
-        now = self._clock.monotonic()
-        self._claims.update(dict.fromkeys(asked, -math.inf))  # not yet ours, nor to be renewed
+        now = Since.now(self._clock)
+        self._claims.update(dict.fromkeys(asked))  # not yet ours, nor to be renewed
         found: dict[Delivery, Claim | None] = {}
         try:
             answers = await self._ask_all(CLAIM, list(asked))
@@ -246,9 +245,9 @@ class State:
         return [found.pop(delivery, None) for delivery in deliveries]
 
     def holds(self, delivery: Delivery) -> bool:
-        """Return whether a claim is ours without doubt: by our own clock it cannot have expired."""
+        """Return whether a claim is ours without doubt: by none of our clocks has it expired."""
         since = self._claims.get(delivery)
-        return since is not None and self._clock.monotonic() - since < LEASE
+        return since is not None and since.runs(self._clock)
 
     async def finish(self, finished: Sequence[Finished]) -> None:
         """Record recipients as delivered and give the claims back, in one transaction.
@@ -315,15 +314,15 @@ class State:
     async def _renew(self) -> None:
         while True:
             await self._clock.sleep(RENEWAL)
-            claims = [delivery for delivery, since in self._claims.items() if since > -math.inf]
+            claims = [delivery for delivery, since in self._claims.items() if since is not None]
             names = [*self._held, *(lease_of(delivery) for delivery in claims)]
             if names:
                 with contextlib.suppress(StateUnavailable):  # every other call says so as well
                     await self._renewed(claims, names)
 
     async def _renewed(self, claims: Sequence[Delivery], names: Sequence[str]) -> None:
-        since = self._clock.monotonic()
+        since = Since.now(self._clock)
         ours = await self._ask(RENEW, names)
         for delivery in claims:
             if delivery in self._claims:
-                self._claims[delivery] = since if lease_of(delivery) in ours else -math.inf
+                self._claims[delivery] = since if lease_of(delivery) in ours else None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import (
     BindParameter,
@@ -29,6 +29,7 @@ from sqlalchemy import (
     update,
 )
 
+from shared.clock import Clock
 from shared.state.batch import MAX_SKEW, Batch, Operation, insert_into
 from shared.state.owner import dead, local
 from shared.state.schema import LEASE as TABLE
@@ -41,6 +42,31 @@ LEASE: Final = 20.0
 
 RENEWAL: Final = 5.0
 """Seconds between renewals."""
+
+
+class Since(NamedTuple):
+    """When a lease was taken or renewed, at the earliest.
+
+    Attributes:
+        boot: by the clock that goes on while the machine is suspended.
+        wall: by the wall clock, by which others judge whether it has expired.
+    """
+
+    boot: float
+    wall: float
+
+    @staticmethod
+    def now(clock: Clock) -> Since:
+        """Return this moment."""
+        return Since(clock.boottime(), clock.now())
+
+    def runs(self, clock: Clock) -> bool:
+        """Return whether no clock says that the lease may have expired.
+
+        Either can stand still: the one of a virtual machine that its host has stopped, and the wall
+        clock until somebody sets it. Where both have, nobody can know, until the next renewal.
+        """
+        return clock.boottime() - self.boot < LEASE and clock.now() - self.wall < LEASE
 
 
 def take(batch: Batch, names: Collection[str]) -> dict[str, bool]:

@@ -13,6 +13,9 @@ class Recorder:
     def now(self) -> float:
         return self.time
 
+    def boottime(self) -> float:
+        return self.monotonic()
+
     def monotonic(self) -> float:
         return self.time
 

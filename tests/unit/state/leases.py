@@ -106,6 +106,47 @@ class Leases(Opening):
         assert two.holds(Delivery("id", "default"))
         assert not one.holds(Delivery("id", "default"))
 
+    async def test_in_a_machine_that_is_suspended_claims_run_out_all_the_same(
+        self, open_state: Opener
+    ) -> None:
+        mine, theirs = ManualClock(), ManualClock()
+        one, two = await open_state(at=mine), await open_state(at=theirs)
+        delivery = Delivery("id", "default")
+        assert await claim_one(one, *delivery) == FRESH
+        mine.suspend(LEASE - 1)
+        assert one.holds(delivery)
+        mine.suspend(1)
+        assert mine.monotonic() == 0.0
+        assert not one.holds(delivery)
+        await mine.advance(RENEWAL)  # nobody was quicker
+        await one.lease("something that waits for the renewal before it")
+        assert one.holds(delivery)
+        mine.suspend(LEASE)
+        await theirs.advance(2 * LEASE + RENEWAL)
+        assert await claim_one(two, *delivery) == Claim(frozenset(), replay=True)
+        await mine.advance(RENEWAL)
+        await one.lease("something that waits for the renewal before it")
+        assert not one.holds(delivery)
+
+    async def test_a_clock_set_forward_ends_a_claim_for_others_and_so_for_us(
+        self, open_state: Opener, clock: ManualClock
+    ) -> None:
+        one, two = await open_state(), await open_state()
+        delivery = Delivery("id", "default")
+        assert await claim_one(one, *delivery) == FRESH
+        clock.set(HOUR)
+        assert not one.holds(delivery)
+        assert await claim_one(two, *delivery) == Claim(frozenset(), replay=True)
+
+    async def test_a_clock_set_back_ends_no_claim(
+        self, open_state: Opener, clock: ManualClock
+    ) -> None:
+        one = await open_state()
+        delivery = Delivery("id", "default")
+        assert await claim_one(one, *delivery) == FRESH
+        clock.set(-HOUR)
+        assert one.holds(delivery)
+
     async def test_a_claim_that_is_not_renewed_is_held_until_it_may_have_run_out(
         self, url: str, open_state: Opener
     ) -> None:
