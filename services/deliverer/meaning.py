@@ -48,7 +48,8 @@ def _rule(steps: frozenset[Step], key: str, meaning: Meaning, words: str | None 
 _GREYLISTED: Final = r"gr[ae]y-?\s?list"
 _RATE: Final = (
     r"too many (\w+ ){0,2}?(connections?|sessions|messages|mails|e-?mails|requests|deliveries)\b"
-    r"|too many recipients (received )?(this|in|per|within)|too much mail|throttl|slow down|slower"
+    r"|too many recipients (received )?(this|in|per|within|from)|too much (mail|load)|throttl"
+    r"|slow down|slower"
     r"|(rate|connections?|sending|hourly|daily)[ -]?(limit|quota)"
     r"|sending rate|at a rate|unusual rate"
     r"|too (quickly|fast|frequently|often)|(mail|message|recipient|connection)s? per "
@@ -68,7 +69,8 @@ _SENDER: Final = (
     r"|not resolve|unresolvable|malformed|fully[ -]qualified|contain a domain"
     r"|unverified|undeliverable|not accept mail)"
     r"|(invalid|malformed|syntactically incorrect) (sender|return path|reverse[ -]path)"
-    r"|sender domain.{0,30}(exist|resolv|found|empty|invalid|mx)"
+    r"|sender domain.{0,30}(exist|resolv|found|empty|invalid|mx)|sender must exist"
+    r"|mx for your from address"
 )
 _FULL: Final = (
     r"quota|(mailbox|inbox|folder|maildir|account|user)( is| has)? (full|over\b|exceed)"
@@ -78,8 +80,8 @@ _FULL: Final = (
 _LATER: Final = _GREYLISTED + r"|temporar|(try|again|retry|come back) (it )?later|again in (a |\d)"
 _SIZE: Final = r"size|too (big|large)|larger than"
 _CONTENT: Final = (
-    r"lines?\b.{0,12}too long|line length|headers?\b.{0,24}too (large|long|big|many)|content"
-    r"|attachment|virus|malware|spam|security"
+    r"lines?\b.{0,12}too long|line length|headers?\b.{0,24}too (large|long|big)|too many header"
+    r"|content|attachment|virus|malware|spam|security"
 )
 
 _RULES: Final = (
@@ -89,6 +91,7 @@ _RULES: Final = (
     _rule(_SETUP, r"[^2]", "session"),
     # 530, 534, 535, 538 (RFC 4954, RFC 3207) and X.7.0, X.7.8 ... X.7.11 without a reply code of
     # the kind: authentication or TLS is asked for, or ours was refused. 521 (RFC 7504): no mail.
+    _rule(_LETTER, r"534", "permanent", _SIZE),  # Courier's own
     _rule(_ANY, r"53[0458]|521|421", "session"),
     _rule(_MAIL, r"[45].. 7\.(0|8|9|10|11)$", "session"),
     _rule(_NAMES, r"[45]", "session", _LOGIN),
@@ -99,7 +102,9 @@ _RULES: Final = (
     # Bad syntax or domain of a sender (X.1.7, X.1.8), non-ASCII (X.6.7), SPF (X.7.23, X.7.24),
     # a domain that takes no mail (X.7.27). 417 and 517 are Courier's own.
     _rule(_ENVELOPE, r"[45].. (1\.[78]|7\.2[347])$", "sender"),
+    _rule(_MAIL, r"5", "permanent", "badmailfrom"),
     _rule(_MAIL, r"[45].. 6\.7$|[45]17$|5(01|04|53|55)( [1-6]\.\d+)?$", "sender"),
+    _rule(_MAIL, r"55", "sender", "syntax"),
     _rule(_ENVELOPE, r"[45]", "sender", _SENDER),
     # Over quota (X.2.2): servers give it 552, 554 or 550, and the mailbox is emptied some day.
     _rule(_LETTER, r"5.. 2\.2$", "temporary"),
@@ -107,7 +112,7 @@ _RULES: Final = (
     _rule(_LETTER, r"5", "temporary", _FULL),
     # Out of space, closed, badly configured; its directory is away; too many recipients at once.
     _rule(_LETTER, r"5.. (3\.[125]|4\.3|5\.3)$", "temporary"),
-    _rule(_LETTER, r"5", "temporary", _LATER),
+    _rule(_LETTER, r"5", "temporary", _LATER + "|too many recipients"),
     # What does not please it in the message, whatever the code (RFC 5321 section 4.5.3.1.9: 500).
     _rule(_END, r"5.. [67]\.", "permanent"),
     _rule(_END, r"5(00|52)", "permanent", _CONTENT),
