@@ -35,6 +35,7 @@ from compose_deployment import (
 )
 
 PAGE: Final = (ROOT / "docs" / "operations.md").read_text()
+BACKUPS: Final = "/var/backups/pop3-connector"
 WORDS: Final = {
     "git pull\n": "",  # the copy of the tree is no checkout
     " --pull": "",  # base images may be stand-ins of this machine
@@ -57,6 +58,7 @@ class Procedures:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.backups = folder.parent / "backups"
         self.deployment = Deployment(folder=folder)
         self._left = blocks()
         self._sent = 0
@@ -70,7 +72,8 @@ class Procedures:
             words: what the reader fills in, by the word that stands for it.
         """
         script = self._left[heading].pop(0)
-        for before, after in {**WORDS, **words}.items():
+        places = {BACKUPS: str(self.backups)}
+        for before, after in {**WORDS, **places, **words}.items():
             script = script.replace(before, after)
         say(f"{heading}: {script.strip().splitlines()[0]} ...")
         return self._at_terminal(script, typed)
@@ -295,14 +298,18 @@ def backup(here: Procedures) -> None:
         "9 messages on their way",
     )
     here.follow("Backup", **{"done\ndocker compose up --detach": "done"})
+    archives = list(here.backups.glob("*.tar.gz"))
+    modes = {oct(path.stat().st_mode & 0o777) for path in (here.backups, *archives)}
+    check(len(archives) > 5 and modes == {"0o700", "0o600"}, f"nobody else reads {len(archives)}")
 
 
 def move(here: Procedures, elsewhere: Path) -> None:
     """Put the backup back elsewhere, and start there; the old one never starts again."""
     for name in ("connector.toml", ".env"):
         shutil.copy(here.folder / name, elsewhere / name)
-    for name in ("backup", "deploy/secrets"):
-        shutil.copytree(here.folder / name, elsewhere / name, dirs_exist_ok=True)
+    shutil.copytree(
+        here.folder / "deploy/secrets", elsewhere / "deploy/secrets", dirs_exist_ok=True
+    )
     os.environ["COMPOSE_PROJECT_NAME"] += "-moved"
     moved = Deployment(folder=elsewhere)
     here.folder, here.deployment = elsewhere, moved

@@ -6,6 +6,8 @@ such a first line (an mbox line, say), it would deliver From and Subject as part
 
 import smtplib
 
+import pytest
+
 from tests.corpus.messages import sound_messages
 from tests.servers.postfix import postfix
 from tests.servers.process import wait_until
@@ -26,3 +28,18 @@ def test_a_first_line_that_is_no_field_does_not_end_the_header() -> None:
         wait_until(lambda: len(server.maildir("sales")) == len(sent), "all messages")
         stored = sorted(server.messages("sales"))
     assert stored == sorted(message.replace(b"\r\n", b"\n") for message in sent)
+
+
+@pytest.mark.parametrize(("clients", "same"), [("permit_inet_interfaces", False), ("", True)])
+def test_a_header_is_completed_for_the_same_machine_unless_that_is_switched_off(
+    clients: str, same: bool
+) -> None:
+    """As the documentation has it; the first is the default of Postfix."""
+    message = b"From: ann\r\nTo: sales, info\r\nSubject: bare addresses, no Date\r\n\r\nx\r\n"
+    with postfix(options={"local_header_rewrite_clients": clients}) as server:
+        with smtplib.SMTP("127.0.0.1", server.port) as session:
+            session.sendmail("", "sales@corp.example", message)
+        wait_until(lambda: server.maildir("sales") != [], "the message")
+        (stored,) = server.messages("sales")
+    assert (stored == message.replace(b"\r\n", b"\n")) is same
+    assert (b"From: ann@" in stored) is not same

@@ -150,3 +150,39 @@ def test_the_commands_of_the_readme_exist(capsys: pytest.CaptureFixture[str]) ->
         typed = [word for word in words if word not in ("&", "ID")]
         assert main([*typed, "--help"]) == 0, words
         assert "Usage: pop3-connector" in capsys.readouterr().out
+
+
+def test_the_guide_to_containers_begins_with_a_configuration_that_deletes_nothing() -> None:
+    guide = (ROOT / "docs/operations.md").read_text()
+    example = "deploy/connector.example.toml"
+    assert f"`cp {example} connector.toml`" in guide
+    assert "deploy/demo/connector.toml" not in guide
+    settings = load(ROOT / example, {})
+    assert settings.accounts
+    for account in settings.accounts:
+        assert (account.keep.text, account.tls) == ("forever", "implicit")
+        assert str(account.secret).startswith("password_file /run/secrets/accounts/")
+
+
+def test_what_users_write_beside_the_files_of_the_repository_is_not_committed() -> None:
+    written = ["connector.toml", ".env", "deploy/secrets/accounts/sales", "message.eml"]
+    pages = [(ROOT / "docs" / name).read_text() for name in ("operations.md", "kubernetes.md")]
+    written += [name for page in pages for name in re.findall(r"(?<==)\./([\w./-]+)", page)]
+    written += [name for page in pages for name in re.findall(r">([\w.-]+\.\w+)", page)]
+    assert {"database-password", "password-of-sales"} <= set(written)
+    command = ["git", "check-ignore", "--no-index", *written]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode == 128:
+        pytest.skip("this is no checkout")
+    ignored = set(done.stdout.split())
+    assert [name for name in written if name not in ignored] == []
+
+
+def test_backups_lie_elsewhere_and_nobody_else_reads_them() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    for heading in ("Backup", "Upgrade"):
+        section = page.split(f"## {heading}\n")[1].split("\n## ")[0]
+        assert "backups=/var/backups/pop3-connector\ninstall -d -m 0700" in section
+        for line in section.splitlines():
+            if "tar -C /from" in line or "pg_dump" in line:
+                assert "umask 077" in line
