@@ -46,7 +46,7 @@ def explain(error: OSError, port: int | str, settings: Settings, *, at_once: boo
         return f"TLS failed: {_handshake(error, settings, at_once=at_once)}"
     text = _plain(error)
     if text is None:
-        return printable(str(error)) or "it did not answer in time"
+        return printable(error.strerror or str(error)) or "it did not answer in time"
     return text.format(port=port)
 
 
@@ -57,6 +57,22 @@ def silent(seconds: float, port: int | str, settings: Settings, *, at_once: bool
         return said
     why = "a port that expects TLS from the first byte on keeps silent"
     return f"{said}: {why}; is {settings.tls_first} meant at port {port}?"
+
+
+def closed(how: str, port: int | str, settings: Settings, *, at_once: bool) -> str:
+    """Return what it means that a server took the connection and ended it without a greeting.
+
+    Args:
+        how: what is known of the end.
+        port: where it was.
+        settings: what the settings are called.
+        at_once: whether TLS began with the first byte.
+    """
+    said = f"it ended the connection before it said anything ({how}): it may have too many of them"
+    if at_once:
+        return said
+    why = f"port {port} expects TLS from the first byte on"
+    return f"{said}, or {why} and {settings.tls_first} is meant"
 
 
 def _certificate(error: ssl.SSLCertVerificationError, settings: Settings) -> str:
@@ -76,9 +92,8 @@ def _handshake(error: ssl.SSLError, settings: Settings, *, at_once: bool) -> str
 
 def _plain(error: OSError) -> str | None:
     if isinstance(error, socket.gaierror):
-        return _NAMES.get(
-            error.errno or 0, "its name cannot be looked up: " + printable(str(error))
-        )
+        why = printable(error.strerror or str(error))
+        return _NAMES.get(error.errno or 0) or f"its name cannot be looked up: {why}"
     if isinstance(error, (ConnectionAbortedError, ConnectionResetError)) and not error.errno:
         return _BROKEN_OFF[type(error)]  # made by asyncio, not by the system
     by_type = (text for kind, text in _KINDS.items() if isinstance(error, kind))
@@ -122,7 +137,9 @@ _CERTIFICATE: Final[Mapping[int, str]] = {
 }
 """By the codes of OpenSSL's x509_vfy.h."""
 
+_NO_ADDRESS: Final[int] = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)  # not on every system
 _NAMES: Final[Mapping[int, str]] = {
+    _NO_ADDRESS: "its name has no address (DNS): is it the name of a mail server?",
     socket.EAI_NONAME: "its name is not known (DNS): is the host spelled right?",
     socket.EAI_AGAIN: "its name could not be looked up just now: DNS does not answer",
     socket.EAI_FAIL: "its name could not be looked up: DNS fails",

@@ -33,7 +33,7 @@ from shared.errors import (
     Unreachable,
 )
 from shared.log import printable
-from shared.network_words import silent
+from shared.network_words import closed, silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,11 @@ class Login:
 CAPA_SECONDS: Final = 12.0
 """How long CAPA may take. To do without it is slower, nothing else."""
 
-GREETING_SECONDS: Final = 30.0
-"""How long a server may take to greet; a port that waits for TLS never does."""
+MUTE_SECONDS: Final = 20.0
+"""How long a greeting in clear is waited for at TLS_PORT."""
+
+TLS_PORT: Final = 995
+"""Where TLS begins with the first byte (RFC 8314 section 7.3): in clear, nothing is said there."""
 
 _PIPELINED: Final = "PIPELINING"
 
@@ -149,16 +152,17 @@ async def _log_in(login: Login, quirks: Quirks, dialogue: Dialogue | None) -> Lo
 
 
 async def _greeted(exchange: Exchange, login: Login) -> None:
-    patience = min(login.timeout, GREETING_SECONDS)
+    at_once = login.tls == "implicit"
+    mute = login.port == TLS_PORT and not at_once
+    patience = min(login.timeout, MUTE_SECONDS) if mute else login.timeout
     try:
         async with exchange.patience(patience):
             greeting = await exchange.reply()
     except Silent as error:
-        at_once = login.tls == "implicit"
         said = silent(patience, login.port, SETTINGS, at_once=at_once)
         raise Ungreeted(login.server, said) from error
     except Unreachable as error:
-        said = f"it ended the connection before it said anything: {error.said}"
+        said = closed(error.said, login.port, SETTINGS, at_once=at_once)
         raise Ungreeted(login.server, said) from error
     except ServerFault as error:
         raise _another_protocol(login, error) from error

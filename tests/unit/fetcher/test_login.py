@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.fetcher import login as login_module
 from services.fetcher.quirks import NONE, Quirks
 from services.fetcher.session import Login, Session
 from shared.errors import (
@@ -179,7 +180,7 @@ async def test_a_server_that_never_answers_counts_as_gone(
 @pytest.mark.parametrize(
     ("say", "text"),
     [
-        (Say(then="hang"), 'said nothing for 30 seconds.*is tls = "implicit" meant'),
+        (Say(then="hang"), 'said nothing for 60 seconds.*is tls = "implicit" meant'),
         (Say(then="drop"), "ended the connection before it said anything"),
         (Say(b"+O", then="drop"), "ended the connection before it said anything"),
     ],
@@ -192,8 +193,25 @@ async def test_a_server_that_does_not_greet(
         while not (server.hanging or opening.done()):
             await asyncio.sleep(0)
         await everything_runs()
-        forward(31)
+        forward(59)
+        await everything_runs()
+        assert opening.done() is (say.then == "drop")
+        forward(2)
         with pytest.raises(Ungreeted, match=text):
+            await opening
+
+
+async def test_silence_at_the_port_for_tls_is_understood_sooner(
+    forward: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Pop3Server(MAIL, says={"greeting": Say(then="hang")}).serving() as server:
+        monkeypatch.setattr(login_module, "TLS_PORT", server.port)
+        opening = asyncio.create_task(Session.open(login(server)))
+        while not server.hanging:
+            await asyncio.sleep(0)
+        await everything_runs()
+        forward(21)
+        with pytest.raises(Ungreeted, match="said nothing for 20 seconds"):
             await opening
 
 
