@@ -183,6 +183,8 @@ def own_mail(here: Procedures) -> None:
     secret.chmod(0o600)
     here.write("Your own mail", ".env")
     here.type("docker compose up --detach --build")
+    here.deployment.wait_until_ready(*STAGES)
+    here.type("docker compose exec fetcher pop3-connector check-config --connect")
     here.mail_goes_through()
     (here.folder / "connector.toml").write_text(mine.replace('"5s"', '"3s"'))
     here.type("docker compose restart fetcher parser rewriter deliverer")

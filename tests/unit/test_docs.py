@@ -186,3 +186,10 @@ def test_backups_lie_elsewhere_and_nobody_else_reads_them() -> None:
         for line in section.splitlines():
             if "tar -C /from" in line or "pg_dump" in line:
                 assert "umask 077" in line
+
+
+def test_so_many_accounts_as_are_documented_fit_into_a_configmap() -> None:
+    (said,) = re.findall(r"about ([\d,]+) accounts", (ROOT / "docs/scaling.md").read_text())
+    account = re.findall(r"(\[\[account\]\].*?)```", README, re.DOTALL)[0]
+    size = len(re.sub(r" +#.*", "", account).encode())
+    assert 0.7 < int(said.replace(",", "")) * size / 2**20 <= 1

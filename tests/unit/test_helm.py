@@ -223,6 +223,22 @@ def test_another_configuration_is_another_job() -> None:
     assert after["metadata"]["name"] != f"mail-pop3-connector-{before}"
 
 
+def test_a_configuration_too_large_for_a_configmap_lies_in_a_volume() -> None:
+    text = rendered_text({"configClaim": "mail-accounts"})
+    found = [m for m in yaml().safe_load_all(text) if m]
+    assert "ConfigMap" not in {m["kind"] for m in found}
+    workloads = [m for m in found if m["kind"] in ("Deployment", "Job")]
+    assert len(workloads) == len(STAGES) + 2
+    for workload in workloads:
+        pod = workload["spec"]["template"]["spec"]
+        (volume,) = [v for v in pod["volumes"] if v["name"] == "config"]
+        claim = {"claimName": "mail-accounts", "readOnly": True}
+        assert volume == {"name": "config", "persistentVolumeClaim": claim}
+        (container,) = pod["containers"]
+        (mount,) = [m for m in container["volumeMounts"] if m["name"] == "config"]
+        assert mount["mountPath"] == "/etc/pop3-connector"
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown key": ({"brokr": {}}, "brokr"),
     "a password in the URL of the broker": ({"broker": {"url": "amqp://a:b@rabbit/"}}, "url"),

@@ -106,7 +106,11 @@ capabilities: {drop: [ALL]}
 {{- define "connector.volumes" -}}
 {{- $root := index . 0 }}{{ $service := index . 1 }}{{ $values := $root.Values -}}
 - {name: tmp, emptyDir: {sizeLimit: {{ $values.tmpSize }}}}
+{{- if $values.configClaim }}
+- {name: config, persistentVolumeClaim: {claimName: {{ $values.configClaim }}, readOnly: true}}
+{{- else }}
 - {name: config, configMap: {name: {{ include "connector.name" $root }}}}
+{{- end }}
 - {name: broker, secret: {secretName: {{ $values.broker.secretName | replace "NAME" $service }}, defaultMode: 0440}}
 {{- if $values.broker.caSecret }}
 - {name: broker-ca, secret: {secretName: {{ $values.broker.caSecret }}, items: [{key: ca.crt, path: ca.crt}]}}
