@@ -1,4 +1,4 @@
-"""A delivery into files that is cancelled: what may be there is told of, and nothing comes later."""
+"""A delivery into files that is cancelled: what may be there is told of, nothing comes later."""
 
 import asyncio
 import os
