@@ -72,10 +72,6 @@ TLS_PORT: Final = 995
 
 _PIPELINED: Final = "PIPELINING"
 
-_WANTS_TLS: Final = re.compile(
-    r"\b(tls|ssl|stls|starttls|encrypt|secure|plain ?text)", re.IGNORECASE
-)
-
 _OTHERS: Final[Mapping[str, str]] = {
     "220": "SMTP",
     "554": "SMTP",
@@ -257,10 +253,7 @@ def _refusal(login: Login, reply: Reply, password: str, *, together: bool) -> Se
     told = replace(reply, text=re.sub(secret, "***", reply.text) if password else reply.text)
     if together and out_of_order(told):
         return PromiseBroken(login.server, _said(told), "no_pipelining")
-    said = _said(told)
-    if login.tls == "none" and _WANTS_TLS.search(told.text[:500]):
-        said = f"{said} (it wants TLS: is {SETTINGS.clear_first} or {SETTINGS.tls_first} meant?)"
-    return meaning(told)(login.server, said)
+    return meaning(told)(login.server, _said(told))
 
 
 def _said(reply: Reply) -> str:
