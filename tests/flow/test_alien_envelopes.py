@@ -51,8 +51,8 @@ def newer(queue: str, raw: bytes) -> bytes:
     envelope = Envelope(f"newer-{queue}", "sales", payload(queue, raw), 1.7e9)
     parts = msgpack.unpackb(wire.encode(envelope))
     parts[0] = wire.SCHEMA + 1
-    parts[-1].append(True)
-    return bytes(msgpack.packb([*parts, "new"]))
+    parts[-1] += [*wire.ADDED[type(envelope.payload)], True]
+    return bytes(msgpack.packb([*parts, None, "new"]))
 
 
 def wrong(queue: str, raw: bytes) -> bytes:
