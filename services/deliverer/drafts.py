@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from services.deliverer.courier import Post, Result, Tell, same_for_all
-from services.deliverer.store import FileStore, NewFile, discard, failure, stored
+from services.deliverer.store import FileStore, NewFile, discard, failure, stored, to_its_end
 
 
 @dataclass(slots=True)
@@ -40,6 +40,9 @@ async def deliver(
 ) -> None:
     """Deliver letters as files and tell what became of each.
 
+    From when the first of them may appear, this is not given up any more: where it is cancelled
+    then, all of it is placed, and told of, before it ends.
+
     Args:
         store: puts the files into their places.
         posts: the letters.
@@ -55,6 +58,12 @@ async def deliver(
         for draft in drafts:
             draft.discard()
         raise
+    await to_its_end(_place_and_tell(store, drafts, errors, tell))
+
+
+async def _place_and_tell(
+    store: FileStore, drafts: Sequence[Draft], errors: Sequence[Exception | None], tell: Tell
+) -> None:
     await _place(store, drafts)
     for place, (draft, error) in enumerate(zip(drafts, errors, strict=True)):
         tell(place, draft.results if error is None else error)

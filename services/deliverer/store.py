@@ -2,7 +2,8 @@
 
 A file is written under a temporary name, synced, linked to its final name, and the directory
 synced. It trusts the file system to keep what ``fsync`` has confirmed. A final name that exists
-already is a delivery that happened before. Each failure is an OSError for that file alone.
+already is a delivery that happened before. Each failure is an OSError for that file alone. A thread
+cannot be cancelled: who is, while one works for it, waits for its end first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import errno
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -99,7 +100,7 @@ class FileStore:
         if letter.data is not None:
             data = form.whole(head + letter.prefix + letter.data)
             return NewFile(file.temporary, file.directory, file.name, data, file.prepare)
-        fd = await self.run(_create, file)
+        fd = await self._created(file)
         try:
             await self._copy(fd, head + letter.prefix, letter, form.chunked())
         except BaseException:
@@ -108,6 +109,16 @@ class FileStore:
         finally:
             os.close(fd)
         return file
+
+    async def _created(self, file: NewFile) -> int:
+        creating = asyncio.ensure_future(self.run(_create, file))
+        try:
+            return await to_its_end(creating)
+        except asyncio.CancelledError:
+            if not creating.cancelled() and creating.exception() is None:
+                os.close(creating.result())
+                discard(file)
+            raise
 
     async def _copy(self, fd: int, head: bytes, letter: Letter, ends: InChunks) -> None:
         await self.run(_write, fd, ends.feed(head))
@@ -125,14 +136,33 @@ class FileStore:
         return await self._publish.all(files) if files else ()
 
     async def run(self, work: Callable[..., _T], *arguments: object) -> _T:
-        """Return what a blocking function returns, called in a thread."""
+        """Return what a blocking function returns, called in a thread.
+
+        Where this is cancelled, the thread is not at it any more when it ends.
+        """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, work, *arguments)
+        return await to_its_end(loop.run_in_executor(self._threads, work, *arguments))
 
     async def close(self) -> None:
         """Let the threads end."""
         self._threads.shutdown()
         self._writers.shutdown()
+
+
+async def to_its_end(work: Awaitable[_T]) -> _T:
+    """Return what is awaited; where this is cancelled, raise that when the work has ended.
+
+    Raises:
+        Exception: what the work raises.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        raise
 
 
 def publish(writers: Executor, files: Sequence[NewFile]) -> list[bool | Exception]:

@@ -72,6 +72,10 @@ TLS_PORT: Final = 995
 
 _PIPELINED: Final = "PIPELINING"
 
+_WANTS_TLS: Final = re.compile(
+    r"\b(tls|ssl|stls|starttls|encrypt|secure|plain ?text)", re.IGNORECASE
+)
+
 _OTHERS: Final[Mapping[str, str]] = {
     "220": "SMTP",
     "554": "SMTP",
@@ -216,7 +220,7 @@ async def _authenticate(
     for group in [commands] if together else [[command] for command in commands]:
         exchange.write(b"".join([exchange.line(*command) for command in group]))
         for verb, *_ in group:
-            reply = await _answer(exchange, verb)
+            reply = await _answer(exchange, verb, without_capa=not offered)
             if verb == "UTF8":
                 accepted = reply.ok
             elif not reply.ok:
@@ -238,13 +242,20 @@ async def _utf8_after_login(exchange: Exchange) -> bool:
     return (await _answer(exchange, "UTF8")).ok
 
 
-async def _answer(exchange: Exchange, verb: str) -> Reply:
+async def _answer(exchange: Exchange, verb: str, *, without_capa: bool = False) -> Reply:
+    """Return the reply to a command of the login.
+
+    Args:
+        without_capa: CAPA is not known here. Some servers refuse a command that they do not know,
+            and hang up then: at the one that follows.
+    """
     try:
         return await exchange.reply()
     except Unreachable as error:
-        if verb != "UTF8":
+        quirk = {"UTF8": "no_utf8", "USER": "no_capa" if without_capa else None}.get(verb)
+        if quirk is None or (verb == "USER" and isinstance(error, Silent)):
             raise
-        raise PromiseBroken(exchange.server, f"UTF8: {error.said}", "no_utf8") from error
+        raise PromiseBroken(exchange.server, f"{verb}: {error.said}", quirk) from error
 
 
 def _refusal(login: Login, reply: Reply, password: str, *, together: bool) -> ServerFault:
@@ -253,7 +264,10 @@ def _refusal(login: Login, reply: Reply, password: str, *, together: bool) -> Se
     told = replace(reply, text=re.sub(secret, "***", reply.text) if password else reply.text)
     if together and out_of_order(told):
         return PromiseBroken(login.server, _said(told), "no_pipelining")
-    return meaning(told)(login.server, _said(told))
+    said = _said(told)
+    if login.tls == "none" and _WANTS_TLS.search(told.text[:500]):
+        said = f"{said} (it wants TLS: is {SETTINGS.clear_first} or {SETTINGS.tls_first} meant?)"
+    return meaning(told)(login.server, said)
 
 
 def _said(reply: Reply) -> str:

@@ -5,13 +5,12 @@ It trusts nothing and raises nothing: what cannot be decoded is shown as it stan
 
 from __future__ import annotations
 
+import binascii
+import re
 from collections.abc import Sequence
-from email.errors import HeaderParseError
-from email.header import decode_header
-from encodings import normalize_encoding
-from encodings.aliases import aliases
 from typing import Final
 
+from services.parser.charset import codec_of
 from services.parser.header import Fields
 from shared.log import printable
 from shared.message import Summary
@@ -22,10 +21,13 @@ SHOWN: Final = 200
 _READ: Final = 2000
 """Characters of a field that are decoded: enough for ``SHOWN``, however they are encoded."""
 
+_WORD: Final = re.compile(r"=\?([^?\s]*)\?([bq])\?(.*?)\?=", re.IGNORECASE)
+_SPACES: Final = dict.fromkeys(
+    (0x09, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000), " "
+)
+"""Tab, NBSP, and what else Unicode has of spaces (category Zs)."""
 
-_CHARSETS: Final = frozenset((*aliases, *aliases.values(), "utf_8_sig"))
-"""Charsets that Python may be asked for. It remembers all names that it was ever asked for in vain,
-and mail can bring any number of them."""
+_REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 def summary(fields: Fields) -> Summary:
@@ -49,35 +51,62 @@ def readable(body: bytes) -> str:
         text = _decoded(text)
     if len(text) <= SHOWN and text.isprintable():
         return text
-    return printable(text.replace("\t", " "), SHOWN)
+    return printable(text.translate(_SPACES).strip(), SHOWN)
 
 
 def _text(body: bytes) -> str:
-    """Return raw bytes as text: they are UTF-8 (RFC 6532), or nobody knows what they are."""
+    """Return bytes as text of which nobody says what they are: mostly UTF-8 (RFC 6532)."""
     try:
         return body.decode()
     except UnicodeDecodeError:
-        return body.decode("latin-1")
+        pass
+    text = body.decode("utf-8", "replace")
+    wrong = text.count(_REPLACED)
+    right = sum(character > "\x7f" for character in text) - wrong
+    return text if right >= wrong else body.decode("cp1252", "replace")
 
 
 def _decoded(text: str) -> str:
-    """Return text with its encoded words decoded (RFC 2047)."""
+    """Return text with its encoded words decoded (RFC 2047).
+
+    Words in a row are decoded together where they are of one charset: many a sender cuts between
+    the bytes of a character. What is no encoded word, or a damaged one, stays as it is.
+    """
+    parts: list[tuple[str | None, bytes]] = []
+    end = 0
+    for word in _WORD.finditer(text):
+        raw = _raw(word[2], word[3])
+        if raw is None:
+            continue
+        between, charset = text[end : word.start()], word[1].lower()
+        end = word.end()
+        if between.strip() or not parts:
+            parts.append((None, between.encode()))
+        if parts[-1][0] == charset:
+            parts[-1] = charset, parts[-1][1] + raw
+        else:
+            parts.append((charset, raw))
+    return "".join(_part(charset, raw) for charset, raw in parts) + text[end:]
+
+
+def _raw(encoding: str, payload: str) -> bytes | None:
+    """Return the bytes that an encoded word stands for, None if it cannot be decoded."""
+    if encoding in "qQ":
+        return binascii.a2b_qp(payload.encode(), header=True)
+    padded = payload.rstrip("=")
     try:
-        words = decode_header(text)
-    except (HeaderParseError, ValueError):
-        return text
-    return "".join(_word(word, charset) for word, charset in words)
+        return binascii.a2b_base64(padded.encode() + b"=" * (-len(padded) % 4))
+    except binascii.Error:
+        return None
 
 
-def _word(word: bytes | str, charset: str | None) -> str:
-    if isinstance(word, str):
-        return word
+def _part(charset: str | None, raw: bytes) -> str:
     if charset is None:
-        return word.decode("raw-unicode-escape", "replace")
-    name = normalize_encoding(charset.partition("*")[0]).lower()
-    if name not in _CHARSETS:
-        return word.decode("latin-1")
+        return raw.decode()
+    codec = codec_of(charset)
+    if codec is None:
+        return _text(raw)
     try:
-        return word.decode(name, "replace")
+        return raw.decode(codec, "replace")
     except (LookupError, ValueError):
-        return word.decode("latin-1")
+        return _text(raw)

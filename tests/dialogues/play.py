@@ -96,7 +96,7 @@ class Play:
         self._product.clock.advance(duration(value))
 
     def _raw(self, name: str) -> bytes:
-        return self._dialogue.messages.get(name) or plain(name)
+        return self._dialogue.messages.get(name, plain(name))
 
     # A poll
 

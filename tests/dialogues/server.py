@@ -292,7 +292,7 @@ class _Talk:
     def _take_effect(self, verb: str, steps: Sequence[Step], command: str) -> None:
         """Do what the command asks for, where it is answered +OK, in whatever words."""
         said = b"".join(step for step in steps if isinstance(step, bytes))
-        if verb in ("PASS", "DELE", "RSET", "QUIT") and said.lstrip().startswith(b"+OK"):
+        if verb in ("PASS", "DELE", "RSET", "QUIT") and said.lstrip().upper().startswith(b"+OK"):
             self._regular(command)
 
     def _message(self, name: str) -> bytes:

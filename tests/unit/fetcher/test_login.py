@@ -105,6 +105,24 @@ async def test_why_a_login_fails(
     assert raised.value.server == f"127.0.0.1:{server.port}"
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("[AUTH] Plaintext authentication disallowed on non-secure (SSL/TLS) connections.", True),
+        ("TLS required to log in.", True),
+        ("Must issue a STLS command first", True),
+        ("[AUTH] wrong", False),
+    ],
+)
+async def test_a_server_that_wants_tls_is_understood(text: str, hint: bool) -> None:
+    script = {"USER": Say(f"-ERR {text}\r\n".encode())}
+    async with Pop3Server(says=script).serving() as server:
+        with pytest.raises(LoginRefused) as raised:
+            await Session.open(login(server))
+    assert raised.value.said.startswith(text)
+    assert ('is tls = "starttls" or tls = "implicit" meant' in raised.value.said) is hint
+
+
 async def test_a_failed_login_leaves_no_connection_behind() -> None:
     async with Pop3Server(says={"PASS": Say(b"-ERR [AUTH] wrong\r\n")}).serving() as server:
         with pytest.raises(LoginRefused):

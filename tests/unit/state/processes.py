@@ -79,11 +79,10 @@ def line(process: subprocess.Popen[bytes]) -> bytes:
     return process.stdout.readline()
 
 
-def execute(url: str, *statements: str) -> None:
+def execute(url: str, statement: str) -> None:
     engine = create_engine(url)
     with engine.begin() as connection:
-        for statement in statements:
-            connection.execute(text(statement))
+        connection.execute(text(statement))
     engine.dispose()
 
 
