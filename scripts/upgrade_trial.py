@@ -37,7 +37,7 @@ PARKED: Final = re.compile(
 """In the log of a container: it has passed on a message that was too new for it, as it was."""
 
 PYTHON: Final = ("python", "-ISc")
-_LAST_STEP: Final = 'CREATE INDEX delivered_at ON delivered (at)\n    """,\n'
+_LAST_STEP: Final = 'PRIMARY KEY (server, name)\n    ){keyed}\n    """,\n'
 LATER: Final = (
     ("pyproject.toml", 'version = "0.1.0"', 'version = "0.2.0"'),
     ("shared/wire.py", "SCHEMA: Final = 1", f"SCHEMA: Final = {SCHEMA}"),

@@ -147,15 +147,9 @@ class _Work:
         return (*hands, sum(resources.log.counts.values()), resources.spool.moved)
 
     async def _poll_all(self) -> None:
-        """Poll every account once, whatever the schedule says."""
-        places = asyncio.Semaphore(self._fetching.stage.concurrency)
-
-        async def poll(name: str) -> None:
-            async with places:
-                await self._poll(name)
-
+        """Poll every account once; the fetcher knows how many at a time."""
         accounts = self._resources.settings.accounts
-        await asyncio.gather(*(poll(account.name) for account in accounts if account.enabled))
+        await asyncio.gather(*(self._poll(account.name) for account in accounts if account.enabled))
 
     async def _poll(self, name: str) -> None:
         fetch = cast(Perform, self._fetching.stage.handle)

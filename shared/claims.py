@@ -7,6 +7,7 @@ keeps it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -31,17 +32,91 @@ class Claim(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A line of the UID ledger: the id of a message, and when it was first fetched (UTC)."""
+    """A line of the UID ledger: what has been fetched under a UIDL.
+
+    Attributes:
+        id: of the message.
+        first_seen: when that was first fetched, in seconds since 1970 (UTC).
+        size: what LIST said then, None where it did not.
+    """
 
     id: str
     first_seen: float
+    size: int | None = None
 
 
 class Entry(NamedTuple):
-    """A message to record as fetched: its UIDL, None where it has no usable one, and its id."""
+    """A message to record as fetched.
+
+    Attributes:
+        uidl: None where it has no usable one.
+        id: its identity.
+        size: what LIST says, None where it does not.
+        head: a hash of its header block, by which TOP tells whether it is still this message.
+    """
 
     uidl: str | None
     id: str
+    size: int | None = None
+    head: str | None = None
+
+
+class Trouble(NamedTuple):
+    """A message that could not be fetched, or not be deleted.
+
+    Attributes:
+        key: its UIDL; where it has none, a word made of its number and size.
+        number: in the last session that tried.
+        tries: polls that tried in vain, one after the other.
+        until: until when it is left alone, in seconds since 1970.
+        reason: what happened the last time.
+        id: the identity of what came in its place, None where nothing whole did.
+        deletes: it is here and safe; what failed is its deletion at the server.
+    """
+
+    key: str
+    number: int
+    tries: int
+    until: float
+    reason: str
+    id: str | None = None
+    deletes: bool = False
+
+
+class Quirk(NamedTuple):
+    """Something learnt of a server, such as a promise that it does not keep.
+
+    Attributes:
+        name: what it is.
+        value: a number that goes with it, 1 where none does.
+        until: when to try anew, in seconds since 1970.
+    """
+
+    name: str
+    value: int
+    until: float
+
+
+class Standing(NamedTuple):
+    """What is known of an account when its poll begins.
+
+    Attributes:
+        failures: polls that failed, one after the other.
+        maildrop: which one it was when it was polled last, None if it never was.
+        login_after: when the server wants the next login at the earliest, 0 for at any time.
+        refused: a hash of the password that was refused last; None where none was.
+        retry_at: until when that password is not tried again.
+        troubles: messages that could not be fetched or deleted, by key.
+        quirks: what has been learnt of its server and still holds, by name.
+    """
+
+    failures: int = 0
+    maildrop: str | None = None
+    login_after: float = 0.0
+    refused: str | None = None
+    retry_at: float = 0.0
+    troubles: Mapping[str, Trouble] = MappingProxyType({})
+    quirks: Mapping[str, Quirk] = MappingProxyType({})
 
 
 class Finished(NamedTuple):

@@ -164,6 +164,16 @@ class Retry(_Table):
     give_up_after: Seconds = 5 * 86400.0
 
 
+class Limits(_Table):
+    """``[limits]``: what is kept to, so that servers need not refuse us.
+
+    Attributes:
+        connections_per_host: how many may be open to one POP3 server at a time, from one fetcher.
+    """
+
+    connections_per_host: Annotated[int, Field(ge=1, le=1000)] = 8
+
+
 class Account(_Login):
     """``[[account]]``: one POP3 mailbox, and the local mailbox that its messages go to.
 
@@ -227,6 +237,7 @@ class Settings(_Table):
     delivery: Destination | None = None
     destinations: Mapping[Name, Destination] = Field(default_factory=dict)
     retry: Retry = Retry()
+    limits: Limits = Limits()
     monitor: Monitor = Monitor()
     accounts: tuple[Account, ...] = Field((), alias="account")
 
@@ -269,6 +280,7 @@ _TABLES: Final[Mapping[tuple[str, ...], type[BaseModel]]] = {
     ("delivery",): Destination,
     ("destinations", "*"): Destination,
     ("retry",): Retry,
+    ("limits",): Limits,
     ("monitor",): Monitor,
     ("account", "*"): Account,
 }

@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from services.fetcher.account import Account
-from services.fetcher.fetch import Fetcher
+from services.fetcher.account import Account, first_polls
+from services.fetcher.commits import Limits
+from services.fetcher.fetch import CONCURRENCY, Fetcher
 from services.fetcher.login import Login
 from services.fetcher.ports import World
 from services.fetcher.schedule import Scheduler
@@ -23,9 +24,6 @@ from shared.outbox import Outbox
 from shared.queues import INCOMING, POLL
 from shared.stage import Stage
 from shared.state import State  # here, so that it is loaded before the stage says it has started
-
-CONCURRENCY: Final = 32
-"""Accounts polled at a time by one fetcher process."""
 
 
 def account(table: settings.Account) -> Account:
@@ -53,7 +51,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     state: State = await r.state()
     incoming, poll = Outbox(r.broker, INCOMING), Outbox(r.broker, POLL)
     world = World(state, state, incoming, r.spool, limit, r.log, r.clock)
-    fetcher = Fetcher(accounts, world)
+    fetcher = Fetcher(accounts, world, Limits(), r.settings.limits.connections_per_host)
     schedule = Scheduler(
         list(accounts),
         state,
@@ -61,6 +59,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         r.log,
         r.clock,
         blocked=lambda: r.broker.blocked,
+        first=first_polls(accounts.values()),
     )
     upkeep = Upkeep(state, r.spool, r.log, r.clock, safe_age(r.settings.retry.give_up_after))
     stage = Stage("fetcher", POLL, Poll, None, fetcher.handle, CONCURRENCY)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,6 +11,15 @@ from services.fetcher.login import Login
 
 FIRST_BACKOFF: Final = 60.0
 LONGEST_BACKOFF: Final = 3_600.0
+
+HANDFUL: Final = 20
+"""Accounts up to which all are polled at once; more are spread over their interval."""
+
+FIRST_ROUND: Final = 300.0
+"""Seconds over which the first polls of many accounts are spread, at the most."""
+
+NUDGE: Final = 0.1
+"""The part of its interval by which a poll comes earlier or later, to keep many apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +44,11 @@ class Account:
         """The server as ``host:port``."""
         return f"{self.login.host}:{self.login.port}"
 
+    @property
+    def maildrop(self) -> str:
+        """Which maildrop it is, whatever the account is called."""
+        return f"{self.login.username}@{self.login.host.lower()}"
+
 
 def backoff(poll_every: float, failures: int, *, busy: bool) -> float:
     """Return seconds until an account that failed is polled again.
@@ -50,3 +66,32 @@ def backoff(poll_every: float, failures: int, *, busy: bool) -> float:
         return min(FIRST_BACKOFF, poll_every)
     doubled: float = FIRST_BACKOFF * 2.0 ** min(failures, 10)
     return max(poll_every, min(doubled, LONGEST_BACKOFF))
+
+
+def first_polls(accounts: Iterable[Account]) -> dict[str, float]:
+    """Return seconds after which each account is polled for the first time, if not at once."""
+    listed = list(accounts)
+    if len(listed) <= HANDFUL:
+        return {}
+    return {a.name: _phase(a.name) * min(a.poll_every, FIRST_ROUND) for a in listed}
+
+
+def spread(account: Account, now: float) -> float:
+    """Return seconds until the next poll of one of many accounts: its interval, or about that.
+
+    Each account has a moment of its own in its interval, by its name, and is led there a little at
+    each poll: so those that came together (after a standstill, say) part again.
+
+    Args:
+        account: which.
+        now: seconds since 1970 (UTC).
+    """
+    every = account.poll_every
+    off = (_phase(account.name) - now / every) % 1.0
+    nearest = off - 1.0 if off > 1.0 - off else off
+    return every * (1.0 + max(-NUDGE, min(nearest, NUDGE)))
+
+
+def _phase(name: str) -> float:
+    digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
+    return int.from_bytes(digest) / 2**32

@@ -6,38 +6,50 @@ if the account says so; deletions count when QUIT was answered ``+OK``. Killed a
 the next poll goes on from the ledger: what was published and not recorded is published again under
 the same id, and suppressed at the far end.
 
-An account that fails is reported, backed off, and disturbs no other. One whose polls bring
-something new and then break is backed off no further than the first time: it gets on, if slowly.
+An account that fails is reported, backed off, and disturbs no other. One message that cannot be
+fetched is no failure of its account: it is said, and the others come. Nor is it one to have to
+wait: for a place at a server that takes only so many connections, or for a login to be welcome.
 What fails on our side is no reason to back off: then an account is polled at its own interval; or,
 where the state database was away and could not be told when it is due, as soon as that is back.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from services.fetcher.account import Account, backoff
+from services.fetcher.account import HANDFUL, Account, backoff, spread
+from services.fetcher.commits import Limits
+from services.fetcher.places import CONNECTIONS, Places
 from services.fetcher.ports import World
-from services.fetcher.session import Session
-from services.fetcher.visit import Limits, Visit
+from services.fetcher.refused_password import fingerprint, unchanged
+from services.fetcher.sessions import PATIENCE, Sessions
+from shared.claims import Standing
 from shared.errors import (
     BrokerUnavailable,
     ConfigError,
+    LoginRefused,
     MaildropBusy,
     Refused,
     ServerFault,
     SpoolUnavailable,
     StateUnavailable,
+    TooManyConnections,
 )
 from shared.message import Envelope, Poll
 from shared.outcome import Answer, Done, Outcome, Retry
 
-POLL_SECONDS: Final = 900.0
-"""How long one poll job is held; a broker takes a delivery back after 30 minutes."""
-
 DEFAULT_LIMITS: Final = Limits()
+
+CONCURRENCY: Final = 32
+"""Accounts polled at a time by one fetcher process."""
+
+CONNECTIONS_PER_HOST: Final = 8
+"""Of these at one server, unless the configuration says otherwise."""
+
+ONCE: Final = "once"
+"""The reason of a poll job that is to be done now, whatever the schedule says."""
 
 STATE_AWAY: Final = 5.0
 """Seconds after which a poll is tried again for which the state database was out of reach."""
@@ -46,19 +58,20 @@ ELSEWHERE: Final = 20.0
 """Seconds after which to look again at an account that another fetcher has: by then that one has
 said when the account is due, or renewed its lease, or is dead."""
 
+CROWDED: Final = 15.0
+"""Seconds after which to try again at a server that had no place for our connection."""
+
+AT_ONCE: Final = (1.0, 2.0, 4.0, 8.0)
+"""The same for a poll that is to be done now, one after the other."""
+
 OURS: Final = (SpoolUnavailable, BrokerUnavailable, Refused)
 """What fails on our side, whatever the account."""
 
 FAULTS: Final = (ServerFault, ConfigError, *OURS)
 """What ends a poll early and is no defect of ours."""
 
-
-@dataclass(slots=True)
-class Tally:
-    """What a poll has come to so far, over all its sessions."""
-
-    found: int = 0
-    fetched: int = 0
+_FAR: Final = 14 * 86_400.0
+"""Seconds ahead of any moment that we would write down: a clock has since been set back."""
 
 
 class Fetcher:
@@ -68,14 +81,21 @@ class Fetcher:
         accounts: every account that is configured, by name.
         world: ledger, outbox and the rest.
         limits: how much one session does before it quits.
+        connections: how many may be open to one server at a time.
     """
 
     def __init__(
-        self, accounts: Mapping[str, Account], world: World, limits: Limits = DEFAULT_LIMITS
+        self,
+        accounts: Mapping[str, Account],
+        world: World,
+        limits: Limits = DEFAULT_LIMITS,
+        connections: int = CONNECTIONS_PER_HOST,
     ) -> None:
         self._accounts = accounts
         self._world = world
         self._limits = limits
+        self._places = Places(connections, world.clock)
+        self._sessions = asyncio.Semaphore(CONCURRENCY)
         self._underway: set[str] = set()
 
     async def handle(self, envelopes: Sequence[Envelope[Poll]], answer: Answer) -> None:
@@ -95,69 +115,171 @@ class Fetcher:
             return Done(f"this fetcher is at account {name} already", "polled")
         self._underway.add(name)
         try:
-            return await self._alone(account)
+            return await self._in_turn(account, now=envelope.payload.reason == ONCE)
         except StateUnavailable as error:
             return self._again(name, error)
         finally:
             self._underway.discard(name)
 
-    async def _alone(self, account: Account) -> Outcome:
+    async def _in_turn(self, account: Account, *, now: bool) -> Outcome:
+        """Poll an account when it may be polled, and its server has a place for it.
+
+        Args:
+            account: which.
+            now: wait for that; else the account is due again later, and its job makes room.
+        """
+        standing = await self._world.ledger.recall(account.name, account.server)
+        self._places.learn(account.server, standing.quirks.get(CONNECTIONS))
+        if (wait := await self._too_early(account, standing, now=now)) > 0:
+            return await self._later(account, wait, "it is too early to log in")
+        if now:
+            await self._places.wait(account.server)
+        elif not self._places.take(account.server):
+            wait = self._places.turn(account.server)
+            return await self._later(account, wait, f"all places at {account.server} are taken")
+        started = self._world.clock.monotonic()
+        try:
+            async with self._sessions:
+                return await self._alone(account, standing, now=now)
+        finally:
+            took = self._world.clock.monotonic() - started
+            self._places.give_back(account.server, took)
+
+    async def _too_early(self, account: Account, standing: Standing, *, now: bool) -> float:
+        """Return for how many seconds not to log in: the server wants that, or it refused us."""
+        time = self._world.clock.now()
+        wait = _ahead(standing.login_after, time)
+        if now:
+            if wait > PATIENCE:
+                self._world.journal.trouble(
+                    "not polled: the server wants time between two logins",
+                    account=account.name,
+                    seconds=round(wait),
+                )
+                return wait
+            await self._world.clock.sleep(wait)
+            return 0.0
+        refused_for = _ahead(standing.retry_at, time)
+        if standing.refused is None or refused_for <= wait:
+            return wait
+        try:
+            same = await unchanged(account.login, standing.refused)
+        except ConfigError:  # there is no password now: the poll will say so
+            return wait
+        return min(refused_for, account.poll_every) if same else wait
+
+    async def _later(self, account: Account, wait: float, why: str) -> Outcome:
+        await self._world.schedule.put_off(account.name, until=self._world.clock.now() + wait)
+        return Done(f"{account.name} comes later: {why}", "polled")
+
+    async def _alone(self, account: Account, standing: Standing, *, now: bool) -> Outcome:
         """Poll an account under its lease, so that no other fetcher does at the same time."""
         lease = f"account:{account.name}"
         if not await self._world.ledger.lease(lease):
             await self._world.schedule.queued([account.name], hold=ELSEWHERE)
             return Done(f"another fetcher is at account {account.name}", "polled")
         try:
-            await self._poll(account)
+            await self._poll(account, standing, now=now)
         finally:
             await self._world.ledger.release(lease)
         return Done(account.name, "polled")
 
-    async def _poll(self, account: Account) -> None:
-        tally = Tally()
+    async def _poll(
+        self, account: Account, standing: Standing, *, now: bool, waits: Sequence[float] = AT_ONCE
+    ) -> None:
+        """Poll an account, and say how it went.
+
+        Args:
+            account: which.
+            standing: how it stands.
+            now: where its server has no place for us, wait and try again.
+            waits: seconds for that, one after the other.
+        """
+        moved = await self._moved_in(account, standing)
+        started = self._world.clock.monotonic()
+        sessions = Sessions(account, self._world, self._limits, standing)
         try:
-            wait = await self._sessions(account, tally)
+            more = await sessions.run()
+        except TooManyConnections as error:
+            ours = await self._crowded(account, error)
+            if now and waits:
+                await self._world.clock.sleep(waits[0])
+                settled = standing._replace(maildrop=account.maildrop)
+                return await self._poll(account, settled, now=now, waits=waits[1:])
+            if ours and not now:
+                until = self._world.clock.now() + CROWDED
+                await self._world.schedule.put_off(account.name, until=until)
+            else:
+                await self._back_off(account, error, standing, sessions)
         except FAULTS as error:
-            await self._back_off(account, error, progress=tally.fetched > 0)
+            await self._back_off(account, error, standing, sessions)
         else:
-            await self._next(account, wait, None)
+            seconds = self._world.clock.monotonic() - started
+            self._world.journal.polled(account.name, sessions.found, sessions.fetched, seconds)
+            await self._done(account, sessions, [*moved, *sessions.undone], more=more)
 
-    async def _sessions(self, account: Account, tally: Tally) -> float:
-        """Run sessions until nothing is left; return the seconds until the next poll."""
-        clock = self._world.clock
-        started = clock.monotonic()
-        while True:
-            tell = self._world.journal.dialogue(account=account.name)
-            session = await Session.open(account.login, tell=tell)
-            visit = Visit(account, session, self._world, self._limits)
-            try:
-                more = await visit.run()
-            finally:
-                tally.found = max(tally.found, visit.found)
-                tally.fetched += visit.fetched
-                await session.abort()
-            if not more or clock.monotonic() - started > POLL_SECONDS:
-                break
-        if visit.failure is not None:
-            raise visit.failure
-        seconds = clock.monotonic() - started
-        self._world.journal.polled(account.name, tally.found, tally.fetched, seconds)
-        return 0.0 if more else account.poll_every
+    async def _moved_in(self, account: Account, standing: Standing) -> list[str]:
+        """Say it, before the first poll, where another account has had this maildrop."""
+        if standing.maildrop == account.maildrop:
+            return []
+        others = await self._world.ledger.move_in(account.name, account.maildrop)
+        said = [_moved(other, configured=other in self._accounts) for other in others]
+        for sentence in said:
+            self._world.journal.trouble(sentence, account=account.name)
+        return said
 
-    async def _back_off(self, account: Account, error: Exception, *, progress: bool) -> None:
-        failures = 0 if progress else await self._world.schedule.failures(account.name)
+    async def _crowded(self, account: Account, error: TooManyConnections) -> bool:
+        """Lower the limit of a server that refused a connection; return whether ours crowd it."""
+        quirk = self._places.refused(account.server)
+        if quirk is not None:
+            await self._world.ledger.learn(account.server, quirk)
+        self._world.journal.trouble(
+            "the server takes no more connections just now",
+            account=account.name,
+            limit=self._places.limit(account.server),
+            why=error.said,
+        )
+        return quirk is not None
+
+    async def _done(
+        self, account: Account, sessions: Sessions, undone: Sequence[str], *, more: bool
+    ) -> None:
+        for sentence in undone:
+            self._world.journal.trouble("left undone", account=account.name, what=sentence)
+        now = self._world.clock.now()
+        many = len(self._accounts) > HANDFUL
+        interval = spread(account, now) if many else account.poll_every
+        await self._world.schedule.polled(
+            account.name,
+            next_poll=max(now + (0.0 if more else interval), sessions.login_after),
+            error=None,
+            progress=False,
+            undone="; ".join(undone) or None,
+            login_after=sessions.login_after,
+        )
+
+    async def _back_off(
+        self, account: Account, error: Exception, standing: Standing, sessions: Sessions
+    ) -> None:
+        progress = sessions.fetched > 0
         wait = account.poll_every
         if not isinstance(error, OURS):
+            failures = 0 if progress else standing.failures
             wait = backoff(wait, failures, busy=isinstance(error, MaildropBusy))
         self._world.journal.account_failed(account.name, str(error), wait)
-        await self._next(account, wait, str(error), progress=progress)
-
-    async def _next(
-        self, account: Account, wait: float, error: str | None, *, progress: bool = False
-    ) -> None:
-        at = self._world.clock.now() + wait
+        now = self._world.clock.now()
+        refused = await _refused(account, error)
+        # A password that has been changed counts with the next interval.
+        look = wait if refused is None else min(wait, account.poll_every)
         await self._world.schedule.polled(
-            account.name, next_poll=at, error=error, progress=progress
+            account.name,
+            next_poll=max(now + look, sessions.login_after),
+            error=str(error),
+            progress=progress,
+            undone=None,
+            login_after=sessions.login_after,
+            refused=refused,
+            retry_at=now + wait if refused is not None else 0.0,
         )
 
     def _again(self, name: str, error: StateUnavailable) -> Retry:
@@ -168,3 +290,26 @@ class Fetcher:
         why = f"the state database is out of reach: {error}"
         self._world.journal.account_failed(name, why, STATE_AWAY)
         return Retry(why, after=STATE_AWAY)
+
+
+async def _refused(account: Account, error: Exception) -> str | None:
+    if not isinstance(error, LoginRefused):
+        return None
+    try:
+        return await fingerprint(account.login)
+    except ConfigError:  # it was there a moment ago
+        return None
+
+
+def _ahead(moment: float, now: float) -> float:
+    """Return in how many seconds a moment comes, 0 where it is past or cannot be true."""
+    return moment - now if now < moment < now + _FAR else 0.0
+
+
+def _moved(other: str, *, configured: bool) -> str:
+    if configured:
+        return f"account {other} has the same maildrop: its mail comes once for each of them"
+    return (
+        f"this maildrop was polled as account {other} before: what lies in it comes again, since"
+        " each account has its own messages; to avoid that, name it as it was"
+    )

@@ -96,7 +96,12 @@ class Identity:
 
 
 def identify(account: str, raw: bytes) -> str:
-    """Return the id of a message that is at hand as a whole.
+    """Return the id of a message that is at hand as a whole."""
+    return recognised(account, raw)[0]
+
+
+def recognised(account: str, raw: bytes) -> tuple[str, str]:
+    """Return the id of a message that is at hand as a whole, and the hash of its header block.
 
     Args:
         account: the name of the account it came from.
@@ -111,7 +116,23 @@ def identify(account: str, raw: bytes) -> str:
     else:
         hash_.update(lasting)
         hash_.update(raw[len(head) :])
-    return hash_.hexdigest()
+    return hash_.hexdigest(), _hashed(lasting)
+
+
+def head_hash(top: bytes) -> str:
+    """Return the hash of a header block, by which a message is known again without its body.
+
+    What is volatile does not count, nor does a blank line at the end: some servers leave it out.
+
+    Args:
+        top: the header block as TOP shows it, or more of the message.
+    """
+    end = _head_end(top[:HEAD_LIMIT], 0)
+    return _hashed(_lasting(top[: HEAD_LIMIT if end is None else end]))
+
+
+def _hashed(lasting: bytes) -> str:
+    return hashlib.blake2b(lasting.rstrip(b"\r\n"), digest_size=_DIGEST_SIZE).hexdigest()
 
 
 def _begun(account: str) -> hashlib.blake2b:

@@ -1,4 +1,4 @@
-"""Takes one message off the wire: tells its id, and puts it into an envelope or into the spool.
+"""Takes one message off the wire: tells what it is, and puts it into an envelope or into the spool.
 
 A message larger than the inline limit is streamed to the spool and never held as a whole.
 """
@@ -6,11 +6,35 @@ A message larger than the inline limit is streamed to the spool and never held a
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import NamedTuple
 
-from services.fetcher.identity import Identity, identify
+from services.fetcher.identity import Identity, head_hash, recognised
 from services.fetcher.ports import Spool
 from shared.faultpoint import reach
 from shared.message import Inline, Raw, Spooled
+
+
+class Found(NamedTuple):
+    """A message that has come whole.
+
+    Attributes:
+        id: its identity.
+        head: the hash of its header block.
+        raw: where its bytes are.
+        lines: how many line ends it has, if it is in the spool.
+    """
+
+    id: str
+    head: str
+    raw: Raw
+    lines: int = 0
+
+    def fits(self, size: int | None) -> bool:
+        """Return whether it is as long as LIST said, counting CRLF as two bytes or as one."""
+        if size is None or self.raw.size == size:
+            return size is not None
+        lines = self.raw.data.count(b"\n") if isinstance(self.raw, Inline) else self.lines
+        return self.raw.size - lines == size
 
 
 class Intake:
@@ -20,7 +44,7 @@ class Intake:
         account: its name.
         spool: for the large ones.
         inline_limit: bytes up to which a message travels in its envelope.
-        is_new: tells whether an id has not been seen; a blob is kept only for a new one.
+        is_new: tells of an id and a size whether the message is to be kept: only then a blob is.
     """
 
     def __init__(
@@ -28,21 +52,22 @@ class Intake:
         account: str,
         spool: Spool,
         inline_limit: int,
-        is_new: Callable[[str], Awaitable[bool]],
+        is_new: Callable[[str, int], Awaitable[bool]],
     ) -> None:
         self._account = account
         self._spool = spool
         self._inline_limit = inline_limit
         self._is_new = is_new
 
-    def at_hand(self, whole: bytes) -> tuple[str, Raw] | None:
+    def at_hand(self, whole: bytes) -> Found | None:
         """Return what ``take`` would of a message that is here already; None if it is large."""
         if len(whole) > self._inline_limit:
             return None
-        return identify(self._account, whole), Inline(whole)
+        id_, head = recognised(self._account, whole)
+        return Found(id_, head, Inline(whole))
 
-    async def take(self, chunks: AsyncIterator[bytes]) -> tuple[str, Raw]:
-        """Return the id of a message, and where its bytes are.
+    async def take(self, chunks: AsyncIterator[bytes]) -> Found:
+        """Return what a message is, and where its bytes are.
 
         Args:
             chunks: the message as it comes.
@@ -59,27 +84,28 @@ class Intake:
             if size > self._inline_limit:
                 return await self._take_large(held, chunks)
         raw = held[0] if len(held) == 1 else b"".join(held)
-        return identify(self._account, raw), Inline(raw)
+        id_, head = recognised(self._account, raw)
+        return Found(id_, head, Inline(raw))
 
-    async def _take_large(
-        self, held: Sequence[bytes], rest: AsyncIterator[bytes]
-    ) -> tuple[str, Raw]:
+    async def _take_large(self, held: Sequence[bytes], rest: AsyncIterator[bytes]) -> Found:
         identity = Identity(self._account)
         blob = await self._spool.create()
-        size = 0
+        size = lines = 0
         try:
             for chunk in held:
                 identity.feed(chunk)
                 size += len(chunk)
+                lines += chunk.count(b"\n")
                 await blob.write(chunk)
             reach("fetcher", "retrieving")
             async for chunk in rest:
                 identity.feed(chunk)
                 size += len(chunk)
+                lines += chunk.count(b"\n")
                 await blob.write(chunk)
             id_ = identity.id()
             # The earlier copy's blob may be gone with its delivery: do not leave one behind.
-            if await self._is_new(id_):
+            if await self._is_new(id_, size):
                 await blob.commit(id_)
                 reach("fetcher", "spooled")
             else:
@@ -87,4 +113,4 @@ class Intake:
         except BaseException:
             await blob.abort()
             raise
-        return id_, Spooled(id_, size, identity.head)
+        return Found(id_, head_hash(identity.head), Spooled(id_, size, identity.head), lines)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared.claims import Entry, Known
+from shared.claims import Entry, Known, Quirk, Standing, Trouble
 from shared.clock import Clock
 from shared.errors import SpoolUnavailable
 from shared.message import Envelope, Payload
@@ -27,32 +27,68 @@ class Ledger(Protocol):
     async def known(self, account: str) -> Mapping[str, Known]:
         """Return what has been fetched from an account, by UIDL."""
 
-    async def seen(self, ids: Sequence[str]) -> frozenset[str]:
-        """Return which of these identities have been recorded."""
+    async def heads(self, account: str, uidls: Sequence[str]) -> Mapping[str, str]:
+        """Return the hashes of the header blocks of what is recorded, where they are known."""
+
+    async def seen(self, ids: Sequence[str]) -> Mapping[str, float]:
+        """Return which of these identities have been recorded, and since when."""
 
     async def record(self, account: str, entries: Sequence[Entry]) -> None:
         """Record messages as fetched."""
 
+    async def measure(self, account: str, sizes: Mapping[str, int]) -> None:
+        """Record what LIST says of messages that are recorded, by UIDL."""
+
     async def forget(self, account: str, uidls: Sequence[str]) -> None:
         """Drop UIDLs that the server lists no longer; the identities stay."""
+
+    async def recall(self, account: str, server: str) -> Standing:
+        """Return how an account and its server stand."""
+
+    async def troubled(self, account: str, troubles: Sequence[Trouble]) -> None:
+        """Record messages that could not be fetched, or not be deleted."""
+
+    async def settled(self, account: str, keys: Sequence[str]) -> None:
+        """Forget troubles with messages, by key."""
+
+    async def learn(self, server: str, quirk: Quirk) -> None:
+        """Record a quirk of a server."""
+
+    async def move_in(self, account: str, maildrop: str) -> Sequence[str]:
+        """Record which maildrop an account polls; return other accounts that polled it."""
 
 
 class Schedule(Protocol):
     """When each account is polled next."""
 
-    async def failures(self, account: str) -> int:
-        """Return how many polls of an account have failed in a row."""
-
     async def polled(
-        self, account: str, *, next_poll: float, error: str | None, progress: bool
+        self,
+        account: str,
+        *,
+        next_poll: float,
+        error: str | None,
+        progress: bool,
+        undone: str | None,
+        login_after: float,
+        refused: str | None = None,
+        retry_at: float = 0.0,
     ) -> object:
         """Record the end of a poll, and the time (since 1970, UTC) of the next one.
 
         Where something new had come (``progress``) before an error, it is the first one in a row.
+        A password that was refused, by its hash, is not tried again before ``retry_at``.
         """
 
-    async def claim_due(self, accounts: Sequence[str], *, hold: float) -> Sequence[str]:
-        """Return the accounts that are due, each to one caller only for ``hold`` seconds."""
+    async def put_off(self, account: str, *, until: float) -> None:
+        """Let an account be due then; how it stands stays as it is."""
+
+    async def claim_due(
+        self, accounts: Sequence[str], *, hold: float, first: Mapping[str, float]
+    ) -> Sequence[str]:
+        """Return the accounts that are due, each to one caller only for ``hold`` seconds.
+
+        One never seen before is due after its seconds in ``first``, or at once.
+        """
 
     async def queued(self, accounts: Sequence[str], *, hold: float) -> None:
         """Hold them for longer: their poll jobs are queued, and perhaps done already."""

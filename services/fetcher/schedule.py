@@ -8,7 +8,7 @@ its accounts by those seconds, a poll job that gets lost by the longer time; it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from services.fetcher.ports import Journal, Outbox, Schedule
@@ -35,6 +35,7 @@ class Scheduler:
         journal: told of trouble.
         clock: the time.
         blocked: tells why the broker takes nothing just now; then nothing is fetched either.
+        first: seconds after which an account never seen before is polled, where not at once.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Scheduler:
         journal: Journal,
         clock: Clock,
         blocked: Callable[[], str | None],
+        first: Mapping[str, float],
     ) -> None:
         self._accounts = accounts
         self._schedule = schedule
@@ -52,6 +54,7 @@ class Scheduler:
         self._journal = journal
         self._clock = clock
         self._blocked = blocked
+        self._first = first
 
     async def run(self, stop: asyncio.Event) -> None:
         """Queue poll jobs until ``stop`` is set."""
@@ -64,7 +67,7 @@ class Scheduler:
         if self._blocked() is not None:
             return
         try:
-            due = await self._schedule.claim_due(self._accounts, hold=CLAIM)
+            due = await self._schedule.claim_due(self._accounts, hold=CLAIM, first=self._first)
         except StateUnavailable as error:
             self._journal.trouble("the schedule cannot be read", why=error)
             return

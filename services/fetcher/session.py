@@ -15,7 +15,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from services.fetcher import listing
@@ -58,12 +58,14 @@ class Survey:
         uidls: message numbers and UIDLs, a UIDL that cannot be used as ""; there may be fewer than
             messages, and two of the same. None where the server has none.
         quirk: ``no_uidl`` where it offers UIDL and refuses it or sends what is no listing.
+        sizes: what LIST says, by message number; None where it was not asked.
     """
 
     count: int
     octets: int | None
     uidls: list[tuple[int, str]] | None
     quirk: str | None = None
+    sizes: dict[int, int] | None = None
 
 
 class Session:
@@ -73,7 +75,9 @@ class Session:
         capabilities: what the server offers (CAPA), with parameters, by upper-case name, less what
             the quirks leave out; empty where it does not say.
         quirks: what this session does without; those found while it was opened are among them.
-        at: the message of which the answer to RETR, TOP or DELE was awaited last; 0 before.
+        at: the message of which the answer to RETR, TOP or DELE was awaited last; 0 before, and
+            when the answer to QUIT is awaited.
+        kept: what the server said when it refused to delete a message; "" if it never did.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Session:
         self.capabilities = capabilities
         self.quirks = quirks
         self.at = 0
+        self.kept = ""
         self._exchange = exchange
         self._marking = False  # DELE has been sent, and not taken back
 
@@ -120,12 +125,22 @@ class Session:
     def _pipelining(self) -> bool:
         return "PIPELINING" in self.capabilities
 
-    async def survey(self) -> Survey:
+    async def survey(self, *, sizes: bool = False) -> Survey:
         """Return how much there is, and which UIDLs; asked together where that is allowed.
+
+        Args:
+            sizes: whether to ask for the sizes of all messages as well.
 
         Raises:
             ServerFault: it says neither how many messages there are nor which.
         """
+        if not sizes:
+            return await self._survey()
+        if self._pipelining and not self.quirks.no_uidl:
+            return await self._all_at_once()
+        return await self._one_by_one()
+
+    async def _survey(self) -> Survey:
         asks_uidl = not self.quirks.no_uidl
         together = asks_uidl and self._pipelining
         stat, listed = await self._stat_and_uidl() if together else (await self._stat(), None)
@@ -135,6 +150,11 @@ class Session:
             return Survey(0, octets, [])
         if listed is None and asks_uidl:
             listed = await self._uidl()
+        return await self._surveyed(stat, count, octets, listed)
+
+    async def _surveyed(
+        self, stat: Reply, count: int | None, octets: int | None, listed: _Uidls | None
+    ) -> Survey:
         uidls, quirk = (None, None) if listed is None else listed
         if count is None:
             count = await self._counted(stat) if uidls is None else _highest(uidls)
@@ -231,8 +251,8 @@ class Session:
         return await self._accepted(window)
 
     async def noop(self) -> None:
-        """Keep the session alive; and see whether the server is in step, by a round trip."""
-        self._exchange.required(await self._exchange.command("NOOP"))
+        """See whether the server is in step, by a round trip; what it answers does not matter."""
+        await self._exchange.command("NOOP")
 
     async def rset(self) -> None:
         """Unmark all messages that are marked as deleted."""
@@ -273,6 +293,7 @@ class Session:
         await asyncio.sleep(0)  # the transport closes its socket at the loop's next turn
 
     async def _goodbye(self) -> None:
+        self.at = 0
         if self._marking:
             self._exchange.required(await self._exchange.reply())
             return
@@ -284,8 +305,11 @@ class Session:
         deleted = []
         while (number := window.next()) is not None:
             self.at = number
-            if (await self._exchange.reply()).ok:
+            reply = await self._exchange.reply()
+            if reply.ok:
                 deleted.append(number)
+            else:
+                self.kept = reply.text
         return deleted
 
     async def _stat(self) -> Reply:
@@ -301,6 +325,39 @@ class Session:
         exchange.write(exchange.line("STAT") + exchange.line("UIDL"))
         stat = await exchange.reply()
         return stat, await self._uidls(await exchange.reply())
+
+    async def _all_at_once(self) -> Survey:
+        """Ask STAT, UIDL and LIST in one go: far away it takes no longer than one of them."""
+        exchange = self._exchange
+        await exchange.settle()
+        exchange.write(b"".join(map(exchange.line, ("STAT", "UIDL", "LIST"))))
+        stat = await exchange.reply()
+        uidl = await exchange.reply()
+        listed = _Uidls(None, None)
+        found = _STAT.match(stat.text) if stat.ok else None
+        count, octets = (int(found[1]), int(found[2])) if found else (None, None)
+        if uidl.ok or count != 0:
+            listed = await self._uidls(uidl)
+        list_ = await exchange.reply()
+        sizes = listing.sizes(await exchange.body()) if list_.ok else {}
+        if count == 0 and not listed.uidls:
+            return Survey(0, octets, [], sizes=sizes)
+        if count is None and sizes:
+            count = max(sizes)
+        return replace(await self._surveyed(stat, count, octets, listed), sizes=sizes)
+
+    async def _one_by_one(self) -> Survey:
+        """Ask LIST, and UIDL if there is anything; STAT only where LIST does not tell."""
+        reply = await self._exchange.command("LIST")
+        body = await self._exchange.body() if reply.ok else None
+        sizes = listing.sizes(body or b"")
+        if body == b"":
+            return Survey(0, 0, [], sizes=sizes)
+        if not sizes:
+            return replace(await self._survey(), sizes=sizes)
+        listed = None if self.quirks.no_uidl else await self._uidl()
+        found = await self._surveyed(reply, max(sizes), sum(sizes.values()), listed)
+        return replace(found, sizes=sizes)
 
     async def _uidls(self, reply: Reply) -> _Uidls:
         """Return the listing of which this is the status line."""

@@ -1,61 +1,59 @@
 """One POP3 session of the fetch story, from the listing to QUIT.
 
-The order of its steps is the law of durability: publish and confirm, then record, then DELE, then
-QUIT. Nothing is deleted that is not recorded, and nothing recorded that is not confirmed.
+The order of its steps is the law of durability: publish and confirm, then record, then forget the
+UIDLs of what is to be deleted, then DELE and QUIT. Nothing is deleted that is not recorded, and
+nothing recorded that is not confirmed, or not certain to be that message: what was retrieved in
+this session, or was seen to be the same still (``confirm``).
+
+A message is certain at once where its size is what LIST said; any other only when an answer in turn
+has followed it, since one that ends too early (a dot not stuffed) or too late takes what comes
+after it out of step.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import aclosing, suppress
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Final, NamedTuple
 
 from services.fetcher.account import Account
-from services.fetcher.intake import Intake
+from services.fetcher.commits import Commits, Limits, Taken
+from services.fetcher.confirm import confirmed
+from services.fetcher.intake import Found, Intake
 from services.fetcher.ports import World
 from services.fetcher.session import Retrieved, Session
-from services.fetcher.worklist import Listed, Safe, Worklist, compare
-from shared.claims import Entry
-from shared.errors import ServerFault, SpoolUnavailable
+from services.fetcher.stock import SIZES_VARY, Stock, take_stock
+from services.fetcher.troubles import Troubles
+from services.fetcher.worklist import Listed, Safe, Worklist, age
+from shared.claims import Entry, Known
+from shared.errors import PromiseBroken, ServerFault, SpoolUnavailable, Unreachable
 from shared.faultpoint import reach
 from shared.log import printable
-from shared.message import Envelope, Fetched, Hop, Raw
+
+REFUSED: Final = 5
+"""Messages that a server may refuse in one session, with less than that handed over, before that
+is a trouble of its own and none of theirs."""
+
+CONFIRM_MOST: Final = 1_000
+"""Messages of earlier sessions that one session confirms and deletes; the next one goes on."""
+
+_NOTHING: Final = 2
+"""Bytes up to which LIST says that a message is empty: a line end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much is done at once.
-
-    Attributes:
-        chunk_messages: messages that are published and recorded together, at the most.
-        chunk_bytes: bytes of inline messages in a chunk, at about which it is closed.
-        chunks_underway: chunks that wait for their confirms while more is retrieved.
-        session_messages: messages after which a session that deletes quits, so that its deletions
-            count; the next session goes on.
-        session_seconds: the same as a time.
-    """
-
-    chunk_messages: int = 128
-    chunk_bytes: int = 1024 * 1024
-    chunks_underway: int = 4
-    session_messages: int = 2_000
-    session_seconds: float = 120.0
-
-
-class Taken(NamedTuple):
-    """A message of this session.
+class Blame(NamedTuple):
+    """The message at which a session broke.
 
     Attributes:
-        at: when it had come, in seconds since 1970 (UTC).
+        deletes: it is safe with us; it was to be deleted.
     """
 
-    listed: Listed
-    id: str
-    raw: Raw
-    at: float
+    key: str
+    number: int
+    deletes: bool
 
 
 class Visit:
@@ -66,94 +64,214 @@ class Visit:
         session: logged on.
         world: ledger, outbox and the rest.
         limits: how much is done at once.
+        troubles: messages that could not be fetched before; told of further ones.
+        sizes_vary: whether this server says other sizes of the same message.
+        carefully: delete one message after the other, to see at which one the server breaks.
+        confirm_most: messages of earlier sessions that are confirmed and deleted, at the most.
     """
 
-    def __init__(self, account: Account, session: Session, world: World, limits: Limits) -> None:
+    def __init__(
+        self,
+        account: Account,
+        session: Session,
+        world: World,
+        limits: Limits,
+        troubles: Troubles,
+        *,
+        sizes_vary: bool = False,
+        carefully: bool = False,
+        confirm_most: int = CONFIRM_MOST,
+    ) -> None:
         self._account = account
-        self._server = account.server
         self._session = session
         self._world = world
         self._limits = limits
-        self._intake = Intake(account.name, world.spool, world.inline_limit, self._is_new)
-        self._ids: set[str] = set()
-        self._chunk: list[Taken] = []
-        self._chunk_bytes = 0
-        self._commits: list[asyncio.Task[None]] = []
+        self._troubles = troubles
+        self._carefully = carefully
+        self._pipelining = "PIPELINING" in session.capabilities
+        self._intake = Intake(account.name, world.spool, world.inline_limit, self._is_kept)
+        self._changed: Mapping[str, str] = {}
+        self._waiting: deque[Listed] = deque()
+        self._asked: dict[int, Listed] = {}
+        self._arriving: Listed | None = None
+        self._until = math.inf
+        self._doubtful: list[Taken] = []
+        self._suspect: Listed | None = None
+        self._refused: list[tuple[Listed, str]] = []
+        self._commits = Commits(account, world, limits, self._recorded)
         self._remove: list[Safe] = []
+        self._confirm_most = confirm_most
+        self._confirmed: list[Safe] = []
+        self.confirming = 0
+        """How many messages are just being confirmed."""
         self.found = 0
-        self.fetched = 0
+        self.unclear = False
+        """Whether it broke at one of several deletions, and nobody knows which."""
+        self.blame: Blame | None = None
+        """The message at which the session broke, None if it is not known, or did not break."""
+        self.quirks: set[str] = {SIZES_VARY} if sizes_vary else set()
+        """What has been learnt of the server."""
+        self.notes: tuple[str, ...] = ()
+        """What cannot be done as it should be, in words for the user."""
         self.failure: ServerFault | SpoolUnavailable | None = None
-        """Why a message was left where it is, None if none was; the others were taken."""
+        """Why messages were left where they are, for a reason that is not theirs."""
 
-    async def run(self) -> bool:
+    @property
+    def fetched(self) -> int:
+        """How many messages were new."""
+        return self._commits.published
+
+    async def run(self, known: asyncio.Task[Mapping[str, Known]]) -> bool:
         """Do what there is to do, and quit; return whether something is left for another session.
 
+        Args:
+            known: what the ledger knows, on its way since before the login.
+
         Raises:
-            ServerFault: the server failed; what had come whole is published and recorded.
+            ServerFault: the server failed; what is certain is published and recorded.
             SpoolUnavailable: a large message could not be kept; likewise.
             BrokerUnavailable: a message could not be published; it stays on the server.
         """
-        work = await self._worklist()
-        self.found = work.found
-        self._remove.extend(work.remove)
         try:
-            left = await self._fetch(work.fetch)
-            await self._all_committed()
-        except (ServerFault, SpoolUnavailable):
+            work = await self._work(known)
+            left = await self._fetch(self._troubles.in_order(work.fetch))
+            await self._commits.all()
+            # Last: on a line that always breaks, what is new comes first.
+            left = await self._confirm(work.due) or left
+            await self._commits.all()
+        except (ServerFault, SpoolUnavailable) as error:
+            if not isinstance(error, PromiseBroken):
+                self._find_fault(error)
             # What came whole is kept. On a line that always breaks, it is how we get on at all.
-            await self._all_committed()
+            await self._commits.all()
             raise
         finally:
-            await self._cancel()
+            await self._commits.cancel()
         await self._delete()
-        if work.gone:
-            await self._world.ledger.forget(self._account.name, work.gone)
         return left
 
-    async def _worklist(self) -> Worklist:
-        # Both at once: of a large maildrop either takes a second.
-        listing, known = await asyncio.gather(
-            self._session.uidl(), self._world.ledger.known(self._account.name)
+    def _find_fault(self, error: Exception) -> None:
+        """See which message it was at which the session broke while it was looked at."""
+        suspect = self._suspect
+        if suspect is not None and not isinstance(error, Unreachable):
+            self.blame = Blame(suspect.key, suspect.number, deletes=False)
+        elif self.confirming:
+            self.blame = self._blamed(self._confirmed, deletes=True)
+        else:
+            self.blame = self._blamed(self._asked.values(), deletes=False)
+
+    async def _work(self, known: asyncio.Task[Mapping[str, Known]]) -> Worklist:
+        """Return what there is to do; forget what is gone."""
+        name, now = self._account.name, self._world.clock.now()
+        stock = await take_stock(
+            self._session,
+            self._world.ledger,
+            name,
+            known,
+            keep=self._account.keep,
+            now=now,
+            sizes_vary=SIZES_VARY in self.quirks,
         )
-        if listing is None:
-            # No UIDL: every message is fetched, and its identity tells whether we have it.
-            sizes = await self._session.sizes()
-            return Worklist(len(sizes), tuple(Listed(n, None) for n in sizes), (), ())
-        return compare(listing, known, self._account.keep, self._world.clock.now())
+        work = stock.work
+        self._noted(stock)
+        if work.gone:
+            await self._world.ledger.forget(name, work.gone)
+        return work
+
+    async def _confirm(self, due: Sequence[Safe]) -> bool:
+        """See that what is to be deleted later than it was retrieved is that message still.
+
+        Returns:
+            Whether some is left for another session.
+        """
+        left_alone = self._troubles.left_alone
+        due = [safe for safe in due if not left_alone(safe.uidl or "", deletes=True)]
+        self._confirmed = due[: self._confirm_most]
+        self.confirming = len(self._confirmed)
+        name = self._account.name
+        sure = await confirmed(self._session, self._world.ledger, name, self._confirmed)
+        self.confirming = 0
+        self._remove += sure
+        numbers = {safe.number for safe in sure}
+        unsure = [
+            Listed(safe.number, safe.uidl, safe.size)
+            for safe in self._confirmed
+            if safe.number not in numbers
+        ]
+        left = await self._fetch(self._troubles.in_order(unsure)) if unsure else False
+        return left or len(due) > self._confirm_most
+
+    def _noted(self, stock: Stock) -> None:
+        self.found = stock.work.found
+        self.notes = stock.notes
+        self._changed = stock.work.changed
+        if stock.quirk is not None:
+            self.quirks.add(stock.quirk)
+        self._troubles.keep_only(stock.listed)
 
     async def _fetch(self, messages: Sequence[Listed]) -> bool:
         """Retrieve messages; return whether some are left for another session."""
-        by_number = {message.number: message for message in messages}
-        retrieved = 0
-        numbers = self._until_enough(list(by_number))
-        async with aclosing(self._session.retrieve(numbers)) as arriving:
-            async for message in arriving:
-                retrieved += 1
-                if message.refused is not None:
-                    self._refused(message, message.refused)
-                else:
-                    await self._take(by_number[message.number], message)
-        return retrieved < len(by_number)
+        self._waiting.extend(messages)
+        if self._account.keep < math.inf and not self._session.login_delay and not self._asked:
+            self._until = self._world.clock.monotonic() + self._limits.session_seconds
+        try:
+            while True:
+                async with aclosing(self._session.retrieve(self._numbers())) as arriving:
+                    async for message in arriving:
+                        await self._arrived(message)
+                await self._clear_doubts()
+                if not self._waiting or self._enough():
+                    return bool(self._waiting)
+        finally:
+            self._judge_refusals()
 
-    def _until_enough(self, numbers: Sequence[int]) -> Iterator[int]:
-        """Yield messages to be asked for, until a session that deletes has to quit."""
-        if self._account.keep == math.inf:
-            yield from numbers
-            return
-        clock, limits = self._world.clock, self._limits
-        until = clock.monotonic() + limits.session_seconds
-        for number in numbers[: limits.session_messages]:
-            if clock.monotonic() > until:
+    def _numbers(self) -> Iterator[int]:
+        """Yield messages to be asked for, until a session that deletes has to quit.
+
+        Nothing is asked ahead of what is not certain: it may have taken the session out of step.
+        """
+        while self._waiting and not self._enough():
+            if self._pipelining and self._suspect is not None:
                 return
-            yield number
+            message = self._waiting.popleft()
+            if message.uidl in self._changed and SIZES_VARY in self.quirks:
+                continue  # as one message has shown, another size means nothing here
+            self._asked[message.number] = message
+            yield message.number
 
-    def _refused(self, retrieved: Retrieved, reply: str) -> None:
-        # One message that the server will not hand over keeps none of the others.
-        said = f"message {retrieved.number} is refused: {printable(reply)}"
-        self.failure = ServerFault(self._account.server, said)
-        self._world.journal.trouble(
-            "message refused", account=self._account.name, number=retrieved.number, reply=reply
-        )
+    def _enough(self) -> bool:
+        """Return whether a session that deletes has to quit, so that its deletions count."""
+        if self._until == math.inf:
+            return False
+        many = len(self._asked) >= self._limits.session_messages
+        return many or self._world.clock.monotonic() > self._until
+
+    async def _arrived(self, retrieved: Retrieved) -> None:
+        if not self._pipelining:
+            await self._be_certain()  # an answer in turn has followed
+        listed = self._arriving = self._asked[retrieved.number]
+        if retrieved.refused is not None:
+            # One message that the server will not hand over keeps none of the others.
+            self._refused.append((listed, retrieved.refused))
+        else:
+            await self._take(listed, retrieved)
+
+    def _judge_refusals(self) -> None:
+        taken = len(self._asked) - len(self._refused)
+        for listed, reply in self._refused:
+            said = f"RETR is refused: {printable(reply)}"
+            self._world.journal.trouble(
+                "message refused",
+                account=self._account.name,
+                number=listed.number,
+                uidl=listed.uidl or "",
+                reply=reply,
+            )
+            if len(self._refused) > max(REFUSED, taken):
+                said = f"message {listed.number} is refused: {printable(reply)}"
+                self.failure = ServerFault(self._account.server, said)
+            else:
+                self._troubles.add(listed.key, listed.number, said)
 
     async def _take(self, listed: Listed, retrieved: Retrieved) -> None:
         found = None if retrieved.whole is None else self._intake.at_hand(retrieved.whole)
@@ -165,83 +283,117 @@ class Visit:
                 self.failure = error
                 self._world.journal.spool_failed(error, self._account.name)
                 return
-        id_, raw = found
-        self._chunk.append(Taken(listed, id_, raw, self._world.clock.now()))
-        self._chunk_bytes += raw.size
-        limits = self._limits
-        if len(self._chunk) >= limits.chunk_messages or self._chunk_bytes >= limits.chunk_bytes:
-            await self._flush()
-            await self._committed(limits.chunks_underway)
-
-    async def _is_new(self, id_: str) -> bool:
-        return id_ not in self._ids and not await self._world.ledger.seen([id_])
-
-    async def _flush(self) -> None:
-        """Start to commit what was taken, after all that was taken before it."""
-        chunk, self._chunk, self._chunk_bytes = self._chunk, [], 0
-        if not chunk:
-            return
-        before = self._commits[-1] if self._commits else None
-        first_here = [t for t in chunk if t.id not in self._ids]
-        self._ids.update([t.id for t in first_here])
-        self._commits.append(asyncio.create_task(self._commit(chunk, first_here, before)))
-
-    async def _commit(
-        self, chunk: Sequence[Taken], fresh: Sequence[Taken], before: asyncio.Task[None] | None
-    ) -> None:
-        seen = await self._world.ledger.seen([t.id for t in fresh])
-        new = {t.id: t for t in fresh if t.id not in seen}
-        if new:
-            await self._world.outbox.put(*[self._envelope(t) for t in new.values()])
-        # In order: the ledger must not know a second copy before the first one is published.
-        if before is not None:
-            await before
-        reach("fetcher", "before-ledger")
-        entries = [Entry(t.listed.uidl, t.id) for t in chunk]
-        await self._world.ledger.record(self._account.name, entries)
-        reach("fetcher", "after-ledger")
-        for taken in chunk:
-            self._recorded(taken, new.get(taken.id) is taken)
-
-    def _envelope(self, taken: Taken) -> Envelope[Fetched]:
-        payload = Fetched(taken.raw, taken.listed.uidl or "", self._server)
-        trail = (Hop("fetcher", taken.at),)
-        return Envelope(taken.id, self._account.name, payload, taken.at, trail=trail)
-
-    def _recorded(self, taken: Taken, published: bool) -> None:
-        journal, name, id_ = self._world.journal, self._account.name, taken.id
-        if published:
-            self.fetched += 1
-            journal.fetched(id_, name, taken.listed.uidl or "", taken.raw.size)
+        certain = found.fits(listed.size)
+        if not certain:
+            self._suspect = listed
+            if self._comes_short(listed, found):
+                return
+        taken = Taken(listed, found, self._world.clock.now())
+        if certain:
+            await self._commits.add(taken)
         else:
-            journal.suppressed(id_, name, "the maildrop holds it again")
-        if self._account.keep == 0:
-            self._remove.append(Safe(taken.listed.number, taken.listed.uidl, id_))
+            self._doubtful.append(taken)
 
-    async def _all_committed(self) -> None:
-        await self._flush()
-        await self._committed(0)
+    def _comes_short(self, listed: Listed, found: Found) -> bool:
+        """Return whether to take a message for a refusal: nothing, or less than half of it.
 
-    async def _committed(self, underway: int) -> None:
-        """Wait until no more than so many chunks are on their way."""
-        while len(self._commits) > underway:
-            await self._commits[0]
-            del self._commits[0]
+        What is less than half is believed when it comes the same in another poll.
+        """
+        size, said = found.raw.size, listed.size
+        if not _too_short(size, said):
+            return False
+        if size and self._same_as_before(listed.key, found.id):
+            return False
+        what = f"{size} bytes came, where the server lists {said}"
+        self._troubles.add(listed.key, listed.number, what, id_=found.id)
+        return True
 
-    async def _cancel(self) -> None:
-        for task in self._commits:
-            task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await task
-        self._commits.clear()
+    def _same_as_before(self, key: str, id_: str) -> bool:
+        trouble = self._troubles.get(key)
+        return trouble is not None and trouble.id == id_
+
+    async def _clear_doubts(self) -> None:
+        """See that the server is in step after what is not certain yet: then it is whole."""
+        if self._suspect is not None:
+            await self._session.noop()
+            if not self._session.in_step:
+                raise ServerFault(self._account.server, "it says more than it was asked for")
+            await self._be_certain()
+
+    async def _be_certain(self) -> None:
+        doubtful, self._doubtful, self._suspect = self._doubtful, [], None
+        for taken in doubtful:
+            await self._commits.add(taken)
+
+    async def _is_kept(self, id_: str, size: int) -> bool:
+        listed = self._arriving
+        if listed is not None and _too_short(size, listed.size):
+            return self._same_as_before(listed.key, id_)
+        return await self._commits.is_new(id_)
+
+    def _recorded(self, taken: Taken, since: float) -> None:
+        """Take note of a message that is safe, and known since some time."""
+        listed, found = taken.listed, taken.found
+        self._troubles.settle([listed.key])
+        if since < taken.at and listed.uidl and self._changed.get(listed.uidl) == found.id:
+            self.quirks.add(SIZES_VARY)
+        due = age(since, self._world.clock.now()) >= self._account.keep
+        if due and not self._troubles.left_alone(listed.key, deletes=True):
+            self._remove.append(Safe(listed.number, listed.uidl, found.id, listed.size, found.head))
 
     async def _delete(self) -> None:
-        """Delete what is safe, and quit: only then do deletions count (RFC 1939 section 6)."""
-        accepted = set(await self._session.quit([safe.number for safe in self._remove]))
-        name = self._account.name
-        removed = [safe for safe in self._remove if safe.number in accepted]
-        uidls = [safe.uidl for safe in removed if safe.uidl is not None]
+        """Delete what is safe, and quit: only then do deletions count (RFC 1939 section 6).
+
+        Its UIDLs are forgotten before: once the server has deleted, it may give them anew, whether
+        or not we hear of it.
+        """
+        asked = [safe.number for safe in self._remove]
+        try:
+            if self._carefully:
+                asked = [n for n in asked if await self._session.delete([n])]
+                await self._forget(asked)
+                await self._session.quit()
+                accepted = set(asked)
+            else:
+                await self._forget(asked)
+                accepted = set(await self._session.quit(asked))
+        except ServerFault:
+            exact = self._carefully or len(self._remove) == 1
+            self.unclear = bool(self._session.at) and not exact
+            self.blame = self._blamed(self._remove, deletes=True) if exact else None
+            raise
+        await self._kept([safe for safe in self._remove if safe.number not in accepted])
+        for safe in self._remove:
+            if safe.number in accepted:
+                self._world.journal.removed(safe.id, self._account.name, safe.uidl or "")
+
+    async def _forget(self, numbers: Sequence[int]) -> None:
+        some = frozenset(numbers)
+        uidls = [safe.uidl for safe in self._remove if safe.uidl and safe.number in some]
         if uidls:
-            await self._world.ledger.forget(name, uidls)
-        for safe in removed:
-            self._world.journal.removed(safe.id, name, safe.uidl or "")
+            await self._world.ledger.forget(self._account.name, uidls)
+            reach("fetcher", "forgotten")
+
+    async def _kept(self, refused: Sequence[Safe]) -> None:
+        """Remember what the server would not delete, so that it is not fetched again."""
+        if not refused:
+            return
+        entries = [Entry(s.uidl, s.id, s.size, s.head) for s in refused if s.uidl is not None]
+        await self._world.ledger.record(self._account.name, entries)
+        said = f"DELE is refused: {printable(self._session.kept)}"
+        for safe in refused:
+            key = Listed(safe.number, safe.uidl, safe.size).key
+            self._troubles.add(key, safe.number, said, deletes=True)
+
+    def _blamed(self, among: Iterable[Listed | Safe], *, deletes: bool) -> Blame | None:
+        """Return the message whose answer was awaited when the session broke, if there is one."""
+        for message in among:
+            if message.number == self._session.at:
+                key = Listed(message.number, message.uidl, message.size).key
+                return Blame(key, message.number, deletes)
+        return None
+
+
+def _too_short(size: int, said: int | None) -> bool:
+    """Return whether a message is nothing, or less than half of what LIST says of it."""
+    return said is not None and said > _NOTHING and 2 * size < said

@@ -13,11 +13,12 @@ import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import Connection
 
-from shared.claims import Claim, Delivery, Entry, Finished, Known
+from shared.claims import Claim, Delivery, Entry, Finished, Known, Quirk, Standing, Trouble
 from shared.clock import Clock, SystemClock
 from shared.errors import StateUnavailable
 from shared.grouped import Grouped
@@ -25,19 +26,43 @@ from shared.state.batch import Asked, Batch, Operation, run_all
 from shared.state.database import Database
 from shared.state.deliveries import CLAIM, FINISH, UNCLAIM, lease_of
 from shared.state.leases import EXPIRE, GIVE_BACK, RENEW, RENEWAL, TAKE, Since
-from shared.state.ledger import FORGET, KNOWN, RECORD, SEEN, Gone, Record
+from shared.state.ledger import (
+    FORGET,
+    HEADS,
+    KNOWN,
+    MEASURE,
+    RECORD,
+    SEEN,
+    Record,
+    Sizes,
+    Some,
+)
 from shared.state.owner import new_owner
 from shared.state.schedule import (
     ACCOUNTS,
     CLAIM_DUE,
-    FAILURES,
     HOLD,
     POLLED,
+    PUT_OFF,
     UNQUEUE,
     AccountState,
     Due,
     Polled,
+    PutOff,
     Queued,
+)
+from shared.state.standing import (
+    LEARN,
+    MOVE_IN,
+    PRUNE_STANDING,
+    RECALL,
+    SETTLED,
+    TROUBLED,
+    Asker,
+    Learnt,
+    Resident,
+    Settled,
+    Troubled,
 )
 from shared.state.upkeep import (
     PRUNE_DELIVERIES,
@@ -61,24 +86,33 @@ _ORDER: Final[tuple[Operation[Any, Any], ...]] = (
     TAKE,
     CLAIM,
     RECORD,
+    MEASURE,
     FORGET,
     SEEN,
     KNOWN,
+    HEADS,
+    TROUBLED,
+    SETTLED,
+    LEARN,
+    MOVE_IN,
     POLLED,
     HOLD,
     UNQUEUE,
+    PUT_OFF,
     CLAIM_DUE,
-    FAILURES,
+    RECALL,
     ACCOUNTS,
     PRUNE_DELIVERIES,
     PRUNE_IDENTITIES,
     PRUNE_LEASES,
+    PRUNE_STANDING,
     EXPIRE,
 )
 """The order of operations in a transaction: what frees a name before what takes it, what writes
 before what reads."""
 
 _SYSTEM_CLOCK: Final = SystemClock()
+_AT_ONCE: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 class State:
@@ -157,9 +191,17 @@ class State:
         """Return all UIDLs of an account that have been recorded."""
         return await self._ask(KNOWN, account)
 
-    async def seen(self, ids: Sequence[str]) -> frozenset[str]:
-        """Return those of these identities that have been recorded."""
+    async def seen(self, ids: Sequence[str]) -> dict[str, float]:
+        """Return those of these identities that have been recorded, and since when."""
         return await self._ask(SEEN, ids)
+
+    async def heads(self, account: str, uidls: Sequence[str]) -> dict[str, str]:
+        """Return the hashes of the header blocks of what is recorded, where they are known."""
+        return await self._ask(HEADS, Some(account, uidls))
+
+    async def measure(self, account: str, sizes: Mapping[str, int]) -> None:
+        """Record what LIST says of messages that are recorded, by UIDL."""
+        await self._ask(MEASURE, Sizes(account, sizes))
 
     async def record(self, account: str, entries: Sequence[Entry]) -> None:
         """Record messages as taken over; what is recorded already keeps its ``first_seen``."""
@@ -167,22 +209,59 @@ class State:
 
     async def forget(self, account: str, uidls: Sequence[str]) -> None:
         """Forget UIDLs that the server no longer lists; the identities of the messages stay."""
-        await self._ask(FORGET, Gone(account, uidls))
+        await self._ask(FORGET, Some(account, uidls))
 
-    async def claim_due(self, accounts: Collection[str], *, hold: float) -> list[str]:
+    async def recall(self, account: str, server: str) -> Standing:
+        """Return how an account and its server stand, at the beginning of a poll."""
+        return await self._ask(RECALL, Asker(account, server))
+
+    async def troubled(self, account: str, troubles: Sequence[Trouble]) -> None:
+        """Record messages that could not be fetched, or not be deleted."""
+        await self._ask(TROUBLED, Troubled(account, troubles))
+
+    async def settled(self, account: str, keys: Sequence[str]) -> None:
+        """Forget troubles with messages, by key."""
+        await self._ask(SETTLED, Settled(account, keys))
+
+    async def learn(self, server: str, quirk: Quirk) -> None:
+        """Record a quirk of a server, for all its accounts."""
+        await self._ask(LEARN, Learnt(server, quirk))
+
+    async def move_in(self, account: str, maildrop: str) -> list[str]:
+        """Record which maildrop an account polls; return other accounts that polled it."""
+        return await self._ask(MOVE_IN, Resident(account, maildrop))
+
+    async def put_off(self, account: str, *, until: float) -> None:
+        """Let an account be due at a moment, and no poll job be queued; how it stands stays."""
+        await self._ask(PUT_OFF, PutOff(account, until))
+
+    async def claim_due(
+        self, accounts: Collection[str], *, hold: float, first: Mapping[str, float] = _AT_ONCE
+    ) -> list[str]:
         """Return the accounts that are due, and count them as queued.
 
         Args:
             accounts: the names of all accounts served; one never seen before is due at once.
             hold: seconds after which one that was not polled is due again.
+            first: seconds after which one never seen before is due, where not at once.
         """
         names = frozenset(accounts)
-        due = await self._ask(CLAIM_DUE, Due(names, names - self._enrolled, hold))
+        new = {name: first.get(name, 0.0) for name in names - self._enrolled}
+        due = await self._ask(CLAIM_DUE, Due(names, new, hold))
         self._enrolled |= names
         return due
 
     async def polled(
-        self, account: str, *, next_poll: float, error: str | None, progress: bool = False
+        self,
+        account: str,
+        *,
+        next_poll: float,
+        error: str | None,
+        progress: bool = False,
+        undone: str | None = None,
+        login_after: float = 0.0,
+        refused: str | None = None,
+        retry_at: float = 0.0,
     ) -> int:
         """Record the end of a poll, and that none is queued any more.
 
@@ -192,11 +271,16 @@ class State:
             error: why the poll failed, None if it did not.
             progress: whether something new had come before it failed; then its failures are
                 counted from the beginning.
+            undone: what it left undone; of a poll that failed it says nothing.
+            login_after: when the server wants the next login at the earliest.
+            refused: a hash of the password that was refused.
+            retry_at: until when that is not tried again.
 
         Returns:
             How many polls have failed one after the other; 0 where this one did not.
         """
-        return await self._ask(POLLED, Polled(account, next_poll, error, progress))
+        end = Polled(account, next_poll, error, progress, undone, login_after, refused, retry_at)
+        return await self._ask(POLLED, end)
 
     async def queued(self, accounts: Sequence[str], *, hold: float) -> None:
         """Hold accounts for longer than ``claim_due`` did: their poll jobs are queued.
@@ -210,10 +294,6 @@ class State:
     async def give_back(self, accounts: Sequence[str]) -> None:
         """Undo ``claim_due`` for accounts whose poll jobs could not be queued."""
         await self._ask(UNQUEUE, accounts)
-
-    async def failures(self, account: str) -> int:
-        """Return how many polls of an account have failed one after the other."""
-        return await self._ask(FAILURES, account)
 
     async def accounts(self) -> Mapping[str, AccountState]:
         """Return how every account stands, for the operator."""
@@ -287,6 +367,7 @@ class State:
         """
         before = self._clock.now() - older_than
         await self._ask(PRUNE_LEASES, before)
+        await self._ask(PRUNE_STANDING, before)
         total = 0
         while deleted := await self._ask(PRUNE_DELIVERIES, before):
             total += deleted

@@ -1,31 +1,38 @@
 """The UID ledger: what has been taken over from each maildrop, and every identity ever seen.
 
 A UIDL stands for one message as long as the server lists it (RFC 1939 section 7). Where a server
-gives an old UIDL to a new message all the same, the new one counts.
+gives an old UIDL to a new message all the same, the new one counts. How long a message has been
+here goes by its identity: a UIDL that was forgotten, or given anew, makes no message younger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
 from sqlalchemy import (
+    BigInteger,
     BindParameter,
+    ColumnElement,
     Double,
     Executable,
     Text,
     bindparam,
+    case,
+    cast,
     delete,
+    func,
     select,
     true,
     type_coerce,
+    update,
 )
 
 from shared.claims import Entry, Known
 from shared.state.batch import Batch, Operation, Upsert, insert_into
 from shared.state.schema import MESSAGE, UIDL, Escaped
-from shared.state.several import among, each, pairs
+from shared.state.several import among, each, pairs, rows
 from shared.state.statement import Made, Statement
 
 _DAY: Final = 86_400.0
@@ -38,38 +45,46 @@ class Record(NamedTuple):
     entries: Sequence[Entry]
 
 
-class Gone(NamedTuple):
-    """UIDLs that an account no longer lists."""
+class Some(NamedTuple):
+    """Some UIDLs of an account."""
 
     account: str
     uidls: Sequence[str]
 
 
+class Sizes(NamedTuple):
+    """What LIST said of messages that are recorded, by UIDL."""
+
+    account: str
+    sizes: Mapping[str, int]
+
+
 # Built once, see ``leases``. The id is a hash of ours: nothing to undo in it, a tenth faster.
 _ACCOUNT: Final = bindparam("account", type_=Escaped())
 _NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
-_KNOWN: Final = select(UIDL.c.uidl, type_coerce(UIDL.c.id, Text), UIDL.c.first_seen).where(
-    UIDL.c.account == _ACCOUNT
-)
+_KNOWN: Final = select(
+    UIDL.c.uidl, type_coerce(UIDL.c.id, Text), UIDL.c.first_seen, UIDL.c.size
+).where(UIDL.c.account == _ACCOUNT)
+_SINCE: Final = func.coalesce(MESSAGE.c.since, MESSAGE.c.first_seen)
 
 
 def _known(batch: Batch, accounts: Sequence[str]) -> Sequence[dict[str, Known]]:
     found: dict[str, dict[str, Known]] = {}
     make = Known._make  # over a hundred thousand rows a fifth faster than Known
     for account in set(accounts):
-        rows = batch.connection.execute(_KNOWN, {"account": account})
-        found[account] = {uidl: make((id_, first_seen)) for uidl, id_, first_seen in rows}
+        known = batch.connection.execute(_KNOWN, {"account": account})
+        found[account] = {uidl: make((id_, at, size)) for uidl, id_, at, size in known}
     return [found[account] for account in accounts]
 
 
-def _seen(batch: Batch, asked: Sequence[Sequence[str]]) -> Sequence[frozenset[str]]:
+def _seen(batch: Batch, asked: Sequence[Sequence[str]]) -> Sequence[dict[str, float]]:
     wanted = sorted({id_ for ids in asked for id_ in ids})
-    found = frozenset([id_ for (id_,) in _SEEN.run(batch.connection, {"ids": wanted})])
-    return [found.intersection(ids) for ids in asked]
+    found: dict[str, float] = dict(_SEEN.run(batch.connection, {"ids": wanted}))
+    return [{id_: found[id_] for id_ in ids if id_ in found} for ids in asked]
 
 
 def _seen_among(dialect: str) -> Made:
-    return select(MESSAGE.c.id).where(among(dialect, MESSAGE.c.id, "ids"))
+    return select(MESSAGE.c.id, _SINCE).where(among(dialect, MESSAGE.c.id, "ids"))
 
 
 def _record(batch: Batch, records: Sequence[Record]) -> Sequence[None]:
@@ -86,31 +101,47 @@ def _record_one(batch: Batch, account: str, entries: Sequence[Entry]) -> None:
 
     An identity that no UIDL will hold here counts from when it was seen last.
     """
-    listed = {uidl: id_ for uidl, id_ in entries if uidl is not None}
-    bare = dict.fromkeys([id_ for uidl, id_ in entries if uidl is None])
+    listed = {e.uidl: _row(e) for e in entries if e.uidl is not None}
+    bare = dict.fromkeys([e.id for e in entries if e.uidl is None])
     both = {"account": account, "now": batch.now}
     if listed:
-        _LIST.run(batch.connection, {"entries": listed, **both})
+        _LIST.run(batch.connection, {"entries": list(listed.values()), **both})
     for statement, ids in (
-        (_IDENTIFY, [id_ for uidl, id_ in entries if uidl is not None]),
+        (_IDENTIFY, [e.id for e in entries if e.uidl is not None]),
         (_SEE_AGAIN, list(bare)),
     ):
         if ids:
             statement.run(batch.connection, {"ids": ids, **both})
 
 
+def _row(entry: Entry) -> Sequence[str | None]:
+    size = None if entry.size is None else str(entry.size)
+    return entry.uidl, entry.id, size, entry.head
+
+
 # SQLite needs a WHERE to tell this ON from one of a join (sqlite.org/lang_upsert.html).
 
 
 def _list(dialect: str) -> Made:
-    uidl, id_ = pairs(dialect, "entries")
-    rows = select(_ACCOUNT, uidl, id_, _NOW).where(true())
-    insert = insert_into(dialect, UIDL).from_select(list(UIDL.c), rows)
-    new = insert.excluded
+    uidl, id_, size, head = rows(dialect, "entries", 4)
+    since = func.coalesce(select(_SINCE).where(MESSAGE.c.id == id_).scalar_subquery(), _NOW)
+    columns = [UIDL.c[name] for name in ("account", "uidl", "id", "first_seen", "size", "head")]
+    new_rows = select(_ACCOUNT, uidl, id_, since, cast(size, BigInteger), head).where(true())
+    insert = insert_into(dialect, UIDL).from_select(columns, new_rows)
+    new, same = insert.excluded, UIDL.c.id == insert.excluded.id
+
+    def kept(name: str) -> ColumnElement[object]:
+        """What is not known any better stays, if it is the same message."""
+        return func.coalesce(new[name], case((same, UIDL.c[name]), else_=None))
+
     return insert.on_conflict_do_update(
         index_elements=[UIDL.c.account, UIDL.c.uidl],
-        set_={"id": new.id, "first_seen": new.first_seen},
-        where=UIDL.c.id != new.id,
+        set_={
+            "id": new.id,
+            "first_seen": case((same, UIDL.c.first_seen), else_=new.first_seen),
+            "size": kept("size"),
+            "head": kept("head"),
+        },
     )
 
 
@@ -124,14 +155,15 @@ def _see_again(dialect: str) -> Made:
     new = insert.excluded
     return insert.on_conflict_do_update(
         index_elements=[MESSAGE.c.id],
-        set_={"first_seen": new.first_seen},
+        set_={"first_seen": new.first_seen, "since": _SINCE},
         where=MESSAGE.c.first_seen < new.first_seen - _DAY,
     )
 
 
 def _identities(dialect: str) -> Upsert:
-    rows = select(each(dialect, "ids"), _ACCOUNT, _NOW).where(true())
-    return insert_into(dialect, MESSAGE).from_select(list(MESSAGE.c), rows)
+    ids = select(each(dialect, "ids"), _ACCOUNT, _NOW).where(true())
+    columns = [MESSAGE.c.id, MESSAGE.c.account, MESSAGE.c.first_seen]
+    return insert_into(dialect, MESSAGE).from_select(columns, ids)
 
 
 _SEEN: Final = Statement(_seen_among)
@@ -140,9 +172,36 @@ _IDENTIFY: Final = Statement(_identify)
 _SEE_AGAIN: Final = Statement(_see_again)
 
 
-def _forget(batch: Batch, items: Sequence[Gone]) -> Sequence[None]:
+def _heads(batch: Batch, items: Sequence[Some]) -> Sequence[dict[str, str]]:
+    return [
+        dict(_HEADS.run(batch.connection, {"account": account, "uidls": uidls}))
+        for account, uidls in items
+    ]
+
+
+def _heads_of(dialect: str) -> Made:
+    some = (UIDL.c.account == _ACCOUNT, among(dialect, UIDL.c.uidl, "uidls"))
+    return select(UIDL.c.uidl, UIDL.c.head).where(*some, UIDL.c.head.is_not(None))
+
+
+def _measure(batch: Batch, items: Sequence[Sizes]) -> Sequence[None]:
+    for account, sizes in items:
+        texts = {uidl: str(size) for uidl, size in sizes.items()}
+        _MEASURE.run(batch.connection, {"account": account, "sizes": texts})
+    return [None] * len(items)
+
+
+def _measured(dialect: str) -> Made:
+    uidl, size = pairs(dialect, "sizes")
+    these = (UIDL.c.account == _ACCOUNT, UIDL.c.uidl == uidl)
+    return update(UIDL).where(*these).values(size=cast(size, BigInteger))
+
+
+def _forget(batch: Batch, items: Sequence[Some]) -> Sequence[None]:
     for account, uidls in items:
         values = {"account": account, "uidls": uidls}
+        # Its UIDL kept the identity from being pruned; from now on its time counts.
+        _LET_GO.run(batch.connection, {**values, "now": batch.now})
         batch.connection.execute(_forgotten(batch.dialect), values)
     return [None] * len(items)
 
@@ -152,7 +211,20 @@ def _forgotten(dialect: str) -> Executable:
     return delete(UIDL).where(UIDL.c.account == _ACCOUNT, among(dialect, UIDL.c.uidl, "uidls"))
 
 
+def _let_go(dialect: str) -> Made:
+    some = (UIDL.c.account == _ACCOUNT, among(dialect, UIDL.c.uidl, "uidls"))
+    these = (MESSAGE.c.id.in_(select(UIDL.c.id).where(*some)), MESSAGE.c.first_seen < _NOW - _DAY)
+    return update(MESSAGE).where(*these).values(first_seen=_NOW, since=_SINCE)
+
+
+_HEADS: Final = Statement(_heads_of)
+_MEASURE: Final = Statement(_measured)
+_LET_GO: Final = Statement(_let_go)
+
+
 KNOWN: Final = Operation(_known, writes=False)
 SEEN: Final = Operation(_seen, writes=False)
 RECORD: Final = Operation(_record)
+HEADS: Final = Operation(_heads, writes=False)
+MEASURE: Final = Operation(_measure)
 FORGET: Final = Operation(_forget)

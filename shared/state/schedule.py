@@ -27,6 +27,7 @@ class AccountState:
         failures: how many polls failed one after the other, up to now.
         last_ok: when a poll last came to its end, None before the first.
         last_error: why the last poll failed, None where it did not.
+        undone: what the last poll that came to its end left undone, None where there is nothing.
     """
 
     next_poll: float
@@ -34,6 +35,7 @@ class AccountState:
     failures: int
     last_ok: float | None
     last_error: str | None
+    undone: str | None = None
 
 
 class Due(NamedTuple):
@@ -41,12 +43,13 @@ class Due(NamedTuple):
 
     Attributes:
         names: the accounts that the asker serves.
-        new: those of them that may not be in the table yet.
+        new: those of them that may not be in the table yet, and in how many seconds they are due
+            for the first time.
         hold: seconds for which they then count as queued.
     """
 
     names: frozenset[str]
-    new: frozenset[str]
+    new: Mapping[str, float]
     hold: float
 
 
@@ -57,24 +60,46 @@ class Queued(NamedTuple):
     hold: float
 
 
+class PutOff(NamedTuple):
+    """An account that could not be polled now, without a fault of anybody's: when it is due."""
+
+    account: str
+    until: float
+
+
 class Polled(NamedTuple):
     """The end of a poll.
 
     Attributes:
         error: None where all went well.
         progress: whether something new had come before it failed.
+        undone: what it left undone.
+        login_after: when the server wants the next login at the earliest.
+        refused: a hash of the password that was refused, None where none was.
+        retry_at: until when that is not tried again.
     """
 
     account: str
     next_poll: float
     error: str | None
     progress: bool
+    undone: str | None = None
+    login_after: float = 0.0
+    refused: str | None = None
+    retry_at: float = 0.0
 
 
 def _claim_due(batch: Batch, asked: Sequence[Due]) -> Sequence[list[str]]:
-    new = sorted({name for due in asked for name in due.new})
+    new = {name: wait for due in asked for name, wait in due.new.items()}
     if new:
-        batch.connection.execute(_enrol(batch.dialect), [_blank(name) for name in new])
+        rows = [
+            {
+                **_blank(name),
+                **({"next_poll": batch.now + wait, "set_at": batch.now} if wait else {}),
+            }
+            for name, wait in sorted(new.items())
+        ]
+        batch.connection.execute(_enrol(batch.dialect), rows)
     ready = set(batch.connection.scalars(_ready(batch.now)))
     return [_queue(batch, due, ready) for due in asked]
 
@@ -114,6 +139,10 @@ def _blank(name: str) -> Mapping[str, object]:
         "failures": 0,
         "last_ok": None,
         "last_error": None,
+        "undone": None,
+        "login_after": None,
+        "refused": None,
+        "retry_at": None,
     }
 
 
@@ -131,6 +160,10 @@ def _polled(batch: Batch, polls: Sequence[Polled]) -> Sequence[int]:
             "failures": 0 if poll.error is None else 1,
             "last_ok": batch.now if poll.error is None else None,
             "last_error": poll.error,
+            "undone": poll.undone,
+            "login_after": poll.login_after,
+            "refused": poll.refused,
+            "retry_at": poll.retry_at,
         }
         for poll in polls
     }
@@ -155,6 +188,11 @@ def _end(dialect: str) -> Executable:
             "failures": case((new.last_error.is_(None), 0), else_=old.failures + 1),
             "last_ok": func.coalesce(new.last_ok, old.last_ok),
             "last_error": new.last_error,
+            # A poll that failed knows nothing of what the one before it left undone.
+            "undone": case((new.last_error.is_(None), new.undone), else_=old.undone),
+            "login_after": new.login_after,
+            "refused": new.refused,
+            "retry_at": new.retry_at,
         },
     ).returning(old.name, old.failures)
 
@@ -179,14 +217,14 @@ def _hold(batch: Batch, asked: Sequence[Queued]) -> Sequence[None]:
     return [None] * len(asked)
 
 
-def _failures(batch: Batch, asked: Sequence[str]) -> Sequence[int]:
-    found: dict[str, int] = {}
-    for portion in chunks(sorted(set(asked))):
-        rows = batch.connection.execute(
-            select(ACCOUNT.c.name, ACCOUNT.c.failures).where(ACCOUNT.c.name.in_(portion))
+def _put_off(batch: Batch, asked: Sequence[PutOff]) -> Sequence[None]:
+    for account, until in asked:
+        batch.connection.execute(
+            update(ACCOUNT)
+            .where(ACCOUNT.c.name == account)
+            .values(next_poll=until, set_at=batch.now, queued_until=0, queued_at=0)
         )
-        found.update(iter(rows))
-    return [found.get(name, 0) for name in asked]
+    return [None] * len(asked)
 
 
 def _accounts(batch: Batch, asked: Sequence[None]) -> Sequence[Mapping[str, AccountState]]:
@@ -199,6 +237,7 @@ def _accounts(batch: Batch, asked: Sequence[None]) -> Sequence[Mapping[str, Acco
             columns.failures,
             columns.last_ok,
             columns.last_error,
+            columns.undone,
         ).order_by(columns.name)
     )
     found = {name: AccountState(*state) for name, *state in rows}
@@ -209,5 +248,5 @@ CLAIM_DUE: Final = Operation(_claim_due)
 POLLED: Final = Operation(_polled)
 HOLD: Final = Operation(_hold)
 UNQUEUE: Final = Operation(_unqueue)
-FAILURES: Final = Operation(_failures, writes=False)
+PUT_OFF: Final = Operation(_put_off)
 ACCOUNTS: Final = Operation(_accounts, writes=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     Connection,
     Double,
@@ -73,8 +74,11 @@ UIDL: Final = Table(
     Column("uidl", Escaped, primary_key=True),
     Column("id", Escaped, nullable=False),
     Column("first_seen", Double, nullable=False),
+    Column("size", BigInteger),
+    Column("head", Escaped),
 )
-"""What lies in a maildrop and has been taken over already."""
+"""What lies in a maildrop and has been taken over already. ``size`` is what LIST said of it, and
+``head`` a hash of its header block; older versions know neither."""
 
 MESSAGE: Final = Table(
     "message",
@@ -82,8 +86,12 @@ MESSAGE: Final = Table(
     Column("id", Escaped, primary_key=True),
     Column("account", Escaped, nullable=False),
     Column("first_seen", Double, nullable=False),
+    Column("since", Double),
 )
-"""Every identity that has been taken over, whether or not it still lies in a maildrop."""
+"""Every identity that has been taken over, whether or not it still lies in a maildrop.
+
+``first_seen`` is renewed while a message is seen without a UIDL, and when its UIDL is forgotten:
+an identity is pruned by it. Where that has happened, ``since`` is when it was taken over."""
 
 ACCOUNT: Final = Table(
     "account",
@@ -96,9 +104,40 @@ ACCOUNT: Final = Table(
     Column("failures", Integer, nullable=False),
     Column("last_ok", Double),
     Column("last_error", Escaped),
+    Column("undone", Escaped),
+    Column("maildrop", Escaped),
+    Column("login_after", Double),
+    Column("refused", Escaped),
+    Column("retry_at", Double),
 )
 """``set_at`` and ``queued_at`` say when the time beside them was written: from a moment in the
-future it was written by a clock that has since been set back, and counts for nothing."""
+future it was written by a clock that has since been set back, and counts for nothing. ``undone`` is
+what the last poll left undone; ``refused`` a hash of a refused password, not tried again before
+``retry_at``."""
+
+TROUBLE: Final = Table(
+    "trouble",
+    METADATA,
+    Column("account", Escaped, primary_key=True),
+    Column("key", Escaped, primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("until", Double, nullable=False),
+    Column("reason", Escaped, nullable=False),
+    Column("id", Escaped),
+    Column("deletes", Integer, nullable=False),
+)
+"""Messages that could not be fetched, or not be deleted (``deletes``)."""
+
+QUIRK: Final = Table(
+    "quirk",
+    METADATA,
+    Column("server", Escaped, primary_key=True),
+    Column("name", Escaped, primary_key=True),
+    Column("value", Integer, nullable=False),
+    Column("until", Double, nullable=False),
+)
+"""What has been learnt of servers, for all their accounts."""
 
 DELIVERED: Final = Table(
     "delivered",
@@ -156,6 +195,34 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         PRIMARY KEY (id, destination, recipient)
     ){keyed};
     CREATE INDEX delivered_at ON delivered (at)
+    """,
+    """
+    ALTER TABLE uidl ADD COLUMN size BIGINT;
+    ALTER TABLE uidl ADD COLUMN head {text};
+    ALTER TABLE message ADD COLUMN since DOUBLE PRECISION;
+    ALTER TABLE account ADD COLUMN undone {text};
+    ALTER TABLE account ADD COLUMN maildrop {text};
+    ALTER TABLE account ADD COLUMN login_after DOUBLE PRECISION;
+    ALTER TABLE account ADD COLUMN refused {text};
+    ALTER TABLE account ADD COLUMN retry_at DOUBLE PRECISION;
+    CREATE TABLE trouble (
+        account {text} NOT NULL,
+        key {text} NOT NULL,
+        number INTEGER NOT NULL,
+        tries INTEGER NOT NULL,
+        until DOUBLE PRECISION NOT NULL,
+        reason {text} NOT NULL,
+        id {text},
+        deletes INTEGER NOT NULL,
+        PRIMARY KEY (account, key)
+    ){keyed};
+    CREATE TABLE quirk (
+        server {text} NOT NULL,
+        name {text} NOT NULL,
+        value INTEGER NOT NULL,
+        until DOUBLE PRECISION NOT NULL,
+        PRIMARY KEY (server, name)
+    ){keyed}
     """,
 )
 """Statements that lead from each schema version to the next; the first ones from nothing."""

@@ -18,7 +18,7 @@ from sqlalchemy.types import TypeDecorator
 from shared.state.schema import escaped
 
 Texts: TypeAlias = Sequence[str] | Mapping[str, str]
-Rows: TypeAlias = Sequence[Sequence[str]]
+Rows: TypeAlias = Sequence[Sequence[str | None]]
 
 _json: Final = json.JSONEncoder(ensure_ascii=False).encode
 """Made once. As it is: a PostgreSQL database in SQL_ASCII can read no ``\\uXXXX``."""
@@ -45,7 +45,9 @@ class _Rows(TypeDecorator[Rows]):
 
     def process_bind_param(self, value: Rows | None, dialect: Dialect) -> str:
         """Return them as JSON."""
-        return _json([[escaped(text) for text in row] for row in value or ()])
+        return _json(
+            [[text if text is None else escaped(text) for text in row] for row in value or ()]
+        )
 
 
 def among(dialect: str, column: ColumnElement[str], name: str) -> ColumnElement[bool]:

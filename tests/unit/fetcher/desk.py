@@ -2,17 +2,17 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from services.fetcher.account import Account
+from services.fetcher.commits import Limits
 from services.fetcher.fetch import Fetcher
 from services.fetcher.ports import World
 from services.fetcher.schedule import Scheduler
-from services.fetcher.visit import Limits
 from shared import wire
 from shared.broker.embedded import EmbeddedBroker
 from shared.broker.embedded_steward import EmbeddedSteward
@@ -76,7 +76,11 @@ class Desk:
         return Counter(self.log.counts)
 
     def scheduler(
-        self, *names: str, outbox: Outbox | None = None, blocked: str | None = None
+        self,
+        *names: str,
+        outbox: Outbox | None = None,
+        blocked: str | None = None,
+        first: Mapping[str, float] | None = None,
     ) -> Scheduler:
         outbox = outbox or Outbox(self.broker, POLL)
         return Scheduler(
@@ -86,6 +90,7 @@ class Desk:
             self.log,
             self.clock,
             blocked=lambda: blocked,
+            first=first or {},
         )
 
     def jobs(self) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.fetcher.visit import Limits
+from services.fetcher.commits import Limits
 from shared.message import Inline, Spooled
 from shared.state import State, new_owner
 from tests.servers.pop3 import Pop3Server, Say
@@ -84,13 +84,13 @@ async def test_a_session_that_breaks_off_keeps_what_came_whole(desk: Desk, limit
     script = {"RETR 5": Say(b"+OK\r\nhalf a mess", "drop")}
     async with some(6, says=script).serving() as server:
         happened = await desk.poll(server, limits=limits)
-        assert happened["accounts_failed"] == 1
-        assert deleted(server) == []
-        assert desk.raws() == MAIL[:4]
+        assert happened["fetched"] == 5
+        assert server.commands.count("RETR 5") == 1
+        assert desk.raws() == MAIL[:4] + MAIL[5:6]
+        assert server.deleted == {1, 2, 3, 4, 6}
         server.says = {}
         happened = await desk.poll(server, limits=limits)
-    assert happened["fetched"] == 2
-    assert desk.raws() == MAIL[:6]
+    assert (happened["fetched"], happened["polled"]) == (1, 1)
     assert server.deleted == set(range(1, 7))
 
 
@@ -108,9 +108,12 @@ async def test_one_message_that_the_server_refuses_keeps_none_of_the_others(desk
         happened = await desk.poll(server)
     assert desk.raws() == [MAIL[0], MAIL[1], MAIL[3], MAIL[4]]
     assert server.deleted == {1, 2, 4, 5}
-    assert happened["accounts_failed"] == 1
+    assert (happened["accounts_failed"], happened["polled"]) == (0, 1)
     state = (await desk.state.accounts())["sales"]
-    assert "message 3 is refused" in str(state.last_error)
+    assert (state.last_error, state.next_poll) == (None, desk.clock.now() + 300.0)
+    assert state.undone == (
+        "1 message cannot be fetched: message 3 (UIDL u3): RETR is refused: [SYS/TEMP] unreadable"
+    )
 
 
 async def test_nothing_is_deleted_that_the_broker_did_not_take(desk: Desk) -> None:

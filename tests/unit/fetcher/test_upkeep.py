@@ -85,7 +85,7 @@ async def test_what_is_over_is_forgotten_and_what_a_maildrop_holds_is_not(
 
     assert await upkeep(today, spool, journal, clock).once()
 
-    seen = await today.seen(["listed", "gone", "bare", "staying", "new"])
+    seen = set(await today.seen(["listed", "gone", "bare", "staying", "new"]))
     assert seen == {"listed", "staying", "new"}
     assert (await claim_one(today, "gone", "default")) is not None
     claim = await claim_one(today, "new", "default")

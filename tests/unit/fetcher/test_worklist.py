@@ -1,53 +1,88 @@
 """What a session has to do, from the server's listing and our ledger."""
 
 import math
+from collections.abc import Mapping, Sequence
 
-from services.fetcher.worklist import Listed, Safe, compare
+from services.fetcher.worklist import Listed, Safe, Worklist, compare, usable
 from shared.claims import Known
 
 NOW = 1_700_000_000.0
 
 
-def known(*uidls: str, age: float = 0.0) -> dict[str, Known]:
-    return {uidl: Known(f"id-{uidl}", NOW - age) for uidl in uidls}
+def known(*uidls: str, age: float = 0.0, size: int | None = None) -> dict[str, Known]:
+    return {uidl: Known(f"id-{uidl}", NOW - age, size) for uidl in uidls}
+
+
+def work(
+    listing: Sequence[tuple[int, str]] | None,
+    ledger: Mapping[str, Known],
+    keep: float = math.inf,
+    sizes: Mapping[int, int] | None = None,
+    count: int | None = None,
+) -> Worklist:
+    count = len(listing or ()) if count is None else count
+    return compare(usable(listing, count), count, ledger, keep, NOW, sizes or {})
 
 
 def test_only_what_the_ledger_does_not_know_is_fetched() -> None:
-    work = compare([(1, "a"), (2, "b"), (3, "c")], known("b"), math.inf, NOW)
-    assert work.fetch == (Listed(1, "a"), Listed(3, "c"))
-    assert work.remove == ()
-    assert work.found == 3
+    found = work([(1, "a"), (2, "b"), (3, "c")], known("b"))
+    assert found.fetch == (Listed(1, "a"), Listed(3, "c"))
+    assert (found.due, found.found, found.unnamed) == ((), 3, 0)
 
 
-def test_known_messages_are_removed_when_their_time_on_the_server_is_over() -> None:
-    ledger = known("old", age=8 * 86_400) | known("young", age=86_400)
+def test_known_messages_are_due_when_their_time_on_the_server_is_over() -> None:
+    ledger = known("old", age=8 * 86_400, size=7) | known("young", age=86_400)
     listing = [(1, "old"), (2, "young"), (3, "new")]
-    assert compare(listing, ledger, 7 * 86_400, NOW).remove == (Safe(1, "old", "id-old"),)
-    assert [s.uidl for s in compare(listing, ledger, 0, NOW).remove] == ["old", "young"]
-    assert compare(listing, ledger, math.inf, NOW).remove == ()
+    assert work(listing, ledger, 7 * 86_400).due == (Safe(1, "old", "id-old", 7),)
+    assert [s.uidl for s in work(listing, ledger, 0).due] == ["old", "young"]
+    assert work(listing, ledger).due == ()
 
 
-def test_what_is_not_to_be_kept_is_removed_although_the_clock_was_set_back() -> None:
+def test_what_is_not_to_be_kept_is_due_although_the_clock_was_set_back() -> None:
     ledger = known("a", age=-3600.0)
-    assert [s.uidl for s in compare([(1, "a")], ledger, 0, NOW).remove] == ["a"]
-    assert compare([(1, "a")], ledger, 60, NOW).remove == ()
+    assert [s.uidl for s in work([(1, "a")], ledger, 0).due] == ["a"]
+    assert work([(1, "a")], ledger, 60).due == ()
 
 
 def test_a_uidl_that_stands_for_two_messages_identifies_neither() -> None:
-    work = compare([(1, "x"), (2, "x"), (3, "y")], known("x"), 0, NOW)
-    assert work.fetch == (Listed(1, None), Listed(2, None), Listed(3, "y"))
-    assert work.remove == ()
-
-
-def test_uidls_that_are_gone_are_forgotten_but_not_after_a_suspicious_listing() -> None:
-    ledger = known("a", "b", "c")
-    assert set(compare([(1, "a"), (2, "b")], ledger, math.inf, NOW).gone) == {"c"}
-    assert compare([], ledger, math.inf, NOW).gone == ()
-    assert compare([(1, "new")], ledger, math.inf, NOW).gone == ()
+    found = work([(1, "x"), (2, "x"), (3, "y")], known("x"), 0)
+    assert set(found.fetch) == {Listed(1, None), Listed(2, None), Listed(3, "y")}
+    assert (found.due, found.unnamed) == ((), 2)
 
 
 def test_an_empty_uidl_identifies_nothing() -> None:
-    assert compare([(1, ""), (2, "a")], {}, math.inf, NOW).fetch == (
-        Listed(1, None),
-        Listed(2, "a"),
-    )
+    assert set(work([(1, ""), (2, "a")], {}).fetch) == {Listed(1, None), Listed(2, "a")}
+
+
+def test_uidls_that_are_the_message_numbers_identify_nothing() -> None:
+    found = work([(1, "1"), (2, "02"), (3, "3")], known("1", "02"), 0)
+    assert found.fetch == (Listed(1, None), Listed(2, None), Listed(3, None))
+    assert (found.due, set(found.gone)) == ((), {"1", "02"})
+    assert work([(1, "1"), (2, "4")], known("1")).fetch == (Listed(2, "4"),)
+
+
+def test_messages_without_a_line_in_the_listing_are_fetched_by_number() -> None:
+    found = work([(1, "a"), (3, "c")], known("a"), count=4, sizes={2: 20})
+    assert set(found.fetch) == {Listed(2, None, 20), Listed(3, "c"), Listed(4, None)}
+    assert (found.found, found.unnamed) == (4, 2)
+
+
+def test_without_uidls_all_is_fetched() -> None:
+    found = work(None, known("a"), 0, count=2)
+    assert found.fetch == (Listed(1, None), Listed(2, None))
+    assert found.gone == ("a",)
+
+
+def test_a_known_uidl_with_another_size_is_a_new_message() -> None:
+    ledger = known("a", "b", size=10) | known("c")
+    found = work([(1, "a"), (2, "b"), (3, "c")], ledger, 0, sizes={1: 10, 2: 11, 3: 12})
+    assert found.fetch == (Listed(2, "b", 11),)
+    assert found.changed == {"b": "id-b"}
+    assert [safe.uidl for safe in found.due] == ["a", "c"]
+
+
+def test_what_is_listed_no_longer_is_gone_however_little_is_listed() -> None:
+    ledger = known("a", "b", "c")
+    assert set(work([(1, "a"), (2, "b")], ledger).gone) == {"c"}
+    assert set(work([], ledger).gone) == {"a", "b", "c"}
+    assert set(work([(1, "new")], ledger).gone) == {"a", "b", "c"}

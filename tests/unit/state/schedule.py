@@ -23,6 +23,38 @@ class Schedule(Opening):
         assert await one.claim_due(["b"], hold=HOUR) == []
         assert await one.claim_due(["a", "b", "c"], hold=HOUR) == ["a", "c"]
 
+    async def test_an_account_never_seen_before_may_have_to_wait_for_its_first_poll(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        assert await one.claim_due(["a", "b"], hold=HOUR, first={"b": 60.0}) == ["a"]
+        await clock.advance(59)
+        assert await two.claim_due(["a", "b"], hold=HOUR, first={"b": 900.0}) == []
+        await clock.advance(1)
+        assert await two.claim_due(["a", "b"], hold=HOUR) == ["b"]
+
+    async def test_an_account_put_off_is_due_then_and_stands_as_it_did(
+        self, one: State, clock: ManualClock
+    ) -> None:
+        await one.polled("a", next_poll=0, error="gone")
+        assert await one.claim_due(["a"], hold=HOUR) == ["a"]
+        before = (await one.accounts())["a"]
+        await one.put_off("a", until=clock.now() + 60)
+        after = (await one.accounts())["a"]
+        assert (after.failures, after.last_error) == (before.failures, before.last_error)
+        await clock.advance(59)
+        assert await one.claim_due(["a"], hold=HOUR) == []
+        await clock.advance(1)
+        assert await one.claim_due(["a"], hold=HOUR) == ["a"]
+
+    async def test_what_a_poll_left_undone_is_known_until_the_next_one_that_ends_well(
+        self, one: State
+    ) -> None:
+        await one.polled("a", next_poll=0, error=None, undone="one message")
+        await one.polled("a", next_poll=0, error="gone")
+        assert (await one.accounts())["a"].undone == "one message"
+        await one.polled("a", next_poll=0, error=None)
+        assert (await one.accounts())["a"].undone is None
+
     async def test_an_account_whose_poll_job_was_lost_is_due_after_the_hold(
         self, one: State, clock: ManualClock
     ) -> None:
@@ -66,12 +98,12 @@ class Schedule(Opening):
         self, one: State, two: State, clock: ManualClock
     ) -> None:
         start = clock.now()
-        assert await one.failures("a") == 0
+        assert (await one.recall("a", "s")).failures == 0
         assert await one.polled("a", next_poll=start + 1, error=None) == 0
         await clock.advance(10)
         assert await one.polled("a", next_poll=start + 20, error="gone\x1b[2J") == 1
         assert await two.polled("a", next_poll=start + 40, error="wrong password") == 2
-        assert await one.failures("a") == 2
+        assert (await one.recall("a", "s")).failures == 2
         state = (await one.accounts())["a"]
         assert (state.failures, state.last_ok, state.last_error) == (2, start, "wrong password")
         assert state.next_poll == start + 40
@@ -90,7 +122,7 @@ class Schedule(Opening):
         assert await one.polled("a", next_poll=at, error="broke", progress=True) == 1
         assert await one.polled("new", next_poll=at, error="broke", progress=True) == 1
         assert await one.polled("a", next_poll=at, error="broke") == 2
-        assert await one.failures("b") == 3
+        assert (await one.recall("b", "s")).failures == 3
 
     async def test_a_clock_set_back_an_hour_stalls_no_account(self, open_state: Opener) -> None:
         clock = ManualClock()

@@ -4,8 +4,9 @@ from tests.unit.state.deliveries import Deliveries
 from tests.unit.state.leases import Leases
 from tests.unit.state.ledger import Ledger
 from tests.unit.state.schedule import Schedule
+from tests.unit.state.standing import Standing
 from tests.unit.state.trouble import Trouble
 
 
-class StateSuite(Leases, Deliveries, Ledger, Schedule, Trouble):
+class StateSuite(Leases, Deliveries, Ledger, Schedule, Standing, Trouble):
     """What holds on every database. A subclass brings a fixture ``url``: an empty database."""

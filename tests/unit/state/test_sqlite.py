@@ -14,7 +14,7 @@ from typing import cast
 import pytest
 from sqlalchemy import Connection, text
 
-from shared.claims import Entry
+from shared.claims import Entry, Quirk, Trouble
 from shared.errors import ConfigError, StateUnavailable
 from shared.state import State, new_owner
 from tests.claims import claim_one, finish_one, unclaim_one
@@ -147,7 +147,8 @@ class TestSqliteFile:
         steps = {step for plan in plans.values() for step in plan}
         # The virtual table is the array that a statement was given (json_each).
         scans = {s for s in steps if s.startswith("SCAN") and "VIRTUAL TABLE" not in s}
-        assert scans <= {"SCAN lease", "SCAN account"}, "what is held, and what is configured"
+        small = {"SCAN lease", "SCAN account", "SCAN quirk", "SCAN trouble"}
+        assert scans <= small, "what is held, configured, learnt"
         (due,) = [plan for statement, plan in plans.items() if "account.set_at >" in statement]
         assert any("account_next_poll" in step for step in due)
 
@@ -237,11 +238,18 @@ async def _use_everything(state: State) -> None:
     await state.record("sales", [Entry("u1", "a")])
     await state.known("sales")
     await state.seen(["a"])
+    await state.heads("sales", ["u1"])
+    await state.measure("sales", {"u1": 1})
+    await state.recall("sales", "server")
+    await state.troubled("sales", [Trouble("u1", 1, 1, 0, "why")])
+    await state.settled("sales", ["u1"])
+    await state.learn("server", Quirk("name", 1, 0))
+    await state.move_in("sales", "x@server")
+    await state.put_off("sales", until=0)
     await state.forget("sales", ["u1"])
     await state.claim_due(["sales"], hold=60)
     await state.give_back(["sales"])
     await state.polled("sales", next_poll=0, error=None)
-    await state.failures("sales")
     await state.accounts()
     await claim_one(state, "a", "default")
     await finish_one(state, "a", "default", {"a@x": "250"})

@@ -1,0 +1,132 @@
+"""Places: how many sessions may be open to one server at a time, in this process.
+
+Providers limit connections per client. What a server refuses lowers the limit, which is remembered;
+an hour without a refusal raises it by one. Whoever finds no place is told when to come again, each
+a little later, so that accounts of a crowded server neither wait in the way of others nor come all
+at once. Several fetcher processes have places of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from shared.claims import Quirk
+from shared.clock import Clock
+
+CONNECTIONS: Final = "connections"
+"""The quirk of a server that takes only so many connections."""
+
+REMEMBERED: Final = 7 * 86_400.0
+RECOVERY: Final = 3_600.0
+"""Seconds for which a limit that was learnt is remembered, and after which it is one higher."""
+
+SOON: Final = 1.0
+LONGEST: Final = 600.0
+"""Seconds after which to come again for a place, at the least and at the most."""
+
+
+@dataclass(slots=True)
+class _Server:
+    """What is known of one server.
+
+    Attributes:
+        taken: places in use.
+        learnt: what it was seen to take, None if it never refused.
+        took: how long a poll takes, about.
+        next_turn: when the last one who was sent away is to come again (monotonic).
+    """
+
+    taken: int = 0
+    learnt: Quirk | None = None
+    took: float = 1.0
+    next_turn: float = 0.0
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+
+
+class Places:
+    """Places at servers, by ``host:port``.
+
+    Args:
+        most: places at one server, at the most.
+        clock: the time.
+    """
+
+    def __init__(self, most: int, clock: Clock) -> None:
+        self._most = most
+        self._clock = clock
+        self._servers: dict[str, _Server] = {}
+
+    def learn(self, server: str, quirk: Quirk | None) -> None:
+        """Take note of what was learnt of a server before."""
+        if quirk is not None:
+            self._of(server).learnt = quirk
+
+    def limit(self, server: str) -> int:
+        """Return how many places a server has."""
+        learnt = self._of(server).learnt
+        if learnt is None:
+            return self._most
+        since = learnt.until - REMEMBERED
+        recovered = max(0.0, self._clock.now() - since) // RECOVERY
+        return max(1, min(self._most, learnt.value + int(recovered)))
+
+    def take(self, server: str) -> bool:
+        """Take a place; return whether there was one."""
+        of = self._of(server)
+        if of.taken >= self.limit(server):
+            return False
+        of.taken += 1
+        return True
+
+    async def wait(self, server: str) -> None:
+        """Take a place, once there is one."""
+        while not self.take(server):
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._of(server).waiting.append(turn)
+            await turn
+
+    def give_back(self, server: str, took: float) -> None:
+        """Give a place back.
+
+        Args:
+            server: where it was.
+            took: seconds for which it was in use.
+        """
+        of = self._of(server)
+        of.taken -= 1
+        of.took += (took - of.took) / 8
+        for _ in range(self.limit(server) - of.taken):
+            while of.waiting and of.waiting[0].done():
+                of.waiting.popleft()
+            if of.waiting:
+                of.waiting.popleft().set_result(None)
+
+    def turn(self, server: str) -> float:
+        """Return in how many seconds to come again, for one who found no place."""
+        of, now = self._of(server), self._clock.monotonic()
+        of.next_turn = max(of.next_turn, now) + max(of.took, 0.01) / self.limit(server)
+        return min(max(SOON, of.next_turn - now), LONGEST)
+
+    def refused(self, server: str) -> Quirk | None:
+        """Note that a server had no place for a connection of ours.
+
+        Returns:
+            What it is to be remembered by; None where it had no other of ours, so that it is
+            somebody else's crowd.
+        """
+        of = self._of(server)
+        if of.taken < _ALONE:
+            return None
+        until = self._clock.now() + REMEMBERED
+        of.learnt = Quirk(CONNECTIONS, min(self.limit(server), of.taken) - 1, until)
+        return of.learnt
+
+    def _of(self, server: str) -> _Server:
+        return self._servers.setdefault(server, _Server())
+
+
+_ALONE: Final = 2
+"""Places taken, the refused one among them, from which on it is our own crowd."""

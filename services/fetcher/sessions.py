@@ -1,0 +1,210 @@
+"""The sessions of one poll: as many as it takes, and round what breaks.
+
+A session that deletes quits after a while, and another one goes on. One that breaks at a message is
+followed by another that leaves this message out; one that breaks because the server did not keep
+what it offered, by one that does without. All of it is bounded, and what was learnt is remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+from services.fetcher.account import Account
+from services.fetcher.commits import Limits
+from services.fetcher.ports import World
+from services.fetcher.quirks import NAMES, Quirks
+from services.fetcher.session import Session
+from services.fetcher.stock import SIZES_VARY
+from services.fetcher.troubles import Troubles
+from services.fetcher.visit import CONFIRM_MOST, Blame, Visit
+from shared.claims import Quirk, Standing
+from shared.errors import PromiseBroken, ServerFault, SpoolUnavailable, Unreachable
+
+POLL_SECONDS: Final = 900.0
+"""How long one poll job is held; a broker takes a delivery back after 30 minutes."""
+
+BROKEN: Final = 5
+"""Sessions of a poll that may break at a message before the poll has failed."""
+
+REMEMBERED: Final = 7 * 86_400.0
+"""Seconds for which a quirk of a server is remembered; then it is tried anew."""
+
+PATIENCE: Final = 60.0
+"""Seconds between two logins that are waited for in the middle of a poll (LOGIN-DELAY)."""
+
+
+class Sessions:
+    """The sessions of one poll of one account.
+
+    Args:
+        account: that is polled, under its lease.
+        world: ledger, outbox and the rest.
+        limits: how much one session does before it quits.
+        standing: what is known of the account and its server.
+    """
+
+    def __init__(self, account: Account, world: World, limits: Limits, standing: Standing) -> None:
+        self._account = account
+        self._world = world
+        self._limits = limits
+        known = standing.quirks
+        self._quirks = Quirks(**{name: True for name in NAMES if name in known})
+        self._sizes_vary = SIZES_VARY in known
+        self._troubles = Troubles(standing.troubles, world.clock.now())
+        self._broken = 0
+        self._carefully = False
+        self._confirm_most = CONFIRM_MOST
+        self._blamed: tuple[Blame, str] | None = None
+        self._failure: ServerFault | SpoolUnavailable | None = None
+        self._notes: tuple[str, ...] = ()
+        self.login_after = standing.login_after
+        """When the server wants the next login at the earliest, in seconds since 1970."""
+        self.found = 0
+        self.fetched = 0
+
+    @property
+    def undone(self) -> list[str]:
+        """What is left undone, a sentence each."""
+        return [*self._troubles.said(), *self._notes]
+
+    async def run(self) -> bool:
+        """Run sessions until nothing is left; return whether something is, for another poll.
+
+        Raises:
+            ServerFault: the server failed, and not at one message alone.
+            SpoolUnavailable: a large message could not be kept; all others were.
+            BrokerUnavailable: a message could not be published.
+        """
+        clock = self._world.clock
+        started = clock.monotonic()
+        while await self._one():
+            if clock.monotonic() - started > POLL_SECONDS or not await self._may_log_in():
+                return True
+        if self._failure is not None:
+            raise self._failure
+        return False
+
+    async def _may_log_in(self) -> bool:
+        """Wait for the next login to be welcome; return whether it is."""
+        wait = self.login_after - self._world.clock.now()
+        if wait > PATIENCE:
+            return False
+        await self._world.clock.sleep(max(wait, 0.0))
+        return True
+
+    async def _one(self) -> bool:
+        """Run a session; return whether there is to be another one."""
+        ledger, name = self._world.ledger, self._account.name
+        # On its way while we log in: of a large maildrop it takes a second.
+        known = asyncio.create_task(ledger.known(name))
+        try:
+            session = await self._open()
+            visit = Visit(
+                self._account,
+                session,
+                self._world,
+                self._limits,
+                self._troubles,
+                sizes_vary=self._sizes_vary,
+                carefully=self._carefully,
+                confirm_most=self._confirm_most,
+            )
+            try:
+                return await visit.run(known)
+            except ServerFault as error:
+                if not await self._goes_on(visit, error):
+                    raise
+                return True
+            finally:
+                await session.abort()
+                await self._written_down(visit)
+        finally:
+            known.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await known
+
+    async def _open(self) -> Session:
+        """Log in; what the last session broke at is a trouble if it was not the line that broke."""
+        try:
+            tell = self._world.journal.dialogue(account=self._account.name)
+            session = await Session.open(self._account.login, self._quirks, tell=tell)
+        except Unreachable:
+            await self._count(counts=False)
+            raise
+        except ServerFault:
+            await self._count()
+            raise
+        await self._count()
+        if session.login_delay:
+            self.login_after = self._world.clock.now() + session.login_delay
+        for name in NAMES:
+            if session.quirks.has(name) and not self._quirks.has(name):
+                await self._remember(name)
+        self._quirks = session.quirks
+        return session
+
+    async def _count(self, *, counts: bool = True) -> None:
+        """Count a try of the message at which the last session broke."""
+        blamed, self._blamed = self._blamed, None
+        if blamed is not None:
+            blame, why = blamed
+            self._troubles.add(blame.key, blame.number, why, deletes=blame.deletes, counts=counts)
+            await self._world.ledger.troubled(self._account.name, self._troubles.to_record())
+
+    async def _goes_on(self, visit: Visit, error: ServerFault) -> bool:
+        """Return whether another session may do better; it does without what broke this one."""
+        if isinstance(error, PromiseBroken):
+            if self._quirks.has(error.quirk):
+                return False
+            self._quirks = self._quirks.having(error.quirk)
+            await self._remember(error.quirk)
+            self._world.journal.trouble(
+                "once more without what the server did not keep",
+                account=self._account.name,
+                server=error.server,
+                quirk=error.quirk,
+                why=error.said,
+            )
+            return True
+        if visit.blame is None and not visit.unclear:
+            return False
+        self._carefully = self._carefully or visit.unclear
+        if visit.confirming > 1:
+            # Rather the line than the message: less at a time gets on.
+            self._confirm_most = max(1, visit.confirming // 8)
+        elif visit.blame is not None:
+            self._blamed = visit.blame, error.said
+            self._world.journal.trouble(
+                "a session broke at a message",
+                account=self._account.name,
+                number=visit.blame.number,
+                uidl="" if visit.blame.key.startswith(" ") else visit.blame.key,
+                why=error.said,
+            )
+        self._broken += 1
+        if self._broken > BROKEN:
+            await self._count()
+        return self._broken <= BROKEN
+
+    async def _written_down(self, visit: Visit) -> None:
+        """Remember what a session came to, however it ended."""
+        ledger, name = self._world.ledger, self._account.name
+        self.found = max(self.found, visit.found)
+        self.fetched += visit.fetched
+        self._notes = visit.notes or self._notes
+        self._failure = visit.failure or self._failure
+        for quirk in visit.quirks - ({SIZES_VARY} if self._sizes_vary else set()):
+            await self._remember(quirk)
+            if quirk in NAMES:
+                self._quirks = self._quirks.having(quirk)
+        self._sizes_vary = self._sizes_vary or SIZES_VARY in visit.quirks
+        if new := self._troubles.to_record():
+            await ledger.troubled(name, new)
+        if over := self._troubles.to_forget():
+            await ledger.settled(name, over)
+
+    async def _remember(self, quirk: str) -> None:
+        until = self._world.clock.now() + REMEMBERED
+        await self._world.ledger.learn(self._account.server, Quirk(quirk, 1, until))

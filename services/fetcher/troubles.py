@@ -1,0 +1,138 @@
+"""Messages that could not be fetched, or not be deleted: what is tried when, and what is said.
+
+One message must not hold up the others. What broke last time comes last; after some tries it is
+left alone for a day. How often it was tried counts polls, not sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from services.fetcher.worklist import Listed
+from shared.claims import Trouble
+from shared.log import printable
+
+TRIES: Final = 3
+"""Polls that try, one after the other, before a message is left alone."""
+
+LEFT_FOR: Final = 86_400.0
+"""Seconds for which it is left alone then."""
+
+NAMED: Final = 3
+"""Messages that are named in a sentence; the others are counted."""
+
+KEPT: Final = 200
+"""Troubles of one account that are remembered; beyond these, a maildrop has another trouble."""
+
+
+class Troubles:
+    """The troubles of one account, during a poll.
+
+    Args:
+        known: from earlier polls, by key.
+        now: seconds since 1970 (UTC).
+    """
+
+    def __init__(self, known: Mapping[str, Trouble], now: float) -> None:
+        self._known = dict(known)
+        self._now = now
+        self._tried: set[str] = set()
+        self._new: dict[str, Trouble] = {}
+        self._over: set[str] = set()
+
+    def get(self, key: str) -> Trouble | None:
+        """Return what is known of a message, None where there is no trouble with it."""
+        return self._known.get(key)
+
+    def left_alone(self, key: str, *, deletes: bool = False) -> bool:
+        """Return whether not to try a message (or its deletion) now: in this poll, or for a day."""
+        trouble = self._known.get(key)
+        if trouble is None or trouble.deletes is not deletes:
+            return False
+        return key in self._tried or self._now < trouble.until < self._now + 2 * LEFT_FOR
+
+    def in_order(self, messages: Iterable[Listed]) -> list[Listed]:
+        """Return the messages that are to be tried: what broke last time comes last."""
+        if not self._known:
+            return list(messages)
+        tried = [m for m in messages if not self.left_alone(m.key)]
+        return sorted(tried, key=lambda m: self._tries(m.key))
+
+    def _tries(self, key: str) -> int:
+        trouble = self._known.get(key)
+        return 0 if trouble is None or trouble.deletes else trouble.tries
+
+    def add(
+        self,
+        key: str,
+        number: int,
+        reason: str,
+        *,
+        id_: str | None = None,
+        deletes: bool = False,
+        counts: bool = True,
+    ) -> None:
+        """Note that a message could not be fetched, or not be deleted.
+
+        Args:
+            key: what tells it from the others.
+            number: in this session.
+            reason: what happened, fit to be shown.
+            id_: the identity of what came in its place.
+            deletes: it was its deletion that failed.
+            counts: whether it was a try, and not perhaps the line that failed.
+        """
+        before = self._known.get(key)
+        same = before is not None and before.deletes is deletes
+        earlier = before.tries if same and before is not None else 0
+        tries = max(1, earlier + (counts and key not in self._tried))
+        until = self._now + LEFT_FOR if tries >= TRIES else 0.0
+        self._tried.add(key)
+        self._over.discard(key)
+        trouble = Trouble(key, number, tries, until, reason, id_, deletes)
+        self._known[key] = self._new[key] = trouble
+
+    def settle(self, keys: Iterable[str], *, deletes: bool = False) -> None:
+        """Note that there is no trouble with these any more."""
+        if not self._known:
+            return
+        for key in keys:
+            trouble = self._known.get(key)
+            if trouble is not None and trouble.deletes is deletes:
+                del self._known[key]
+                self._new.pop(key, None)
+                self._over.add(key)
+
+    def keep_only(self, listed: Iterable[str]) -> None:
+        """Forget the trouble with messages that the server lists no longer."""
+        gone = self._known.keys() - set(listed) if self._known else set()
+        for deletes in (False, True):
+            self.settle(gone, deletes=deletes)
+
+    def to_record(self) -> Sequence[Trouble]:
+        """Return what is new since the last time that this was asked."""
+        new, self._new = list(self._new.values()), {}
+        return new[:KEPT]
+
+    def to_forget(self) -> Sequence[str]:
+        """Return the keys of what is over since the last time that this was asked."""
+        over, self._over = list(self._over), set()
+        return over
+
+    def said(self) -> list[str]:
+        """Return what is left undone, a sentence each."""
+        sentences = []
+        for deletes, what in ((False, "fetched"), (True, "deleted at the server")):
+            some = [t for t in self._known.values() if t.deletes is deletes]
+            if some:
+                count = "1 message" if len(some) == 1 else f"{len(some)} messages"
+                named = "; ".join(_named(trouble) for trouble in some[:NAMED])
+                more = f"; and {len(some) - NAMED} more" if len(some) > NAMED else ""
+                sentences.append(f"{count} cannot be {what}: {named}{more}")
+        return sentences
+
+
+def _named(trouble: Trouble) -> str:
+    uidl = "" if trouble.key.startswith(" ") else f" (UIDL {printable(trouble.key, 80)})"
+    return f"message {trouble.number}{uidl}: {trouble.reason}"

@@ -1,0 +1,222 @@
+"""How an account and its server stand: troubles with messages, quirks of servers, maildrops.
+
+All that a poll has to know before it logs in is one answer. What has been learnt holds until a
+moment that whoever learnt it has set; a later moment than any would be, from a clock that has since
+been set back, ends with the same pruning as everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import BindParameter, Double, Table, bindparam, delete, or_, select
+
+from shared.claims import Quirk, Standing, Trouble
+from shared.state.batch import Batch, Operation, insert_into
+from shared.state.schema import ACCOUNT, QUIRK, TROUBLE, Escaped
+from shared.state.several import among
+from shared.state.statement import Made, Statement
+
+LONGEST: Final = 90 * 86_400.0
+"""Seconds for which anything that is learnt may hold."""
+
+
+class Asker(NamedTuple):
+    """An account that is to be polled, and its server."""
+
+    account: str
+    server: str
+
+
+class Troubled(NamedTuple):
+    """Troubles with messages of an account, to be written down."""
+
+    account: str
+    troubles: Sequence[Trouble]
+
+
+class Settled(NamedTuple):
+    """Messages of an account with which there is no trouble any more, by key."""
+
+    account: str
+    keys: Sequence[str]
+
+
+class Learnt(NamedTuple):
+    """A quirk of a server."""
+
+    server: str
+    quirk: Quirk
+
+
+class Resident(NamedTuple):
+    """An account, and the maildrop that it polls."""
+
+    account: str
+    maildrop: str
+
+
+_ACCOUNT: Final = bindparam("account", type_=Escaped())
+_SERVER: Final = bindparam("server", type_=Escaped())
+_NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
+_EARLY: Final[BindParameter[float]] = bindparam("early", type_=Double())
+_HOME: Final = bindparam("home", type_=Escaped())
+
+
+def _given(table: Table) -> Mapping[str, BindParameter[Any]]:
+    """Return a parameter for each column; SQLAlchemy keeps the names of the columns to itself."""
+    return {c.name: bindparam(f"new_{c.name}", type_=c.type) for c in table.c}
+
+
+def _new(**values: object) -> Mapping[str, object]:
+    return {f"new_{name}": int(v) if v is True or v is False else v for name, v in values.items()}
+
+
+def _recall(batch: Batch, asked: Sequence[Asker]) -> Sequence[Standing]:
+    return [_standing(batch, account, server) for account, server in asked]
+
+
+def _standing(batch: Batch, account: str, server: str) -> Standing:
+    values: dict[str, object] = {"account": account, "server": server, "now": batch.now}
+    rows = _STANDING.run(batch.connection, values)
+    troubles = [
+        Trouble(*row)._replace(deletes=bool(row[-1]))
+        for row in _TROUBLES.run(batch.connection, values)
+    ]
+    quirks = [Quirk(*row) for row in _QUIRKS.run(batch.connection, values)]
+    failures, maildrop, login_after, refused, retry_at = rows[0] if rows else (0, None, 0, None, 0)
+    return Standing(
+        failures,
+        maildrop,
+        login_after or 0.0,
+        refused,
+        retry_at or 0.0,
+        {trouble.key: trouble for trouble in troubles},
+        {quirk.name: quirk for quirk in quirks},
+    )
+
+
+def _of_account(_: str) -> Made:
+    names = ("failures", "maildrop", "login_after", "refused", "retry_at")
+    return select(*(ACCOUNT.c[name] for name in names)).where(ACCOUNT.c.name == _ACCOUNT)
+
+
+def _troubles_of(_: str) -> Made:
+    names = ("key", "number", "tries", "until", "reason", "id", "deletes")
+    return select(*(TROUBLE.c[name] for name in names)).where(TROUBLE.c.account == _ACCOUNT)
+
+
+def _quirks_of(_: str) -> Made:
+    columns = (QUIRK.c.name, QUIRK.c.value, QUIRK.c.until)
+    return select(*columns).where(QUIRK.c.server == _SERVER, QUIRK.c.until > _NOW)
+
+
+def _trouble(batch: Batch, items: Sequence[Troubled]) -> Sequence[None]:
+    for account, troubles in items:
+        for trouble in troubles:
+            _NOTE.run(batch.connection, _new(account=account, **trouble._asdict()))
+    return [None] * len(items)
+
+
+def _noted(dialect: str) -> Made:
+    insert = insert_into(dialect, TROUBLE).values(_given(TROUBLE))
+    rest = [c for c in TROUBLE.c if not c.primary_key]
+    return insert.on_conflict_do_update(
+        index_elements=[TROUBLE.c.account, TROUBLE.c.key],
+        set_={column.name: insert.excluded[column.name] for column in rest},
+    )
+
+
+def _settle(batch: Batch, items: Sequence[Settled]) -> Sequence[None]:
+    for account, keys in items:
+        _SETTLE.run(batch.connection, {"account": account, "keys": keys})
+    return [None] * len(items)
+
+
+def _settled(dialect: str) -> Made:
+    return delete(TROUBLE).where(
+        TROUBLE.c.account == _ACCOUNT, among(dialect, TROUBLE.c.key, "keys")
+    )
+
+
+def _learn(batch: Batch, items: Sequence[Learnt]) -> Sequence[None]:
+    for server, quirk in items:
+        _LEARN.run(batch.connection, _new(server=server, **quirk._asdict()))
+    return [None] * len(items)
+
+
+def _learnt(dialect: str) -> Made:
+    insert = insert_into(dialect, QUIRK).values(_given(QUIRK))
+    new = insert.excluded
+    return insert.on_conflict_do_update(
+        index_elements=[QUIRK.c.server, QUIRK.c.name],
+        set_={"value": new.value, "until": new.until},
+    )
+
+
+def _move_in(batch: Batch, items: Sequence[Resident]) -> Sequence[list[str]]:
+    """Write down which maildrop an account has, and return who else had it."""
+    found = []
+    for account, maildrop in items:
+        values: dict[str, object] = {"account": account, "home": maildrop}
+        others = [name for (name,) in _OTHERS.run(batch.connection, values)]
+        _RESIDE.run(batch.connection, {**values, "never": 0.0})
+        found.append(sorted(others))
+    return found
+
+
+def _others(_: str) -> Made:
+    return select(ACCOUNT.c.name).where(ACCOUNT.c.maildrop == _HOME, ACCOUNT.c.name != _ACCOUNT)
+
+
+def _reside(dialect: str) -> Made:
+    never: BindParameter[float] = bindparam("never", type_=Double())
+    insert = insert_into(dialect, ACCOUNT).values(
+        name=_ACCOUNT,
+        next_poll=never,
+        set_at=never,
+        queued_until=never,
+        queued_at=never,
+        failures=0,
+        maildrop=_HOME,
+    )
+    return insert.on_conflict_do_update(
+        index_elements=[ACCOUNT.c.name], set_={"maildrop": insert.excluded.maildrop}
+    )
+
+
+def _prune(batch: Batch, moments: Sequence[float]) -> Sequence[None]:
+    """Delete what does not hold any more: of servers and messages that nobody asks for."""
+    for moment in moments:
+        values = {"early": moment, "now": batch.now + LONGEST}
+        _PRUNE_QUIRKS.run(batch.connection, values)
+        _PRUNE_TROUBLES.run(batch.connection, values)
+    return [None] * len(moments)
+
+
+def _quirks_over(_: str) -> Made:
+    return delete(QUIRK).where(or_(QUIRK.c.until < _EARLY, QUIRK.c.until > _NOW))
+
+
+def _troubles_over(_: str) -> Made:
+    return delete(TROUBLE).where(or_(TROUBLE.c.until < _EARLY, TROUBLE.c.until > _NOW))
+
+
+_STANDING: Final = Statement(_of_account)
+_TROUBLES: Final = Statement(_troubles_of)
+_QUIRKS: Final = Statement(_quirks_of)
+_NOTE: Final = Statement(_noted)
+_SETTLE: Final = Statement(_settled)
+_LEARN: Final = Statement(_learnt)
+_OTHERS: Final = Statement(_others)
+_RESIDE: Final = Statement(_reside)
+_PRUNE_QUIRKS: Final = Statement(_quirks_over)
+_PRUNE_TROUBLES: Final = Statement(_troubles_over)
+
+RECALL: Final = Operation(_recall, writes=False)
+TROUBLED: Final = Operation(_trouble)
+SETTLED: Final = Operation(_settle)
+LEARN: Final = Operation(_learn)
+MOVE_IN: Final = Operation(_move_in)
+PRUNE_STANDING: Final = Operation(_prune)
