@@ -322,6 +322,8 @@ def streams() -> Sequence[bytes]:
         ok + body + b"-ERR [SYS/TEMP] no\r\n" + body + ok + ok,
         ok + b"+OK 2 320\r\n+OK 1 a\r\n" + body + ok + b"+OK\r\n.\r\n",
         b"-ERR [IN-USE] locked\r\n",
+        (ok + listed + ok + ok + b"\r\n" + listed + listed + ok).replace(b"\r\n", b"\n"),
+        b"+OK\n\n" + (body + body + b"\r\n" + body).replace(b"\r\n", b"\n") + b"\r\n \n" + ok,
     )
     return [bytes((number, cut)) + s for number, s in enumerate(said) for cut in (0, 6, 255)]
 
