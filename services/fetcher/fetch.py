@@ -180,6 +180,10 @@ class Fetcher:
             return Done(f"another fetcher is at account {account.name}", "polled")
         try:
             await self._poll(account, standing, now=now)
+        except StateUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  (a defect, met by this account alone)
+            await self._defect(account, standing, error)
         finally:
             await self._world.ledger.release(lease)
         return Done(account.name, "polled")
@@ -256,6 +260,21 @@ class Fetcher:
             progress=False,
             undone="; ".join(undone) or None,
             login_after=sessions.login_after,
+        )
+
+    async def _defect(self, account: Account, standing: Standing, error: Exception) -> None:
+        """Back an account off that has met a defect of this program, as for any other failure."""
+        self._world.journal.crashed("", account.name, error)
+        why = f"unexpected error: {type(error).__name__}: {error}"
+        wait = backoff(account.poll_every, standing.failures, busy=False)
+        self._world.journal.account_failed(account.name, why, wait)
+        await self._world.schedule.polled(
+            account.name,
+            next_poll=max(self._world.clock.now() + wait, standing.login_after),
+            error=why,
+            progress=False,
+            undone=None,
+            login_after=standing.login_after,
         )
 
     async def _back_off(

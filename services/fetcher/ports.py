@@ -142,6 +142,9 @@ class Journal(Protocol):
     def account_failed(self, account: str, reason: str, again_in: float) -> None:
         """An account could not be polled."""
 
+    def crashed(self, id_: str, account: str, error: BaseException) -> None:
+        """Something was raised that must not be."""
+
     def dialogue(self, **about: object) -> Callable[[str], None] | None:
         """Return what takes the lines of a dialogue with a server; None where nobody listens."""
 

@@ -38,6 +38,27 @@ async def test_an_account_that_fails_is_backed_off_and_says_why(
     assert state.next_poll == desk.clock.now() + wait
 
 
+async def test_an_account_that_meets_a_defect_of_ours_is_backed_off_and_says_so(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def defect(*_: object) -> None:
+        raise KeyError("no such thing")
+
+    async with some(1).serving() as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(desk.state, "known", defect)
+            for failures in range(1, 6):
+                happened = await desk.poll(server)
+                assert (happened["accounts_failed"], happened["crashed"]) == (1, 1)
+                state = (await desk.state.accounts())["sales"]
+                assert state.last_error == "unexpected error: KeyError: 'no such thing'"
+                wait = backoff(300.0, failures - 1, busy=False)
+                assert (state.failures, state.next_poll) == (failures, desk.clock.now() + wait)
+        assert wait > 300.0
+        await desk.poll(server)
+    assert desk.raws() == MAIL[:1]
+
+
 async def test_an_account_is_not_backed_off_for_what_is_no_fault_of_its_own(desk: Desk) -> None:
     async with some(1).serving() as server:
         for failures in (1, 2, 3, 4):
