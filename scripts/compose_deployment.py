@@ -132,9 +132,9 @@ class Deployment:
     def ready(self, stage: str) -> bool:
         """Return whether the first container of a stage says that it can take work."""
         code = (
-            "import urllib.request as r, urllib.error as e\n"
+            "import urllib.request as r\n"
             "try: print(r.urlopen('http://127.0.0.1:9108/readyz').status)\n"
-            "except e.HTTPError as error: print(error.code)"
+            "except OSError as error: print(error)"
         )
         return self.inside(stage, "python", "-c", code).strip() == "200"
 
