@@ -50,7 +50,8 @@ async def tried(settings: Settings, log: MailLog) -> list[Trial]:
         log: where dialogues are told, if it is for debugging.
     """
     crowd = asyncio.Semaphore(AT_ONCE)
-    hosts: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONE_HOST))
+    most = min(AT_ONE_HOST, settings.limits.connections_per_host)
+    hosts: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(most))
 
     async def account(table: Account) -> Trial:
         async with hosts[table.host.lower()], crowd:

@@ -68,6 +68,8 @@ class MaildirCourier:
 
     async def probe(self, recipients: Sequence[str]) -> None:
         """See whether each Maildir can be written to, or made where it does not exist."""
+        if not recipients:  # nobody's in particular: the part of the path that is the same for all
+            require_writable(os.path.dirname(self._template.partition("{")[0]))  # noqa: PTH120
         for recipient in recipients:
             place = self._maildir_of(recipient)
             if isinstance(place, Result):

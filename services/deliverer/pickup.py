@@ -30,6 +30,7 @@ from services.deliverer.courier import Letter, Post, Tell, same_for_all
 from services.deliverer.drafts import Draft
 from services.deliverer.line_ends import Crlf, Form, crlf
 from services.deliverer.store import FileStore, NewFile, failure, require_writable
+from shared.errors import Unreachable
 
 WriteEnvelope: TypeAlias = Callable[[str, Sequence[str]], bytes]
 """Returns the lines for a sender, "" for none, and recipients."""
@@ -63,8 +64,12 @@ class PickupCourier:
         await drafts.deliver(self._store, posts, self._write, tell)
 
     async def probe(self, recipients: Sequence[str]) -> None:
-        """See whether the folder is there and can be written to."""
+        """See whether files can be made to appear in the folder, which has to be there."""
         require_writable(self._folder, make=False)
+        try:
+            await self._place_to_write()
+        except OSError as error:
+            raise Unreachable(self._folder, failure(error).reply) from error
 
     async def close(self) -> None:
         """Let go of the threads."""

@@ -341,9 +341,13 @@ class TestDestinations:
 
     def test_folders_have_to_be_writable(self, office: Office, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
+        (tmp_path / "PickUp").mkdir()
         more = (
             f'[destinations.blocked]\nurl = "maildir://{tmp_path}/file/{{mailbox}}"\n'
-            f'[destinations.pickup]\nurl = "pickup://{tmp_path}/none"\n'
+            f'[destinations.nobodys]\nurl = "maildir://{tmp_path}/file/{{mailbox}}"\n'
+            f'[destinations.none]\nurl = "pickup://{tmp_path}/none"\n'
+            f'[destinations.pickup]\nurl = "pickup://{tmp_path}/PickUp"\n'
+            f'[destinations.apart]\nurl = "pickup://{tmp_path}/PickUp?staging=/dev/shm/x"\n'
         )
         configure(office, Pop3Server(port=free_port()), more=more)
         text = office.config.read_text()
@@ -351,7 +355,11 @@ class TestDestinations:
         found = tried(office("check-config", "--connect", "--json"))
         assert found["destination default"][0]
         assert "in the way" in found["destination blocked"][1]
-        assert "there is no such directory" in found["destination pickup"][1]
+        assert "in the way" in found["destination nobodys"][1]
+        assert "there is no such directory" in found["destination none"][1]
+        assert found["destination pickup"][0]
+        assert "no place to write on the file system" in found["destination apart"][1]
+        assert not list((tmp_path / "PickUp").iterdir())
         assert not (office.data / "mail").exists()
 
 
