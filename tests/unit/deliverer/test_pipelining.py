@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from services.deliverer.envelope import FIRST_SECONDS, REST_SECONDS
+from services.deliverer.pool import IDLE_SECONDS
 from services.deliverer.quirks import WEEK
 from shared.errors import Unreachable
 from tests.clock import ManualClock
@@ -151,13 +152,14 @@ async def test_a_server_that_does_not_keep_it_costs_one_fresh_connection_and_is_
     way: str, scheme: str
 ) -> None:
     async with careless(way) as server:
-        url = f"{scheme}://127.0.0.1:{server.port}?tls=none"
-        async with courier(url, patience=0.005) as smtp:
+        url, clock = f"{scheme}://127.0.0.1:{server.port}?tls=none", ManualClock()
+        async with courier(url, clock, patience=0.005) as smtp:
             first = await smtp.deliver(letter(id_="1"), SENDER, [ANNA])
+            await clock.advance(IDLE_SECONDS)
             second = await smtp.deliver(letter(id_="2"), SENDER, [BERT])
     assert (first[ANNA].verdict, second[BERT].verdict) == ("delivered", "delivered")
     assert len(server.received) == 2
-    assert (server.together, server.connections) == (1, 2)
+    assert (server.together, server.connections) == (1, 3)
 
 
 async def test_after_a_week_it_is_tried_again() -> None:

@@ -111,6 +111,21 @@ async def test_a_letter_that_was_announced_is_sent_again_too() -> None:
     ]
 
 
+async def test_no_letter_is_announced_before_all_of_this_one_is_sent() -> None:
+    given = [Post(letter(), SENDER, [ANNA, BERT]), Post(letter(), SENDER, [CARL])]
+    async with smtp_server(lmtp=True) as server:
+        made = courier_for("local", f"{server.url}?pipelining=full", connections=1)
+        server.answer(f"RCPT {BERT}", UNKNOWN)
+        first, second = await told(made, given)
+        await made.close()
+    assert not isinstance(first, Exception)
+    assert not isinstance(second, Exception)
+    assert [r.verdict for r in (*first.values(), *second.values())] == ["delivered"] * 3
+    assert [m.recipients for m in server.received] == [[ANNA], [BERT], [CARL]]
+    mail = [command for command in server.commands if command.startswith("MAIL")]
+    assert len(mail) == 3
+
+
 @pytest.mark.parametrize("extensions", [EXTENSIONS, ()], ids=["together", "each"])
 @pytest.mark.parametrize("key", ["MAIL", f"RCPT {ANNA}", "DATA", "END"])
 async def test_a_limit_of_the_server_is_nobodys_fault(
