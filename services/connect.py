@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Final
 
+from services.deliverer.__main__ import dialogues
 from services.deliverer.couriers import courier_for
 from services.fetcher.__main__ import account as account_of
 from services.fetcher.login import Login
@@ -60,7 +61,7 @@ async def tried(settings: Settings, log: MailLog) -> list[Trial]:
     async def destination(name: str, table: Destination) -> Trial:
         recipients = [a.mailbox for a in settings.accounts if a.destination == name]
         async with crowd:
-            return await _outcome("destination", name, _reach(name, table, recipients))
+            return await _outcome("destination", name, _reach(name, table, recipients, log))
 
     return await asyncio.gather(
         *(account(table) for table in settings.accounts if table.enabled),
@@ -97,10 +98,12 @@ def _hurried(login: Login) -> Login:
     return replace(login, timeout=min(login.timeout, PATIENCE))
 
 
-async def _reach(name: str, table: Destination, recipients: Sequence[str]) -> str:
+async def _reach(name: str, table: Destination, recipients: Sequence[str], log: MailLog) -> str:
     # Apart, as it may run a command.
     address = await asyncio.to_thread(table.address) or ""
-    courier = courier_for(name, address, connections=1, patience=_SHARE)
+    courier = courier_for(
+        name, address, connections=1, patience=_SHARE, listen=dialogues(log, name)
+    )
     try:
         await courier.probe(list(dict.fromkeys(recipients)))
     finally:

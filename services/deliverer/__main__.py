@@ -35,7 +35,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
             table.address() or "",
             clock=r.clock,
             connections=table.connections,
-            listen=_listen(r.log, name),
+            listen=dialogues(r.log, name),
         )
         for name, table in r.settings.every_destination.items()
     }
@@ -52,7 +52,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         await deliverer.close()
 
 
-def _listen(log: MailLog, destination: str) -> Listen | None:
+def dialogues(log: MailLog, destination: str) -> Listen | None:
     """Return what takes the dialogues with a destination; None unless for debugging."""
     if log.dialogue() is None:
         return None

@@ -12,6 +12,7 @@ from shared.clock import Clock, SystemClock
 
 WEEK: Final = 7 * 86_400.0
 DAY: Final = 86_400.0
+HOUR: Final = 3_600.0
 
 
 class Promise:
@@ -64,6 +65,7 @@ class Quirks:
         following: that it takes those of the next letter with the end of the one before.
         ehlo: that it answers EHLO, be it with a refusal. Without, there is no TLS, so that is not
             held against a server for as long.
+        starttls: that TLS begins after STARTTLS, likewise.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
@@ -71,3 +73,4 @@ class Quirks:
         self.pipelining = Promise(clock, WEEK)
         self.following = Promise(clock, WEEK)
         self.ehlo = Promise(clock, DAY)
+        self.starttls = Promise(clock, HOUR)

@@ -205,15 +205,27 @@ async def open_session(target: Target) -> Session:
         Unreachable: the server cannot be reached, or does not let us in.
         Throttled: it has too much to do for now.
     """
-    starttls = target.tls in ("opportunistic", "required")
     try:
-        return await _open(target, starttls=starttls)
+        return await _open(target, starttls=_begins_tls(target))
     except TlsFailed:
         if target.tls != "opportunistic":
             raise
-        return await _open(target, starttls=False)
+        if not target.quirks.starttls.kept:
+            target.quirks.starttls.suspect()
     except EhloBroken:
         return await _open(target, starttls=False)
+    well = False
+    try:
+        session = await _open(target, starttls=False)
+        well = True
+        return session
+    finally:
+        target.quirks.starttls.went_without(well=well)
+
+
+def _begins_tls(target: Target) -> bool:
+    known = target.tls == "opportunistic" and target.quirks.starttls.trusted
+    return known or target.tls == "required"
 
 
 async def _open(target: Target, *, starttls: bool) -> Session:
@@ -222,7 +234,7 @@ async def _open(target: Target, *, starttls: bool) -> Session:
         greeting = await _greeting(session, target)
         await _hello(session, target)
         if starttls and await _starttls(session, target):
-            await _hello(session, target)
+            await _hello_again(session, target)
         if target.credentials is not None:
             await _login(session, target, target.credentials)
         session.begin(target, greeting)
@@ -343,7 +355,10 @@ async def _starttls(session: Session, target: Target) -> bool:
         if must:
             raise Unreachable(target.server, "it offers no STARTTLS, and TLS is required")
         return False
-    reply = await session.command(b"STARTTLS", Step.STARTTLS)
+    try:
+        reply = await session.command(b"STARTTLS", Step.STARTTLS)
+    except Unreachable as error:
+        raise TlsFailed(target.server, f"{error.said}, after STARTTLS") from error
     if must:
         _must(reply, Step.STARTTLS, target)
     if reply.code != 220 or target.context is None:
@@ -351,6 +366,15 @@ async def _starttls(session: Session, target: Target) -> bool:
     timeout = Step.STARTTLS.seconds * target.patience
     await session.channel.start_tls(target.context, target.host, timeout)
     return True
+
+
+async def _hello_again(session: Session, target: Target) -> None:
+    """Ask anew what is offered, now over TLS."""
+    try:
+        await _hello(session, target)
+    except Unreachable as error:
+        raise TlsFailed(target.server, f"{error.said}, over TLS") from error
+    target.quirks.starttls.keep()
 
 
 async def _login(session: Session, target: Target, credentials: Credentials) -> None:

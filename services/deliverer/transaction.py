@@ -76,12 +76,15 @@ async def transact(session: Session, post: Post, following: Following) -> dict[s
     why = _not_as_sender(session, post.sender)
     asked = Post(post.letter, post.sender if why is None else "", fit)
     told = await _once(session, asked, following, announced=announced)
-    if asked.sender and (others := [r for r in fit if told[r].meaning == "sender"]):
-        why = told[others[0]].result.reply
-        told |= await _with_null_sender(session, asked._replace(recipients=others), told, following)
-    _see_to_limits(session, told)
-    session.carried += any(each.result.verdict == "delivered" for each in told.values())
+    if any(each.meaning != "delivered" for each in told.values()):
+        others = [r for r in fit if told[r].meaning == "sender"]
+        if others and asked.sender:
+            why = told[others[0]].result.reply
+            again = asked._replace(recipients=others)
+            told |= await _with_null_sender(session, again, told, following)
+        _see_to_limits(session, told)
     found = {recipient: each.result for recipient, each in told.items()}
+    session.carried += any(result.verdict == "delivered" for result in found.values())
     return results | (found if why is None else _noted(found, post.sender, why))
 
 

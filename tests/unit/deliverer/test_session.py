@@ -10,7 +10,7 @@ import pytest
 
 from services.deliverer.courier import Throttled
 from services.deliverer.pool import IDLE_SECONDS
-from services.deliverer.quirks import DAY
+from services.deliverer.quirks import DAY, HOUR
 from shared.errors import Unreachable
 from tests.clock import ManualClock
 from tests.servers.certificates import Certificates, make_certificates
@@ -48,6 +48,37 @@ async def test_opportunistic_tls_does_without_where_it_fails(context: ssl.SSLCon
         async with courier(server.url) as other:
             await other.deliver(letter(), SENDER, [ANNA])
     assert [m.tls for m in server.received] == [False, False]
+
+
+@pytest.mark.parametrize("key", ["STARTTLS", "EHLO"])
+@pytest.mark.parametrize("action", [DROP, HANG])
+async def test_tls_that_is_offered_and_does_not_come_about_is_done_without_for_an_hour(
+    key: str, action: str, context: ssl.SSLContext
+) -> None:
+    clock = ManualClock()
+    async with (
+        smtp_server(context=context) as server,
+        courier(server.url, clock, patience=0.005) as smtp,
+    ):
+        good = "250-mail.corp.example\r\n250 STARTTLS"
+        server.answer(key, *([good, action] if key == "EHLO" else [action]))
+        for seconds in (IDLE_SECONDS, HOUR, 0):
+            await smtp.deliver(letter(), SENDER, [ANNA])
+            await clock.advance(seconds)
+    assert [m.tls for m in server.received] == [False, False, True]
+    assert server.connections == 4
+
+
+async def test_where_tls_has_come_about_it_is_not_done_without(context: ssl.SSLContext) -> None:
+    clock = ManualClock()
+    async with smtp_server(context=context) as server, courier(server.url, clock) as smtp:
+        await smtp.deliver(letter(), SENDER, [ANNA])
+        await clock.advance(IDLE_SECONDS)
+        server.answer("STARTTLS", DROP)
+        await smtp.deliver(letter(), SENDER, [ANNA])
+        await clock.advance(IDLE_SECONDS)
+        await smtp.deliver(letter(), SENDER, [ANNA])
+    assert [m.tls for m in server.received] == [True, False, True]
 
 
 async def test_what_was_offered_in_the_clear_does_not_count_over_tls(

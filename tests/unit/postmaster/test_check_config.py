@@ -298,6 +298,20 @@ class TestDestinations:
         assert [c.split()[0] for c in server.commands] == ["EHLO", "QUIT"]
         assert not server.received
 
+    async def test_show_what_is_said_for_debugging(self, office: Office) -> None:
+        async with smtp_server(extensions=()) as server:
+            configure(office, delivery=server.url)
+            told = await asyncio.to_thread(office, "--debug", "check-config", "--connect")
+        lines = [json.loads(line) for line in told.err.splitlines() if '"connection": ' in line]
+        assert {line["destination"] for line in lines} == {"default"}
+        assert [line["event"] for line in lines] == [
+            f"# connected to 127.0.0.1:{server.port}",
+            "S: 220 mail.corp.example ready",
+            "C: EHLO [127.0.0.1]",
+            "S: 250 mail.corp.example",
+            "C: QUIT",
+        ]
+
     @pytest.mark.parametrize(("step", "said"), [("GREETING", "554 not you"), ("EHLO", "421 busy")])
     async def test_that_refuse_us_fail(self, office: Office, step: str, said: str) -> None:
         script: dict[str, list[Action]] = {step: [said] * 5}
