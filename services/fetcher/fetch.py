@@ -258,7 +258,7 @@ class Fetcher:
             next_poll=max(now + (0.0 if more else interval), sessions.login_after),
             error=None,
             progress=False,
-            undone="; ".join(undone) or None,
+            undone="\n".join(undone) or None,
             login_after=sessions.login_after,
         )
 

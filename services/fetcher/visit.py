@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final, NamedTuple
 
@@ -347,29 +347,43 @@ class Visit:
         Its UIDLs are forgotten before: once the server has deleted, it may give them anew, whether
         or not we hear of it.
         """
-        asked = [safe.number for safe in self._remove]
+        risky = [safe for safe in self._remove if self._carefully or self._is_risky(safe)]
+        alone = {safe.number for safe in risky}
+        rest = [safe.number for safe in self._remove if safe.number not in alone]
+        accepted = await self._delete_each(risky)
         try:
-            if self._carefully:
-                asked = [n for n in asked if await self._session.delete([n])]
-                await self._forget(asked)
-                await self._session.quit()
-                accepted = set(asked)
-            else:
-                await self._forget(asked)
-                accepted = set(await self._session.quit(asked))
+            await self._forget(accepted.union(rest))
+            accepted.update(await self._session.quit(rest))
         except ServerFault:
-            exact = self._carefully or len(self._remove) == 1
-            self.unclear = bool(self._session.at) and not exact
-            self.blame = self._blamed(self._remove, deletes=True) if exact else None
+            self.unclear = bool(self._session.at) and len(rest) > 1
+            self.blame = None if self.unclear else self._blamed(self._remove, deletes=True)
             raise
+        self._troubles.settle([_key(s) for s in risky if s.number in accepted], deletes=True)
         await self._kept([safe for safe in self._remove if safe.number not in accepted])
         for safe in self._remove:
             if safe.number in accepted:
                 self._world.journal.removed(safe.id, self._account.name, safe.uidl or "")
 
-    async def _forget(self, numbers: Sequence[int]) -> None:
-        some = frozenset(numbers)
-        uidls = [safe.uidl for safe in self._remove if safe.uidl and safe.number in some]
+    def _is_risky(self, safe: Safe) -> bool:
+        trouble = self._troubles.get(_key(safe))
+        return trouble is not None and trouble.deletes
+
+    async def _delete_each(self, risky: Sequence[Safe]) -> set[int]:
+        """Delete messages one after the other: should one break the session, it is known which.
+
+        Their UIDLs are still known then; without QUIT, nothing is deleted.
+        """
+        accepted: set[int] = set()
+        for safe in risky:
+            try:
+                accepted.update(await self._session.delete([safe.number]))
+            except ServerFault:
+                self.blame = Blame(_key(safe), safe.number, deletes=True)
+                raise
+        return accepted
+
+    async def _forget(self, numbers: Collection[int]) -> None:
+        uidls = [safe.uidl for safe in self._remove if safe.uidl and safe.number in numbers]
         if uidls:
             await self._world.ledger.forget(self._account.name, uidls)
             reach("fetcher", "forgotten")
@@ -382,16 +396,18 @@ class Visit:
         await self._world.ledger.record(self._account.name, entries)
         said = f"DELE is refused: {printable(self._session.kept)}"
         for safe in refused:
-            key = Listed(safe.number, safe.uidl, safe.size).key
-            self._troubles.add(key, safe.number, said, deletes=True)
+            self._troubles.add(_key(safe), safe.number, said, deletes=True)
 
     def _blamed(self, among: Iterable[Listed | Safe], *, deletes: bool) -> Blame | None:
         """Return the message whose answer was awaited when the session broke, if there is one."""
         for message in among:
             if message.number == self._session.at:
-                key = Listed(message.number, message.uidl, message.size).key
-                return Blame(key, message.number, deletes)
+                return Blame(_key(message), message.number, deletes)
         return None
+
+
+def _key(message: Listed | Safe) -> str:
+    return Listed(message.number, message.uidl, message.size).key
 
 
 def _too_short(size: int, said: int | None) -> bool:

@@ -10,6 +10,7 @@ from services.postmaster import show
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.open import account_states
 from shared.clock import SystemClock
+from shared.log import printable
 from shared.settings import Account
 
 if TYPE_CHECKING:
@@ -19,33 +20,70 @@ LATE: Final = 300.0
 """Seconds after which an account that is due, and that nobody polls, is worth a word: a fetcher
 looks every second."""
 
-_COLUMNS: Final = ("account", "status", "next poll", "last ok", "failures", "last error")
+_COLUMNS: Final = (
+    "account",
+    "status",
+    "next poll",
+    "last ok",
+    "failures",
+    "last error",
+    "left undone",
+)
 _WHOLE: Final = ("status", "next poll", "last ok", "failures")
-_UNDER: Final = {"failures": "status", "last ok": "next poll"}
+_UNDER: Final = {"failures": "status", "last ok": "next poll", "left undone": "last error"}
+_LONG: Final = 2000
+"""Characters of a reason that are shown."""
+
+FAILING: Final = 1
+"""The exit status where an account fails."""
 
 
 @click.command("accounts")
+@click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_invocation
-def accounts(invocation: Invocation, as_json: bool) -> None:
-    """Show how each account stands.
+@click.pass_context
+def accounts(
+    context: click.Context, invocation: Invocation, name: str | None, as_json: bool
+) -> None:
+    """Show how each account stands, or the one of this NAME in full.
 
-    When it was polled last, what went wrong, and when it is polled next.
+    When it was polled last, what went wrong or was left undone, and when it is polled next. The
+    exit status is 1 where an account fails.
     """
     settings = invocation.settings()
     states = account_states(settings)
     now = SystemClock().now()
     stand = [(account, states.get(account.name)) for account in settings.accounts]
+    if name is not None:
+        stand = [(account, state) for account, state in stand if account.name == name]
+        if not stand:
+            raise click.ClickException(f"no account is called {printable(name)}")
     if as_json:
         show.as_json([_record(account, state, now) for account, state in stand])
-        return
-    if not stand:
+    elif not stand:
         click.echo("There is no [[account]] in the configuration.")
-        return
-    rows = (_row(account, state, now) for account, state in stand)
-    show.table(_COLUMNS, rows, whole=_WHOLE, under=_UNDER)
-    if late := sum(_overdue(account, state, now) for account, state in stand):
+    elif name is not None:
+        _in_full(*stand[0], now)
+    else:
+        rows = (_row(account, state, now) for account, state in stand)
+        show.table(_COLUMNS, rows, whole=_WHOLE, under=_UNDER)
+    late = sum(_overdue(account, state, now) for account, state in stand)
+    if late and not as_json:
         click.echo(f"{late} overdue: is a fetcher running, and the broker up?", err=True)
+    if any(_status(account, state, now) == "failing" for account, state in stand):
+        context.exit(FAILING)
+
+
+def _in_full(account: Account, state: AccountState | None, now: float) -> None:
+    """Print how one account stands, a line for each thing that is left undone."""
+    record = _record(account, state, now)
+    undone = record.pop("left_undone")
+    show.entry("maildrop", printable(f"{account.username} at {account.host}:{account.port}"))
+    for key, value in record.items():
+        show.entry(key.replace("_", " "), printable("" if value is None else str(value), _LONG))
+    for sentence in undone if isinstance(undone, list) else ():
+        show.entry("left undone", printable(sentence, _LONG))
 
 
 def _record(account: Account, state: AccountState | None, now: float) -> dict[str, object]:
@@ -57,7 +95,13 @@ def _record(account: Account, state: AccountState | None, now: float) -> dict[st
         "last_ok": show.time(state.last_ok) if state and state.last_ok else None,
         "failures": state.failures if state else 0,
         "last_error": state.last_error if state else None,
+        "left_undone": _undone(state),
     }
+
+
+def _undone(state: AccountState | None) -> list[str]:
+    """Return what the last poll left undone, a sentence each."""
+    return state.undone.split("\n") if state is not None and state.undone else []
 
 
 def _row(account: Account, state: AccountState | None, now: float) -> tuple[object, ...]:
@@ -69,6 +113,7 @@ def _row(account: Account, state: AccountState | None, now: float) -> tuple[obje
         ok,
         state.failures if state else 0,
         state.last_error or "" if state else "",
+        "; ".join(_undone(state)),
     )
 
 

@@ -43,7 +43,6 @@ def polled(name: str, wait: float, error: str | None = None) -> Callable[[State]
 def rows(office: Office) -> dict[str, list[str]]:
     """Return the cells of each line, by the name of the account."""
     printed = office("accounts")
-    assert printed.status == 0
     lines = [line.split("  ") for line in printed.out.splitlines()[2:]]
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     return {line[0]: line[1:] for line in cells}
@@ -60,6 +59,7 @@ def test_before_anything_was_polled_no_database_is_made(office: Office) -> None:
         "last_ok": None,
         "failures": 0,
         "last_error": None,
+        "left_undone": [],
     }
     assert not office.data.exists()
 
@@ -140,3 +140,40 @@ def test_a_database_that_is_none(office: Office) -> None:
 )
 def test_durations_are_shown_as_they_are_written(seconds: float, text: str) -> None:
     assert show.duration(seconds) == text
+
+
+def test_what_a_poll_left_undone_is_told_and_one_account_in_full(office: Office) -> None:
+    office.config.write_text(office.config.read_text() + ACCOUNT.format(name="other"))
+    undone = "1 message cannot be fetched: message 3 (UIDL \x1b[2J): -ERR\nthe server lists 3 UIDLs"
+    tell(
+        office,
+        60,
+        lambda state: state.polled("sales", next_poll=time.time() + 300, error=None, undone=undone),
+        polled("other", 300),
+    )
+    shown = undone.replace("\x1b", "\\x1b").split("\n")
+    assert rows(office)["sales"][-1] == "; ".join(shown)
+    assert "sales" not in rows(office)["other"]
+    printed = office("accounts", "sales")
+    assert printed.status == 0
+    assert [line.split("  ")[-1].strip() for line in printed.out.splitlines()[-2:]] == shown
+    assert "x at localhost:995" in printed.out or "localhost" in printed.out
+    assert "other" not in printed.out
+    (found,) = office("accounts", "sales", "--json").json
+    assert found["left_undone"] == undone.split("\n")
+
+
+def test_the_exit_status_says_whether_an_account_fails(office: Office) -> None:
+    office.config.write_text(office.config.read_text() + ACCOUNT.format(name="broken"))
+    tell(office, 60, polled("sales", 300), polled("broken", 300, "wrong password"))
+    assert office("accounts").status == 1
+    assert office("accounts", "--json").status == 1
+    assert office("accounts", "broken").status == 1
+    assert "wrong password" in office("accounts", "broken").out
+    assert office("accounts", "sales").status == 0
+
+
+def test_an_account_that_is_none(office: Office) -> None:
+    printed = office("accounts", "nobody")
+    assert printed.status == 1
+    assert "no account is called nobody" in printed.err
