@@ -165,9 +165,9 @@ class Dispatcher:
                 self._places = self._places or store.places(db)
                 self._do_chores(db, owner, chores, moment)
                 self._transfer(db, owner, jobs, moment.now, changes, report)
-                self._return_unseen(db, owner, changes)
+                self._return_unseen(db, owner, moment.now, changes)
                 self._lease(db, owner, changes)
-                self._finish(db, owner, jobs, report)
+                self._finish(db, owner, jobs, moment.now, report)
         except BaseException:
             changes.undo()
             raise
@@ -184,7 +184,7 @@ class Dispatcher:
         self, db: sqlite3.Connection, owner: int, chores: Chores, moment: Moment
     ) -> None:
         for dead in chores.dead:
-            store.take_back(db, self._places, dead)
+            store.take_back(db, self._places, dead, moment.now)
             owners.remove(db, self._path, dead)
         if chores.due:
             store.release_due(db, self._places, moment.now)
@@ -279,13 +279,15 @@ class Dispatcher:
             changes.leased.append((consumer, _deliveries(consumer, owner, place, heads)))
         return left
 
-    def _return_unseen(self, db: sqlite3.Connection, owner: int, changes: _Changes) -> None:
+    def _return_unseen(
+        self, db: sqlite3.Connection, owner: int, now: float, changes: _Changes
+    ) -> None:
         """Give back what was leased for consumers that have ended, and never seen by anybody."""
         changes.unwanted = [lease for c in self._consumers if c.closed for lease in _unseen(c)]
         if not changes.unwanted:
             return
         returned = [store.Returned(u.id, u.queue, u.handouts - 1) for u in changes.unwanted]
-        store.give_back(db, self._places, owner, returned)
+        store.give_back(db, self._places, owner, returned, now)
         self.look_again()
 
     def _lease(self, db: sqlite3.Connection, owner: int, changes: _Changes) -> None:
@@ -302,13 +304,13 @@ class Dispatcher:
                 changes.leased.append((consumer, _deliveries(consumer, owner, place, heads)))
 
     def _finish(
-        self, db: sqlite3.Connection, owner: int, jobs: Sequence[Job], report: Report
+        self, db: sqlite3.Connection, owner: int, jobs: Sequence[Job], now: float, report: Report
     ) -> None:
         for job in jobs:
             if isinstance(job, Cancel):
                 report.answers.append((job.done, None))
             elif isinstance(job, Stop):
-                store.take_back(db, self._places, owner)
+                store.take_back(db, self._places, owner, now)
                 owners.remove(db, self._path, owner)
                 report.answers.append((job.done, None))
 

@@ -16,6 +16,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
@@ -293,22 +294,26 @@ def forget(db: sqlite3.Connection, owner: int, ids: Sequence[int]) -> None:
 
 
 def give_back(
-    db: sqlite3.Connection, known: Places, owner: int, returned: Sequence[Returned]
+    db: sqlite3.Connection, known: Places, owner: int, returned: Sequence[Returned], now: float
 ) -> None:
-    """Put leased messages back where they stood; to quarantine what was handed out too often."""
+    """Put leased messages back where they stood; to quarantine what was handed out too often.
+
+    Args:
+        now: the wall clock, for what goes to quarantine.
+    """
     by_id = {place.id: place for place in known.values()}
     db.executemany(_UNLEASE, [(owner, each.id) for each in returned])
     spent = [r for r in returned if r.handouts >= DELIVERY_LIMIT and by_id[r.queue].kind == "work"]
     for each in spent:
-        _quarantine(db, known, by_id[each.queue].name, each)
+        _quarantine(db, known, by_id[each.queue].name, each, now)
     kept = set(returned).difference(spent)
     db.executemany(_PUT_WAITING, [(r.queue, r.id, r.handouts) for r in kept])
 
 
-def take_back(db: sqlite3.Connection, known: Places, owner: int) -> None:
+def take_back(db: sqlite3.Connection, known: Places, owner: int, now: float) -> None:
     """Give back everything that an owner holds; each message counts as handed out."""
     held = [Returned(*found) for found in db.execute(_OWNED, (owner,))]
-    give_back(db, known, owner, held)
+    give_back(db, known, owner, held, now)
 
 
 def is_due(db: sqlite3.Connection, now: float) -> bool:
@@ -381,7 +386,9 @@ def _due(db: sqlite3.Connection, now: float, limit: int) -> list[tuple[int, floa
     return db.execute(_DUE, {"now": now, "slack": CLOCK_SLACK, "limit": limit}).fetchall()
 
 
-def _quarantine(db: sqlite3.Connection, known: Places, inbox: str, spent: Returned) -> None:
+def _quarantine(
+    db: sqlite3.Connection, known: Places, inbox: str, spent: Returned, now: float
+) -> None:
     message_id, headers, body = db.execute(_LEASED_CONTENT, (spent.id,)).fetchone()
     if inbox == INCOMING and _counted(db, known[QUARANTINE], message_id, body):
         db.execute(_FORGET, (spent.id,))
@@ -393,6 +400,7 @@ def _quarantine(db: sqlite3.Connection, known: Places, inbox: str, spent: Return
         "reason": f"{times}: it may crash the process that takes it",
         "inbox": inbox,
         "stage": _STAGES.get(inbox, ""),
+        "failed-at": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
         "size": len(body),
     }
     db.execute(_TELL, (json.dumps(told), spent.id))

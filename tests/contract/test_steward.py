@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -51,6 +52,8 @@ async def test_what_is_handed_out_too_often_goes_to_quarantine(bench: Bench) -> 
     )
     assert stored.headers["inbox"] == "incoming"
     assert stored.headers["stage"] == "parser"
+    at = datetime.fromisoformat(str(stored.headers["failed-at"]))
+    assert abs(at - datetime.now(UTC)) < timedelta(hours=1)
     assert stored.headers["account"] == "sales"
     assert stored.headers["subject"] == "hello"
     assert bench.steward.move("quarantine", ["poison"], back) == 1

@@ -97,33 +97,32 @@ class Plant:
         self.arrived.append(envelope.id)
         return Done("250 ok")
 
-    async def drained(self, **stages: Compute | Perform) -> Drained:
-        """Run until all is drained."""
-        handles: dict[str, Compute | Perform] = {
+    @property
+    def resources(self) -> Resources:
+        spool = Spool(str(self.file.parent / "spool"))
+        return Resources(
+            self.settings, self.broker, _no_state, spool, self.log, self.clock, "here", "0"
+        )
+
+    def stages(self, **handles: Compute | Perform) -> list[Stage]:
+        """Return the stages, the fetcher first, each with the handler given or its own."""
+        own: dict[str, Compute | Perform] = {
             "fetch": self.fetch,
             "parse": self.parse,
             "deliver": self.deliver,
         }
-        handles.update(stages)
-        resources = Resources(
-            self.settings,
-            self.broker,
-            _no_state,
-            Spool(str(self.file.parent / "spool")),
-            self.log,
-            self.clock,
-            "here",
-            "0",
-        )
-        stages_ = [
-            Stage("fetcher", POLL, Fetched, INCOMING, handles["fetch"], 2, alone),
-            Stage("parser", INCOMING, Fetched, PARSED, handles["parse"], 8, alone),
-            Stage("deliverer", PARSED, Parsed, None, handles["deliver"], 8, alone),
+        fetch, parse, deliver = (own | handles).values()
+        return [
+            Stage("fetcher", POLL, Fetched, INCOMING, fetch, 2, alone),
+            Stage("parser", INCOMING, Fetched, PARSED, parse, 8, alone),
+            Stage("deliverer", PARSED, Parsed, None, deliver, 8, alone),
         ]
+
+    async def drained(self, **handles: Compute | Perform) -> Drained:
+        """Run until all is drained."""
+        assemblies = [Assembly(stage) for stage in self.stages(**handles)]
         async with asyncio.timeout(30):
-            return await drain(
-                resources, [Assembly(stage) for stage in stages_], self.interrupted, grace=0.05
-            )
+            return await drain(self.resources, assemblies, self.interrupted, grace=0.05)
 
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.said.getvalue().splitlines()]
