@@ -29,6 +29,7 @@ def warnings(settings: Settings, path: Path | None) -> list[str]:
         *_accounts(settings),
         *_shared_maildrops(settings),
         *_shared_maildirs(settings),
+        *_pickup_of_exchange(settings),
         *_exposed(settings, path),
     ]
 
@@ -107,6 +108,18 @@ def _filled(template: str, mailbox: str) -> str:
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
+
+
+def _pickup_of_exchange(settings: Settings) -> Iterator[str]:
+    """Yield a warning for each Pickup directory of Exchange 2007 or later, by its usual path."""
+    for name, destination in settings.every_destination.items():
+        url = destination.url
+        if url.scheme == "pickup" and "transportroles" in url.reveal().lower():
+            yield (
+                f"destination {name}: by its path, that is the Pickup directory of Exchange 2007 or"
+                " later, which sends each message to everybody in its To and Cc once more. Use"
+                " replay:// with its Replay directory"
+            )
 
 
 def _exposed(settings: Settings, path: Path | None) -> Iterator[str]:

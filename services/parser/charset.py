@@ -47,7 +47,7 @@ _NAMES: Final[Mapping[str, str]] = {
 _LARGER: Final[Mapping[str, str]] = {"1": "cp1252", "9": "cp1254", "11": "cp874"}
 """Parts of ISO 8859, each with the code page that begins with it."""
 
-_CODE_PAGE: Final = re.compile(r"(?:cp|ibm|dos|win|windows|ms|msdos|oem)_?0*(\d+j?)")
+_CODE_PAGE: Final = re.compile(r"(?:cp|ibm|dos|win|windows|ms|msdos|oem)_?(\d+j?)")
 _ISO_8859: Final = re.compile(r"(?:iso_?)?8859_?(\d+)(?:_[a-z0-9].*)?")
 _UTF: Final = re.compile(r"(?:unicode_1_1_)?utf_?(8|16|32)(?:_?(?:n|mb\d|bom|sig|none|strict))?")
 

@@ -29,7 +29,9 @@ TEXT_LIMIT: Final = 400
 """Characters of an address or name that are kept; RFC 5321 section 4.5.3.1 allows 320 octets."""
 
 ABOVE_LIMIT: Final = 100
-"""Lines above the first field that are taken for strays; more are a text without a header."""
+ABOVE_SIZE: Final = 64 * 1024
+"""Lines above the first field, and their bytes, that are taken for strays. More of them are a text
+without a header. They are copied, and an envelope has its limit."""
 
 BOM: Final = b"\xef\xbb\xbf"
 """U+FEFF in UTF-8, which some programs write at the beginning of whatever they write."""
@@ -69,7 +71,8 @@ def begins(head: bytes) -> int | None:
         end = _end(head, at)
         found = can_begin(head, at, len(head) if end is None else end)
         if found is not None:
-            return None if _strays(head, found) > ABOVE_LIMIT else found
+            many = found > ABOVE_SIZE or _strays(head, found) > ABOVE_LIMIT
+            return None if many else found
         if end is None:
             return None
         at = end

@@ -1,7 +1,7 @@
 """Odd mail at real mail servers: each takes it, and whoever reads it there finds one header.
 
-Below the lines of ours, Postfix and Dovecot see the message's own fields, and its body. What neither
-may find is a field that the provider's filter did not see: CR alone makes none.
+Below the lines of ours, Postfix and Dovecot see the message's own fields, and its body. What
+neither may find is a field that the provider's filter did not see: CR alone makes none.
 """
 
 import email
@@ -33,7 +33,7 @@ ODD: dict[str, bytes] = {
     + b"".join(b"X-Filler-%d: %s\r\n" % (n, b"f" * 200) for n in range(1400))
     + b"\r\nbody\r\n",
     "CR makes fields": PLAIN.replace(b"Subject: Offer odd\r\n", INJECTED) + b"\r\nbody\r\n",
-    "provider's Delivered-To": b"Delivered-To: " + SALES.encode() + b"\r\n" + PLAIN + b"\r\nbody\r\n",
+    "provider's Delivered-To": b"Delivered-To: sales@corp.example\r\n" + PLAIN + b"\r\nbody\r\n",
 }
 
 
@@ -85,12 +85,12 @@ def check(name: str, message: Message) -> None:
     assert message["Message-ID"] == "<odd@example.org>", name
     assert message["Bcc"] is None, name
     assert message["X-Injected"] is None, name
-    body = message.get_payload().replace("\x80", "\0").replace("\ufffd", "")
+    body = str(message.get_payload()).replace("\0", "")
     assert body in BODIES.get(name, ("body\n",)), (name, body)
 
 
 BODIES = {
-    "NUL in body": ("one\0two\n", "onetwo\n"),
+    "NUL in body": ("onetwo\n",),
     "bare CR in body": ("one\ntwo\n",),
     "mbox line first": ("b\n",),
     "quoted mbox line first": ("b\n",),

@@ -115,3 +115,23 @@ class TestARelativeDataDirectory:
     def test_and_is_nobodys_business_where_nothing_is_kept_in_it(self, tmp_path: Path) -> None:
         remote = '[broker]\nurl = "amqp://h"\n[state]\nurl = "sqlite:////x"\n[spool]\nurl = "/s"'
         assert said(tmp_path, remote, account("a"), start='data_dir = "data"') == []
+
+
+class TestPickupOfExchange:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "pickup:///mnt/Exchange/TransportRoles/Pickup",
+            "pickup:///mnt/exchange/transportroles/pickup?staging=/mnt/exchange/new",
+        ],
+    )
+    def test_it_would_send_to_everybody_once_more(self, tmp_path: Path, url: str) -> None:
+        (warning,) = said(tmp_path, account("sales"), delivery=url)
+        assert "destination default: " in warning
+        assert "Use replay://" in warning
+
+    @pytest.mark.parametrize(
+        "url", ["replay:///mnt/TransportRoles/Replay", "pickup:///mnt/Mailroot/Pickup"]
+    )
+    def test_what_takes_our_envelope_is_no_reason_to_warn(self, tmp_path: Path, url: str) -> None:
+        assert said(tmp_path, account("sales"), delivery=url) == []

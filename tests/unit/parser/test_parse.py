@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.parser.header import ABOVE_LIMIT
+from services.parser.header import ABOVE_LIMIT, ABOVE_SIZE
 from services.parser.parse import parse
 from shared.message import HEADER_LIMIT, Envelope, Fetched, Inline, Parsed, Raw, Spooled
 from shared.outcome import Forward, Quarantine
@@ -275,6 +275,11 @@ def test_an_overlong_address_is_cut() -> None:
 def test_the_header_begins_below_what_is_no_field(strays: bytes, header: bytes) -> None:
     p = parsed(strays + header + b"\r\nReceived: in the body\r\n")
     assert (p.above, p.summary.subject, p.received) == (len(strays), "s", header.count(b"received"))
+
+
+@pytest.mark.parametrize(("size", "above"), [(ABOVE_SIZE, ABOVE_SIZE), (ABOVE_SIZE + 1, None)])
+def test_strays_are_no_book(size: int, above: int | None) -> None:
+    assert parsed(b"x" * (size - 2) + b"\r\nSubject: s\r\n\r\n").above == above
 
 
 def test_a_text_in_which_a_line_looks_like_a_field_is_all_body() -> None:

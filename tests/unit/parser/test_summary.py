@@ -67,6 +67,7 @@ def test_readable(body: bytes, shown: str) -> None:
         ("windows-1251 cp1251 win1251 cp-1251 x-cp1251", b"\xcf\xf0\xe8", "При"),
         ("cp850 cp-850 ibm850 IBM-850 dos-850 850", b"\x81", "ü"),
         ("cp-737 ibm737", b"\x80", "Α"),
+        ("cp037 ibm037 ebcdic-cp-us", b"\x81", "a"),
         ("iso-8859-8 iso-8859-8-i ISO-8859-8-E visual logical windows-1255", b"\xf9", "ש"),
         ("iso-8859-9 windows-1254 latin5", b"\xfd", "ı"),
         ("tis-620 iso-8859-11 windows-874 x-cp874", b"\xa1", "ก"),
