@@ -59,6 +59,7 @@ class TestCheckConfig:
             "inline_limit:   128KiB",
             "retry:          30s, 5m, 30m, 2h, 6h",
             "give_up_after:  5d",
+            "limits:         8 connections to one POP3 host",
             "monitor:        off",
         ):
             assert line in lines
