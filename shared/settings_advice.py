@@ -39,9 +39,9 @@ def _place(settings: Settings) -> Iterator[str]:
         return
     place = settings.data_dir.absolute()
     yield (
-        f"data is kept in {place}, which is found from this working directory alone: started in"
-        " another one, the connector knows of no message and delivers again what is still at the"
-        f' providers. Write data_dir = "{place}"'
+        f"data is kept in {place}, by a relative path, and is found from this working directory"
+        " alone: started in another one, the connector knows of no message and delivers again what"
+        f' is still at the providers. Write data_dir = "{place}"'
     )
 
 

@@ -235,7 +235,7 @@ def _lines(values: Mapping[str, object]) -> None:
 
 
 def _line(key: str, value: object) -> None:
-    click.echo(f"{printable(key)}:".ljust(16) + printable(str(value), 2000))
+    entry(f"{printable(key)}:", printable(str(value), 2000))
 
 
 def _joined(value: object) -> object:

@@ -64,6 +64,16 @@ def test_messages(office: Office, command: str, queue: str) -> None:
     assert len(found) < 24  # that of two messages fits on a screen
 
 
+def test_one_message(office: Office) -> None:
+    office.park(ID, reason=REASON)
+    found = office("failed", "show", ID).out.splitlines()
+    assert f"id:             {ID}" in found
+    at = next(n for n, line in enumerate(found) if line.startswith("reason:"))
+    rest = [line[16:] for line in found[at : at + 5]]
+    assert words(rest).startswith(words([REASON]))
+    assert all(line.startswith(" " * 16) for line in found[at + 1 : at + 4])
+
+
 def test_what_fits_stands_on_one_line(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     office.park(ID)
