@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from services.deliverer.channel import Silent
 from services.deliverer.courier import Post, Throttled
 from services.deliverer.meaning import meaning
 from services.deliverer.quirks import Promise
@@ -25,7 +26,6 @@ REST_SECONDS: Final = 20.0
 """The same for each of the others, once the first has come."""
 
 _NOT_UNDERSTOOD: Final = frozenset({500, 502, 503})
-_NOT_READ: Final = _NOT_UNDERSTOOD | {501, 555}
 _SAYS_SO: Final = re.compile(r"pipelin|synchroni[sz]ation", re.IGNORECASE)
 
 
@@ -102,7 +102,7 @@ async def _together(session: Session, post: Post, promise: Promise) -> Answers:
             answers.append(_checked(session, reply, steps[len(answers)]))
     mail, *rcpt, data = answers
     found = Answers(mail, rcpt, data)
-    wrong = None if found.accepted else _out_of_step(mail, rcpt, data, kept=promise.kept)
+    wrong = None if found.accepted else _out_of_step(mail, rcpt, data)
     if wrong is not None:
         promise.suspect()
         why = f"{wrong.code} {wrong.text} (said to commands sent together)"
@@ -123,8 +123,8 @@ async def _some(
         return await session.replies(steps, REST_SECONDS)
     except Unreachable as error:
         if promise.kept:  # it is the connection, as far as anybody knows
-            if not first:
-                promise.doubt()
+            if isinstance(error, Silent) and not first:
+                promise.doubt()  # it looks as if the rest had been lost
             raise
         promise.suspect()
         raise PipelineBroken(
@@ -132,23 +132,17 @@ async def _some(
         ) from error
 
 
-def _out_of_step(mail: Reply, rcpt: Sequence[Reply], data: Reply, *, kept: bool) -> Reply | None:
+def _out_of_step(mail: Reply, rcpt: Sequence[Reply], data: Reply) -> Reply | None:
     """Return the answer that shows that commands are not taken together, or None.
 
-    Args:
-        mail: the answer to MAIL.
-        rcpt: those to RCPT.
-        data: that to DATA.
-        kept: whether they were taken so before. If not, bad syntax may be that of all of them.
+    There are as many as there were commands, so MAIL was read for itself, whatever it was told.
     """
     for reply in (mail, *rcpt, data):
         if reply.code >= 400 and _SAYS_SO.search(reply.text):
             return reply
     early = next((reply for reply in (mail, *rcpt) if reply.code == 354), None)
-    if early is not None or mail.code in (_NOT_UNDERSTOOD if kept else _NOT_READ):
-        return early or mail
-    if meaning(mail, Step.MAIL) != "delivered":
-        return None  # what follows, follows from that
+    if early is not None or meaning(mail, Step.MAIL) != "delivered":
+        return early  # what follows a refusal, follows from that
     lost = next((reply for reply in rcpt if reply.code in _NOT_UNDERSTOOD), None)
     if lost is not None or not any(200 <= reply.code < 300 for reply in rcpt):
         return lost

@@ -14,6 +14,8 @@ WEEK: Final = 7 * 86_400.0
 DAY: Final = 86_400.0
 HOUR: Final = 3_600.0
 
+_SENDERS: Final = 1_000
+
 
 class Promise:
     """Something that a server offers.
@@ -61,6 +63,9 @@ class Quirks:
     """What is known of one server.
 
     Attributes:
+        refused: senders that it did not take, with what it said, where it left at that. Some
+            servers do so after a few that they do not like; the next time such a sender is not
+            tried. Some are forgotten when they become many.
         pipelining: that it takes MAIL, RCPT and DATA in one write (RFC 2920).
         following: that it takes those of the next letter with the end of the one before.
         ehlo: that it answers EHLO, be it with a refusal. Without, there is no TLS, so that is not
@@ -70,7 +75,14 @@ class Quirks:
 
     def __init__(self, clock: Clock | None = None) -> None:
         clock = clock or SystemClock()
+        self.refused: dict[str, str] = {}
         self.pipelining = Promise(clock, WEEK)
         self.following = Promise(clock, WEEK)
         self.ehlo = Promise(clock, DAY)
         self.starttls = Promise(clock, HOUR)
+
+    def refuses(self, sender: str, said: str) -> None:
+        """Note a sender that is not to be tried again."""
+        if len(self.refused) >= _SENDERS:
+            self.refused.clear()
+        self.refused[sender] = said

@@ -107,7 +107,7 @@ def _not_as_sender(session: Session, sender: str) -> str | None:
         return None
     if not sender.isascii() and "SMTPUTF8" not in session.extensions:
         return f"{session.server} does not offer SMTPUTF8"
-    return unsendable(sender)
+    return session.quirks.refused.get(sender) or unsendable(sender)
 
 
 def _noted(results: Mapping[str, Result], sender: str, why: str) -> dict[str, Result]:
@@ -124,6 +124,8 @@ async def _with_null_sender(
         return await _once(session, post._replace(sender=""), following, announced=False)
     except (Unreachable, ClaimLost, SpoolMissing, SpoolUnavailable) as error:
         if all(told.result.verdict != "delivered" for told in before.values()):
+            if isinstance(error, Unreachable):
+                session.quirks.refuses(post.sender, before[post.recipients[0]].result.reply)
             raise
         session.channel.abort()  # what has been delivered to others is not undone by that
         later = _Told(Result("temporary", str(error)), "temporary")

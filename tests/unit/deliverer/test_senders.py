@@ -111,6 +111,19 @@ async def test_a_letter_that_was_announced_is_sent_again_too() -> None:
     ]
 
 
+async def test_a_server_that_leaves_at_a_sender_it_does_not_take_gets_the_letter() -> None:
+    said = "501 5.1.7 Bad sender address syntax"
+    async with smtp_server(extensions=()) as server, courier(server.url) as smtp:
+        await smtp.deliver(letter(), SENDER, [CARL])
+        server.answer("MAIL", *[said] * 5)
+        server.answer("MAIL ", *["250 2.1.0 ok"] * 5)  # to the null sender
+        server.answer("RSET", *[DROP] * 5)
+        results = await smtp.deliver(letter(), "foo@example..net", [ANNA])
+    assert results[ANNA].verdict == "delivered"
+    assert said in results[ANNA].reply
+    assert [m.sender for m in server.received] == [SENDER, ""]
+
+
 async def test_no_letter_is_announced_before_all_of_this_one_is_sent() -> None:
     given = [Post(letter(), SENDER, [ANNA, BERT]), Post(letter(), SENDER, [CARL])]
     async with smtp_server(lmtp=True) as server:

@@ -1,0 +1,67 @@
+"""Senders as providers write them, at real servers: none keeps a message from its mailbox."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from services.deliverer.courier import Post
+from services.deliverer.couriers import courier_for
+from tests.flow.test_other_servers import Local
+from tests.servers.courier import courier
+from tests.servers.exim import exim
+from tests.servers.opensmtpd import opensmtpd
+from tests.servers.postfix import postfix
+from tests.servers.process import wait_until
+from tests.unit.deliverer.letters import letter, told
+
+SERVERS: dict[str, Callable[[], AbstractContextManager[Local]]] = {
+    "postfix": lambda: postfix(mailboxes=("sales",), agent="local"),
+    "exim": exim,
+    "opensmtpd": opensmtpd,
+    "courier": lambda: courier(per_ip=40),
+}
+SENDERS = (
+    "foo@example..net",  # the first thing a server hears: is it the pipelining, or the sender?
+    "unknown",
+    "foo@example.net",
+    "",
+    "a@b@example.net",
+    '"john smith"@example.net',
+    "-foo@example.net",
+    "foo@[192.0.2.1]",
+    "foo,bar@example.net",
+    "foo(x)bar@example.net",
+    "foo;bar@example.net",
+    "jürgen@example.net",
+    "foo@müller.example",
+    "x" * 200 + "@" + "y" * 60 + ".example.net",
+    "foo@localhost",
+    "@",
+)
+
+
+@pytest.mark.parametrize("start", SERVERS.values(), ids=SERVERS)
+@pytest.mark.parametrize("pipelining", ["commands", "none"])
+async def test_no_sender_keeps_a_message_from_its_mailbox(
+    start: Callable[[], AbstractContextManager[Local]], pipelining: str
+) -> None:
+    box = "sales@corp.example"
+    texts = [b"Subject: n%d\r\n\r\nx\r\n" % number for number in range(len(SENDERS))]
+    posts = [
+        Post(letter(text, prefix=b""), sender, [box])
+        for text, sender in zip(texts, SENDERS, strict=True)
+    ]
+    with start() as server:
+        url = f"{server.url.partition('?')[0]}?tls=none&pipelining={pipelining}"
+        smtp = courier_for("local", url, connections=1)
+        delivered = await told(smtp, posts)
+        await smtp.close()
+        wait_until(lambda: len(server.messages("sales")) == len(posts), "every message")
+        found = b"".join(server.messages("sales"))
+    assert [None if isinstance(d, Exception) else d[box].verdict for d in delivered] == [
+        "delivered"
+    ] * len(posts)
+    assert [found.count(b"Subject: n%d\n" % number) for number in range(len(posts))] == [1] * len(
+        posts
+    )
