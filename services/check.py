@@ -2,15 +2,17 @@
 
 What ``run`` refuses at its start is refused here, and what would make every poll of an account
 fail. All problems are told at once. ``--connect`` also tries each login and each destination.
-Limit: it opens neither queues nor ledger, at RabbitMQ, in PostgreSQL or in ``data_dir``.
+Limit: it connects to neither RabbitMQ nor PostgreSQL, and does not open the files in ``data_dir``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -89,14 +91,35 @@ def _places(settings: Settings) -> Iterator[Problem]:
     if settings.uses_data_dir:
         place = str(settings.data_dir.absolute())
         yield from _refused("data_dir", partial(require_writable, place))
+    if settings.broker.url is None:
+        yield from _refused("", partial(_sqlite_file, settings.queue_file.absolute()))
     yield from _refused("", partial(Spool, settings.spool_url, settings.spool.options))
     if (url := settings.state.url) is not None:
         yield from _refused("", partial(_database, url.reveal()))
+    else:
+        yield from _refused("", partial(_sqlite_file, settings.data_dir.absolute() / "state.db"))
 
 
 def _database(url: str) -> None:
     if (file := file_of(url)) is not None:
         require_writable(str(file.absolute().parent))
+        _sqlite_file(file.absolute())
+
+
+def _sqlite_file(path: Path) -> None:
+    """Make sure that a file, if there is one, may be one of ours; only opening it would tell all.
+
+    Raises:
+        ConfigError: it may not be read and written, or is another kind of file.
+    """
+    if not os.path.lexists(path):
+        return
+    if not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):
+        raise ConfigError(str(path), "this user may not read and write it as a file")
+    with path.open("rb") as file:
+        begin = file.read(len(_SQLITE))
+    if begin and begin != _SQLITE:
+        raise ConfigError(str(path), "this is no SQLite database")
 
 
 def _monitor(settings: Settings) -> Iterator[Problem]:
@@ -161,6 +184,7 @@ def _on_one_line(secret: Secret) -> None:
 
 
 _UNSENDABLE: Final = frozenset("\r\n\0")
+_SQLITE: Final = b"SQLite format 3\0"
 _LAST_PORT: Final = 65535
 _CHECKS: Final[tuple[_Check, ...]] = (
     _broker,

@@ -129,7 +129,17 @@ class TestWhatRunWouldRefuse:
         printed = office("check-config")
         assert (printed.status, printed.out) == (2, "")
         assert printed.err.startswith("data_dir: /")
+        assert printed.err.count("\n") == 1
         assert said in printed.err
+
+    @pytest.mark.parametrize("name", ["queue.db", "state.db"])
+    def test_a_file_that_is_something_else(self, office: Office, name: str) -> None:
+        office.data.mkdir()
+        (office.data / name).write_bytes(b"not a database at all" * 100)
+        printed = office("check-config")
+        assert printed.status == 2
+        assert printed.err == f"{office.data}/{name}: this is no SQLite database\n"
+        assert office("run", "--once").status == 2
 
     def test_a_password_that_no_login_can_send(self, office: Office, tmp_path: Path) -> None:
         (tmp_path / "pw").write_text("one\ntwo\n")
