@@ -24,6 +24,7 @@ _SETUP: Final = frozenset({Step.GREETING, Step.HELLO, Step.STARTTLS, Step.AUTH})
 _ENVELOPE: Final = frozenset({Step.MAIL, Step.RCPT, Step.DATA})
 _LETTER: Final = _ENVELOPE | {Step.END}
 _MAIL: Final = frozenset({Step.MAIL})
+_RCPT: Final = frozenset({Step.RCPT})
 _NAMES: Final = frozenset({Step.MAIL, Step.RCPT})
 _END: Final = frozenset({Step.END})
 
@@ -94,7 +95,9 @@ _RULES: Final = (
     _rule(_LETTER, r"534", "permanent", _SIZE),  # Courier's own
     _rule(_ANY, r"53[0458]|521|421", "session"),
     _rule(_MAIL, r"[45].. 7\.(0|8|9|10|11)$", "session"),
-    _rule(_NAMES, r"[45]", "session", _LOGIN),
+    _rule(_MAIL, r"[45]", "session", _LOGIN),
+    # To RCPT it may be about this recipient: others need no login, and must not be kept waiting.
+    _rule(_RCPT, r"[45]", "temporary", _LOGIN),
     # It is our host that is refused, though servers wait with it until they know the recipients
     # (Postfix: smtpd_delay_reject). All mail would end in Failed Mail for that.
     _rule(_ENVELOPE, r"[45].. 7\.25$|5.. 7\.(511|6[0-4]\d)$", "session"),

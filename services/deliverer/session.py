@@ -379,16 +379,26 @@ async def _hello_again(session: Session, target: Target) -> None:
 
 async def _login(session: Session, target: Target, credentials: Credentials) -> None:
     """Log in with AUTH PLAIN (RFC 4616) or else AUTH LOGIN."""
-    mechanisms = session.extensions.get("AUTH", "").upper().split()
     user, password = credentials.user.encode(), credentials.password.encode()
-    if "PLAIN" in mechanisms:
-        words = [b"AUTH PLAIN " + base64.b64encode(b"\0" + user + b"\0" + password)]
-    elif "LOGIN" in mechanisms:
-        words = [b"AUTH LOGIN", base64.b64encode(user), base64.b64encode(password)]
-    else:
+    ways = {
+        "PLAIN": [b"AUTH PLAIN " + base64.b64encode(b"\0" + user + b"\0" + password)],
+        "LOGIN": [b"AUTH LOGIN", base64.b64encode(user), base64.b64encode(password)],
+    }
+    offered = _mechanisms(session.extensions)
+    usable = [words for mechanism, words in ways.items() if mechanism in offered]
+    if not usable:
         raise Unreachable(target.server, "it offers neither AUTH PLAIN nor AUTH LOGIN")
-    for word in words:
-        reply = await session.command(word, Step.AUTH)
-        if reply.code != 334:  # go on
+    for words in usable:
+        for word in words:
+            reply = await session.command(word, Step.AUTH)
+            if reply.code != 334:  # go on
+                break
+        if reply.code != 504:  # RFC 4954 section 4: it does not know this mechanism, after all
             break
     _must(reply, Step.AUTH, target)
+
+
+def _mechanisms(extensions: Mapping[str, str]) -> list[str]:
+    """Return how one can log in; servers before RFC 2554 wrote ``AUTH=LOGIN``."""
+    lines = (f"{k[5:]} {v}" for k, v in extensions.items() if k.startswith("AUTH="))
+    return " ".join((extensions.get("AUTH", ""), *lines)).upper().split()

@@ -150,6 +150,22 @@ async def test_login(mechanisms: str, context: ssl.SSLContext, certificates: Cer
                 await smtp.deliver(letter(), SENDER, [ANNA])
 
 
+@pytest.mark.parametrize("offer", ["AUTH=LOGIN", "AUTH PLAIN LOGIN"])
+async def test_login_in_the_way_that_is_known_after_all(
+    offer: str, context: ssl.SSLContext, certificates: Certificates
+) -> None:
+    async with smtp_server(context=context, login=("anna", "secret")) as server:
+        hello = f"250-mail\r\n250-STARTTLS\r\n250 {offer}"
+        server.answer("EHLO", hello, hello)
+        if "PLAIN" in offer:
+            server.answer("AUTH", "504 5.7.4 unrecognized authentication type")
+        at = f"127.0.0.1:{server.port}?ca_file={certificates.ca}"
+        async with courier(f"smtp://anna:secret@{at}") as smtp:
+            results = await smtp.deliver(letter(), SENDER, [ANNA])
+    assert results[ANNA].verdict == "delivered"
+    assert [c for c in server.commands if c.startswith("AUTH")][-1] == "AUTH LOGIN"
+
+
 async def test_a_password_never_goes_in_the_clear() -> None:
     async with (
         smtp_server(login=("anna", "secret")) as server,
