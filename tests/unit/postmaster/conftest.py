@@ -154,6 +154,12 @@ def fetched(raw: bytes = RAW) -> Fetched:
     return Fetched(Inline(raw), "uidl-1", "pop.example.net:995")
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Print as through a pipe, whatever the terminal is that the tests are run from."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def office(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Office:
     data = tmp_path / "data"
