@@ -111,6 +111,7 @@ class Session:
             it is of the letter that was announced.
         announced: the letter of which the envelope has been sent already, with the end of the one
             before it.
+        announced_why: why that was with the null sender in place of its own; None if it was not.
         served: how many transactions it has had.
         carried: how many letters it has taken.
         quirks: what is known of the server.
@@ -124,6 +125,7 @@ class Session:
         self.extensions: Mapping[str, str] = {}
         self.unfinished = False
         self.announced: Post | None = None
+        self.announced_why: str | None = None
         self.served = 0
         self.carried = 0
         self.quirks = target.quirks

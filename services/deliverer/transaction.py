@@ -73,19 +73,20 @@ async def transact(session: Session, post: Post, following: Following) -> dict[s
     if not fit:
         return results
     session.served += 1
-    why = _not_as_sender(session, post.sender)
+    why = session.announced_why if announced else _not_as_sender(session, post.sender)
     asked = Post(post.letter, post.sender if why is None else "", fit)
     told = await _once(session, asked, following, announced=announced)
+    if why is not None:
+        told = _noted(told, post.sender, why)
     if any(each.meaning != "delivered" for each in told.values()):
         others = [r for r in fit if told[r].meaning == "sender"]
         if others and asked.sender:
-            why = told[others[0]].result.reply
             again = asked._replace(recipients=others)
             told |= await _with_null_sender(session, again, told, following)
         _see_to_limits(session, told)
     found = {recipient: each.result for recipient, each in told.items()}
     session.carried += any(result.verdict == "delivered" for result in found.values())
-    return results | (found if why is None else _noted(found, post.sender, why))
+    return results | found if results else found
 
 
 def _unfit(session: Session, post: Post) -> dict[str, Result]:
@@ -110,22 +111,27 @@ def _not_as_sender(session: Session, sender: str) -> str | None:
     return session.quirks.refused.get(sender) or unsendable(sender)
 
 
-def _noted(results: Mapping[str, Result], sender: str, why: str) -> dict[str, Result]:
-    """Return results that say that another sender was told, and why."""
+def _noted(told: Mapping[str, _Told], sender: str, why: str) -> _Tidings:
+    """Return tidings that say that another sender was told, and why."""
     note = f"; with the null sender in place of {printable(sender, 100)}: {why}"
-    return {r: result._replace(reply=result.reply + note) for r, result in results.items()}
+    return {
+        recipient: _Told(result._replace(reply=result.reply + note), means)
+        for recipient, (result, means) in told.items()
+    }
 
 
 async def _with_null_sender(
     session: Session, post: Post, before: Mapping[str, _Told], following: Following
 ) -> _Tidings:
     """Send a letter again to those to whom its sender kept it from being sent."""
+    why = before[post.recipients[0]].result.reply
     try:
-        return await _once(session, post._replace(sender=""), following, announced=False)
+        told = await _once(session, post._replace(sender=""), following, announced=False)
+        return _noted(told, post.sender, why)
     except (Unreachable, ClaimLost, SpoolMissing, SpoolUnavailable) as error:
         if all(told.result.verdict != "delivered" for told in before.values()):
             if isinstance(error, Unreachable):
-                session.quirks.refuses(post.sender, before[post.recipients[0]].result.reply)
+                session.quirks.refuses(post.sender, why)
             raise
         session.channel.abort()  # what has been delivered to others is not undone by that
         later = _Told(Result("temporary", str(error)), "temporary")
@@ -258,8 +264,8 @@ def _announcement(session: Session, following: Following) -> bytes:
     post = session.announced = following(lambda post: not _unfit(session, post))
     if post is None:
         return b""
-    known = _not_as_sender(session, post.sender) is None
-    return group(session, post if known else post._replace(sender=""))
+    session.announced_why = _not_as_sender(session, post.sender)
+    return group(session, post if session.announced_why is None else post._replace(sender=""))
 
 
 async def _cut_short(session: Session) -> _Told:

@@ -50,6 +50,7 @@ async def test_where_the_sender_is_refused_for_some_the_others_get_it_once() -> 
         results = await smtp.deliver(letter(), SENDER, [ANNA, BERT])
     assert [r.verdict for r in results.values()] == ["delivered"] * 2
     assert [(m.sender, m.recipients) for m in server.received] == [(SENDER, [ANNA]), ("", [BERT])]
+    assert ["null sender" in results[r].reply for r in (ANNA, BERT)] == [False, True]
 
 
 async def test_what_breaks_then_does_not_undo_what_others_have() -> None:
