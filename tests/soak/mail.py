@@ -79,7 +79,8 @@ class Mail:
             return
         account = chance.choice(among)
         if turn == 1:
-            self.put(account, b"There is no header, only text.\r\n\r\n" + message, "quarantine")
+            _, _, text = message.partition(b"\r\n\r\n")
+            self.put(account, b"There is no header, only text.\r\n\r\n" + text, "quarantine")
         else:
             self.put(account, message, ACCOUNTS[account])
 

@@ -139,7 +139,8 @@ def _drained(place: Place, plan: Plan, seconds: float) -> None:
 
 def _note_overdue(place: Place) -> None:
     now = datetime.now(UTC)
-    for account in place.product.json("accounts"):
+    # The exit status says whether one failed, and after all that was broken one may have.
+    for account in json.loads(place.product.cli("accounts", "--json").stdout):
         due = account["next_poll"] and datetime.fromisoformat(account["next_poll"])
         if due and now - due > OVERDUE:
             place.crew.oddities.append(f"{account['account']} was due at {due} and not polled")
