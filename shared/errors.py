@@ -69,6 +69,10 @@ class Silent(Unreachable):
     """The server was waited for, and said nothing in time."""
 
 
+class Broken(Unreachable):
+    """The connection broke; what was underway in it is lost, though the server may have said it."""
+
+
 class Ungreeted(Unreachable):
     """The server took the connection, and closed it or kept silent in place of a greeting."""
 

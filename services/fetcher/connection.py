@@ -18,7 +18,7 @@ from typing import Final, cast
 
 import tenacity
 
-from shared.errors import ConfigError, ServerFault, Silent, Unreachable
+from shared.errors import Broken, ConfigError, ServerFault, Silent, Unreachable
 from shared.log import printable
 from shared.network import GOODBYE_SECONDS, dial
 from shared.network_words import Settings, explain
@@ -92,8 +92,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: whoever waits for bytes, now or later, learns why there are none."""
-        why = "the connection was closed" if exc is None else f"the connection broke: {exc}"
-        self._lose(Unreachable(self._server, printable(why)))
+        if exc is None:
+            self._lose(Unreachable(self._server, "the connection was closed"))
+        else:
+            self._lose(Broken(self._server, printable(f"the connection broke: {exc}")))
         if self._watchdog is not None:
             self._watchdog.cancel()
 

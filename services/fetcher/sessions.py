@@ -150,7 +150,14 @@ class Sessions:
         blamed, self._blamed = self._blamed, None
         if blamed is not None:
             blame, why = blamed
-            self._troubles.add(blame.key, blame.number, why, deletes=blame.deletes, counts=counts)
+            self._troubles.add(
+                blame.key,
+                blame.number,
+                why,
+                deletes=blame.deletes,
+                counts=counts and blame.exact,
+                again=not blame.exact,
+            )
             await self._world.ledger.troubled(self._account.name, self._troubles.to_record())
 
     async def _goes_on(self, visit: Visit, error: ServerFault) -> bool:

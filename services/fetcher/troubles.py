@@ -72,6 +72,7 @@ class Troubles:
         id_: str | None = None,
         deletes: bool = False,
         counts: bool = True,
+        again: bool = False,
     ) -> None:
         """Note that a message could not be fetched, or not be deleted.
 
@@ -82,13 +83,16 @@ class Troubles:
             id_: the identity of what came in its place.
             deletes: it was its deletion that failed.
             counts: whether it was a try, and not perhaps the line that failed.
+            again: whether to try it once more in this poll, after all others: it may not have been
+                this one.
         """
         before = self._known.get(key)
         same = before is not None and before.deletes is deletes
         earlier = before.tries if same and before is not None else 0
         tries = max(1, earlier + (counts and key not in self._tried))
         until = self._now + LEFT_FOR if tries >= TRIES else 0.0
-        self._tried.add(key)
+        if not again:
+            self._tried.add(key)
         self._over.discard(key)
         trouble = Trouble(key, number, tries, until, reason, id_, deletes)
         self._known[key] = self._new[key] = trouble

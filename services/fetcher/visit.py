@@ -29,7 +29,7 @@ from services.fetcher.stock import SIZES_VARY, Stock, take_stock
 from services.fetcher.troubles import Troubles
 from services.fetcher.worklist import Listed, Safe, Worklist, age
 from shared.claims import Entry, Known
-from shared.errors import PromiseBroken, ServerFault, SpoolUnavailable, Unreachable
+from shared.errors import Broken, PromiseBroken, ServerFault, SpoolUnavailable, Unreachable
 from shared.faultpoint import reach
 from shared.log import printable
 
@@ -49,11 +49,13 @@ class Blame(NamedTuple):
 
     Attributes:
         deletes: it is safe with us; it was to be deleted.
+        exact: False where it may have been one of those that were asked for after it.
     """
 
     key: str
     number: int
     deletes: bool
+    exact: bool = True
 
 
 class Visit:
@@ -158,7 +160,12 @@ class Visit:
         elif self.confirming:
             self.blame = self._blamed(self._confirmed, deletes=True)
         else:
-            self.blame = self._blamed(self._asked.values(), deletes=False)
+            blame = self._blamed(self._asked.values(), deletes=False)
+            # Of answers that were underway, a connection that breaks loses the first ones too.
+            in_doubt = (
+                isinstance(error, Broken) and next(reversed(self._asked), 0) != self._session.at
+            )
+            self.blame = blame and blame._replace(exact=not in_doubt)
 
     async def _work(self, known: asyncio.Task[Mapping[str, Known]]) -> Worklist:
         """Return what there is to do; forget what is gone."""
@@ -228,15 +235,21 @@ class Visit:
     def _numbers(self) -> Iterator[int]:
         """Yield messages to be asked for, until a session that deletes has to quit.
 
-        Nothing is asked ahead of what is not certain: it may have taken the session out of step.
+        Nothing is asked ahead of what is not certain: it may have taken the session out of step. A
+        message that a session broke at before is asked for by itself: what breaks now breaks at it.
         """
-        while self._waiting and not self._enough():
+        asked = alone = False
+        while self._waiting and not self._enough() and not alone:
             if self._pipelining and self._suspect is not None:
+                return
+            alone = self._troubles.get(self._waiting[0].key) is not None
+            if alone and asked:
                 return
             message = self._waiting.popleft()
             if message.uidl in self._changed and SIZES_VARY in self.quirks:
                 continue  # as one message has shown, another size means nothing here
             self._asked[message.number] = message
+            asked = True
             yield message.number
 
     def _enough(self) -> bool:
