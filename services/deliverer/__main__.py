@@ -11,6 +11,7 @@ from typing import Final
 from services.deliverer.breaker import Breaker
 from services.deliverer.couriers import courier_for
 from services.deliverer.deliver import Deliverer
+from services.deliverer.share import PLACES, Places
 from services.deliverer.told import Listen
 from services.host import serve as host
 from services.parts import Assembly, Part, Resources
@@ -22,13 +23,11 @@ from shared.settings import Settings
 from shared.stage import Stage
 from shared.state import State  # here, so that it is loaded before the stage says it has started
 
-CONCURRENCY: Final = 512
-"""Deliveries in hand, over all destinations; each bounds its own connections."""
-
 
 @asynccontextmanager
 async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     """Put the deliverer together, with a courier for each destination."""
+    places = Places(PLACES)
     couriers = {
         name: courier_for(
             name,
@@ -36,6 +35,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
             clock=r.clock,
             connections=table.connections,
             listen=dialogues(r.log, name),
+            places=places,
         )
         for name, table in r.settings.every_destination.items()
     }
@@ -45,7 +45,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         r.log.metrics.watch(BREAKER, partial(_open, breaker), name)
     try:
         stage = Stage(
-            "deliverer", PICKUP, Addressed, None, deliverer.handle, CONCURRENCY, deliverer.lane
+            "deliverer", PICKUP, Addressed, None, deliverer.handle, PLACES, deliverer.lane
         )
         yield Assembly(stage)
     finally:

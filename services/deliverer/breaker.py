@@ -2,7 +2,8 @@
 
 One for each destination, so that a dead one delays nobody else. It opens after so many failures in
 a row; after a cooldown it lets one probe through. While probes fail the cooldown grows, up to a
-limit; any success closes it.
+limit; any success closes it. A try that fails says nothing new where another has succeeded since it
+began: a destination that takes mail is not down, whatever it does to some.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Breaker:
         self._first = self._cooldown = cooldown
         self._longest = longest
         self._failures = 0
+        self._successes = 0
         self._probe_at = 0.0  # the earliest moment of the next probe, while open
         self._probing = False
 
@@ -60,15 +62,17 @@ class Breaker:
         """
         probe = self.open
         self._probing = self._probing or probe
-        return Attempt(self, probe=probe)
+        return Attempt(self, probe=probe, successes=self._successes)
 
-    def ended(self, down: str | None, *, probe: bool) -> None:
+    def ended(self, down: str | None, *, probe: bool, successes: int) -> None:
         """Note the end of a try; see ``Attempt.ended``."""
         if probe:
             self._probing = False
         if down is not None:
-            self._failed(probe, down)
+            if probe or successes == self._successes:
+                self._failed(probe, down)
         else:
+            self._successes += 1
             self._failures = 0
             self._cooldown = self._first
 
@@ -89,11 +93,12 @@ class Breaker:
 class Attempt:
     """A try of a destination that has begun; one call of one of its methods ends it."""
 
-    __slots__ = ("_breaker", "_probe")
+    __slots__ = ("_breaker", "_probe", "_successes")
 
-    def __init__(self, breaker: Breaker, *, probe: bool) -> None:
+    def __init__(self, breaker: Breaker, *, probe: bool, successes: int) -> None:
         self._breaker = breaker
         self._probe = probe
+        self._successes = successes  # that there had been when it began
 
     def ended(self, down: str | None) -> None:
         """Tell what the try found out.
@@ -101,7 +106,7 @@ class Attempt:
         Args:
             down: how the destination could not be reached or went away, None if it did not.
         """
-        self._breaker.ended(down, probe=self._probe)
+        self._breaker.ended(down, probe=self._probe, successes=self._successes)
 
     def abandoned(self) -> None:
         """Tell that it was given up, and says nothing about the destination."""

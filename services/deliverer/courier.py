@@ -25,6 +25,19 @@ class Throttled(Unreachable):
     """
 
 
+class PutAside(Exception):
+    """A letter was not tried, for there is no room for it in the line just now.
+
+    Args:
+        why: a sentence for whoever looks at what waits.
+        after: seconds of work, or of waiting, that are before it; 0 if nobody knows.
+    """
+
+    def __init__(self, why: str, after: float = 0.0) -> None:
+        super().__init__(why)
+        self.after = after
+
+
 class Letter(NamedTuple):
     """One message as a courier gets it.
 
@@ -93,8 +106,8 @@ Delivered: TypeAlias = Mapping[str, Result] | Exception
 """What became of a letter: a result for each recipient; or why nobody was delivered anything.
 
 Unreachable: the destination is down, or refuses this program as such. Throttled: it wants fewer
-letters, or more slowly. SpoolMissing: the message is not in the spool. SpoolUnavailable: it could
-not be read. ClaimLost: it is no longer ours.
+letters, or more slowly. PutAside: it was not tried. SpoolMissing: the message is not in the spool.
+SpoolUnavailable: it could not be read. ClaimLost: it is no longer ours.
 """
 
 Tell: TypeAlias = Callable[[int, Delivered], None]

@@ -38,6 +38,7 @@ from services.deliverer.pickup import (
 )
 from services.deliverer.quirks import Quirks
 from services.deliverer.session import Credentials, Pipelining, Target
+from services.deliverer.share import Places
 from services.deliverer.smtp import SmtpCourier
 from services.deliverer.store import FileStore
 from services.deliverer.told import Listen
@@ -60,6 +61,7 @@ class _Wanted:
     connections: int
     patience: float
     listen: Listen | None
+    places: Places
 
     def wrong(self, what: str) -> ConfigError:
         """Return the error that tells what is wrong with the URL."""
@@ -74,6 +76,7 @@ def courier_for(
     connections: int = 8,
     patience: float = 1.0,
     listen: Listen | None = None,
+    places: Places | None = None,
 ) -> Courier:
     """Return the courier for a destination. It connects to nothing before its first delivery.
 
@@ -84,6 +87,7 @@ def courier_for(
         connections: how many may be open to a mail server at once.
         patience: what the timeouts of RFC 5321 section 4.5.3.2 are multiplied by.
         listen: takes the dialogues with a mail server, each by itself; None where nobody listens.
+        places: those in which letters wait, shared with other destinations; its own if None.
 
     Raises:
         ConfigError: the URL is wrong. The password is not in the text.
@@ -95,7 +99,14 @@ def courier_for(
     except ValueError as error:
         raise ConfigError(f"the url of destination {name!r}", f"cannot be read: {error}") from None
     wanted = _Wanted(
-        name, parts, dict(query), clock or SystemClock(), connections, patience, listen
+        name,
+        parts,
+        dict(query),
+        clock or SystemClock(),
+        connections,
+        patience,
+        listen,
+        places or Places(),
     )
     kind = _KINDS.get(parts.scheme)
     if kind is None:
@@ -150,7 +161,7 @@ def _server(wanted: _Wanted, *, port: int, lmtp: bool = False, implicit: bool = 
         patience=wanted.patience,
         keep_delivered_to=_keeps_delivered_to(wanted),
     )
-    return SmtpCourier(target, wanted.clock, wanted.connections)
+    return SmtpCourier(target, wanted.clock, wanted.connections, wanted.places)
 
 
 def _lmtp_socket(wanted: _Wanted) -> Courier:
@@ -168,7 +179,7 @@ def _lmtp_socket(wanted: _Wanted) -> Courier:
         patience=wanted.patience,
         keep_delivered_to=_keeps_delivered_to(wanted),
     )
-    return SmtpCourier(target, wanted.clock, wanted.connections)
+    return SmtpCourier(target, wanted.clock, wanted.connections, wanted.places)
 
 
 def _maildir(wanted: _Wanted) -> Courier:

@@ -1,7 +1,7 @@
 """Kept connections to one server: reused, closed when idle for long. Who asks bounds their number.
 
-A kept connection may have died without a sign. Who finds one dead asks for a fresh one; then all
-others that lie idle are given up as well, for what killed one has killed them.
+A kept connection may have died without a sign. Who finds one dead closes all others that lie idle
+as well, for what killed one has killed them.
 """
 
 from __future__ import annotations
@@ -34,18 +34,23 @@ class Pool:
         self._idle: deque[tuple[float, Session]] = deque()  # the longest idle first
         self._sweeper: asyncio.Task[None] | None = None
 
-    async def lend(self, *, fresh: bool = False) -> Session:
-        """Return a session, which is in one hand alone until it is taken back.
+    def idle(self) -> Session | None:
+        """Return a kept session, which is in one hand alone until it is taken back, or None."""
+        while self._idle:
+            _, session = self._idle.pop()  # the last used: the rest can time out
+            if session.channel.idle:
+                return session
+            session.channel.abort()
+        return None
 
-        Args:
-            fresh: open a new connection, and give up those that lie idle.
+    async def open(self) -> Session:
+        """Return a new session.
 
         Raises:
             Unreachable: the server cannot be reached, or does not let us in.
+            Throttled: it takes no more for now.
         """
-        if fresh:
-            self._close_idle(0.0)
-        return self._reusable() or await open_session(self._target)
+        return await open_session(self._target)
 
     def take_back(self, session: Session) -> None:
         """Keep a session for the next message, unless its connection is gone or out of step."""
@@ -59,16 +64,8 @@ class Pool:
         if self._sweeper is not None:
             self._sweeper.cancel()
         leaving = [session.channel for _, session in self._idle]
-        self._close_idle(0.0)
+        self.close_idle()
         await asyncio.gather(*(channel.closed(LEAVE_SECONDS) for channel in leaving))
-
-    def _reusable(self) -> Session | None:
-        while self._idle:
-            _, session = self._idle.pop()  # the last used: the rest can time out
-            if session.channel.idle:
-                return session
-            session.channel.abort()
-        return None
 
     def _keep(self, session: Session) -> None:
         self._idle.append((self._clock.monotonic(), session))
@@ -79,10 +76,10 @@ class Pool:
         while self._idle:
             since, _ = self._idle[0]
             await self._clock.sleep(since + IDLE_SECONDS - self._clock.monotonic())
-            self._close_idle(IDLE_SECONDS)
+            self.close_idle(IDLE_SECONDS)
 
-    def _close_idle(self, seconds: float) -> None:
-        """Close the connections that have been idle for so long."""
+    def close_idle(self, seconds: float = 0.0) -> None:
+        """Close the connections that have been idle for so long, all of them if for no time."""
         limit = self._clock.monotonic() - seconds
         while self._idle and self._idle[0][0] <= limit:
             self._idle.popleft()[1].quit()

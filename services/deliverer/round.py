@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from services.deliverer.breaker import Attempt
-from services.deliverer.courier import ClaimLost, Delivered, Result, same_for_all
+from services.deliverer.courier import ClaimLost, Delivered, PutAside, Result, same_for_all
 from services.deliverer.outcomes import outcome_of
 from shared.claims import Claim, Delivery, Finished
 from shared.errors import Unreachable
 from shared.message import Addressed, Envelope
-from shared.outcome import DeadLetter, Done, Outcome, Retry
+from shared.outcome import Busy, DeadLetter, Done, Outcome, Retry
 
 CLAIMED_ELSEWHERE: Final = 10.0
 """Seconds after which to ask again for a message that another process has in hand."""
@@ -64,6 +64,9 @@ class Errand:
         if isinstance(delivered, Unreachable):
             self._tried(str(delivered))
             self.outcome = Retry(str(delivered))
+        elif isinstance(delivered, PutAside):
+            self.abandon()
+            self.outcome = Busy(str(delivered), delivered.after)
         elif isinstance(delivered, Exception):
             self.abandon()  # it says nothing about the destination
             lost = isinstance(delivered, ClaimLost)

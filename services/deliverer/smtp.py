@@ -1,84 +1,69 @@
 """The courier for mail servers, over SMTP or LMTP.
 
 Letters wait in one line, and for each connection a task takes the first of them, again and again:
-so none waits for another, but for a connection. Addresses that could end their protocol line are
-refused here and never sent.
+so none waits for another, but for a connection. Nobody takes a letter before it has a connection
+over which it can be sent. What a connection does to a letter that is not the letter's fault puts it
+back at the head of the line: the connection had died, or had carried enough, or the server states a
+limit. That a server lets in no more connections is no failure while others live (``pace``); and
+what waits too long is put aside (``share``). A server is down when nobody gets in.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from services.deliverer.addresses import refusals
-from services.deliverer.conversation import Conversation
-from services.deliverer.courier import Delivered, Post, Tell
+from services.deliverer.courier import Post, PutAside, Result, Tell, Throttled, same_for_all
 from services.deliverer.line import Line
+from services.deliverer.pace import Pace
 from services.deliverer.pool import Pool
-from services.deliverer.session import Target
-from services.deliverer.transaction import Following
+from services.deliverer.session import PipelineBroken, Session, Target
+from services.deliverer.share import LOOK_EVERY, Places, Share
+from services.deliverer.transaction import transact
+from services.deliverer.waiting import Batch, Bound, Waiting
 from shared.clock import Clock
 from shared.errors import Unreachable
 
-BUSY_SECONDS: Final = 30.0
-"""How long to wait for a connection to become free. A server that hangs on all of them for so long
-is as good as down; waiting on would hold up mail for other destinations."""
+DOWN: Final = 5
+"""Failures in a row after which a server counts as down for all who wait for it."""
+
+BREAKS: Final = 2
+"""How often a letter goes over another connection when one broke that had been good before."""
+
+LIMITS: Final = 5
+"""How often a letter goes back into the line because the server takes no more for now. Others were
+taken meanwhile, or it would have been put aside: it is about this letter then."""
+
+LATELY: Final = 5.0
+"""Seconds for which a server that has taken a letter is waited for when it lets nobody in."""
+
+KNOWN: Final = 86_400.0
+"""Seconds for which a server that has taken a letter is believed that it has a limit."""
+
+PAUSE: Final = 5.0
+"""The longest pause, in seconds, that letters wait out in the line."""
+
+UNGREETED: Final = 5.0
+"""Seconds without a greeting after which a server counts as having no more room, if it has some of
+our connections. Servers with a number of processes let the others wait in their backlog."""
 
 
 @dataclass(slots=True, eq=False)
-class _Batch:
-    """Letters that were given together.
+class _Hand:
+    """What a worker has in hand.
 
     Attributes:
-        tell: told what became of each.
-        left: how many were not told yet.
-        over: done when all are told.
+        session: the connection, None while there is none.
+        at: the letter that is being sent.
+        since: since when a connection is being opened (monotonic), None if none is.
     """
 
-    tell: Tell
-    left: int
-    over: asyncio.Future[None]
-
-
-class _Waiting(NamedTuple):
-    """A letter in the line."""
-
-    post: Post
-    place: int
-    batch: _Batch
-
-    def tell(self, delivered: Delivered) -> None:
-        batch = self.batch
-        batch.tell(self.place, delivered)
-        batch.left -= 1
-        if not batch.left and not batch.over.done():
-            batch.over.set_result(None)
-
-
-@dataclass(slots=True)
-class _Bound:
-    """Finds the letter that goes over the same connection next: of the same batch.
-
-    Only letters that were given together bind each other, so that they are withdrawn together.
-
-    Attributes:
-        next: that letter, once there is one.
-    """
-
-    line: Line[_Waiting]
-    batch: _Batch
-    next: _Waiting | None = None
-
-    def following(self, fit: Callable[[Post], bool]) -> Post | None:
-        """Take the first in line, if it can go over this connection as it is."""
-        self.next = self.line.next_if(lambda waiting: self._can_follow(waiting, fit))
-        return None if self.next is None else self.next.post
-
-    def _can_follow(self, waiting: _Waiting, fit: Callable[[Post], bool]) -> bool:
-        post = waiting.post
-        return waiting.batch is self.batch and not refusals(post.recipients) and fit(post)
+    session: Session | None = None
+    at: Waiting | None = None
+    since: float | None = None
 
 
 class SmtpCourier:
@@ -88,86 +73,298 @@ class SmtpCourier:
         target: the server.
         clock: the time.
         connections: how many there may be at once.
+        places: shared with other destinations.
     """
 
-    def __init__(self, target: Target, clock: Clock, connections: int = 8) -> None:
+    def __init__(
+        self, target: Target, clock: Clock, connections: int = 8, places: Places | None = None
+    ) -> None:
         self._server = target.server
-        self._busy = BUSY_SECONDS * target.patience
+        self._clock = clock
         self._pool = Pool(target, clock)
-        self._limit = connections
-        self._line: Line[_Waiting] = Line(self._busy, self._late)
-        self._workers: dict[asyncio.Task[None], _Waiting | None] = {}  # and what each is at
+        self._line: Line[Waiting] = Line()
+        self._pace = Pace(clock, connections)
+        self._share = Share(places or Places(), self._line, connections, clock)
+        self._hands: dict[asyncio.Task[None], _Hand] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self._took_at = float("-inf")  # when the server last took, or refused, a letter
+        self._failures = 0  # in a row
+        self._shut_out = 0  # of these, connections that nobody has answered for yet
+        self._limit = ""  # what the server said of it
 
     async def deliver(self, posts: Sequence[Post], tell: Tell) -> None:
         """Deliver letters, as many at the same time as there are connections."""
         if not posts:
             return
-        batch = _Batch(tell, len(posts), asyncio.get_running_loop().create_future())
-        self._line.join(_Waiting(post, place, batch) for place, post in enumerate(posts))
+        batch = Batch(tell, len(posts), asyncio.get_running_loop().create_future())
+        self._enter(posts, batch)
         del posts  # each is let go of when it was delivered
-        self._staff()
         try:
             await batch.over
         except BaseException:
             await self._withdraw(batch)
             raise
 
+    async def probe(self, recipients: Sequence[str]) -> None:
+        """Connect, begin TLS and log in as for a delivery; ``close`` says QUIT."""
+        self._pool.take_back(self._pool.idle() or await self._pool.open())
+
+    async def close(self) -> None:
+        """Take leave of the server."""
+        tasks = [*self._hands, *([self._watch] if self._watch is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._pool.close()
+
+    def _enter(self, posts: Sequence[Post], batch: Batch) -> None:
+        """Put letters into the line, less those that are for nobody who can be told the server."""
+        entering = [_waiting(post, place, batch) for place, post in enumerate(posts)]
+        if not self._line:
+            self._share.begin()
+        for waiting in entering:
+            if waiting.refused and not waiting.post.recipients:
+                waiting.tell({})
+            else:
+                self._line.join((waiting,))
+        if self._pace.steady or self._pace.paused() <= PAUSE:
+            self._put_surplus_aside()
+        else:
+            self._put_all_aside()
+        self._staff()
+
     def _staff(self) -> None:
         """See that there are workers for those who wait, as many as there may be."""
-        for _ in range(min(len(self._line), self._limit - len(self._workers))):
-            worker = asyncio.create_task(self._work())
-            self._workers[worker] = None
+        if not self._line:
+            return
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._look())
+        free = sum(1 for hand in self._hands.values() if hand.at is None)
+        for _ in range(min(len(self._line) - free, self._pace.limit - len(self._hands))):
+            hand = _Hand()
+            worker = asyncio.create_task(self._work(hand))
+            self._hands[worker] = hand
             worker.add_done_callback(self._left)
 
-    async def _work(self) -> None:
-        """Deliver the first in line until nobody waits."""
-        me = asyncio.current_task()
-        conversation = Conversation(self._pool)
-        waiting = self._line.next()
-        while me is not None and waiting is not None:
-            self._workers[me] = waiting
-            bound = _Bound(self._line, waiting.batch)
-            waiting.tell(await self._deliver(conversation, waiting.post, bound.following))
-            waiting = bound.next or self._line.next()
+    async def _work(self, hand: _Hand) -> None:
+        """Deliver the first in line until nobody waits, or there is no connection to be had."""
+        try:
+            while self._line and await self._connected(hand):
+                if not self._pace.steady and (seconds := self._pace.turn()):
+                    await self._clock.sleep(seconds)
+                    continue
+                waiting = self._line.next()
+                while waiting is not None:
+                    waiting = await self._send(hand, waiting)
+        finally:
+            if hand.session is not None:
+                self._pool.take_back(hand.session)
+                hand.session = None
+
+    async def _connected(self, hand: _Hand) -> bool:
+        """See that there is a connection that can be used."""
+        if hand.session is not None and not hand.session.channel.idle:
+            hand.session.channel.abort()
+            hand.session = None
+        if hand.session is None:
+            hand.session = self._pool.idle() or await self._opened(hand)
+        return hand.session is not None
+
+    async def _opened(self, hand: _Hand) -> Session | None:
+        """Open a connection; return None where the server lets us in no more."""
+        while self._line:
+            hand.since = self._clock.monotonic()
+            try:
+                session = await self._pool.open()
+            except Exception as error:  # noqa: BLE001  (whose fault it is, its type says)
+                begun, hand.since = hand.since, None
+                pause = self._not_let_in(error, begun)
+                if pause is None:
+                    return None
+                await self._clock.sleep(pause)
+            else:
+                self._shut_out = 0
+                self._pace.accepted(1 + self._living())
+                return session
+            finally:
+                hand.since = None
+        return None
+
+    def _living(self) -> int:
+        """Return over how many connections mail can be sent."""
+        return sum(1 for hand in self._hands.values() if hand.session is not None)
+
+    def _not_let_in(self, error: Exception, begun: float) -> float | None:
+        """Take that a connection could not be had.
+
+        Returns:
+            Seconds after which to try again, None for not before others have.
+        """
+        living = self._living()
+        coming = sum(1 for hand in self._hands.values() if hand.since is not None)
+        if living or coming:
+            self._failures += not living
+            self._shut_out += not living
+            self._pace.refused(living + coming)
+            return None
+        now = self._clock.monotonic()
+        if isinstance(error, Throttled) and now - self._took_at < KNOWN:
+            self._pace.too_much(begun)
+            self._see_to_pause(error)
+            return self._pace.paused()
+        if now - self._took_at < LATELY:
+            return LATELY / 10
+        self._failures += 1
+        self._down(error, 1 + self._shut_out)
+        return None
+
+    def _down(self, error: Exception, count: int) -> None:
+        """Tell those in line that the server is down: as many as have failed, or all of them."""
+        self._shut_out = 0
+        self._pace.forget()
+        for _ in range(len(self._line) if self._failures >= DOWN else count):
+            waiting = self._line.next()
+            if waiting is not None:
+                waiting.tell(error)
+
+    async def _send(self, hand: _Hand, waiting: Waiting) -> Waiting | None:
+        """Send a letter; return the one that goes over the same connection next."""
+        session, bound = hand.session, Bound(self._line, waiting.batch)
+        if session is None:
+            raise RuntimeError("a letter was taken without a connection")
+        hand.at = waiting
+        begun, before = self._clock.monotonic(), session.served
+        try:
+            delivered = await transact(session, waiting.post, bound.following)
+        except Exception as error:  # noqa: BLE001  (that of one letter; whose fault, its type says)
+            self._drop(hand)
+            if bound.next is not None:
+                self._line.put_back(bound.next)
+            self._broken(waiting, error, begun, reused=before > 0)
+            return None
+        except BaseException:
+            self._drop(hand)  # and what is bound, is withdrawn with it
+            raise
+        hand.at = None
+        if not any(result.lost for result in delivered.values()):
+            self._took()
+        self._share.done += 1
+        waiting.tell(delivered)
+        return bound.next
+
+    def _drop(self, hand: _Hand) -> None:
+        """Cut a connection, with nothing more sent."""
+        if hand.session is not None:
+            hand.session.channel.abort()
+        hand.session = hand.at = None
+
+    def _took(self) -> None:
+        """Take that the server has answered for a letter."""
+        self._took_at = self._clock.monotonic()
+        self._failures = self._shut_out = 0
+        if not self._pace.steady:
+            self._pace.took()
+
+    def _broken(self, waiting: Waiting, error: Exception, begun: float, *, reused: bool) -> None:
+        """Take that a letter was not sent, and no recipient has it: again, or not again?"""
+        if isinstance(error, Throttled):
+            self._limited(waiting, error, begun)
+        elif not isinstance(error, Unreachable):
+            waiting.tell(error)
+        elif self._excused(waiting, error, begun, reused=reused):
+            waiting.breaks += 1
+            self._line.put_back(waiting)
+            if reused:
+                self._pool.close_idle()  # what killed one has killed the others
+        else:
+            self._failures += 1
+            waiting.tell(error)
+            if self._failures >= DOWN:
+                self._down(error, 0)
+
+    def _excused(self, waiting: Waiting, error: Unreachable, begun: float, *, reused: bool) -> bool:
+        """Return whether a letter is to go over another connection after one broke."""
+        if waiting.breaks >= BREAKS:
+            return False
+        lives = self._took_at >= begun or self._clock.monotonic() - self._took_at < LATELY
+        return reused or lives or isinstance(error, PipelineBroken)
+
+    def _limited(self, waiting: Waiting, error: Throttled, begun: float) -> None:
+        """Take that the server takes no more for now: no failure, if it has taken any before."""
+        self._pace.too_much(begun)
+        waiting.limits += 1
+        if self._clock.monotonic() - self._took_at >= KNOWN:
+            self._failures += 1
+            waiting.tell(error)
+        elif waiting.limits > LIMITS:
+            recipients = waiting.post.recipients
+            waiting.tell(same_for_all(recipients, Result("temporary", str(error))))
+        else:
+            self._line.join((waiting,))  # behind others, which may fare better: is it this letter?
+        self._see_to_pause(error)
+
+    def _see_to_pause(self, error: Throttled) -> None:
+        """Let nobody wait in the line for as long as a server may want."""
+        self._limit = error.said
+        if self._pace.paused() > PAUSE:
+            self._put_all_aside()
+
+    async def _look(self) -> None:
+        """See every second, while anybody waits, how the line moves."""
+        while self._line or any(hand.since is not None for hand in self._hands.values()):
+            await self._clock.sleep(LOOK_EVERY)
+            self._share.look()
+            self._put_surplus_aside()
+            self._see_to_ungreeted()
+            self._staff()
+
+    def _see_to_ungreeted(self) -> None:
+        """Do without connections that are not greeted while others live, or nobody needs."""
+        living, before = self._living(), self._clock.monotonic() - UNGREETED
+        for worker, hand in self._hands.items():
+            if hand.since is not None and hand.since <= before:
+                if not self._line:
+                    worker.cancel()
+                elif living:
+                    self._pace.refused(living)
+
+    def _put_surplus_aside(self) -> None:
+        at_work = sum(1 for hand in self._hands.values() if hand.at is not None)
+        surplus = self._share.surplus(at_work)
+        if surplus:
+            why = f"more waits for {self._server} than it takes in half a minute"
+            self._put_aside(surplus, why, self._share.put_aside(surplus, at_work))
+
+    def _put_all_aside(self) -> None:
+        why = f"{self._server} takes no more for now: {self._limit}"
+        self._put_aside(len(self._line), why, self._pace.paused())
+
+    def _put_aside(self, count: int, why: str, seconds: float) -> None:
+        for waiting in self._line.last(count):
+            waiting.tell(PutAside(why, seconds))
 
     def _left(self, worker: asyncio.Task[None]) -> None:
-        was_at = self._workers.pop(worker)
+        hand = self._hands.pop(worker)
         error = None if worker.cancelled() else worker.exception()
-        if error is not None and was_at is not None and not was_at.batch.over.done():
-            was_at.batch.over.set_exception(error)
+        if error is not None:  # a defect: of those who wait, one hears of it
+            waiting = hand.at or self._line.next()
+            if waiting is not None:
+                waiting.fail(error)
         self._staff()  # somebody may have come in the meantime
 
-    async def _withdraw(self, batch: _Batch) -> None:
+    async def _withdraw(self, batch: Batch) -> None:
         """Take letters back: from the line, and out of the hands of whoever is at them."""
         self._line.leave(lambda waiting: waiting.batch is batch)
-        busy = [w for w, at in self._workers.items() if at is not None and at.batch is batch]
+        busy = [w for w, h in self._hands.items() if h.at is not None and h.at.batch is batch]
         for worker in busy:
             worker.cancel()
         if busy:
             await asyncio.wait(busy)
 
-    def _late(self, waiting: _Waiting) -> None:
-        why = f"none of {self._limit} connections became free for {self._busy:g} seconds"
-        waiting.tell(Unreachable(self._server, why))
 
-    async def _deliver(
-        self, conversation: Conversation, post: Post, following: Following
-    ) -> Delivered:
-        refused = refusals(post.recipients)
-        if refused:
-            rest = [recipient for recipient in post.recipients if recipient not in refused]
-            post = post._replace(recipients=rest)
-        try:
-            if not post.recipients:
-                return refused
-            return refused | await conversation.transact(post, following)
-        except Exception as error:  # noqa: BLE001  (that of one letter; whose fault, its type says)
-            return error
-
-    async def probe(self, recipients: Sequence[str]) -> None:
-        """Connect, begin TLS and log in as for a delivery; ``close`` says QUIT."""
-        self._pool.take_back(await self._pool.lend())
-
-    async def close(self) -> None:
-        """Take leave of the server."""
-        await self._pool.close()
+def _waiting(post: Post, place: int, batch: Batch) -> Waiting:
+    refused = refusals(post.recipients)
+    if refused:
+        rest = [recipient for recipient in post.recipients if recipient not in refused]
+        post = post._replace(recipients=rest)
+    return Waiting(post, refused, place, batch)

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from shared.errors import Unreachable
+from tests.clock import ManualClock
 from tests.corpus.messages import sample_messages
 from tests.servers.postfix import Postfix, postfix
 from tests.servers.process import free_port, wait_until
+from tests.unit.deliverer.crowds import passing
 from tests.unit.deliverer.letters import PREFIX, SENDER, One, courier, letter
 
 BOXES = tuple(f"box{i}" for i in range(20))
@@ -155,9 +157,9 @@ async def test_a_server_that_wants_tls_is_not_the_messages_fault() -> None:
 
 
 async def test_a_server_that_went_away_and_came_back() -> None:
-    port = free_port()
+    port, clock = free_port(), ManualClock()
     recipient = "anna@corp.example"
-    async with courier(f"smtp://127.0.0.1:{port}") as smtp:
+    async with courier(f"smtp://127.0.0.1:{port}", clock) as smtp, passing(clock):
         with pytest.raises(Unreachable):
             await smtp.deliver(letter(), SENDER, [recipient])
         for _ in range(2):

@@ -8,7 +8,7 @@ import asyncio
 import base64
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 DROP = "drop"
@@ -55,6 +55,10 @@ class SmtpServer:
         received: every message of which the final dot came.
         connections: how many there have been.
         open: how many there are.
+        most: how many connections it lets in at a time; None for any number.
+        beyond: what it does to more; None lets them wait, ungreeted, until another has left.
+        rule: what it does in place of the normal thing, by the keys of the script; asked after it,
+            with how many messages this connection has carried.
         writers: one for each connection there has been, to say something unasked.
     """
 
@@ -64,6 +68,10 @@ class SmtpServer:
     login: tuple[str, str] | None = None
     mechanisms: str = "PLAIN LOGIN"
     script: dict[str, list[Action]] = field(default_factory=dict)
+    most: int | None = None
+    beyond: str | None = None
+    rule: Callable[[str, int], Action | None] = lambda key, carried: None
+    left: asyncio.Event = field(default_factory=asyncio.Event)
     commands: list[str] = field(default_factory=list)
     received: list[Received] = field(default_factory=list)
     connections: int = 0
@@ -79,12 +87,12 @@ class SmtpServer:
         """Add answers to the script."""
         self.script.setdefault(to, []).extend(actions)
 
-    def scripted(self, *keys: str) -> Action | None:
-        """Take the next answer for the first of these keys that has one."""
+    def scripted(self, *keys: str, carried: int = 0) -> Action | None:
+        """Take the next answer for the first of these keys that has one, or ask the rule."""
         for key in keys:
             if self.script.get(key):
                 return self.script[key].pop(0)
-        return None
+        return next((told for k in keys if (told := self.rule(k, carried)) is not None), None)
 
 
 @contextlib.asynccontextmanager
@@ -108,12 +116,25 @@ async def smtp_server(
         tasks.add(task)
         state.connections += 1
         state.writers.append(writer)
-        state.open += 1
         with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
-            await _Session(state, reader, writer, implicit_tls).run()
-        state.open -= 1
+            await let_in(reader, writer)
         writer.close()
         tasks.discard(task)
+
+    async def let_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        session = _Session(state, reader, writer, implicit_tls)
+        while state.most is not None and state.open >= state.most:
+            if state.beyond is not None:
+                state.answer("BEYOND", (state.beyond, DROP))
+                await session.say("", "BEYOND")
+            state.left.clear()
+            await state.left.wait()
+        state.open += 1
+        try:
+            await session.run()
+        finally:
+            state.open -= 1
+            state.left.set()
 
     if path is not None:
         server = await asyncio.start_unix_server(serve, path, limit=1 << 20)
@@ -145,6 +166,7 @@ class _Session:
         self.state, self.reader, self.writer, self.tls = state, reader, writer, tls
         self.mail: tuple[str, list[str]] | None = None
         self.recipients: list[str] = []
+        self.carried = 0
 
     async def run(self) -> None:
         await self.say("220 mail.corp.example ready", "GREETING")
@@ -159,7 +181,7 @@ class _Session:
 
     async def say(self, normal: str, *keys: str) -> str:
         """Do what the script says, or the normal thing; return the first digit of the reply."""
-        action = self.state.scripted(*keys)
+        action = self.state.scripted(*keys, carried=self.carried)
         steps = action if isinstance(action, tuple) else (normal if action is None else action,)
         for step in steps:
             if step == DROP:
@@ -239,6 +261,7 @@ class _Session:
         normal = "250 2.0.0 taken" if message.recipients else "554 5.5.1 no valid recipients"
         for recipient in message.recipients if self.state.lmtp else ("",):
             message.accepted |= await self.say(normal, f"END {recipient}", "END") == "2"
+        self.carried += message.accepted
 
     async def do_rset(self, line: str) -> None:
         self.mail, self.recipients = None, []

@@ -70,3 +70,14 @@ async def test_it_says_what_the_last_failure_was() -> None:
     breaker.attempt().ended("no reply")
     assert breaker.open
     assert breaker.why == "no reply"
+
+
+async def test_failures_of_those_begun_before_a_success_leave_it_shut() -> None:
+    breaker = Breaker(ManualClock(), threshold=2, cooldown=10)
+    slow = [breaker.attempt() for _ in range(5)]
+    breaker.attempt().ended(None)
+    for attempt in slow:
+        attempt.ended("no reply")
+    assert not breaker.open
+    fail(breaker, 2)
+    assert breaker.open

@@ -196,7 +196,7 @@ async def test_what_is_refused_all_the_same_is_not_held_against_pipelining(reply
 async def test_a_connection_that_broke_is_not_held_against_a_server_that_kept_it() -> None:
     async with smtp_server() as server, courier(server.url) as smtp:
         await smtp.deliver(letter(), SENDER, [ANNA])
-        server.answer(f"RCPT {ANNA}", DROP, DROP)
+        server.answer(f"RCPT {ANNA}", DROP, DROP, DROP)
         with pytest.raises(Unreachable, match="closed the connection"):
             await smtp.deliver(letter(), SENDER, [ANNA])
     assert len(server.received) == 1

@@ -4,7 +4,9 @@ import pytest
 
 from services.deliverer.courier import Post, Throttled
 from services.deliverer.couriers import courier_for
+from tests.clock import ManualClock
 from tests.servers.smtp import DROP, EXTENSIONS, smtp_server
+from tests.unit.deliverer.crowds import passing
 from tests.unit.deliverer.letters import ANNA, BERT, CARL, SENDER, courier, letter, told
 
 LIMIT = "450 4.7.1 Error: too much mail from 127.0.0.1"
@@ -145,7 +147,12 @@ async def test_no_letter_is_announced_before_all_of_this_one_is_sent() -> None:
 async def test_a_limit_of_the_server_is_nobodys_fault(
     key: str, extensions: tuple[str, ...]
 ) -> None:
-    async with smtp_server(extensions=extensions) as server, courier(server.url) as smtp:
+    clock = ManualClock()
+    async with (
+        smtp_server(extensions=extensions) as server,
+        courier(server.url, clock) as smtp,
+        passing(clock),
+    ):
         server.answer(key, LIMIT)
         with pytest.raises(Throttled, match="too much mail"):
             await smtp.deliver(letter(), SENDER, [ANNA])

@@ -1,0 +1,133 @@
+"""Servers with a limit of connections, or of letters over one. None of them is down."""
+
+import asyncio
+
+import pytest
+
+from services.deliverer.couriers import courier_for
+from shared.errors import Unreachable
+from tests.clock import ManualClock
+from tests.servers.smtp import DROP, HANG, smtp_server
+from tests.unit.deliverer.crowds import fates, opened, passing, posts, subjects
+from tests.unit.deliverer.letters import told, until
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+@pytest.mark.parametrize("most", [1, 2, 5])
+@pytest.mark.parametrize(
+    "beyond",
+    ["421 4.3.2 The maximum number of connections has been reached", "554 5.7.0 no more", DROP],
+)
+async def test_of_many_connections_some_are_refused_and_every_letter_goes_over_the_others(
+    clock: ManualClock, lmtp: bool, most: int, beyond: str
+) -> None:
+    async with (
+        smtp_server(lmtp=lmtp, most=most, beyond=beyond) as server,
+        opened(server, clock) as courier,
+    ):
+        assert fates(await told(courier, posts(60))) == {"delivered"}
+    assert subjects(server) == list(range(60))
+    assert server.connections <= 8 + most  # nor was it asked again and again
+
+
+async def test_letters_wait_for_no_connection_that_is_not_greeted(clock: ManualClock) -> None:
+    """As with amavis: four processes take connections, others wait in the backlog of the kernel."""
+    async with smtp_server(most=4) as server, opened(server, clock, 10) as courier:
+        assert fates(await told(courier, posts(100))) == {"delivered"}
+        assert clock.monotonic() == 0.0
+    assert subjects(server) == list(range(100))
+
+
+async def test_connections_that_are_not_greeted_are_given_up_when_nobody_needs_them(
+    clock: ManualClock,
+) -> None:
+    async with smtp_server(most=1) as server, opened(server, clock, 3) as courier:
+        await told(courier, posts(9))
+        async with passing(clock):
+            await until(lambda: not courier._hands)
+        server.most = None
+        server.left.set()
+        await until(lambda: server.open == 1)
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+@pytest.mark.parametrize(
+    "enough",
+    ["451 4.7.0 too many messages in this session", "421 4.4.2 enough", "452 4.3.1 later", DROP],
+)
+async def test_a_connection_that_has_carried_enough_is_followed_by_another(
+    clock: ManualClock, lmtp: bool, enough: str
+) -> None:
+    """OpenSMTPD has 452 for MAIL after a hundred."""
+
+    def rule(key: str, carried: int) -> str | tuple[str, ...] | None:
+        return (enough, DROP) if key == "MAIL" and carried >= 5 else None
+
+    async with (
+        smtp_server(lmtp=lmtp, rule=rule) as server,
+        opened(server, clock, 2) as courier,
+        passing(clock),
+    ):
+        assert fates(await told(courier, posts(40))) == {"delivered"}
+    assert subjects(server) == list(range(40))
+
+
+async def test_a_server_that_restarts_costs_no_try(clock: ManualClock) -> None:
+    async with smtp_server() as server, opened(server, clock, 2) as courier:
+        await told(courier, posts(2))
+        server.most, server.beyond = 0, DROP
+        for writer in server.writers:
+            writer.close()
+        await until(lambda: server.open == 0)
+        waiting = asyncio.create_task(told(courier, posts(5)))
+        await until(lambda: server.connections > 2)
+        server.most = None
+        async with passing(clock):
+            assert fates(await waiting) == {"delivered"}
+
+
+async def test_one_that_does_not_come_back_is_down(clock: ManualClock) -> None:
+    async with smtp_server() as server, opened(server, clock, 2) as courier:
+        await told(courier, posts(2))
+        server.most, server.beyond = 0, "421 4.3.2 going down"
+        for writer in server.writers:
+            writer.close()
+        await until(lambda: server.open == 0)
+        async with passing(clock):
+            assert fates(await told(courier, posts(5))) == {"Unreachable"}
+
+
+@pytest.mark.parametrize("beyond", ["421 4.3.2 full", DROP])
+async def test_a_server_that_never_let_anybody_in_is_down_for_all_who_wait(
+    clock: ManualClock, beyond: str
+) -> None:
+    async with (
+        smtp_server(most=0, beyond=beyond) as server,
+        opened(server, clock, 8) as courier,
+    ):
+        delivered = await told(courier, posts(100))
+        assert {type(d) for d in delivered} == {Unreachable}
+        assert server.connections == 8
+        server.most = None
+        assert fates(await told(courier, posts(3))) == {"delivered"}
+
+
+async def test_a_server_that_is_silent_to_all_has_an_end() -> None:
+    async with smtp_server() as server:
+        server.rule = lambda key, _: HANG if key == "MAIL" else None
+        courier = courier_for("local", server.url, connections=8, patience=0.002)
+        async with asyncio.timeout(60):
+            delivered = await told(courier, posts(100))
+        assert all(isinstance(each, Unreachable) for each in delivered)
+        assert server.connections <= 16
+        await courier.close()
+
+
+async def test_a_sender_that_is_put_off_on_a_fresh_connection_too_is_put_off(
+    clock: ManualClock,
+) -> None:
+    async with smtp_server() as server, opened(server, clock, 1) as courier:
+        await told(courier, posts(1))
+        server.rule = lambda key, _: "452 4.3.1 later" if key == "MAIL" else None
+        assert fates(await told(courier, posts(1))) <= {"temporary", "Unreachable"}
+        assert server.connections == 2

@@ -1,0 +1,85 @@
+"""Servers that take so many letters in a while: a slower pace, and no letter is tried in vain."""
+
+import pytest
+
+from services.deliverer.courier import PutAside, Throttled
+from services.deliverer.smtp import LIMITS
+from tests.clock import ManualClock
+from tests.servers.smtp import smtp_server
+from tests.unit.deliverer.crowds import fates, opened, passing, posts, subjects
+from tests.unit.deliverer.letters import BERT, told
+
+RATE = "451 4.7.1 Ratelimit exceeded"
+
+
+class Allowance:
+    """A server that takes so many letters in a while."""
+
+    def __init__(self, clock: ManualClock, letters: int, seconds: float, say: str = RATE) -> None:
+        self.clock, self.letters, self.seconds, self.say = clock, letters, seconds, say
+        self.taken = 0
+        self.until = 0.0
+        self.refused = 0
+
+    def __call__(self, key: str, _: int) -> str | None:
+        if key != "END":
+            return None
+        if self.clock.monotonic() >= self.until:
+            self.taken, self.until = 0, self.clock.monotonic() + self.seconds
+        self.taken += 1
+        if self.taken <= self.letters:
+            return None
+        self.refused += 1
+        return self.say
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+async def test_so_many_in_a_while_is_a_pace_and_no_letter_is_tried_in_vain(
+    clock: ManualClock, lmtp: bool
+) -> None:
+    async with (
+        smtp_server(lmtp=lmtp) as server,
+        opened(server, clock, 10) as courier,
+        passing(clock),
+    ):
+        server.rule = allowance = Allowance(clock, 5, 2.0)
+        assert fates(await told(courier, posts(36))) == {"delivered"}
+        assert subjects(server) == list(range(36))
+        assert clock.monotonic() < 90
+        assert allowance.refused < 36
+
+
+async def test_a_long_pause_is_waited_out_elsewhere(clock: ManualClock) -> None:
+    async with smtp_server() as server, opened(server, clock, 10) as courier, passing(clock):
+        server.rule = Allowance(clock, 5, 3600.0)
+        delivered = await told(courier, posts(36))
+        assert fates(delivered) == {"delivered", "PutAside"}
+        aside = [d for d in delivered if isinstance(d, PutAside)]
+        assert len(aside) == 31
+        assert all(d.after > 0 and "Ratelimit exceeded" in str(d) for d in aside)
+        before = len(server.commands)
+        assert fates(await told(courier, posts(36))) == {"PutAside"}
+        assert len(server.commands) == before
+
+
+async def test_a_server_that_has_taken_nothing_yet_and_wants_less_is_no_better_than_down(
+    clock: ManualClock,
+) -> None:
+    async with smtp_server() as server, opened(server, clock, 1) as courier, passing(clock):
+        server.rule = lambda key, _: RATE if key == "END" else None
+        delivered = await told(courier, posts(1))
+        assert {type(d) for d in delivered} == {Throttled}
+
+
+async def test_one_letter_that_is_always_too_much_is_put_off_and_keeps_none_back(
+    clock: ManualClock,
+) -> None:
+    async with smtp_server() as server, opened(server, clock, 4) as courier, passing(clock):
+        await told(courier, posts(1))
+        server.rule = lambda key, _: RATE if key == f"RCPT {BERT}" else None
+        given = [*posts(3, BERT), *posts(12)]
+        delivered = await told(courier, given)
+        assert fates(delivered[3:]) == {"delivered"}
+        assert fates(delivered[:3]) <= {"temporary", "PutAside"}
+        sent = [c for c in server.commands if c == f"RCPT TO:<{BERT}>"]
+        assert len(sent) <= 3 * (LIMITS + 1)
