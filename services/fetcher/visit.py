@@ -7,7 +7,7 @@ this session, or was seen to be the same still (``confirm``).
 
 A message is certain at once where its size is what LIST said; any other only when an answer in turn
 has followed it, since one that ends too early (a dot not stuffed) or too late takes what comes
-after it out of step.
+after it out of step; what was asked along with it waits for the same.
 """
 
 from __future__ import annotations
@@ -296,8 +296,10 @@ class Visit:
                 self.failure = error
                 self._world.journal.spool_failed(error, self._account.name)
                 return
-        certain = found.fits(listed.size)
-        if not certain:
+        fits = found.fits(listed.size)
+        # Out of step, another message of the same size would pass for this one.
+        certain = fits and not (self._pipelining and self._suspect is not None)
+        if not fits:
             self._suspect = listed
             if self._comes_short(listed, found):
                 return

@@ -89,7 +89,7 @@ def usable(listing: Sequence[tuple[int, str]] | None, count: int) -> dict[int, s
     if len(distinct) < len(uidls) or "" in distinct:
         times = Counter(uidls.values())
         uidls = {number: uidl for number, uidl in uidls.items() if uidl and times[uidl] == 1}
-    if all(uidl.isdigit() and int(uidl) == number for number, uidl in uidls.items()):
+    if all(uidl.lstrip("0") == str(number) for number, uidl in uidls.items()):
         return {}
     return uidls
 
