@@ -202,6 +202,8 @@ def _folder(wanted: _Wanted, envelope: WriteEnvelope) -> Courier:
     staging = wanted.options.get("staging")
     if staging is not None and (not staging.startswith("/") or "\0" in staging):
         raise wanted.wrong(f"staging={staging!a}: expected an absolute path")
+    if staging is not None and staging.rstrip("/") == _path(wanted):
+        raise wanted.wrong("staging: expected another folder than that of the path")
     return PickupCourier(_path(wanted), FileStore(wanted.name), envelope, staging)
 
 

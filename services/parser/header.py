@@ -100,7 +100,7 @@ def _after_blank_lines(head: bytes, at: int) -> int:
 
 def _strays(head: bytes, end: int) -> int:
     """Return how many lines stand above the header; blank ones in a row are one."""
-    return sum(1 for _ in _STRAY.finditer(head, 0, end))
+    return len(_STRAY.findall(head, 0, end))
 
 
 def header_block(head: bytes, start: int = 0) -> bytes | None:

@@ -21,7 +21,7 @@ _AROUND: Final = " \t'"
 _PLAIN: Final = re.compile(r"<(?:@[^<>:\s]*:)?((?!')[^<>\s\"]*)>|([^<>\s()\"']+)")
 _COMMENT: Final = re.compile(r'("(?:\\.|[^"\\])*")|\((?:\\.|[^()\\])*\)')
 _NESTED: Final = 10
-_ANGLE: Final = re.compile(r'"(?:\\.|[^"\\])*"|<+([^<>]*)')
+_ANGLE: Final = re.compile(r'"(?:\\.|[^"\\])*"|(<+[^<>]*)')
 _ROUTE: Final = re.compile(r"\A@[^:\s]*:")
 _MAILBOX: Final = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^\s"<>@]+(?:@[^\s"<>@]+)*)@[^\s"<>@,;]+')
 
@@ -56,11 +56,11 @@ def _without_comments(path: str) -> str:
 
 def _read(path: str) -> str | None:
     """Return the address in the first angle brackets; where there are none, the first there is."""
-    inside = next((found[1] for found in _ANGLE.finditer(path) if found[1] is not None), None)
-    if inside is None:
+    bracketed: list[str] = list(filter(None, _ANGLE.findall(path)))
+    if not bracketed:
         first = _MAILBOX.search(path)
         return None if first is None else first[0].strip("'")
-    inside = _ROUTE.sub("", inside.strip(_AROUND))
+    inside = _ROUTE.sub("", bracketed[0].lstrip("<").strip(_AROUND))
     if not _MAILBOX.fullmatch(inside):
         inside = inside.strip(_AROUND + '"')
     return inside if " " not in inside or _MAILBOX.fullmatch(inside) else None

@@ -73,20 +73,24 @@ def _decoded(text: str) -> str:
     the bytes of a character. What is no encoded word, or a damaged one, stays as it is.
     """
     parts: list[tuple[str | None, bytes]] = []
-    end = 0
-    for word in _WORD.finditer(text):
-        raw = _raw(word[2], word[3])
+    between, *words = _WORD.split(text)
+    for charset, encoding, payload, behind in zip(*[iter(words)] * 4, strict=True):
+        raw = _raw(encoding, payload)
         if raw is None:
+            between += f"=?{charset}?{encoding}?{payload}?={behind}"
             continue
-        between, charset = text[end : word.start()], word[1].lower()
-        end = word.end()
         if between.strip() or not parts:
             parts.append((None, between.encode()))
-        if parts[-1][0] == charset:
-            parts[-1] = charset, parts[-1][1] + raw
-        else:
-            parts.append((charset, raw))
-    return "".join(_part(charset, raw) for charset, raw in parts) + text[end:]
+        _add(parts, charset.lower(), raw)
+        between = behind
+    return "".join(_part(charset, raw) for charset, raw in parts) + between
+
+
+def _add(parts: list[tuple[str | None, bytes]], charset: str, raw: bytes) -> None:
+    if parts[-1][0] == charset:
+        parts[-1] = charset, parts[-1][1] + raw
+    else:
+        parts.append((charset, raw))
 
 
 def _raw(encoding: str, payload: str) -> bytes | None:

@@ -47,11 +47,11 @@ def over(head: bytes, above: int | None) -> Above:
         return _BODY_ALONE
     if above == 0:
         return _NOTHING if _FIELD_OR_END.match(head) else _FIRST_LINE_ALONE
-    groups = [found for found in _GROUP.finditer(head, 0, above) if found[0]]
-    last = groups[-1]
-    if _is_one_line(last[0]):
-        return Above(b"".join(map(_field, (g[0] for g in groups[:-1]))) + FIRST_LINE, last.start())
-    return Above(b"".join(_field(group[0]) for group in groups), above)
+    *groups, last = filter(None, _GROUP.findall(head, 0, above))
+    lines = b"".join(map(_field, groups))
+    if _is_one_line(last):
+        return Above(lines + FIRST_LINE, above - len(last))
+    return Above(lines + _field(last), above)
 
 
 def _is_one_line(group: bytes) -> bool:

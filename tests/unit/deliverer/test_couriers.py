@@ -58,6 +58,7 @@ async def test_the_scheme_chooses_the_courier(url: str, kind: type) -> None:
         ("maildir:///var/mail/{mailbox}?x=y", "there are none"),
         ("lmtp+unix://host/path", "expected an absolute path"),
         ("pickup:", "expected an absolute path"),
+        ("replay:///srv/Replay/?staging=/srv/Replay", "expected another folder"),
         ("pickup:///srv/PickUp?staging=new", "staging='new': expected an absolute path"),
         ("replay:///srv/Replay?tls=none", "expected one of staging"),
         ("smtp://mail?delivered_to=drop", "delivered_to='drop': expected rename or keep"),
