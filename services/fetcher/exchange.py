@@ -21,6 +21,12 @@ from shared.log import printable
 BODY_LIMIT: Final = 128 * 1024 * 1024
 """Bytes of a multi-line response that is gathered in memory (listings and TOP, not RETR)."""
 
+FRAMED_LIMIT: Final = 16 * 1024 * 1024
+"""Bytes of a message that is read by its size, and held in memory as a whole."""
+
+OVER_SECONDS: Final = 2.0
+"""Silence after what looks like the end of such a message, after which it is the end."""
+
 
 class Exchange:
     """Talks with one server.
@@ -86,8 +92,8 @@ class Exchange:
         return None
 
     @asynccontextmanager
-    async def patience(self, seconds: float) -> AsyncIterator[None]:
-        """Wait for what is awaited in this block no longer than this.
+    async def patience(self, seconds: float | None) -> AsyncIterator[None]:
+        """Wait for what is awaited in this block no longer than this; None for as long as ever.
 
         Raises:
             Silent: it has not come.
@@ -138,6 +144,25 @@ class Exchange:
             if size > BODY_LIMIT:
                 raise ServerFault(self.server, f"a response of more than {BODY_LIMIT} bytes")
         return b"".join(piece.data for piece in pieces)
+
+    async def framed(self, size: int) -> bytes:
+        """Return a message by its size, after its status line (see ``Pop3.framed``).
+
+        Raises:
+            ServerFault: it is longer than FRAMED_LIMIT, or the connection is gone.
+        """
+        while (whole := self._pop3.framed(size)) is None:
+            if self._pop3.buffered > FRAMED_LIMIT:
+                raise ServerFault(self.server, f"a message of more than {FRAMED_LIMIT} bytes")
+            over = self._pop3.at_terminator
+            try:
+                async with self.patience(OVER_SECONDS if over else None):
+                    self._pop3.receive_data(await self._connection.read())
+            except Silent:
+                if not over or (whole := self._pop3.framed(size, over=True)) is None:
+                    raise
+                return whole
+        return whole
 
     async def command(self, verb: str, *arguments: str | int) -> Reply:
         """Send one command and return its status line."""

@@ -213,13 +213,17 @@ class Session:
                 whole = await exchange.body()
             yield number, whole
 
-    async def retrieve(self, numbers: Iterable[int]) -> AsyncGenerator[Retrieved, None]:
+    async def retrieve(
+        self, numbers: Iterable[int], by_size: Mapping[int, int] | None = None
+    ) -> AsyncGenerator[Retrieved, None]:
         """Yield these messages in this order, asking ahead where the server offers PIPELINING.
 
         Left early, the answers still outstanding are read and thrown away by the next command.
 
         Args:
             numbers: taken from it as they are asked for; where it ends, nothing more is.
+            by_size: messages that did not end as they should when they were read before, with the
+                sizes that LIST says: where one command waits for the other, they end by these.
 
         Raises:
             Unreachable: the connection broke.
@@ -228,14 +232,19 @@ class Session:
         """
         exchange = self._exchange
         await exchange.settle()
+        sizes = {} if self._pipelining or by_size is None else by_size
         window = self._window("RETR", numbers, RETRIEVE_WINDOW)
         while (number := window.next()) is not None:
             self.at = number
-            whole = exchange.whole()
+            size = sizes.get(number)
+            whole = exchange.whole() if size is None else None
             if whole is not None:
                 yield Retrieved(number, None, whole, None)
+                continue
+            reply = await exchange.reply()
+            if reply.ok and size is not None:
+                yield Retrieved(number, None, await exchange.framed(size), None)
             else:
-                reply = await exchange.reply()
                 pieces = Pieces(exchange, done=not reply.ok)
                 yield Retrieved(number, None if reply.ok else reply.text, None, pieces)
                 await pieces.skip()

@@ -102,6 +102,18 @@ class Told:
         """Return None: then it comes by ``next_event``, and is told."""
         return None
 
+    @property
+    def at_terminator(self) -> bool:
+        """See ``Pop3.at_terminator``."""
+        return self._pop3.at_terminator
+
+    def framed(self, size: int, *, over: bool = False) -> bytes | None:
+        """See ``Pop3.framed``."""
+        whole = self._pop3.framed(size, over=over)
+        if whole is not None:
+            self._tell(Body(whole, last=True))
+        return whole
+
     def _tell(self, body: Body) -> None:
         self._size += len(body.data)
         if self._verb not in _MAIL:

@@ -59,6 +59,10 @@ class Troubles:
         tried = [m for m in messages if not self.left_alone(m.key)]
         return sorted(tried, key=lambda m: self._tries(m.key))
 
+    def was_tried(self, key: str) -> bool:
+        """Return whether a message could not be fetched before."""
+        return bool(self._known) and self._tries(key) > 0
+
     def _tries(self, key: str) -> int:
         trouble = self._known.get(key)
         return 0 if trouble is None or trouble.deletes else trouble.tries

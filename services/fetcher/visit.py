@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 from services.fetcher.account import Account
 from services.fetcher.commits import Commits, Limits, Taken
 from services.fetcher.confirm import confirmed
+from services.fetcher.exchange import FRAMED_LIMIT
 from services.fetcher.intake import Found, Intake
 from services.fetcher.ports import World
 from services.fetcher.session import Retrieved, Session
@@ -95,6 +96,7 @@ class Visit:
         self._changed: Mapping[str, str] = {}
         self._waiting: deque[Listed] = deque()
         self._asked: dict[int, Listed] = {}
+        self._by_size: dict[int, int] = {}
         self._arriving: Listed | None = None
         self._until = math.inf
         self._doubtful: list[Taken] = []
@@ -223,7 +225,8 @@ class Visit:
             self._until = self._world.clock.monotonic() + self._limits.session_seconds
         try:
             while True:
-                async with aclosing(self._session.retrieve(self._numbers())) as arriving:
+                retrieving = self._session.retrieve(self._numbers(), self._by_size)
+                async with aclosing(retrieving) as arriving:
                     async for message in arriving:
                         await self._arrived(message)
                 await self._clear_doubts()
@@ -246,6 +249,9 @@ class Visit:
             if alone and asked:
                 return
             message = self._waiting.popleft()
+            size = message.size or 0
+            if 0 < size < FRAMED_LIMIT and self._troubles.was_tried(message.key):
+                self._by_size[message.number] = size
             if message.uidl in self._changed and SIZES_VARY in self.quirks:
                 continue  # as one message has shown, another size means nothing here
             self._asked[message.number] = message

@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
+from services.fetcher import exchange
 from services.fetcher.quirks import Quirks
 from services.fetcher.session import Session
 from shared.errors import PromiseBroken, ServerFault, Silent, Unreachable
@@ -134,6 +135,48 @@ async def test_messages_that_end_in_line_feeds_after_a_status_line_that_does_not
         session = await Session.open(login(server), Quirks(bare_ends=True))
         assert await retrieved(session, [1, 2]) == [raw, MAIL[1]]
         await session.quit()
+
+
+# Messages that did not end as they should, read by their size
+
+
+@pytest.mark.parametrize("listed", [len(LONE_DOT), 70])
+async def test_a_dot_that_is_not_stuffed_is_no_end_where_the_size_is_known(listed: int) -> None:
+    script = {"RETR 2": Say(b"+OK\r\n" + LONE_DOT + b".\r\n")}
+    async with Pop3Server(MAIL[:3], says=script).serving() as server:
+        session = await Session.open(login(server), Quirks(no_pipelining=True))
+        found = [
+            (m.number, m.whole) async for m in session.retrieve([1, 2, 3], {2: listed}) if m.whole
+        ]
+        assert (2, LONE_DOT) in found
+        assert session.in_step
+        await session.noop()
+        await session.quit()
+
+
+async def test_a_dot_glued_to_the_text_is_an_end_where_the_size_is_known() -> None:
+    glued = MAIL[1].removesuffix(b"\r\n")
+    script = {"RETR 2": Say(b"+OK\r\n" + glued + b".\r\n"), "RETR 3": Say(b"-ERR no\r\n")}
+    async with Pop3Server(MAIL[:3], says=script).serving() as server:
+        session = await Session.open(login(server), Quirks(no_pipelining=True))
+        by_size = {2: len(glued), 3: 70}
+        found = [(m.whole, m.refused) async for m in session.retrieve([2, 3], by_size)]
+        assert found == [(glued, None), (None, "no")]
+        assert session.in_step
+        await session.quit()
+
+
+async def test_a_message_that_is_read_by_its_size_is_not_held_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exchange, "FRAMED_LIMIT", 1_000)
+    script = {"RETR 1": Say(b"+OK\r\n" + b"x" * 10_000)}
+    async with Pop3Server(MAIL[:3], says=script).serving() as server:
+        session = await Session.open(login(server), Quirks(no_pipelining=True))
+        with pytest.raises(ServerFault, match="a message of more than 1000 bytes"):
+            async for _ in session.retrieve([1], {1: 10}):
+                pass
+        await session.abort()
 
 
 # QUIT where nothing is to be deleted

@@ -472,3 +472,54 @@ def test_arguments_are_sent_as_they_are() -> None:
     assert pop3.send("PASS", " two  words ") == b"PASS  two  words \r\n"
     assert pop3.send("USER", "jörg") == "USER jörg\r\n".encode()
     assert pop3.send("TOP", 7, 0) == b"TOP 7 0\r\n"
+
+
+# By its size
+
+
+@pytest.mark.parametrize(
+    ("sent", "size", "expected"),
+    [
+        (b"a\r\n.\r\nb\r\n.\r\n", 9, b"a\r\n.\r\nb\r\n"),
+        (b".\r\nb\r\n.\r\n", 6, b".\r\nb\r\n"),
+        (b"a\r\n.\r\n..b\r\n.\r\n", 11, b"a\r\n.\r\n..b\r\n"),
+        (b"glued.\r\n", 5, b"glued"),
+        (b"one\r\nglued.\r\n", 10, b"one\r\nglued"),
+        (b"a\r\n..b\r\n.\r\n", 7, b"a\r\n.b\r\n"),
+        (b"a\r\n..b\r\n.\r\n", 8, b"a\r\n.b\r\n"),  # LIST counts what was stuffed
+        (b"a\r\n.\r\n", 3, b"a\r\n"),
+        (b".\r\n", 0, b""),
+    ],
+)
+def test_a_message_that_ends_by_its_size(sent: bytes, size: int, expected: bytes) -> None:
+    pop3 = greeted()
+    pop3.send("RETR", 1)
+    assert len(fed(pop3, [b"+OK\r\n"])) == 1
+    for byte in sent[:-1]:
+        pop3.receive_data(bytes([byte]))
+        assert pop3.framed(size) is None
+    pop3.receive_data(sent[-1:])
+    assert pop3.framed(size) == expected
+    assert pop3.idle
+    pop3.send("NOOP")
+    pop3.receive_data(b"+OK\r\n")
+    assert pop3.next_event() == Reply("NOOP", ok=True, text="")
+
+
+@pytest.mark.parametrize(
+    ("sent", "over"),
+    [
+        (b"a\r\n.\r\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
+        (b"a\r\n..b\r\n.\r\n", b"a\r\n.b\r\n"),
+        (b"glued.\r\n", None),
+    ],
+)
+def test_a_message_of_another_size_ends_when_nothing_more_comes(
+    sent: bytes, over: bytes | None
+) -> None:
+    pop3 = greeted()
+    pop3.send("RETR", 1)
+    fed(pop3, [b"+OK\r\n"])
+    pop3.receive_data(sent)
+    assert pop3.framed(70) is None
+    assert pop3.framed(70, over=True) == over
