@@ -2,7 +2,7 @@
 
 A maildrop may hold 100,000 messages, so the listings that servers really send are split in one go,
 and only others are read line by line. No line is trusted: a UIDL that cannot be one is "", and a
-line without a number, such as a blank one, is passed over.
+line without a number that a message can have, such as a blank one, is passed over.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ UIDL_LIMIT: Final = 1000
 """Characters of a UIDL; RFC 1939 allows 70, some servers give more."""
 
 _CONTROLS: Final = bytes(set(range(0x20)) - {0x0D, 0x0A, 0x20} | {0x7F})
-_UIDL_LINE: Final = re.compile(r"0*(\d{1,10})(?:[ \t]+(.*))?", re.DOTALL)
+_UIDL_LINE: Final = re.compile(r"0*(\d{1,7})(?:[ \t]+(.*))?", re.DOTALL)
 _UIDL: Final = re.compile(rf"[!-~\xa0-\xff]{{1,{UIDL_LIMIT}}}")
 _SECONDS: Final = re.compile(r"[0-9]{1,6}")
-_LIST_LINE: Final = re.compile(r"[ \t]*0*(\d{1,10})[ \t]+0*(\d{1,18})\b")
+_LIST_LINE: Final = re.compile(r"[ \t]*0*(\d{1,7})[ \t]+0*(\d{1,18})\b")
 
 
 def capabilities(body: bytes) -> Mapping[str, tuple[str, ...]]:

@@ -41,8 +41,8 @@ DELETE_WINDOW: Final = 512
 GOODBYE_SECONDS: Final = 5.0
 """How long the answer to QUIT is waited for where nothing depends on it."""
 
-MOST_MESSAGES: Final = 9_999_999
-"""What is numbered higher does not exist: whatever a server says, nobody asks for so many."""
+UNLISTED: Final = 100_000
+"""Messages that are in no listing and believed to be there: what STAT says is a hint."""
 
 _STAT: Final = re.compile(r"(\d{1,7})[ \t]+(\d{1,18})\b")
 _SIZE: Final = re.compile(r"0*(\d{1,10})[ \t]+0*(\d{1,18})\b")
@@ -91,7 +91,7 @@ class Session:
         self.at = 0
         self.kept = ""
         self._exchange = exchange
-        self._marking = False  # DELE has been sent, and not taken back
+        self._marking = False  # DELE has been sent
 
     @classmethod
     async def open(cls, login: Login, quirks: Quirks = NONE, tell: Tell | None = None) -> Session:
@@ -153,12 +153,19 @@ class Session:
         return await self._surveyed(stat, count, octets, listed)
 
     async def _surveyed(
-        self, stat: Reply, count: int | None, octets: int | None, listed: _Uidls | None
+        self,
+        stat: Reply,
+        count: int | None,
+        octets: int | None,
+        listed: _Uidls | None,
+        listed_sizes: int = 0,
     ) -> Survey:
         uidls, quirk = (None, None) if listed is None else listed
         if count is None:
             count = await self._counted(stat) if uidls is None else _highest(uidls)
-        return Survey(max(count, _highest(uidls or ())), octets, uidls, quirk)
+        # What is in no listing is asked for by its number, if there are not too many.
+        most = max(len(uidls or ()), listed_sizes) + UNLISTED
+        return Survey(min(max(count, _highest(uidls or ())), most), octets, uidls, quirk)
 
     async def stat(self) -> tuple[int, int]:
         """Return how many messages there are, and what the server says is their size in bytes."""
@@ -167,10 +174,6 @@ class Session:
         if found is None:
             raise ServerFault(self._exchange.server, "its answer to STAT has no numbers")
         return int(found[1]), int(found[2])
-
-    async def uidl(self) -> list[tuple[int, str]] | None:
-        """Return the message numbers and UIDLs; None where the server has none (see ``survey``)."""
-        return (await self._uidl()).uidls
 
     async def sizes(self, numbers: Sequence[int] | None = None) -> dict[int, int]:
         """Return the sizes that the server claims, by message number: a hint, never a fact.
@@ -187,15 +190,6 @@ class Session:
             return await self._sizes_of(numbers)
         reply = await self._exchange.command("LIST")
         return listing.sizes(await self._exchange.body()) if reply.ok else {}
-
-    async def top(self, number: int, lines: int) -> bytes:
-        """Return the header block of a message, its blank line, and so many lines of its body.
-
-        Raises:
-            ServerFault: the server refuses; the session goes on.
-        """
-        self._exchange.required(await self._exchange.command("TOP", number, lines))
-        return await self._exchange.body()
 
     async def tops(self, numbers: Sequence[int]) -> AsyncGenerator[tuple[int, bytes | None], None]:
         """Yield the header block of each of these messages (TOP), None where it is refused.
@@ -262,11 +256,6 @@ class Session:
     async def noop(self) -> None:
         """See whether the server is in step, by a round trip; what it answers does not matter."""
         await self._exchange.command("NOOP")
-
-    async def rset(self) -> None:
-        """Unmark all messages that are marked as deleted."""
-        self._exchange.required(await self._exchange.command("RSET"))
-        self._marking = False
 
     async def quit(self, delete: Sequence[int] = ()) -> list[int]:
         """End the session; the server removes what is marked as deleted, and these messages.
@@ -353,7 +342,7 @@ class Session:
             return Survey(0, octets, [], sizes=sizes)
         if count is None and sizes:
             count = max(sizes)
-        return replace(await self._surveyed(stat, count, octets, listed), sizes=sizes)
+        return replace(await self._surveyed(stat, count, octets, listed, len(sizes)), sizes=sizes)
 
     async def _one_by_one(self) -> Survey:
         """Ask LIST, and UIDL if there is anything; STAT only where LIST does not tell."""
@@ -365,7 +354,7 @@ class Session:
         if not sizes:
             return replace(await self._survey(), sizes=sizes)
         listed = None if self.quirks.no_uidl else await self._uidl()
-        found = await self._surveyed(reply, max(sizes), sum(sizes.values()), listed)
+        found = await self._surveyed(reply, max(sizes), sum(sizes.values()), listed, len(sizes))
         return replace(found, sizes=sizes)
 
     async def _uidls(self, reply: Reply) -> _Uidls:
@@ -417,4 +406,4 @@ class _Uidls(NamedTuple):
 
 
 def _highest(uidls: Sequence[tuple[int, str]]) -> int:
-    return max((number for number, _ in uidls if number <= MOST_MESSAGES), default=0)
+    return max((number for number, _ in uidls), default=0)

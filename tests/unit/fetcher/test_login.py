@@ -60,7 +60,7 @@ async def test_a_server_without_capa_and_uidl_is_good_enough() -> None:
     async with Pop3Server(MAIL, capabilities=None).serving() as server:
         session = await Session.open(login(server))
         assert session.capabilities == {}
-        assert await session.uidl() is None
+        assert (await session.survey()).uidls is None
         assert await session.sizes() == {n: len(raw) for n, raw in enumerate(MAIL, 1)}
         assert await retrieved(session, [1, 2, 3]) == MAIL[:3]
         await session.quit()
@@ -177,7 +177,7 @@ async def test_a_server_that_never_answers_counts_as_gone(
 ) -> None:
     async def visit() -> None:
         session = await Session.open(login(server), Quirks(no_pipelining=True))
-        await session.uidl()
+        await session.survey()
         await retrieved(session, [1])
         await session.delete([1])
         await session.quit()
@@ -263,7 +263,7 @@ async def test_a_server_that_cannot_stand_capa(say: Say, forward: Callable[[floa
     async with Pop3Server(MAIL, ["a"], says={"CAPA": say}).serving() as server:
         session = await opened(server, forward)
         assert session.quirks == Quirks(no_capa=True)
-        assert await session.uidl() == [(1, "a")]
+        assert (await session.survey()).uidls == [(1, "a")]
         assert await retrieved(session, [1, 2]) == MAIL[:2]
         await session.quit()
         assert server.connections == 2

@@ -196,8 +196,6 @@ async def test_quit_is_not_waited_for_long_where_nothing_is_deleted(
 ) -> None:
     async with Pop3Server(MAIL, says={"QUIT": Say(then="hang")}).serving() as server:
         session = await Session.open(login(server))
-        await session.delete([1])
-        await session.rset()
         quitting = asyncio.create_task(session.quit())
         while not server.hanging:
             await asyncio.sleep(0)
