@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from bench_arrivals import Folders, check
-from bench_connector import PATIENCE, cpu, jobs, table
+from bench_connector import LIMITS, PATIENCE, cpu, due, jobs, table
 from bench_measure import until
 from bench_place import Drop, Place, message, open_place
 from bench_report import Bar
@@ -56,8 +56,11 @@ def costs(folder: Path, count: int, polls: int) -> Costs:
         server, home = place.provider, place.fresh("accounts")
         drops = [Drop(server.host, server.pop3, user) for user in users]
         with connector(home) as product:
-            product.configure([table(drop) for drop in drops], f"maildir://{home}/mail/{{local}}")
+            product.configure(
+                [table(drop) for drop in drops], f"maildir://{home}/mail/{{local}}", limits=LIMITS
+            )
             product.start(PROCESS)
+            due(product, drops, None)  # the schedule would take its time: it spreads first polls
             until(lambda: product.count(PROCESS, "polled") >= count, PATIENCE, "a poll of each")
             found = asyncio.run(_costs(place, product, drops, max(1, polls // count)))
     print(f"  {count:,} accounts: {found.idle:.2f}, {found.message:.2f} ms", flush=True)

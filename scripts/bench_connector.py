@@ -32,6 +32,9 @@ from tests.flow.queues import opened
 
 PATIENCE: Final = 1_800.0
 
+LIMITS: Final = {"connections_per_host": 32}
+"""All accounts are at one host, which takes them: as many at a time as a fetcher polls at all."""
+
 
 def table(drop: Drop, **more: object) -> dict[str, object]:
     """Return the configuration of an account."""
@@ -69,7 +72,7 @@ def embedded(place: Place, load: Load, to: To = to_maildir) -> Sample:
     folder = place.fresh("embedded")
     url, arrivals = to(place, folder)
     with connector(folder) as product:
-        product.configure([table(drop) for drop in load.drops], url)
+        product.configure([table(drop) for drop in load.drops], url, limits=LIMITS)
         sample = run(
             command(product, "run", "--once"), load.messages, folder / "log", env=_environment()
         )
@@ -82,8 +85,8 @@ def embedded_running(place: Place, load: Load, to: To = to_maildir) -> Sample:
     folder = place.fresh("running")
     url, arrivals = to(place, folder)
     with connector(folder) as product:
-        product.configure([table(drop) for drop in load.drops], url)
-        _first_poll(place, product, load, "run")
+        product.configure([table(drop) for drop in load.drops], url, limits=LIMITS)
+        _first_poll(place, product, load, "run", None)
         return _polled(place, product, load, None, arrivals)
 
 
@@ -95,9 +98,9 @@ def over_rabbitmq(place: Place, load: Load, to: To = to_maildir) -> Sample:
     vhost = place.broker.vhost()
     queues = place.broker.url(vhost)
     with connector(folder) as product:
-        product.configure([table(drop) for drop in load.drops], url, queues)
+        product.configure([table(drop) for drop in load.drops], url, queues, limits=LIMITS)
         ready(place, product, vhost)
-        _first_poll(place, product, load, "fetcher")
+        _first_poll(place, product, load, "fetcher", queues)
         before = cpu_of(place.broker_pid)
         sample = _polled(place, product, load, queues, arrivals)
         broker = cpu_of(place.broker_pid) - before
@@ -129,10 +132,13 @@ def _consumers(found: Sequence[Mapping[str, object]]) -> int:
     return len(found)
 
 
-def _first_poll(place: Place, product: Connector, load: Load, name: str) -> None:
+def _first_poll(
+    place: Place, product: Connector, load: Load, name: str, queues: str | None
+) -> None:
     """Start the process that polls, and wait until it has found nothing in any maildrop."""
     place.empty(load)
     product.start(name)
+    due(product, load.drops, queues)  # the schedule would take its time: it spreads first polls
     until(lambda: product.count(name, "polled") >= len(load.drops), 120, "a first poll of each")
 
 

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from bench_connector import LIMITS
 from bench_report import Result, machine, markdown, picture, plot
 from bench_scale import Scale
 from bench_scenarios import SCENARIOS
@@ -32,7 +33,8 @@ def main() -> int:
         asked.rounds or (1 if asked.quick else 3),
         not asked.quick,
     )
-    sections = [f"Measured on {machine()}\n"]
+    limit = LIMITS["connections_per_host"]
+    sections = [f"Measured with connections_per_host = {limit}, on {machine()}\n"]
     for name in asked.scenario or list(SCENARIOS):
         print(f"{name} ...", flush=True)
         with tempfile.TemporaryDirectory(prefix="pop3-bench-", dir=asked.folder) as folder:

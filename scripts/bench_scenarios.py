@@ -17,6 +17,7 @@ from statistics import median
 from typing import Final, TypeAlias
 
 from bench_connector import (
+    LIMITS,
     To,
     embedded,
     embedded_running,
@@ -216,7 +217,7 @@ def latency(folder: Path, scale: Scale) -> Result:
             vhost = "" if broker is None else broker.vhost()
             with connector(home) as product:
                 url = None if broker is None else broker.url(vhost)
-                product.configure([account], f"maildir://{home}/mail/{{local}}", url)
+                product.configure([account], f"maildir://{home}/mail/{{local}}", url, limits=LIMITS)
                 if broker is None:
                     product.start("run")
                 else:
@@ -247,7 +248,9 @@ def backlog(folder: Path, scale: Scale) -> Result:
         place.fill(Load([drop], [message(n, 400) for n in range(count)]))
         home = place.fresh("backlog")
         with connector(home) as product:
-            product.configure([table(drop, keep="forever")], f"maildir://{home}/mail")
+            product.configure(
+                [table(drop, keep="forever")], f"maildir://{home}/mail", limits=LIMITS
+            )
             product.cli("run", "--once", timeout=3600)
             polls, listings = [], []
             for turn in range(scale.rounds):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from bench_connector import PATIENCE, cpu, declare, due, table
+from bench_connector import LIMITS, PATIENCE, cpu, declare, due, table
 from bench_measure import cpu_of, until
 from bench_place import USER, Drop, Load, Place, message
 
@@ -106,7 +106,9 @@ def installation(place: Place, drops: Sequence[Drop], *, embedded: bool) -> Iter
     vhost = server.vhost() if server is not None and not embedded else None
     url = server.url(vhost) if server is not None and vhost is not None else None
     with connector(home) as product:
-        product.configure([table(drop) for drop in drops], f"maildir://{home}/mail/{{local}}", url)
+        product.configure(
+            [table(drop) for drop in drops], f"maildir://{home}/mail/{{local}}", url, limits=LIMITS
+        )
         declare(product)
         yield Installation(product, place, url)
     if server is not None and vhost is not None:

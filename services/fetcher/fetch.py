@@ -97,6 +97,7 @@ class Fetcher:
         self._places = Places(connections, world.clock)
         self._sessions = asyncio.Semaphore(CONCURRENCY)
         self._underway: set[str] = set()
+        self._undone: dict[str, list[str]] = {}
 
     async def handle(self, envelopes: Sequence[Envelope[Poll]], answer: Answer) -> None:
         """Poll the accounts of these jobs, one after the other.
@@ -246,10 +247,12 @@ class Fetcher:
         return quirk is not None
 
     async def _done(
-        self, account: Account, sessions: Sessions, undone: Sequence[str], *, more: bool
+        self, account: Account, sessions: Sessions, undone: list[str], *, more: bool
     ) -> None:
-        for sentence in undone:
-            self._world.journal.trouble("left undone", account=account.name, what=sentence)
+        if undone != self._undone.get(account.name, []):
+            for sentence in undone:
+                self._world.journal.trouble("left undone", account=account.name, what=sentence)
+        self._undone[account.name] = undone
         now = self._world.clock.now()
         many = len(self._accounts) > HANDFUL
         interval = spread(account, now) if many else account.poll_every

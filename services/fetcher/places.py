@@ -121,7 +121,8 @@ class Places:
         if of.taken < _ALONE:
             return None
         until = self._clock.now() + REMEMBERED
-        of.learnt = Quirk(CONNECTIONS, min(self.limit(server), of.taken) - 1, until)
+        value = max(1, min(self.limit(server), of.taken) - 1)
+        of.learnt = Quirk(CONNECTIONS, value, until)
         return of.learnt
 
     def _of(self, server: str) -> _Server:

@@ -9,8 +9,9 @@ seen to change them (``SIZES_VARY``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Final
 
 from services.fetcher.ports import Ledger
@@ -20,6 +21,10 @@ from shared.claims import Known
 
 FEW: Final = 1_000
 """Messages up to which a whole listing of sizes costs no more than asking what to list."""
+
+PATIENCE: Final = 0.2
+"""Seconds for which the ledger is waited for; if it takes longer it is a large one, and the server
+is asked meanwhile."""
 
 SIZES_VARY: Final = "sizes_vary"
 """The quirk of a server that says another size of the same message from one day to the next."""
@@ -39,6 +44,9 @@ class Stock:
     listed: frozenset[str]
     quirk: str | None
     notes: tuple[str, ...]
+
+
+_SIZE: Final[Callable[[Known], int]] = attrgetter("size")
 
 
 async def take_stock(
@@ -62,13 +70,14 @@ async def take_stock(
         now: seconds since 1970 (UTC).
         sizes_vary: whether other sizes mean nothing at this server.
     """
+    await asyncio.wait([known], timeout=PATIENCE)
     survey = await session.survey(sizes=known.done() and len(known.result()) <= FEW)
     ledgered = await known
     uidls = usable(survey.uidls, survey.count)
     sizes: Mapping[int, int] | None = survey.sizes
     work = compare(uidls, survey.count, ledgered, keep, now, _believed(sizes, sizes_vary))
     if sizes is None:
-        sizes = await _asked(session, survey, work, uidls, ledgered, sizes_vary)
+        sizes = await _asked(session, survey, work, ledgered, sizes_vary)
         if len(sizes) > len(work.fetch):
             believed = _believed(sizes, sizes_vary)
             work = compare(uidls, survey.count, ledgered, keep, now, believed)
@@ -92,7 +101,6 @@ async def _asked(
     session: Session,
     survey: Survey,
     work: Worklist,
-    uidls: Mapping[int, str],
     known: Mapping[str, Known],
     vary: bool,
 ) -> Mapping[int, int]:
@@ -103,7 +111,7 @@ async def _asked(
     if len(new) > max(1, min(few, FEW)):
         return await session.sizes()
     sizes = await session.sizes(new) if new else {}
-    if vary or _adds_up(survey.octets, sizes, uidls, known, len(new)):
+    if vary or _adds_up(survey.octets, sizes, known, work):
         return sizes
     return await session.sizes()
 
@@ -111,16 +119,15 @@ async def _asked(
 def _adds_up(
     octets: int | None,
     sizes: Mapping[int, int],
-    uidls: Mapping[int, str],
     known: Mapping[str, Known],
-    new: int,
+    work: Worklist,
 ) -> bool:
     """Return whether STAT says what it would if every known UIDL stood for the message it did."""
-    if octets is None or len(sizes) < new:
+    if octets is None or len(sizes) < len(work.fetch):
         return False
-    before = [known[uidl].size for uidl in uidls.values() if uidl in known]
     try:
-        return octets == sum(sizes.values()) + sum(before)  # type: ignore[arg-type]
+        before = sum(map(_SIZE, known.values())) - sum(_SIZE(known[uidl]) for uidl in work.gone)
+        return octets == sum(sizes.values()) + before
     except TypeError:  # of one of them the size is not known
         return False
 

@@ -36,7 +36,9 @@ from shared.log import printable
 
 REFUSED: Final = 5
 """Messages that a server may refuse in one session, with less than that handed over, before that
-is a trouble of its own and none of theirs."""
+is a trouble of its own and none of theirs; without any handed over, it may refuse one."""
+
+TEMPORARY: Final = "[SYS/TEMP]"
 
 CONFIRM_MOST: Final = 1_000
 """Messages of earlier sessions that one session confirms and deletes; the next one goes on."""
@@ -286,11 +288,13 @@ class Visit:
                 uidl=listed.uidl or "",
                 reply=reply,
             )
-            if len(self._refused) > max(REFUSED, taken):
+            if len(self._refused) > (max(REFUSED, taken) if taken else 1):
                 said = f"message {listed.number} is refused: {printable(reply)}"
                 self.failure = ServerFault(self._account.server, said)
             else:
-                self._troubles.add(listed.key, listed.number, said)
+                # RFC 3206 section 4: what is temporary by its own word is tried at each poll.
+                lasting = not reply.upper().startswith(TEMPORARY)
+                self._troubles.add(listed.key, listed.number, said, counts=lasting)
 
     async def _take(self, listed: Listed, retrieved: Retrieved) -> None:
         found = None if retrieved.whole is None else self._intake.at_hand(retrieved.whole)
@@ -302,6 +306,8 @@ class Visit:
                 self.failure = error
                 self._world.journal.spool_failed(error, self._account.name)
                 return
+        if self._changed and self._changed.get(listed.uidl or "") == found.id:
+            self.quirks.add(SIZES_VARY)
         fits = found.fits(listed.size)
         # Out of step, another message of the same size would pass for this one.
         certain = fits and not (self._pipelining and self._suspect is not None)
@@ -356,8 +362,6 @@ class Visit:
         """Take note of a message that is safe, and known since some time."""
         listed, found = taken.listed, taken.found
         self._troubles.settle([listed.key])
-        if since < taken.at and listed.uidl and self._changed.get(listed.uidl) == found.id:
-            self.quirks.add(SIZES_VARY)
         due = age(since, self._world.clock.now()) >= self._account.keep
         if due and not self._troubles.left_alone(listed.key, deletes=True):
             self._remove.append(Safe(listed.number, listed.uidl, found.id, listed.size, found.head))

@@ -84,7 +84,9 @@ def usable(listing: Sequence[tuple[int, str]] | None, count: int) -> dict[int, s
         listing: as UIDL answered, None where there is none.
         count: how many messages there are.
     """
-    uidls = {number: uidl for number, uidl in listing or () if 0 < number <= count}
+    uidls = dict(listing or ())
+    if uidls and not (min(uidls) > 0 and max(uidls) <= count):
+        uidls = {number: uidl for number, uidl in uidls.items() if 0 < number <= count}
     distinct = set(uidls.values())
     if len(distinct) < len(uidls) or "" in distinct:
         times = Counter(uidls.values())
@@ -118,7 +120,13 @@ def compare(
         uidls[n]: known[uidls[n]].id for n, size in sizes.items() if _differs(n, size, uidls, known)
     }
     fresh = new.union(changed) if changed else new
-    fetch = [Listed(n, uidl, sizes.get(n)) for n, uidl in uidls.items() if uidl in fresh]
+    # All that goes through every message is left out where it is known to find nothing: it is what
+    # the poll of a large maildrop costs.
+    fetch = [
+        Listed(n, uidl, sizes.get(n))
+        for n, uidl in (uidls.items() if fresh else ())
+        if uidl in fresh
+    ]
     if len(uidls) < count:
         fetch += [Listed(n, None, sizes.get(n)) for n in range(1, count + 1) if n not in uidls]
     due = [
@@ -126,7 +134,8 @@ def compare(
         for n, uidl in (uidls.items() if keep < math.inf else ())
         if uidl not in fresh and age(known[uidl].first_seen, now) >= keep
     ]
-    gone = tuple(known.keys() - listed)
+    all_there = len(known) == len(listed) - len(new)
+    gone = () if all_there else tuple(known.keys() - listed)
     return Worklist(count, tuple(fetch), changed, tuple(due), gone, count - len(uidls))
 
 

@@ -61,6 +61,7 @@ KILLS = (
     Kill("fetcher", "incoming.published#5"),  # and not confirmed, or the confirm not heard of
     Kill("fetcher", "fetcher.before-ledger"),  # confirmed
     Kill("fetcher", "fetcher.after-ledger"),  # before DELE
+    Kill("fetcher", "fetcher.forgotten"),  # the UIDLs of what is to be deleted, before DELE
     Kill("fetcher", "fetcher.before-quit"),  # after DELE
     Kill("fetcher", "fetcher.quit-sent"),  # and not answered
     Kill("parser", "parser.before-publish#3"),

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,6 +75,40 @@ class Desk:
         await asyncio.gather(*(fetcher.handle([job], answer) for _ in range(jobs)))
         return Counter(self.log.counts)
 
+    async def poll_all(
+        self,
+        server: Pop3Server,
+        names: Sequence[str],
+        *,
+        connections: int = 8,
+        reason: str = "due",
+    ) -> int:
+        """Poll these accounts at the same server at once; return how many sessions it saw open."""
+        accounts = {name: Account(name, login(server), 300.0, 0.0) for name in names}
+        world = World(
+            self.state,
+            self.state,
+            Outbox(self.broker, INCOMING),
+            self.spool,
+            2_000,
+            self.log,
+            self.clock,
+        )
+        await self.state.claim_due(names, hold=1_800)
+        fetcher = Fetcher(accounts, world, Limits(), connections)
+        jobs = [
+            asyncio.create_task(
+                fetcher.handle([Envelope(f"poll-{name}", name, Poll(reason), 0.0)], _nobody_asks)
+            )
+            for name in names
+        ]
+        most = 0
+        async with asyncio.timeout(20):
+            while not all(job.done() for job in jobs):
+                most = max(most, server.open)
+                await asyncio.sleep(0)
+        return most
+
     def scheduler(
         self,
         *names: str,
@@ -118,6 +152,17 @@ async def opened(folder: Path) -> AsyncIterator[Desk]:
         await state.close()
         steward.close()
         await broker.close()
+
+
+def _nobody_asks(_: int, __: Outcome | Exception) -> None:
+    """Take what became of a poll."""
+
+
+async def turns_until(condition: Callable[[], bool]) -> None:
+    """Let everything run until this holds."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
 
 
 def some(count: int, **more: Any) -> Pop3Server:

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from services.fetcher.account import backoff
-from services.fetcher.fetch import ELSEWHERE, STATE_AWAY
+from services.fetcher.account import Account, backoff, first_polls, spread
+from services.fetcher.fetch import CROWDED, ELSEWHERE, ONCE, STATE_AWAY
+from services.fetcher.login import Login
+from services.fetcher.places import CONNECTIONS
 from services.fetcher.schedule import CLAIM, HOLD
 from shared.outbox import Outbox
 from shared.outcome import Done, Retry
 from shared.queues import POLL
 from shared.state import State
 from tests.servers.pop3 import Say
-from tests.unit.fetcher.desk import Desk, deleted, some
+from tests.unit.fetcher.desk import Desk, deleted, some, turns_until
 from tests.unit.fetcher.pop3_session import MAIL
 from tests.unit.state.opening import ELSEWHERE as DEAD
 from tests.unit.state.processes import execute
@@ -194,3 +196,147 @@ async def test_an_account_whose_fetcher_died_elsewhere_is_due_again_soon(
     await desk.scheduler("sales").queue_due()
     assert desk.jobs() == ["sales"] * 2
     await other.close()
+
+
+REFUSING = {"PASS": Say(b"-ERR [AUTH] wrong\r\n")}
+
+
+async def test_a_changed_password_counts_with_the_next_interval(desk: Desk) -> None:
+    """Refused again and again, it is tried ever more seldom; another one is tried at once."""
+
+    def logins() -> int:
+        tried = sum(c.startswith("PASS") for c in server.commands)
+        server.commands.clear()
+        return tried
+
+    async with some(1, says=REFUSING).serving() as server:
+        waits = []
+        for _ in range(5):
+            await desk.poll(server)
+            state = (await desk.state.accounts())["sales"]
+            waits.append(state.next_poll - desk.clock.now())
+            retry_at = (await desk.state.recall("sales", "")).retry_at
+            await desk.clock.advance(retry_at - desk.clock.now())
+        assert waits == [300.0] * 5  # looked at, at each interval
+        assert logins() == 5
+        await desk.poll(server)
+        logins()
+        await desk.clock.advance(300)
+        await desk.poll(server)
+        state = (await desk.state.accounts())["sales"]
+        assert (logins(), state.failures) == (0, 6)
+        assert state.next_poll == desk.clock.now() + 300
+        await desk.clock.advance(300)
+        await desk.poll(server, password=lambda: "another")
+        assert (logins(), (await desk.state.accounts())["sales"].failures) == (1, 7)
+        server.says = {}
+        await desk.clock.advance(300)
+        await desk.poll(server, password=lambda: "the right one")
+    assert desk.raws() == MAIL[:1]
+    assert b"the right one" not in (desk.folder / "state.db").read_bytes()
+
+
+async def test_a_server_with_too_many_of_our_connections_is_no_failure(desk: Desk) -> None:
+    full = {"greeting": Say(b"-ERR too many connections\r\n", "drop")}
+    async with some(1, says=full).serving() as server:
+        accounts = [f"a{n}" for n in range(8)]
+        await desk.poll_all(server, accounts)
+        # To each but perhaps the last one it was our own crowd.
+        states = await desk.state.accounts()
+        failed = [name for name in accounts if states[name].failures]
+        assert len(failed) <= 1
+        waiting = {states[name].next_poll for name in accounts if name not in failed}
+        assert waiting == {desk.clock.now() + CROWDED}
+        quirk = (await desk.state.recall("x", f"127.0.0.1:{server.port}")).quirks[CONNECTIONS]
+        assert quirk.value == 1
+        # What was learnt holds in another process.
+        server.says = {}
+        most = await desk.poll_all(server, accounts)
+    assert most == 1
+
+
+async def test_no_more_sessions_than_places_and_the_others_come_later(desk: Desk) -> None:
+    async with some(1).serving() as server:
+        accounts = [f"a{n}" for n in range(6)]
+        assert await desk.poll_all(server, accounts, connections=2) == 2
+        states = await desk.state.accounts()
+        done = [name for name in accounts if name in states and states[name].last_ok]
+        assert len(done) == 2
+        # `run --once` waits for a place.
+        assert await desk.poll_all(server, accounts, connections=2, reason=ONCE) == 2
+        states = await desk.state.accounts()
+        assert all(states[name].last_ok for name in accounts)
+
+
+async def test_login_delay_is_kept_from_poll_to_poll(desk: Desk) -> None:
+    offers = ("UIDL", "TOP", "USER", "LOGIN-DELAY 900")
+    async with some(1, capabilities=offers).serving() as server:
+        await desk.poll(server)
+        assert (await desk.state.accounts())["sales"].next_poll == desk.clock.now() + 900
+        await desk.clock.advance(600)
+        await desk.poll(server)
+        assert server.connections == 1
+        state = (await desk.state.accounts())["sales"]
+        assert (state.next_poll, state.failures) == (desk.clock.now() + 300, 0)
+        await desk.clock.advance(300)
+        await desk.poll(server)
+        assert server.connections == 2
+
+
+async def test_login_delay_is_kept_between_the_sessions_of_a_poll(desk: Desk) -> None:
+    offers = ("UIDL", "TOP", "USER", "LOGIN-DELAY 30")
+    broken = {"RETR 1": Say(b"", "drop")}
+    async with some(3, capabilities=offers, says=broken).serving() as server:
+        polling = asyncio.create_task(desk.poll(server))
+        await turns_until(lambda: server.connections == 1 and not server.open)
+        await desk.clock.advance(29)
+        assert server.connections == 1
+        await desk.clock.advance(1)
+        await polling
+        assert server.connections == 2
+    assert desk.raws() == MAIL[1:3]
+
+
+async def test_a_renamed_account_is_told_of_before_its_mail_comes_again(desk: Desk) -> None:
+    async with some(1).serving() as server:
+        await desk.state.move_in("old name", "sales@127.0.0.1")
+        await desk.poll(server, keep=600.0)
+        undone = (await desk.state.accounts())["sales"].undone
+        assert undone is not None
+        assert undone.startswith("this maildrop was polled as account old name before")
+        await desk.poll(server, keep=600.0)
+        assert (await desk.state.accounts())["sales"].undone is None
+
+
+def accounts(count: int, every: float = 300.0) -> list[Account]:
+    login = Login("127.0.0.1", 995, "none", "x", lambda: "y")
+    return [Account(f"account {n}", login, every, 0.0) for n in range(count)]
+
+
+def test_a_handful_is_polled_at_once_and_many_are_spread_over_their_interval() -> None:
+    assert first_polls(accounts(20)) == {}
+    first = sorted(first_polls(accounts(3_000)).values())
+    assert all(abs(at - 0.1 * n) < 15 for n, at in enumerate(first))  # evenly, over 300 s
+    assert max(first_polls(accounts(100, every=7_200.0)).values()) <= 300.0
+
+
+def test_accounts_that_came_together_part_again() -> None:
+    many = accounts(1_000)
+    times = dict.fromkeys([a.name for a in many], 1_700_000_000.0)
+    for _ in range(8):
+        for account in many:
+            wait = spread(account, times[account.name])
+            assert 0.9 * 300 <= wait <= 1.1 * 300
+            times[account.name] += wait
+    phases = sorted(at % 300 for at in times.values())
+    assert all(abs(at - 0.3 * n) < 20 for n, at in enumerate(phases))
+    for account in many:
+        assert spread(account, times[account.name]) == pytest.approx(300.0)
+
+
+async def test_many_new_accounts_are_not_due_at_once(desk: Desk) -> None:
+    await desk.scheduler("a", "b", first={"b": 120.0}).queue_due()
+    assert desk.jobs() == ["a"]
+    await desk.clock.advance(120)
+    await desk.scheduler("a", "b", first={"b": 120.0}).queue_due()
+    assert desk.jobs() == ["a", "b"]

@@ -1,0 +1,84 @@
+"""Places at a server: how many connections it takes, and who waits for one."""
+
+import asyncio
+import itertools
+
+import pytest
+
+from services.fetcher.places import CONNECTIONS, RECOVERY, REMEMBERED, Places
+from shared.claims import Quirk
+from tests.clock import ManualClock
+from tests.unit.fetcher.pop3_session import everything_runs
+
+
+def test_there_are_so_many_places_at_each_server() -> None:
+    places = Places(2, ManualClock())
+    assert [places.take(server) for server in "aaab"] == [True, True, False, True]
+    places.give_back("a", 1.0)
+    assert places.take("a")
+
+
+async def test_what_a_server_refuses_lowers_its_limit_and_time_raises_it_again() -> None:
+    clock = ManualClock()
+    places = Places(8, clock)
+    for _ in range(8):
+        assert places.take("a")
+    until = clock.now() + REMEMBERED
+    assert [places.refused("a") for _ in range(2)] == [
+        Quirk(CONNECTIONS, 7, until),
+        Quirk(CONNECTIONS, 6, until),
+    ]
+    places.give_back("a", 1.0)
+    places.give_back("a", 1.0)
+    assert not places.take("a")
+    await clock.advance(RECOVERY)
+    assert places.limit("a") == 7
+    await clock.advance(5 * RECOVERY)
+    assert places.limit("a") == 8
+    assert places.limit("b") == 8
+
+
+def test_a_crowd_that_is_not_ours_does_not_lower_the_limit() -> None:
+    places = Places(8, ManualClock())
+    assert places.take("a")
+    assert places.refused("a") is None
+    assert places.limit("a") == 8
+
+
+def test_what_another_process_has_learnt_counts() -> None:
+    clock = ManualClock()
+    places = Places(8, clock)
+    places.learn("a", Quirk(CONNECTIONS, 1, clock.now() + REMEMBERED))
+    assert [places.take("a") for _ in range(2)] == [True, False]
+
+
+async def test_whoever_waits_gets_the_next_place_in_turn() -> None:
+    places = Places(1, ManualClock())
+    came: list[str] = []
+
+    async def wait(name: str) -> None:
+        await places.wait("a")
+        came.append(name)
+
+    await wait("first")
+    tasks = [asyncio.create_task(wait(name)) for name in ("second", "gone", "third")]
+    await everything_runs()
+    tasks[1].cancel()
+    await everything_runs()
+    for names in (["first", "second"], ["first", "second", "third"]):
+        places.give_back("a", 1.0)
+        await everything_runs()
+        assert came == names
+
+
+async def test_those_who_are_sent_away_come_again_one_after_the_other() -> None:
+    clock = ManualClock()
+    places = Places(2, clock)
+    for _ in range(40):
+        assert places.take("a")
+        places.give_back("a", 60.0)  # a poll takes a minute there
+    turns = [places.turn("a") for _ in range(10)]
+    assert all(29 < later - earlier < 31 for earlier, later in itertools.pairwise(turns))
+    await clock.advance(3_600)
+    assert places.turn("a") == pytest.approx(turns[0])
+    assert places.turn("b") == 1.0

@@ -1,0 +1,107 @@
+"""Messages that cannot be fetched: they hold up no others, and are left alone after some tries."""
+
+import math
+
+from services.fetcher.troubles import LEFT_FOR, NAMED, TRIES, Troubles
+from services.fetcher.worklist import Listed
+from shared.claims import Trouble
+from tests.servers.pop3 import Say
+from tests.unit.fetcher.desk import Desk, some
+from tests.unit.fetcher.pop3_session import MAIL
+
+NOW = 1_700_000_000.0
+
+
+def test_what_broke_comes_last_and_is_left_alone_after_some_tries() -> None:
+    known: dict[str, Trouble] = {}
+    listed = [Listed(1, "bad"), Listed(2, "good")]
+    for tries in range(1, TRIES + 1):
+        troubles = Troubles(known, NOW)
+        in_order = troubles.in_order(listed)
+        assert in_order == (listed if tries == 1 else listed[::-1])
+        troubles.add("bad", 1, "cut")
+        troubles.add("bad", 1, "cut")  # another session of the same poll
+        assert troubles.in_order(listed) == listed[1:]
+        (known["bad"],) = troubles.to_record()
+        assert known["bad"].tries == tries
+    assert Troubles(known, NOW + LEFT_FOR - 1).in_order(listed) == listed[1:]
+    assert Troubles(known, NOW + LEFT_FOR).in_order(listed) == listed[::-1]
+
+
+def test_a_line_that_broke_is_no_try() -> None:
+    known: dict[str, Trouble] = {}
+    for _ in range(10):
+        troubles = Troubles(known, NOW)
+        troubles.add("u", 1, "cut", counts=False)
+        (known["u"],) = troubles.to_record()
+    assert not Troubles(known, NOW).left_alone("u")
+
+
+def test_what_is_over_is_forgotten() -> None:
+    known = {key: Trouble(key, 1, 1, 0.0, "cut") for key in ("fetched", "gone", "there")}
+    troubles = Troubles(known, NOW)
+    troubles.settle(["fetched", "unknown"])
+    troubles.keep_only(["there", "fetched"])
+    assert set(troubles.to_forget()) == {"fetched", "gone"}
+    assert troubles.to_forget() == []
+    assert troubles.said() == ["1 message cannot be fetched: message 1 (UIDL there): cut"]
+
+
+def test_a_deletion_that_failed_does_not_keep_a_message_from_being_fetched() -> None:
+    known = {"u": Trouble("u", 1, 9, NOW + 60, "refused", deletes=True)}
+    troubles = Troubles(known, NOW)
+    assert troubles.in_order([Listed(1, "u")]) == [Listed(1, "u")]
+    assert troubles.left_alone("u", deletes=True)
+
+
+def test_only_some_are_named() -> None:
+    troubles = Troubles({}, NOW)
+    for number in range(1, NAMED + 3):
+        troubles.add(Listed(number, None, 7).key, number, "refused")
+    (said,) = troubles.said()
+    assert said.startswith("5 messages cannot be fetched: message 1: refused; message 2")
+    assert said.endswith("; and 2 more")
+
+
+async def test_a_server_that_hands_over_nothing_has_a_trouble_of_its_own(desk: Desk) -> None:
+    async with some(2, says={"RETR": Say(b"-ERR over the limit of today\r\n")}).serving() as server:
+        happened = await desk.poll(server, keep=math.inf)
+        assert happened["accounts_failed"] == 1
+        assert (await desk.state.recall("sales", "")).troubles == {}
+        server.says = {}
+        await desk.poll(server, keep=math.inf)
+    assert desk.raws() == MAIL[:2]
+
+
+async def test_what_is_temporary_by_its_own_word_is_tried_at_each_poll(desk: Desk) -> None:
+    async with some(2, says={"RETR 1": Say(b"-ERR [SYS/TEMP] later\r\n")}).serving() as server:
+        for _ in range(TRIES + 2):
+            await desk.poll(server, keep=math.inf)
+        assert server.commands.count("RETR 1") == TRIES + 2
+
+
+async def test_messages_at_which_the_session_breaks_are_got_round_in_one_poll(desk: Desk) -> None:
+    broken = {f"RETR {n}": Say(b"+OK\r\nhalf a mess", "drop") for n in (2, 4)}
+    async with some(5, says=broken).serving() as server:
+        happened = await desk.poll(server)
+        assert (happened["polled"], happened["accounts_failed"]) == (1, 0)
+        assert server.deleted == {1, 3, 5}
+    assert sorted(desk.raws()) == [MAIL[0], MAIL[2], MAIL[4]]
+    undone = (await desk.state.accounts())["sales"].undone
+    assert undone is not None
+    assert undone.startswith("2 messages cannot be fetched: message 2 (UIDL u2): the connection")
+
+
+async def test_a_deletion_that_breaks_the_session_among_many_is_found(desk: Desk) -> None:
+    async with some(40, says={"DELE 17": Say(b"", "drop")}).serving() as server:
+        await desk.poll(server)
+        assert server.deleted == set(range(1, 41)) - {17}
+        server.messages, server.uidls = MAIL[16:17], ["u17"]
+        server.says = {"DELE": Say(b"", "drop")}
+        server.commands.clear()
+        await desk.poll(server)
+        assert not [c for c in server.commands if c.startswith("RETR")]
+    assert sorted(desk.raws()) == sorted(MAIL[:40])
+    undone = (await desk.state.accounts())["sales"].undone
+    assert undone is not None
+    assert undone.startswith("1 message cannot be deleted at the server: message 1 (UIDL u17)")
