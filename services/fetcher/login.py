@@ -26,6 +26,7 @@ from services.fetcher.told import Told
 from shared.dialogue import Dialogue, Tell
 from shared.errors import (
     ConfigError,
+    MaildropBusy,
     PromiseBroken,
     ServerFault,
     Silent,
@@ -69,6 +70,9 @@ MUTE_SECONDS: Final = 20.0
 
 TLS_PORT: Final = 995
 """Where TLS begins with the first byte (RFC 8314 section 7.3): in clear, nothing is said there."""
+
+_LOCK_PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
+"""Seconds for a server to notice that a connection is gone, and to let go of its maildrop."""
 
 _PIPELINED: Final = "PIPELINING"
 
@@ -114,13 +118,20 @@ async def log_in(login: Login, quirks: Quirks = NONE, tell: Tell | None = None) 
         MaildropBusy: another session holds the maildrop, or it is too early or too many.
         ServerFault: it refused for another reason, or broke the protocol.
     """
+    found, pauses = quirks, iter(_LOCK_PAUSES)
     while True:
         try:
-            return await _log_in(login, quirks, None if tell is None else Dialogue(tell))
+            return await _log_in(login, found, None if tell is None else Dialogue(tell))
         except PromiseBroken as broken:
-            if quirks.has(broken.quirk):
+            if found.has(broken.quirk):
                 raise
-            quirks = quirks.having(broken.quirk)
+            found = found.having(broken.quirk)
+        except MaildropBusy:
+            # It may be the connection given up a moment ago that holds it.
+            pause = next(pauses, None) if found != quirks else None
+            if pause is None:
+                raise
+            await asyncio.sleep(pause)
 
 
 async def _log_in(login: Login, quirks: Quirks, dialogue: Dialogue | None) -> LoggedIn:

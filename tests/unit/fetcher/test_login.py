@@ -273,6 +273,30 @@ async def test_a_server_that_cannot_stand_capa(say: Say, forward: Callable[[floa
     assert server.commands == ["USER sales", "PASS top secret", "QUIT"]
 
 
+@pytest.mark.parametrize("busy", [2, 9])
+async def test_a_maildrop_that_the_connection_before_still_holds_is_waited_for(
+    busy: int, forward: Callable[[float], None]
+) -> None:
+    hangs_up, locked = Say(then="drop"), Say(b"-ERR [IN-USE] locked\r\n")
+    server = Pop3Server(MAIL, ["a"], capabilities=None)
+    async with server.serving():
+        opening = asyncio.create_task(Session.open(login(server)))
+        while not opening.done():
+            held = 1 < server.connections < 2 + busy
+            first = "PASS top secret" in server.commands
+            server.says = {"CAPA": hangs_up} if first else {}
+            server.says |= {"PASS": locked} if held else {}
+            await asyncio.sleep(0)
+            forward(0.01)
+        if busy > 4:
+            with pytest.raises(MaildropBusy):
+                await opening
+        else:
+            assert (await opening).quirks.no_capa
+            await (await opening).quit()
+    assert server.connections == 2 + min(busy, 4)
+
+
 async def test_capa_is_not_waited_for_as_long_as_others(forward: Callable[[float], None]) -> None:
     async with Pop3Server(MAIL, says={"CAPA": Say(then="hang")}).serving() as server:
         opening = asyncio.create_task(Session.open(login(server)))
