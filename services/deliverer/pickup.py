@@ -125,13 +125,16 @@ def staging_for(folder: str, wanted: str | None) -> str:
     path = Path(folder)
     device = path.stat().st_dev
     beside = path.parent / f"{STAGING}-{path.name}"
+    where = str(beside) if wanted is None else wanted
+    why = OSError(errno.EXDEV, "no place to write on the file system of the folder", where)
     for place in (beside, path / STAGING) if wanted is None else (Path(wanted),):
-        with suppress(PermissionError, FileNotFoundError):
+        try:
             if _made(place, device):
                 _sweep(place)
                 return str(place)
-    where = str(beside) if wanted is None else wanted
-    raise OSError(errno.EXDEV, "no place to write on the file system of the folder", where)
+        except (PermissionError, FileNotFoundError) as error:
+            why = error
+    raise why
 
 
 def _made(place: Path, device: int) -> bool:

@@ -34,7 +34,7 @@ _CELL: Final = 1000
 """Characters of a cell that are shown at most."""
 
 PIPE_WIDTH: Final = 4000
-_LINE_END: Final = re.compile(rb"\r\n|\r|\n")
+_LINE_END: Final = re.compile(rb"\r*\n")
 _TIME: Final = re.compile(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(?:\.\d+)?\+00:00$")
 _SPANS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"), (0.001, "ms"))
 _SIZES: Final = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -243,9 +243,9 @@ def _joined(value: object) -> object:
 
 
 def _header(found: Letter) -> list[str]:
-    """Return the lines of the header block, up to the blank line."""
+    """Return the lines of the header block, up to the blank line; it may begin below some."""
     lines: list[str] = []
-    for line in _LINE_END.split(found.payload.raw.head):
+    for line in _LINE_END.split(found.payload.raw.head.lstrip(b"\r\n")):
         if not line:
             break
         lines.append(line.decode("utf-8", "replace"))

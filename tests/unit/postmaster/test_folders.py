@@ -120,7 +120,15 @@ class TestShow:
         raw = b"Subject: \x1b]0;owned\x07 \xff\rX: y\n\nbody"
         office.park("abc", queue="incoming.failed", payload=fetched(raw))
         lines = office("failed", "show", "abc").out.splitlines()
-        assert lines[-2:] == ["Subject: \\x1b]0;owned\\x07 \ufffd", "X: y"]
+        assert lines[-1] == "Subject: \\x1b]0;owned\\x07 \ufffd\\rX: y"
+
+    def test_its_header_is_found_below_blank_lines_and_past_doubled_cr(
+        self, office: Office
+    ) -> None:
+        raw = b"\r\n\r\nFrom: a@b\r\r\nSubject: hello\r\n\r\nbody"
+        office.park("abc", queue="incoming.failed", payload=fetched(raw))
+        (found,) = office("failed", "show", "abc", "--json").json
+        assert found["header"] == "From: a@b\nSubject: hello"
 
     def test_as_json(self, office: Office) -> None:
         office.park("abc123")
