@@ -37,10 +37,10 @@ from services.deliverer.pickup import (
     replay_envelope,
 )
 from services.deliverer.quirks import Quirks
-from services.deliverer.session import Credentials, Pipelining, Target
 from services.deliverer.share import Places
 from services.deliverer.smtp import SmtpCourier
 from services.deliverer.store import FileStore
+from services.deliverer.target import Credentials, Pipelining, Target
 from services.deliverer.told import Listen
 from shared.clock import Clock, SystemClock
 from shared.errors import ConfigError

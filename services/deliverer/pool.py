@@ -10,7 +10,9 @@ import asyncio
 from collections import deque
 from typing import Final
 
-from services.deliverer.session import Session, Target, open_session
+from services.deliverer.opening import open_session
+from services.deliverer.session import Session
+from services.deliverer.target import Target
 from shared.clock import Clock
 
 IDLE_SECONDS: Final = 60.0

@@ -20,8 +20,9 @@ from services.deliverer.courier import Post, PutAside, Result, Tell, Throttled, 
 from services.deliverer.line import Line
 from services.deliverer.pace import Pace
 from services.deliverer.pool import Pool
-from services.deliverer.session import PipelineBroken, Session, Target
+from services.deliverer.session import PipelineBroken, Session
 from services.deliverer.share import LOOK_EVERY, Places, Share
+from services.deliverer.target import Target
 from services.deliverer.transaction import transact
 from services.deliverer.waiting import Batch, Bound, Waiting
 from shared.clock import Clock

@@ -1,0 +1,239 @@
+"""Opens a session with a mail server, up to where mail can be sent: greeting, EHLO, TLS, AUTH.
+
+SMTP (RFC 5321) and LMTP (RFC 2033) are the same here but for one verb. Whatever goes wrong before a
+message is in play is ``Unreachable``: the destination is out of order or its configuration is, and
+no message is to blame. What is offered and does not come about is done without, where that will do.
+Passwords go over verified TLS alone; who builds a Target sees to that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import errno
+from collections.abc import Mapping
+from typing import Final
+
+from services.deliverer.channel import SETTINGS, Channel, Silent, TlsFailed
+from services.deliverer.courier import Throttled
+from services.deliverer.meaning import meaning
+from services.deliverer.reply import Reply, Step
+from services.deliverer.session import Session
+from services.deliverer.target import Credentials, Target
+from services.deliverer.told import ToldChannel
+from shared.errors import Unreachable
+from shared.network import dial
+from shared.network_words import explain, silent
+
+CONNECT_TIMEOUT: Final = 30.0
+EHLO_SECONDS: Final = 30.0
+"""How long to wait for an answer to EHLO, while the server is not known to give one."""
+
+_SOCKET_WORDS: Final = {
+    errno.ENOENT: "there is no socket: is the path right, and does the server run?",
+    errno.ECONNREFUSED: "nobody listens at this socket: does the server run?",
+    errno.EACCES: "its permissions do not let this process connect to it",
+}
+
+
+class EhloBroken(Unreachable):
+    """The server has nothing to say to EHLO; it may know HELO alone."""
+
+
+async def open_session(target: Target) -> Session:
+    """Connect and return a session in which mail can be sent.
+
+    Raises:
+        Unreachable: the server cannot be reached, or does not let us in.
+        Throttled: it has too much to do for now.
+    """
+    try:
+        return await _open(target, starttls=_begins_tls(target))
+    except TlsFailed:
+        if target.tls != "opportunistic":
+            raise
+        if not target.quirks.starttls.kept:
+            target.quirks.starttls.suspect()
+    except EhloBroken:
+        return await _open(target, starttls=False)
+    well = False
+    try:
+        session = await _open(target, starttls=False)
+        well = True
+        return session
+    finally:
+        target.quirks.starttls.went_without(well=well)
+
+
+def _begins_tls(target: Target) -> bool:
+    known = target.tls == "opportunistic" and target.quirks.starttls.trusted
+    return known or target.tls == "required"
+
+
+async def _open(target: Target, *, starttls: bool) -> Session:
+    session = Session(target, await _connect(target))
+    try:
+        greeting = await _greeting(session, target)
+        await _hello(session, target)
+        if starttls and await _starttls(session, target):
+            await _hello_again(session, target)
+        if target.credentials is not None:
+            await _login(session, target, target.credentials)
+        session.begin(target, greeting)
+    except BaseException:
+        session.channel.abort()
+        raise
+    return session
+
+
+async def _connect(target: Target) -> Channel:
+    def make() -> Channel:
+        if target.listen is None:
+            return Channel(target.server)
+        return ToldChannel(target.server, target.listen)
+
+    at_once = target.tls == "implicit"
+    context = target.context if at_once else None
+    try:
+        if isinstance(target.port, str):
+            return await _socket(make(), target.port)
+        return await dial(make, target.host, target.port, seconds=CONNECT_TIMEOUT, context=context)
+    except UnicodeError as error:
+        raise Unreachable(target.server, "no connection: its name cannot be a host's") from error
+    except OSError as error:
+        words = explain(error, target.port, SETTINGS, at_once=at_once)
+        if isinstance(target.port, str):
+            words = _SOCKET_WORDS.get(error.errno or 0, words)
+        raise Unreachable(target.server, f"no connection: {words}") from error
+
+
+async def _socket(channel: Channel, path: str) -> Channel:
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(CONNECT_TIMEOUT):
+        await loop.create_unix_connection(lambda: channel, path)
+    return channel
+
+
+async def _greeting(session: Session, target: Target) -> Reply:
+    try:
+        return _must(await session.reply(Step.GREETING), Step.GREETING, target)
+    except Silent as error:
+        seconds, at_once = Step.GREETING.seconds * target.patience, target.tls == "implicit"
+        words = silent(seconds, target.port, SETTINGS, at_once=at_once)
+        raise Unreachable(target.server, words) from error
+
+
+def _must(reply: Reply, step: Step, target: Target, advice: str = "") -> Reply:
+    if not 200 <= reply.code < 300:
+        error = Throttled if meaning(reply, step) == "rate" else Unreachable
+        raise error(target.server, f"{reply.code} {reply.text} (said to {step.phrase}){advice}")
+    return reply
+
+
+async def _hello(session: Session, target: Target) -> None:
+    name = (target.hello or _literal(session.channel.address)).encode("ascii")
+    if not target.quirks.ehlo.trusted and _can_do_without(target):
+        await _helo(session, target, name)
+        return
+    reply = await _ehlo(session, target, name)
+    unknown = reply.code // 10 == 50
+    if unknown and not target.lmtp:  # RFC 5321 section 3.2
+        await _helo(session, target, name)
+        return
+    _must(reply, Step.HELLO, target, "; is smtp:// meant?" if unknown else "")
+    offered = (line.decode("latin-1").strip().partition(" ") for line in reply.lines[1:])
+    session.extensions = {keyword.upper(): parameters for keyword, _, parameters in offered}
+
+
+def _can_do_without(target: Target) -> bool:
+    """Return whether HELO will do: it offers neither TLS nor a login, and LMTP does not have it."""
+    return not target.lmtp and target.tls != "required" and target.credentials is None
+
+
+async def _ehlo(session: Session, target: Target, name: bytes) -> Reply:
+    verb, ehlo = b"LHLO " if target.lmtp else b"EHLO ", target.quirks.ehlo
+    falls_back = not ehlo.kept and _can_do_without(target)
+    try:
+        reply = await session.command(verb + name, Step.HELLO, EHLO_SECONDS if falls_back else None)
+    except Unreachable as error:
+        if not falls_back:
+            raise
+        ehlo.suspect()
+        raise EhloBroken(target.server, f"{error.said}, after EHLO") from error
+    ehlo.keep()
+    return reply
+
+
+async def _helo(session: Session, target: Target, name: bytes) -> None:
+    session.extensions = {}
+    well = False
+    try:
+        reply = await session.command(b"HELO " + name, Step.HELLO)
+        unknown = reply.code // 10 == 50
+        _must(reply, Step.HELLO, target, "; is lmtp:// meant?" if unknown else "")
+        well = True
+    finally:
+        target.quirks.ehlo.went_without(well=well)
+
+
+def _literal(address: str | None) -> str:
+    """Return an IP address as RFC 5321 section 4.1.3 wants it in EHLO."""
+    if address is None:
+        return "localhost"
+    return f"[IPv6:{address.partition('%')[0]}]" if ":" in address else f"[{address}]"
+
+
+async def _starttls(session: Session, target: Target) -> bool:
+    """Go over to TLS; return False where it is not to be had and need not be."""
+    must = target.tls == "required"
+    if "STARTTLS" not in session.extensions:
+        if must:
+            raise Unreachable(target.server, "it offers no STARTTLS, and TLS is required")
+        return False
+    try:
+        reply = await session.command(b"STARTTLS", Step.STARTTLS)
+    except Unreachable as error:
+        raise TlsFailed(target.server, f"{error.said}, after STARTTLS") from error
+    if must:
+        _must(reply, Step.STARTTLS, target)
+    if reply.code != 220 or target.context is None:
+        return False
+    timeout = Step.STARTTLS.seconds * target.patience
+    await session.channel.start_tls(target.context, target.host, timeout)
+    return True
+
+
+async def _hello_again(session: Session, target: Target) -> None:
+    """Ask anew what is offered, now over TLS."""
+    try:
+        await _hello(session, target)
+    except Unreachable as error:
+        raise TlsFailed(target.server, f"{error.said}, over TLS") from error
+    target.quirks.starttls.keep()
+
+
+async def _login(session: Session, target: Target, credentials: Credentials) -> None:
+    """Log in with AUTH PLAIN (RFC 4616) or else AUTH LOGIN."""
+    user, password = credentials.user.encode(), credentials.password.encode()
+    ways = {
+        "PLAIN": [b"AUTH PLAIN " + base64.b64encode(b"\0" + user + b"\0" + password)],
+        "LOGIN": [b"AUTH LOGIN", base64.b64encode(user), base64.b64encode(password)],
+    }
+    offered = _mechanisms(session.extensions)
+    usable = [words for mechanism, words in ways.items() if mechanism in offered]
+    if not usable:
+        raise Unreachable(target.server, "it offers neither AUTH PLAIN nor AUTH LOGIN")
+    for words in usable:
+        for word in words:
+            reply = await session.command(word, Step.AUTH)
+            if reply.code != 334:  # go on
+                break
+        if reply.code != 504:  # RFC 4954 section 4: it does not know this mechanism, after all
+            break
+    _must(reply, Step.AUTH, target)
+
+
+def _mechanisms(extensions: Mapping[str, str]) -> list[str]:
+    """Return how one can log in; servers before RFC 2554 wrote ``AUTH=LOGIN``."""
+    lines = (f"{k[5:]} {v}" for k, v in extensions.items() if k.startswith("AUTH="))
+    return " ".join((extensions.get("AUTH", ""), *lines)).upper().split()
