@@ -48,10 +48,8 @@ _LATER_HEADER: Final = re.compile(
 """What a header that stands below strays and a blank line begins with. Any word and a colon would
 do in the first block; but the second paragraph of a text may well begin with that."""
 
-_MARKED_BEFORE: Final = re.compile(
-    rb"^((?:Delivered-To:[^\n]*\n)+)X-POP3-Connector-Account:", re.MULTILINE
-)
-"""How versions up to 0.1 wrote whom they delivered to. Any other Delivered-To is not ours."""
+_ACCOUNT: Final = b"X-POP3-Connector-Account:"
+_DELIVERED_TO: Final = b"Delivered-To:"
 
 
 def begins(head: bytes) -> int | None:
@@ -161,12 +159,18 @@ def address(body: bytes) -> str:
 def marked_before(block: bytes) -> list[bytes]:
     """Return the bodies of the Delivered-To fields that an older version of this program wrote.
 
+    Up to version 0.1 they stood right above X-POP3-Connector-Account. All others are not ours.
+
     Args:
-        block: a header block with an X-POP3-Connector-Account field.
+        block: a header block.
     """
-    lines = block.replace(b"\r\n", b"\n")
-    return [
-        line.partition(b":")[2]
-        for ours in _MARKED_BEFORE.findall(lines)
-        for line in ours.splitlines()
-    ]
+    found: list[bytes] = []
+    run: list[bytes] = []
+    for line in block.splitlines():
+        if line.startswith(_DELIVERED_TO):
+            run.append(line.removeprefix(_DELIVERED_TO))
+            continue
+        if line.startswith(_ACCOUNT):
+            found += run
+        run = []
+    return found
