@@ -1,7 +1,8 @@
 """``run --once``: polls every account once, and lets the pipeline run dry.
 
 Dry means: nothing is left in the inboxes of the stages or in their hands, and what waited for room
-at a destination has come back. Messages that wait for a retry are counted and not waited for.
+at a destination has come back, as long as any arrive meanwhile. Messages that wait for a retry are
+counted and not waited for.
 
 It ends, whatever a stage or a destination does. A stage that ends by itself ends the run. An
 account whose poll raises what it should not has failed, and the others go on. A server that says
@@ -120,6 +121,8 @@ class _Work:
         self._resources = resources
         self._fetching = fetching
         self.runners = runners
+        self._back_at = 0.0  # when those are back that wait for room, as far as was known
+        self._arrived = -1  # how many had arrived when that was known
 
     async def do(self) -> None:
         """Return when every account was polled, and nothing moves any more."""
@@ -180,9 +183,19 @@ class _Work:
             await asyncio.sleep(LOOK_AGAIN)
 
     def _all_back(self) -> bool:
-        """Return whether nothing waits for room at its destination, to be tried in this run."""
-        back = max(r.returns_at for r in self.runners)
-        return not back or self._resources.clock.now() >= back + RETURN
+        """Return whether nothing waits for room at its destination, to be tried in this run.
+
+        A destination may have a limit for hours: it is not waited for where nothing has arrived
+        since the last time.
+        """
+        if self._resources.clock.now() < self._back_at:
+            return False
+        back = max(r.returns_at for r in self.runners) + RETURN
+        arrived = self._resources.log.counts["delivered"]
+        if back <= max(self._back_at, RETURN) or arrived <= self._arrived:
+            return True
+        self._back_at, self._arrived = back, arrived
+        return False
 
     async def _drained(self) -> bool | None:
         try:

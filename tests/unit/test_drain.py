@@ -283,6 +283,19 @@ async def test_what_waits_for_room_is_delivered_in_the_same_run(tmp_path: Path) 
         assert await draining == Drained(waiting=0, broken=False)
 
 
+async def test_a_destination_that_never_has_room_is_not_waited_for_for_ever(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as plant:
+        await plant.put("x", "y", queue=PARSED)
+        draining = asyncio.create_task(plant.drained(deliver=lambda _: Busy("it has no room")))
+        async with asyncio.timeout(30):
+            while not draining.done():
+                await plant.clock.advance(1)
+                await asyncio.sleep(0.02)
+        assert await draining == Drained(waiting=2, broken=False)
+
+
 async def test_an_interrupt_ends_it(tmp_path: Path) -> None:
     async with opened(tmp_path, "a") as plant:
         polling = asyncio.Event()
