@@ -1,0 +1,111 @@
+"""Waiting in our own line: more letters than a slow server takes, and none of them has failed."""
+
+import asyncio
+from dataclasses import replace
+
+from services.deliverer.couriers import courier_for
+from services.deliverer.deliver import Deliverer
+from services.deliverer.share import HORIZON, PER_CONNECTION, Places
+from shared.claims import Claim
+from shared.outcome import Busy, Done, Outcome
+from shared.spool import Spool
+from shared.state import State
+from tests.claims import claim_one
+from tests.clock import ManualClock
+from tests.servers.smtp import HANG, smtp_server
+from tests.unit.deliverer.letters import ANNA, until
+from tests.unit.deliverer.stories import envelope
+
+LETTERS = 200
+CONNECTIONS = 4
+
+
+class Given:
+    """Messages given to a deliverer, and what it answered so far."""
+
+    def __init__(self, deliverer: Deliverer, count: int, to: str = "slow", name: str = "m") -> None:
+        mails = [replace(envelope(ANNA, to=to), id=f"{name}{n}") for n in range(count)]
+        self.found: dict[int, Outcome | Exception] = {}
+        self.task = asyncio.create_task(deliverer.handle(mails, self.found.__setitem__))
+
+    def kinds(self) -> set[str]:
+        return {type(outcome).__name__ for outcome in self.found.values()}
+
+
+async def test_a_server_that_hangs_keeps_a_few_letters_and_is_no_failure_of_the_others(
+    ledger: State, other: State, spool: Spool, clock: ManualClock
+) -> None:
+    places = Places(LETTERS)
+    async with smtp_server() as slow, smtp_server() as quick:
+        slow.rule = lambda key, _: HANG if key == "END" else None
+        couriers = {
+            name: courier_for(name, server.url, clock=clock, connections=CONNECTIONS, places=places)
+            for name, server in (("slow", slow), ("quick", quick))
+        }
+        deliverer = Deliverer(couriers, ledger, spool, clock)
+        given = Given(deliverer, LETTERS)
+        await until(lambda: len(slow.received) == CONNECTIONS)
+        kept = CONNECTIONS * (PER_CONNECTION + 1)
+        while len(given.found) < LETTERS - kept:
+            await clock.advance(1.0)
+            await asyncio.sleep(0.01)
+        assert given.kinds() == {"Busy"}
+        assert not deliverer.breakers["slow"].open
+        assert clock.monotonic() < HORIZON
+        assert await claim_one(other, f"m{LETTERS - 1}", "slow") == Claim(frozenset(), replay=False)
+        late = Given(
+            deliverer, 10, name="late"
+        )  # there is no room for more, and that is known at once
+        await late.task
+        assert late.kinds() == {"Busy"}
+        fine = Given(deliverer, 10, "quick")
+        await fine.task
+        assert fine.kinds() == {"Done"}
+        given.task.cancel()
+        await asyncio.wait({given.task})
+        await deliverer.close()
+
+
+async def test_of_many_letters_for_a_slow_server_none_fails_and_all_arrive(
+    ledger: State, spool: Spool, clock: ManualClock
+) -> None:
+    """Those that are put aside come back, as the queue would bring them, until all have arrived."""
+    async with smtp_server() as server:
+        courier = courier_for(
+            "slow", server.url, clock=clock, connections=CONNECTIONS, places=Places(LETTERS)
+        )
+        deliverer = Deliverer({"slow": courier}, ledger, spool, clock)
+        outcomes = list[Outcome | Exception]()
+        left, rounds = LETTERS, 0
+        slow = asyncio.create_task(_passing(clock))
+        while left:
+            given = Given(deliverer, left)
+            await given.task
+            outcomes += given.found.values()
+            left = sum(isinstance(outcome, Busy) for outcome in given.found.values())
+            rounds += 1
+        slow.cancel()
+        assert {type(outcome) for outcome in outcomes} <= {Done, Busy}
+        assert rounds < 20
+        assert not deliverer.breakers["slow"].open
+        await deliverer.close()
+
+
+async def _passing(clock: ManualClock) -> None:
+    while True:
+        await asyncio.sleep(0.002)
+        await clock.advance(1.0)
+
+
+async def test_a_server_that_is_down_is_told_of_to_all_who_wait_and_opens_the_breaker(
+    ledger: State, spool: Spool, clock: ManualClock
+) -> None:
+    async with smtp_server() as server:
+        pass
+    courier = courier_for("slow", server.url, clock=clock, connections=CONNECTIONS)
+    deliverer = Deliverer({"slow": courier}, ledger, spool, clock)
+    given = Given(deliverer, LETTERS)
+    await given.task
+    assert given.kinds() == {"Retry"}
+    assert deliverer.breakers["slow"].open
+    await deliverer.close()
