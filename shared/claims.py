@@ -108,6 +108,7 @@ class Standing(NamedTuple):
         retry_at: until when that password is not tried again.
         troubles: messages that could not be fetched or deleted, by key.
         quirks: what has been learnt of its server and still holds, by name.
+        large: whether more than a thousand messages of its maildrop are recorded.
     """
 
     failures: int = 0
@@ -117,6 +118,7 @@ class Standing(NamedTuple):
     retry_at: float = 0.0
     troubles: Mapping[str, Trouble] = MappingProxyType({})
     quirks: Mapping[str, Quirk] = MappingProxyType({})
+    large: bool = False
 
 
 class Finished(NamedTuple):

@@ -56,6 +56,7 @@ class Sessions:
         self._broken = 0
         self._carefully = False
         self._confirm_most = CONFIRM_MOST
+        self._large = standing.large
         self._blamed: tuple[Blame, str] | None = None
         self._failure: ServerFault | SpoolUnavailable | None = None
         self._notes: tuple[str, ...] = ()
@@ -110,6 +111,7 @@ class Sessions:
                 sizes_vary=self._sizes_vary,
                 carefully=self._carefully,
                 confirm_most=self._confirm_most,
+                large=self._large,
             )
             try:
                 return await visit.run(known)

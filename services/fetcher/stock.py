@@ -22,10 +22,6 @@ from shared.claims import Known
 FEW: Final = 1_000
 """Messages up to which a whole listing of sizes costs no more than asking what to list."""
 
-PATIENCE: Final = 0.2
-"""Seconds for which the ledger is waited for; if it takes longer it is a large one, and the server
-is asked meanwhile."""
-
 SIZES_VARY: Final = "sizes_vary"
 """The quirk of a server that says another size of the same message from one day to the next."""
 
@@ -58,6 +54,7 @@ async def take_stock(
     keep: float,
     now: float,
     sizes_vary: bool,
+    large: bool,
 ) -> Stock:
     """Compare what the server lists with what the ledger knows.
 
@@ -69,9 +66,12 @@ async def take_stock(
         keep: seconds for which messages stay on the server.
         now: seconds since 1970 (UTC).
         sizes_vary: whether other sizes mean nothing at this server.
+        large: whether much is recorded of this maildrop: then not all sizes are asked for, and what
+            is recorded is read while the server lists.
     """
-    await asyncio.wait([known], timeout=PATIENCE)
-    survey = await session.survey(sizes=known.done() and len(known.result()) <= FEW)
+    if not large:
+        await known
+    survey = await session.survey(sizes=not large)
     ledgered = await known
     uidls = usable(survey.uidls, survey.count)
     sizes: Mapping[int, int] | None = survey.sizes

@@ -73,6 +73,7 @@ class Visit:
         sizes_vary: whether this server says other sizes of the same message.
         carefully: delete one message after the other, to see at which one the server breaks.
         confirm_most: messages of earlier sessions that are confirmed and deleted, at the most.
+        large: whether much is recorded of this maildrop.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Visit:
         sizes_vary: bool = False,
         carefully: bool = False,
         confirm_most: int = CONFIRM_MOST,
+        large: bool = False,
     ) -> None:
         self._account = account
         self._session = session
@@ -107,6 +109,7 @@ class Visit:
         self._commits = Commits(account, world, limits, self._recorded)
         self._remove: list[Safe] = []
         self._confirm_most = confirm_most
+        self._large = large
         self._confirmed: list[Safe] = []
         self.confirming = 0
         """How many messages are just being confirmed."""
@@ -182,6 +185,7 @@ class Visit:
             keep=self._account.keep,
             now=now,
             sizes_vary=SIZES_VARY in self.quirks,
+            large=self._large,
         )
         work = stock.work
         self._noted(stock)

@@ -10,16 +10,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import BindParameter, Double, Table, bindparam, delete, or_, select
+from sqlalchemy import (
+    BindParameter,
+    Double,
+    Integer,
+    Table,
+    bindparam,
+    delete,
+    literal_column,
+    or_,
+    select,
+)
 
 from shared.claims import Quirk, Standing, Trouble
 from shared.state.batch import Batch, Operation, insert_into
-from shared.state.schema import ACCOUNT, QUIRK, TROUBLE, Escaped
+from shared.state.schema import ACCOUNT, QUIRK, TROUBLE, UIDL, Escaped
 from shared.state.several import among
 from shared.state.statement import Made, Statement
 
 LONGEST: Final = 90 * 86_400.0
 """Seconds for which anything that is learnt may hold."""
+
+
+LARGE: Final = 1_000
+"""Messages recorded of a maildrop above which it is a large one: more are not counted."""
 
 
 class Asker(NamedTuple):
@@ -85,6 +99,7 @@ def _standing(batch: Batch, account: str, server: str) -> Standing:
         for row in _TROUBLES.run(batch.connection, values)
     ]
     quirks = [Quirk(*row) for row in _QUIRKS.run(batch.connection, values)]
+    large = bool(_BEYOND.run(batch.connection, values))
     failures, maildrop, login_after, refused, retry_at = rows[0] if rows else (0, None, 0, None, 0)
     return Standing(
         failures,
@@ -94,12 +109,19 @@ def _standing(batch: Batch, account: str, server: str) -> Standing:
         retry_at or 0.0,
         {trouble.key: trouble for trouble in troubles},
         {quirk.name: quirk for quirk in quirks},
+        large,
     )
 
 
 def _of_account(_: str) -> Made:
     names = ("failures", "maildrop", "login_after", "refused", "retry_at")
     return select(*(ACCOUNT.c[name] for name in names)).where(ACCOUNT.c.name == _ACCOUNT)
+
+
+def _beyond(_: str) -> Made:
+    """Find a UIDL beyond the first ``LARGE``: no more of them are gone through than that."""
+    one, beyond = literal_column("1", Integer()), literal_column(str(LARGE), Integer())
+    return select(one).where(UIDL.c.account == _ACCOUNT).limit(one).offset(beyond)
 
 
 def _troubles_of(_: str) -> Made:
@@ -204,6 +226,7 @@ def _troubles_over(_: str) -> Made:
 
 
 _STANDING: Final = Statement(_of_account)
+_BEYOND: Final = Statement(_beyond)
 _TROUBLES: Final = Statement(_troubles_of)
 _QUIRKS: Final = Statement(_quirks_of)
 _NOTE: Final = Statement(_noted)

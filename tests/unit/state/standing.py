@@ -1,8 +1,9 @@
 """How an account and its server stand: troubles, quirks, maildrops."""
 
-from shared.claims import Quirk, Trouble
+from shared.claims import Entry, Quirk, Trouble
 from shared.claims import Standing as Known
 from shared.state import State
+from shared.state.standing import LARGE
 from tests.clock import ManualClock
 from tests.unit.state.opening import DAY, HOUR, Opening
 
@@ -37,6 +38,13 @@ class Standing(Opening):
             assert known.quirks == {"connections": Quirk("connections", 4, until)}
         await clock.advance(HOUR)
         assert (await one.recall("a", "s:995")).quirks == {}
+
+    async def test_whether_much_is_recorded_is_known(self, one: State) -> None:
+        await one.record("a", [Entry(f"u{n}", "id") for n in range(LARGE)])
+        assert not (await one.recall("a", "s")).large
+        await one.record("a", [Entry("one more", "id")])
+        assert (await one.recall("a", "s")).large
+        assert not (await one.recall("b", "s")).large
 
     async def test_who_else_has_had_the_maildrop_is_told(self, one: State) -> None:
         assert await one.move_in("old", "x@s") == []
