@@ -29,8 +29,17 @@ class ManualClock:
     def boottime(self) -> float:
         return self._now - self._start
 
-    def suspend(self, seconds: float) -> None:
-        """Let time pass in which the machine is suspended: sleepers know nothing of it."""
+    def suspend(self, seconds: float, *, told: bool = True) -> None:
+        """Let time pass in which the machine is suspended: sleepers know nothing of it.
+
+        Args:
+            seconds: how much of it.
+            told: whether the wall clock has been set right since.
+        """
+        if not told:
+            self._start -= seconds
+            self._suspended += seconds
+            return
         self._now += seconds
         self._suspended += seconds
         self._sleepers = [(at + seconds, n, future) for at, n, future in self._sleepers]

@@ -272,10 +272,15 @@ class TestRequeue:
             assert sorted(m["id"] for m in left) == sorted({"a1", "b2", "c3", "d4"} - {*chosen})
             assert sorted(office.ids("incoming")) == (chosen if verb == "requeue" else [])
 
-    def test_of_the_parts_of_a_message_a_filter_means_those_it_says(self, office: Office) -> None:
+    @pytest.mark.parametrize(
+        ("verb", "said"), [(("requeue",), "requeued: 1\n"), (("drop", "--yes"), "dropped: 1\n")]
+    )
+    def test_of_the_parts_of_a_message_a_filter_means_those_it_says(
+        self, office: Office, verb: tuple[str, ...], said: str
+    ) -> None:
         office.park("a1", reason="mailbox full")
         office.park("a1", reason="no such user")
-        assert office("failed", "requeue", "--reason", "no such").out == "requeued: 1\n"
+        assert office("failed", *verb, "--reason", "no such").out == said
         assert [m["reason"] for m in office("failed", "list", "--json").json] == ["mailbox full"]
 
     def test_says_which_it_could_not_send(self, office: Office) -> None:

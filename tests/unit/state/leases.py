@@ -128,6 +128,17 @@ class Leases(Opening):
         await one.lease("something that waits for the renewal before it")
         assert not one.holds(delivery)
 
+    async def test_in_a_suspended_machine_whose_wall_clock_stood_still_too(
+        self, open_state: Opener, clock: ManualClock
+    ) -> None:
+        one = await open_state()
+        delivery = Delivery("id", "default")
+        assert await claim_one(one, *delivery) == FRESH
+        before = clock.now(), clock.monotonic()
+        clock.suspend(LEASE, told=False)
+        assert (clock.now(), clock.monotonic()) == before
+        assert not one.holds(delivery)
+
     async def test_a_clock_set_forward_ends_a_claim_for_others_and_so_for_us(
         self, open_state: Opener, clock: ManualClock
     ) -> None:
