@@ -22,10 +22,12 @@ _READ: Final = 2000
 """Characters of a field that are decoded: enough for ``SHOWN``, however they are encoded."""
 
 _WORD: Final = re.compile(r"=\?([^?\s]*)\?([bq])\?(.*?)\?=", re.IGNORECASE)
-_SPACES: Final = dict.fromkeys(
-    (0x09, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000), " "
-)
-"""Tab, NBSP, and what else Unicode has of spaces (category Zs)."""
+_SHOWN_AS: Final[dict[int, str | None]] = {
+    **dict.fromkeys((0x09, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000), " "),
+    **dict.fromkeys((0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF)),
+}
+"""Tab, NBSP, and what else Unicode has of spaces (category Zs), are spaces; what takes no room (a
+soft hyphen, joiners, marks of direction, BOM) is left out. What turns text round is escaped."""
 
 _REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
 
@@ -51,7 +53,7 @@ def readable(body: bytes) -> str:
         text = _decoded(text)
     if len(text) <= SHOWN and text.isprintable():
         return text
-    return printable(text.translate(_SPACES).strip(), SHOWN)
+    return printable(text.translate(_SHOWN_AS).strip(), SHOWN)
 
 
 def _text(body: bytes) -> str:

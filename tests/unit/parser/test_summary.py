@@ -43,6 +43,7 @@ from tests.fuzz.watch import Memory
         (b"\x93quoted\x94 \x96 \x80", "“quoted” – €"),
         ("a\u00a0b\u2003c\u202fd\u3000e".encode(), "a b c d e"),
         ("\u00a0a\u00a0".encode(), "a"),
+        ("\ufeffa\u200b\u200c\u00adb\u200f\u2060".encode(), "ab"),
         (b"=?utf-8?Q?=C2=A0a=C2=A0b?=", "a b"),
         (b"=?windows-1252?Q?a=A0b?=", "a b"),
         (b"=?us-ascii?Q?caf=E9?=", "café"),
