@@ -36,6 +36,7 @@ from shared.errors import (
     SpoolUnavailable,
     StateUnavailable,
     TooManyConnections,
+    Ungreeted,
 )
 from shared.message import Envelope, Poll
 from shared.outcome import Answer, Done, Outcome, Retry
@@ -98,6 +99,7 @@ class Fetcher:
         self._sessions = asyncio.Semaphore(CONCURRENCY)
         self._underway: set[str] = set()
         self._undone: dict[str, list[str]] = {}
+        self._polls: dict[str, list[Sessions]] = {}
 
     async def handle(self, envelopes: Sequence[Envelope[Poll]], answer: Answer) -> None:
         """Poll the accounts of these jobs, one after the other.
@@ -203,9 +205,14 @@ class Fetcher:
         moved = await self._moved_in(account, standing)
         started = self._world.clock.monotonic()
         sessions = Sessions(account, self._world, self._limits, standing)
+        underway = self._polls.setdefault(account.server, [])
+        underway.append(sessions)
         try:
             more = await sessions.run()
-        except TooManyConnections as error:
+        except (TooManyConnections, Ungreeted) as error:
+            # Some servers say nothing to one connection too many; but so do those that are ill.
+            if isinstance(error, Ungreeted) and not await _any_logs_in(underway):
+                return await self._back_off(account, error, standing, sessions)
             ours = await self._crowded(account, error)
             if now and waits:
                 await self._world.clock.sleep(waits[0])
@@ -222,6 +229,8 @@ class Fetcher:
             seconds = self._world.clock.monotonic() - started
             self._world.journal.polled(account.name, sessions.found, sessions.fetched, seconds)
             await self._done(account, sessions, [*moved, *sessions.undone], more=more)
+        finally:
+            underway.remove(sessions)
 
     async def _moved_in(self, account: Account, standing: Standing) -> list[str]:
         """Say it, before the first poll, where another account has had this maildrop."""
@@ -233,7 +242,7 @@ class Fetcher:
             self._world.journal.trouble(sentence, account=account.name)
         return said
 
-    async def _crowded(self, account: Account, error: TooManyConnections) -> bool:
+    async def _crowded(self, account: Account, error: ServerFault) -> bool:
         """Lower the limit of a server that refused a connection; return whether ours crowd it."""
         quirk = self._places.refused(account.server)
         if quirk is not None:
@@ -312,6 +321,16 @@ class Fetcher:
         why = f"the state database is out of reach: {error}"
         self._world.journal.account_failed(name, why, STATE_AWAY)
         return Retry(why, after=STATE_AWAY)
+
+
+async def _any_logs_in(polls: Sequence[Sessions]) -> bool:
+    """Return whether one of these polls gets past its login, as soon as that is known."""
+    waiting = {poll.logged_in for poll in polls}
+    while waiting:
+        known, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if any(login.result() for login in known):
+            return True
+    return False
 
 
 async def _refused(account: Account, error: Exception) -> str | None:

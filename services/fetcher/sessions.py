@@ -62,6 +62,8 @@ class Sessions:
         self._notes: tuple[str, ...] = ()
         self.login_after = standing.login_after
         """When the server wants the next login at the earliest, in seconds since 1970."""
+        self.logged_in: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """Whether the first login went well, once that is known."""
         self.found = 0
         self.fetched = 0
 
@@ -129,6 +131,7 @@ class Sessions:
 
     async def _open(self) -> Session:
         """Log in; what the last session broke at is a trouble if it was not the line that broke."""
+        session: Session | None = None
         try:
             tell = self._world.journal.dialogue(account=self._account.name)
             session = await Session.open(self._account.login, self._quirks, tell=tell)
@@ -138,6 +141,9 @@ class Sessions:
         except ServerFault:
             await self._count()
             raise
+        finally:
+            if not self.logged_in.done():
+                self.logged_in.set_result(session is not None)
         await self._count()
         if session.login_delay:
             self.login_after = self._world.clock.now() + session.login_delay

@@ -10,7 +10,7 @@ from typing import Any
 
 from services.fetcher.account import Account
 from services.fetcher.commits import Limits
-from services.fetcher.fetch import Fetcher
+from services.fetcher.fetch import ONCE, Fetcher
 from services.fetcher.ports import World
 from services.fetcher.schedule import Scheduler
 from shared import wire
@@ -107,6 +107,8 @@ class Desk:
             while not all(job.done() for job in jobs):
                 most = max(most, server.open)
                 await asyncio.sleep(0)
+                if reason == ONCE and not server.open:  # it waits for its time
+                    await self.clock.skip()
         return most
 
     def scheduler(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from shared.outbox import Outbox
 from shared.outcome import Done, Retry
 from shared.queues import POLL
 from shared.state import State
-from tests.servers.pop3 import Say
+from tests.servers.pop3 import Pop3Server, Say
 from tests.unit.fetcher.desk import Desk, deleted, some, turns_until
 from tests.unit.fetcher.pop3_session import MAIL
 from tests.unit.state.opening import ELSEWHERE as DEAD
@@ -253,6 +254,36 @@ async def test_a_server_with_too_many_of_our_connections_is_no_failure(desk: Des
         server.says = {}
         most = await desk.poll_all(server, accounts)
     assert most == 1
+
+
+@dataclass
+class Crowded(Pop3Server):
+    """Closes a connection without a greeting while so many others are open."""
+
+    most: int = 2
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.open <= self.most:
+            await super()._converse(reader, writer)
+
+
+async def test_a_connection_that_is_not_greeted_while_others_live_is_one_too_many(
+    desk: Desk,
+) -> None:
+    async with Crowded(MAIL[:1], ["u1"]).serving() as server:
+        accounts = [f"a{n}" for n in range(6)]
+        for _ in range(4):
+            await desk.poll_all(server, accounts, reason=ONCE)
+        states = await desk.state.accounts()
+        assert all(states[name].last_ok for name in accounts)
+
+
+async def test_a_server_that_greets_nobody_has_failed(desk: Desk) -> None:
+    async with some(1, says={"greeting": Say(b"", "drop")}).serving() as server:
+        accounts = [f"a{n}" for n in range(3)]
+        await desk.poll_all(server, accounts)
+        states = await desk.state.accounts()
+        assert [states[name].failures for name in accounts] == [1, 1, 1]
 
 
 async def test_no_more_sessions_than_places_and_the_others_come_later(desk: Desk) -> None:
