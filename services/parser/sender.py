@@ -11,7 +11,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from services.parser.header import TEXT_LIMIT, text
+from services.parser.header import TEXT_LIMIT
+
+_READ: Final = 2000
+"""Bytes of a field that may be read: many times an address, with display name and comments."""
 
 _UNDECODABLE: Final = "\N{REPLACEMENT CHARACTER}"
 _UNSEEN: Final = dict.fromkeys(map(ord, "\ufeff\u200b\u200e\u200f\u2060"))
@@ -31,17 +34,16 @@ def reverse_path(body: bytes) -> str | None:
 
     A source route is dropped (RFC 5321 section 4.4 and appendix C).
     """
-    path = text(body)
-    if len(path) == TEXT_LIMIT or _UNDECODABLE in path:
+    path = body[:_READ].strip().decode("utf-8", "replace")
+    if len(body) > _READ:
         return None
     if not path.isprintable():
         path = path.translate(_UNSEEN).strip()
-    if not path.replace("\t", " ").isprintable():
-        return None
     plain = _PLAIN.fullmatch(path)
-    if plain is not None:
-        return plain[2] or plain[1]
-    return _read(_without_comments(path))
+    found = (plain[2] or plain[1]) if plain is not None else _read(_without_comments(path))
+    if found is None or len(found) >= TEXT_LIMIT or _UNDECODABLE in found:
+        return None
+    return found if found.isprintable() else None
 
 
 def _without_comments(path: str) -> str:
