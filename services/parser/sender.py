@@ -13,8 +13,8 @@ from typing import Final
 
 from services.parser.header import TEXT_LIMIT
 
-_READ: Final = 2000
-"""Bytes of a field that may be read: many times an address, with display name and comments."""
+_READ: Final = 998
+"""Bytes of a field that may be read: a line of mail (RFC 5322 section 2.1.1)."""
 
 _UNDECODABLE: Final = "\N{REPLACEMENT CHARACTER}"
 _UNSEEN: Final = dict.fromkeys(map(ord, "\ufeff\u200b\u200e\u200f\u2060"))
