@@ -60,6 +60,11 @@ class Connection(asyncio.BufferedProtocol):
         self._watchdog: asyncio.TimerHandle | None = None
 
     @property
+    def timeout(self) -> float:
+        """Seconds without a byte before the server counts as gone."""
+        return self._timeout
+
+    @property
     def held(self) -> int:
         """How many bytes have arrived and not yet been read."""
         return self._held

@@ -25,7 +25,8 @@ FRAMED_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of a message that is read by its size, and held in memory as a whole."""
 
 OVER_SECONDS: Final = 2.0
-"""Silence after what looks like the end of such a message, after which it is the end."""
+"""Silence after what looks like the end of such a message, after which it is the end; half of what
+a server has to say anything, where that is less."""
 
 
 class Exchange:
@@ -151,12 +152,13 @@ class Exchange:
         Raises:
             ServerFault: it is longer than FRAMED_LIMIT, or the connection is gone.
         """
+        moment = min(OVER_SECONDS, self._connection.timeout / 2)
         while (whole := self._pop3.framed(size)) is None:
             if self._pop3.buffered > FRAMED_LIMIT:
                 raise ServerFault(self.server, f"a message of more than {FRAMED_LIMIT} bytes")
-            over = self._pop3.at_terminator
+            over = self._pop3.may_be_over(size)
             try:
-                async with self.patience(OVER_SECONDS if over else None):
+                async with self.patience(moment if over else None):
                     self._pop3.receive_data(await self._connection.read())
             except Silent:
                 if not over or (whole := self._pop3.framed(size, over=True)) is None:

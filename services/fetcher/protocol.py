@@ -41,9 +41,6 @@ _DOTTED: Final = re.compile(rb"\r\n\.")
 FORBIDDEN: Final = re.compile(r"[\r\n\0]")
 """What no argument of a command may hold."""
 
-_FINAL: Final = (b".\r\n", b"\r\n.\r\n")
-"""What follows the last byte of a message; the first where that ends a line, or should."""
-
 _CR: Final = ord("\r")
 _BLANK: Final = (b" ", b"\t", b"\r", b"\n")
 _BLANKS: Final = re.compile(rb"[ \t\r\n]*")
@@ -229,36 +226,44 @@ class Pop3:
             return buffer[line_end + 2 : end + 2]
         return buffer[line_end : end + 2].replace(_STUFFED, b"\r\n.")[2:]
 
-    @property
-    def at_terminator(self) -> bool:
-        """Whether what has come of a multi-line response ends as it does."""
-        return self._buffer.endswith(_TERMINATOR, self._start)
+    def may_be_over(self, size: int) -> bool:
+        """Whether a message of this size that is being read may have ended, however badly."""
+        return self._at_terminator() or self._over_by(size) in (0, 1, 3)
 
     def framed(self, size: int, *, over: bool = False) -> bytes | None:
         """Return all of a message that is being read, if it ends here by its size; None if not yet.
 
         For a message that did not end as it should when it was read the common way: a dot alone on
-        a line was not stuffed, or the last one was glued to the text. Nothing of it may have been
-        taken before, and no other answer may be due.
+        a line was not stuffed, or the last one is glued to the text or missing. Nothing of it may
+        have been taken before, and no other answer may be due.
 
         Args:
             size: what LIST says of it.
-            over: nothing more comes: a terminator at the end is the end, whatever the size.
+            over: nothing more has come for a while: what may be the end is the end.
         """
         start = self._start + self._skip
-        raw = self._buffer[start : start + size]
-        broken = (
-            not raw.endswith(b"\r\n") or _TERMINATOR in self._buffer[self._start : start + size]
-        )
-        if len(raw) == size and broken and self._buffer[start + size :] in _FINAL:
-            return self._finish(raw)
-        if not self.at_terminator:
-            return None
-        all_ = self._buffer[self._start : -len(b".\r\n")]
-        # A dot alone on a line within: this server does not stuff, so nothing is undone.
-        whole = all_ if _TERMINATOR in all_ else all_.replace(_STUFFED, b"\r\n.")
-        whole = whole[self._skip :]
-        return self._finish(whole) if over or size in (len(whole), len(all_) - 2) else None
+        if self._at_terminator():
+            raw = self._buffer[self._start : -len(b".\r\n")]
+            # A dot alone on a line within: this server does not stuff, so nothing is undone.
+            whole = raw if _TERMINATOR in raw else raw.replace(_STUFFED, b"\r\n.")
+            whole = whole[self._skip :]
+            return self._finish(whole) if over or size in (len(whole), len(raw) - 2) else None
+        beyond = self._over_by(size)
+        if not over or self._buffer.find(_STUFFED, self._start) >= 0:
+            return None  # of what is stuffed, the bytes that have come say nothing
+        if beyond == 0:
+            return self._finish(self._buffer[start:])
+        if beyond in (1, 3) and self._buffer.endswith(b".\r\n"):
+            # LIST counts the end of the last line, or does not.
+            return self._finish(self._buffer[start:-3] + (b"\r\n" if beyond == 1 else b""))
+        return None
+
+    def _at_terminator(self) -> bool:
+        return self._buffer.endswith(_TERMINATOR, self._start)
+
+    def _over_by(self, size: int) -> int:
+        """Return how many bytes more than a message of this size have come of its response."""
+        return len(self._buffer) - (self._start + self._skip) - size
 
     def _finish(self, whole: bytes) -> bytes:
         self._start = len(self._buffer)

@@ -102,10 +102,9 @@ class Told:
         """Return None: then it comes by ``next_event``, and is told."""
         return None
 
-    @property
-    def at_terminator(self) -> bool:
-        """See ``Pop3.at_terminator``."""
-        return self._pop3.at_terminator
+    def may_be_over(self, size: int) -> bool:
+        """See ``Pop3.may_be_over``."""
+        return self._pop3.may_be_over(size)
 
     def framed(self, size: int, *, over: bool = False) -> bytes | None:
         """See ``Pop3.framed``."""
