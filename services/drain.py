@@ -8,6 +8,7 @@ It ends, whatever a stage or a destination does. A stage that ends by itself end
 account whose poll raises what it should not has failed, and the others go on. A server that says
 nothing runs into the time-outs of who talks to it. Should something hang all the same, the run is
 given up when nothing has moved for ``STUCK_AFTER``; what is in hand then is left to the broker.
+What cannot be ended even then, as a write to a file system that is away, is told to the caller.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ and than a piece of a large message takes on a slow line."""
 RETURN: Final = 2.0
 """Seconds that a broker may take to bring back what has waited out its time."""
 
+FAREWELL: Final = 10.0
+"""Seconds that what was told to end at once may take: a write to a disk, say, is waited for."""
+
 WATCH_EVERY: Final = 5.0
 QUIET_LOOKS: Final = 3
 LOOK_EVERY: Final = 0.05
@@ -47,10 +51,12 @@ class Drained(NamedTuple):
     Attributes:
         waiting: how many messages wait for a retry, None if the broker could not be asked.
         broken: whether a stage ended by itself, or nothing moved any more.
+        hung: whether something does not end though it was told to, and would keep the process.
     """
 
     waiting: int | None
     broken: bool
+    hung: bool = False
 
 
 async def drain(
@@ -86,13 +92,13 @@ async def drain(
         doing.cancel()
         watching.cancel()
         stop.set()
-        await asyncio.gather(*everything, return_exceptions=True)
+        _, hung = await asyncio.wait(everything, timeout=grace + FAREWELL)
     if finished:
         doing.result()
     for task in ended:
         _tell(resources.log.of(runs[task]), runs[task], task)
     broken = bool(ended) or not (finished or interrupted.is_set())
-    return Drained(await _waiting(resources), broken)
+    return Drained(await _waiting(resources), broken, bool(hung))
 
 
 def _tell(log: MailLog, stage: str, run: asyncio.Task[None]) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections import Counter
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Final, NoReturn
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
@@ -88,15 +89,31 @@ async def _once(settings: Settings, lines: Lines, as_json: bool, quiet: bool) ->
     counts: Counter[str] = Counter()
     started = time.monotonic()
     drained: Drained | None = None
+
+    def summary(drained: Drained | None) -> str:
+        found = _summary(settings, counts, drained, time.monotonic() - started)
+        return json.dumps(found) + "\n" if as_json else _readable(found)
+
     with suppress(Stopped):
         declare = partial(_declare, settings, lines)
         async with opened(settings, lines, PARTS, stop, counts, declare) as (resources, assemblies):
             drained = await drain(resources, assemblies, stop)
-    summary = _summary(settings, counts, drained, time.monotonic() - started)
+            if drained.hung:
+                _leave(INTERRUPTED if stop.is_set() else 1, summary(drained))
     status = INTERRUPTED if stop.is_set() else _status(counts, drained)
     if status or not quiet:
-        sys.stdout.write(json.dumps(summary) + "\n" if as_json else _readable(summary))
+        sys.stdout.write(summary(drained))
     return status
+
+
+def _leave(status: int, summary: str) -> NoReturn:
+    """End the process as if it were killed: what hangs in it would keep it for ever otherwise.
+
+    What is in hand is handed out again, as after any kill.
+    """
+    sys.stdout.write(summary)
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def _status(counts: Counter[str], drained: Drained | None) -> int:

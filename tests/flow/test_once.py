@@ -1,14 +1,19 @@
 """``run --once`` as cron and a person run it: what it prints, and its exit status."""
 
+import contextlib
 import json
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from services import drain
 from shared import wire
 from shared.message import Envelope
 from tests.flow.connector import Connector, connector
+from tests.flow.forked import ForkedConnector
 from tests.servers.process import free_port
 from tests.unit.postmaster.conftest import Office, addressed, office
 
@@ -74,3 +79,28 @@ def test_quiet_says_what_is_wrong(site: Connector, form: tuple[str, ...]) -> Non
     events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
     assert events.count("account failed") == 2
     assert "started" not in events
+
+
+def never_comes_back() -> None:
+    """Be a machine whose disk for Maildirs is away: what is written there never ends."""
+    drain.drain.__defaults__ = (0.1,)
+    for name in ("STUCK_AFTER", "FAREWELL", "WATCH_EVERY"):
+        setattr(drain, name, 0.3)
+    setattr(os, "fsync", lambda _: time.sleep(1_000))  # noqa: B010
+
+
+def test_it_ends_though_a_destination_never_comes_back(tmp_path: Path, office: Office) -> None:
+    with contextlib.closing(ForkedConnector(tmp_path)) as site:
+        site.first = never_comes_back
+        configure(site, enabled=False)
+        office.park("a1", queue="pickup", body=wire.encode(Envelope("a1", "one", addressed(), 1.0)))
+        site.start("run --once --json")
+        assert site.processes["run --once --json"].wait(60) == 1
+        events = site.events("run --once --json")
+    assert "nothing moves any more; what is in hand stays queued" in [
+        e.get("event") for e in events
+    ]
+    (summary,) = [e for e in events if "accounts" in e]
+    assert (summary["delivered"], summary["waiting"]) == (0, 0)
+    with connector(tmp_path) as site_:
+        assert site_.once()[1]["delivered"] == 1

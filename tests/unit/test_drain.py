@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -227,6 +227,28 @@ async def test_what_hangs_is_given_up_when_nothing_has_moved_for_long(tmp_path: 
         assert (await draining).broken
     (told,) = [e for e in plant.events() if e["event"].startswith("nothing moves any more")]
     assert told["in_hand"] == "1"
+    assert plant.left() == {PARSED: ["x"]}
+
+
+async def test_what_does_not_end_though_it_is_told_to_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.drain.FAREWELL", 0.05)
+    async with opened(tmp_path) as plant:
+        handed, gone = asyncio.Event(), asyncio.Event()
+
+        async def hang(_: Sequence[Envelope[Any]], __: Answer) -> None:
+            handed.set()
+            while not gone.is_set():
+                with suppress(asyncio.CancelledError):
+                    await gone.wait()
+
+        await plant.put("x", queue=PARSED)
+        draining = asyncio.create_task(plant.drained(deliver=hang))
+        await handed.wait()
+        plant.interrupted.set()
+        assert await draining == Drained(waiting=0, broken=False, hung=True)
+        gone.set()
     assert plant.left() == {PARSED: ["x"]}
 
 
