@@ -105,9 +105,10 @@ class Pace:
         if begun <= self._slowed_at:
             return
         self._slowed_at = now
-        self._limit = max(1, self._limit // 2)
-        self._grow_at = now + self._hold
-        self._gap = min(max(2 * self._gap, FIRST_GAP), LONGEST_GAP)
+        if not self._pause:  # else it has taken none since: nothing tells how fast would do
+            self._limit = max(1, self._limit // 2)
+            self._grow_at = now + self._hold
+            self._gap = min(max(2 * self._gap, FIRST_GAP), LONGEST_GAP)
         self._pause = min(max(2 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
         self._next_at = now + self._pause
         self.steady = False

@@ -173,6 +173,7 @@ class SmtpCourier:
 
     async def _opened(self, hand: _Hand) -> Session | None:
         """Open a connection; return None where the server lets us in no more."""
+        was_away = False
         while self._line:
             hand.since = self._clock.monotonic()
             try:
@@ -182,9 +183,12 @@ class SmtpCourier:
                 pause = self._not_let_in(error, begun)
                 if pause is None:
                     return None
+                was_away = not isinstance(error, Throttled)
                 await self._clock.sleep(pause)
             else:
                 self._shut_out = 0
+                if was_away:
+                    self._pace.forget()
                 self._pace.accepted(1 + self._living())
                 return session
             finally:

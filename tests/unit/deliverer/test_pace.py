@@ -83,7 +83,7 @@ async def test_those_under_way_when_it_became_too_much_tell_nothing_new(
     assert (pace.limit, pace.paused()) == (5, FIRST_PAUSE)
 
 
-async def test_pauses_and_gaps_double_to_a_limit_and_what_is_taken_eases_them(
+async def test_pauses_double_to_a_limit_while_nothing_is_taken(
     pace: Pace, clock: ManualClock
 ) -> None:
     pauses = list[float]()
@@ -93,10 +93,24 @@ async def test_pauses_and_gaps_double_to_a_limit_and_what_is_taken_eases_them(
         await clock.advance(pauses[-1])
     assert pauses[:4] == [0.5, 1, 2, 4]
     assert pauses[-1] == LONGEST_PAUSE
-    assert [pace.turn(), pace.turn()] == [0.0, LONGEST_GAP]
     pace.took()
     pace.too_much(clock.monotonic())
     assert pace.paused() == FIRST_PAUSE
+
+
+async def test_gaps_double_to_a_limit_and_what_is_taken_eases_them(
+    pace: Pace, clock: ManualClock
+) -> None:
+    gaps = list[float]()
+    for _ in range(12):
+        pace.too_much(clock.monotonic())
+        await clock.advance(FIRST_PAUSE)
+        assert pace.turn() == 0.0
+        gaps.append(pace.paused())
+        await clock.advance(gaps[-1])
+        pace.took()
+    assert gaps[:3] == pytest.approx([0.1, 0.2, 0.4], rel=0.1)
+    assert gaps[-1] == LONGEST_GAP
     for _ in range(1_000):
         pace.took()
     assert pace.steady
