@@ -35,8 +35,8 @@ from shared.faultpoint import reach
 from shared.log import printable
 
 REFUSED: Final = 5
-"""Messages that a server may refuse in one session, with less than that handed over, before that
-is a trouble of its own and none of theirs; without any handed over, it may refuse one."""
+"""Messages that a server may refuse in one session for the first time, with less than that handed
+over, before that is a trouble of its own and none of theirs."""
 
 TEMPORARY: Final = "[SYS/TEMP]"
 
@@ -155,6 +155,7 @@ class Visit:
             await self._commits.all()
             raise
         finally:
+            self._judge_refusals()
             await self._commits.cancel()
         await self._delete()
         return left
@@ -229,17 +230,14 @@ class Visit:
         self._waiting.extend(messages)
         if self._account.keep < math.inf and not self._session.login_delay and not self._asked:
             self._until = self._world.clock.monotonic() + self._limits.session_seconds
-        try:
-            while True:
-                retrieving = self._session.retrieve(self._numbers(), self._by_size)
-                async with aclosing(retrieving) as arriving:
-                    async for message in arriving:
-                        await self._arrived(message)
-                await self._clear_doubts()
-                if not self._waiting or self._enough():
-                    return bool(self._waiting)
-        finally:
-            self._judge_refusals()
+        while True:
+            retrieving = self._session.retrieve(self._numbers(), self._by_size)
+            async with aclosing(retrieving) as arriving:
+                async for message in arriving:
+                    await self._arrived(message)
+            await self._clear_doubts()
+            if not self._waiting or self._enough():
+                return bool(self._waiting)
 
     def _numbers(self) -> Iterator[int]:
         """Yield messages to be asked for, until a session that deletes has to quit.
@@ -283,6 +281,7 @@ class Visit:
 
     def _judge_refusals(self) -> None:
         taken = len(self._asked) - len(self._refused)
+        fresh = sum(self._troubles.get(listed.key) is None for listed, _ in self._refused)
         for listed, reply in self._refused:
             said = f"RETR is refused: {printable(reply)}"
             self._world.journal.trouble(
@@ -292,7 +291,7 @@ class Visit:
                 uidl=listed.uidl or "",
                 reply=reply,
             )
-            if len(self._refused) > (max(REFUSED, taken) if taken else 1):
+            if fresh > max(REFUSED, taken):
                 said = f"message {listed.number} is refused: {printable(reply)}"
                 self.failure = ServerFault(self._account.server, said)
             else:
@@ -358,8 +357,9 @@ class Visit:
 
     async def _is_kept(self, id_: str, size: int) -> bool:
         listed = self._arriving
-        if listed is not None and _too_short(size, listed.size):
-            return self._same_as_before(listed.key, id_)
+        short = listed is not None and _too_short(size, listed.size)
+        if short and listed is not None and not self._same_as_before(listed.key, id_):
+            return False
         return await self._commits.is_new(id_)
 
     def _recorded(self, taken: Taken, since: float) -> None:

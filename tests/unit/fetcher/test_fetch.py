@@ -226,3 +226,18 @@ async def test_a_large_message_that_the_spool_does_not_take_keeps_none_of_the_ot
         spool.unlink()
         await desk.poll(server)
     assert [e.payload.raw.size for e in desk.incoming()] == [*map(len, MAIL[:2]), len(LARGE)]
+
+
+async def test_a_large_message_that_comes_much_too_short_is_kept_when_it_does_so_again(
+    desk: Desk,
+) -> None:
+    said = Say(b"+OK\r\n1 2000000\r\n.\r\n")
+    async with Pop3Server([LARGE], ["a"], says={"LIST": said}).serving() as server:
+        await desk.poll(server)
+        assert [p for p in (desk.folder / "spool").rglob("*") if p.is_file()] == []
+        assert (desk.incoming(), server.deleted) == ([], set())
+        await desk.poll(server)
+        (envelope,) = desk.incoming()
+        assert envelope.payload.raw.size == len(LARGE)
+        assert server.deleted == {1}
+    assert b"".join([c async for c in desk.spool.chunks(envelope.id)]) == LARGE

@@ -64,13 +64,25 @@ def test_only_some_are_named() -> None:
 
 
 async def test_a_server_that_hands_over_nothing_has_a_trouble_of_its_own(desk: Desk) -> None:
-    async with some(2, says={"RETR": Say(b"-ERR over the limit of today\r\n")}).serving() as server:
-        happened = await desk.poll(server, keep=math.inf)
-        assert happened["accounts_failed"] == 1
+    over = {f"RETR {n}": Say(b"-ERR over the limit of today\r\n") for n in range(3, 10)}
+    async with some(9, says=over).serving() as server:
+        for _ in range(TRIES + 1):
+            happened = await desk.poll(server, keep=math.inf)
+            assert happened["accounts_failed"] == 1
         assert (await desk.state.recall("sales", "")).troubles == {}
         server.says = {}
         await desk.poll(server, keep=math.inf)
-    assert desk.raws() == MAIL[:2]
+    assert desk.raws() == MAIL[:9]
+
+
+async def test_a_few_messages_that_are_always_refused_do_not_fail_the_account(desk: Desk) -> None:
+    async with some(3, says={"RETR": Say(b"-ERR unreadable\r\n")}).serving() as server:
+        for _ in range(TRIES + 1):
+            assert (await desk.poll(server, keep=math.inf))["accounts_failed"] == 0
+        assert sum(c.startswith("RETR") for c in server.commands) == 3 * TRIES
+    undone = (await desk.state.accounts())["sales"].undone
+    assert undone is not None
+    assert undone.startswith("3 messages cannot be fetched")
 
 
 async def test_what_is_temporary_by_its_own_word_is_tried_at_each_poll(desk: Desk) -> None:
