@@ -12,7 +12,8 @@ fails like it; where commands had been sent together it is a PromiseBroken, for 
 which answer is missing or out of place.
 
 Known limit: where a dot on a line of its own is not stuffed, the rest of that message is out of
-turn; if that rest reads like replies, it is taken for them.
+turn; if that rest reads like replies, it is taken for them. Where the size is known, ``framed``
+reads such a message, and one whose final dot is glued to the text or lost.
 """
 
 from __future__ import annotations

@@ -85,8 +85,8 @@ async def reached(port: int, by: network.LookUp, seconds: float = 20) -> str:
 async def test_an_address_that_drops_packets_holds_up_no_other() -> None:
     port = free_port()
     with dropping("127.0.0.2", port):
-        async with listening("127.0.0.3", port):
-            assert await reached(port, at("127.0.0.2", "127.0.0.3")) == "127.0.0.3"
+        async with listening("127.0.0.3", port), asyncio.timeout(60):
+            assert await reached(port, at("127.0.0.2", "127.0.0.3"), 3_600) == "127.0.0.3"
 
 
 async def test_an_address_where_nobody_listens_is_left_for_the_next_at_once(
