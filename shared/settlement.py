@@ -256,12 +256,15 @@ class Route:
         return Step(event, reason, Send(queue, wire.encode(kept), e.id, headers), kept.attempt)
 
 
-def undecodable(body: bytes, message_id: str, reason: str, *, stage: str, inbox: str) -> Step:
+def undecodable(
+    body: bytes, message_id: str, reason: str, *, stage: str, inbox: str, now: float
+) -> Step:
     """Return the step for bytes that are no envelope: to quarantine as they are."""
     headers: dict[str, Header] = {
         "reason": printable(reason),
         "stage": stage,
         "inbox": inbox,
+        "failed-at": _iso(now),
         "size": len(body),
     }
     return Step("quarantined", reason, Send(QUARANTINE, body, message_id, headers))

@@ -179,7 +179,12 @@ class Handling:
             return Opened(delivery._replace(body=b""), envelope)
         except Undecodable as error:
             step = undecodable(
-                delivery.body, delivery.message_id, str(error), stage=stage.name, inbox=stage.inbox
+                delivery.body,
+                delivery.message_id,
+                str(error),
+                stage=stage.name,
+                inbox=stage.inbox,
+                now=self._clock.now(),
             )
             return Case(delivery, None, Settlement((step,)))
         except NewerSchema as error:

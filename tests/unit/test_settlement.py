@@ -153,10 +153,11 @@ def test_quarantine_keeps_the_message() -> None:
 
 
 def test_bytes_that_are_no_envelope_are_kept_as_they_are() -> None:
-    step = undecodable(b"\xff\x00", "m1", "not msgpack", stage="parser", inbox="incoming")
+    step = undecodable(b"\xff\x00", "m1", "not msgpack", stage="parser", inbox="incoming", now=NOW)
     assert step.send is not None
     assert (step.send.queue, step.send.body) == ("quarantine", b"\xff\x00")
     assert step.send.headers["inbox"] == "incoming"
+    assert step.send.headers["failed-at"] == "2023-11-14T22:13:20+00:00"
 
 
 def test_a_poll_job_is_never_retried_for_the_schedule_makes_another() -> None:
