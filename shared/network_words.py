@@ -75,6 +75,13 @@ def closed(how: str, port: int | str, settings: Settings, *, at_once: bool) -> s
     return f"{said}, or {why} and {settings.tls_first} is meant"
 
 
+def ended(error: OSError) -> bool:
+    """Return whether an error is that the other side ended the connection in place of an answer."""
+    if isinstance(error, ssl.SSLError):
+        return isinstance(error, ssl.SSLEOFError) or error.reason == _EOF
+    return isinstance(error, (ConnectionResetError, BrokenPipeError))
+
+
 def _certificate(error: ssl.SSLCertVerificationError, settings: Settings) -> str:
     said = printable(error.verify_message)
     advice = _CERTIFICATE.get(error.verify_code, "")
@@ -113,6 +120,7 @@ _NO_TLS: Final = frozenset(
 )
 """What OpenSSL makes of an answer in clear."""
 
+_EOF: Final = "UNEXPECTED_EOF_WHILE_READING"
 _OLD: Final = "it speaks no TLS of version 1.2 or newer"
 _HANDSHAKE: Final[Mapping[str, str]] = {
     "UNSUPPORTED_PROTOCOL": _OLD,
@@ -121,7 +129,7 @@ _HANDSHAKE: Final[Mapping[str, str]] = {
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "it and we have no way of encryption in common",
     "DH_KEY_TOO_SMALL": "its Diffie-Hellman key is too short to be safe",
     "TLSV1_UNRECOGNIZED_NAME": "it does not know itself by this name: is the host right?",
-    "UNEXPECTED_EOF_WHILE_READING": "it closed the connection when TLS began",
+    _EOF: "it closed the connection when TLS began",
 }
 
 _ISSUER: Final = ", or {ca_file} has to name the authority that signed it"

@@ -18,10 +18,10 @@ from typing import Final, cast
 
 import tenacity
 
-from shared.errors import Broken, ConfigError, ServerFault, Silent, Unreachable
+from shared.errors import Broken, ConfigError, ServerFault, Silent, Ungreeted, Unreachable
 from shared.log import printable
 from shared.network import GOODBYE_SECONDS, dial
-from shared.network_words import Settings, explain
+from shared.network_words import Settings, closed, ended, explain
 
 READ_SIZE: Final = 128 * 1024
 """Bytes of one read from the socket, at most."""
@@ -218,6 +218,7 @@ async def connect(
     Raises:
         ConfigError: the host name cannot be one.
         ServerFault: its certificate is not accepted, or it does not speak TLS.
+        Ungreeted: it takes the connection, and ends it when TLS begins.
         Unreachable: it does not answer.
     """
     server = f"{host}:{port}"
@@ -244,6 +245,8 @@ async def _connect(
 
 
 def _translated(server: str, port: int, error: OSError, *, at_once: bool) -> ServerFault:
+    if at_once and ended(error):
+        return Ungreeted(server, closed("when TLS began", port, SETTINGS, at_once=True))
     kind = ServerFault if isinstance(error, ssl.SSLError) else Unreachable
     return kind(server, explain(error, port, SETTINGS, at_once=at_once))
 

@@ -470,6 +470,16 @@ async def test_a_server_without_tls_on_a_tls_port() -> None:
             await Session.open(login(server, tls="implicit"))
 
 
+async def test_a_server_that_ends_the_connection_when_tls_begins_may_have_too_many() -> None:
+    async def end(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(end, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(Ungreeted, match="it may have too many of them"):
+            await Session.open(Login("127.0.0.1", port, "implicit", "u", str))
+
+
 async def test_there_is_no_falling_back_from_stls() -> None:
     async with Pop3Server(MAIL, says={"STLS": Say(b"-ERR not here\r\n")}).serving() as server:
         with pytest.raises(ServerFault, match="STLS is refused: not here"):
