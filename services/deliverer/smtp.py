@@ -11,7 +11,7 @@ what waits too long is put aside (``share``). A server is down when nobody gets 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -240,7 +240,8 @@ class SmtpCourier:
         hand.at = waiting
         begun, before = self._clock.monotonic(), session.served
         try:
-            delivered = await transact(session, waiting.post, bound.following)
+            following = bound.following if self._pace.steady else _nobody
+            delivered = await transact(session, waiting.post, following)
         except Exception as error:  # noqa: BLE001  (that of one letter; whose fault, its type says)
             self._drop(hand)
             if bound.next is not None:
@@ -365,6 +366,10 @@ class SmtpCourier:
             worker.cancel()
         if busy:
             await asyncio.wait(busy)
+
+
+def _nobody(_: Callable[[Post], bool]) -> None:
+    """Bind no letter to a connection: each has its turn."""
 
 
 def _waiting(post: Post, place: int, batch: Batch) -> Waiting:

@@ -23,7 +23,9 @@ def posts(count: int, recipient: str = ANNA) -> list[Post]:
 async def opened(
     server: SmtpServer, clock: ManualClock, connections: int = 8
 ) -> AsyncIterator[SmtpCourier]:
-    made = courier_for("local", server.url, clock=clock, connections=connections)
+    made = courier_for(
+        "local", server.url + "?pipelining=full", clock=clock, connections=connections
+    )
     assert isinstance(made, SmtpCourier)
     try:
         async with asyncio.timeout(60):

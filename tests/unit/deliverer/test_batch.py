@@ -203,6 +203,27 @@ async def test_a_connection_lost_at_the_end_of_one_does_not_cost_the_next() -> N
     assert subjects(server) == ["0", "1"]
 
 
+async def test_what_follows_a_letter_that_is_never_sent_is_not_forgotten() -> None:
+    """It was bound to a connection that broke with the last byte of the one before."""
+    async with smtp_server(lmtp=True) as server, opened(server) as courier:
+
+        async def breaking() -> AsyncIterator[bytes]:
+            yield b"Subject: 0\r\n\r\n"
+            (hand,) = courier._hands.values()
+            session = hand.session
+            assert session is not None
+            server.writers[0].transport.abort()
+            await until(lambda: not session.channel.idle)
+
+        first, second = posts(ANNA, BERT)
+        first = first._replace(letter=first.letter._replace(data=None, chunks=breaking))
+        async with asyncio.timeout(20):
+            broken, delivered = await told(courier, [first, second])
+    assert isinstance(broken, Unreachable)
+    assert verdicts([delivered]) == ["delivered"]
+    assert subjects(server) == ["1"]
+
+
 async def test_one_that_is_claimed_no_longer_is_not_sent_though_it_was_announced() -> None:
     given = posts(ANNA, BERT, CARL)
     given[1] = Post(text(1, held=False), SENDER, [BERT])

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from services.deliverer.couriers import courier_for
+from services.deliverer.pool import IDLE_SECONDS
 from shared.errors import Unreachable
 from tests.clock import ManualClock
 from tests.servers.smtp import DROP, HANG, smtp_server
@@ -45,6 +46,7 @@ async def test_connections_that_are_not_greeted_are_given_up_when_nobody_needs_t
         await told(courier, posts(9))
         async with passing(clock):
             await until(lambda: not courier._hands)
+        assert clock.monotonic() < IDLE_SECONDS  # while the one that lives is kept
         server.most = None
         server.left.set()
         await until(lambda: server.open == 1)

@@ -43,7 +43,11 @@ async def played(
         for step, action in script:
             server.answer(step, action)
         courier = courier_for(
-            "local", server.url, clock=clock, connections=connections, patience=PATIENCE
+            "local",
+            server.url + "?pipelining=full",
+            clock=clock,
+            connections=connections,
+            patience=PATIENCE,
         )
 
         async def give(batch: int) -> None:
