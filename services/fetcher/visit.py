@@ -30,7 +30,7 @@ from services.fetcher.stock import SIZES_VARY, Stock, take_stock
 from services.fetcher.troubles import Troubles
 from services.fetcher.worklist import Listed, Safe, Worklist, age
 from shared.claims import Entry, Known
-from shared.errors import Broken, PromiseBroken, ServerFault, SpoolUnavailable, Unreachable
+from shared.errors import Broken, PromiseBroken, ServerFault, Silent, SpoolUnavailable, Unreachable
 from shared.faultpoint import reach
 from shared.log import printable
 
@@ -169,11 +169,20 @@ class Visit:
             self.blame = self._blamed(self._confirmed, deletes=True)
         else:
             blame = self._blamed(self._asked.values(), deletes=False)
-            # Of answers that were underway, a connection that breaks loses the first ones too.
-            in_doubt = (
-                isinstance(error, Broken) and next(reversed(self._asked), 0) != self._session.at
-            )
-            self.blame = blame and blame._replace(exact=not in_doubt)
+            self.blame = blame and blame._replace(exact=self._is_exact(blame, error))
+
+    def _is_exact(self, blame: Blame, error: Exception) -> bool:
+        """Return whether it is this message that broke the session, and no chance.
+
+        It was nothing else that was asked for, or was silent for long, or broke off in the middle:
+        then it was. If nothing of it had come, the server may have gone for another reason; and a
+        connection that breaks while several answers are underway loses the first ones too.
+        """
+        if len(self._asked) == 1 or isinstance(error, Silent):
+            return True
+        begun = self._arriving is not None and self._arriving.number == blame.number
+        last = next(reversed(self._asked), 0) == blame.number
+        return begun and (last or not isinstance(error, Broken))
 
     async def _work(self, known: asyncio.Task[Mapping[str, Known]]) -> Worklist:
         """Return what there is to do; forget what is gone."""
