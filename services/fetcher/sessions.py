@@ -26,7 +26,7 @@ POLL_SECONDS: Final = 900.0
 """How long one poll job is held; a broker takes a delivery back after 30 minutes."""
 
 BROKEN: Final = 5
-"""Sessions of a poll that may break at a message, and bring nothing, before the poll has failed."""
+"""Sessions of a poll that may break at a message before the poll has failed."""
 
 REMEMBERED: Final = 7 * 86_400.0
 """Seconds for which a quirk of a server is remembered; then it is tried anew."""
@@ -198,8 +198,7 @@ class Sessions:
                 uidl="" if visit.blame.key.startswith(" ") else visit.blame.key,
                 why=error.said,
             )
-        if not visit.fetched:
-            self._broken += 1
+        self._broken += 1
         if self._broken > BROKEN:
             await self._count()
         return self._broken <= BROKEN

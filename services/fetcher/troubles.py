@@ -38,6 +38,7 @@ class Troubles:
         self._known = dict(known)
         self._now = now
         self._tried: set[str] = set()
+        self._doubted: set[str] = set()
         self._new: dict[str, Trouble] = {}
         self._over: set[str] = set()
 
@@ -51,6 +52,10 @@ class Troubles:
         if trouble is None or trouble.deletes is not deletes:
             return False
         return key in self._tried or self._now < trouble.until < self._now + 2 * LEFT_FOR
+
+    def doubted(self, key: str) -> bool:
+        """Return whether a session of this poll has broken at this message, perhaps."""
+        return key in self._doubted
 
     def in_order(self, messages: Iterable[Listed]) -> list[Listed]:
         """Return the messages that are to be tried: what broke last time comes last."""
@@ -95,8 +100,7 @@ class Troubles:
         earlier = before.tries if same and before is not None else 0
         tries = max(1, earlier + (counts and key not in self._tried))
         until = self._now + LEFT_FOR if tries >= TRIES else 0.0
-        if not again:
-            self._tried.add(key)
+        (self._doubted if again else self._tried).add(key)
         self._over.discard(key)
         trouble = Trouble(key, number, tries, until, reason, id_, deletes)
         self._known[key] = self._new[key] = trouble

@@ -174,11 +174,12 @@ class Visit:
     def _is_exact(self, blame: Blame, error: Exception) -> bool:
         """Return whether it is this message that broke the session, and no chance.
 
-        It was nothing else that was asked for, or was silent for long, or broke off in the middle:
-        then it was. If nothing of it had come, the server may have gone for another reason; and a
-        connection that breaks while several answers are underway loses the first ones too.
+        Nothing else was asked for, or it was in doubt before, or was silent for long, or broke off
+        in the middle: then it was. If nothing of it had come, the server may have gone for another
+        reason; and a connection that breaks while several answers are underway loses the first
+        ones too.
         """
-        if len(self._asked) == 1 or isinstance(error, Silent):
+        if self._troubles.doubted(blame.key) or len(self._asked) == 1 or isinstance(error, Silent):
             return True
         begun = self._arriving is not None and self._arriving.number == blame.number
         last = next(reversed(self._asked), 0) == blame.number
