@@ -47,6 +47,10 @@ KNOWN: Final = 86_400.0
 PAUSE: Final = 5.0
 """The longest pause, in seconds, that letters wait out in the line."""
 
+STILL: Final = 120.0
+"""Seconds without any answer after which nobody waits in the line any more: RabbitMQ takes away
+from us what we have in hand for half an hour, and a server may hang for ten minutes."""
+
 UNGREETED: Final = 5.0
 """Seconds without a greeting after which a server counts as having no more room, if it has some of
 our connections. Servers with a number of processes let the others wait in their backlog."""
@@ -252,7 +256,9 @@ class SmtpCourier:
             self._drop(hand)  # and what is bound, is withdrawn with it
             raise
         hand.at = None
-        if not any(result.lost for result in delivered.values()):
+        if any(result.lost for result in delivered.values()):
+            self._failed("it does not answer for what was sent")
+        else:
             self._took()
         self._share.done += 1
         waiting.tell(delivered)
@@ -283,10 +289,14 @@ class SmtpCourier:
             if reused:
                 self._pool.close_idle()  # what killed one has killed the others
         else:
-            self._failures += 1
             waiting.tell(error)
-            if self._failures >= DOWN:
-                self._down(error, 0)
+            self._failed(error.said)
+
+    def _failed(self, why: str) -> None:
+        """Take that a letter was not sent, or not answered for, by the server's fault."""
+        self._failures += 1
+        if self._failures >= DOWN:
+            self._down(Unreachable(self._server, why), 0)
 
     def _excused(self, waiting: Waiting, error: Unreachable, begun: float, *, reused: bool) -> bool:
         """Return whether a letter is to go over another connection after one broke."""
@@ -317,10 +327,16 @@ class SmtpCourier:
 
     async def _look(self) -> None:
         """See every second, while anybody waits, how the line moves."""
+        done, since = self._share.done, self._clock.monotonic()
         while self._line or any(hand.since is not None for hand in self._hands.values()):
             await self._clock.sleep(LOOK_EVERY)
             self._share.look()
-            self._put_surplus_aside()
+            if self._share.done != done or not self._line:
+                done, since = self._share.done, self._clock.monotonic()
+            if self._clock.monotonic() - since < STILL:
+                self._put_surplus_aside()
+            else:
+                self._put_aside(len(self._line), f"{self._server} does not answer", 0.0)
             self._see_to_ungreeted()
             self._staff()
 

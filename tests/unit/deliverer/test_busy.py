@@ -6,6 +6,7 @@ from dataclasses import replace
 from services.deliverer.couriers import courier_for
 from services.deliverer.deliver import Deliverer
 from services.deliverer.share import HORIZON, PER_CONNECTION, Places
+from services.deliverer.smtp import STILL
 from shared.claims import Claim
 from shared.outcome import Busy, Done, Outcome
 from shared.spool import Spool
@@ -61,6 +62,27 @@ async def test_a_server_that_hangs_keeps_a_few_letters_and_is_no_failure_of_the_
         fine = Given(deliverer, 10, "quick")
         await fine.task
         assert fine.kinds() == {"Done"}
+        given.task.cancel()
+        await asyncio.wait({given.task})
+        await deliverer.close()
+
+
+async def test_nobody_waits_for_minutes_behind_one_that_is_not_answered_for(
+    ledger: State, spool: Spool, clock: ManualClock
+) -> None:
+    async with smtp_server() as server:
+        server.answer("END", HANG)
+        courier = courier_for("slow", server.url, clock=clock, connections=1)
+        deliverer = Deliverer({"slow": courier}, ledger, spool, clock)
+        given = Given(deliverer, 3)
+        await until(lambda: len(server.received) == 1)
+        for _ in range(int(STILL) - 10):
+            await clock.advance(1.0)
+        assert given.found == {}
+        for _ in range(11):
+            await clock.advance(1.0)
+        await until(lambda: len(given.found) == 2)
+        assert given.kinds() == {"Busy"}
         given.task.cancel()
         await asyncio.wait({given.task})
         await deliverer.close()

@@ -133,3 +133,14 @@ async def test_a_sender_that_is_put_off_on_a_fresh_connection_too_is_put_off(
         server.rule = lambda key, _: "452 4.3.1 later" if key == "MAIL" else None
         assert fates(await told(courier, posts(1))) <= {"temporary", "Unreachable"}
         assert server.connections == 2
+
+
+async def test_a_server_that_answers_for_no_letter_is_down_for_those_behind() -> None:
+    async with smtp_server() as server:
+        server.rule = lambda key, _: HANG if key == "END" else None
+        courier = courier_for("local", server.url, connections=8, patience=0.001)
+        async with asyncio.timeout(60):
+            delivered = await told(courier, posts(60))
+        assert len(server.received) == 8
+        assert sum(isinstance(each, Unreachable) for each in delivered) == 52
+        await courier.close()
