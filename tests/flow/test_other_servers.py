@@ -88,6 +88,8 @@ def test_no_message_is_bounced_for_where_it_was_delivered_before(
 
 
 FEW: dict[str, Callable[[], AbstractContextManager[Local]]] = {
+    "exim-3-per-host": lambda: exim(per_host=3),
+    "courier-4-per-ip": lambda: courier(per_ip=4),
     "opensmtpd-100-per-session": opensmtpd,
 }
 
