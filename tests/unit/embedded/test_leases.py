@@ -7,15 +7,19 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from shared import wire
 from shared.broker import embedded_owners as owners
 from shared.broker.embedded_steward import EmbeddedSteward
 from shared.errors import DeliveryLost
+from shared.message import Requeue
 from shared.queues import DELIVERY_LIMIT
 from tests.clock import ManualClock
+from tests.contract.messages import LETTER
 from tests.deliveries import singly
 from tests.unit.embedded.conftest import PATIENCE, TIERS, Open, has_depth, send, take
 
@@ -66,6 +70,23 @@ async def test_copies_of_a_fetched_message_that_kills_are_one_in_quarantine(
         "pickup": 0,
         "parsed": 1,
     }
+
+
+async def test_parts_of_a_message_that_an_operator_sent_again_are_no_copies(
+    opened: Open, path: Path
+) -> None:
+    broker = await opened()
+    whole = replace(LETTER, id="id-1")
+    parts = [replace(whole, requeue=Requeue(undelivered=(r,))) for r in ("a@b", "c@d")]
+    bodies = [wire.encode(e) for e in (whole, whole, *parts, parts[0])]
+    await broker.publish(*(send(1, body=body) for body in bodies))
+    for _ in range(DELIVERY_LIMIT):
+        await take(broker, len(bodies))
+        await broker.close()
+        await broker.open()
+    with closing(EmbeddedSteward(path, TIERS)) as steward:
+        kept = [(m.body, m.headers.get("copies", 1)) for m in steward.browse("quarantine")]
+    assert Counter(kept) == Counter([(bodies[0], 2), (bodies[2], 2), (bodies[3], 1)])
 
 
 async def test_two_consumers_that_wait_take_turns(opened: Open) -> None:
