@@ -118,20 +118,32 @@ async def log_in(login: Login, quirks: Quirks = NONE, tell: Tell | None = None) 
         MaildropBusy: another session holds the maildrop, or it is too early or too many.
         ServerFault: it refused for another reason, or broke the protocol.
     """
-    found, pauses = quirks, iter(_LOCK_PAUSES)
+    found, pauses, cut = quirks, iter(_LOCK_PAUSES), ""
     while True:
         try:
             return await _log_in(login, found, None if tell is None else Dialogue(tell))
         except PromiseBroken as broken:
             if found.has(broken.quirk):
                 raise
-            found = found.having(broken.quirk)
+            if _may_be_the_line(broken) and cut != broken.quirk:
+                cut = broken.quirk
+            else:
+                found = found.having(broken.quirk)
         except MaildropBusy:
             # It may be the connection given up a moment ago that holds it.
             pause = next(pauses, None) if found != quirks else None
             if pause is None:
                 raise
             await asyncio.sleep(pause)
+
+
+def _may_be_the_line(broken: PromiseBroken) -> bool:
+    """Return whether a connection may just have been cut, of which nothing is to be remembered.
+
+    To do without CAPA or UTF8 for a week is no small thing: Courier then hands over stubs.
+    """
+    cut = isinstance(broken.__cause__, Unreachable) and not isinstance(broken.__cause__, Silent)
+    return cut and broken.quirk in ("no_capa", "no_utf8")
 
 
 async def _log_in(login: Login, quirks: Quirks, dialogue: Dialogue | None) -> LoggedIn:

@@ -50,7 +50,8 @@ async def test_a_server_that_cannot_stand_capa(say: Say, forward: Callable[[floa
         assert (await session.survey()).uidls == [(1, "a")]
         assert await retrieved(session, [1, 2]) == MAIL[:2]
         await session.quit()
-        assert server.connections == 2
+        # Where it was cut, the line may have been at fault the first time.
+        assert server.connections == (3 if say.then == "drop" else 2)
         server.commands.clear()
         session = await opened(server, forward, session.quirks)
         await session.quit()
