@@ -131,7 +131,7 @@ async def log_in(login: Login, quirks: Quirks = NONE, tell: Tell | None = None) 
                 found = found.having(broken.quirk)
         except MaildropBusy:
             # It may be the connection given up a moment ago that holds it.
-            pause = next(pauses, None) if found != quirks else None
+            pause = next(pauses, None) if cut or found != quirks else None
             if pause is None:
                 raise
             await asyncio.sleep(pause)
