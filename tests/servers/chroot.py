@@ -66,8 +66,8 @@ def root_of(package: str, programs: Sequence[str], users: Mapping[str, int]) -> 
 
     Args:
         package: of Debian.
-        programs: what is run there, by path: of the package, or else of this machine. With the
-            libraries of each.
+        programs: what is run there, by path (``*`` for all in a folder): of the package, or else of
+            this machine. With the libraries of each.
         users: that exist there beside root and nobody, with their numbers; each has a group of the
             same name and number, and a home directory.
     """
@@ -78,7 +78,9 @@ def root_of(package: str, programs: Sequence[str], users: Mapping[str, int]) -> 
         shutil.copytree(unpacked, root, symlinks=True, dirs_exist_ok=True)
         _furnish(root, {**_USERS, **users})
         for program in programs:
-            _provide(root, program)
+            some = [f"/{p.relative_to(root)}" for p in root.glob(program.lstrip("/"))]
+            for path in some or [program]:
+                _provide(root, path)
         yield root
     finally:
         shutil.rmtree(root, ignore_errors=True)

@@ -18,12 +18,7 @@ from tests.servers.chroot import (
 )
 from tests.servers.process import accepts, free_port, running
 
-_PROGRAMS = (
-    "/usr/sbin/smtpd",
-    "/usr/sbin/smtpctl",
-    "/usr/libexec/opensmtpd/mail.maildir",
-    "/bin/sh",
-)
+_PROGRAMS = ("/usr/sbin/smtpd", "/usr/sbin/smtpctl", "/usr/libexec/opensmtpd/*", "/bin/sh")
 _USERS = {"opensmtpd": 101, "opensmtpq": 102}
 
 _CONFIGURATION = """\
