@@ -23,12 +23,14 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_ji
 
 from services.monitor import Vitals, monitored
 from services.parts import Assembly, Part, Resources
+from services.room import room_of, watched
 from shared import faultpoint
 from shared.broker import Broker
 from shared.clock import SystemClock
 from shared.errors import SpoolUnavailable, StateUnavailable
 from shared.log import Lines, MailLog
 from shared.metrics import IN_HAND
+from shared.room import Room
 from shared.runner import Runner
 from shared.settings import Settings
 from shared.settlement import RetryPolicy
@@ -155,7 +157,8 @@ async def _monitored(
     version = metadata.version("pop3-connector")
     hostname = socket.getfqdn()
     clock = SystemClock()
-    broker = _broker(settings, name, f"{name}@{hostname}", version, log)
+    room = room_of(settings)
+    broker = _broker(settings, name, f"{name}@{hostname}", version, log, room)
     stack.push_async_callback(broker.close)
     vitals = Vitals(broker, clock, log.metrics, version)
     await stack.enter_async_context(monitored(vitals, settings.monitor.listen))
@@ -168,10 +171,15 @@ async def _monitored(
         return states[0]
 
     spool = Spool(settings.spool_url, dict(settings.spool.options))
-    return Resources(settings, broker, state, spool, log, clock, hostname, version), vitals
+    embedded = settings.broker.url is None
+    stuck = lambda: embedded and broker.blocked is not None  # noqa: E731
+    await stack.enter_async_context(watched(settings, room, stuck, log, clock))
+    return Resources(settings, broker, state, spool, log, clock, hostname, version, room), vitals
 
 
-def _broker(settings: Settings, sender: str, name: str, version: str, log: MailLog) -> Broker:
+def _broker(
+    settings: Settings, sender: str, name: str, version: str, log: MailLog, room: Room
+) -> Broker:
     """Return the broker that the settings name: RabbitMQ, or the embedded one without a URL."""
     url = settings.broker.address()
     tiers = settings.retry.tiers
@@ -179,7 +187,12 @@ def _broker(settings: Settings, sender: str, name: str, version: str, log: MailL
     if url is None:
         from shared.broker.embedded import EmbeddedBroker
 
-        return EmbeddedBroker(settings.queue_file, tiers=tiers, name=name)
+        return EmbeddedBroker(
+            settings.queue_file,
+            tiers=tiers,
+            name=name,
+            lacking=lambda: room.lacking() is not None,
+        )
     from shared.broker.rabbitmq import RabbitBroker
 
     ca_file = settings.broker.ca_file

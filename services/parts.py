@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from shared.broker import Broker
 from shared.clock import Clock
 from shared.log import MailLog
+from shared.room import USUAL, Room
 from shared.settings import Settings
 from shared.spool import Spool
 from shared.stage import Stage
@@ -30,6 +31,7 @@ class Resources:
         state: opens the state database for the first stage that asks, and returns it.
         hostname: of this machine, for trace lines.
         version: of this program, for trace lines.
+        room: how much there is on the disks that fetched mail comes to lie on.
     """
 
     settings: Settings
@@ -40,6 +42,7 @@ class Resources:
     clock: Clock
     hostname: str
     version: str
+    room: Room = field(default_factory=lambda: Room((), USUAL))
 
 
 Companion: TypeAlias = Callable[[asyncio.Event], Coroutine[None, None, None]]

@@ -121,6 +121,10 @@ class StateUnavailable(Exception):
     """The state database cannot be reached, is locked, or is full."""
 
 
+class NoRoom(Exception):
+    """Too little is free on a disk of ours to fetch more."""
+
+
 class SpoolUnavailable(Exception):
     """The spool cannot be read or written just now."""
 

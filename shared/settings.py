@@ -18,10 +18,12 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.queues import Tier
+from shared.room import USUAL
 from shared.settings_fields import (
     BrokerUrl,
     Bytes,
     DeliveryUrl,
+    Free,
     Host,
     Listen,
     Location,
@@ -165,13 +167,15 @@ class Retry(_Table):
 
 
 class Limits(_Table):
-    """``[limits]``: what is kept to, so that servers need not refuse us.
+    """``[limits]``: what is kept to, so that servers need not refuse us, and no disk fills up.
 
     Attributes:
         connections_per_host: how many may be open to one POP3 server at a time, from one fetcher.
+        min_free: below this on a disk that fetched mail lies on, nothing is fetched.
     """
 
     connections_per_host: Annotated[int, Field(ge=1, le=1000)] = 8
+    min_free: Free = USUAL
 
 
 class Account(_Login):

@@ -17,8 +17,9 @@ from pydantic_core import core_schema
 from pydantic_core.core_schema import CoreSchema, ValidationInfo
 
 from shared.queues import Tier
+from shared.room import Floor
 from shared.settings_secret import SOURCES, Secret
-from shared.settings_values import Keep, Url, duration, path, size, tiers
+from shared.settings_values import Keep, Url, duration, floor, path, size, tiers
 
 _HOSTED: Final = ("smtp", "smtps", "lmtp")
 _FOLDERS: Final = ("lmtp+unix", "maildir", "pickup", "replay")
@@ -118,6 +119,7 @@ def matching(pattern: str, expected: str) -> BeforeValidator:
 
 Seconds: TypeAlias = Annotated[float, Made(duration)]
 Bytes: TypeAlias = Annotated[int, Made(size)]
+Free: TypeAlias = Annotated[Floor, Made(floor)]
 Location: TypeAlias = Annotated[Path, Made(path)]
 Password: TypeAlias = Annotated[Secret, _MadeSecret()]
 Retention: TypeAlias = Annotated[Keep, Made(Keep.parse)]

@@ -6,8 +6,10 @@ and never repeats what was given, because it might be a secret in the wrong plac
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Final, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from shared.queues import Tier
+from shared.room import Floor
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """Where a value stands in the configuration, e.g. ``("account", 0, "port")``."""
@@ -31,6 +34,8 @@ _BYTES: Final = {
     "gib": 2**30,
 }
 _QUANTITY: Final = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*([A-Za-z]*)\s*", re.ASCII)
+_SHARE: Final = re.compile(r"\s*(\d{1,2}(?:\.\d{1,3})?)\s*%\s*", re.ASCII)
+_SHARE_MOST: Final = 90
 _PASSWORD_IN_URL: Final = re.compile(r"(?<=://)([^:/?#@]*):.*@", re.DOTALL)
 _SECRET_IN_QUERY: Final = re.compile(r"(?i)([?&][^=&]*(?:password|secret|token)[^=&]*=)[^&]*")
 
@@ -68,6 +73,22 @@ def size(value: object) -> int:
     if not match or not unit:
         raise ValueError('expected a size in bytes, such as 4096, "128KiB" or "1MB"')
     return int(float(match[1]) * unit)
+
+
+def floor(value: object) -> Floor:
+    """Return what has to be free on a disk: a size, or a share of the disk such as ``5%``.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    share = _SHARE.fullmatch(value) if isinstance(value, str) else None
+    if share and float(share[1]) <= _SHARE_MOST:
+        return Floor(sys.maxsize, float(share[1]))
+    with contextlib.suppress(ValueError):
+        return Floor(size(value), 100.0)
+    raise ValueError(
+        f'expected a size, such as "200MiB", or a share of the disk up to {_SHARE_MOST}%'
+    )
 
 
 def tier(value: object) -> Tier:

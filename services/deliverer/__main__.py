@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from services.deliverer.breaker import Breaker
@@ -13,6 +14,7 @@ from services.deliverer.couriers import courier_for
 from services.deliverer.deliver import Deliverer
 from services.deliverer.share import PLACES, Places
 from services.deliverer.told import Listen
+from services.deliverer.unrecorded import Unrecorded
 from services.host import serve as host
 from services.parts import Assembly, Part, Resources
 from shared.log import Lines, MailLog
@@ -40,7 +42,11 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         for name, table in r.settings.every_destination.items()
     }
     state: State = await r.state()
-    deliverer = Deliverer(couriers, state, r.spool, r.clock, report=r.log.trouble)
+    unrecorded = Unrecorded(_file(r.settings))
+    await unrecorded.make()
+    deliverer = Deliverer(
+        couriers, state, r.spool, r.clock, report=r.log.trouble, unrecorded=unrecorded
+    )
     for name, breaker in deliverer.breakers.items():
         r.log.metrics.watch(BREAKER, partial(_open, breaker), name)
     try:
@@ -50,6 +56,11 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         yield Assembly(stage)
     finally:
         await deliverer.close()
+
+
+def _file(settings: Settings) -> Path | None:
+    """Return where deliveries are written down that the ledger does not take."""
+    return settings.data_dir / "unrecorded" if settings.uses_data_dir else None
 
 
 def dialogues(log: MailLog, destination: str) -> Listen | None:

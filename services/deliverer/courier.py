@@ -50,7 +50,8 @@ class Letter(NamedTuple):
         data: the message itself where it is at hand, None where it has to be read by ``chunks``.
         replay: the message may have been delivered before by a process that died.
         held: tells whether it is still ours to deliver. A process that stood still for long (a
-            virtual machine that was suspended) does not notice that it counts as dead.
+            virtual machine that was suspended) does not notice that it counts as dead. It raises
+            ClaimLost where there is another reason not to.
     """
 
     id: str

@@ -4,7 +4,8 @@ At least once, and never twice where it can be avoided: the ledger says who has 
 claim keeps other processes off it meanwhile, and what was delivered is recorded before the outcome
 returns. It trusts the couriers to tell temporary from permanent. If the ledger is away after a
 delivery, the message stays in hand until it is back: put off, it would come to another process,
-which delivers it again if the claim has expired meanwhile.
+which delivers it again if the claim has expired meanwhile. It is written down elsewhere, for the
+case that this process ends first; and nothing more is delivered that could not be recorded either.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from functools import partial
 from typing import Final, Protocol
 
 from services.deliverer.breaker import Breaker
-from services.deliverer.courier import Courier, Delivered, Letter, Post
+from services.deliverer.courier import ClaimLost, Courier, Delivered, Letter, Post
 from services.deliverer.round import CLAIMED_ELSEWHERE, Errand, Round, errand_for
+from services.deliverer.unrecorded import Unrecorded
 from shared.claims import Claim, Delivery, Finished
 from shared.clock import Clock
 from shared.errors import SpoolUnavailable, StateUnavailable
@@ -31,6 +33,8 @@ LONGEST_PAUSE: Final = 5.0
 """Seconds between two tries to record a delivery."""
 
 UNRECORDED: Final = "the ledger of deliveries is out of reach: what was delivered stays in hand"
+
+KEPT_BACK: Final = "not delivered: that others were cannot be recorded just now"
 
 
 class Deliveries(Protocol):
@@ -69,6 +73,7 @@ class Deliverer:
         clock: the time.
         report: is told that deliveries cannot be recorded.
         threshold: unreachable tries in a row that open the breaker of a destination.
+        unrecorded: where deliveries are written down that the ledger does not take.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class Deliverer:
         *,
         report: Report = silent,
         threshold: int = 5,
+        unrecorded: Unrecorded | None = None,
     ) -> None:
         self._couriers = couriers
         self._deliveries = deliveries
@@ -87,6 +93,10 @@ class Deliverer:
         self._clock = clock
         self._report = report
         self._tell_at = 0.0
+        self._unrecorded = unrecorded or Unrecorded(None)
+        self._reading_back = asyncio.Lock()
+        self._read_back = False
+        self._waiting = 0  # how many wait for the ledger to take what was delivered
         self.breakers: Mapping[str, Breaker] = {
             name: Breaker(clock, threshold=threshold) for name in couriers
         }
@@ -140,9 +150,19 @@ class Deliverer:
         if away is not None:
             return away
         try:
+            await self._record_earlier()
             return await self._deliveries.claim(deliveries)
         except StateUnavailable as error:
             return Retry(f"the ledger of deliveries is out of reach: {error}")
+
+    async def _record_earlier(self) -> None:
+        """Record what a process had to leave behind unrecorded, before anything is claimed."""
+        async with self._reading_back:
+            if not self._read_back:
+                if found := await self._unrecorded.read():
+                    await self._deliveries.finish(found)
+                    await self._unrecorded.strike(found)
+                self._read_back = True
 
     def _away(self, destination: str) -> Retry | None:
         breaker = self.breakers[destination]
@@ -210,6 +230,7 @@ class Deliverer:
             try:
                 await self._deliveries.finish(done)
             except StateUnavailable:
+                await self._unrecorded.write(done)
                 rest += [delivery for delivery, _ in done]
         await self._unclaim(rest)
 
@@ -220,14 +241,35 @@ class Deliverer:
 
     async def _recorded(self, done: Sequence[Finished]) -> None:
         """Record what was delivered, however long that takes."""
-        pause = FIRST_PAUSE
+        try:
+            await self._deliveries.finish(done)
+        except StateUnavailable as error:
+            self._waiting += 1
+            await self._recorded_late(done, error)
+            self._waiting -= 1
+        except asyncio.CancelledError:  # nobody knows whether it was recorded
+            await self._unrecorded.write(done)
+            raise
+
+    async def _recorded_late(self, done: Sequence[Finished], error: StateUnavailable) -> None:
+        """Write down what was delivered, and record it when the ledger is back."""
+        pause, written = FIRST_PAUSE, False
         while True:
+            written = written or await self._unrecorded.write(done)
+            self._tell(error)
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
             try:
-                return await self._deliveries.finish(done)
-            except StateUnavailable as error:
-                self._tell(error)
-                await self._clock.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                await self._deliveries.finish(done)
+            except StateUnavailable as again:
+                error = again
+            else:
+                return await self._unrecorded.strike(done)
+
+    def _holds(self, delivery: Delivery) -> bool:
+        if self._waiting:
+            raise ClaimLost(KEPT_BACK)
+        return self._deliveries.holds(delivery)
 
     def _tell(self, error: StateUnavailable) -> None:
         """Report that deliveries cannot be recorded: for all that are held, once in a while."""
@@ -240,7 +282,7 @@ class Deliverer:
         mail, replay = errand.envelope.payload, errand.claim.replay
         raw, id_ = mail.raw, errand.envelope.id
         size = len(mail.prefix) + raw.size - mail.skip
-        held = partial(self._deliveries.holds, errand.delivery)
+        held = partial(self._holds, errand.delivery)
         if isinstance(raw, Inline):
             data = raw.data[mail.skip :] if mail.skip else raw.data
             return Letter(id_, mail.prefix, size, partial(_once, data), data, replay, held)

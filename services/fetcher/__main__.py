@@ -50,7 +50,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     limit = r.settings.spool.inline_limit
     state: State = await r.state()
     incoming, poll = Outbox(r.broker, INCOMING), Outbox(r.broker, POLL)
-    world = World(state, state, incoming, r.spool, limit, r.log, r.clock)
+    world = World(state, state, incoming, r.spool, limit, r.log, r.clock, r.room.lacking)
     fetcher = Fetcher(accounts, world, Limits(), r.settings.limits.connections_per_host)
     schedule = Scheduler(
         list(accounts),
@@ -58,7 +58,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         poll,
         r.log,
         r.clock,
-        blocked=lambda: r.broker.blocked,
+        blocked=lambda: r.broker.blocked or r.room.lacking(),
         first=first_polls(accounts.values()),
     )
     upkeep = Upkeep(state, r.spool, r.log, r.clock, safe_age(r.settings.retry.give_up_after))

@@ -31,6 +31,7 @@ from shared.errors import (
     ConfigError,
     LoginRefused,
     MaildropBusy,
+    NoRoom,
     Refused,
     ServerFault,
     SpoolUnavailable,
@@ -65,7 +66,7 @@ CROWDED: Final = 15.0
 AT_ONCE: Final = (1.0, 2.0, 4.0, 8.0)
 """The same for a poll that is to be done now, one after the other."""
 
-OURS: Final = (SpoolUnavailable, BrokerUnavailable, Refused)
+OURS: Final = (SpoolUnavailable, NoRoom, BrokerUnavailable, Refused)
 """What fails on our side, whatever the account."""
 
 FAULTS: Final = (ServerFault, ConfigError, *OURS)
@@ -135,6 +136,8 @@ class Fetcher:
         self._places.learn(account.server, standing.quirks.get(CONNECTIONS))
         if (wait := await self._too_early(account, standing, now=now)) > 0:
             return await self._later(account, wait, "it is too early to log in")
+        if not now and (lacking := self._world.lacking(0)) is not None:
+            return await self._later(account, CROWDED, lacking)
         if now:
             await self._places.wait(account.server)
         elif not self._places.take(account.server):

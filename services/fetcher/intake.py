@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from services.fetcher.identity import Identity, head_hash, recognised
 from services.fetcher.ports import Spool
+from shared.errors import NoRoom
 from shared.faultpoint import reach
 from shared.message import Inline, Raw, Spooled
 
@@ -45,6 +46,7 @@ class Intake:
         spool: for the large ones.
         inline_limit: bytes up to which a message travels in its envelope.
         is_new: tells of an id and a size whether the message is to be kept: only then a blob is.
+        lacking: tells that there is too little room, if that is so.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class Intake:
         spool: Spool,
         inline_limit: int,
         is_new: Callable[[str, int], Awaitable[bool]],
+        lacking: Callable[[int], str | None] = lambda _: None,
     ) -> None:
         self._account = account
         self._spool = spool
         self._inline_limit = inline_limit
         self._is_new = is_new
+        self._lacking = lacking
 
     def at_hand(self, whole: bytes) -> Found | None:
         """Return what ``take`` would of a message that is here already; None if it is large."""
@@ -75,6 +79,7 @@ class Intake:
         Raises:
             ServerFault: it broke off.
             SpoolUnavailable: it is large, and the spool does not take it.
+            NoRoom: it is large, and the disk is filling up.
         """
         held: list[bytes] = []
         size = 0
@@ -99,6 +104,7 @@ class Intake:
                 await blob.write(chunk)
             reach("fetcher", "retrieving")
             async for chunk in rest:
+                self._require_room()
                 identity.feed(chunk)
                 size += len(chunk)
                 lines += chunk.count(b"\n")
@@ -114,3 +120,7 @@ class Intake:
             await blob.abort()
             raise
         return Found(id_, head_hash(identity.head), Spooled(id_, size, identity.head), lines)
+
+    def _require_room(self) -> None:
+        if (lacking := self._lacking(0)) is not None:
+            raise NoRoom(lacking)

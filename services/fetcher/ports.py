@@ -161,6 +161,7 @@ class World:
 
     Attributes:
         inline_limit: bytes up to which a message travels in its envelope.
+        lacking: tells why there is no room for so many bytes more, if that is so.
     """
 
     ledger: Ledger
@@ -170,3 +171,4 @@ class World:
     inline_limit: int
     journal: Journal
     clock: Clock
+    lacking: Callable[[int], str | None] = lambda _: None

@@ -20,7 +20,7 @@ from services.fetcher.stock import SIZES_VARY
 from services.fetcher.troubles import Troubles
 from services.fetcher.visit import CONFIRM_MOST, Blame, Visit
 from shared.claims import Quirk, Standing
-from shared.errors import PromiseBroken, ServerFault, SpoolUnavailable, Unreachable
+from shared.errors import NoRoom, PromiseBroken, ServerFault, SpoolUnavailable, Unreachable
 
 POLL_SECONDS: Final = 900.0
 """How long one poll job is held; a broker takes a delivery back after 30 minutes."""
@@ -58,7 +58,7 @@ class Sessions:
         self._confirm_most = CONFIRM_MOST
         self._large = standing.large
         self._blamed: tuple[Blame, str] | None = None
-        self._failure: ServerFault | SpoolUnavailable | None = None
+        self._failure: ServerFault | SpoolUnavailable | NoRoom | None = None
         self._notes: tuple[str, ...] = ()
         self.login_after = standing.login_after
         """When the server wants the next login at the earliest, in seconds since 1970."""
@@ -78,6 +78,7 @@ class Sessions:
         Raises:
             ServerFault: the server failed, and not at one message alone.
             SpoolUnavailable: a large message could not be kept; all others were.
+            NoRoom: messages were left where they are, because a disk of ours is filling up.
             BrokerUnavailable: a message could not be published.
         """
         clock = self._world.clock

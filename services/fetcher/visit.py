@@ -30,7 +30,15 @@ from services.fetcher.stock import SIZES_VARY, Stock, take_stock
 from services.fetcher.troubles import Troubles
 from services.fetcher.worklist import Listed, Safe, Worklist, age
 from shared.claims import Entry, Known
-from shared.errors import Broken, PromiseBroken, ServerFault, Silent, SpoolUnavailable, Unreachable
+from shared.errors import (
+    Broken,
+    NoRoom,
+    PromiseBroken,
+    ServerFault,
+    Silent,
+    SpoolUnavailable,
+    Unreachable,
+)
 from shared.faultpoint import reach
 from shared.log import printable
 
@@ -96,7 +104,9 @@ class Visit:
         self._troubles = troubles
         self._carefully = carefully
         self._pipelining = "PIPELINING" in session.capabilities
-        self._intake = Intake(account.name, world.spool, world.inline_limit, self._is_kept)
+        self._intake = Intake(
+            account.name, world.spool, world.inline_limit, self._is_kept, world.lacking
+        )
         self._changed: Mapping[str, str] = {}
         self._waiting: deque[Listed] = deque()
         self._asked: dict[int, Listed] = {}
@@ -122,7 +132,7 @@ class Visit:
         """What has been learnt of the server."""
         self.notes: tuple[str, ...] = ()
         """What cannot be done as it should be, in words for the user."""
-        self.failure: ServerFault | SpoolUnavailable | None = None
+        self.failure: ServerFault | SpoolUnavailable | NoRoom | None = None
         """Why messages were left where they are, for a reason that is not theirs."""
 
     @property
@@ -139,6 +149,7 @@ class Visit:
         Raises:
             ServerFault: the server failed; what is certain is published and recorded.
             SpoolUnavailable: a large message could not be kept; likewise.
+            NoRoom: there was no room for a large message; likewise.
             BrokerUnavailable: a message could not be published; it stays on the server.
         """
         try:
@@ -148,8 +159,8 @@ class Visit:
             # Last: on a line that always breaks, what is new comes first.
             left = await self._confirm(work.due) or left
             await self._commits.all()
-        except (ServerFault, SpoolUnavailable) as error:
-            if not isinstance(error, PromiseBroken):
+        except (ServerFault, SpoolUnavailable, NoRoom) as error:
+            if not isinstance(error, PromiseBroken | NoRoom):
                 self._find_fault(error)
             # What came whole is kept. On a line that always breaks, it is how we get on at all.
             await self._commits.all()
@@ -248,6 +259,8 @@ class Visit:
             await self._clear_doubts()
             if not self._waiting or self._enough():
                 return bool(self._waiting)
+            if self._no_room():
+                return False
 
     def _numbers(self) -> Iterator[int]:
         """Yield messages to be asked for, until a session that deletes has to quit.
@@ -256,7 +269,7 @@ class Visit:
         message that a session broke at before is asked for by itself: what breaks now breaks at it.
         """
         asked = alone = False
-        while self._waiting and not self._enough() and not alone:
+        while self._waiting and not (self._enough() or alone or self._no_room()):
             if self._pipelining and self._suspect is not None:
                 return
             alone = self._troubles.get(self._waiting[0].key) is not None
@@ -268,6 +281,8 @@ class Visit:
                 self._by_size[message.number] = size
             if message.uidl in self._changed and SIZES_VARY in self.quirks:
                 continue  # as one message has shown, another size means nothing here
+            if size > self._world.inline_limit and self._no_room(size):
+                continue  # it keeps none of the others
             self._asked[message.number] = message
             asked = True
             yield message.number
@@ -278,6 +293,13 @@ class Visit:
             return False
         many = len(self._asked) >= self._limits.session_messages
         return many or self._world.clock.monotonic() > self._until
+
+    def _no_room(self, size: int = 0) -> bool:
+        """Return whether no more, or no message so large, is to be asked for."""
+        lacking = self._world.lacking(size)
+        if lacking is not None:
+            self.failure = NoRoom(lacking)
+        return lacking is not None
 
     async def _arrived(self, retrieved: Retrieved) -> None:
         if not self._pipelining:

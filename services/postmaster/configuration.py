@@ -84,7 +84,10 @@ def understood(settings: Settings, path: Path | None) -> dict[str, object]:
         "inline_limit": show.size(settings.spool.inline_limit, exact=True),
         "retry": [tier.label for tier in settings.retry.tiers],
         "give_up_after": show.duration(settings.retry.give_up_after),
-        "limits": [f"{settings.limits.connections_per_host} connections to one POP3 host"],
+        "limits": [
+            f"{settings.limits.connections_per_host} connections to one POP3 host",
+            f"{settings.limits.min_free} free on each disk",
+        ],
         "monitor": settings.monitor.listen,
         "destinations": {n: str(d.url) for n, d in settings.every_destination.items()},
         "accounts": [_account(account) for account in settings.accounts],

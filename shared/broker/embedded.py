@@ -12,7 +12,7 @@ was asked for in one pass of the loop as one batch (see ``embedded_worker``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,6 +49,7 @@ class EmbeddedBroker:
         name: who opens it, for whoever looks into the file.
         clock: the time, for the retry tiers.
         patience: seconds to wait for another process's transaction before an operation fails.
+        lacking: whether room on the disk is short, so that none may lie idle in the file.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class EmbeddedBroker:
         name: str,
         clock: Clock | None = None,
         patience: float = 5.0,
+        lacking: Callable[[], bool] = lambda: False,
     ) -> None:
         self._path = path.resolve()  # the locks lie beside the file itself
         self._queues = plan(tiers)
         self._name = name
         self._clock = clock or SystemClock()
         self._patience = patience
+        self._lacking = lacking
         self._worker: Worker | None = None
         self._consumers: set[Consumer] = set()
         self._waiting: list[Job] = []
@@ -81,7 +84,15 @@ class EmbeddedBroker:
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._take, report)
 
-        worker = Worker(self._path, self._queues, self._name, self._clock, self._patience, post)
+        worker = Worker(
+            self._path,
+            self._queues,
+            self._name,
+            self._clock,
+            self._patience,
+            post,
+            self._lacking,
+        )
         opened = loop.create_future()
         worker.start(opened)
         try:

@@ -207,8 +207,10 @@ class Dispatcher:
             if isinstance(job, Transfer):
                 answers = [self._take(db, owner, part, rows, changes) for part in job.parts]
                 report.answers.append((job.done, answers))
-        self._put(db, owner, rows, now, changes)
+        # In this order, so that what comes in takes the pages of what goes: on a full disk there
+        # are no others.
         store.forget(db, owner, [lease.id for lease in changes.settled])
+        self._put(db, owner, rows, now, changes)
         reach_all([queue for queue, *_ in rows], "published")
 
     def _take(

@@ -23,13 +23,16 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from shared.broker import embedded_owners as owners
+from shared.broker import embedded_room as room
 from shared.broker import embedded_schema as schema
 from shared.broker import embedded_store as store
 from shared.broker.embedded_dispatch import Chores, Dispatcher, Moment
-from shared.broker.embedded_jobs import Job, Report, Stop, Subscribe
+from shared.broker.embedded_jobs import Job, Report, Stop
+from shared.broker.embedded_portions import brings_more, merged, portions, refused
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.queues import QueueSpec
+from shared.room import PAGE, log_pages
 
 POLL: Final = 0.05
 """Seconds between two looks at what other processes and the clock have done, when idle."""
@@ -54,6 +57,7 @@ class Worker:
         clock: the time of the retry tiers.
         patience: seconds to wait for another process's transaction.
         post: takes each report; called in the thread.
+        lacking: whether room on the disk is short, so that none may lie idle in the file.
 
     Attributes:
         trouble: why the file cannot be used just now, or None; anybody may read it.
@@ -67,6 +71,7 @@ class Worker:
         clock: Clock,
         patience: float,
         post: Callable[[Report], None],
+        lacking: Callable[[], bool],
     ) -> None:
         self.trouble: str | None = None
         self._path = path
@@ -75,6 +80,7 @@ class Worker:
         self._clock = clock
         self._patience = patience
         self._post = post
+        self._lacking = lacking
         self._inbox: SimpleQueue[list[Job]] = SimpleQueue()
         self._halt = threading.Event()
         self._dispatcher = Dispatcher(path)
@@ -85,6 +91,7 @@ class Worker:
         # When the next of each is due. These are about this thread's own work, not about mail,
         # so they are the machine's time and not the clock's.
         self._probe_at = self._due_at = self._renew_at = self._reopen_at = 0.0
+        self._shrink_at = 0.0
 
     def start(self, opened: asyncio.Future[None]) -> None:
         """Start the thread; the future is answered when the file can be used, or never can."""
@@ -112,6 +119,7 @@ class Worker:
                 self._let_go()
             if report.answers or report.leased or report.evicted:
                 self._post(report)
+            self._shrink()
 
     def _open(self, opened: asyncio.Future[None]) -> bool:
         while not self._halt.is_set():
@@ -165,14 +173,45 @@ class Worker:
         if not jobs and self._db is None and time.monotonic() < self._reopen_at:
             return Report()
         self._dispatcher.enlist(jobs)
-        try:
-            report = self._batch(jobs)
-        except Exception as error:  # noqa: BLE001  (whatever it is, its callers must hear of it)
-            report = self._failed(jobs, error)
+        report = self._batch(jobs)
         report.evicted, self._evicted = self._evicted, False
         return report
 
     def _batch(self, jobs: Sequence[Job]) -> Report:
+        limit = log_pages(self._path, schema.LOG_PAGES) * PAGE
+        return merged([self._portion(portion) for portion in portions(jobs, limit)])
+
+    def _portion(self, jobs: Sequence[Job]) -> Report:
+        try:
+            return self._owned(jobs)
+        except Exception as error:  # noqa: BLE001  (whatever it is, its callers must hear of it)
+            if not schema.is_full(error):
+                return self._failed(jobs, error)
+            self._disconnect()
+            return self._on_a_full_disk(jobs, error)
+
+    def _on_a_full_disk(self, jobs: Sequence[Job], error: Exception) -> Report:
+        """Do each job by itself: little fits where much does not, and may make room for more.
+
+        The log is emptied into the file each time, for which the reserve is there: room that goes
+        to anything else first is gone for good. Nothing is taken in that does not make room.
+        """
+        reports: list[Report] = []
+        trouble = str(schema.unavailable(self._path, error))
+        for one in portions(jobs, -1):
+            try:
+                db, _ = self._connect()
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                if any(map(brings_more, one)):
+                    reports.append(refused(one, BrokerUnavailable(trouble)))
+                else:
+                    reports.append(self._owned(one))
+            except Exception as again:  # noqa: BLE001  (as for a whole batch)
+                reports.append(self._failed(one, again))
+        self.trouble = trouble
+        return merged(reports)
+
+    def _owned(self, jobs: Sequence[Job]) -> Report:
         try:
             return self._attempt(jobs)
         except owners.Evicted:
@@ -209,6 +248,17 @@ class Worker:
         renew = now >= self._renew_at or self.trouble is not None
         return Chores(dead, due, renew, idle and self._dispatcher.hungry(db))
 
+    def _shrink(self) -> None:
+        """Give room back to the disk if it is short of it, some after each batch."""
+        now = time.monotonic()
+        if now < self._shrink_at or self._db is None:
+            return
+        self._shrink_at = now + PROBE
+        if self._lacking():
+            with suppress(sqlite3.Error):  # the next batch fails as well, and says so
+                if room.give_back(self._db):
+                    self._shrink_at = now
+
     def _disown(self) -> None:
         """Start again as a new owner: we were frozen, and others have taken our leases."""
         owner, self._owner = self._owner, None
@@ -223,13 +273,9 @@ class Worker:
         self.trouble = str(error if known else schema.unavailable(self._path, error))
         self._disconnect()
         self._reopen_at = time.monotonic() + REOPEN
-        report = Report()
-        for job in jobs:
-            if not isinstance(job, Subscribe):
-                answer = BrokerUnavailable(self.trouble)
-                answer.__cause__ = error
-                report.answers.append((job.done, answer))
-        return report
+        answer = BrokerUnavailable(self.trouble)
+        answer.__cause__ = error
+        return refused(jobs, answer)
 
     def _disconnect(self) -> None:
         db, self._db = self._db, None

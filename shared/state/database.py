@@ -22,6 +22,7 @@ from tenacity.wait import wait_random_exponential
 
 from shared.errors import ConfigError, StateUnavailable
 from shared.log import printable
+from shared.room import log_pages
 from shared.state.schema import NewerDatabase, migrate
 
 R = TypeVar("R")
@@ -32,6 +33,9 @@ _TRIES: Final = 3
 
 _FAULTS: Final = (exc.DBAPIError, exc.TimeoutError)
 """What the driver reports, and what the pool does when no connection can be had."""
+
+_LOG_PAGES: Final = 1000
+"""Pages of the log on a disk of a usual size, as by default."""
 
 _PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "cache_size=-16000")
 
@@ -169,13 +173,14 @@ def _parse(url: str) -> URL:
 
 
 def _sqlite(url: URL, patience: float) -> Engine:
-    _create(Path(_named(url)))
+    path = Path(_named(url))
+    _create(path)
     engine = _engine(url, {"timeout": patience}, paramstyle="named")
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _: object) -> None:
         connection.isolation_level = None  # BEGIN is ours, below
-        for pragma in _PRAGMAS:
+        for pragma in (*_PRAGMAS, f"wal_autocheckpoint={log_pages(path, _LOG_PAGES)}"):
             connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")

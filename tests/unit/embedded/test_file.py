@@ -16,7 +16,7 @@ from shared.broker.embedded import EmbeddedBroker
 from shared.broker.embedded_steward import EmbeddedSteward
 from shared.errors import ConfigError
 from tests.stewards import back, its_id, to
-from tests.unit.embedded.conftest import TIERS, Open, send, take
+from tests.unit.embedded.conftest import TIERS, Open, eventually, send, take
 
 
 async def test_only_the_owner_may_read_mail(path: Path, opened: Open) -> None:
@@ -207,3 +207,45 @@ async def test_a_number_that_comes_again_is_another_message(
         else:
             assert list(steward.browse("quarantine")) == []
         assert [(s.queue, s.message_id) for s in steward.everything()] == [(queue, "id-2")]
+
+
+BACKLOG = 400
+"""Messages of 50 KB: 20 MB, more than its log holds."""
+
+
+async def come_and_go(broker: EmbeddedBroker) -> None:
+    """Let a backlog come and go."""
+    await broker.publish(*(send(n, body=bytes(50_000)) for n in range(BACKLOG)))
+    await asyncio.gather(*map(broker.settle, await take(broker, BACKLOG)))
+
+
+def of_an_earlier_version(path: Path) -> None:
+    schema.connect(path, 1).close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA auto_vacuum = NONE")
+        db.execute("VACUUM")
+        assert db.execute("PRAGMA auto_vacuum").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "of an earlier version"])
+async def test_room_that_lies_idle_in_it_goes_back_to_a_disk_that_is_short_of_it(
+    path: Path, earlier: bool
+) -> None:
+    if earlier:
+        of_an_earlier_version(path)
+    short = False
+    broker = EmbeddedBroker(path, tiers=TIERS, name="test", lacking=lambda: short)
+    await broker.open()
+    await broker.publish(send(BACKLOG, "pickup"))
+    await come_and_go(broker)
+    assert path.stat().st_size > 5_000_000
+
+    short = True
+
+    async def cut() -> bool:
+        return path.stat().st_size < 200_000
+
+    await eventually(cut, "a short file")
+    assert await broker.depths(["pickup"]) == {"pickup": 1}
+    await come_and_go(broker)
+    await broker.close()

@@ -75,6 +75,24 @@ async def test_a_full_disk_fails_the_operation_and_no_more(opened: Open) -> None
     assert await broker.depths(["incoming", "parsed"]) == {"incoming": 0, "parsed": 0}
 
 
+async def test_on_a_full_disk_what_fits_does_not_fail_with_what_does_not(opened: Open) -> None:
+    broker = await opened()
+    await broker.publish(*map(send, range(3)))
+    small, large, last = await take(broker, 3)
+
+    with files_up_to(1 << 20):
+        answers = await asyncio.gather(
+            broker.settle(small, send(0, "parsed")),
+            broker.settle(large, send(1, "parsed", bytes(3 << 20))),
+            broker.settle(last),
+            return_exceptions=True,
+        )
+
+    assert [type(answer) for answer in answers] == [type(None), BrokerUnavailable, type(None)]
+    assert await broker.depths(["incoming", "parsed"]) == {"incoming": 0, "parsed": 1}
+    await broker.settle(large, send(1, "parsed"))
+
+
 async def test_what_was_handed_over_in_a_failed_commit_takes_up_no_room(opened: Open) -> None:
     broker = await opened()
     await broker.publish(send(1))

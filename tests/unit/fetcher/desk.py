@@ -52,6 +52,8 @@ class Desk:
         limits: Limits | None = None,
         outbox: str = INCOMING,
         jobs: int = 1,
+        lacking: Callable[[int], str | None] = lambda _: None,
+        reason: str = "due",
         **changes: Any,
     ) -> Counter[str]:
         """Poll the maildrop, by so many jobs at a time; return what happened."""
@@ -64,10 +66,11 @@ class Desk:
             2_000,
             self.log,
             self.clock,
+            lacking,
         )
         self.log.counts.clear()
         fetcher = Fetcher({"sales": account}, world, limits or Limits())
-        job = Envelope("poll-sales", "sales", Poll(), 0.0)
+        job = Envelope("poll-sales", "sales", Poll(reason), 0.0)
 
         def answer(_: int, outcome: Outcome | Exception) -> None:
             self.outcomes.append(outcome)
