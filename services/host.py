@@ -192,6 +192,7 @@ def _broker(
             tiers=tiers,
             name=name,
             lacking=lambda: room.lacking() is not None,
+            scarce=room.scarce,
         )
     from shared.broker.rabbitmq import RabbitBroker
 

@@ -109,6 +109,11 @@ class Room:
             self._low = why is not None
         return why
 
+    def scarce(self) -> bool:
+        """Return whether so little is free that what is on its way in has to stay out, too."""
+        found = filter(None, map(space, self._places))
+        return any(one.free < self._floor.of(one.total) // 2 for one in found)
+
     def _short(self, place: Path, more: int) -> str | None:
         found = space(place)
         if found is None:

@@ -50,6 +50,7 @@ class EmbeddedBroker:
         clock: the time, for the retry tiers.
         patience: seconds to wait for another process's transaction before an operation fails.
         lacking: whether room on the disk is short, so that none may lie idle in the file.
+        scarce: whether there is so little that only what makes room may be written.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class EmbeddedBroker:
         clock: Clock | None = None,
         patience: float = 5.0,
         lacking: Callable[[], bool] = lambda: False,
+        scarce: Callable[[], bool] = lambda: False,
     ) -> None:
         self._path = path.resolve()  # the locks lie beside the file itself
         self._queues = plan(tiers)
@@ -68,6 +70,7 @@ class EmbeddedBroker:
         self._clock = clock or SystemClock()
         self._patience = patience
         self._lacking = lacking
+        self._scarce = scarce
         self._worker: Worker | None = None
         self._consumers: set[Consumer] = set()
         self._waiting: list[Job] = []
@@ -92,6 +95,7 @@ class EmbeddedBroker:
             self._patience,
             post,
             self._lacking,
+            self._scarce,
         )
         opened = loop.create_future()
         worker.start(opened)

@@ -43,6 +43,8 @@ PROBE: Final = 1.0
 REOPEN: Final = 0.5
 """Seconds between two tries to use a file that is in trouble."""
 
+SCARCE: Final = "too little is free on its disk: nothing new is taken in"
+
 BATCH: Final = 1000
 """Jobs in one transaction, roughly."""
 
@@ -58,6 +60,7 @@ class Worker:
         patience: seconds to wait for another process's transaction.
         post: takes each report; called in the thread.
         lacking: whether room on the disk is short, so that none may lie idle in the file.
+        scarce: whether there is so little that only what makes room may be written.
 
     Attributes:
         trouble: why the file cannot be used just now, or None; anybody may read it.
@@ -72,6 +75,7 @@ class Worker:
         patience: float,
         post: Callable[[Report], None],
         lacking: Callable[[], bool],
+        scarce: Callable[[], bool],
     ) -> None:
         self.trouble: str | None = None
         self._path = path
@@ -81,6 +85,7 @@ class Worker:
         self._patience = patience
         self._post = post
         self._lacking = lacking
+        self._scarce = scarce
         self._inbox: SimpleQueue[list[Job]] = SimpleQueue()
         self._halt = threading.Event()
         self._dispatcher = Dispatcher(path)
@@ -179,7 +184,14 @@ class Worker:
 
     def _batch(self, jobs: Sequence[Job]) -> Report:
         limit = log_pages(self._path, schema.LOG_PAGES) * PAGE
-        return merged([self._portion(portion) for portion in portions(jobs, limit)])
+        more = [job for job in jobs if brings_more(job)]
+        if not more or not self._scarce():
+            return merged([self._portion(portion) for portion in portions(jobs, limit)])
+        rest = [job for job in jobs if not brings_more(job)]
+        answer = BrokerUnavailable(f"{self._path}: {SCARCE}")
+        return merged(
+            [refused(more, answer), *(self._portion(portion) for portion in portions(rest, limit))]
+        )
 
     def _portion(self, jobs: Sequence[Job]) -> Report:
         try:

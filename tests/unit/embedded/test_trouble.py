@@ -93,6 +93,27 @@ async def test_on_a_full_disk_what_fits_does_not_fail_with_what_does_not(opened:
     await broker.settle(large, send(1, "parsed"))
 
 
+async def test_where_room_is_scarce_messages_go_on_and_none_come_in(path: Path) -> None:
+    scarce = False
+    broker = EmbeddedBroker(path, tiers=TIERS, name="test", scarce=lambda: scarce)
+    await broker.open()
+    await broker.publish(send(1))
+    (delivery,) = await take(broker)
+
+    scarce = True
+    answers = await asyncio.gather(
+        broker.publish(send(2)),
+        broker.settle(delivery, send(1, "parsed")),
+        return_exceptions=True,
+    )
+
+    assert [type(answer) for answer in answers] == [BrokerUnavailable, type(None)]
+    assert await broker.depths(["incoming", "parsed"]) == {"incoming": 0, "parsed": 1}
+    scarce = False
+    await broker.publish(send(2))
+    await broker.close()
+
+
 async def test_what_was_handed_over_in_a_failed_commit_takes_up_no_room(opened: Open) -> None:
     broker = await opened()
     await broker.publish(send(1))
