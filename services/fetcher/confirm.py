@@ -36,7 +36,7 @@ async def confirmed(
         ServerFault: the session broke; ``session.at`` says at which message.
     """
     offered = session.capabilities
-    if not due or (offered and "TOP" not in offered):
+    if not due or session.quirks.no_top or (offered and "TOP" not in offered):
         return []
     heads = await ledger.heads(account, [safe.uidl for safe in due if safe.uidl is not None])
     asked = {safe.number: safe for safe in due if safe.uidl in heads}

@@ -6,13 +6,16 @@ A message larger than the inline limit is streamed to the spool and never held a
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from services.fetcher.identity import Identity, head_hash, recognised
 from services.fetcher.ports import Spool
 from shared.errors import NoRoom
 from shared.faultpoint import reach
 from shared.message import Inline, Raw, Spooled
+
+_NOTHING: Final = 2
+"""Bytes up to which LIST says that a message is empty: a line end."""
 
 
 class Found(NamedTuple):
@@ -29,6 +32,11 @@ class Found(NamedTuple):
     head: str
     raw: Raw
     lines: int = 0
+
+    @property
+    def blank(self) -> bool:
+        """Whether it is nothing at all, or nothing but blank lines."""
+        return isinstance(self.raw, Inline) and not self.raw.data.strip()
 
     def fits(self, size: int | None) -> bool:
         """Return whether it is as long as LIST said, counting CRLF as two bytes or as one."""
@@ -124,3 +132,8 @@ class Intake:
     def _require_room(self) -> None:
         if (lacking := self._lacking(0)) is not None:
             raise NoRoom(lacking)
+
+
+def too_short(size: int, said: int | None) -> bool:
+    """Return whether a message is nothing, or less than half of what LIST says of it."""
+    return said is not None and said > _NOTHING and 2 * size < said

@@ -243,7 +243,8 @@ async def _authenticate(
     for group in [commands] if together else [[command] for command in commands]:
         exchange.write(b"".join([exchange.line(*command) for command in group]))
         for verb, *_ in group:
-            reply = await _answer(exchange, verb, without_capa=not offered)
+            without = "no_utf8" if accepted is False else None if offered else "no_capa"
+            reply = await _answer(exchange, verb, without)
             if verb == "UTF8":
                 accepted = reply.ok
             elif not reply.ok:
@@ -265,17 +266,17 @@ async def _utf8_after_login(exchange: Exchange) -> bool:
     return (await _answer(exchange, "UTF8")).ok
 
 
-async def _answer(exchange: Exchange, verb: str, *, without_capa: bool = False) -> Reply:
+async def _answer(exchange: Exchange, verb: str, without: str | None = None) -> Reply:
     """Return the reply to a command of the login.
 
     Args:
-        without_capa: CAPA is not known here. Some servers refuse a command that they do not know,
-            and hang up then: at the one that follows.
+        without: what to do without if it hangs up at USER: the command before was refused, and
+            some servers hang up then.
     """
     try:
         return await exchange.reply()
     except Unreachable as error:
-        quirk = {"UTF8": "no_utf8", "USER": "no_capa" if without_capa else None}.get(verb)
+        quirk = {"UTF8": "no_utf8", "USER": without}.get(verb)
         if quirk is None or (verb == "USER" and isinstance(error, Silent)):
             raise
         raise PromiseBroken(exchange.server, f"{verb}: {error.said}", quirk) from error

@@ -21,6 +21,7 @@ class Quirks:
         no_capa: CAPA makes it hang or hang up.
         no_uidl: it offers UIDL, and refuses it.
         no_utf8: it offers UTF8 (RFC 6856), and refuses it or hangs up.
+        no_top: TOP makes it hang or hang up.
         bare_ends: it ends messages by a dot alone on a line, and lines by LF, after a status line
             that ends in CRLF.
     """
@@ -29,6 +30,7 @@ class Quirks:
     no_capa: bool = False
     no_uidl: bool = False
     no_utf8: bool = False
+    no_top: bool = False
     bare_ends: bool = False
 
     def having(self, quirk: str) -> Quirks:
@@ -49,6 +51,7 @@ _CAPABILITIES: Final[Mapping[str, str]] = {
     "no_pipelining": "PIPELINING",
     "no_uidl": "UIDL",
     "no_utf8": "UTF8",
+    "no_top": "TOP",
 }
 
 

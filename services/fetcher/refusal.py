@@ -36,6 +36,8 @@ _SESSIONS: Final = (
 _BOX: Final = r"(mail ?drop|mail ?box|mail ?store|mail file|inbox|folder|spool|pop ?drop|postfach)"
 _US: Final = r"(log[io]n|log[- ]?in|sign[- ]?in|access|user|account|apop)"
 _WORDS: Final[Sequence[tuple[type[ServerFault], str]]] = (
+    # A list of all that it may be: mostly it is this.
+    (LoginRefused, r"(incorrect|invalid|wrong|bad) password|password (is |was )?(incorrect|wrong)"),
     # To come again soon makes it worse.
     (LoginRefused, rf"{_MANY}.*(failed|failures|invalid|wrong|bad|incorrect|attempt|tries)"),
     (LoginRefused, r"(temporar|for \d+ min).*(block|banned|suspend|disabled)"),
@@ -44,10 +46,12 @@ _WORDS: Final[Sequence[tuple[type[ServerFault], str]]] = (
     # The server has too many of our connections, or of everybody's.
     (TooManyConnections, rf"{_MANY}.*{_SESSIONS}"),
     (TooManyConnections, rf"{_SESSIONS}.*{_MANY}"),
-    (TooManyConnections, r"too many (users|logins)|queue (is )?full"),
+    (TooManyConnections, r"(too many|maximum.*) (users|logins)|queue (is )?full"),
+    (TooManyConnections, rf"(no more|only (one|\d+)) (\w+ )?{_SESSIONS}"),
     # Somebody has the maildrop.
     (MaildropBusy, rf"{_BOX}.*(lock|in use|busy|already|being|open by|verwendet|belegt|benutz)"),
-    (MaildropBusy, rf"(lock|in use by|already open).*{_BOX}"),
+    (MaildropBusy, rf"(lock|in use by|already open|session open|exclusive).*{_BOX}"),
+    (MaildropBusy, rf"{_BOX}.*(exclusive)|(open|create|access) lock"),
     (MaildropBusy, r"already (locked|in use|logged|open|active|connected|running)|lock busy"),
     (MaildropBusy, r"another (session|client|connection|pop|user|process|instance|login)"),
     (
@@ -59,6 +63,8 @@ _WORDS: Final[Sequence[tuple[type[ServerFault], str]]] = (
     (MaildropBusy, r"temporar|maintenance|overload|not? available|unavailable|vorübergehend"),
     (MaildropBusy, r"(server|system|service|host|load)\b.*(busy|too high)|time(d )?-?out|throttl"),
     (MaildropBusy, r"too (often|soon|early|frequent|fast)|(minimum|min\.?) (time|interval)"),
+    (MaildropBusy, r"too many checks|login limit|\b(off-?line|is down|not responding)\b|backend"),
+    (MaildropBusy, r"(unable to|cannot|can't) process"),
     (MaildropBusy, r"frequen(cy|t)\b.*limit|rate limit|login[- ]delay|\b(only|once) every\b"),
     # It does not know us.
     (LoginRefused, r"passwor[dt]|credential|authenti|authori[sz]|user ?name|kennwort|benutzer"),

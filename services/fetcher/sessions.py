@@ -17,8 +17,8 @@ from services.fetcher.ports import World
 from services.fetcher.quirks import NAMES, Quirks
 from services.fetcher.session import Session
 from services.fetcher.stock import SIZES_VARY
-from services.fetcher.troubles import Troubles
-from services.fetcher.visit import CONFIRM_MOST, Blame, Visit
+from services.fetcher.troubles import Blame, Troubles
+from services.fetcher.visit import CONFIRM_MOST, Visit
 from shared.claims import Quirk, Standing
 from shared.errors import NoRoom, PromiseBroken, ServerFault, SpoolUnavailable, Unreachable
 
@@ -171,6 +171,9 @@ class Sessions:
 
     async def _goes_on(self, visit: Visit, error: ServerFault) -> bool:
         """Return whether another session may do better; it does without what broke this one."""
+        if visit.confirming == 1 and isinstance(error, Unreachable):
+            error = PromiseBroken(error.server, f"TOP: {error.said}", "no_top")
+            self._confirm_most = CONFIRM_MOST  # nothing is asked by TOP any more
         if isinstance(error, PromiseBroken):
             if self._quirks.has(error.quirk):
                 return False

@@ -7,7 +7,7 @@ left alone for a day. How often it was tried counts polls, not sessions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from services.fetcher.worklist import Listed
 from shared.claims import Trouble
@@ -24,6 +24,20 @@ NAMED: Final = 3
 
 KEPT: Final = 200
 """Troubles of one account that are remembered; beyond these, a maildrop has another trouble."""
+
+
+class Blame(NamedTuple):
+    """The message at which a session broke.
+
+    Attributes:
+        deletes: it is safe with us; it was to be deleted.
+        exact: False where it may have been one of those that were asked for after it.
+    """
+
+    key: str
+    number: int
+    deletes: bool
+    exact: bool = True
 
 
 class Troubles:

@@ -17,17 +17,17 @@ import math
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Final, NamedTuple
+from typing import Final
 
 from services.fetcher.account import Account
 from services.fetcher.commits import Commits, Limits, Taken
 from services.fetcher.confirm import confirmed
 from services.fetcher.exchange import FRAMED_LIMIT
-from services.fetcher.intake import Found, Intake
+from services.fetcher.intake import Found, Intake, too_short
 from services.fetcher.ports import World
 from services.fetcher.session import Retrieved, Session
 from services.fetcher.stock import SIZES_VARY, Stock, take_stock
-from services.fetcher.troubles import Troubles
+from services.fetcher.troubles import Blame, Troubles
 from services.fetcher.worklist import Listed, Safe, Worklist, age
 from shared.claims import Entry, Known
 from shared.errors import (
@@ -50,23 +50,6 @@ TEMPORARY: Final = "[SYS/TEMP]"
 
 CONFIRM_MOST: Final = 1_000
 """Messages of earlier sessions that one session confirms and deletes; the next one goes on."""
-
-_NOTHING: Final = 2
-"""Bytes up to which LIST says that a message is empty: a line end."""
-
-
-class Blame(NamedTuple):
-    """The message at which a session broke.
-
-    Attributes:
-        deletes: it is safe with us; it was to be deleted.
-        exact: False where it may have been one of those that were asked for after it.
-    """
-
-    key: str
-    number: int
-    deletes: bool
-    exact: bool = True
 
 
 class Visit:
@@ -156,9 +139,11 @@ class Visit:
             work = await self._work(known)
             left = await self._fetch(self._troubles.in_order(work.fetch))
             await self._commits.all()
+            await self._see_line(work.due)
             # Last: on a line that always breaks, what is new comes first.
             left = await self._confirm(work.due) or left
             await self._commits.all()
+            await self._see_line(())
         except (ServerFault, SpoolUnavailable, NoRoom) as error:
             if not isinstance(error, PromiseBroken | NoRoom):
                 self._find_fault(error)
@@ -190,11 +175,22 @@ class Visit:
         reason; and a connection that breaks while several answers are underway loses the first
         ones too.
         """
+        if self._after_refusal():
+            return False
         if self._troubles.doubted(blame.key) or len(self._asked) == 1 or isinstance(error, Silent):
             return True
         begun = self._arriving is not None and self._arriving.number == blame.number
         last = next(reversed(self._asked), 0) == blame.number
         return begun and (last or not isinstance(error, Broken))
+
+    async def _see_line(self, due: Sequence[Safe]) -> None:
+        """After a refusal, see that the server has not hung up, before there is other work."""
+        if self._after_refusal() and (due or self._remove):
+            await self._session.noop()
+
+    def _after_refusal(self) -> bool:
+        """Return whether the last answer was a refusal: some servers refuse, and hang up then."""
+        return bool(self._refused) and self._refused[-1][0] is self._arriving
 
     async def _work(self, known: asyncio.Task[Mapping[str, Known]]) -> Worklist:
         """Return what there is to do; forget what is gone."""
@@ -362,9 +358,9 @@ class Visit:
         What is less than half is believed when it comes the same in another poll.
         """
         size, said = found.raw.size, listed.size
-        if not _too_short(size, said):
+        if not too_short(size, said):
             return False
-        if size and self._same_as_before(listed.key, found.id):
+        if not found.blank and self._same_as_before(listed.key, found.id):
             return False
         what = f"{size} bytes came, where the server lists {said}"
         self._troubles.add(listed.key, listed.number, what, id_=found.id)
@@ -389,7 +385,7 @@ class Visit:
 
     async def _is_kept(self, id_: str, size: int) -> bool:
         listed = self._arriving
-        short = listed is not None and _too_short(size, listed.size)
+        short = listed is not None and too_short(size, listed.size)
         if short and listed is not None and not self._same_as_before(listed.key, id_):
             return False
         return await self._commits.is_new(id_)
@@ -416,8 +412,10 @@ class Visit:
             await self._forget(accepted.union(rest))
             accepted.update(await self._session.quit(rest))
         except ServerFault:
-            self.unclear = bool(self._session.at) and len(rest) > 1
-            self.blame = None if self.unclear else self._blamed(self._remove, deletes=True)
+            several = bool(self._session.at) and len(rest) > 1
+            self.unclear = several or bool(rest and self._session.kept)
+            if not self.unclear:
+                self.blame = self.blame or self._blamed(self._remove, deletes=True)
             raise
         self._troubles.settle([_key(s) for s in risky if s.number in accepted], deletes=True)
         await self._kept([safe for safe in self._remove if safe.number not in accepted])
@@ -432,15 +430,15 @@ class Visit:
     async def _delete_each(self, risky: Sequence[Safe]) -> set[int]:
         """Delete messages one after the other: should one break the session, it is known which.
 
-        Their UIDLs are still known then; without QUIT, nothing is deleted.
+        After a refusal it is the refused one. Their UIDLs are still known then; without QUIT,
+        nothing is deleted.
         """
         accepted: set[int] = set()
         for safe in risky:
-            try:
-                accepted.update(await self._session.delete([safe.number]))
-            except ServerFault:
-                self.blame = Blame(_key(safe), safe.number, deletes=True)
-                raise
+            self.blame = self.blame or Blame(_key(safe), safe.number, deletes=True)
+            if done := await self._session.delete([safe.number]):
+                accepted.update(done)
+                self.blame = None
         return accepted
 
     async def _forget(self, numbers: Collection[int]) -> None:
@@ -469,8 +467,3 @@ class Visit:
 
 def _key(message: Listed | Safe) -> str:
     return Listed(message.number, message.uidl, message.size).key
-
-
-def _too_short(size: int, said: int | None) -> bool:
-    """Return whether a message is nothing, or less than half of what LIST says of it."""
-    return said is not None and said > _NOTHING and 2 * size < said
