@@ -25,6 +25,10 @@ class Throttled(Unreachable):
     """
 
 
+class Spent(Throttled):
+    """The same over a connection that has carried mail: it may be a limit of that one alone."""
+
+
 class PutAside(Exception):
     """A letter was not tried, for there is no room for it in the line just now.
 

@@ -3,6 +3,7 @@
 They go out in one write where the server pipelines (RFC 2920). Some offer that and do not keep it:
 they lose what came along with the first command, or answer out of turn. What shows that is
 ``PipelineBroken``; nothing has been sent then but commands, so a fresh connection may do without.
+Others offer SIZE or 8BITMIME and refuse MAIL that makes use of it: they are asked without.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from services.deliverer.channel import Silent
-from services.deliverer.courier import Post, Throttled
+from services.deliverer.courier import Post, Spent, Throttled
 from services.deliverer.meaning import meaning
 from services.deliverer.quirks import Promise
 from services.deliverer.reply import Reply, Step
@@ -26,7 +27,10 @@ REST_SECONDS: Final = 20.0
 """The same for each of the others, once the first has come."""
 
 _NOT_UNDERSTOOD: Final = frozenset({500, 502, 503})
-_SAYS_SO: Final = re.compile(r"pipelin|synchroni[sz]ation", re.IGNORECASE)
+_SAYS_SO: Final = re.compile(
+    r"pipelin|synchroni[sz]ation|protocol (error|violation)|early talk", re.IGNORECASE
+)
+_OPTIONS_REFUSED: Final = re.compile(r"(500|501|504|555)( [1-6]\.[3-6]\.|(?! [1-6]\.\d))")
 
 
 class Answers(NamedTuple):
@@ -61,6 +65,40 @@ async def ask(session: Session, post: Post, *, announced: bool) -> Answers:
         Throttled: the server ends the session, for it wants less mail.
         Unreachable: the connection broke, or the server does not let us in.
     """
+    options = session.quirks.options
+    used = options.trusted
+    answers = await _asked(session, post, announced=announced)
+    if not used or options.kept:
+        return answers
+    if 200 <= answers.mail.code < 300:
+        options.keep()
+    elif _may_be_the_options(session, answers):
+        return await _without_options(session, post, answers)
+    return answers
+
+
+def _may_be_the_options(session: Session, answers: Answers) -> bool:
+    """Return whether MAIL may have been refused for what EHLO had offered (RFC 5321 4.1.1.11)."""
+    mail, data = answers.mail, answers.data
+    offered = "SIZE" in session.extensions or "8BITMIME" in session.extensions
+    over = data is None or data.code >= 400
+    said = _OPTIONS_REFUSED.match(f"{mail.code} {mail.text}") is not None
+    return offered and over and said
+
+
+async def _without_options(session: Session, post: Post, refused: Answers) -> Answers:
+    """Ask once more without SIZE and BODY; return what was said before if that is no better."""
+    options, well = session.quirks.options, False
+    options.suspect()
+    try:
+        plain = await _asked(session, post, announced=False)
+        well = 200 <= plain.mail.code < 300
+        return plain if well else refused
+    finally:
+        options.went_without(well=well)
+
+
+async def _asked(session: Session, post: Post, *, announced: bool) -> Answers:
     if session.unfinished and not announced:
         await session.command(b"RSET", Step.RSET)
     session.unfinished = True
@@ -74,9 +112,10 @@ async def ask(session: Session, post: Post, *, announced: bool) -> Answers:
 
 def _mail(session: Session, post: Post) -> bytes:
     line = f"MAIL FROM:<{post.sender}>"
-    if "SIZE" in session.extensions:
+    options = session.quirks.options.trusted
+    if options and "SIZE" in session.extensions:
         line += f" SIZE={post.letter.size}"
-    if "8BITMIME" in session.extensions:
+    if options and "8BITMIME" in session.extensions:
         line += " BODY=8BITMIME"
     if not post.sender.isascii() or not all(map(str.isascii, post.recipients)):
         line += " SMTPUTF8"
@@ -99,16 +138,22 @@ async def _together(session: Session, post: Post, promise: Promise) -> Answers:
     answers: list[Reply] = []
     while len(answers) < len(steps):
         for reply in await _some(session, steps[len(answers) :], promise, first=not answers):
+            if reply.code == 421 and _SAYS_SO.search(reply.text):
+                raise _broken(session, promise, reply)
             answers.append(_checked(session, reply, steps[len(answers)]))
     mail, *rcpt, data = answers
     found = Answers(mail, rcpt, data)
     wrong = None if found.accepted else _out_of_step(mail, rcpt, data)
     if wrong is not None:
-        promise.suspect()
-        why = f"{wrong.code} {wrong.text} (said to commands sent together)"
-        raise PipelineBroken(session.server, why)
+        raise _broken(session, promise, wrong)
     promise.keep()
     return found
+
+
+def _broken(session: Session, promise: Promise, wrong: Reply) -> PipelineBroken:
+    promise.suspect()
+    why = f"{wrong.code} {wrong.text} (said to commands sent together)"
+    return PipelineBroken(session.server, why)
 
 
 async def _some(
@@ -188,7 +233,6 @@ def _checked(session: Session, reply: Reply, step: Step) -> Reply:
     means = meaning(reply, step)
     if means != "session" and reply.code != 421:
         return reply
-    # What ends a connection that has carried mail may be a limit of that one.
-    limit = means == "rate" and not (session.carried and step is Step.MAIL)
-    error = Throttled if limit else Unreachable
+    limit = Spent if session.carried and step is Step.MAIL else Throttled
+    error = limit if means == "rate" else Unreachable
     raise error(session.server, f"{reply.code} {reply.text} (said to {step.phrase})")

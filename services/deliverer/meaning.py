@@ -48,13 +48,15 @@ def _rule(steps: frozenset[Step], key: str, meaning: Meaning, words: str | None 
 
 _GREYLISTED: Final = r"gr[ae]y-?\s?list"
 _RATE: Final = (
-    r"too many (\w+ ){0,2}?(connections?|sessions|messages|mails|e-?mails|requests|deliveries)\b"
+    r"too many (\w+ ){0,2}?(connections?|sessions|messages|mails|e-?mails|requests|deliveries"
+    r"|transactions)\b"
     r"|too many recipients (received )?(this|in|per|within|from)|too much (mail|load)|throttl"
     r"|slow down|slower"
     r"|(rate|connections?|sending|hourly|daily)[ -]?(limit|quota)"
-    r"|sending rate|at a rate|unusual rate"
-    r"|too (quickly|fast|frequently|often)|(mail|message|recipient|connection)s? per "
-    r"(second|minute|hour|day)|server (is )?(too )?busy|congest|maximum (\w+ ){0,5}connections"
+    r"|sending rate|at a rate|unusual rate|rate (is |was )?exceeded|exceed\w* .{0,20}\brate\b"
+    r"|too (quickly|fast|frequently|often)|(mail|message|recipient|connection)s? (per|in|every) "
+    r"(a |an |\d+ ?)?(s|sec|second|min|minute|hour|day)s?\b|server (is )?(too )?busy"
+    r"|congest|maximum (\w+ ){0,5}connections"
 )
 _LOGIN: Final = (
     r"authenti\w+ (is )?(required|needed)|requires authenti|not authenticated"
@@ -71,7 +73,7 @@ _SENDER: Final = (
     r"|unverified|undeliverable|not accept mail)"
     r"|(invalid|malformed|syntactically incorrect) (sender|return path|reverse[ -]path)"
     r"|sender domain.{0,30}(exist|resolv|found|empty|invalid|mx)|sender must exist"
-    r"|mx for your from address"
+    r"|mx for your from address|unknown sender domain|sender address rejected: user unknown"
 )
 _FULL: Final = (
     r"quota|(mailbox|inbox|folder|maildir|account|user)( is| has)? (full|over\b|exceed)"
@@ -93,6 +95,9 @@ _RULES: Final = (
     # 530, 534, 535, 538 (RFC 4954, RFC 3207) and X.7.0, X.7.8 ... X.7.11 without a reply code of
     # the kind: authentication or TLS is asked for, or ours was refused. 521 (RFC 7504): no mail.
     _rule(_LETTER, r"534", "permanent", _SIZE),  # Courier's own
+    # Policy put off, of a message as such (X.7.0, X.7.1): filters say so of limits, few words said.
+    _rule(_END, r"4(21|5[01]) 7\.[01]$", "rate"),
+    _rule(_END, r"521 [67]\.", "permanent"),  # Postfix: REJECT, and hang up
     _rule(_ANY, r"53[0458]|521|421", "session"),
     _rule(_MAIL, r"[45].. 7\.(0|8|9|10|11)$", "session"),
     _rule(_MAIL, r"[45]", "session", _LOGIN),

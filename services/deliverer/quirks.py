@@ -67,6 +67,7 @@ class Quirks:
             servers do so after a few that they do not like; the next time such a sender is not
             tried. Some are forgotten when they become many.
         pipelining: that it takes MAIL, RCPT and DATA in one write (RFC 2920).
+        options: that it takes MAIL with the parameters of extensions that it offers.
         following: that it takes those of the next letter with the end of the one before.
         ehlo: that it answers EHLO, be it with a refusal. Without, there is no TLS, so that is not
             held against a server for as long.
@@ -77,6 +78,7 @@ class Quirks:
         clock = clock or SystemClock()
         self.refused: dict[str, str] = {}
         self.pipelining = Promise(clock, WEEK)
+        self.options = Promise(clock, WEEK)
         self.following = Promise(clock, WEEK)
         self.ehlo = Promise(clock, DAY)
         self.starttls = Promise(clock, HOUR)

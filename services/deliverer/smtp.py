@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.deliverer.addresses import refusals
-from services.deliverer.courier import Post, PutAside, Result, Tell, Throttled, same_for_all
+from services.deliverer.channel import Silent
+from services.deliverer.courier import Post, PutAside, Result, Spent, Tell, Throttled, same_for_all
 from services.deliverer.line import Line
 from services.deliverer.pace import Pace
 from services.deliverer.pool import Pool
@@ -32,7 +33,8 @@ DOWN: Final = 5
 """Failures in a row after which a server counts as down for all who wait for it."""
 
 BREAKS: Final = 2
-"""How often a letter goes over another connection when one broke that had been good before."""
+"""How often a letter goes over another connection when one broke that had been good before; twice
+more where there may have been one connection too many."""
 
 LIMITS: Final = 5
 """How often a letter goes back into the line because the server takes no more for now. Others were
@@ -167,11 +169,11 @@ class SmtpCourier:
                 hand.session = None
 
     async def _connected(self, hand: _Hand) -> bool:
-        """See that there is a connection that can be used."""
+        """See that there is a connection that can be used, and not one more than there may be."""
         if hand.session is not None and not hand.session.channel.idle:
             hand.session.channel.abort()
             hand.session = None
-        if hand.session is None:
+        if hand.session is None and len(self._hands) <= self._pace.limit:
             hand.session = self._pool.idle() or await self._opened(hand)
         return hand.session is not None
 
@@ -279,12 +281,17 @@ class SmtpCourier:
 
     def _broken(self, waiting: Waiting, error: Exception, begun: float, *, reused: bool) -> None:
         """Take that a letter was not sent, and no recipient has it: again, or not again?"""
-        if isinstance(error, Throttled):
+        again = isinstance(error, Spent) and waiting.breaks < BREAKS
+        if isinstance(error, Throttled) and not again:
             self._limited(waiting, error, begun)
         elif not isinstance(error, Unreachable):
             waiting.tell(error)
         elif self._excused(waiting, error, begun, reused=reused):
             waiting.breaks += 1
+            if not reused and self._is_one_too_many(waiting, error):
+                self._pace.refused(self._living())
+                self._line.join((waiting,))  # others may find a connection that lives
+                return
             self._line.put_back(waiting)
             if reused:
                 self._pool.close_idle()  # what killed one has killed the others
@@ -300,16 +307,28 @@ class SmtpCourier:
 
     def _excused(self, waiting: Waiting, error: Unreachable, begun: float, *, reused: bool) -> bool:
         """Return whether a letter is to go over another connection after one broke."""
-        if waiting.breaks >= BREAKS:
+        beyond = not reused and self._is_one_too_many(waiting, error)
+        if waiting.breaks >= BREAKS + 2 * beyond:
             return False
         lives = self._took_at >= begun or self._clock.monotonic() - self._took_at < LATELY
-        return reused or lives or isinstance(error, PipelineBroken)
+        return reused or lives or beyond or isinstance(error, PipelineBroken)
+
+    def _is_one_too_many(self, waiting: Waiting, error: Unreachable) -> bool:
+        """Return whether a connection that has carried nothing may have broken for the others.
+
+        Some servers let everybody in, and say at MAIL only that they take no more.
+        """
+        first = isinstance(error, PipelineBroken) and waiting.breaks < 2
+        return self._living() > 0 and not first and not isinstance(error, Silent)
 
     def _limited(self, waiting: Waiting, error: Throttled, begun: float) -> None:
-        """Take that the server takes no more for now: no failure, if it has taken any before."""
+        """Take that the server takes no more for now: no failure, if it has taken any before.
+
+        Nor if it may be about to, over the other connections.
+        """
         self._pace.too_much(begun)
         waiting.limits += 1
-        if self._clock.monotonic() - self._took_at >= KNOWN:
+        if self._clock.monotonic() - self._took_at >= KNOWN and not self._living():
             self._failures += 1
             waiting.tell(error)
         elif waiting.limits > LIMITS:

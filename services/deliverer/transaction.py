@@ -21,6 +21,7 @@ from services.deliverer.courier import (
     Letter,
     Post,
     Result,
+    Spent,
     Throttled,
     Verdict,
     same_for_all,
@@ -171,8 +172,10 @@ def _nothing_follows(_: Callable[[Post], bool]) -> None:
 
 def _see_to_exhaustion(session: Session, mail: Reply) -> None:
     """Raise where a connection that has carried mail takes no more: a fresh one may do."""
-    if session.carried and 400 <= mail.code < 500 and meaning(mail, Step.MAIL) != "sender":
-        raise Unreachable(session.server, f"{mail.code} {mail.text} (said to MAIL)")
+    means = meaning(mail, Step.MAIL)
+    if session.carried and 400 <= mail.code < 500 and means != "sender":
+        error = Spent if means == "rate" else Unreachable
+        raise error(session.server, f"{mail.code} {mail.text} (said to MAIL)")
 
 
 def _refused(session: Session, answers: Answers, recipients: Sequence[str]) -> _Tidings:

@@ -31,6 +31,26 @@ async def test_of_many_connections_some_are_refused_and_every_letter_goes_over_t
     assert server.connections <= 8 + most  # nor was it asked again and again
 
 
+@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize("beyond", [("421 4.3.2 Service not available", DROP), DROP])
+async def test_those_that_are_let_in_and_refused_at_mail_cost_no_try_while_others_live(
+    clock: ManualClock, most: int, beyond: str | tuple[str, ...]
+) -> None:
+    let_in = 0
+
+    def rule(key: str, carried: int) -> str | tuple[str, ...] | None:
+        nonlocal let_in
+        if key != "MAIL" or carried:
+            return None
+        let_in += 1
+        return None if let_in <= most else beyond
+
+    async with smtp_server(rule=rule) as server, opened(server, clock) as courier:
+        assert fates(await told(courier, posts(60))) == {"delivered"}
+    assert subjects(server) == list(range(60))
+    assert server.connections <= 24
+
+
 async def test_letters_wait_for_no_connection_that_is_not_greeted(clock: ManualClock) -> None:
     """As with amavis: four processes take connections, others wait in the backlog of the kernel."""
     async with smtp_server(most=4) as server, opened(server, clock, 10) as courier:

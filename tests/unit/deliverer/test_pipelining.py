@@ -116,6 +116,10 @@ class _Careless(asyncio.Protocol):
         self.say(b"554 SMTP synchronization error")
         self.transport.close()
 
+    def says_goodbye(self, lines: Lines) -> None:
+        self.say(b"421 4.7.0 improper command pipelining")
+        self.transport.close()
+
     def hangs_up(self, lines: Lines) -> None:
         self.say(self.reply(lines[0]))
         self.transport.close()
@@ -133,6 +137,7 @@ WAYS = (
     "goes_out_of_turn",
     "says_yes_to_all",
     "calls_it_a_fault",
+    "says_goodbye",
     "hangs_up",
 )
 

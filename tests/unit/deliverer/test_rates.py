@@ -15,14 +15,17 @@ RATE = "451 4.7.1 Ratelimit exceeded"
 class Allowance:
     """A server that takes so many letters in a while."""
 
-    def __init__(self, clock: ManualClock, letters: int, seconds: float, say: str = RATE) -> None:
-        self.clock, self.letters, self.seconds, self.say = clock, letters, seconds, say
+    def __init__(
+        self, clock: ManualClock, letters: int, seconds: float, say: str = RATE, to: str = "END"
+    ) -> None:
+        self.clock, self.letters, self.seconds = clock, letters, seconds
+        self.say, self.to = say, to
         self.taken = 0
         self.until = 0.0
         self.refused = 0
 
     def __call__(self, key: str, _: int) -> str | None:
-        if key != "END":
+        if key != self.to:
             return None
         if self.clock.monotonic() >= self.until:
             self.taken, self.until = 0, self.clock.monotonic() + self.seconds
@@ -33,16 +36,29 @@ class Allowance:
         return self.say
 
 
+@pytest.mark.parametrize(
+    ("to", "say"),
+    [
+        ("END", RATE),
+        ("END", "451 4.7.1 Try again later"),
+        ("END", "421 4.7.0 Try again later, closing connection"),
+        ("END", "451 4.7.1 limit of 5 messages per 2 seconds reached"),
+        ("DATA", "452 4.3.1 slow down"),
+        ("RCPT", "450 4.7.1 Recipient address rejected: Message rate exceeded"),
+        ("MAIL", "450 4.7.1 Error: too much mail from 192.0.2.1"),
+        ("MAIL", "421 4.7.0 too many messages"),
+    ],
+)
 @pytest.mark.parametrize("lmtp", [False, True])
 async def test_so_many_in_a_while_is_a_pace_and_no_letter_is_tried_in_vain(
-    clock: ManualClock, lmtp: bool
+    clock: ManualClock, lmtp: bool, to: str, say: str
 ) -> None:
     async with (
         smtp_server(lmtp=lmtp) as server,
         opened(server, clock, 10) as courier,
         passing(clock),
     ):
-        server.rule = allowance = Allowance(clock, 5, 2.0)
+        server.rule = allowance = Allowance(clock, 5, 2.0, say, to)
         assert fates(await told(courier, posts(36))) == {"delivered"}
         assert subjects(server) == list(range(36))
         assert clock.monotonic() < 90

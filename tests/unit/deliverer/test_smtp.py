@@ -126,7 +126,7 @@ async def test_data_refused_is_the_verdict_on_those_accepted(answer: str, connec
 
 async def test_451_once_then_250() -> None:
     async with smtp_server() as server, courier(server.url) as smtp:
-        server.answer("END", "451 4.7.1 come back")
+        server.answer("END", "451 4.3.0 come back")
         first = await smtp.deliver(letter(), SENDER, [ANNA])
         second = await smtp.deliver(letter(), SENDER, [ANNA])
     assert (first[ANNA].verdict, second[ANNA].verdict) == ("temporary", "delivered")
@@ -432,3 +432,29 @@ async def test_what_an_older_version_put_in_front_has_no_delivered_to_either() -
         await smtp.deliver(letter(prefix=older, chunks=[MESSAGE]), SENDER, [ANNA])
     for received in server.received:
         assert received.data == b"Received: x\r\n" + PREFIX + MESSAGE
+
+
+@pytest.mark.parametrize("offered", [EXTENSIONS, ("SIZE", "8BITMIME")])
+@pytest.mark.parametrize("said", ["555 5.5.4 unsupported option", "501 bad syntax", "500 what"])
+async def test_options_of_mail_that_are_offered_and_refused_are_left_out(
+    offered: tuple[str, ...], said: str
+) -> None:
+    def rule(key: str, _: int) -> str | None:
+        return said if key == "MAIL" and "SIZE=" in server.commands[-1] else None
+
+    async with smtp_server(extensions=offered, rule=rule) as server, courier(server.url) as smtp:
+        for recipient in (ANNA, BERT):
+            results = await smtp.deliver(letter(), SENDER, [recipient])
+            assert results[recipient].verdict == "delivered"
+    assert [(m.sender, m.parameters) for m in server.received] == [(SENDER, [])] * 2
+    assert sum("SIZE=" in line for line in server.commands) == 1
+    assert server.connections == 1
+
+
+async def test_a_sender_that_is_refused_is_not_held_against_the_options() -> None:
+    async with smtp_server() as server, courier(server.url) as smtp:
+        server.answer("MAIL", "501 bad address", "501 bad address")
+        for recipient in (ANNA, BERT):
+            await smtp.deliver(letter(), SENDER, [recipient])
+    assert [m.sender for m in server.received] == ["", SENDER]
+    assert all("BODY=8BITMIME" in m.parameters for m in server.received)
