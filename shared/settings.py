@@ -267,13 +267,15 @@ class Settings(_Table):
         default = {} if self.delivery is None else {DEFAULT: self.delivery}
         return {**default, **self.destinations}
 
-    def state_address(self) -> str:
-        """Return the URL of the state database, with its password in it.
+    def state_address(self) -> str | Path:
+        """Return the URL of the state database, with its password in it, or its file.
+
+        A path is no URL: ``?``, ``%`` and ``#`` stand for themselves in it.
 
         Raises:
             ConfigError: the password cannot be had.
         """
-        return self.state.address() or f"sqlite:///{self.data_dir.absolute() / 'state.db'}"
+        return self.state.address() or self.data_dir.absolute() / "state.db"
 
 
 _TABLES: Final[Mapping[tuple[str, ...], type[BaseModel]]] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import stat
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ def warnings(settings: Settings, path: Path | None) -> list[str]:
     """
     return [
         *_place(settings),
+        *_open_place(settings),
         *_accounts(settings),
         *_shared_maildrops(settings),
         *_shared_maildirs(settings),
@@ -43,6 +46,20 @@ def _place(settings: Settings) -> Iterator[str]:
         " alone: started in another one, the connector knows of no message and delivers again what"
         f' is still at the providers. Write data_dir = "{place}"'
     )
+
+
+def _open_place(settings: Settings) -> Iterator[str]:
+    """Yield a warning where everybody on this machine could put files among ours, or take ours."""
+    place = settings.data_dir.absolute()
+    try:
+        mode = place.stat().st_mode
+    except OSError:
+        return
+    if settings.uses_data_dir and mode & stat.S_IWOTH:
+        yield (
+            f"everybody on this machine can write into {place}, and so delete or exchange queues"
+            f" and ledgers: chmod o-w {shlex.quote(str(place))}"
+        )
 
 
 def _accounts(settings: Settings) -> Iterator[str]:

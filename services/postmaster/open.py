@@ -54,13 +54,18 @@ def account_states(settings: Settings) -> Mapping[str, AccountState]:
         StateUnavailable: it does not answer.
     """
     address = settings.state_address()
-    kind, _, file = address.partition(":///")
-    if kind == "sqlite" and not Path(file).exists():
+    file = address if isinstance(address, Path) else _file(address)
+    if file is not None and not file.exists():
         return {}
     return asyncio.run(_account_states(address))
 
 
-async def _account_states(address: str) -> Mapping[str, AccountState]:
+def _file(url: str) -> Path | None:
+    kind, _, file = url.partition(":///")
+    return Path(file) if kind == "sqlite" else None
+
+
+async def _account_states(address: str | Path) -> Mapping[str, AccountState]:
     from shared.state import State, new_owner
 
     state = await State.open(address, owner=new_owner())

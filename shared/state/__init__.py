@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
 
@@ -132,12 +133,12 @@ class State:
 
     @classmethod
     async def open(
-        cls, url: str, *, owner: str, clock: Clock = _SYSTEM_CLOCK, patience: float = 5.0
+        cls, url: str | Path, *, owner: str, clock: Clock = _SYSTEM_CLOCK, patience: float = 5.0
     ) -> State:
         """Connect to the database; create or migrate its tables.
 
         Args:
-            url: ``sqlite:///file`` or ``postgresql+psycopg://user:password@host/name``.
+            url: ``sqlite:///file`` or ``postgresql+psycopg://user:password@host/name``, or a file.
             owner: whose leases these are, from ``new_owner``.
             clock: wall clock for what is written, sleep for the renewal of leases.
             patience: seconds to wait for a lock or a new connection before giving up.

@@ -55,11 +55,12 @@ class Database:
     """The connection. Every method belongs into one and the same thread.
 
     Args:
-        url: an SQLAlchemy URL: ``sqlite:///file`` or ``postgresql+psycopg://user@host/name``.
+        url: an SQLAlchemy URL, ``sqlite:///file`` or ``postgresql+psycopg://user@host/name``; or
+            the path of a file.
         patience: seconds to wait for a lock, for a connection, and for tries in all.
     """
 
-    def __init__(self, url: str, patience: float) -> None:
+    def __init__(self, url: str | Path, patience: float) -> None:
         parsed = _parse(url)
         self._engine = _ENGINES[parsed.drivername](parsed, patience)
         self._patience = patience
@@ -158,7 +159,9 @@ def file_of(url: str) -> Path | None:
     return None
 
 
-def _parse(url: str) -> URL:
+def _parse(url: str | Path) -> URL:
+    if isinstance(url, Path):
+        return URL.create(_SHORT["sqlite"], database=str(url.absolute()))
     try:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):

@@ -39,7 +39,7 @@ def test_defaults_need_nothing_but_the_account_and_where_to_deliver(tmp_path: Pa
     settings = loaded(tmp_path, MINIMAL, {"STATE_DIRECTORY": "/srv/mine"})
     assert settings.broker.address() is None
     assert settings.queue_file == Path("/srv/mine/queue.db")
-    assert settings.state_address() == "sqlite:////srv/mine/state.db"
+    assert settings.state_address() == Path("/srv/mine/state.db")
     assert settings.spool_url == "/srv/mine/spool"
     assert settings.spool.inline_limit == 128 * 1024
     assert [tier.label for tier in settings.retry.tiers] == ["30s", "5m", "30m", "2h", "6h"]

@@ -135,3 +135,14 @@ class TestPickupOfExchange:
     )
     def test_what_takes_our_envelope_is_no_reason_to_warn(self, tmp_path: Path, url: str) -> None:
         assert said(tmp_path, account("sales"), delivery=url) == []
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o777, True), (0o1777, True), (0o755, False)])
+def test_a_place_that_everybody_can_write_into_is_said(
+    tmp_path: Path, mode: int, warned: bool
+) -> None:
+    place = tmp_path / "my data"
+    place.mkdir()
+    place.chmod(mode)
+    found = said(tmp_path, account("a"), start=f'data_dir = "{place}"')
+    assert any(f"chmod o-w '{place}'" in sentence for sentence in found) == warned
