@@ -67,7 +67,7 @@ class Rewriter:
         if route is None or trace is None:
             return Retry(_no_route(envelope.account))
         parsed = envelope.payload
-        loop = _loop(envelope.account, route, parsed)
+        loop = _loop(envelope, route)
         if loop is not None:
             return DeadLetter(loop)
         above = over(parsed.raw.head, parsed.above)
@@ -132,15 +132,17 @@ def _no_route(account: str) -> str:
     )
 
 
-def _loop(account: str, route: Route, parsed: Parsed) -> str | None:
+def _loop(envelope: Envelope[Parsed], route: Route) -> str | None:
     """Return why the message is taken to go round in a loop, or None."""
+    account, parsed = envelope.account, envelope.payload
     if parsed.received > RECEIVED_LIMIT:
         return (
             f"The message goes round in a loop: it has {parsed.received} Received lines, more than"
             f" {RECEIVED_LIMIT}."
         )
-    # Both are in lines of our own alone; what others write in theirs is no proof of anything.
-    if account not in parsed.passed:
+    # Both are in lines of our own alone; what others write in theirs is no proof of anything. Nor
+    # are they after an operator's word: if it goes round again, it comes back as another message.
+    if account not in parsed.passed or envelope.requeue is not None:
         return None
     before = {address.lower() for address in parsed.delivered_to}
     again = next((r for r in route.recipients if r.lower() in before), None)

@@ -171,6 +171,19 @@ def test_what_the_parser_takes_for_corrupt_is_delivered_when_it_is_released(site
     assert b"a scanner sent this\n" in message
 
 
+def test_a_loop_that_was_mended_is_one_no_longer(site: Site) -> None:
+    site.configure()
+    site.office("topology", "declare")
+    ours = b"X-POP3-Connector-For: sales@corp.example\r\nX-POP3-Connector-Account: sales\r\n"
+    site.office.park("a1", queue="incoming", payload=fetched(ours + RAW))
+    assert site.once()["failed"] == 1
+    assert site.office("failed", "requeue", "--reason", "loop").out == "requeued: 1\n"
+
+    assert site.once()["delivered"] == 1
+
+    assert list(site.delivered()) == ["mail/sales@corp.example"]
+
+
 def test_what_fails_again_shows_its_whole_past(site: Site) -> None:
     site.configure()
     site.office("topology", "declare")

@@ -137,6 +137,14 @@ def test_what_comes_back_through_the_same_account_is_a_loop(account: str) -> Non
     assert f"delivered to {ROUTES[account].recipients[0]} through account {account}" in why
 
 
+@pytest.mark.parametrize("account", list(ROUTES))
+def test_what_an_operator_sends_round_again_has_left_the_loop(account: str) -> None:
+    """Whatever forwarded it was mended, or somebody wrote lines like ours into it."""
+    once = arrives(REWRITER.handle(parsed(typical(), account=account)))
+    again = replace(parsed(once, account=account), requeue=Requeue())
+    assert addressed(REWRITER.handle(again)).recipients == ROUTES[account].recipients
+
+
 def test_a_loop_of_what_an_older_version_marked_is_seen() -> None:
     once = arrives(REWRITER.handle(parsed(typical())))
     older = once.replace(b"X-POP3-Connector-For:", b"Delivered-To:")
