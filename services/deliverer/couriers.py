@@ -144,6 +144,8 @@ def _server(wanted: _Wanted, *, port: int, lmtp: bool = False, implicit: bool = 
         raise wanted.wrong(f"cannot be read: {error}") from None
     if not host or wanted.url.path.strip("/"):
         raise wanted.wrong(f"expected {wanted.url.scheme}://host:{port}, and no path")
+    if "{" in host or "}" in host:
+        raise wanted.wrong("placeholders stand in the path of maildir:/// alone, not in a host")
     credentials = _credentials(wanted)
     tls = "implicit" if implicit else _tls(wanted, credentials)
     target = Target(
@@ -186,7 +188,7 @@ def _maildir(wanted: _Wanted) -> Courier:
     template = _path(wanted)
     if unknown := unknown_placeholders(template):
         known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-        raise wanted.wrong(f"unknown placeholder {{{unknown[0]}}}; expected one of {known}")
+        raise wanted.wrong(f"unknown placeholder {unknown[0]}; expected one of {known}")
     return MaildirCourier(template, FileStore(wanted.name))
 
 

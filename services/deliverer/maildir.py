@@ -42,6 +42,7 @@ _FORM: Final = Form(lf, Lf)
 _DELIVERED_TO: Final = b"Delivered-To: "
 
 _PLACEHOLDER: Final = re.compile(r"\{(\w*)\}")
+_IN_BRACES: Final = re.compile(r"\{[^{}/]*\}?|\}")
 
 
 class MaildirCourier:
@@ -137,8 +138,9 @@ def maildir_of(template: str, recipient: str) -> str | Result:
 
 
 def unknown_placeholders(template: str) -> list[str]:
-    """Return the names in braces that mean nothing here."""
-    return [name for name in _PLACEHOLDER.findall(template) if name not in PLACEHOLDERS]
+    """Return what stands in braces, or behind one without another, and means nothing here."""
+    known = [f"{{{name}}}" for name in PLACEHOLDERS]
+    return [found for found in _IN_BRACES.findall(template) if found not in known]
 
 
 def _make_maildir(maildir: str) -> None:

@@ -81,6 +81,9 @@ _WORDS: Final[Sequence[tuple[type[ServerFault], str]]] = (
 )
 _TABLE: Final = tuple((kind, re.compile(words, re.IGNORECASE)) for kind, words in _WORDS)
 
+_OF_ONE: Final = re.compile(rf"\b(user|account|{_BOX})\b", re.IGNORECASE)
+"""What is limited is the connections of one maildrop."""
+
 _OUT_OF_ORDER: Final = re.compile(
     r"(user|name)\b.*\b(first|before|required)|bad sequence|out of (order|sequence)|pipelin"
     r"|(command|it) (is )?not (valid|allowed|permitted|accepted) (in|at|now)|wrong state"
@@ -92,11 +95,13 @@ _OUT_OF_ORDER: Final = re.compile(
 def meaning(reply: Reply) -> type[ServerFault]:
     """Return what kind of fault a refusal is: of USER, PASS, or in place of the greeting."""
     code = next((k for c, k in _CODES.items() if re.match(rf"{c}(?![A-Z])", reply.code)), None)
-    if code is not None:
-        return code
     text = reply.text[:500]
     unsaid = ServerFault if reply.verb == GREETING else LoginRefused
     found = next((kind for kind, words in _TABLE if words.search(text)), unsaid)
+    if code is MaildropBusy and found is TooManyConnections and not _OF_ONE.search(text):
+        return found  # [IN-USE] and [SYS/TEMP] stand before it, too
+    if code is not None:
+        return code
     return ServerFault if found is LoginRefused and reply.verb == GREETING else found
 
 

@@ -38,6 +38,10 @@ PASS = [
     ("[IN-USE] Maximum number of connections from user+IP exceeded", BUSY),
     ("Maximum number of connections from user+IP exceeded (mail_max_userip_connections=10)", MANY),
     ("Disconnected: Connection queue full", MANY),
+    ("[IN-USE] Too many connections from your IP address", MANY),
+    ("[SYS/TEMP] Maximum number of connections reached, try later", MANY),
+    ("[LIMIT] Too many connections for this mailbox", MANY),
+    ("[AUTH] too many connections with a wrong password", WRONG),
     # Courier
     ("Login failed.", WRONG),
     ("Temporary problem, please try again later", BUSY),
@@ -122,7 +126,8 @@ def test_a_refused_login(text: str, kind: type[ServerFault]) -> None:
     ("text", "kind"),
     [
         ("[SYS/TEMP] full house", BUSY),
-        ("[IN-USE] too many sessions", BUSY),
+        ("[IN-USE] too many sessions", MANY),
+        ("[SYS/TEMP] too many connections, try again later", MANY),
         ("too many connections from 192.0.2.1", MANY),
         ("Too many POP3 sessions, try again later", MANY),
         ("Sorry, the maximum number of clients (50) is connected already", MANY),
