@@ -24,7 +24,7 @@ _MODULES: Final = (
 _CODECS: Final = frozenset((*aliases, *aliases.values(), *_MODULES))
 
 _NAMES: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("us_ascii", "ascii", "ansi_x3.4_1968", "latin_1", "latin1", "l1"), "cp1252"),
+    **dict.fromkeys(("latin_1", "latin1", "l1"), "cp1252"),
     **dict.fromkeys(("ansi", "iso_ir_100", "iso_8859_1_windows_3_1_latin_1"), "cp1252"),
     **dict.fromkeys(("tis_620", "tis620"), "cp874"),
     **dict.fromkeys(("gb2312", "gb_2312_80", "gb_2312", "euc_cn", "cn_gb"), "gb18030"),
@@ -44,6 +44,9 @@ _NAMES: Final[Mapping[str, str]] = {
 }
 """Names that are none to Python, or of less than is meant."""
 
+_ASCII: Final = frozenset(("us_ascii", "ascii", "ansi_x3.4_1968", "us"))
+"""Names of a charset that has no bytes above 0x7f: those there are of another one, mostly UTF-8."""
+
 _LARGER: Final[Mapping[str, str]] = {"1": "cp1252", "9": "cp1254", "11": "cp874"}
 """Parts of ISO 8859, each with the code page that begins with it."""
 
@@ -59,6 +62,8 @@ def codec_of(charset: str) -> str | None:
         charset: as a mail names it, perhaps with a language behind it (RFC 2231 section 5).
     """
     name = normalize_encoding(charset.partition("*")[0].strip(" '\"")).lower()
+    if name in _ASCII:
+        return None
     vendors = name.removeprefix("x_")
     return _codec(name) or (None if vendors.isdecimal() else _codec(vendors))
 

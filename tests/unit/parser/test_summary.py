@@ -47,6 +47,7 @@ from tests.fuzz.watch import Memory
         (b"=?utf-8?Q?=C2=A0a=C2=A0b?=", "a b"),
         (b"=?windows-1252?Q?a=A0b?=", "a b"),
         (b"=?us-ascii?Q?caf=E9?=", "café"),
+        (b"=?us-ascii?Q?caf=C3=A9?=", "café"),
         (b"a\x1b[31mred", "a\\x1b[31mred"),
         (b"a\rb", "a\\rb"),
         (b"a\0b", "a\\x00b"),
