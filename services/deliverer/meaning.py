@@ -71,7 +71,7 @@ _SENDER: Final = (
     r"|(sender|return)( e-?mail)?( address)?( rejected)?[: ].{0,80}?(domain not found|not exist"
     r"|not resolve|unresolvable|malformed|fully[ -]qualified|contain a domain"
     r"|unverified|undeliverable|not accept mail)"
-    r"|(invalid|malformed|syntactically incorrect) (sender|return path|reverse[ -]path)"
+    r"|(invalid|malformed|bad|illegal|syntactically incorrect) (sender|return path|reverse[ -]path)"
     r"|sender domain.{0,30}(exist|resolv|found|empty|invalid|mx)|sender must exist"
     r"|mx for your from address|unknown sender domain|sender address rejected: user unknown"
 )
@@ -83,7 +83,8 @@ _FULL: Final = (
 _LATER: Final = _GREYLISTED + r"|temporar|(try|again|retry|come back) (it )?later|again in (a |\d)"
 _SIZE: Final = r"size|too (big|large)|larger than"
 _CONTENT: Final = (
-    r"lines?\b.{0,12}too long|line length|headers?\b.{0,24}too (large|long|big)|too many header"
+    r"lines?\b.{0,12}(too long|exceed)|line length|headers?\b.{0,24}(too (large|long|big)|exceed)"
+    r"|too many header"
     r"|content|attachment|virus|malware|spam|security"
 )
 
@@ -111,7 +112,7 @@ _RULES: Final = (
     # a domain that takes no mail (X.7.27). 417 and 517 are Courier's own.
     _rule(_ENVELOPE, r"[45].. (1\.[78]|7\.2[347])$", "sender"),
     _rule(_MAIL, r"5", "permanent", "badmailfrom"),
-    _rule(_MAIL, r"[45].. 6\.7$|[45]17$|5(01|04|53|55)( [1-6]\.\d+)?$", "sender"),
+    _rule(_MAIL, r"[45].. 6\.7$|[45]17$|5(01|04|53|55)( [0-6]\.\d+)?$", "sender"),
     _rule(_MAIL, r"55", "sender", "syntax"),
     _rule(_ENVELOPE, r"[45]", "sender", _SENDER),
     # Over quota (X.2.2): servers give it 552, 554 or 550, and the mailbox is emptied some day.
