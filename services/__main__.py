@@ -47,6 +47,7 @@ OPERATOR: Final = {
     "failed": "folders",
     "quarantine": "folders",
     "spool": "spool",
+    "state": "state",
     "topology": "topology",
 }
 """The operator's commands, each with its module in ``services.postmaster``."""

@@ -168,9 +168,11 @@ async def _monitored(
         if not states:
             states.append(await unless(stop, _state(settings, log)))
             stack.push_async_callback(states[0].close)
+            vitals.damages.append(lambda: states[0].damage)
         return states[0]
 
     spool = Spool(settings.spool_url, dict(settings.spool.options))
+    vitals.damages.append(lambda: getattr(broker, "damage", None))
     embedded = settings.broker.url is None
     stuck = lambda: embedded and broker.blocked is not None  # noqa: E731
     await stack.enter_async_context(watched(settings, room, stuck, log, clock))

@@ -1,10 +1,11 @@
 """What monitoring asks a process: ``/metrics``, ``/healthz`` and ``/readyz``, over HTTP.
 
-Healthy means that this process works: its event loop turns. To start it anew because the broker is
-away would bring the broker back no sooner: it waits, and comes back by itself. Ready means that it
-can take work: all is open, connected to a broker that takes publishes. Whether some destination is
-up is none of its business here. It is served from the beginning, while what is away is waited for,
-and from a thread of its own, so that a loop that hangs cannot answer for itself.
+Healthy means that this process works: its event loop turns, and no file of its own is damaged. To
+start it anew because the broker is away would bring the broker back no sooner: it waits, and comes
+back by itself. Ready means that it can take work: all is open, connected to a broker that takes
+publishes. Whether some destination is up is none of its business here. It is served from the
+beginning, while what is away is waited for, and from a thread of its own, so that a loop that hangs
+cannot answer for itself.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Vitals:
 
     Attributes:
         started: whether all that it needs is open.
+        damages: each tells what is damaged, and will not mend by itself, if that is so.
 
     Args:
         broker: its connection, which need not be open yet.
@@ -47,6 +49,7 @@ class Vitals:
 
     def __init__(self, broker: Broker, clock: Clock, metrics: Metrics, version: str) -> None:
         self.started = False
+        self.damages: list[Callable[[], str | None]] = []
         self._broker = broker
         self._clock = clock
         self._metrics = metrics
@@ -63,6 +66,8 @@ class Vitals:
 
     def sick(self) -> str | None:
         """Return why this process does not work, None where it does."""
+        if found := next(filter(None, (damage() for damage in self.damages)), None):
+            return found
         silence = self._clock.monotonic() - self._beat
         return f"the event loop has stood still for {silence:.0f} s" if silence > STALLED else None
 

@@ -232,6 +232,11 @@ class EmbeddedBroker:
         """Why the file takes no messages just now (disk full, locked), or None."""
         return None if self._worker is None else self._worker.trouble
 
+    @property
+    def damage(self) -> str | None:
+        """Why the file will not be used again by itself (it is damaged, or was made unusable)."""
+        return None if self._worker is None else self._worker.damage
+
     async def _cancelled(self, consumer: Consumer) -> None:
         done = asyncio.get_running_loop().create_future()
         self._submit(Cancel(consumer, done))

@@ -115,7 +115,7 @@ def abandoned(db: sqlite3.Connection, path: Path, own: int, now: float) -> list[
     return [
         owner
         for owner, renewed in others
-        if now - renewed > FROZEN_AFTER or not _locked(_lock_file(path, owner))
+        if now - renewed > FROZEN_AFTER or not is_locked(_lock_file(path, owner))
     ]
 
 
@@ -123,7 +123,8 @@ def _lock_file(path: Path, owner: int) -> Path:
     return path.with_name(f"{path.name}.owners") / str(owner)
 
 
-def _locked(lock: Path) -> bool:
+def is_locked(lock: Path) -> bool:
+    """Return whether the owner of a lock file lives."""
     try:
         fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

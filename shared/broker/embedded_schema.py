@@ -18,6 +18,7 @@ from typing import Final
 
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import printable
+from shared.rebuild import damaged
 from shared.room import PAGE, log_pages
 
 APPLICATION_ID: Final = 0x504F5033
@@ -69,6 +70,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     ),
 )
 """Each step's statements; ``PRAGMA user_version`` says how many steps a file has behind it."""
+
+TABLES: Final = frozenset(("queue", "message", "waiting", "delayed", "lease", "owner"))
 
 _PRAGMAS: Final = (
     # Of a new file alone; see embedded_room. It costs up to a microsecond per message.
@@ -136,6 +139,12 @@ def unavailable(path: Path, error: Exception) -> BrokerUnavailable:
     return BrokerUnavailable(_sentence(path, error))
 
 
+def is_damaged(error: BaseException | None) -> bool:
+    """Return whether an error of SQLite says that the file is damaged."""
+    damage = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return isinstance(error, sqlite3.Error) and _code(error) in damage
+
+
 def is_full(error: Exception) -> bool:
     """Return whether an error of SQLite says that the disk is full."""
     return _code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
@@ -153,6 +162,8 @@ def unusable(path: Path, error: Exception) -> ConfigError | BrokerUnavailable:
     else:
         code = _code(error)
         passing, what = code not in _FOR_THE_USER, f"{_MEANINGS.get(code, '')} ({error})"
+        if is_damaged(error):
+            what = damaged(str(path), what)
     return unavailable(path, error) if passing else ConfigError(str(path), printable(what))
 
 
@@ -175,6 +186,9 @@ def _make_private(path: Path) -> None:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     version = _version(connection, path)
+    if version == len(MIGRATIONS) and (missing := TABLES - _tables(connection)):
+        what = f"there is no table {', '.join(sorted(missing))}"
+        raise ConfigError(str(path), damaged(str(path), what))
     for pragma in (*_PRAGMAS, *_size_of_the_log(path)):
         connection.execute(pragma)
     if version == len(MIGRATIONS):
@@ -191,6 +205,11 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    found = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+    return {name for (name,) in found}
 
 
 def _size_of_the_log(path: Path) -> tuple[str, str]:

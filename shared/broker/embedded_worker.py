@@ -32,6 +32,7 @@ from shared.broker.embedded_portions import brings_more, merged, portions, refus
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.queues import QueueSpec
+from shared.rebuild import damaged
 from shared.room import PAGE, log_pages
 
 POLL: Final = 0.05
@@ -64,6 +65,7 @@ class Worker:
 
     Attributes:
         trouble: why the file cannot be used just now, or None; anybody may read it.
+        damage: the same where it will not be used again by itself: it is damaged.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Worker:
         scarce: Callable[[], bool],
     ) -> None:
         self.trouble: str | None = None
+        self.damage: str | None = None
         self._path = path
         self._queues = queues
         self._name = name
@@ -237,7 +240,7 @@ class Worker:
         if chores or len(report.answers) < len(jobs):
             moment = Moment(self._clock.now(), self._clock.monotonic())
             self._dispatcher.commit(db, owner.id, jobs, chores, moment, report)
-            self.trouble = None
+            self.trouble = self.damage = None
         if chores.renew:
             self._renew_at = time.monotonic() + owners.RENEW_EVERY
         return report
@@ -285,6 +288,8 @@ class Worker:
         self.trouble = str(error if known else schema.unavailable(self._path, error))
         self._disconnect()
         self._reopen_at = time.monotonic() + REOPEN
+        if schema.is_damaged(error) or isinstance(error, ConfigError):
+            self.damage = damaged(str(self._path), self.trouble)
         answer = BrokerUnavailable(self.trouble)
         answer.__cause__ = error
         return refused(jobs, answer)

@@ -159,6 +159,11 @@ class State:
         state._renewing = loop.create_task(state._renew(), name="state: renew leases")
         return state
 
+    @property
+    def damage(self) -> str | None:
+        """Why the database will not answer again by itself: its file is damaged."""
+        return self._database.damage
+
     async def close(self) -> None:
         """Let our leases expire, and disconnect. Whoever takes over a claim is told of a replay."""
         if self._renewing is not None:

@@ -22,8 +22,9 @@ from tenacity.wait import wait_random_exponential
 
 from shared.errors import ConfigError, StateUnavailable
 from shared.log import printable
+from shared.rebuild import damaged
 from shared.room import log_pages
-from shared.state.schema import NewerDatabase, migrate
+from shared.state.schema import Incomplete, NewerDatabase, migrate
 
 R = TypeVar("R")
 _Paramstyle: TypeAlias = Literal["named", "pyformat"]
@@ -39,7 +40,8 @@ _LOG_PAGES: Final = 1000
 
 _PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "cache_size=-16000")
 
-_NOT_OURS: Final = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+_DAMAGED: Final = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+_NOT_OURS: Final = {*_DAMAGED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 """Primary result codes of SQLite that waiting does not mend (sqlite.org/rescode.html)."""
 
 _REFUSALS: Final = re.compile(
@@ -65,6 +67,8 @@ class Database:
         self._engine = _ENGINES[parsed.drivername](parsed, patience)
         self._patience = patience
         self._connection: Connection | None = None
+        self.damage: str | None = None
+        """Why waiting does not help, where the file turned out to be damaged."""
         self._faults = (*_FAULTS, self._engine.dialect.loaded_dbapi.Error)
         self._retrying = Retrying(
             retry=retry_if_exception_type(self._faults),
@@ -89,7 +93,11 @@ class Database:
             self._try(migrate, writes=True)
         except NewerDatabase as error:
             raise ConfigError(WHERE, f"the database {error}") from error
+        except Incomplete as error:
+            raise ConfigError(WHERE, self._what_to_do(str(error))) from error
         except self._faults as error:
+            if _is_damaged(error):
+                raise ConfigError(WHERE, self._what_to_do(_reason(error))) from error
             if _hopeless(error):
                 raise ConfigError(WHERE, _reason(error)) from error
             raise StateUnavailable(_reason(error)) from error
@@ -107,9 +115,16 @@ class Database:
             StateUnavailable: the database cannot be reached, is locked, or is full.
         """
         try:
-            return self._try(work, writes=writes)
+            found = self._try(work, writes=writes)
         except self._faults as error:
+            if _is_damaged(error):
+                self.damage = self._what_to_do(_reason(error))
             raise StateUnavailable(_reason(error)) from error
+        self.damage = None
+        return found
+
+    def _what_to_do(self, why: str) -> str:
+        return damaged(str(self._engine.url.database), why)
 
     def close(self) -> None:
         """Disconnect."""
@@ -263,6 +278,11 @@ def _hopeless(error: Exception) -> bool:
     if isinstance(cause, sqlite3.Error):
         return cause.sqlite_errorcode & 0xFF in _NOT_OURS
     return _REFUSALS.search(str(cause)) is not None
+
+
+def _is_damaged(error: Exception) -> bool:
+    cause = _cause(error)
+    return isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF in _DAMAGED
 
 
 def _reason(error: Exception) -> str:

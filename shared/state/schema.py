@@ -7,6 +7,7 @@ nobody else creates tables of these names. A database of a newer version is refu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from sqlalchemy import (
@@ -250,11 +251,38 @@ class NewerDatabase(Exception):
         super().__init__(f"has schema {found}, this version knows {len(MIGRATIONS)} at most")
 
 
+class Incomplete(Exception):
+    """Tables are gone from the database: it was damaged.
+
+    Args:
+        missing: their names.
+    """
+
+    def __init__(self, missing: Iterable[str]) -> None:
+        super().__init__(f"there is no table {', '.join(sorted(missing))}")
+
+
+def _require_tables(connection: Connection) -> None:
+    """Raise Incomplete where a table is gone from a file; a server looks after its own."""
+    if connection.dialect.name != "sqlite":
+        return
+    found = connection.scalars(text("SELECT name FROM sqlite_schema WHERE type = 'table'"))
+    if missing := METADATA.tables.keys() - set(found):
+        raise Incomplete(missing)
+
+
+def _require_new(connection: Connection) -> None:
+    """Raise Incomplete where a file without our tables had something in it once."""
+    if connection.dialect.name == "sqlite" and connection.scalar(text("PRAGMA freelist_count")):
+        raise Incomplete(METADATA.tables)
+
+
 def migrate(connection: Connection) -> None:
     """Bring the database to the newest schema, in the transaction of this connection.
 
     Raises:
         NewerDatabase: it is beyond that.
+        Incomplete: tables are gone from it.
     """
     dialect = connection.dialect.name
     for statement in _ALONE[dialect]:
@@ -263,6 +291,7 @@ def migrate(connection: Connection) -> None:
     if found > len(MIGRATIONS):
         raise NewerDatabase(found)
     if found == len(MIGRATIONS):
+        _require_tables(connection)
         return
     for step in MIGRATIONS[found:]:
         for statement in step.format(**_WORDS[dialect]).split(";"):
@@ -273,5 +302,6 @@ def migrate(connection: Connection) -> None:
 
 def _version(connection: Connection) -> int:
     if not inspect(connection).has_table(VERSION.name):
+        _require_new(connection)
         connection.execute(text("CREATE TABLE schema_version (version INTEGER NOT NULL)"))
     return connection.scalar(select(VERSION.c.version)) or 0

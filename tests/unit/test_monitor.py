@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from services.monitor import TEXT, Vitals
+from shared.broker.embedded import EmbeddedBroker
+from shared.clock import SystemClock
+from shared.log import MailLog
 from tests.servers.process import accepts, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,3 +98,13 @@ def test_a_process_is_ready_when_all_is_open(tmp_path: Path, port: int) -> None:
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0, (tmp_path / "log").read_text()
+
+
+def test_a_process_with_a_damaged_file_is_not_healthy(tmp_path: Path) -> None:
+    broker = EmbeddedBroker(tmp_path / "queue.db", tiers=(), name="test")
+    vitals = Vitals(broker, SystemClock(), MailLog("test").metrics, "1.0")
+    damage: list[str] = []
+    vitals.damages.append(lambda: damage[0] if damage else None)
+    assert vitals.answer("/healthz")[0] == 200
+    damage.append("queue.db is damaged")
+    assert vitals.answer("/healthz") == (503, TEXT, b"queue.db is damaged\n")

@@ -1,6 +1,8 @@
 """A locked file, a full disk, messages that cannot be: what fails, and what goes on."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -188,3 +190,23 @@ async def test_what_is_refused_takes_its_whole_publish_along_and_nobody_else(
     assert good_one is None
     assert [d.message_id for d in await take(broker)] == ["id-2"]
     assert await broker.depths(["incoming", "parsed"]) == {"incoming": 0, "parsed": 0}
+
+
+async def test_a_file_that_is_damaged_meanwhile_is_told_from_one_that_is_away(
+    path: Path, opened: Open
+) -> None:
+    broker = await opened()
+    await broker.publish(send(1, body=bytes(8 << 20)))  # more than is kept in memory
+    assert broker.damage is None
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    with path.open("r+b") as file:
+        file.seek(1 << 20)
+        file.write(b"?" * (6 << 20))
+    waiting = asyncio.create_task(take(broker))
+
+    async def told() -> bool:
+        return "state rebuild" in (broker.damage or "")
+
+    await eventually(told, "a word about it")
+    waiting.cancel()

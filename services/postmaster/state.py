@@ -1,0 +1,147 @@
+"""The commands ``state check`` and ``state rebuild``: the SQLite files, whole or damaged."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from services.postmaster import show
+from services.postmaster.invocation import Invocation, pass_invocation
+from shared.broker import embedded_owners as owners
+from shared.broker import embedded_schema as schema
+from shared.broker import embedded_store as store
+from shared.errors import ConfigError
+from shared.queues import QUARANTINE, plan
+from shared.rebuild import Health, look, rebuild
+from shared.settings import Settings
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(help="The files of the embedded broker and of the ledgers.")
+def state() -> None:
+    """Group the two commands."""
+
+
+@state.command("check")
+@_json
+@pass_invocation
+def check(invocation: Invocation, as_json: bool) -> int:
+    """Have SQLite check each file, and count what is in it; also while processes run.
+
+    The exit status is 1 where a file is damaged. PostgreSQL and RabbitMQ look after their own.
+    """
+    found = {file: _health(file, make) for file, make in _files(invocation.settings()).items()}
+    if as_json:
+        show.as_json([{"file": str(f), **h._asdict()} for f, h in found.items()])
+    else:
+        for file, health in found.items():
+            click.echo(f"{file}: {'damaged' if health.faults else 'whole'}")
+            for line in (*health.faults, *(f"{t}: {n} rows" for t, n in health.rows.items())):
+                click.echo(f"  {line}")
+    return 1 if any(health.faults for health in found.values()) else 0
+
+
+@state.command("rebuild")
+@_json
+@pass_invocation
+def rebuild_(invocation: Invocation, as_json: bool) -> int:
+    """Make each damaged file anew with what can be read of it; stop all processes first.
+
+    The damaged file is kept beside it, as FILE.damaged. Messages of which it is no longer known
+    where they stood go to quarantine.
+    """
+    settings = invocation.settings()
+    files = _files(settings)
+    _require_stopped(settings)
+    done: list[dict[str, object]] = []
+    for file, make in files.items():
+        if not _health(file, make).faults:
+            continue
+        empty = file.with_name(f"{file.name}.new")
+        for side in ("", "-wal", "-shm"):
+            empty.with_name(empty.name + side).unlink(missing_ok=True)
+        make(empty)
+        tables = rebuild(file, empty)
+        if file == settings.queue_file:
+            _put_right(file)
+        done.append({"file": str(file), "tables": [table._asdict() for table in tables]})
+        if not as_json:
+            click.echo(f"{file}: made anew; the damaged one is {file.name}.damaged")
+            for table in tables:
+                some = "all" if table.whole else "some are lost"
+                click.echo(f"  {table.table}: {table.rows} rows, {some}")
+    if as_json:
+        show.as_json(done)
+    elif not done:
+        click.echo("no file is damaged")
+    return 0
+
+
+def _files(settings: Settings) -> dict[Path, Callable[[Path], None]]:
+    """Return the files that these settings lead to and that are there, each with what makes it."""
+    files: dict[Path, Callable[[Path], None]] = {}
+    if settings.broker.url is None:
+        files[settings.queue_file] = lambda path: _make_queues(settings, path)
+    # Not at the top: SQLAlchemy takes its time to load.
+    from shared.state.database import file_of
+
+    url = settings.state.url
+    ledgers = settings.data_dir / "state.db" if url is None else file_of(url.reveal())
+    if ledgers is not None:
+        files[ledgers] = _make_ledgers
+    return {file: make for file, make in files.items() if file.exists()}
+
+
+def _make_queues(settings: Settings, path: Path) -> None:
+    db = schema.connect(path, 5.0)
+    with store.transaction(db):
+        store.declare(db, plan(settings.retry.tiers))
+    db.close()
+
+
+def _make_ledgers(path: Path) -> None:
+    from shared.state import State, new_owner
+
+    async def made() -> None:
+        await (await State.open(path, owner=new_owner())).close()
+
+    asyncio.run(made())
+
+
+def _health(file: Path, make: Callable[[Path], None]) -> Health:
+    """Return how a file is; one that is opened as ever and lacks something is damaged, too."""
+    health = look(file)
+    if health.faults:
+        return health
+    try:
+        make(file)
+    except ConfigError as error:
+        return health._replace(faults=[error.what])
+    return health
+
+
+def _require_stopped(settings: Settings) -> None:
+    folder = settings.queue_file.with_name(f"{settings.queue_file.name}.owners")
+    if settings.broker.url is None and any(map(owners.is_locked, folder.glob("*"))):
+        raise ConfigError(str(settings.data_dir), "processes use these files; stop them first")
+
+
+def _put_right(file: Path) -> None:
+    """Let every message stand in a queue, and nothing stand there that is no message."""
+    db = sqlite3.connect(file, isolation_level=None)
+    with store.transaction(db):
+        for table in ("waiting", "delayed", "lease"):
+            db.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT id FROM message)")  # noqa: S608
+        db.execute(
+            """INSERT INTO waiting (queue, id, handouts)
+            SELECT (SELECT id FROM queue WHERE name = ?), id, 0 FROM message
+            WHERE id NOT IN (SELECT id FROM waiting UNION SELECT id FROM delayed
+                             UNION SELECT id FROM lease)""",
+            (QUARANTINE,),
+        )
+    db.close()

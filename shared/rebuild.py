@@ -1,0 +1,158 @@
+"""SQLite files that are damaged: what is said of them, how they are checked, and rebuilt.
+
+Rebuilt is what can still be read: each table from its beginning to the first page that cannot be
+read, and from its end back to the last one. What is lost from the ledgers costs a download, or a
+second delivery; what is lost from the queues is lost, unless it lies at the provider. The damaged
+file stays beside the new one. It trusts that nobody uses the file meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+from shared.log import printable
+
+SIDES: Final = ("-wal", "-shm")
+_VERSION: Final = "schema_version"
+"""A table that is right in the new file already."""
+
+_CHECKED: Final = 5
+"""Faults that are told of at the most."""
+
+
+class Health(NamedTuple):
+    """How a file is.
+
+    Attributes:
+        faults: what is wrong with it, in SQLite's words; none where it is whole.
+        rows: how many there are in each table that can be read.
+    """
+
+    faults: list[str]
+    rows: dict[str, int]
+
+
+class Rebuilt(NamedTuple):
+    """What became of a table: how many rows were kept, and whether that was all of it."""
+
+    table: str
+    rows: int
+    whole: bool
+
+
+def damaged(path: str, why: str) -> str:
+    """Return a sentence that says what to do about a damaged file.
+
+    Args:
+        path: the file.
+        why: what SQLite says.
+    """
+    return (
+        f"{printable(path)} is damaged: {printable(why)}. Stop all processes, and put a backup of"
+        ' data_dir in place; or run "pop3-connector state rebuild", which keeps what can be read'
+    )
+
+
+def look(path: Path) -> Health:
+    """Check a file, which may be in use; nothing in it changes."""
+    try:
+        with contextlib.closing(_opened(path)) as db:
+            faults = [str(row[0]) for row in db.execute(f"PRAGMA integrity_check({_CHECKED})")]
+            rows = {name: _count(db, name) for name, _ in _tables(db)}
+    except sqlite3.Error as error:
+        return Health([printable(str(error))], {})
+    return Health([] if faults == ["ok"] else faults, rows)
+
+
+def rebuild(path: Path, empty: Path) -> list[Rebuilt]:
+    """Copy what can be read of a file into a new one, which then takes its place.
+
+    Args:
+        path: the damaged file; it is kept, with ``.damaged`` at the end of its name.
+        empty: a file with all tables, and nothing in them.
+    """
+    with contextlib.closing(sqlite3.connect(empty, isolation_level=None)) as new:
+        new.execute("PRAGMA synchronous = FULL")
+        found = [_copied(path, new, table) for table, _ in _tables(new) if table != _VERSION]
+        new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    kept = path.with_name(f"{path.name}.damaged")
+    for side in ("", *SIDES):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + side).replace(kept.with_name(kept.name + side))
+    empty.replace(path)
+    for side in SIDES:
+        with contextlib.suppress(FileNotFoundError):
+            empty.with_name(empty.name + side).unlink()
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(folder)
+    os.close(folder)
+    return found
+
+
+def _copied(path: Path, new: sqlite3.Connection, table: str) -> Rebuilt:
+    whole = False
+    new.execute("BEGIN IMMEDIATE")
+    for order in ("ASC", "DESC"):
+        try:
+            with contextlib.closing(_opened(path)) as old:
+                for row in _rows(old, new, table, order):
+                    new.execute(*row)
+        except sqlite3.Error:
+            continue  # from the other end
+        whole = True
+        break
+    new.execute("COMMIT")
+    return Rebuilt(table, _count(new, table), whole)
+
+
+def _rows(
+    old: sqlite3.Connection, new: sqlite3.Connection, table: str, order: str
+) -> Iterator[tuple[str, tuple[object, ...]]]:
+    """Yield the statement for each row of a table, with the columns that both files have."""
+    here, there = ([str(r[1]) for r in _columns(db, table)] for db in (new, old))
+    names = ", ".join(f'"{column}"' for column in here if column in there)
+    if not names:
+        raise sqlite3.DatabaseError("the table is gone")
+    key = ", ".join(f"{column} {order}" for column in _key(old, table))
+    marks = ", ".join("?" * (names.count(",") + 1))
+    put = f'INSERT OR REPLACE INTO "{table}" ({names}) VALUES ({marks})'  # noqa: S608
+    for row in old.execute(f'SELECT {names} FROM "{table}" ORDER BY {key}'):  # noqa: S608
+        yield put, row
+
+
+def _columns(db: sqlite3.Connection, table: str) -> list[tuple[object, ...]]:
+    return db.execute(f'PRAGMA table_info("{table}")').fetchall()
+
+
+def _key(db: sqlite3.Connection, table: str) -> list[str]:
+    """Return the columns by which a table is stored, so that it is read page by page."""
+    rows = [row for row in _columns(db, table) if row[5]]
+    key = [f'"{row[1]}"' for row in sorted(rows, key=lambda row: str(row[5]))]
+    return key or ["rowid"]
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(f"file:{quote(os.fsencode(path.absolute()))}?mode=ro", uri=True)
+    # Else SQLite reads nothing at all of a file that was cut off.
+    db.execute("PRAGMA writable_schema = ON")
+    return db
+
+
+def _tables(db: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    yield from db.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
+    ).fetchall()
+
+
+def _count(db: sqlite3.Connection, table: str) -> int:
+    try:
+        (count,) = db.execute(f'SELECT count(*) FROM "{table}"').fetchone()  # noqa: S608
+    except sqlite3.Error:
+        return 0
+    return int(count)

@@ -1,0 +1,126 @@
+"""Damaged files: said at the start with what to do, and made anew from what can be read of them."""
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.corpus.messages import sample_messages
+from tests.flow.connector import Connector
+from tests.flow.plant import Plant
+from tests.servers.dovecot import Dovecot, dovecot
+
+NAME = "sales"
+
+
+@pytest.fixture
+def provider(tmp_path: Path) -> Iterator[Dovecot]:
+    with dovecot(tmp_path, {NAME: "secret"}) as running:
+        yield running
+
+
+@pytest.fixture
+def plant(tmp_path: Path, provider: Dovecot) -> Iterator[Plant]:
+    """An installation that has delivered 30 messages, and holds 20 more."""
+    folder = tmp_path / "product"
+    folder.mkdir()
+    with contextlib.closing(Connector(folder)) as product:
+        made = Plant(product, provider, tmp_path / "mail", None)
+        product.configure(
+            [made.account(NAME, keep="forever")],
+            f"maildir://{made.mail}/{{local}}",
+            retry={"tiers": ["1s"]},
+        )
+        made.hand_in(NAME, sample_messages(30, 1, max_size=20_000))
+        assert product.once()[0] == 0
+        made.mail.rename(tmp_path / "away")
+        made.mail.touch()
+        made.hand_in(NAME, sample_messages(20, 2, max_size=20_000))
+        product.once()
+        made.mail.unlink()
+        (tmp_path / "away").rename(made.mail)
+        yield made
+
+
+def cut(file: Path) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+
+
+def of_zeros(file: Path) -> None:
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def emptied(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        names = [n for (n,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        for name in names:
+            if not name.startswith("sqlite"):
+                db.execute(f"DROP TABLE {name}")
+        db.commit()
+
+
+def a_table_less(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        db.execute(f"DROP TABLE {'uidl' if file.name == 'state.db' else 'waiting'}")
+        db.commit()
+
+
+HARM = [
+    ("state.db", cut),
+    ("state.db", emptied),
+    ("queue.db", of_zeros),
+    ("queue.db", emptied),
+    ("queue.db", a_table_less),
+]
+
+
+@pytest.mark.parametrize(("file", "harm"), HARM)
+def test_it_is_said_at_the_start_and_what_can_be_read_goes_on(
+    plant: Plant, file: str, harm: Callable[[Path], None]
+) -> None:
+    harm(plant.data / file)
+    refused = plant.product.cli("run", timeout=60)
+    assert refused.returncode == 2, refused.stderr
+    assert file in refused.stderr
+    assert "is damaged" in refused.stderr
+    assert "state rebuild" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    checked = plant.product.cli("state", "check", "--json")
+    assert checked.returncode == 1
+    faults = {Path(row["file"]).name: row["faults"] for row in json.loads(checked.stdout)}
+    assert faults[file] and not any(f for name, f in faults.items() if name != file)
+
+    rebuilt = plant.product.cli("state", "rebuild")
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert (plant.data / f"{file}.damaged").exists()
+    assert plant.product.cli("state", "check").returncode == 0
+    plant.product.cli("quarantine", "release", "--all", "--yes")
+    plant.product.once()
+    tally = plant.tally()
+    assert tally.strangers == 0
+    if file == "state.db":  # nothing of the mail was in it
+        assert (tally.delivered, tally.lost) == (50, 0)
+    else:
+        assert tally.delivered >= 30
+
+
+def test_whole_files_are_counted_and_left_alone(plant: Plant) -> None:
+    checked = plant.product.cli("state", "check")
+    assert checked.returncode == 0
+    assert "state.db: whole" in checked.stdout
+    assert "  uidl: 50 rows" in checked.stdout
+    assert "  delivered: 30 rows" in checked.stdout
+    assert "  message: 20 rows" in checked.stdout
+    assert plant.product.cli("state", "rebuild").stdout == "no file is damaged\n"
+
+
+def test_no_file_is_made_anew_under_a_process_that_uses_it(plant: Plant) -> None:
+    plant.run("run")
+    cut(plant.data / "state.db")
+    refused = plant.product.cli("state", "rebuild")
+    assert refused.returncode == 2
+    assert "processes use these files; stop them first" in refused.stderr
