@@ -160,7 +160,8 @@ def _listening(
     port: int, per_ip: int, *command: str, options: Sequence[str] = ()
 ) -> tuple[str, ...]:
     limits = ("-maxprocs=40", f"-maxperip={per_ip}", f"-maxperc={per_ip}")
-    listen = ("-address=127.0.0.1", "-nodnslookup", "-noidentlookup")
+    # Versions up to 1.2 ask for the ident of each client as well, which nobody answers here.
+    listen = ("-address=127.0.0.1", "-nodnslookup")
     return ("/usr/sbin/couriertcpd", *listen, *limits, *options, str(port), *command)
 
 
