@@ -22,7 +22,7 @@ from services.host import GRACE, Stopped, runner, unless
 from services.parts import Assembly, Resources
 from shared.errors import BrokerUnavailable
 from shared.log import MailLog
-from shared.message import Envelope, Poll
+from shared.message import Envelope, Poll, poll_id
 from shared.outcome import Outcome
 from shared.queues import RETRIED, plan
 from shared.runner import Runner
@@ -162,7 +162,7 @@ class _Work:
 
     async def _poll(self, name: str) -> None:
         fetch = cast(Perform, self._fetching.stage.handle)
-        job = Envelope(f"poll-{name}", name, Poll("once"), self._resources.clock.now())
+        job = Envelope(poll_id(name), name, Poll("once"), self._resources.clock.now())
         raised: list[Exception] = []
 
         def answer(_: int, outcome: Outcome | Exception) -> None:

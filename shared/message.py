@@ -64,6 +64,11 @@ class Poll:
     reason: str = "due"
 
 
+def poll_id(account: str) -> str:
+    """Return the id of the poll jobs of an account."""
+    return f"poll-{account}"
+
+
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """A message as the fetcher took it from a maildrop (queue ``incoming``).

@@ -28,6 +28,7 @@ from shared.faultpoint import reach, reach_all
 from shared.log import MailLog
 from shared.message import Envelope, Payload
 from shared.outcome import Answer, Outcome, Retry
+from shared.ownership import require_ours
 from shared.queues import RETRIED, retry_queue
 from shared.settlement import RetryPolicy, Route, Settlement, Step, undecodable
 
@@ -175,6 +176,7 @@ class Handling:
         stage = self._stage
         try:
             envelope = wire.decode(delivery.body, stage.payload)
+            require_ours(envelope)
             # The body goes: the message would be held twice for as long as it is in hand.
             return Opened(delivery._replace(body=b""), envelope)
         except Undecodable as error:

@@ -48,6 +48,15 @@ _MARK: Final = bytes((0x92, _BUNDLE))
 """How a bundle begins: an array of two, the first of which a program that knows no bundles takes
 for a newer schema version. It leaves the bundle to others. (An envelope is an array of nine.)"""
 
+_BUNDLES: Final = tuple(_MARK + bytes((first,)) for first in (*range(0x90, 0xA0), 0xDC, 0xDD))
+"""The mark with the array of messages after it, as which msgpack has 18 first bytes."""
+
+BUNDLED: Final = 16
+"""Messages in a bundle, at the most."""
+
+LONGEST_ID: Final = 255
+"""Bytes of a message id that AMQP has room for; ours have 32, but for those of poll jobs."""
+
 ADDED: Final[dict[type[Payload], tuple[object, ...]]] = {
     Fetched: (False,),
     Parsed: (0,),
@@ -125,6 +134,8 @@ def decode(body: bytes, kind: type[_T]) -> Envelope[_T]:
     """
     if type(body) is _Onward and type(body.envelope.payload) is kind:
         return cast(Envelope[_T], body.envelope)
+    if body.startswith(_BUNDLES) and unbundled(body) is None:
+        raise Undecodable("a bundle of messages, and not one of ours: damaged, or of too many")
     if len(body) > BODY_LIMIT:
         raise Undecodable(f"{len(body)} bytes are more than an envelope may have")
     try:
@@ -152,15 +163,25 @@ def unbundled(body: bytes) -> list[tuple[str, bytes]] | None:
     """Return the encoded envelopes in a bundle, each with its message id.
 
     Returns:
-        None for what is no bundle, or a damaged one.
+        None for what is no bundle, or one that none of ours is: damaged, of more messages, or with
+        ids that no message has. It stays in one piece, for quarantine.
     """
     if not body.startswith(_MARK):
         return None
     try:
-        _, messages = msgpack.unpackb(body, max_bin_len=BODY_LIMIT, max_map_len=0)
-        return [(_str(id_), _bytes(envelope)) for id_, envelope in messages]
+        # Told before anything is made of it: each message in there would be one in a queue.
+        unpacked = msgpack.unpackb(
+            body,
+            max_bin_len=BODY_LIMIT,
+            max_str_len=LONGEST_ID,
+            max_array_len=BUNDLED,
+            max_map_len=0,
+        )
+        _, messages = _list(unpacked)
+        found = [(_str(id_), _bytes(envelope)) for id_, envelope in map(_list, _list(messages))]
     except (*_BAD, msgpack.exceptions.UnpackException):
         return None
+    return found or None
 
 
 def _envelope(parts: list[Any], kind: type[_T]) -> Envelope[_T]:

@@ -214,10 +214,13 @@ def _write_each(files: Sequence[NewFile]) -> list[OSError | None]:
 
 
 def _caught(work: Callable[..., _T], *arguments: object) -> _T | OSError:
+    """Return what work returns, or why it could not be done, for the file it is about alone."""
     try:
         return work(*arguments)
     except OSError as error:
         return error
+    except Exception as error:  # noqa: BLE001  (a NUL in a name, and whatever else is about it)
+        return OSError(errno.EINVAL, f"{type(error).__name__}: {error}")
 
 
 def _create(file: NewFile) -> int:
@@ -278,7 +281,9 @@ def _rename(file: NewFile) -> bool:
 
 def discard(file: NewFile) -> None:
     """Remove the temporary file, if it is there."""
-    with suppress(OSError):  # what stays is no delivery, and the reader of a Maildir sweeps tmp
+    # What stays is no delivery, and the reader of a Maildir sweeps tmp. ValueError: it has a name
+    # that no file can have.
+    with suppress(OSError, ValueError):
         os.unlink(file.temporary)  # noqa: PTH108  (a Path costs more than the call)
 
 

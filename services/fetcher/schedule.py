@@ -14,7 +14,7 @@ from typing import Final
 from services.fetcher.ports import Journal, Outbox, Schedule
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, Refused, StateUnavailable
-from shared.message import Envelope, Poll
+from shared.message import Envelope, Poll, poll_id
 
 CLAIM: Final = 5.0
 """Seconds that it may take to queue the poll jobs of due accounts."""
@@ -76,7 +76,7 @@ class Scheduler:
 
     async def _queue(self, due: Sequence[str]) -> None:
         now = self._clock.now()
-        jobs = [Envelope(f"poll-{name}", name, Poll(), now) for name in due]
+        jobs = [Envelope(poll_id(name), name, Poll(), now) for name in due]
         try:
             await self._outbox.put(*jobs)
             await self._schedule.queued(due, hold=HOLD)

@@ -17,6 +17,7 @@ from shared.broker.requeue import Letter, Order, again, letter_in
 from shared.errors import SpoolUnavailable
 from shared.log import printable
 from shared.message import Inline, Spooled
+from shared.ownership import owns
 from shared.queues import QUARANTINE, RETRIED, failed_queue
 
 
@@ -169,8 +170,11 @@ async def drop(steward: Steward, blobs: Blobs, chosen: Chosen) -> Dropped:
 
 
 def _key(message: Stored) -> str:
-    raw = raw_of(message)
-    return raw.key if isinstance(raw, Spooled) else ""
+    """Return the key of the blob that goes with a message, "" where none of its own does."""
+    envelope = letter(message)
+    if envelope is None or not isinstance(raw := envelope.payload.raw, Spooled):
+        return ""
+    return raw.key if owns(envelope.id, raw.key) else ""
 
 
 def without_blob(message: Stored) -> str | None:
@@ -180,10 +184,14 @@ def without_blob(message: Stored) -> str | None:
     """
     from shared.spool import valid  # with a library that only few commands need
 
-    raw = raw_of(message)
-    if not isinstance(raw, Spooled) or valid(raw.key):
+    envelope = letter(message)
+    if envelope is None or not isinstance(raw := envelope.payload.raw, Spooled):
         return None
     key = printable(raw.key, 80)
+    if not owns(envelope.id, raw.key):
+        return f"its envelope refers to a blob '{key}', which belongs to another message"
+    if valid(raw.key):
+        return None
     return f"its envelope refers to a blob '{key}', and none can have such a key"
 
 

@@ -14,6 +14,7 @@ from shared import wire
 from shared.message import Envelope
 from tests.flow.connector import Connector, connector
 from tests.flow.forked import ForkedConnector
+from tests.ids import id_of
 from tests.servers.process import free_port
 from tests.unit.postmaster.conftest import Office, addressed, office
 
@@ -54,7 +55,9 @@ def test_messages_that_wait_are_counted_also_those_of_earlier_runs(
     site: Connector, office: Office
 ) -> None:
     configure(site, f"smtp://127.0.0.1:{free_port()}", enabled=False)
-    office.park("a1", queue="pickup", body=wire.encode(Envelope("a1", "one", addressed(), 1.0)))
+    office.park(
+        "a1", queue="pickup", body=wire.encode(Envelope(id_of("a1"), "one", addressed(), 1.0))
+    )
     status, summary = site.once()
     assert (status, summary["retrying"], summary["waiting"]) == (1, 1, 1)
     status, summary = site.once()
@@ -93,7 +96,9 @@ def test_it_ends_though_a_destination_never_comes_back(tmp_path: Path, office: O
     with contextlib.closing(ForkedConnector(tmp_path)) as site:
         site.first = never_comes_back
         configure(site, enabled=False)
-        office.park("a1", queue="pickup", body=wire.encode(Envelope("a1", "one", addressed(), 1.0)))
+        office.park(
+            "a1", queue="pickup", body=wire.encode(Envelope(id_of("a1"), "one", addressed(), 1.0))
+        )
         site.start("run --once --json")
         assert site.processes["run --once --json"].wait(60) == 1
         events = site.events("run --once --json")

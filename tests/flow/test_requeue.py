@@ -12,6 +12,7 @@ from shared.claims import Delivery, Finished
 from shared.state import State, new_owner
 from tests.flow.connector import below_prefix, lf
 from tests.flow.forked import ForkedConnector
+from tests.ids import id_of
 from tests.servers.rabbitmq import shared_rabbitmq
 from tests.unit.postmaster.conftest import RAW, TIERS, Office, addressed, fetched
 
@@ -94,7 +95,7 @@ def test_a_mailbox_that_was_wrong_and_is_right_now(site: Site) -> None:
     site.configure(mailbox="right@corp.example")
     site.office("topology", "declare")
     site.office.park("a1")
-    site.office.park("b2", payload=addressed(site.office.spooled("0b2b", RAW * 3)))
+    site.office.park("b2", payload=addressed(site.office.spooled(id_of("b2"), RAW * 3)))
     assert site.once()["delivered"] == 0
     assert site.office("failed", "requeue", "--reason", "no such user").out == "requeued: 2\n"
 
@@ -140,7 +141,9 @@ def test_who_has_it_already_does_not_get_it_twice(site: Site) -> None:
     site.configure()
     site.office("topology", "declare")
     site.once()  # makes the database
-    asyncio.run(_record(site.product.folder / "data" / "state.db", "a1", "sales@corp.example"))
+    asyncio.run(
+        _record(site.product.folder / "data" / "state.db", id_of("a1"), "sales@corp.example")
+    )
     site.office.park("a1")
     site.office("failed", "requeue", "a1")
 
@@ -196,6 +199,6 @@ def test_what_fails_again_shows_its_whole_past(site: Site) -> None:
     (kept,) = site.office("failed", "list", "--json").json
     assert (kept["queue"], kept["attempts"]) == ("parsed.failed", 4)
     assert kept["first-failure"] == "2023-11-14T22:13:30+00:00"
-    shown = site.office("failed", "show", "a1").out
+    shown = site.office("failed", "show", id_of("a1")).out
     assert "550 5.1.1 no such user" in shown
     assert "passed:         requeue at " in shown

@@ -1,6 +1,7 @@
 """The frames that are written and read by hand, held against pika's own codec."""
 
 import asyncio
+import struct
 from collections.abc import Sequence
 
 import pika
@@ -11,6 +12,7 @@ from pika import frame, spec
 
 from shared.broker.rabbitmq import frames
 from shared.broker.rabbitmq.connection import Confirmed, MailConnection
+from shared.broker.rabbitmq.consumer import DELIVERY_COUNT, _told
 
 FRAME_MAX = 4096
 NAMES = st.text("abcdefgh.-5", min_size=1, max_size=40)
@@ -150,3 +152,24 @@ def test_everything_else_is_left_to_pika(other: bytes, size: int) -> None:
     assert connection.seen == [ours]
     assert connection.passed == other + other
     assert connection.bytes_received == len(data)
+
+
+def test_properties_that_pika_cannot_decode_are_left_out() -> None:
+    table = b"\x01tT" + b"\xff" * 8  # a date of the year 584,554,530,872
+    headers = len(table).to_bytes(4, "big") + table
+    payload = struct.pack(">HHQH", 60, 0, 5, 0x2000) + headers
+    raw = struct.pack(">BHI", frames.HEADER, 7, len(payload)) + payload + frames.END
+    with pytest.raises(Exception):  # noqa: B017  (whatever it is, it ends the connection)
+        frame.decode_frame(raw)
+    _, found = frame.decode_frame(frames.decodable(raw))
+    assert isinstance(found, frame.Header)
+    assert (found.channel_number, found.body_size, found.properties.headers) == (7, 5, None)
+    assert _told(headers) == ({}, 0)
+
+
+@pytest.mark.parametrize("count", ["many", True])
+def test_a_count_of_hand_outs_that_is_none_counts_for_nothing(count: object) -> None:
+    assert _told(frames.encoded({DELIVERY_COUNT: count, "account": "sales"})) == (
+        {"account": "sales"},
+        0,
+    )

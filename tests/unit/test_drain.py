@@ -25,6 +25,7 @@ from shared.spool import Spool
 from shared.stage import Compute, Perform, Stage, alone
 from shared.state import State
 from tests.clock import ManualClock
+from tests.ids import id_of, name_of
 
 CONFIG = """
 data_dir = "{data}"
@@ -81,7 +82,9 @@ class Plant:
 
     async def put(self, *ids: str, queue: str = INCOMING) -> None:
         for id_ in ids:
-            envelope = Envelope(id_, "sales", MAIL if queue == INCOMING else PARSED_MAIL, 1.0)
+            envelope = Envelope(
+                id_of(id_), "sales", MAIL if queue == INCOMING else PARSED_MAIL, 1.0
+            )
             await self.broker.publish(Send(queue, wire.encode(envelope), id_))
 
     async def fetch(self, jobs: Sequence[Envelope[Any]], answer: Answer) -> None:
@@ -94,7 +97,7 @@ class Plant:
         return Forward.to(PARSED_MAIL)
 
     def deliver(self, envelope: Envelope[Any]) -> Outcome:
-        self.arrived.append(envelope.id)
+        self.arrived.append(name_of(envelope.id))
         return Done("250 ok")
 
     @property
@@ -278,8 +281,12 @@ async def test_messages_that_wait_for_a_retry_are_counted_and_not_their_tries(
         tries: list[str] = []
 
         def deliver(envelope: Envelope[Any]) -> Outcome:
-            tries.append(envelope.id)
-            return plant.deliver(envelope) if envelope.id == "y" else Retry("later", after=3600)
+            tries.append(name_of(envelope.id))
+            return (
+                plant.deliver(envelope)
+                if name_of(envelope.id) == "y"
+                else Retry("later", after=3600)
+            )
 
         await plant.put("x", "y", "z", queue=PARSED)
         assert await plant.drained(deliver=deliver) == Drained(waiting=2, broken=False)

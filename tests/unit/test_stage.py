@@ -29,6 +29,7 @@ from shared.spool import Spool
 from shared.stage import Compute, Perform, Stage, alone
 from tests.clock import ManualClock
 from tests.deliveries import singly
+from tests.ids import id_of, name_of
 
 TIERS = (Tier("1h", 3600),)
 MAIL = Addressed(
@@ -56,7 +57,7 @@ class Bench:
     stop: asyncio.Event
 
     async def put(self, *ids: str, payload: Addressed = MAIL) -> None:
-        envelopes = [Envelope(i, "sales", payload, 1.0) for i in ids]
+        envelopes = [Envelope(id_of(i), "sales", payload, 1.0) for i in ids]
         await self.broker.publish(*(Send(PICKUP, wire.encode(e), e.id) for e in envelopes))
 
     async def until(self, queue: str, count: int) -> None:
@@ -130,7 +131,7 @@ async def test_done_leaves_nothing_behind(tmp_path: Path) -> None:
 
 async def test_what_a_handler_raises_is_a_retry_of_that_message_alone(tmp_path: Path) -> None:
     def handle(envelope: Envelope[Any]) -> Outcome:
-        if envelope.id == "bad":
+        if name_of(envelope.id) == "bad":
             raise ZeroDivisionError("a defect")
         return Done("250 ok")
 
@@ -139,7 +140,7 @@ async def test_what_a_handler_raises_is_a_retry_of_that_message_alone(tmp_path: 
         await bench.until("pickup.retry.1h", 1)
         await bench.events("delivered", 2)
         (kept,) = bench.steward.browse("pickup.retry.1h")
-        assert kept.message_id == "bad"
+        assert name_of(kept.message_id) == "bad"
         assert kept.headers["reason"] == "ZeroDivisionError in the deliverer: a defect"
 
 
@@ -167,7 +168,7 @@ async def test_what_the_spool_does_not_give_is_a_retry_no_defect_and_an_alarm(
         assert kept.headers["reason"] == str(error)
     (line,) = [e for e in map(json.loads, bench.said.getvalue().splitlines()) if e["event"] == said]
     assert line["level"] == "error"
-    assert (line["id"], line["account"], line["why"]) == ("a", "sales", str(error))
+    assert (line["id"], line["account"], line["why"]) == (id_of("a"), "sales", str(error))
 
 
 async def test_bytes_that_are_no_envelope_go_to_quarantine_as_they_are(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ async def test_stopping_finishes_what_is_in_hand_and_takes_nothing_more(tmp_path
 
 
 async def test_a_split_settles_every_part_and_no_blob_has_two_owners(tmp_path: Path) -> None:
-    large = replace(MAIL, raw=Spooled("ab12", 5, b""), recipients=("b@x", "c@x"))
+    large = replace(MAIL, raw=Spooled(id_of("a"), 5, b""), recipients=("b@x", "c@x"))
 
     def handle(envelope: Envelope[Any]) -> Outcome:
         return Split(
@@ -226,7 +227,7 @@ async def test_a_split_settles_every_part_and_no_blob_has_two_owners(tmp_path: P
     async with at_work(tmp_path, handle) as bench:
         blob = await bench.spool.create()
         await blob.write(b"12345")
-        await blob.commit("ab12")
+        await blob.commit(id_of("a"))
         await bench.put("a", payload=large)
         await bench.until("pickup.failed", 1)
         await bench.until("pickup.retry.1h", 1)
@@ -244,13 +245,13 @@ async def test_the_blob_goes_with_the_last_envelope_that_refers_to_it(tmp_path: 
     async with at_work(tmp_path, lambda _: Done("250 ok")) as bench:
         blob = await bench.spool.create()
         await blob.write(b"12345")
-        await blob.commit("ab12")
-        await bench.put("a", payload=replace(MAIL, raw=Spooled("ab12", 5, b"")))
+        await blob.commit(id_of("a"))
+        await bench.put("a", payload=replace(MAIL, raw=Spooled(id_of("a"), 5, b"")))
         await bench.events("delivered", 1)
         async with asyncio.timeout(20):
             while True:
                 try:
-                    _ = [c async for c in bench.spool.chunks("ab12")]
+                    _ = [c async for c in bench.spool.chunks(id_of("a"))]
                 except SpoolMissing:
                     break
                 await asyncio.sleep(0.005)
@@ -266,7 +267,7 @@ async def test_a_full_or_missing_outbox_holds_the_delivery_back(tmp_path: Path) 
     spool = Spool(str(tmp_path / "spool"))
     runner = Runner(stage, broker, policy, log, SystemClock(), spool)
     stop = asyncio.Event()
-    await broker.publish(Send(PICKUP, wire.encode(Envelope("a", "sales", MAIL, 1.0)), "a"))
+    await broker.publish(Send(PICKUP, wire.encode(Envelope(id_of("a"), "sales", MAIL, 1.0)), "a"))
     running = asyncio.create_task(runner.run(stop, grace=0.01))
     async with asyncio.timeout(20):
         while runner.in_hand == 0:
@@ -287,15 +288,16 @@ async def test_messages_of_a_lane_are_handled_together_and_wait_for_no_other(
     begun, hold = list[list[str]](), asyncio.Event()
 
     async def perform(envelopes: Sequence[Envelope[Any]], answer: Answer) -> None:
-        begun.append([envelope.id for envelope in envelopes])
+        begun.append([name_of(envelope.id) for envelope in envelopes])
         for place in reversed(range(len(envelopes))):
-            id_ = envelopes[place].id
+            id_ = name_of(envelopes[place].id)
             if id_ == "b1":
                 await hold.wait()
             answer(place, KeyError("a defect") if id_ == "a2" else Done("250 ok"))
 
     def lane(envelope: Envelope[Any]) -> str | None:
-        return None if envelope.id.startswith("x") else str(envelope.id[0])
+        id_ = name_of(envelope.id)
+        return None if id_.startswith("x") else id_[0]
 
     async with at_work(tmp_path, perform, lane=lane) as bench:
         await bench.put("a1", "b1", "a2", "x1", "b2", "x2", "a3")
@@ -305,7 +307,7 @@ async def test_messages_of_a_lane_are_handled_together_and_wait_for_no_other(
         hold.set()
         await bench.events("delivered", 6)
         (kept,) = bench.steward.browse("pickup.retry.1h")
-        assert (kept.message_id, bench.log.counts["crashed"]) == ("a2", 1)
+        assert (name_of(kept.message_id), bench.log.counts["crashed"]) == ("a2", 1)
 
 
 @pytest.mark.parametrize("defect", [SpoolUnavailable("the disk is away"), None])
@@ -366,7 +368,7 @@ async def hand_out(folder: Path, *ids: str) -> None:
         broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="dies")
         await broker.open()
         if turn == 0:
-            envelopes = [Envelope(i, "sales", MAIL, 1.0) for i in ids]
+            envelopes = [Envelope(id_of(i), "sales", MAIL, 1.0) for i in ids]
             await broker.publish(*(Send(PICKUP, wire.encode(e), e.id) for e in envelopes))
         deliveries = singly(broker.consume(PICKUP, len(ids)))
         async with asyncio.timeout(20):
@@ -384,9 +386,9 @@ async def test_suspects_are_handled_one_by_one_and_wait_for_no_neighbour(
     neighbour = asyncio.Event()
 
     async def handle(envelope: Envelope[Any]) -> Outcome:
-        begun.append(envelope.id)
+        begun.append(name_of(envelope.id))
         one_more.release()
-        await (neighbour.wait() if envelope.id == "neighbour" else go_on.acquire())
+        await (neighbour.wait() if name_of(envelope.id) == "neighbour" else go_on.acquire())
         return Done("250 ok")
 
     async with at_work(tmp_path, handle, clock=clock) as bench:
@@ -413,7 +415,7 @@ async def test_a_suspect_that_waits_for_a_server_does_not_keep_the_others_waitin
     begun, one_more, go_on = list[str](), asyncio.Semaphore(0), asyncio.Event()
 
     async def handle(envelope: Envelope[Any]) -> Outcome:
-        begun.append(envelope.id)
+        begun.append(name_of(envelope.id))
         one_more.release()
         await go_on.wait()
         return Done("250 ok")
@@ -442,7 +444,7 @@ async def test_suspects_come_in_random_order_after_a_random_while(
     begun = list[str]()
 
     def handle(envelope: Envelope[Any]) -> Outcome:
-        begun.append(envelope.id)
+        begun.append(name_of(envelope.id))
         return Done("250 ok")
 
     async with at_work(tmp_path, handle, clock=clock) as bench:
@@ -463,7 +465,7 @@ async def test_a_copy_of_a_suspect_is_one_too(tmp_path: Path, clock: ManualClock
     begun = list[str]()
 
     def handle(envelope: Envelope[Any]) -> Outcome:
-        begun.append(envelope.id)
+        begun.append(name_of(envelope.id))
         return Done("250 ok")
 
     async with at_work(tmp_path, handle, clock=clock) as bench:
@@ -483,7 +485,7 @@ async def test_suspects_that_wait_when_the_stage_stops_stay_in_the_queue(
     begun = list[str]()
 
     def handle(envelope: Envelope[Any]) -> Outcome:
-        begun.append(envelope.id)
+        begun.append(name_of(envelope.id))
         return Done("250 ok")
 
     async with at_work(tmp_path, handle, clock=clock) as bench:
@@ -492,5 +494,5 @@ async def test_suspects_that_wait_when_the_stage_stops_stay_in_the_queue(
     await clock.advance(HEAD_START)
     assert begun == ["neighbour"]
     steward = EmbeddedSteward(tmp_path / "queue.db", TIERS)
-    assert {message.message_id for message in steward.browse(PICKUP)} == {"s1", "s2"}
+    assert {name_of(message.message_id) for message in steward.browse(PICKUP)} == {"s1", "s2"}
     steward.close()

@@ -18,7 +18,7 @@ from shared import wire
 from shared.broker import Header, Send
 from shared.queues import RETRIED
 
-MOST: Final = 16
+MOST: Final = wire.BUNDLED
 """Messages in a bundle: with twice as many, the rest of what a hop costs is hardly any smaller."""
 
 FEW: Final = 8

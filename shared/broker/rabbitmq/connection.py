@@ -93,7 +93,7 @@ class MailConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no ty
                 break
             if message is None or receiver is None:
                 if not self._took_confirm(buffer, at, end):
-                    super()._on_data_available(buffer[at:end])
+                    super()._on_data_available(frames.decodable(buffer[at:end]))
                 at = end
             else:
                 at += message.size

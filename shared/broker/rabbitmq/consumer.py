@@ -190,7 +190,7 @@ class Session:
 
     def _on_message(self, _: object, method: Any, properties: Any, body: bytes) -> None:
         headers = properties.headers or {}
-        redeliveries = max(int(method.redelivered), headers.get(DELIVERY_COUNT, 0))
+        redeliveries = max(int(method.redelivered), _count(headers))
         message_id = properties.message_id or ""
         self._hold(method.delivery_tag, message_id, own(headers), redeliveries, body)
 
@@ -266,8 +266,17 @@ class Session:
 @lru_cache(maxsize=1024)
 def _told(table: bytes) -> tuple[Mapping[str, Header], int]:
     """Return the sender's headers in a table, and the broker's count of earlier hand-outs."""
-    headers = frames.headers(table) if table else {}
-    return own(headers), int(headers.get(DELIVERY_COUNT, 0))
+    try:
+        headers = frames.headers(table) if table else {}
+    except Exception:  # noqa: BLE001  (a sender's table of what pika cannot read: a year, a type)
+        headers = {}
+    return own(headers), _count(headers)
+
+
+def _count(headers: Mapping[str, Any]) -> int:
+    """Return the broker's count of earlier hand-outs; 0 for what is none, as a sender sets it."""
+    count = headers.get(DELIVERY_COUNT, 0)
+    return count if type(count) is int else 0
 
 
 def _number(delivery: Delivery) -> int:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
 from pika import data
+from pika.frame import decode_frame
 
 METHOD: Final = 1
 HEADER: Final = 2
@@ -150,6 +151,23 @@ def seen(buffer: bytes, start: int) -> tuple[int, int]:
         return 0, 0
     is_delivery = kind == METHOD and buffer[start + 7 : start + 11] == _DELIVER
     return end, channel if is_delivery else 0
+
+
+def decodable(frame: bytes) -> bytes:
+    """Return a frame that pika can decode: a content header without the properties it cannot.
+
+    A date of the year 10000 or a field of an unknown type, in the headers of one message, would end
+    the connection, and the next one, as the broker hands it out again.
+    """
+    if frame[:1] != _BEGINS_HEADER[1]:
+        return frame
+    try:
+        decode_frame(frame)
+    except Exception:  # noqa: BLE001  (whatever its decoder raises, it would raise again)
+        _, channel, _, class_, weight, length, _ = _HEADER.unpack_from(frame)
+        bare = _HEADER.pack(HEADER, channel, _CONTENT.size, class_, weight, length, 0)
+        return bare + END
+    return frame
 
 
 def acked(buffer: bytes, start: int, end: int) -> tuple[int, int, bool] | None:

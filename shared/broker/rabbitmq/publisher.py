@@ -9,22 +9,19 @@ https://www.rabbitmq.com/docs/confirms#publisher-confirms
 from __future__ import annotations
 
 import asyncio
-import struct
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from pika.exceptions import ShortStringTooLong, UnsupportedAMQPFieldException
 from pika.spec import Basic
 
-from shared.broker import Header, Send
+from shared.broker import Send
 from shared.broker.rabbitmq import frames
 from shared.broker.rabbitmq.backoff import Backoff
 from shared.broker.rabbitmq.bundles import Item, arranged, joined
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 from shared.broker.rabbitmq.connection import MailConnection
 from shared.broker.rabbitmq.link import Link
+from shared.broker.rabbitmq.properties import fitting
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, Refused
 from shared.faultpoint import reach_all
@@ -35,14 +32,6 @@ CONTENT_TYPE: Final = "application/msgpack"
 LONGEST_PAUSE: Final = 5.0
 
 _NOT_FOUND: Final = 404
-_UNSENDABLE: Final = (
-    ShortStringTooLong,
-    UnsupportedAMQPFieldException,
-    struct.error,
-    ArithmeticError,
-    TypeError,
-    ValueError,
-)
 
 
 class _Batch:
@@ -148,8 +137,7 @@ class ConfirmChannel:
     def _publish(self, batch: _Batch, items: Sequence[Item]) -> None:
         send, table = items[0].send, items[0].table
         if len(items) > 1:
-            send = joined(items)
-            table = _table(send.headers)
+            send, table = fitting(joined(items))
         message = frames.published(
             self._number,
             self._exchange,
@@ -288,27 +276,4 @@ def _item(group: int, send: Send) -> Item:
     """
     if len(send.body) > BODY_LIMIT:
         raise Refused(send.queue, f"{len(send.body)} bytes are more than a broker takes")
-    try:
-        frames.short(send.message_id)
-        return Item(group, send, _table(send.headers) if send.headers else b"")
-    except _UNSENDABLE as error:
-        raise Refused(send.queue, f"its headers cannot be sent: {type(error).__name__}") from error
-
-
-def _table(headers: Mapping[str, Header]) -> bytes:
-    if len(headers) == 1:
-        ((name, value),) = headers.items()
-        if type(value) is str:
-            return _one_text(name, value)  # the account, of which there are not many
-    # pika knows no floating-point numbers.
-    return frames.encoded(
-        {
-            name: Decimal(repr(value)) if type(value) is float else value
-            for name, value in headers.items()
-        }
-    )
-
-
-@lru_cache(maxsize=1024)
-def _one_text(name: str, value: str) -> bytes:
-    return frames.encoded({name: value})
+    return Item(group, *fitting(send))

@@ -18,6 +18,7 @@ from shared.clock import SystemClock
 from shared.message import Addressed, Envelope, Fetched, Hop, Inline, Payload, Raw, Spooled, Summary
 from shared.queues import Tier
 from shared.spool import Spool
+from tests.ids import id_of
 
 RAW = b"From: Ann <ann@example.net>\r\nSubject: hello\r\n\r\nbody\n.\r\n\xff\r\n"
 FIRST_SEEN = 1_700_000_000.0
@@ -34,6 +35,13 @@ username = "sales"
 password = "hunter2"
 mailbox = "sales@corp.example"
 """
+
+
+def _id(name: str, payload: Payload | None) -> str:
+    """Return the id of a message; one that is in the spool has that of its blob."""
+    if isinstance(payload, Fetched | Addressed) and isinstance(payload.raw, Spooled):
+        return payload.raw.key
+    return id_of(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,7 @@ class Office:
         if body is None:
             body = wire.encode(
                 Envelope(
-                    id_,
+                    _id(id_, payload),
                     "sales",
                     addressed() if payload is None else payload,
                     FIRST_SEEN,

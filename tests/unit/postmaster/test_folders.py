@@ -15,6 +15,7 @@ from services.postmaster import folders
 from shared import wire
 from shared.errors import SpoolMissing
 from shared.message import Envelope, Fetched, Spooled
+from tests.ids import id_of
 from tests.stewards import back
 from tests.unit.postmaster.conftest import RAW, Office, addressed, fetched
 
@@ -187,7 +188,7 @@ class TestRequeue:
         assert (printed.status, printed.out) == (0, "requeued: 1\n")
         assert office.ids("pickup.failed") == ["def456"]
         (envelope,) = waiting(office)
-        assert (envelope.id, envelope.attempt, envelope.first_failure) == ("abc123", 0, None)
+        assert (envelope.id, envelope.attempt, envelope.first_failure) == (id_of("abc123"), 0, None)
         assert envelope.payload == replace(fetched(), summary=addressed().summary, released=True)
 
     def test_all_are_directed_anew_whatever_stage_gave_them_up(self, office: Office) -> None:
