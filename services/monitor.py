@@ -14,15 +14,11 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from shared.broker import Broker
 from shared.clock import Clock
-from shared.errors import ConfigError
 from shared.metrics import BLOCKED, BUILD, CONNECTED, Metrics
-
-if TYPE_CHECKING:
-    from http.server import ThreadingHTTPServer
 
 BEAT: Final = 1.0
 STALLED: Final = 30.0
@@ -109,7 +105,10 @@ async def monitored(vitals: Vitals, listen: str | None) -> AsyncGenerator[None, 
     if listen is None:
         yield
         return
-    server = _server(listen, vitals)
+    # Not at the top: without monitoring no process waits for it.
+    from services.monitor_http import serving
+
+    server = serving(listen, vitals.answer)
     thread = threading.Thread(target=server.serve_forever, name="monitor", daemon=True)
     thread.start()
     beating = asyncio.create_task(vitals.beat())
@@ -121,27 +120,3 @@ async def monitored(vitals: Vitals, listen: str | None) -> AsyncGenerator[None, 
             await beating
         await asyncio.to_thread(server.shutdown)
         server.server_close()
-
-
-def _server(listen: str, vitals: Vitals) -> ThreadingHTTPServer:
-    # Not at the top: without monitoring no process waits for it.
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-    host, _, port = listen.rpartition(":")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, kind, body = vitals.answer(self.path.partition("?")[0])
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing: health checks come every few seconds."""
-
-    try:
-        return ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
-    except (OSError, ValueError, OverflowError) as error:
-        raise ConfigError("monitor.listen", f"cannot listen on {listen!r}: {error}") from error

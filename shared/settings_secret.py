@@ -10,12 +10,12 @@ from __future__ import annotations
 import codecs
 import shlex
 import stat
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from shared.command import printed
 from shared.errors import ConfigError
 
 Source: TypeAlias = Literal["password", "password_file", "password_env", "password_command"]
@@ -82,23 +82,19 @@ class Secret:
 
     def _from_command(self) -> str:
         try:
-            done = subprocess.run(
-                shlex.split(self.where),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=COMMAND_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            # "from None", here and below: the original error carries what the program printed.
+            output, status = printed(shlex.split(self.where), SECRET_LIMIT, COMMAND_SECONDS)
+        except TimeoutError:
+            # "from None", here and below: nothing of what the program printed is to be told.
             raise ConfigError(
                 self._name, f"the command took more than {COMMAND_SECONDS} s"
             ) from None
         except OSError as error:
             raise ConfigError(self._name, f"cannot run it: {error.strerror}") from error
-        if done.returncode:
-            raise ConfigError(self._name, f"the command ended with status {done.returncode}")
-        return _text(done.stdout, self._name)
+        except ValueError as error:
+            raise ConfigError(self._name, f"it is no command line: {error}") from error
+        if status and len(output) <= SECRET_LIMIT:
+            raise ConfigError(self._name, f"the command ended with status {status}")
+        return _text(output, self._name)
 
     @property
     def managed(self) -> bool:

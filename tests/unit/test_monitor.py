@@ -2,16 +2,21 @@
 
 import json
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from services.monitor import TEXT, Vitals
+from services.monitor_http import MOST, MonitorServer, serving
 from shared.broker.embedded import EmbeddedBroker
 from shared.clock import SystemClock
 from shared.log import MailLog
@@ -108,3 +113,38 @@ def test_a_process_with_a_damaged_file_is_not_healthy(tmp_path: Path) -> None:
     assert vitals.answer("/healthz")[0] == 200
     damage.append("queue.db is damaged")
     assert vitals.answer("/healthz") == (503, TEXT, b"queue.db is damaged\n")
+
+
+@contextmanager
+def served(port: int, seconds: float) -> Iterator[MonitorServer]:
+    server = serving(f"127.0.0.1:{port}", lambda path: (200, "text/plain", path.encode()))
+    server.seconds = seconds
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_health_check_is_answered_whoever_holds_connections_open(port: int) -> None:
+    with served(port, 600.0), ExitStack() as stack:
+        held = [
+            stack.enter_context(closing(socket.create_connection(("127.0.0.1", port), 30)))
+            for _ in range(4 * MOST)
+        ]
+        assert get(f"http://127.0.0.1:{port}/healthz") == (200, "/healthz")
+        for connection in held[: 3 * MOST]:  # the oldest are closed, so threads stay few
+            assert connection.recv(1) == b""
+        assert len([t for t in threading.enumerate() if "process_request" in t.name]) <= MOST + 1
+
+
+def test_a_request_that_comes_for_ever_is_ended(
+    port: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with served(port, 0.2), closing(socket.create_connection(("127.0.0.1", port), 30)) as slow:
+        slow.sendall(b"GET /metrics HTTP/1.0\r\nX-Header: ")
+        assert slow.recv(1) == b""
+    assert capfd.readouterr() == ("", "")

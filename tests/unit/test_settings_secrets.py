@@ -8,7 +8,16 @@ import pytest
 from shared.errors import ConfigError
 from shared.settings import Settings, load
 from shared.settings_advice import warnings
+from tests.servers.process import wait_until
 from tests.unit.configurations import CONTRACT, MINIMAL, loaded, refusal, written
+
+
+def ended(pid: int) -> bool:
+    """Return whether a process is at nothing any more; nobody may be there to reap it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 class TestSecrets:
@@ -76,6 +85,20 @@ class TestSecrets:
         monkeypatch.setattr("shared.settings_secret.COMMAND_SECONDS", 0.05)
         with pytest.raises(ConfigError, match="took more than"):
             self.password(tmp_path, 'password_command = "sleep 60"')
+
+    @pytest.mark.parametrize("goes_on", ["sleep 600", "yes hunter2"])
+    def test_what_a_command_has_started_is_killed_with_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: str
+    ) -> None:
+        monkeypatch.setattr("shared.settings_secret.COMMAND_SECONDS", 1.0)
+        script = tmp_path / "password"
+        script.write_text(f"{goes_on} &\necho $! >{tmp_path}/child\nwait\n")
+        with pytest.raises(ConfigError) as caught:
+            self.password(tmp_path, f'password_command = "sh {script}"')
+        wanted = "took more than" if goes_on.startswith("sleep") else "more than 65536 bytes"
+        assert wanted in caught.value.what
+        assert "hunter2" not in str(caught.value)
+        wait_until(lambda: ended(int((tmp_path / "child").read_text())), "its child to be gone")
 
     def test_a_command_line_is_checked_when_it_is_read(self, tmp_path: Path) -> None:
         text = MINIMAL.replace('password = "hunter2"', 'password_command = "sh -c \'x"')
