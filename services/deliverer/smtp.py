@@ -98,6 +98,7 @@ class SmtpCourier:
         self._failures = 0  # in a row
         self._shut_out = 0  # of these, connections that nobody has answered for yet
         self._limit = ""  # what the server said of it
+        self._limited_at = float("inf")  # when it first stated a limit
 
     async def deliver(self, posts: Sequence[Post], tell: Tell) -> None:
         """Deliver letters, as many at the same time as there are connections."""
@@ -324,11 +325,13 @@ class SmtpCourier:
     def _limited(self, waiting: Waiting, error: Throttled, begun: float) -> None:
         """Take that the server takes no more for now: no failure, if it has taken any before.
 
-        Nor if it may be about to, over the other connections.
+        Nor if it may be about to, over other connections that began before it first said so.
         """
         self._pace.too_much(begun)
         waiting.limits += 1
-        if self._clock.monotonic() - self._took_at >= KNOWN and not self._living():
+        self._limited_at = min(self._limited_at, self._clock.monotonic())
+        spared = begun <= self._limited_at and self._living()
+        if self._clock.monotonic() - self._took_at >= KNOWN and not spared:
             self._failures += 1
             waiting.tell(error)
         elif waiting.limits > LIMITS:

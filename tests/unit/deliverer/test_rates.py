@@ -3,7 +3,7 @@
 import pytest
 
 from services.deliverer.courier import PutAside, Throttled
-from services.deliverer.smtp import LIMITS
+from services.deliverer.smtp import LIMITS, PAUSE
 from tests.clock import ManualClock
 from tests.servers.smtp import smtp_server
 from tests.unit.deliverer.crowds import fates, opened, passing, posts, subjects
@@ -85,6 +85,14 @@ async def test_a_server_that_has_taken_nothing_yet_and_wants_less_is_no_better_t
         server.rule = lambda key, _: RATE if key == "END" else None
         delivered = await told(courier, posts(1))
         assert {type(d) for d in delivered} == {Throttled}
+
+
+async def test_one_that_goes_on_like_that_is_said_to_whoever_waits(clock: ManualClock) -> None:
+    async with smtp_server() as server, opened(server, clock, 4) as courier, passing(clock):
+        server.rule = lambda key, _: RATE if key == "MAIL" else None
+        await told(courier, posts(4))
+        await clock.advance(PAUSE)
+        assert "Throttled" in fates(await told(courier, posts(4)))
 
 
 async def test_one_letter_that_is_always_too_much_is_put_off_and_keeps_none_back(
