@@ -92,7 +92,7 @@ def never_comes_back() -> None:
     fsync = os.fsync
 
     def away(fd: int) -> None:
-        ours = "unrecorded" in os.readlink(f"/proc/self/fd/{fd}")
+        ours = "unrecorded" in str(Path(f"/proc/self/fd/{fd}").readlink())
         if ours:
             fsync(fd)
         else:
