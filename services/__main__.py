@@ -11,10 +11,11 @@ import gc
 import importlib
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
@@ -52,6 +53,9 @@ OPERATOR: Final = {
 }
 """The operator's commands, each with its module in ``services.postmaster``."""
 
+INTERRUPTED: Final = 130
+"""The exit status of a command that was told to end before it was done."""
+
 LOADING: Final = 100_000
 """New objects before garbage is looked for: loading makes 80,000 objects, and next to no garbage.
 Looking at them again and again took a tenth of it."""
@@ -74,6 +78,7 @@ ADVICE: Final[tuple[tuple[type[Exception], str], ...]] = (
 @pass_invocation
 def run(invocation: Invocation, once: bool, as_json: bool, quiet: bool) -> int:
     """Run all four stages in one process."""
+    _end_on_signals(INTERRUPTED if once else 0)
     settings, lines = _started(invocation, "WARNING" if quiet else "INFO")
     from services.run import main as run_main
 
@@ -99,11 +104,27 @@ def _stage(name: str, summary: str) -> click.Command:
     @click.command(name, help=f"{summary} Until SIGTERM.")
     @pass_invocation
     def stage(invocation: Invocation) -> int:
+        _end_on_signals(0)
         settings, lines = _started(invocation)
         module = importlib.import_module(f"services.{name}.__main__")
         return int(module.serve(settings, lines))
 
     return stage
+
+
+def _end_on_signals(status: int) -> None:
+    """End at once on SIGTERM and SIGHUP while all is loaded: nothing is in hand, all is settled.
+
+    Args:
+        status: to end with.
+    """
+
+    def end(_: int, __: object) -> NoReturn:
+        raise SystemExit(status)
+
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(name) is signal.SIG_DFL:
+            signal.signal(name, end)
 
 
 def _started(invocation: Invocation, level: str = "INFO") -> tuple[Settings, log.Lines]:
@@ -186,7 +207,7 @@ def _run(invocation: Invocation, arguments: Sequence[str] | None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return 130
+        return INTERRUPTED
     except ConfigError as error:
         click.echo(str(error), err=True)
         return 2

@@ -59,7 +59,7 @@ class Stopped(Exception):
 def serve(
     settings: Settings, lines: Lines, *parts: Part, prepare: Callable[[], Awaitable[None]] = nothing
 ) -> int:
-    """Run these stages in this process until SIGTERM or SIGINT; return the exit status.
+    """Run these stages in this process until SIGTERM, SIGINT or SIGHUP; return the exit status.
 
     Args:
         settings: the configuration.
@@ -101,10 +101,11 @@ def spare_collections() -> None:
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
-    """Set ``stop`` on SIGTERM and SIGINT."""
+    """Set ``stop`` on SIGTERM, SIGINT, and SIGHUP where that is not ignored (``nohup``)."""
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(name) is not signal.SIG_IGN:
+            loop.add_signal_handler(name, stop.set)
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """Health and metrics as monitoring sees them: over HTTP, from a real process."""
 
 import json
+import os
 import signal
 import socket
 import sqlite3
@@ -148,3 +149,33 @@ def test_a_request_that_comes_for_ever_is_ended(
         slow.sendall(b"GET /metrics HTTP/1.0\r\nX-Header: ")
         assert slow.recv(1) == b""
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("command", ["run", "parser"])
+def test_a_process_that_is_told_to_end_while_it_loads_ends_with_0(
+    tmp_path: Path, name: signal.Signals, command: str
+) -> None:
+    config = tmp_path / "connector.toml"
+    os.mkfifo(config)  # whoever reads it waits for somebody who writes it
+    process = subprocess.Popen(
+        [sys.executable, "-m", "services", "--config", str(config), command], cwd=ROOT
+    )
+
+    def minds() -> bool:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        return bool(caught & 1 << (name - 1))
+
+    wait_until(minds, "it to mind signals")
+    process.send_signal(name)
+    assert process.wait(30) == 0
+
+
+def test_sighup_ends_a_process_as_sigterm_does(tmp_path: Path, port: int) -> None:
+    process = start(tmp_path, port)
+    url = f"http://127.0.0.1:{port}"
+    wait_until(lambda: accepts(port), "the monitor")
+    wait_until(lambda: get(f"{url}/readyz") == (200, "ok\n"), "all to be open")
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(30) == 0, (tmp_path / "log").read_text()
