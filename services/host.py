@@ -136,6 +136,7 @@ async def opened(
     if (fault := faultpoint.arm(os.environ)) is not None:
         log.trouble("this process will kill itself", at=fault, because=faultpoint.VARIABLE)
     async with AsyncExitStack() as stack:
+        stack.callback(log.finish)
         resources, vitals = await _monitored(settings, name, log, stop, stack)
         await unless(stop, prepare())
         await unless(stop, resources.broker.open())

@@ -19,6 +19,7 @@ from json.encoder import encode_basestring as quoted
 from typing import Any, Final, Protocol, TextIO, TypeAlias
 
 from shared.errors import SpoolMissing, SpoolUnavailable
+from shared.flood import Flood
 from shared.metrics import BYTES, EVENTS, HANDLING, LATENCY, SPOOL, Metrics
 
 DEBUG: Final = logging.DEBUG
@@ -113,11 +114,17 @@ class Lines:
         stream: where to; None for what standard error is at that moment.
         level: what is less than this is left out.
         render: makes the lines.
+        monotonic: the clock by which a flood of the same trouble is cut.
     """
 
     def __init__(
-        self, stream: TextIO | None = None, level: int = INFO, render: Render = as_json
+        self,
+        stream: TextIO | None = None,
+        level: int = INFO,
+        render: Render = as_json,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._flood = Flood(monotonic)
         self._stream = stream
         self._level = level
         self._render = render
@@ -127,7 +134,18 @@ class Lines:
     def say(self, level: int, stage: str, event: str, about: Mapping[str, object]) -> None:
         """Write a line, unless its level is too low."""
         if level >= self._level:
+            self.tell_left_out(stage)
             self._put(self._render(self._moment(), _NAMES[level], stage, event, about))
+
+    def tell_left_out(self, stage: str, *, ended: bool = False) -> None:
+        """Write how often there was trouble that was only counted, where its time is over."""
+        for what, told in self._flood.over(ended=ended):
+            self._put(self._render(self._moment(), "warning", stage, what, told))
+
+    def trouble(self, stage: str, event: str, about: Mapping[str, str]) -> None:
+        """Write a warning, unless there were many of the same kind just now: then it is counted."""
+        if self._flood.tells(event, about):
+            self.say(WARNING, stage, event, about)
 
     def tells(self, level: int) -> bool:
         """Return whether lines of this level are written at all."""
@@ -309,7 +327,12 @@ class MailLog:
 
     def trouble(self, what: str, /, **about: object) -> None:
         """Something that is not a message is wrong: a connection, a database, a worker."""
-        self._say(WARNING, what, **{k: printable(str(v)) for k, v in about.items()})
+        said = {name: printable(str(value)) for name, value in about.items()}
+        self._lines.trouble(self._stage, what, said)
+
+    def finish(self) -> None:
+        """Tell what was only counted, as the process ends."""
+        self._lines.tell_left_out(self._stage, ended=True)
 
     def note(self, what: str, /, **about: object) -> None:
         """A step in the life of the process: started, connected, stopping."""

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from shared.log import MailLog, configure, printable
+from shared.flood import SOME, STRETCH
+from shared.log import Lines, MailLog, configure, printable
 from shared.metrics import EVENTS, HANDLING, LATENCY, METRICS, SPOOL, Metrics
 
 
@@ -208,3 +209,34 @@ def test_a_metric_has_the_labels_that_are_declared() -> None:
 def test_printable_keeps_letters_and_cuts() -> None:
     assert printable("Grüße 😀") == "Grüße 😀"
     assert printable("x" * 501) == "x" * 500 + "…"
+
+
+def test_a_flood_of_one_trouble_is_some_lines_and_then_a_count() -> None:
+    said, now = io.StringIO(), [0.0]
+    log = MailLog("fetcher", lines=Lines(said, monotonic=lambda: now[0]))
+    for number in range(200_000 // 100):
+        log.trouble("message refused", account="sales", number=number)
+        log.trouble("message refused", account=f"other-{number % 100}")
+    log.trouble("message refused", account="info")
+    lines = [json.loads(line) for line in said.getvalue().splitlines()]
+    assert [line["number"] for line in lines if line["account"] == "sales"] == [
+        str(number) for number in range(SOME)
+    ]
+    assert lines[-1]["account"] == "info"  # another account's trouble is told all the same
+    now[0] += STRETCH
+    said.truncate(0)
+    said.seek(0)
+    log.note("anything")
+    first, *_ = lines = [json.loads(line) for line in said.getvalue().splitlines()]
+    assert (first["event"], first["account"], first["left_out"]) == (
+        "message refused",
+        "sales",
+        2_000 - SOME,
+    )
+    assert lines[-1]["event"] == "anything"
+    log.trouble("message refused", account="sales", number=7)
+    assert said.getvalue().count('"number": "7"') == 1
+    for number in range(2 * SOME):
+        log.trouble("message refused", account="sales", number=number)
+    log.finish()
+    assert json.loads(said.getvalue().splitlines()[-1])["left_out"] == SOME + 1
