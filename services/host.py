@@ -225,7 +225,7 @@ async def _state(settings: Settings, log: MailLog) -> State:
             why=call.outcome.exception() if call.outcome else "",
         ),
     )
-    return await waits(State.open, settings.state_address(), owner=new_owner())
+    return await waits(State.open, settings.state_address(), owner=new_owner(), report=log.trouble)
 
 
 async def unless(stop: asyncio.Event, work: Awaitable[T]) -> T:

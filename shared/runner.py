@@ -19,6 +19,7 @@ from shared.clock import Clock
 from shared.errors import BrokerUnavailable, DeliveryLost, Refused, SpoolMissing, SpoolUnavailable
 from shared.faultpoint import reach_all
 from shared.log import MailLog
+from shared.queues import RETRIED
 from shared.settlement import RetryPolicy
 from shared.stage import Case, Handling, Opened, Stage
 
@@ -83,6 +84,9 @@ class Runner:
         blobs: Blobs,
     ) -> None:
         self._stage = stage
+        # A poll job is the name of an account. It was handed out again as the broker was away, or
+        # its fetcher died, and in a line of suspects accounts would wait for each other.
+        self._is_mail = stage.inbox in RETRIED
         self._broker = broker
         self._log = log
         self._clock = clock
@@ -140,7 +144,7 @@ class Runner:
         """Take in hand what came together."""
         ready = list[Delivery]()
         for delivery in deliveries:
-            if delivery.redeliveries >= SUSPECT or self._resembles(delivery):
+            if self._is_mail and (delivery.redeliveries >= SUSPECT or self._resembles(delivery)):
                 self._suspect(delivery)
             else:
                 ready.append(delivery)

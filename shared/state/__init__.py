@@ -23,6 +23,7 @@ from shared.claims import Claim, Delivery, Entry, Finished, Known, Quirk, Standi
 from shared.clock import Clock, SystemClock
 from shared.errors import StateUnavailable
 from shared.grouped import Grouped
+from shared.log import Report, silent
 from shared.state.batch import Asked, Batch, Operation, run_all
 from shared.state.database import Database
 from shared.state.deliveries import CLAIM, FINISH, UNCLAIM, lease_of
@@ -129,11 +130,18 @@ class State:
         self._claims: dict[Delivery, Since | None] = {}  # None for what is not ours
         self._unrecorded: set[Delivery] = set()
         self._enrolled: set[str] = set()
+        self._report: Report = silent
         self._renewing: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(
-        cls, url: str | Path, *, owner: str, clock: Clock = _SYSTEM_CLOCK, patience: float = 5.0
+        cls,
+        url: str | Path,
+        *,
+        owner: str,
+        clock: Clock = _SYSTEM_CLOCK,
+        patience: float = 5.0,
+        report: Report = silent,
     ) -> State:
         """Connect to the database; create or migrate its tables.
 
@@ -142,6 +150,7 @@ class State:
             owner: whose leases these are, from ``new_owner``.
             clock: wall clock for what is written, sleep for the renewal of leases.
             patience: seconds to wait for a lock or a new connection before giving up.
+            report: told of what is wrong, and no call says.
 
         Raises:
             ConfigError: URL, password or file are wrong, or the schema is newer than this program.
@@ -156,6 +165,7 @@ class State:
             worker.shutdown(wait=False)
             raise
         state = cls(database, worker, owner, clock)
+        state._report = report
         state._renewing = loop.create_task(state._renew(), name="state: renew leases")
         return state
 
@@ -404,8 +414,13 @@ class State:
             claims = [delivery for delivery, since in self._claims.items() if since is not None]
             names = [*self._held, *(lease_of(delivery) for delivery in claims)]
             if names:
-                with contextlib.suppress(StateUnavailable):  # every other call says so as well
+                try:
                     await self._renewed(claims, names)
+                except StateUnavailable:
+                    pass  # every other call says so as well
+                except Exception as error:  # noqa: BLE001  (ended, it would lose all leases)
+                    why = f"{type(error).__name__}: {error}"
+                    self._report("leases were not renewed; it is tried again", why=why)
 
     async def _renewed(self, claims: Sequence[Delivery], names: Sequence[str]) -> None:
         since = Since.now(self._clock)

@@ -20,9 +20,9 @@ from shared.broker.embedded_steward import EmbeddedSteward
 from shared.clock import Clock, SystemClock
 from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.log import Lines, MailLog
-from shared.message import Addressed, Envelope, Inline, Spooled, Summary
+from shared.message import Addressed, Envelope, Inline, Poll, Spooled, Summary, poll_id
 from shared.outcome import Answer, Busy, DeadLetter, Done, Forward, Outcome, Retry, Split
-from shared.queues import PICKUP, QUARANTINE, Tier, plan
+from shared.queues import PICKUP, POLL, QUARANTINE, Tier, plan
 from shared.runner import ALONE, FAREWELL, HEAD_START, SUSPECT, Runner
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
@@ -496,3 +496,41 @@ async def test_suspects_that_wait_when_the_stage_stops_stay_in_the_queue(
     steward = EmbeddedSteward(tmp_path / "queue.db", TIERS)
     assert {name_of(message.message_id) for message in steward.browse(PICKUP)} == {"s1", "s2"}
     steward.close()
+
+
+async def test_poll_jobs_that_were_handed_out_again_wait_for_no_other(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    """The broker went away twice: no account is what crashes its process for that."""
+    names = ("sales", "info", "office")
+    jobs = [Envelope(poll_id(name), name, Poll(), 1.0) for name in names]
+    for turn in range(SUSPECT):
+        broker = EmbeddedBroker(tmp_path / "queue.db", tiers=TIERS, name="dies")
+        await broker.open()
+        if turn == 0:
+            await broker.publish(*(Send(POLL, wire.encode(job), job.id) for job in jobs))
+        deliveries = singly(broker.consume(POLL, len(jobs)))
+        for _ in jobs:
+            await anext(deliveries)
+        await broker.close()
+    begun, never = set[str](), asyncio.Event()
+
+    async def perform(envelopes: Sequence[Envelope[Any]], _: Answer) -> None:
+        begun.update(envelope.account for envelope in envelopes)
+        await never.wait()
+
+    broker = EmbeddedBroker(tmp_path / "queue.db", tiers=TIERS, name="test")
+    await broker.open()
+    stage = Stage("fetcher", POLL, Poll, None, perform, 8)
+    spool = Spool(str(tmp_path / "spool"))
+    log = MailLog("fetcher", lines=Lines(StringIO()))
+    stop = asyncio.Event()
+    running = asyncio.create_task(
+        Runner(stage, broker, RetryPolicy(TIERS, 60.0), log, clock, spool).run(stop, grace=0.01)
+    )
+    async with asyncio.timeout(20):
+        while begun != set(names):  # and the clock stands still: nobody waits for his turn
+            await asyncio.sleep(0.005)
+    stop.set()
+    await running
+    await broker.close()

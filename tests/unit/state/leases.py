@@ -4,6 +4,8 @@ import asyncio
 import signal
 import threading
 
+import pytest
+
 from shared.claims import Claim, Delivery
 from shared.state import State, new_owner
 from shared.state.leases import LEASE, RENEWAL
@@ -70,6 +72,29 @@ class Leases(Opening):
             await one.lease("something that waits for the renewal before it")
             assert not await two.lease("x")
             assert await claim_one(two, "id", "default") is None
+
+    async def test_a_defect_in_one_renewal_ends_no_other(
+        self, open_state: Opener, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        mine, theirs = ManualClock(), ManualClock()
+        one, two = await open_state(at=mine), await open_state(at=theirs)
+        assert await one.lease("x")
+        said: list[str] = []
+
+        def report(what: str, /, **_: object) -> None:
+            said.append(what)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(one, "_report", report)
+            broken.setattr(one, "_renewed", None)  # raises TypeError
+            await mine.advance(RENEWAL)
+            await theirs.advance(RENEWAL)
+        assert said == ["leases were not renewed; it is tried again"]
+        for _ in range(8):
+            await mine.advance(RENEWAL)
+            await theirs.advance(RENEWAL)
+            await one.lease("something that waits for the renewal before it")
+            assert not await two.lease("x")
 
     async def test_a_claim_is_held_though_a_renewal_came_while_it_was_taken(
         self, open_state: Opener, clock: ManualClock
