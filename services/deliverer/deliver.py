@@ -26,11 +26,15 @@ from shared.errors import SpoolUnavailable, StateUnavailable
 from shared.faultpoint import reach_all
 from shared.log import Report, silent
 from shared.message import Addressed, Envelope, Inline, Spooled
-from shared.outcome import Answer, Outcome, Retry
+from shared.outcome import Answer, Busy, Outcome, Retry
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 5.0
 """Seconds between two tries to record a delivery."""
+
+WAITING: Final = "messages wait for room at their destination"
+WAITING_TOLD_EVERY: Final = 300.0
+"""Seconds between two lines about it: a long backlog is no trouble, but not to know of it is."""
 
 UNRECORDED: Final = "the ledger of deliveries is out of reach: what was delivered stays in hand"
 
@@ -93,6 +97,7 @@ class Deliverer:
         self._clock = clock
         self._report = report
         self._tell_at = 0.0
+        self._tell_of_waiting_at: dict[str, float] = {}  # by destination
         self._unrecorded = unrecorded or Unrecorded(None)
         self._reading_back = asyncio.Lock()
         self._read_back = False
@@ -194,6 +199,8 @@ class Deliverer:
                 await self._let_go(known.values())
                 reach_all(["deliverer"] * len(known), "after-ledger")
                 for place, errand in known.items():
+                    if isinstance(errand.outcome, Busy):
+                        self._tell_of_waiting(destination, errand.outcome)
                     answer(place, errand.outcome)
             await delivering
         except BaseException:
@@ -277,6 +284,13 @@ class Deliverer:
         if now >= self._tell_at:
             self._tell_at = now + LONGEST_PAUSE
             self._report(UNRECORDED, why=error)
+
+    def _tell_of_waiting(self, destination: str, busy: Busy) -> None:
+        """Report that messages wait for room, and why: for each destination, once in a while."""
+        now = self._clock.monotonic()
+        if now >= self._tell_of_waiting_at.get(destination, 0.0):
+            self._tell_of_waiting_at[destination] = now + WAITING_TOLD_EVERY
+            self._report(WAITING, destination=destination, why=busy.reason)
 
     def _letter(self, errand: Errand) -> Letter:
         mail, replay = errand.envelope.payload, errand.claim.replay

@@ -377,6 +377,8 @@ class SmtpCourier:
         surplus = self._share.surplus(at_work)
         if surplus:
             why = f"more waits for {self._server} than it takes in half a minute"
+            if not self._living():
+                why = f"{self._server} has let no connection in so far"
             self._put_aside(surplus, why, self._share.put_aside(surplus, at_work))
 
     def _put_all_aside(self) -> None:

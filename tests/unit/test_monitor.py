@@ -39,6 +39,11 @@ def port() -> int:
     return free_port()
 
 
+def heed_hangups() -> None:
+    """Undo what ``nohup`` does to whoever runs the tests."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def start(
     tmp_path: Path, port: int, broker: str = "", command: str = "run"
 ) -> "subprocess.Popen[bytes]":
@@ -50,7 +55,7 @@ def start(
     )
     whole = [sys.executable, "-m", "services", "--config", str(config), command]
     with (tmp_path / "log").open("wb") as log:
-        return subprocess.Popen(whole, cwd=ROOT, stdout=log, stderr=log)
+        return subprocess.Popen(whole, cwd=ROOT, stdout=log, stderr=log, preexec_fn=heed_hangups)
 
 
 def test_a_working_process_is_healthy_and_ready_and_shows_its_metrics(
@@ -159,7 +164,9 @@ def test_a_process_that_is_told_to_end_while_it_loads_ends_with_0(
     config = tmp_path / "connector.toml"
     os.mkfifo(config)  # whoever reads it waits for somebody who writes it
     process = subprocess.Popen(
-        [sys.executable, "-m", "services", "--config", str(config), command], cwd=ROOT
+        [sys.executable, "-m", "services", "--config", str(config), command],
+        cwd=ROOT,
+        preexec_fn=heed_hangups,
     )
 
     def minds() -> bool:

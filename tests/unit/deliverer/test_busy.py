@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 from services.deliverer.couriers import courier_for
-from services.deliverer.deliver import Deliverer
+from services.deliverer.deliver import WAITING, Deliverer
 from services.deliverer.share import HORIZON, PER_CONNECTION, Places
 from services.deliverer.smtp import STILL
 from shared.claims import Claim
@@ -131,3 +131,27 @@ async def test_a_server_that_is_down_is_told_of_to_all_who_wait_and_opens_the_br
     assert given.kinds() == {"Retry"}
     assert deliverer.breakers["slow"].open
     await deliverer.close()
+
+
+async def test_it_is_said_once_in_a_while_that_messages_wait_and_why(
+    ledger: State, spool: Spool, clock: ManualClock
+) -> None:
+    said: list[tuple[str, object]] = []
+
+    def report(what: str, /, **about: object) -> None:
+        said.append((what, about["why"]))
+
+    async with smtp_server() as mute:
+        mute.rule = lambda key, _: HANG if key == "GREETING" else None
+        courier = courier_for("slow", mute.url, clock=clock, connections=CONNECTIONS)
+        deliverer = Deliverer({"slow": courier}, ledger, spool, clock, report=report)
+        given = Given(deliverer, LETTERS)
+        while "Busy" not in given.kinds():
+            await clock.advance(1.0)
+            await asyncio.sleep(0.01)
+        given.task.cancel()
+        await asyncio.wait({given.task})
+        await deliverer.close()
+    ((what, why),) = said
+    assert what == WAITING
+    assert "has let no connection in so far" in str(why)
