@@ -48,6 +48,10 @@ over, before that is a trouble of its own and none of theirs."""
 
 TEMPORARY: Final = "[SYS/TEMP]"
 
+LOOK_AFTER: Final = 8
+LOOK_AFTER_BYTES: Final = 1024 * 1024
+"""Messages, or bytes of them, after which the room on our disks is looked at again."""
+
 CONFIRM_MOST: Final = 1_000
 """Messages of earlier sessions that one session confirms and deletes; the next one goes on."""
 
@@ -96,6 +100,7 @@ class Visit:
         self._by_size: dict[int, int] = {}
         self._arriving: Listed | None = None
         self._until = math.inf
+        self._unlooked = 0
         self._doubtful: list[Taken] = []
         self._suspect: Listed | None = None
         self._refused: list[tuple[Listed, str]] = []
@@ -265,7 +270,7 @@ class Visit:
         message that a session broke at before is asked for by itself: what breaks now breaks at it.
         """
         asked = alone = False
-        while self._waiting and not (self._enough() or alone or self._no_room()):
+        while self._waiting and not (self._enough() or alone or self._has_filled()):
             if self._pipelining and self._suspect is not None:
                 return
             alone = self._troubles.get(self._waiting[0].key) is not None
@@ -280,6 +285,7 @@ class Visit:
             if size > self._world.inline_limit and self._no_room(size):
                 continue  # it keeps none of the others
             self._asked[message.number] = message
+            self._unlooked += size or self._world.inline_limit
             asked = True
             yield message.number
 
@@ -289,6 +295,13 @@ class Visit:
             return False
         many = len(self._asked) >= self._limits.session_messages
         return many or self._world.clock.monotonic() > self._until
+
+    def _has_filled(self) -> bool:
+        """Return whether there is no room; a look at the disks is too dear for each message."""
+        if len(self._asked) % LOOK_AFTER and self._unlooked < LOOK_AFTER_BYTES:
+            return False
+        self._unlooked = 0
+        return self._no_room()
 
     def _no_room(self, size: int = 0) -> bool:
         """Return whether no more, or no message so large, is to be asked for."""
