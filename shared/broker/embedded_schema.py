@@ -73,9 +73,11 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
 
 TABLES: Final = frozenset(("queue", "message", "waiting", "delayed", "lease", "owner"))
 
+_OF_A_NEW_FILE: Final = "PRAGMA auto_vacuum = INCREMENTAL"
+"""See embedded_room; it costs up to a microsecond per message. It writes to the file whenever it is
+said, and on a full disk nobody could look into it."""
+
 _PRAGMAS: Final = (
-    # Of a new file alone; see embedded_room. It costs up to a microsecond per message.
-    "PRAGMA auto_vacuum = INCREMENTAL",
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     # Content is wiped where that costs no extra write; the file is private anyway.
@@ -189,6 +191,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if version == len(MIGRATIONS) and (missing := TABLES - _tables(connection)):
         what = f"there is no table {', '.join(sorted(missing))}"
         raise ConfigError(str(path), damaged(str(path), what))
+    if not version:
+        connection.execute(_OF_A_NEW_FILE)
     for pragma in (*_PRAGMAS, *_size_of_the_log(path)):
         connection.execute(pragma)
     if version == len(MIGRATIONS):

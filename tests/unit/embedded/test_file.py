@@ -34,6 +34,14 @@ async def test_only_the_owner_may_read_mail(path: Path, opened: Open) -> None:
     }
 
 
+def test_who_only_looks_writes_nothing(path: Path) -> None:
+    """On a full disk nobody could look into it; and nobody waits for one who writes."""
+    with closing(schema.connect(path, 1)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        with closing(schema.connect(path, 0.01)) as db:
+            assert store.places(db) == {}
+
+
 def test_a_commit_is_on_the_disk_when_it_returns(path: Path) -> None:
     db = schema.connect(path, 1)
 
