@@ -26,7 +26,7 @@ from services.fetcher.quirks import NONE, Quirks
 from services.fetcher.retrieved import Pieces, Retrieved
 from services.fetcher.window import Window
 from shared.dialogue import Tell
-from shared.errors import PromiseBroken, ServerFault
+from shared.errors import PromiseBroken, ServerFault, Unreachable
 from shared.faultpoint import reach
 from shared.log import printable
 
@@ -227,7 +227,8 @@ class Session:
         exchange = self._exchange
         await exchange.settle()
         sizes = {} if self._pipelining or by_size is None else by_size
-        window = self._window("RETR", numbers, RETRIEVE_WINDOW)
+        most = RETRIEVE_WINDOW if self._pipelining else 1
+        window = Window(exchange, "RETR", numbers, most, mark=self._pipelining)
         while (number := window.next()) is not None:
             self.at = number
             size = sizes.get(number)
@@ -242,6 +243,24 @@ class Session:
                 pieces = Pieces(exchange, done=not reply.ok)
                 yield Retrieved(number, None if reply.ok else reply.text, None, pieces)
                 await pieces.skip()
+        if window.marked:
+            await self._see_mark(window.marked)
+
+    async def _see_mark(self, number: int) -> None:
+        """See that the answer to what was asked last is about that message.
+
+        One reply too many or too few makes each message pass for the next one; where all have one
+        size, this alone tells.
+        """
+        self.at = 0
+        try:
+            reply = await self._exchange.reply()
+        except Unreachable as error:
+            said = f"LIST {number}: {error.said}"
+            raise PromiseBroken(self._exchange.server, said, "no_pipelining") from error
+        size = _SIZE.match(reply.text)
+        if reply.ok and (size is None or int(size[1]) != number):
+            self._mixed_up(number, reply)
 
     async def delete(self, numbers: Sequence[int]) -> list[int]:
         """Mark messages as deleted; return those of which the server said +OK.

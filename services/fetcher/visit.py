@@ -101,6 +101,7 @@ class Visit:
         self._arriving: Listed | None = None
         self._until = math.inf
         self._unlooked = 0
+        self._unmarked: list[str] = []  # UIDLs taken since the server was last seen in step
         self._doubtful: list[Taken] = []
         self._suspect: Listed | None = None
         self._refused: list[tuple[Listed, str]] = []
@@ -154,6 +155,9 @@ class Visit:
                 self._find_fault(error)
             # What came whole is kept. On a line that always breaks, it is how we get on at all.
             await self._commits.all()
+            if self._unmarked and _is_mixed_up(error):
+                # One may have passed for another: all come again, and identity tells.
+                await self._world.ledger.forget(self._account.name, self._unmarked)
             raise
         finally:
             self._judge_refusals()
@@ -258,6 +262,7 @@ class Visit:
                 async for message in arriving:
                     await self._arrived(message)
             await self._clear_doubts()
+            self._unmarked.clear()
             if not self._waiting or self._enough():
                 return bool(self._waiting)
             if self._no_room():
@@ -360,6 +365,8 @@ class Visit:
             if self._comes_short(listed, found):
                 return
         taken = Taken(listed, found, self._world.clock.now())
+        if self._pipelining and listed.uidl:
+            self._unmarked.append(listed.uidl)
         if certain:
             await self._commits.add(taken)
         else:
@@ -480,3 +487,10 @@ class Visit:
 
 def _key(message: Listed | Safe) -> str:
     return Listed(message.number, message.uidl, message.size).key
+
+
+def _is_mixed_up(error: Exception) -> bool:
+    """Return whether answers were lost or mixed up; a line that just breaks does neither."""
+    cause = error.__cause__
+    cut = isinstance(cause, Unreachable) and not isinstance(cause, Silent)
+    return isinstance(error, PromiseBroken) and not cut

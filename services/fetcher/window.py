@@ -22,11 +22,37 @@ class Window:
         verb: of the commands; TOP is sent with no lines of the body.
         numbers: taken from it as they are asked for; where it ends, nothing more is.
         most: commands outstanding; 1 waits for each answer.
+        mark: whether the last of several commands is to be followed by a LIST for the same message,
+            the answer to which names it.
+
+    Attributes:
+        marked: the message that this was done for, 0 as long as it was not.
     """
 
-    __slots__ = ("_ahead", "_asked", "_exchange", "_most", "_verb")
+    __slots__ = (
+        "_ahead",
+        "_asked",
+        "_exchange",
+        "_last",
+        "_mark",
+        "_most",
+        "_total",
+        "_verb",
+        "marked",
+    )
 
-    def __init__(self, exchange: Exchange, verb: str, numbers: Iterable[int], most: int) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        verb: str,
+        numbers: Iterable[int],
+        most: int,
+        *,
+        mark: bool = False,
+    ) -> None:
+        self.marked = 0
+        self._last = self._total = 0
+        self._mark = mark
         self._exchange = exchange
         self._verb = verb
         self._ahead = iter(numbers)
@@ -41,7 +67,16 @@ class Window:
         return self._asked.popleft() if self._asked else None
 
     def _ask(self) -> None:
-        asked = list(islice(self._ahead, self._most - len(self._asked)))
+        wanted = self._most - len(self._asked)
+        asked = list(islice(self._ahead, wanted))
+        lines = b""
         if asked:
-            self._exchange.write(self._exchange.lines(self._verb, asked))
+            lines = self._exchange.lines(self._verb, asked)
             self._asked.extend(asked)
+            self._last = asked[-1]
+            self._total += len(asked)
+        if self._mark and not self.marked and self._total > 1 and len(asked) < wanted:
+            self.marked = self._last
+            lines += self._exchange.line("LIST", self._last)
+        if lines:
+            self._exchange.write(lines)

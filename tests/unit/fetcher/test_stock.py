@@ -22,7 +22,7 @@ def asked(server: Pop3Server) -> list[str]:
 async def test_sizes_of_a_small_maildrop_come_with_the_listing(desk: Desk) -> None:
     async with Pop3Server(MANY[:3], NAMES[:3]).serving() as server:
         await desk.poll(server, keep=math.inf)
-        assert asked(server) == ["STAT", "UIDL", "LIST"]
+        assert asked(server) == ["STAT", "UIDL", "LIST", "LIST 3"]  # the last with RETR
     assert [k.size for k in (await desk.state.known("sales")).values()] == [len(MANY[0])] * 3
 
 
