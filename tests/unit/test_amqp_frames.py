@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
+from pika.compat import long
 
 from shared.broker.rabbitmq import frames
 from shared.broker.rabbitmq.connection import Confirmed, MailConnection
@@ -173,3 +174,9 @@ def test_a_count_of_hand_outs_that_is_none_counts_for_nothing(count: object) -> 
         {"account": "sales"},
         0,
     )
+
+
+def test_a_count_of_hand_outs_is_read_as_the_broker_writes_it() -> None:
+    table = frames.encoded({DELIVERY_COUNT: long(3), "account": "sales"})
+    assert b"l" + (3).to_bytes(8, "big") in table
+    assert _told(table) == ({"account": "sales"}, 3)

@@ -276,7 +276,8 @@ def _told(table: bytes) -> tuple[Mapping[str, Header], int]:
 def _count(headers: Mapping[str, Any]) -> int:
     """Return the broker's count of earlier hand-outs; 0 for what is none, as a sender sets it."""
     count = headers.get(DELIVERY_COUNT, 0)
-    return count if type(count) is int else 0
+    # RabbitMQ sends 64 bits, which pika reads as an int of a class of its own.
+    return int(count) if isinstance(count, int) and not isinstance(count, bool) else 0
 
 
 def _number(delivery: Delivery) -> int:
