@@ -199,7 +199,8 @@ def test_a_full_disk_stops_everything_and_loses_nothing(works: Works, place: str
         disk.fill()
         works.hand_in(QUICK, sample_messages(100, seed + 2, max_size=100_000))
         works.product.wait(
-            lambda: works.said("disk is full") or works.said("No space left"), "a word about it"
+            lambda: any(map(works.said, ("disk is full", "No space left", "too little room"))),
+            "a word about it",
         )
         assert works.lost() == 0
         disk.free()

@@ -30,6 +30,7 @@ from tests.servers.rabbitmq import shared_rabbitmq
 TIERS = (Tier("1s", 1.0),)
 PLAN = plan(TIERS)
 KINDS: dict[str, type[Payload]] = {INCOMING: Fetched, PARSED: Parsed, PICKUP: Addressed}
+SHORT, ROOMY = "too little room on a disk", "there is room again: mail is fetched"
 UNSCHEDULED = "the schedule cannot be read"
 UNPOLLED = "the state database is out of reach"
 UNCLAIMED = "the ledger of deliveries is out of reach"
@@ -141,7 +142,17 @@ class Site:
             (self.delivering, (UNCLAIMED,)),
         ):
             before = self.said(name, *words)
-            self.product.wait(lambda n=name, w=words, b=before: self.said(n, *w) > b, str(words))
+            self.product.wait(
+                lambda n=name, w=words, b=before: (
+                    self.said(n, *w) > b or (n == self.fetching and self.is_short_of_room())
+                ),
+                str(words),
+            )
+
+    def is_short_of_room(self) -> bool:
+        """Return whether the fetcher has seen that a disk is full: then it leaves the rest be."""
+        told = [e["event"] for e in self.product.events(self.fetching)]
+        return [event for event in told if event in (SHORT, ROOMY)][-1:] == [SHORT]
 
     @contextlib.contextmanager
     def undeliverable(self) -> Iterator[None]:
