@@ -56,7 +56,9 @@ class Trouble(Opening):
             with started(RECORD, url) as process:
                 lines = [line(process) for _ in range(40)]
                 process.kill()
-                lines += process.communicate()[0].splitlines(keepends=True)
+                # Not communicate(): it passes over what readline() has read ahead.
+                while said := line(process):
+                    lines.append(said)
             told += [line.decode().strip() for line in lines if line.endswith(b"\n")]
         here = await open_state()
         assert set(await here.seen(told)) == set(told)
