@@ -29,7 +29,15 @@ from shared.log import Lines, MailLog
 from shared.settings import Settings
 
 PARTS: Final = (FETCHER, PARSER, REWRITER, DELIVERER)
-COUNTED: Final = ("fetched", "delivered", "suppressed", "failed", "quarantined", "retrying")
+COUNTED: Final = (
+    "fetched",
+    "delivered",
+    "suppressed",
+    "failed",
+    "quarantined",
+    "retrying",
+    "left_undone",
+)
 TROUBLES: Final = ("failed", "quarantined", "accounts_failed")
 INTERRUPTED: Final = 130
 """The exit status of a run that did not get to its end, as shells have it for SIGINT."""

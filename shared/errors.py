@@ -77,6 +77,10 @@ class Ungreeted(Unreachable):
     """The server took the connection, and closed it or kept silent in place of a greeting."""
 
 
+class TooLarge(ServerFault):
+    """More of a message has come than its account takes, whatever LIST says of it."""
+
+
 class Undecodable(Exception):
     """The bytes in a queue are not an envelope that this program wrote."""
 

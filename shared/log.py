@@ -286,6 +286,11 @@ class MailLog:
             INFO, "polled", account=account, found=found, fetched=fetched, seconds=round(seconds, 3)
         )
 
+    def left_undone(self, account: str, what: str) -> None:
+        """A poll that came to its end has left something as it was, such as a message."""
+        self._count("left_undone")
+        self.trouble("left undone", account=account, what=what)
+
     def account_failed(self, account: str, reason: str, again_in: float) -> None:
         """An account could not be polled; it is backed off."""
         self._count("accounts_failed")

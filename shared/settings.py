@@ -185,6 +185,7 @@ class Account(_Login):
         port: 995 for implicit TLS and 110 otherwise, unless set.
         keep: what happens on the server after a message is safe. It is ``forever`` unless set:
             nothing is deleted that nobody asked to delete.
+        max_size: bytes; a message that is larger is left at the server.
         timeout: seconds without a byte after which the server counts as gone.
         destination: the name of a destination; ``default`` is that of ``[delivery]``.
     """
@@ -199,6 +200,7 @@ class Account(_Login):
     keep: Retention = Keep.parse("forever")
     mailbox: Mailbox
     destination: Name = DEFAULT
+    max_size: Annotated[Bytes, Field(ge=1)] = 256 * 1024 * 1024
     timeout: Seconds = 60.0
     enabled: bool = True
 

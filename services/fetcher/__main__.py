@@ -40,7 +40,7 @@ def account(table: settings.Account) -> Account:
         None if table.ca_file is None else str(table.ca_file),
         table.timeout,
     )
-    return Account(table.name, login, table.poll_every, table.keep.seconds)
+    return Account(table.name, login, table.poll_every, table.keep.seconds, table.max_size)
 
 
 @asynccontextmanager

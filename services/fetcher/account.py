@@ -21,6 +21,9 @@ FIRST_ROUND: Final = 300.0
 NUDGE: Final = 0.1
 """The part of its interval by which a poll comes earlier or later, to keep many apart."""
 
+MAX_SIZE: Final = 256 * 1024 * 1024
+"""Bytes of a message, unless the account says otherwise: more than any large provider takes in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -32,12 +35,14 @@ class Account:
         poll_every: seconds from one poll to the next.
         keep: seconds that a message stays on the server once it is safe with us; 0 deletes it at
             once, infinity never.
+        max_size: bytes; a message that is larger stays on the server.
     """
 
     name: str
     login: Login
     poll_every: float
     keep: float
+    max_size: int = MAX_SIZE
 
     @property
     def server(self) -> str:

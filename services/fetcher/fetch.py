@@ -263,7 +263,7 @@ class Fetcher:
     ) -> None:
         if undone != self._undone.get(account.name, []):
             for sentence in undone:
-                self._world.journal.trouble("left undone", account=account.name, what=sentence)
+                self._world.journal.left_undone(account.name, sentence)
         self._undone[account.name] = undone
         now = self._world.clock.now()
         many = len(self._accounts) > HANDFUL

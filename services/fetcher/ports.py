@@ -139,6 +139,9 @@ class Journal(Protocol):
     def polled(self, account: str, found: int, fetched: int, seconds: float) -> None:
         """An account was polled to the end."""
 
+    def left_undone(self, account: str, what: str) -> None:
+        """A poll has left something undone, told in a sentence."""
+
     def account_failed(self, account: str, reason: str, again_in: float) -> None:
         """An account could not be polled."""
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple
 
 from services.fetcher.exchange import Exchange
+from shared.errors import TooLarge
 
 
 class Pieces:
-    """Iterates over the multi-line response that the exchange is in the middle of."""
+    """Iterates over the multi-line response that the exchange is in the middle of.
 
-    __slots__ = ("_done", "_exchange")
+    Args:
+        exchange: in the middle of it.
+        done: whether there is nothing of it.
+        most: bytes after which no more is read, nor skipped: it may have no end.
+    """
 
-    def __init__(self, exchange: Exchange, *, done: bool) -> None:
+    __slots__ = ("_come", "_done", "_exchange", "_most")
+
+    def __init__(self, exchange: Exchange, *, done: bool, most: float = math.inf) -> None:
         self._exchange = exchange
         self._done = done
+        self._most = most
+        self._come = 0
 
     def __aiter__(self) -> Pieces:
         return self
@@ -23,16 +33,29 @@ class Pieces:
     async def __anext__(self) -> bytes:
         if self._done:
             raise StopAsyncIteration
-        piece = await self._exchange.piece()
-        self._done = piece.last
-        if not piece.data:
+        data = await self._next()
+        if not data:
             raise StopAsyncIteration
-        return piece.data
+        return data
 
     async def skip(self) -> None:
         """Read on to the end of the response."""
         while not self._done:
-            self._done = (await self._exchange.piece()).last
+            await self._next()
+
+    async def _next(self) -> bytes:
+        piece = await self._exchange.piece()
+        self._done = piece.last
+        self._come += len(piece.data)
+        if self._come > self._most:
+            raise too_large(self._exchange.server, self._most)
+        return piece.data
+
+
+def too_large(server: str, most: float) -> TooLarge:
+    """Return the error about a message of which more has come than this."""
+    said = f"more has come of it than max_size ({most} bytes), whatever LIST says"
+    return TooLarge(server, f"{said}; it is left there for a day")
 
 
 async def _at_hand(whole: bytes) -> AsyncGenerator[bytes, None]:
@@ -64,5 +87,6 @@ class Retrieved(NamedTuple):
 
         Raises:
             Unreachable: the connection broke in the middle.
+            TooLarge: more has come than is taken.
         """
         return _at_hand(self.whole or b"") if self.pieces is None else self.pieces

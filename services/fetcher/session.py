@@ -12,6 +12,7 @@ reply out of order shows itself; RETR, TOP and DELE have nothing of the kind.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +24,7 @@ from services.fetcher.exchange import Exchange
 from services.fetcher.login import Login, log_in
 from services.fetcher.protocol import Reply
 from services.fetcher.quirks import NONE, Quirks
-from services.fetcher.retrieved import Pieces, Retrieved
+from services.fetcher.retrieved import Pieces, Retrieved, too_large
 from services.fetcher.window import Window
 from shared.dialogue import Tell
 from shared.errors import PromiseBroken, ServerFault, Unreachable
@@ -208,7 +209,10 @@ class Session:
             yield number, whole
 
     async def retrieve(
-        self, numbers: Iterable[int], by_size: Mapping[int, int] | None = None
+        self,
+        numbers: Iterable[int],
+        by_size: Mapping[int, int] | None = None,
+        most: float = math.inf,
     ) -> AsyncGenerator[Retrieved, None]:
         """Yield these messages in this order, asking ahead where the server offers PIPELINING.
 
@@ -218,8 +222,10 @@ class Session:
             numbers: taken from it as they are asked for; where it ends, nothing more is.
             by_size: messages that did not end as they should when they were read before, with the
                 sizes that LIST says: where one command waits for the other, they end by these.
+            most: bytes of a message; one of which more comes ends the session.
 
         Raises:
+            TooLarge: more has come of a message.
             Unreachable: the connection broke.
             PromiseBroken: the server mixed up or lost answers to commands sent together.
             ServerFault: the server broke the protocol.
@@ -227,20 +233,22 @@ class Session:
         exchange = self._exchange
         await exchange.settle()
         sizes = {} if self._pipelining or by_size is None else by_size
-        most = RETRIEVE_WINDOW if self._pipelining else 1
-        window = Window(exchange, "RETR", numbers, most, mark=self._pipelining)
+        ahead = RETRIEVE_WINDOW if self._pipelining else 1
+        window = Window(exchange, "RETR", numbers, ahead, mark=self._pipelining)
         while (number := window.next()) is not None:
             self.at = number
             size = sizes.get(number)
             whole = exchange.whole() if size is None else None
             if whole is not None:
+                if len(whole) > most:
+                    raise too_large(exchange.server, most)
                 yield Retrieved(number, None, whole, None)
                 continue
             reply = await exchange.reply()
             if reply.ok and size is not None:
                 yield Retrieved(number, None, await exchange.framed(size), None)
             else:
-                pieces = Pieces(exchange, done=not reply.ok)
+                pieces = Pieces(exchange, done=not reply.ok, most=most)
                 yield Retrieved(number, None if reply.ok else reply.text, None, pieces)
                 await pieces.skip()
         if window.marked:

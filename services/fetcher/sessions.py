@@ -166,6 +166,7 @@ class Sessions:
                 deletes=blame.deletes,
                 counts=counts and blame.exact,
                 again=not blame.exact,
+                lasting=blame.lasting,
             )
             await self._world.ledger.troubled(self._account.name, self._troubles.to_record())
 

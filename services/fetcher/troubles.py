@@ -32,12 +32,14 @@ class Blame(NamedTuple):
     Attributes:
         deletes: it is safe with us; it was to be deleted.
         exact: False where it may have been one of those that were asked for after it.
+        lasting: True where another try would end the same.
     """
 
     key: str
     number: int
     deletes: bool
     exact: bool = True
+    lasting: bool = False
 
 
 class Troubles:
@@ -55,6 +57,8 @@ class Troubles:
         self._doubted: set[str] = set()
         self._new: dict[str, Trouble] = {}
         self._over: set[str] = set()
+        self._passed: list[Trouble] = []
+        self._passed_over = 0
 
     def get(self, key: str) -> Trouble | None:
         """Return what is known of a message, None where there is no trouble with it."""
@@ -96,6 +100,7 @@ class Troubles:
         deletes: bool = False,
         counts: bool = True,
         again: bool = False,
+        lasting: bool = False,
     ) -> None:
         """Note that a message could not be fetched, or not be deleted.
 
@@ -108,16 +113,26 @@ class Troubles:
             counts: whether it was a try, and not perhaps the line that failed.
             again: whether to try it once more in this poll, after all others: it may not have been
                 this one.
+            lasting: another try would end the same: it is left alone at once.
         """
         before = self._known.get(key)
         same = before is not None and before.deletes is deletes
         earlier = before.tries if same and before is not None else 0
-        tries = max(1, earlier + (counts and key not in self._tried))
+        tries = TRIES if lasting else max(1, earlier + (counts and key not in self._tried))
         until = self._now + LEFT_FOR if tries >= TRIES else 0.0
         (self._doubted if again else self._tried).add(key)
         self._over.discard(key)
         trouble = Trouble(key, number, tries, until, reason, id_, deletes)
         self._known[key] = self._new[key] = trouble
+
+    def pass_over(self, key: str, number: int, reason: str) -> None:
+        """Note that a message is not asked for in this session, for what the server says of it.
+
+        It is told, and not remembered: each session sees it anew.
+        """
+        self._passed_over += 1
+        if len(self._passed) < NAMED:
+            self._passed.append(Trouble(key, number, 0, 0.0, reason))
 
     def settle(self, keys: Iterable[str], *, deletes: bool = False) -> None:
         """Note that there is no trouble with these any more."""
@@ -131,7 +146,8 @@ class Troubles:
                 self._over.add(key)
 
     def keep_only(self, listed: Iterable[str]) -> None:
-        """Forget the trouble with messages that the server lists no longer."""
+        """A session begins: forget the trouble with messages that the server lists no longer."""
+        self._passed, self._passed_over = [], 0
         gone = self._known.keys() - set(listed) if self._known else set()
         for deletes in (False, True):
             self.settle(gone, deletes=deletes)
@@ -151,10 +167,14 @@ class Troubles:
         sentences = []
         for deletes, what in ((False, "fetched"), (True, "deleted at the server")):
             some = [t for t in self._known.values() if t.deletes is deletes]
+            total = len(some)
+            if not deletes:
+                some = [*some[:NAMED], *self._passed]
+                total += self._passed_over
             if some:
-                count = "1 message" if len(some) == 1 else f"{len(some)} messages"
+                count = "1 message" if total == 1 else f"{total} messages"
                 named = "; ".join(_named(trouble) for trouble in some[:NAMED])
-                more = f"; and {len(some) - NAMED} more" if len(some) > NAMED else ""
+                more = f"; and {total - NAMED} more" if total > NAMED else ""
                 sentences.append(f"{count} cannot be {what}: {named}{more}")
         return sentences
 

@@ -37,6 +37,7 @@ from shared.errors import (
     ServerFault,
     Silent,
     SpoolUnavailable,
+    TooLarge,
     Unreachable,
 )
 from shared.faultpoint import reach
@@ -45,6 +46,9 @@ from shared.log import printable
 REFUSED: Final = 5
 """Messages that a server may refuse in one session for the first time, with less than that handed
 over, before that is a trouble of its own and none of theirs."""
+
+REPLY_LIMIT: Final = 500
+"""Characters of a refusal that are kept: there may be one for each message."""
 
 TEMPORARY: Final = "[SYS/TEMP]"
 
@@ -168,7 +172,10 @@ class Visit:
     def _find_fault(self, error: Exception) -> None:
         """See which message it was at which the session broke while it was looked at."""
         suspect = self._suspect
-        if suspect is not None and not isinstance(error, Unreachable):
+        if isinstance(error, TooLarge):
+            blame = self._blamed(self._asked.values(), deletes=False)
+            self.blame = blame and blame._replace(lasting=True)
+        elif suspect is not None and not isinstance(error, Unreachable):
             self.blame = Blame(suspect.key, suspect.number, deletes=False)
         elif self.confirming:
             self.blame = self._blamed(self._confirmed, deletes=True)
@@ -257,7 +264,9 @@ class Visit:
         if self._account.keep < math.inf and not self._session.login_delay and not self._asked:
             self._until = self._world.clock.monotonic() + self._limits.session_seconds
         while True:
-            retrieving = self._session.retrieve(self._numbers(), self._by_size)
+            retrieving = self._session.retrieve(
+                self._numbers(), self._by_size, self._account.max_size
+            )
             async with aclosing(retrieving) as arriving:
                 async for message in arriving:
                     await self._arrived(message)
@@ -283,6 +292,10 @@ class Visit:
                 return
             message = self._waiting.popleft()
             size = message.size or 0
+            if size > self._account.max_size:
+                said = f"LIST says {size} bytes, and max_size is {self._account.max_size}"
+                self._troubles.pass_over(message.key, message.number, said)
+                continue
             if 0 < size < FRAMED_LIMIT and self._troubles.was_tried(message.key):
                 self._by_size[message.number] = size
             if message.uidl in self._changed and SIZES_VARY in self.quirks:
@@ -321,7 +334,7 @@ class Visit:
         listed = self._arriving = self._asked[retrieved.number]
         if retrieved.refused is not None:
             # One message that the server will not hand over keeps none of the others.
-            self._refused.append((listed, retrieved.refused))
+            self._refused.append((listed, retrieved.refused[:REPLY_LIMIT]))
         else:
             await self._take(listed, retrieved)
 

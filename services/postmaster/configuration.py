@@ -105,6 +105,7 @@ def _account(account: Account) -> dict[str, object]:
         "keep": account.keep.text,
         "mailbox": account.mailbox,
         "destination": account.destination,
+        "max_size": show.size(account.max_size, exact=True),
         "timeout": show.duration(account.timeout),
         "enabled": account.enabled,
     }

@@ -15,7 +15,7 @@ from typing import NamedTuple
 CAPABILITIES = ("USER", "UIDL", "TOP", "PIPELINING", "RESP-CODES")
 """What the server offers unless the dialogue says otherwise."""
 
-ACTS = ("drop", "reset", "hang", "hold", "discard", "commit", "book", "message", "bytes")
+ACTS = ("drop", "reset", "hang", "endless", "hold", "discard", "commit", "book", "message", "bytes")
 """What can stand in angle brackets in place of a line of the server."""
 
 CHECKS = (

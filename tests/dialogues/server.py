@@ -324,6 +324,14 @@ class _Talk:
         self._drain()
         raise Ended
 
+    def _endless(self) -> None:
+        """Say a line that has no end, until the client leaves."""
+        self._wire.flush()
+        with contextlib.suppress(OSError):
+            while True:
+                self._connection.sendall(b"x" * 65_536)
+        raise Ended
+
     def _drain(self) -> None:
         while self._connection.recv(65_536):
             pass
@@ -433,6 +441,7 @@ _ACTING: Mapping[str, Callable[[_Talk], None]] = {
     "drop": _Talk._drop,
     "reset": _Talk._reset,
     "hang": _Talk._hang,
+    "endless": _Talk._endless,
     "discard": _Talk._discard,
     "commit": _Talk._commit,
 }
