@@ -5,7 +5,7 @@ ours. What waits longer than any of these tests has patience would be said to st
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -18,13 +18,14 @@ from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.postfix import Postfix, postfix
 
 HOUR = 3600.0
+USERS = ("sales", "later")
 LATER = "later@corp.example"
 """Its mail is refused until somebody says otherwise."""
 
 
 @pytest.fixture(scope="module")
 def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
-    users = dict.fromkeys(("sales", "later"), "secret")
+    users = dict.fromkeys(USERS, "secret")
     with dovecot(tmp_path_factory.mktemp("provider"), users) as server:
         yield server
 
@@ -57,8 +58,9 @@ def place(place: Place, local: Postfix, broker: str | None) -> Place:
     return place
 
 
-def put(place: Place, seed: int, count: int = 20) -> None:
-    for index, user in enumerate(("sales", "later")):
+def put(place: Place, seed: int, count: int = 20, users: Sequence[str] = USERS) -> None:
+    for user in users:
+        index = USERS.index(user)
         place.put(user, sample_messages(count, 10 * seed + index, max_size=20_000))
 
 
@@ -109,13 +111,14 @@ def test_what_is_underway_goes_on(place: Place, local: Postfix) -> None:
 def test_who_died_before_it_holds_nothing_up(place: Place, local: Postfix) -> None:
     """A fetcher with an account, its mail not yet deleted, and a deliverer with messages claimed.
 
-    All of that is written down for the hour to come.
+    All of that is written down for the hour to come. The deliverer dies of what goes to Maildirs:
+    what SMTP has taken and nobody has recorded may come twice, as ``test_kill_points`` counts.
     """
     product = place.product
     del local.answers[LATER]
-    put(place, seed=5)
+    put(place, seed=5, users=["sales"])
     product.start("parser", "rewriter")
-    for name, at in (("fetcher", "after-ledger#2"), ("deliverer", "before-ledger#2")):
+    for name, at in (("fetcher", "after-ledger"), ("deliverer", "before-ledger#2")):
         product.start(name, **{VARIABLE: f"{name}.{at}"})
         victim = product.processes[name]
         product.wait(lambda v=victim: v.poll() is not None, f"the {name} to be killed")
