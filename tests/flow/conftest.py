@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.connector import Connector, connector
 from tests.flow.forked import ForkedConnector
 from tests.flow.place import Place
 from tests.flow.rabbitmq_site import Site
@@ -40,20 +39,14 @@ def site(server: RabbitServer) -> Site:
 
 
 @pytest.fixture
-def product(tmp_path: Path) -> Iterator[Connector]:
-    with connector(_folder(tmp_path, "product")) as installation:
-        yield installation
-
-
-@pytest.fixture
-def forked(tmp_path: Path) -> Iterator[ForkedConnector]:
+def product(tmp_path: Path) -> Iterator[ForkedConnector]:
     with contextlib.closing(ForkedConnector(_folder(tmp_path, "product"))) as installation:
         yield installation
 
 
 @pytest.fixture
-def place(tmp_path: Path, forked: ForkedConnector, provider: Dovecot) -> Place:
-    return Place(forked, provider, tmp_path / "mail")
+def place(tmp_path: Path, product: ForkedConnector, provider: Dovecot) -> Place:
+    return Place(product, provider, tmp_path / "mail")
 
 
 @pytest.fixture

@@ -8,19 +8,23 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from subprocess import TimeoutExpired
+from subprocess import CompletedProcess, TimeoutExpired
 
+from services.__main__ import OPERATOR
 from tests.clock import ShiftedClock
 from tests.flow.connector import STAGES, Connector, command_of
 
 _LOADED = ["__main__", "services.__main__", "services.run"]
 _LOADED += [f"services.{stage}.__main__" for stage in STAGES]
 _LOADED += ["shared.broker.embedded", "shared.broker.rabbitmq", "shared.state", "shared.settings"]
+_LOADED += ["shared.settings_advice", "shared.settings_owner", "email.parser", "encodings.idna"]
+_LOADED += [f"services.postmaster.{module}" for module in sorted({*OPERATOR.values()})]
 _LOADED += ["sqlalchemy.dialects.sqlite.aiosqlite", "tests.flow.forked"]
 
 
@@ -69,33 +73,55 @@ class ForkedConnector(Connector):
         return ShiftedClock(self.folder / "clock")
 
     def start(self, *names: str, **environment: str) -> None:
+        for name in names:
+            log = self.folder / f"{name}.log"
+            self.processes[name] = self._fork(self.first, command_of(name), log, log, environment)
+
+    def cli(self, *arguments: str, timeout: float = 300) -> CompletedProcess[str]:
+        """Run one command of the product to its end, and nothing before it."""
+        with tempfile.TemporaryDirectory(prefix="cli-") as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            process = self._fork(None, arguments, out, err, {})
+            try:
+                status = process.wait(timeout)
+            finally:
+                process.send_signal(signal.SIGKILL)
+            return CompletedProcess(arguments, status, out.read_text(), err.read_text())
+
+    def _fork(
+        self,
+        first: Callable[[], None] | None,
+        arguments: Sequence[str],
+        out: Path,
+        err: Path,
+        environment: Mapping[str, str],
+    ) -> Forked:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_LOADED)
-        for name in names:
-            command = ["--config", str(self.config), *command_of(name)]
-            log = self.folder / f"{name}.log"
-            process = context.Process(
-                target=_live,
-                args=(self.first, command, log, environment, self.clock.path),
-                name=name,
-            )
-            process.start()
-            self.processes[name] = Forked(process)
+        command = ["--config", str(self.config), *arguments]
+        process = context.Process(
+            target=_live,
+            args=(first, command, out, err, environment, self.clock.path),
+            name=" ".join(arguments),
+        )
+        process.start()
+        return Forked(process)
 
 
 def _live(
     first: Callable[[], None] | None,
     command: list[str],
-    log: Path,
+    out: Path,
+    err: Path,
     environment: Mapping[str, str],
     clock: Path,
 ) -> None:
     """Be a process of the product until it ends."""
     from services.__main__ import main
 
-    with log.open("ab") as out:
-        os.dup2(out.fileno(), 1)
-        os.dup2(out.fileno(), 2)
+    for number, path in ((1, out), (2, err)):
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), number)
     os.environ.update(environment)
     if first is not None:
         first()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.corpus.messages import sample_messages
-from tests.flow.connector import Connector
+from tests.flow.forked import ForkedConnector
 from tests.flow.plant import Plant
 from tests.servers.dovecot import Dovecot, dovecot
 
@@ -27,7 +27,7 @@ def plant(tmp_path: Path, provider: Dovecot) -> Iterator[Plant]:
     """An installation that has delivered 30 messages, and holds 20 more."""
     folder = tmp_path / "product"
     folder.mkdir()
-    with contextlib.closing(Connector(folder)) as product:
+    with contextlib.closing(ForkedConnector(folder)) as product:
         made = Plant(product, provider, tmp_path / "mail", None)
         product.configure(
             [made.account(NAME, keep="forever")],

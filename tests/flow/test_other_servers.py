@@ -107,16 +107,16 @@ def test_a_limit_of_connections_or_messages_delays_none(place: Place, server: Lo
 
 
 def test_courier_hands_out_the_message_itself_and_no_stub(
-    forked: ForkedConnector, tmp_path: Path
+    product: ForkedConnector, tmp_path: Path
 ) -> None:
     """RFC 6856: without UTF8, what has 8-bit bytes in its header is replaced by a notice."""
     raw = b"From: a@example.net\nSubject: Gr\xfc\xdfe\n\nbody\n"
     with courier_pop3() as provider:
         provider.put("sales", "1.eight-bit", raw)
         keys = account(provider, "sales")
-        forked.configure([keys], f"maildir://{tmp_path}/mail")
-        forked.start(ONCE)
-        assert forked.processes.pop(ONCE).wait(60) == 0, forked.tail()
+        product.configure([keys], f"maildir://{tmp_path}/mail")
+        product.start(ONCE)
+        assert product.processes.pop(ONCE).wait(60) == 0, product.tail()
         (stored,) = (tmp_path / "mail" / "new").iterdir()
         assert stored.read_bytes().endswith(b"\n" + raw)
         assert provider.files("sales") == []
