@@ -12,6 +12,14 @@ hypothesis.settings.register_profile("connector", deadline=None)
 hypothesis.settings.load_profile("connector")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Share the tests out among several workers, where there are any."""
+    from tests.workers import Sharing  # needs xdist, which one process alone can do without
+
+    return Sharing(config, log)
+
+
 @pytest.fixture(autouse=True)
 def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the developer's own settings away from the tests."""
