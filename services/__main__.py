@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
-from services.postmaster.errors import NotFound
+from services.postmaster.errors import NotFound, Unfit
 from services.postmaster.invocation import Invocation, pass_invocation
 from shared import log
 from shared.errors import (
@@ -45,8 +45,10 @@ STAGES: Final = {
 
 OPERATOR: Final = {
     "accounts": "accounts",
+    "backup": "backup",
     "failed": "folders",
     "quarantine": "folders",
+    "restore": "backup",
     "spool": "spool",
     "state": "state",
     "topology": "topology",
@@ -67,6 +69,7 @@ ADVICE: Final[tuple[tuple[type[Exception], str], ...]] = (
     (SpoolMissing, "Its raw message is gone from the spool; was the spool cleared or moved?"),
     (Refused, "Does the queue exist (topology declare), and is it full?"),
     (NotFound, ""),
+    (Unfit, ""),
 )
 """Errors that have a cause outside this program, and what to look at."""
 

@@ -258,6 +258,11 @@ class Settings(_Table):
         return self.data_dir / "queue.db"
 
     @property
+    def unrecorded_file(self) -> Path | None:
+        """Where deliveries are written down that the ledger does not take; None for nowhere."""
+        return self.data_dir / "unrecorded" if self.uses_data_dir else None
+
+    @property
     def spool_url(self) -> str:
         """The URL of the spool, or a directory; fsspec percent-decodes no file URL."""
         default = str((self.data_dir / "spool").absolute())

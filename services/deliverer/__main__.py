@@ -6,7 +6,6 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from services.deliverer.breaker import Breaker
@@ -42,7 +41,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         for name, table in r.settings.every_destination.items()
     }
     state: State = await r.state()
-    unrecorded = Unrecorded(_file(r.settings))
+    unrecorded = Unrecorded(r.settings.unrecorded_file)
     await unrecorded.make()
     deliverer = Deliverer(
         couriers, state, r.spool, r.clock, report=r.log.trouble, unrecorded=unrecorded
@@ -56,11 +55,6 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         yield Assembly(stage)
     finally:
         await deliverer.close()
-
-
-def _file(settings: Settings) -> Path | None:
-    """Return where deliveries are written down that the ledger does not take."""
-    return settings.data_dir / "unrecorded" if settings.uses_data_dir else None
 
 
 def dialogues(log: MailLog, destination: str) -> Listen | None:

@@ -35,7 +35,7 @@ def check(invocation: Invocation, as_json: bool) -> int:
 
     The exit status is 1 where a file is damaged. PostgreSQL and RabbitMQ look after their own.
     """
-    found = {file: _health(file, make) for file, make in _files(invocation.settings()).items()}
+    found = {file: health_of(file, make) for file, make in _files(invocation.settings()).items()}
     if as_json:
         show.as_json([{"file": str(f), **h._asdict()} for f, h in found.items()])
     else:
@@ -57,10 +57,10 @@ def rebuild_(invocation: Invocation, as_json: bool) -> int:
     """
     settings = invocation.settings()
     files = _files(settings)
-    _require_stopped(settings)
+    require_stopped(settings)
     done: list[dict[str, object]] = []
     for file, make in files.items():
-        if not _health(file, make).faults:
+        if not health_of(file, make).faults:
             continue
         empty = file.with_name(f"{file.name}.new")
         for side in ("", "-wal", "-shm"):
@@ -86,25 +86,44 @@ def _files(settings: Settings) -> dict[Path, Callable[[Path], None]]:
     """Return the files that these settings lead to and that are there, each with what makes it."""
     files: dict[Path, Callable[[Path], None]] = {}
     if settings.broker.url is None:
-        files[settings.queue_file] = lambda path: _make_queues(settings, path)
+        files[settings.queue_file] = lambda path: make_queues(settings, path)
+    ledgers = ledger_file(settings)
+    if ledgers is not None:
+        files[ledgers] = make_ledgers
+    return {file: make for file, make in files.items() if file.exists()}
+
+
+def ledger_file(settings: Settings) -> Path | None:
+    """Return the file of the ledgers, None where they are at a server.
+
+    Raises:
+        ConfigError: the URL of the database is wrong.
+    """
     # Not at the top: SQLAlchemy takes its time to load.
     from shared.state.database import file_of
 
     url = settings.state.url
-    ledgers = settings.data_dir / "state.db" if url is None else file_of(url.reveal())
-    if ledgers is not None:
-        files[ledgers] = _make_ledgers
-    return {file: make for file, make in files.items() if file.exists()}
+    return settings.data_dir / "state.db" if url is None else file_of(url.reveal())
 
 
-def _make_queues(settings: Settings, path: Path) -> None:
+def make_queues(settings: Settings, path: Path) -> None:
+    """Make a queue file, or bring one up to date.
+
+    Raises:
+        ConfigError: what is there is damaged, of a newer version, or of another program.
+    """
     db = schema.connect(path, 5.0)
     with store.transaction(db):
         store.declare(db, plan(settings.retry.tiers))
     db.close()
 
 
-def _make_ledgers(path: Path) -> None:
+def make_ledgers(path: Path) -> None:
+    """Make a file of ledgers, or bring one up to date.
+
+    Raises:
+        ConfigError: what is there is damaged, of a newer version, or of another program.
+    """
     from shared.state import State, new_owner
 
     async def made() -> None:
@@ -113,7 +132,7 @@ def _make_ledgers(path: Path) -> None:
     asyncio.run(made())
 
 
-def _health(file: Path, make: Callable[[Path], None]) -> Health:
+def health_of(file: Path, make: Callable[[Path], None]) -> Health:
     """Return how a file is; one that is opened as ever and lacks something is damaged, too."""
     health = look(file)
     if health.faults:
@@ -125,7 +144,12 @@ def _health(file: Path, make: Callable[[Path], None]) -> Health:
     return health
 
 
-def _require_stopped(settings: Settings) -> None:
+def require_stopped(settings: Settings) -> None:
+    """Make sure that no process works on the queue file.
+
+    Raises:
+        ConfigError: one does.
+    """
     folder = settings.queue_file.with_name(f"{settings.queue_file.name}.owners")
     if settings.broker.url is None and any(map(owners.is_locked, folder.glob("*"))):
         raise ConfigError(str(settings.data_dir), "processes use these files; stop them first")

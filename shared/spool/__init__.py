@@ -21,7 +21,7 @@ from shared.log import printable
 from shared.spool.local import LocalStore
 from shared.spool.store import Draft, Listed, Store, path_of, valid
 
-__all__ = ["Blob", "Listed", "Spool", "valid"]
+__all__ = ["Blob", "Listed", "Spool", "folder_of", "valid"]
 
 R = TypeVar("R")
 
@@ -231,11 +231,25 @@ class _Threads:
         return found
 
 
+def folder_of(url: str, options: Mapping[str, str]) -> Path | None:
+    """Return the folder of this machine that a URL leads to; None where it leads elsewhere.
+
+    Raises:
+        ConfigError: it is wrong, or needs a package that is not installed.
+    """
+    found = _place(url, options)
+    return found if isinstance(found, Path) else None
+
+
 def _store(url: str, options: Mapping[str, str]) -> Store:
+    found = _place(url, options)
+    return LocalStore(found) if isinstance(found, Path) else found
+
+
+def _place(url: str, options: Mapping[str, str]) -> Store | Path:
     if "://" not in url:
-        return LocalStore(Path(url))
+        return Path(url)
     # Not at the top: a directory needs no fsspec.
     from shared.spool.remote import connect
 
-    found = connect(url, options)
-    return LocalStore(found) if isinstance(found, Path) else found
+    return connect(url, options)

@@ -1,0 +1,168 @@
+"""The commands ``backup`` and ``restore``: all that lies in ``data_dir`` as one file, and back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import click
+
+from services.postmaster import archive, restored, show
+from services.postmaster.errors import Unfit
+from services.postmaster.invocation import Invocation, pass_invocation
+from services.postmaster.parts import Parts
+from services.postmaster.snapshot import Snapshot, own_folder, snapshot
+from services.postmaster.state import require_stopped
+from shared import faultpoint
+from shared.clock import SystemClock
+from shared.log import printable
+from shared.rebuild import look
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_file = click.argument("file", type=click.Path(path_type=Path))
+
+_DRAFT: Final = "archive"
+
+
+class _Saved(NamedTuple):
+    """What is in an archive that was written: messages that queues hold, blobs, and its bytes."""
+
+    about: archive.About
+    messages: int
+    blobs: int
+    size: int
+
+
+@click.command()
+@_file
+@_json
+@pass_invocation
+def backup(invocation: Invocation, file: Path, as_json: bool) -> None:
+    """Save queues, ledgers and spool as they are at this moment into one FILE.
+
+    Processes may run meanwhile. FILE holds mail, so only its owner can read it; it is there when
+    all of it is, and takes the place of an older backup of that name. The configuration and its
+    secrets are not in it, nor is what lies in RabbitMQ, PostgreSQL or S3.
+    """
+    settings = invocation.settings()
+    faultpoint.arm(invocation.environ)
+    parts = Parts.of(settings)
+    parts.require_some()
+    _require_free(file)
+    with _told("nothing was saved"):
+        saved = _save(parts, file)
+    if as_json:
+        show.as_json(
+            {
+                "file": str(file),
+                "moment": saved.about.moment,
+                "holds": saved.about.holds,
+                "messages": saved.messages,
+                "blobs": saved.blobs,
+                "missing_blobs": saved.about.missing,
+                "size": saved.size,
+                "not_in_it": parts.elsewhere,
+            }
+        )
+        return
+    click.echo(
+        f"{printable(str(file))}: {saved.messages} messages in queues and {saved.blobs} blobs,"
+        f" as of {show.minute(saved.about.moment)}; {show.size(saved.size)}"
+    )
+    if saved.about.missing:
+        click.echo(f"missing from the spool already: {' '.join(saved.about.missing)}", err=True)
+    for what in parts.elsewhere:
+        click.echo(f"not in it: {what}; see Backup in docs/operations.md", err=True)
+
+
+@click.command()
+@_file
+@_json
+@pass_invocation
+def restore(invocation: Invocation, file: Path, as_json: bool) -> None:
+    """Put back what "backup" saved into FILE; data_dir must be empty, and no process run.
+
+    FILE is looked through to its end before anything is put back. Mail that was fetched since, and
+    is no longer at the provider, is not in it; what was delivered since is delivered again.
+    """
+    settings = invocation.settings()
+    parts = Parts.of(settings)
+    require_stopped(settings)
+    with _told("nothing was restored"):
+        found = restored.restore(parts, settings, file)
+    if as_json:
+        show.as_json({"moment": found.about.moment, "messages": found.messages})
+    else:
+        click.echo(
+            f"restored as of {show.minute(found.about.moment)}: {found.messages} messages in queues"
+        )
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Say what went wrong in words, and what that means."""
+    try:
+        yield
+    except archive.Damaged as error:
+        raise Unfit(f"{what}: {printable(str(error))}") from error
+    except OSError as error:
+        where = printable(str(error.filename or ""))
+        raise Unfit(f"{what}: {where}: {error.strerror or printable(str(error))}") from error
+    except sqlite3.Error as error:
+        raise Unfit(f"{what}: {printable(str(error))}; try state check") from error
+
+
+def _require_free(file: Path) -> None:
+    if file.exists() and not archive.is_archive(file):
+        raise Unfit(f"{printable(str(file))} is there, and is no backup: give another name")
+
+
+def _save(parts: Parts, file: Path) -> _Saved:
+    """Write the archive beside its place, and put it there once it is whole and on disk."""
+    with own_folder(file.with_name(f"{file.name}.part")) as folder:
+        with snapshot(parts.databases, parts.spool, parts.note) as found:
+            saved = _written(parts, found, folder)
+            faultpoint.reach("backup", "written")
+        (folder / _DRAFT).replace(file)
+    _sync(file.parent)
+    return saved
+
+
+def _written(parts: Parts, found: Snapshot, folder: Path) -> _Saved:
+    moment = show.time(SystemClock().now())
+    copies = {name: folder / name for name in parts.named}
+    for copy, path in zip(found.databases, copies.values(), strict=True):
+        copy(path)
+        if faults := look(path).faults:
+            raise Unfit(f"nothing was saved, as {path.name} is damaged: {faults[0]}")
+        faultpoint.reach("backup", "copied")
+    messages, missing, blobs = 0, [], found.blobs
+    if archive.QUEUES in copies:
+        messages, held = restored.held(copies[archive.QUEUES])
+        missing = sorted(held.keys - blobs.keys()) if parts.spool is not None else []
+        blobs = {key: path for key, path in blobs.items() if held.hold(key)}
+    about = archive.About(moment, metadata.version("pop3-connector"), parts.holds, tuple(missing))
+    draft = folder / _DRAFT
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        writer = archive.Writer(out, about)
+        for name, path in copies.items():
+            writer.add(name, path)
+        if found.note:
+            writer.add_bytes(archive.NOTE, found.note)
+        for key, path in blobs.items():
+            writer.add(f"{archive.SPOOL}{key}", path)
+        writer.finish()
+        out.flush()
+        os.fsync(out.fileno())
+    return _Saved(about, messages, len(blobs), draft.stat().st_size)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(fd)
+    os.close(fd)
