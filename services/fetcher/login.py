@@ -74,6 +74,9 @@ TLS_PORT: Final = 995
 _LOCK_PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
 """Seconds for a server to notice that a connection is gone, and to let go of its maildrop."""
 
+_DEAR: Final = frozenset({"no_capa", "no_utf8", "no_uidl", "no_list", "no_stat"})
+"""What a server is believed not to keep only when a connection broke at it twice."""
+
 _PIPELINED: Final = "PIPELINING"
 
 _WANTS_TLS: Final = re.compile(
@@ -125,7 +128,7 @@ async def log_in(login: Login, quirks: Quirks = NONE, tell: Tell | None = None) 
         except PromiseBroken as broken:
             if found.has(broken.quirk):
                 raise
-            if _may_be_the_line(broken) and cut != broken.quirk:
+            if may_be_the_line(broken) and cut != broken.quirk:
                 cut = broken.quirk
             else:
                 found = found.having(broken.quirk)
@@ -137,13 +140,14 @@ async def log_in(login: Login, quirks: Quirks = NONE, tell: Tell | None = None) 
             await asyncio.sleep(pause)
 
 
-def _may_be_the_line(broken: PromiseBroken) -> bool:
+def may_be_the_line(broken: PromiseBroken) -> bool:
     """Return whether a connection may just have been cut, of which nothing is to be remembered.
 
-    To do without CAPA or UTF8 for a week is no small thing: Courier then hands over stubs.
+    To do without these for a week is no small thing: Courier hands over stubs without UTF8, and
+    without UIDL all is read anew at each poll.
     """
     cut = isinstance(broken.__cause__, Unreachable) and not isinstance(broken.__cause__, Silent)
-    return cut and broken.quirk in ("no_capa", "no_utf8")
+    return cut and broken.quirk in _DEAR
 
 
 async def _log_in(login: Login, quirks: Quirks, dialogue: Dialogue | None) -> LoggedIn:

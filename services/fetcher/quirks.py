@@ -19,7 +19,9 @@ class Quirks:
     Attributes:
         no_pipelining: it offers PIPELINING (RFC 2449 section 6.6), and loses or mixes up answers.
         no_capa: CAPA makes it hang or hang up.
-        no_uidl: it offers UIDL, and refuses it.
+        no_uidl: it offers UIDL, and refuses it, or UIDL makes it hang or hang up.
+        no_list: LIST makes it hang or hang up.
+        no_stat: STAT makes it hang or hang up.
         no_utf8: it offers UTF8 (RFC 6856), and refuses it or hangs up.
         no_top: TOP makes it hang or hang up.
         bare_ends: it ends messages by a dot alone on a line, and lines by LF, after a status line
@@ -29,6 +31,8 @@ class Quirks:
     no_pipelining: bool = False
     no_capa: bool = False
     no_uidl: bool = False
+    no_list: bool = False
+    no_stat: bool = False
     no_utf8: bool = False
     no_top: bool = False
     bare_ends: bool = False

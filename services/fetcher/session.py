@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -47,6 +47,12 @@ UNLISTED: Final = 100_000
 
 _STAT: Final = re.compile(r"(\d{1,7})[ \t]+(\d{1,18})\b")
 _SIZE: Final = re.compile(r"0*(\d{1,10})[ \t]+0*(\d{1,18})\b")
+_EMPTY: Final = re.compile(
+    r"(there (is|are) )?(no|0) (new )?(e?-?mails?|messages?)( (in|for|here|found|waiting)\b.*)?\W*"
+    r"|.{0,40}\bempty\W*",
+    re.IGNORECASE,
+)
+"""What a server says that refuses STAT and LIST because there is nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +143,14 @@ class Session:
         """
         if not sizes:
             return await self._survey()
-        if self._pipelining and not self.quirks.no_uidl:
+        without = self.quirks
+        if self._pipelining and not (without.no_uidl or without.no_list or without.no_stat):
             return await self._all_at_once()
         return await self._one_by_one()
 
     async def _survey(self) -> Survey:
         asks_uidl = not self.quirks.no_uidl
-        together = asks_uidl and self._pipelining
+        together = asks_uidl and self._pipelining and not self.quirks.no_stat
         stat, listed = await self._stat_and_uidl() if together else (await self._stat(), None)
         numbers = _STAT.match(stat.text) if stat.ok else None
         count, octets = (int(numbers[1]), int(numbers[2])) if numbers else (None, None)
@@ -189,8 +196,8 @@ class Session:
         """
         if numbers is not None:
             return await self._sizes_of(numbers)
-        reply = await self._exchange.command("LIST")
-        return listing.sizes(await self._exchange.body()) if reply.ok else {}
+        _, body = await self._list()
+        return listing.sizes(body)
 
     async def tops(self, numbers: Sequence[int]) -> AsyncGenerator[tuple[int, bytes | None], None]:
         """Yield the header block of each of these messages (TOP), None where it is refused.
@@ -234,7 +241,8 @@ class Session:
         await exchange.settle()
         sizes = {} if self._pipelining or by_size is None else by_size
         ahead = RETRIEVE_WINDOW if self._pipelining else 1
-        window = Window(exchange, "RETR", numbers, ahead, mark=self._pipelining)
+        marks = self._pipelining and not self.quirks.no_list
+        window = Window(exchange, "RETR", numbers, ahead, mark=marks)
         while (number := window.next()) is not None:
             self.at = number
             size = sizes.get(number)
@@ -338,11 +346,32 @@ class Session:
         return deleted
 
     async def _stat(self) -> Reply:
-        return await self._exchange.command("STAT")
+        if self.quirks.no_stat:
+            return Reply("STAT", ok=False, text="")
+        with self._or_without("STAT"):
+            return await self._exchange.command("STAT")
+
+    async def _list(self) -> tuple[Reply, bytes]:
+        """Return the answer to LIST, and the listing; empty where it is refused, or not asked."""
+        if self.quirks.no_list:
+            return Reply("LIST", ok=False, text=""), b""
+        with self._or_without("LIST"):
+            reply = await self._exchange.command("LIST")
+            return reply, await self._exchange.body() if reply.ok else b""
 
     async def _uidl(self) -> _Uidls:
-        reply = await self._exchange.command("UIDL")
-        return await self._uidls(reply)
+        with self._or_without("UIDL"):
+            reply = await self._exchange.command("UIDL")
+            return await self._uidls(reply)
+
+    @contextmanager
+    def _or_without(self, verb: str) -> Iterator[None]:
+        """Take a server that hangs, or hangs up, at this command for one that does not have it."""
+        try:
+            yield
+        except Unreachable as error:
+            said, quirk = f"{verb}: {error.said}", f"no_{verb.lower()}"
+            raise PromiseBroken(self._exchange.server, said, quirk) from error
 
     async def _stat_and_uidl(self) -> tuple[Reply, _Uidls]:
         exchange = self._exchange
@@ -373,10 +402,9 @@ class Session:
 
     async def _one_by_one(self) -> Survey:
         """Ask LIST, and UIDL if there is anything; STAT only where LIST does not tell."""
-        reply = await self._exchange.command("LIST")
-        body = await self._exchange.body() if reply.ok else None
-        sizes = listing.sizes(body or b"")
-        if body == b"":
+        reply, body = await self._list()
+        sizes = listing.sizes(body)
+        if reply.ok and not body:
             return Survey(0, 0, [], sizes=sizes)
         if not sizes:
             return replace(await self._survey(), sizes=sizes)
@@ -396,18 +424,22 @@ class Session:
 
     async def _counted(self, stat: Reply) -> int:
         """Return how many messages LIST lists, where STAT does not say."""
-        reply = await self._exchange.command("LIST")
-        if not reply.ok:
+        reply, body = await self._list()
+        if not reply.ok and not any(_EMPTY.fullmatch(said) for said in (stat.text, reply.text)):
             said = "it answers neither STAT nor LIST with a number of messages"
-            raise ServerFault(self._exchange.server, f"{said}: {printable(stat.text)}")
-        return max(listing.sizes(await self._exchange.body()), default=0)
+            words = printable(stat.text or reply.text)
+            raise ServerFault(self._exchange.server, f"{said}: {words}")
+        return max(listing.sizes(body), default=0)
 
     async def _sizes_of(self, numbers: Sequence[int]) -> dict[int, int]:
+        if self.quirks.no_list:
+            return {}
         await self._exchange.settle()
         window = self._window("LIST", numbers, DELETE_WINDOW)
         found: dict[int, int] = {}
         while (number := window.next()) is not None:
-            reply = await self._exchange.reply()
+            with self._or_without("LIST"):
+                reply = await self._exchange.reply()
             size = _SIZE.match(reply.text) if reply.ok else None
             if size is None:
                 continue

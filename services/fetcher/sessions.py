@@ -13,6 +13,7 @@ from typing import Final
 
 from services.fetcher.account import Account
 from services.fetcher.commits import Limits
+from services.fetcher.login import may_be_the_line
 from services.fetcher.ports import World
 from services.fetcher.quirks import NAMES, Quirks
 from services.fetcher.session import Session
@@ -54,6 +55,7 @@ class Sessions:
         self._sizes_vary = SIZES_VARY in known
         self._troubles = Troubles(standing.troubles, world.clock.now())
         self._broken = 0
+        self._cut_at = ""  # the quirk that the line was cut at, which may have been chance
         self._carefully = False
         self._confirm_most = CONFIRM_MOST
         self._large = standing.large
@@ -178,6 +180,9 @@ class Sessions:
         if isinstance(error, PromiseBroken):
             if self._quirks.has(error.quirk):
                 return False
+            if may_be_the_line(error) and self._cut_at != error.quirk:
+                self._cut_at = error.quirk
+                return True
             self._quirks = self._quirks.having(error.quirk)
             await self._remember(error.quirk)
             self._world.journal.trouble(

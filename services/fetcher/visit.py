@@ -16,7 +16,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
 from services.fetcher.account import Account
@@ -44,8 +44,8 @@ from shared.faultpoint import reach
 from shared.log import printable
 
 REFUSED: Final = 5
-"""Messages that a server may refuse in one session for the first time, with less than that handed
-over, before that is a trouble of its own and none of theirs."""
+"""Messages that a server may refuse in one session for the first time, before that is a trouble of
+its own and none of theirs, if it then hands over nothing any more."""
 
 REPLY_LIMIT: Final = 500
 """Characters of a refusal that are kept: there may be one for each message."""
@@ -109,6 +109,8 @@ class Visit:
         self._doubtful: list[Taken] = []
         self._suspect: Listed | None = None
         self._refused: list[tuple[Listed, str]] = []
+        self._refuses_all = True  # unless it is seen that it does not
+        self._came: Listed | None = None  # a small one
         self._commits = Commits(account, world, limits, self._recorded)
         self._remove: list[Safe] = []
         self._confirm_most = confirm_most
@@ -152,6 +154,7 @@ class Visit:
             await self._see_line(work.due)
             # Last: on a line that always breaks, what is new comes first.
             left = await self._confirm(work.due) or left
+            await self._see_refusals()
             await self._commits.all()
             await self._see_line(())
         except (ServerFault, SpoolUnavailable, NoRoom) as error:
@@ -338,9 +341,22 @@ class Visit:
         else:
             await self._take(listed, retrieved)
 
+    def _fresh_refusals(self) -> int:
+        return sum(self._troubles.get(listed.key) is None for listed, _ in self._refused)
+
+    async def _see_refusals(self) -> None:
+        """After many refusals, see whether the server hands over what it has handed over already.
+
+        If so, it is these messages that it refuses; else it is all, as at the limit of a day.
+        """
+        if self._came is None or self._fresh_refusals() <= REFUSED:
+            return
+        with suppress(Unreachable):
+            async for retrieved in self._session.retrieve([self._came.number]):
+                self._refuses_all = retrieved.refused is not None
+
     def _judge_refusals(self) -> None:
-        taken = len(self._asked) - len(self._refused)
-        fresh = sum(self._troubles.get(listed.key) is None for listed, _ in self._refused)
+        fresh = self._fresh_refusals()
         for listed, reply in self._refused:
             said = f"RETR is refused: {printable(reply)}"
             self._world.journal.trouble(
@@ -350,7 +366,7 @@ class Visit:
                 uidl=listed.uidl or "",
                 reply=reply,
             )
-            if fresh > max(REFUSED, taken):
+            if fresh > REFUSED and self._refuses_all:
                 said = f"message {listed.number} is refused: {printable(reply)}"
                 self.failure = ServerFault(self._account.server, said)
             else:
@@ -377,6 +393,8 @@ class Visit:
             self._suspect = listed
             if self._comes_short(listed, found):
                 return
+        if self._came is None or (listed.size or 0) < (self._came.size or 0):
+            self._came = listed
         taken = Taken(listed, found, self._world.clock.now())
         if self._pipelining and listed.uidl:
             self._unmarked.append(listed.uidl)

@@ -90,7 +90,7 @@ async def test_an_account_that_gets_on_before_it_breaks_is_not_backed_off_furthe
         return state.next_poll - desk.clock.now()
 
     broken = Say(b"+OK\r\nhalf a mess", "drop")
-    async with some(40, says={"LIST": Say(b"", "drop")}).serving() as server:
+    async with some(40, says={"PASS": Say(b"", "drop")}).serving() as server:
         assert [await waits() for _ in range(5)] == [300.0, 300.0, 300.0, 480.0, 960.0]
         # More than are got round in one poll. What broke last comes last.
         for first, raws in ((21, MAIL[:20]), (31, MAIL[:20] + MAIL[26:30])):
@@ -98,7 +98,7 @@ async def test_an_account_that_gets_on_before_it_breaks_is_not_backed_off_furthe
             assert await waits() == 300.0
             assert desk.raws() == raws
         assert (await desk.state.accounts())["sales"].failures == 1
-        server.says = {"LIST": Say(b"", "drop")}
+        server.says = {"PASS": Say(b"", "drop")}
         assert [await waits() for _ in range(3)] == [300.0, 300.0, 480.0]
 
 
