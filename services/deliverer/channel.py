@@ -19,6 +19,7 @@ from services.deliverer.reply import Malformed, Reply, ReplyReader
 from shared.errors import Unreachable
 from shared.log import printable
 from shared.network_words import Settings, explain
+from shared.redaction import NOTHING, Redaction
 
 SETTINGS: Final = Settings("smtp:// or lmtp://", "smtps://", "ca_file")
 
@@ -39,13 +40,14 @@ class Channel(asyncio.Protocol):
 
     Args:
         server: what errors call it, as ``host:port``.
+        redaction: hides the password in what the server says.
     """
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, redaction: Redaction = NOTHING) -> None:
         self.server = server
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._reader = ReplyReader()
+        self._reader = ReplyReader(redaction)
         self._replies: deque[Reply] = deque()
         self._wanted = 1  # replies that whoever waits is woken for
         self._replied: asyncio.Future[None] | None = None
@@ -71,6 +73,10 @@ class Channel(asyncio.Protocol):
     def replied(self) -> bool:
         """Whether a reply is there to be read."""
         return bool(self._replies)
+
+    def quote(self, *, may: bool) -> None:
+        """Say whether what the server says from now on may be quoted."""
+        self._reader.quotes = may
 
     @property
     def address(self) -> str | None:

@@ -82,7 +82,7 @@ def _may_be_the_options(session: Session, answers: Answers) -> bool:
     mail, data = answers.mail, answers.data
     offered = "SIZE" in session.extensions or "8BITMIME" in session.extensions
     over = data is None or data.code >= 400
-    said = _OPTIONS_REFUSED.match(f"{mail.code} {mail.text}") is not None
+    said = _OPTIONS_REFUSED.match(f"{mail.code} {mail.words}") is not None
     return offered and over and said
 
 
@@ -138,7 +138,7 @@ async def _together(session: Session, post: Post, promise: Promise) -> Answers:
     answers: list[Reply] = []
     while len(answers) < len(steps):
         for reply in await _some(session, steps[len(answers) :], promise, first=not answers):
-            if reply.code == 421 and _SAYS_SO.search(reply.text):
+            if reply.code == 421 and _SAYS_SO.search(reply.words):
                 raise _broken(session, promise, reply)
             answers.append(_checked(session, reply, steps[len(answers)]))
     mail, *rcpt, data = answers
@@ -183,7 +183,7 @@ def _out_of_step(mail: Reply, rcpt: Sequence[Reply], data: Reply) -> Reply | Non
     There are as many as there were commands, so MAIL was read for itself, whatever it was told.
     """
     for reply in (mail, *rcpt, data):
-        if reply.code >= 400 and _SAYS_SO.search(reply.text):
+        if reply.code >= 400 and _SAYS_SO.search(reply.words):
             return reply
     early = next((reply for reply in (mail, *rcpt) if reply.code == 354), None)
     if early is not None or meaning(mail, Step.MAIL) != "delivered":
@@ -191,7 +191,7 @@ def _out_of_step(mail: Reply, rcpt: Sequence[Reply], data: Reply) -> Reply | Non
     lost = next((reply for reply in rcpt if reply.code in _NOT_UNDERSTOOD), None)
     if lost is not None or not any(200 <= reply.code < 300 for reply in rcpt):
         return lost
-    wrong = data.code in _NOT_UNDERSTOOD or data.code < 300 or data.text.startswith("5.5.1")
+    wrong = data.code in _NOT_UNDERSTOOD or data.code < 300 or data.words.startswith("5.5.1")
     return data if wrong else None
 
 

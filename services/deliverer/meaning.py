@@ -145,7 +145,7 @@ def meaning(reply: Reply, step: Step) -> Meaning:
     """Return what a reply to a step of the session means."""
     if 200 <= reply.code < 300:
         return "delivered"
-    text = reply.text
+    text = reply.words
     found = _ENHANCED.match(text)  # first of all, or as qmail has it: last, and (#5.1.1)
     subject = found and (found[2] or found[4])
     key = f"{reply.code} {subject}" if subject else str(reply.code)

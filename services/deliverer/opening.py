@@ -24,6 +24,7 @@ from services.deliverer.told import ToldChannel
 from shared.errors import Unreachable
 from shared.network import dial
 from shared.network_words import explain, silent
+from shared.redaction import NOTHING, Redaction
 
 CONNECT_TIMEOUT: Final = 30.0
 EHLO_SECONDS: Final = 30.0
@@ -34,6 +35,18 @@ _SOCKET_WORDS: Final = {
     errno.ECONNREFUSED: "nobody listens at this socket: does the server run?",
     errno.EACCES: "its permissions do not let this process connect to it",
 }
+
+
+_LOGIN_WORDS: Final = {
+    421: "it has too much to do, or is about to stop",
+    432: "it wants another password",
+    454: "it cannot check the login just now",
+    530: "it wants TLS before the login",
+    534: "it wants another mechanism than AUTH PLAIN and AUTH LOGIN",
+    535: "it does not accept the user name and password of the destination",
+    538: "it wants TLS before the login",
+}
+"""What replies to AUTH mean (RFC 4954 section 6): nothing else that a server says of it is told."""
 
 
 class EhloBroken(Unreachable):
@@ -87,10 +100,12 @@ async def _open(target: Target, *, starttls: bool) -> Session:
 
 
 async def _connect(target: Target) -> Channel:
+    redaction = _redaction(target)
+
     def make() -> Channel:
         if target.listen is None:
-            return Channel(target.server)
-        return ToldChannel(target.server, target.listen)
+            return Channel(target.server, redaction)
+        return ToldChannel(target.server, target.listen, redaction)
 
     at_once = target.tls == "implicit"
     context = target.context if at_once else None
@@ -105,6 +120,11 @@ async def _connect(target: Target) -> Channel:
         if isinstance(target.port, str):
             words = _SOCKET_WORDS.get(error.errno or 0, words)
         raise Unreachable(target.server, f"no connection: {words}") from error
+
+
+def _redaction(target: Target) -> Redaction:
+    login = target.credentials
+    return NOTHING if login is None else Redaction(login.password, login.user, target.server)
 
 
 async def _socket(channel: Channel, path: str) -> Channel:
@@ -223,6 +243,7 @@ async def _login(session: Session, target: Target, credentials: Credentials) -> 
     usable = [words for mechanism, words in ways.items() if mechanism in offered]
     if not usable:
         raise Unreachable(target.server, "it offers neither AUTH PLAIN nor AUTH LOGIN")
+    session.channel.quote(may=False)
     for words in usable:
         for word in words:
             reply = await session.command(word, Step.AUTH)
@@ -230,7 +251,17 @@ async def _login(session: Session, target: Target, credentials: Credentials) -> 
                 break
         if reply.code != 504:  # RFC 4954 section 4: it does not know this mechanism, after all
             break
-    _must(reply, Step.AUTH, target)
+    session.channel.quote(may=True)
+    _must_let_in(reply, target)
+
+
+def _must_let_in(reply: Reply, target: Target) -> None:
+    """Raise unless the login went well; of what is said, codes alone: it may be the password."""
+    if 200 <= reply.code < 300:
+        return
+    error = Throttled if meaning(reply, Step.AUTH) == "rate" else Unreachable
+    words = _LOGIN_WORDS.get(reply.code, "it does not let us log in")
+    raise error(target.server, f"{reply.codes} (said to AUTH): {words}")
 
 
 def _mechanisms(extensions: Mapping[str, str]) -> list[str]:

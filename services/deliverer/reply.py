@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from shared.log import printable
+from shared.redaction import NOTHING, Redaction
 
 
 class Step(Enum):
@@ -45,20 +46,36 @@ class Reply(NamedTuple):
     Attributes:
         code: the three digits.
         lines: the text of each line, after the code and the space or hyphen.
+        redaction: hides the password, where we log in.
     """
 
     code: int
     lines: tuple[bytes, ...]
+    redaction: Redaction = NOTHING
 
     @property
     def text(self) -> str:
-        """The lines as one, escaped and cut; the enhanced status code of a first line leads."""
+        """What may be shown: the words, less the password."""
+        return self.words if self.redaction is NOTHING else self._shown(self.redaction)
+
+    @property
+    def words(self) -> str:
+        """The lines as one, to tell what is meant; the enhanced code of a first line leads."""
+        return self._shown(NOTHING)
+
+    @property
+    def codes(self) -> str:
+        """The reply code, and the enhanced one, where there is one."""
+        enhanced = _ENHANCED.match(self.lines[0].decode("utf-8", "replace").strip())
+        return str(self.code) if enhanced is None else f"{self.code} {enhanced[0].strip()}"
+
+    def _shown(self, redaction: Redaction) -> str:
         texts = [line.decode("utf-8", "replace").strip() for line in self.lines[:_SHOWN_LINES]]
         enhanced = _ENHANCED.match(texts[0])
         if enhanced is not None:  # it stands on every line
             again = enhanced[0].strip()
             texts[1:] = [text.removeprefix(again).lstrip() for text in texts[1:]]
-        return printable(" ".join(texts)).strip()
+        return printable(redaction.hidden(" ".join(texts))).strip()
 
     def said(self, server: str, step: Step) -> str:
         """Return the reply as a sentence that names who said it, and to what."""
@@ -82,12 +99,21 @@ class Malformed(ValueError):
 
 
 class ReplyReader:
-    """Turns bytes from a server into replies; it does no I/O. Bounded against hostile servers."""
+    """Turns bytes from a server into replies; it does no I/O. Bounded against hostile servers.
+
+    Args:
+        redaction: hides the password in what is shown.
+
+    Attributes:
+        quotes: whether to tell what a server says that is no reply.
+    """
 
     LIMIT: Final = 64 * 1024
     """Bytes that one reply may have."""
 
-    def __init__(self) -> None:
+    def __init__(self, redaction: Redaction = NOTHING) -> None:
+        self.quotes = True
+        self._redaction = redaction
         self._rest = b""  # a line that has only begun
         self._lines: list[bytes] = []  # of a reply that has only begun
         self._size = 0
@@ -108,7 +134,7 @@ class ReplyReader:
         for line in lines:
             code = self._take(line.removesuffix(b"\r"))
             if code is not None:
-                replies.append(Reply(code, tuple(self._lines)))
+                replies.append(Reply(code, tuple(self._lines), self._redaction))
                 self._lines, self._size = [], 0
         if self._size + len(self._rest) > self.LIMIT:
             raise Malformed(f"it sent a reply of more than {self.LIMIT} bytes")
@@ -118,9 +144,10 @@ class ReplyReader:
         """Add a line; return the code of the reply if this was its last line."""
         parts = _LINE.match(line)
         if parts is None:
-            shown = printable(line.decode("latin-1"), 100)
+            shown = printable(self._redaction.hidden(line.decode("latin-1")), 100)
             what = next((what for begin, what in _OTHERS.items() if line.startswith(begin)), "")
-            raise Malformed(f"it sent something that is not an SMTP reply{what}: {shown}")
+            quoted = f": {shown}" if self.quotes else ""
+            raise Malformed(f"it sent something that is not an SMTP reply{what}{quoted}")
         self._lines.append(parts[3] or b"")
         self._size += len(line)
         return None if parts[2] == b"-" else int(parts[1])

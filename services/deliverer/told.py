@@ -1,7 +1,8 @@
 """A connection whose dialogue is told, for ``--debug``, less secrets and mail.
 
 It stands in the place of a ``Channel`` and reads along: after 354 come bytes of a message, up to a
-dot alone on its line, and after 334 comes a secret. Of a message there is the count of its bytes.
+dot alone on its line, and after 334 comes a secret. Of a message there is the count of its bytes,
+and of what is answered to AUTH the code.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Final, TypeAlias
 
 from services.deliverer.channel import Channel
 from services.deliverer.reply import Reply, ReplyReader
-from shared.dialogue import HIDDEN, Dialogue, Tell
+from shared.dialogue import Dialogue, Tell
+from shared.redaction import HIDDEN, NOTHING, Redaction
 
 Listen: TypeAlias = Callable[[int], Tell | None]
 """Returns what takes the dialogue of a connection, given a number to tell it from the others; None
@@ -27,13 +29,15 @@ class ToldChannel(Channel):
     Args:
         server: what it connects to.
         listen: returns what takes the lines, given our port of the connection.
+        redaction: hides the password in what the server says.
     """
 
-    def __init__(self, server: str, listen: Listen) -> None:
+    def __init__(self, server: str, listen: Listen, redaction: Redaction = NOTHING) -> None:
         super().__init__(server)
         self._listen = listen
+        self._redaction = redaction
         self._dialogue: Dialogue | None = None
-        self._reader = _Reading(self._heard)
+        self._reader = _Reading(self._heard, redaction)
         self._mail: bytes | None = None  # the last bytes of a message, while one is sent
         self._sent = 0  # bytes of it
         self._secret = False  # the next line is one
@@ -45,7 +49,7 @@ class ToldChannel(Channel):
         tell = self._listen(name[1] if isinstance(name, tuple) else 0)
         if tell is None:
             return
-        self._dialogue = Dialogue(tell)
+        self._dialogue = Dialogue(tell, self._redaction)
         self._dialogue.note(f"connected to {self.server}")
 
     def write(self, data: bytes) -> None:
@@ -100,7 +104,8 @@ class ToldChannel(Channel):
     def _heard(self, reply: Reply) -> None:
         """Tell what the server says, and note what it asks for."""
         if self._dialogue is not None:
-            *first, last = (line.decode("utf-8", "replace") for line in reply.lines)
+            lines = [line.decode("utf-8", "replace") for line in reply.lines]
+            *first, last = lines if self._reader.quotes else [HIDDEN]
             for line in first:
                 self._dialogue.server(f"{reply.code}-{line}")
             self._dialogue.server(f"{reply.code} {last}".rstrip())
@@ -112,8 +117,8 @@ class ToldChannel(Channel):
 class _Reading(ReplyReader):
     """A reader that tells of each reply."""
 
-    def __init__(self, tell: Callable[[Reply], None]) -> None:
-        super().__init__()
+    def __init__(self, tell: Callable[[Reply], None], redaction: Redaction) -> None:
+        super().__init__(redaction)
         self._tell = tell
 
     def feed(self, data: bytes) -> list[Reply]:

@@ -17,6 +17,7 @@ from services.fetcher.protocol import Body, Event, Pop3, Reply
 from services.fetcher.told import Told
 from shared.errors import PromiseBroken, ServerFault, Silent, Unreachable
 from shared.log import printable
+from shared.redaction import NOTHING, Redaction
 
 BODY_LIMIT: Final = 128 * 1024 * 1024
 """Bytes of a multi-line response that is gathered in memory (listings and TOP, not RETR)."""
@@ -34,10 +35,18 @@ class Exchange:
 
     Args:
         server: its name in errors, as ``host:port``.
+        redaction: hides the password in what the server says.
     """
 
-    def __init__(self, server: str, connection: Connection, pop3: Pop3 | Told) -> None:
+    def __init__(
+        self,
+        server: str,
+        connection: Connection,
+        pop3: Pop3 | Told,
+        redaction: Redaction = NOTHING,
+    ) -> None:
         self.server = server
+        self.redaction = redaction
         self._connection = connection
         self._pop3 = pop3
 
@@ -177,6 +186,10 @@ class Exchange:
         while self._pop3.outstanding:
             await self.event()
 
+    def shown(self, reply: Reply) -> str:
+        """Return what a reply says as text that is safe to show."""
+        return printable(self.redaction.hidden(reply.text))
+
     def required(self, reply: Reply) -> Reply:
         """Return a reply that is +OK.
 
@@ -184,7 +197,7 @@ class Exchange:
             ServerFault: it is -ERR.
         """
         if not reply.ok:
-            said = printable(reply.text) or "no reason given"
+            said = self.shown(reply) or "no reason given"
             raise ServerFault(self.server, f"{reply.verb} is refused: {said}")
         return reply
 

@@ -13,7 +13,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from services.fetcher.connection import SETTINGS, connect, tls_context
@@ -35,6 +35,7 @@ from shared.errors import (
 )
 from shared.log import printable
 from shared.network_words import closed, silent
+from shared.redaction import Redaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ async def log_in(login: Login, quirks: Quirks = NONE, tell: Tell | None = None) 
     found, pauses, cut = quirks, iter(_LOCK_PAUSES), ""
     while True:
         try:
-            return await _log_in(login, found, None if tell is None else Dialogue(tell))
+            return await _log_in(login, found, tell)
         except PromiseBroken as broken:
             if found.has(broken.quirk):
                 raise
@@ -150,25 +151,26 @@ def may_be_the_line(broken: PromiseBroken) -> bool:
     return cut and broken.quirk in _DEAR
 
 
-async def _log_in(login: Login, quirks: Quirks, dialogue: Dialogue | None) -> LoggedIn:
+async def _log_in(login: Login, quirks: Quirks, tell: Tell | None) -> LoggedIn:
     context = None if login.tls == "none" else tls_context(login.ca_file)
+    # Before anything is said: a server may know the password from the last time.
+    password = await asyncio.to_thread(login.password)
+    _must_be_sendable(login, password)
+    redaction = Redaction(password, login.username, login.server)
     connection = await connect(
         login.host,
         login.port,
         context=context if login.tls == "implicit" else None,
         timeout=login.timeout,
     )
-    pop3 = Pop3(login.server, bare_ends=quirks.bare_ends)
-    if dialogue is not None:
-        dialogue.note(f"connected to {login.server}, tls {login.tls}")
-    told = pop3 if dialogue is None else Told(pop3, dialogue)
-    exchange = Exchange(login.server, connection, told)
+    pop3 = Pop3(login.server, bare_ends=quirks.bare_ends, redaction=redaction)
+    exchange = Exchange(login.server, connection, _told(pop3, login, redaction, tell), redaction)
     try:
         await _greeted(exchange, login)
         if context is not None and login.tls == "starttls":
             await _begin_tls(exchange, login, context)
         offered = await _capabilities(exchange, login, quirks)
-        utf8 = await _authenticate(exchange, login, offered)
+        utf8 = await _authenticate(exchange, login, password, offered)
         if utf8 is False:
             utf8 = await _utf8_after_login(exchange)
         if utf8 is False:
@@ -180,6 +182,14 @@ async def _log_in(login: Login, quirks: Quirks, dialogue: Dialogue | None) -> Lo
     except BaseException:
         connection.abort()
         raise
+
+
+def _told(pop3: Pop3, login: Login, redaction: Redaction, tell: Tell | None) -> Pop3 | Told:
+    if tell is None:
+        return pop3
+    dialogue = Dialogue(tell, redaction)
+    dialogue.note(f"connected to {login.server}, tls {login.tls}")
+    return Told(pop3, dialogue)
 
 
 async def _greeted(exchange: Exchange, login: Login) -> None:
@@ -234,11 +244,9 @@ async def _capabilities(
 
 
 async def _authenticate(
-    exchange: Exchange, login: Login, offered: Mapping[str, tuple[str, ...]]
+    exchange: Exchange, login: Login, password: str, offered: Mapping[str, tuple[str, ...]]
 ) -> bool | None:
     """Log in; return whether UTF8 was accepted, None where it is not offered."""
-    password = await asyncio.to_thread(login.password)
-    _must_be_sendable(login, password)
     commands: list[tuple[str, ...]] = [("USER", login.username), ("PASS", password)]
     if "UTF8" in offered:
         commands.insert(0, ("UTF8",))
@@ -252,7 +260,7 @@ async def _authenticate(
             if verb == "UTF8":
                 accepted = reply.ok
             elif not reply.ok:
-                raise _refusal(login, reply, password, together=together)
+                raise _refusal(login, reply, together=together)
     return accepted
 
 
@@ -286,16 +294,13 @@ async def _answer(exchange: Exchange, verb: str, without: str | None = None) -> 
         raise PromiseBroken(exchange.server, f"{verb}: {error.said}", quirk) from error
 
 
-def _refusal(login: Login, reply: Reply, password: str, *, together: bool) -> ServerFault:
-    # Some servers repeat in their reply what they were sent.
-    secret = rf"(?<!\w){re.escape(password)}(?!\w)"
-    told = replace(reply, text=re.sub(secret, "***", reply.text) if password else reply.text)
-    if together and out_of_order(told):
-        return PromiseBroken(login.server, _said(told), "no_pipelining")
-    said = _said(told)
-    if login.tls == "none" and _WANTS_TLS.search(told.text[:500]):
+def _refusal(login: Login, reply: Reply, *, together: bool) -> ServerFault:
+    if together and out_of_order(reply):
+        return PromiseBroken(login.server, _said(reply), "no_pipelining")
+    said = _said(reply)
+    if login.tls == "none" and _WANTS_TLS.search(reply.text[:500]):
         said = f"{said} (it wants TLS: is {SETTINGS.clear_first} or {SETTINGS.tls_first} meant?)"
-    return meaning(told)(login.server, said)
+    return meaning(reply)(login.server, said)
 
 
 def _said(reply: Reply) -> str:

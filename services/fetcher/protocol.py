@@ -26,6 +26,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from shared.errors import PromiseBroken, ServerFault
 from shared.log import printable
+from shared.redaction import NOTHING, Redaction
 
 LINE_LIMIT: Final = 64 * 1024
 """Bytes of a status line, its CRLF left out."""
@@ -77,7 +78,9 @@ class Reply:
     Attributes:
         verb: of the command that it answers, or GREETING.
         ok: whether it is +OK.
-        text: what follows the status indicator; hostile, not yet fit to be shown.
+        text: what follows the status indicator; hostile, not yet fit to be shown. Of -ERR it is
+            less the password; of +OK it is for numbers to be read, and to be shown by
+            ``Exchange.shown`` alone.
     """
 
     verb: str
@@ -113,10 +116,14 @@ class Pop3:
     Args:
         server: its name in errors, as ``host:port``.
         bare_ends: every multi-line response ends at a dot alone on a line, whatever ends the lines.
+        redaction: hides the password in what the server says.
     """
 
-    def __init__(self, server: str, *, bare_ends: bool = False) -> None:
+    def __init__(
+        self, server: str, *, bare_ends: bool = False, redaction: Redaction = NOTHING
+    ) -> None:
         self._server = server
+        self._redaction = redaction
         self._bare_ends = bare_ends
         self._expected: deque[tuple[str, bool]] = deque([(GREETING, False)])
         self._buffer = b""
@@ -291,7 +298,8 @@ class Pop3:
         line = self._buffer[self._start : end].removesuffix(b"\r")
         ok = line[:3].upper() == b"+OK"
         if not self._expected or not (ok or line[:4].upper() == b"-ERR"):
-            raise self._fault(f"it said, out of turn: {_shown(line)}")
+            shown = printable(self._redaction.hidden(line.decode("utf-8", "replace")))
+            raise self._fault(f"it said, out of turn: {shown}")
         verb, multiline = self._expected.popleft()
         self._blanks = 0
         if verb == "PASS":
@@ -300,7 +308,8 @@ class Pop3:
             self._begin_body(end)
         else:
             self._start = end + 1
-        return Reply(verb, ok, line[3 if ok else 4 :].decode("utf-8", "replace").strip())
+        text = line[3 if ok else 4 :].decode("utf-8", "replace").strip()
+        return Reply(verb, ok, text if ok else self._redaction.hidden(text))
 
     def _pass_over_blanks(self) -> None:
         if self._buffer[self._start : self._start + 1] not in _BLANK:
@@ -357,7 +366,3 @@ class Pop3:
         if self._buffer.find(line + b"..", start, end) < 0:
             return self._buffer[start + skip : end]
         return self._buffer[start:end].replace(line + b"..", line + b".")[skip:]
-
-
-def _shown(line: bytes) -> str:
-    return printable(line.decode("utf-8", "replace"))

@@ -25,11 +25,11 @@ from services.fetcher.login import Login, log_in
 from services.fetcher.protocol import Reply
 from services.fetcher.quirks import NONE, Quirks
 from services.fetcher.retrieved import Pieces, Retrieved, too_large
+from services.fetcher.unrevealing import unrevealing
 from services.fetcher.window import Window
 from shared.dialogue import Tell
 from shared.errors import PromiseBroken, ServerFault, Unreachable
 from shared.faultpoint import reach
-from shared.log import printable
 
 __all__ = ["Login", "Retrieved", "Session", "Survey"]
 
@@ -420,14 +420,16 @@ class Session:
                 self._exchange.required(reply)
             return _Uidls(None, refused)
         found = listing.uidls(await self._exchange.body())
-        return _Uidls(found, "no_uidl" if found is None else None)
+        if found is None:
+            return _Uidls(None, "no_uidl")
+        return _Uidls(await unrevealing(found, self._exchange.redaction), None)
 
     async def _counted(self, stat: Reply) -> int:
         """Return how many messages LIST lists, where STAT does not say."""
         reply, body = await self._list()
         if not reply.ok and not any(_EMPTY.fullmatch(said) for said in (stat.text, reply.text)):
             said = "it answers neither STAT nor LIST with a number of messages"
-            words = printable(stat.text or reply.text)
+            words = self._exchange.shown(stat if stat.text else reply)
             raise ServerFault(self._exchange.server, f"{said}: {words}")
         return max(listing.sizes(body), default=0)
 
@@ -452,7 +454,8 @@ class Session:
     def _mixed_up(self, number: int, reply: Reply) -> None:
         """An answer to ``LIST n`` names another message: sent together, no answer is certain."""
         if self._pipelining:
-            said = f"its answer to LIST {number} is about another message: {printable(reply.text)}"
+            shown = self._exchange.shown(reply)
+            said = f"its answer to LIST {number} is about another message: {shown}"
             raise PromiseBroken(self._exchange.server, said, "no_pipelining")
 
     def _window(self, verb: str, numbers: Iterable[int], most: int) -> Window:

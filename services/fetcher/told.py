@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from services.fetcher.protocol import Body, Event, Pop3, Reply
-from shared.dialogue import HIDDEN, Dialogue
+from shared.dialogue import Dialogue
 from shared.errors import ServerFault
+from shared.redaction import HIDDEN
 
 LISTED: Final = 1_000
 """Lines of a listing that are told."""
@@ -68,7 +69,6 @@ class Told:
         """See ``Pop3.send``."""
         line = self._pop3.send(verb, *arguments)
         if verb == "PASS":
-            self._dialogue.hide(str(arguments[0]))
             arguments = (HIDDEN,)
         self._dialogue.client(" ".join((verb, *map(str, arguments))))
         return line

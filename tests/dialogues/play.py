@@ -1,10 +1,11 @@
 """Plays a dialogue: the product polls its server with ``run --once``, and all is looked at after.
 
 Each poll is a process of its own over the embedded broker, delivering to a Maildir; queues, ledger
-and clock go on from poll to poll. Whatever the dialogue is about, no poll may crash, show the
-password, leave messages in places that the dialogue does not name, or break the protocol.
+and clock go on from poll to poll. Whatever the dialogue is about, no poll may crash, show or
+keep the password, leave messages in places that the dialogue does not name, or break the protocol.
 """
 
+import base64
 import contextlib
 import json
 import tomllib
@@ -20,8 +21,20 @@ from tests.flow.connector import below_prefix, lf
 from tests.flow.forked import ForkedConnector
 
 PASSWORD = "open-sesame"
-NEVER = ("Traceback", "handler crashed", "unexpected error", PASSWORD)
+NEVER = ("Traceback", "handler crashed", "unexpected error")
 """What no run may say."""
+
+SECRETS = (
+    PASSWORD,
+    PASSWORD.encode().hex(),
+    "".join(f"%{byte:02x}" for byte in PASSWORD.encode()),
+    PASSWORD.replace("-", "%2d"),
+    *(
+        base64.b64encode(form.encode()).decode().rstrip("=")[:-1].lower()
+        for form in (PASSWORD, f"\0box\0{PASSWORD}")
+    ),
+)
+"""The password as servers repeat it, in small letters: no run may say it, and no file hold it."""
 
 LIMIT = 120.0
 """Seconds that a run may take on the busiest machine."""
@@ -152,10 +165,25 @@ class Play:
                 found[key] = f"{run.summary[key]} messages that the dialogue does not tell of"
         if said := [words for words in NEVER if words in run.text]:
             found["never"] = f"it said {said}"
+        if shown := self._secrets(run):
+            found["secrets"] = f"{shown}"
         if self._server.faults:
             found["client"] = "; ".join(self._server.faults)
         if self._server.transcripts:
             found["sessions"] = f"{len(self._server.transcripts)} fewer than were told"
+
+    def _secrets(self, run: Run) -> list[str]:
+        """Return where the password was said, or is kept."""
+        kept = {path.name: path for path in self._product.folder.rglob("*") if path.is_file()}
+        del kept["connector.toml"]
+        texts = {name: path.read_bytes().decode("latin-1") for name, path in kept.items()}
+        texts["its output"] = run.text
+        return [
+            f"{secret} in {name}"
+            for name, text in texts.items()
+            for secret in SECRETS
+            if secret in text.lower()
+        ]
 
     def _story(self, run: Run, found: Mapping[str, str]) -> str:
         wrong = "\n".join(f"{key}: {what}" for key, what in found.items())

@@ -36,7 +36,7 @@ LIBRARIES = {
 """Which modules may import a library; no other library is imported at all."""
 
 _OF_THE_LOG = ("shared.log.printable", "shared.log.Report", "shared.log.silent")
-_NETWORK = ("shared.network", "shared.network_words", "shared.dialogue")
+_NETWORK = ("shared.network", "shared.network_words", "shared.dialogue", "shared.redaction")
 HANDLERS_MAY = (*(f"shared.{name}" for name in CORE), "shared.grouped", *_NETWORK, *_OF_THE_LOG)
 """What the modules of a stage import beside their own folder."""
 
