@@ -56,7 +56,7 @@ async def tried(settings: Settings, log: MailLog) -> list[Trial]:
 
     async def account(table: Account) -> Trial:
         async with hosts[table.host.lower()], crowd:
-            return await _outcome("account", table.name, _log_in(table, log))
+            return await _outcome("account", table.name, _log_in(table, settings, log))
 
     async def destination(name: str, table: Destination) -> Trial:
         recipients = [a.mailbox for a in settings.accounts if a.destination == name]
@@ -82,8 +82,8 @@ async def _outcome(what: str, name: str, work: Coroutine[None, None, str]) -> Tr
         return Trial(what, name, False, printable(f"{type(error).__name__}: {error}"))
 
 
-async def _log_in(table: Account, log: MailLog) -> str:
-    login = account_of(table).login
+async def _log_in(table: Account, settings: Settings, log: MailLog) -> str:
+    login = account_of(table, settings.limits).login
     session = await Session.open(_hurried(login), tell=log.dialogue(account=table.name))
     try:
         count, size = await session.stat()

@@ -69,6 +69,10 @@ class Silent(Unreachable):
     """The server was waited for, and said nothing in time."""
 
 
+class Slow(Silent):
+    """The server said something, and too little for the time that it took."""
+
+
 class Broken(Unreachable):
     """The connection broke; what was underway in it is lost, though the server may have said it."""
 

@@ -172,10 +172,18 @@ class Limits(_Table):
     Attributes:
         connections_per_host: how many may be open to one POP3 server at a time, from one fetcher.
         min_free: below this on a disk that fetched mail lies on, nothing is fetched.
+        connect_within: seconds for the name of a POP3 server, an address that answers, and TLS.
+        login_within: seconds from there to the end of the login.
+        session_within: seconds from there to QUIT.
+        slowest: bytes a second that a POP3 server sends at the least, while it is waited for.
     """
 
     connections_per_host: Annotated[int, Field(ge=1, le=1000)] = 8
     min_free: Free = USUAL
+    connect_within: Seconds = 120.0
+    login_within: Seconds = 180.0
+    session_within: Seconds = 6 * 3600.0
+    slowest: Annotated[Bytes, Field(ge=0)] = 100
 
 
 class Account(_Login):

@@ -11,6 +11,7 @@ from services.fetcher.account import Account, first_polls
 from services.fetcher.commits import Limits
 from services.fetcher.fetch import CONCURRENCY, Fetcher
 from services.fetcher.login import Login
+from services.fetcher.pace import Deadlines
 from services.fetcher.ports import World
 from services.fetcher.schedule import Scheduler
 from services.fetcher.upkeep import Upkeep, safe_age
@@ -26,7 +27,7 @@ from shared.stage import Stage
 from shared.state import State  # here, so that it is loaded before the stage says it has started
 
 
-def account(table: settings.Account) -> Account:
+def account(table: settings.Account, limits: settings.Limits) -> Account:
     """Return an account as the fetcher has it."""
     secret = table.secret
     if secret is None:
@@ -39,6 +40,9 @@ def account(table: settings.Account) -> Account:
         secret.reveal,
         None if table.ca_file is None else str(table.ca_file),
         table.timeout,
+        Deadlines(
+            limits.connect_within, limits.login_within, limits.session_within, limits.slowest
+        ),
     )
     return Account(table.name, login, table.poll_every, table.keep.seconds, table.max_size)
 
@@ -46,7 +50,7 @@ def account(table: settings.Account) -> Account:
 @asynccontextmanager
 async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     """Put the fetcher together, with the schedule and the housekeeping beside it."""
-    accounts = {t.name: account(t) for t in r.settings.accounts if t.enabled}
+    accounts = {t.name: account(t, r.settings.limits) for t in r.settings.accounts if t.enabled}
     limit = r.settings.spool.inline_limit
     state: State = await r.state()
     incoming, poll = Outbox(r.broker, INCOMING), Outbox(r.broker, POLL)

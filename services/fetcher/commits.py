@@ -32,6 +32,8 @@ class Limits:
         session_messages: messages after which a session that deletes quits, so that its deletions
             count; the next session goes on.
         session_seconds: the same as a time.
+        place_seconds: seconds after which any session quits, so that others have its place; where
+            the next one could not go on, as messages have no UIDLs, it does not.
     """
 
     chunk_messages: int = 128
@@ -39,6 +41,7 @@ class Limits:
     chunks_underway: int = 4
     session_messages: int = 2_000
     session_seconds: float = 120.0
+    place_seconds: float = 900.0
 
 
 class Taken(NamedTuple):

@@ -2,23 +2,27 @@
 
 What arrives is held until it is asked for; above a limit the socket is not read, so that a slow
 reader slows the server down and memory stays bounded. A server that keeps silent while it is
-waited for counts as gone. Every failure is an Unreachable, except what TLS itself refuses: that is
-a ServerFault, for another try will not mend a certificate. Both say which setting is likely wrong.
+waited for counts as gone; so does one that says too little, or takes too long. Every failure is an
+Unreachable, except what TLS itself refuses: that is a ServerFault, for another try will not mend a
+certificate. Both say which setting is likely wrong.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, cast
 
 import tenacity
 
-from shared.errors import Broken, ConfigError, ServerFault, Silent, Ungreeted, Unreachable
+from services.fetcher.pace import Pace
+from shared.errors import Broken, ConfigError, ServerFault, Silent, Slow, Ungreeted, Unreachable
 from shared.log import printable
 from shared.network import GOODBYE_SECONDS, dial
 from shared.network_words import Settings, closed, ended, explain
@@ -44,11 +48,18 @@ class Connection(asyncio.BufferedProtocol):
     Args:
         server: its name in errors, as ``host:port``.
         timeout: seconds without a byte, while one is waited for, before the server counts as gone.
+        slowest: bytes a second that come at the least, over each ``timeout`` that is waited.
+        pace: told of every wait.
     """
 
-    def __init__(self, server: str, timeout: float) -> None:
+    def __init__(self, server: str, timeout: float, slowest: float, pace: Pace) -> None:
         self._server = server
         self._timeout = timeout
+        self._slowest = slowest
+        self._pace = pace
+        self._paced = 0  # bytes that the pace knows of
+        self._until, self._over = math.inf, ""
+        self._asked, self._asked_at = 0.0, 0
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._space = memoryview(bytearray(READ_SIZE))
@@ -57,6 +68,8 @@ class Connection(asyncio.BufferedProtocol):
         self._lost: Unreachable | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._heard = 0.0
+        self.received = 0
+        """How many bytes have arrived."""
         self._watchdog: asyncio.TimerHandle | None = None
 
     @property
@@ -90,6 +103,7 @@ class Connection(asyncio.BufferedProtocol):
         """Hold what has arrived, and stop reading if it is too much."""
         self._blocks.append(bytes(self._space[:nbytes]))
         self._held += nbytes
+        self.received += nbytes
         self._heard = self._loop.time()
         if self._held >= READ_AHEAD:
             self._wire.pause_reading()
@@ -106,11 +120,24 @@ class Connection(asyncio.BufferedProtocol):
 
     # What the session calls.
 
+    def ends(self, seconds: float, over: str) -> None:
+        """Count as gone when this has not ended in time.
+
+        Args:
+            seconds: from now on.
+            over: why, then, in words.
+        """
+        self._until, self._over = self._loop.time() + seconds, over
+
+    def expect(self) -> None:
+        """Something new is waited for: from now on it is counted what comes of it."""
+        self._asked, self._asked_at = self._loop.time(), self.received
+
     async def read(self) -> bytes:
         """Return what has arrived, at least one byte; wait for it if need be.
 
         Raises:
-            Silent: nothing came in time.
+            Silent: nothing came in time, or too little.
             Unreachable: the connection is gone.
         """
         while not self._blocks:
@@ -144,14 +171,15 @@ class Connection(asyncio.BufferedProtocol):
             # asyncio would wait for the handshake of a closed connection until its timeout.
             raise Unreachable(self._server, "the connection was closed when TLS began")
         try:
-            secured = await self._loop.start_tls(
-                self._wire,
-                self,
-                context,
-                server_hostname=host,
-                ssl_handshake_timeout=self._timeout,
-                ssl_shutdown_timeout=GOODBYE_SECONDS,
-            )
+            with self._pace.waiting():
+                secured = await self._loop.start_tls(
+                    self._wire,
+                    self,
+                    context,
+                    server_hostname=host,
+                    ssl_handshake_timeout=self._timeout,
+                    ssl_shutdown_timeout=GOODBYE_SECONDS,
+                )
         except OSError as error:
             port = int(self._server.rpartition(":")[2])
             raise _translated(self._server, port, error, at_once=False) from error
@@ -179,20 +207,44 @@ class Connection(asyncio.BufferedProtocol):
     async def _arrival(self) -> None:
         self._heard = self._loop.time()
         self._waiter = self._loop.create_future()
+        self._pace.begin()
         try:
             await self._waiter
         finally:
             self._waiter = None
+            self._pace.end(self.received - self._paced)
+            self._paced = self.received
 
     def _watch(self) -> None:
         """Look whether a wait has lasted too long; one timer for all waits, not one for each."""
         now = self._loop.time()
-        since = now if self._waiter is None else self._heard
-        if now - since >= self._timeout:
-            self._lose(Silent(self._server, f"nothing came for {self._timeout:g} seconds"))
+        if self._waiter is None:
+            self._watchdog = self._loop.call_at(now + self._timeout, self._watch)
+            return
+        why = self._overdue(now)
+        if why is not None:
+            self._lose(why)
             self._wire.abort()
-        else:
-            self._watchdog = self._loop.call_at(since + self._timeout, self._watch)
+            return
+        # What was asked for was asked for before it was heard of.
+        self._watchdog = self._loop.call_at(
+            min(self._asked + self._timeout, self._until), self._watch
+        )
+
+    def _overdue(self, now: float) -> Silent | None:
+        """Return why not to wait any longer, None to go on; begin a new window after each."""
+        if now - self._heard >= self._timeout:
+            return Silent(self._server, f"nothing came for {self._timeout:g} seconds")
+        if now >= self._until:
+            return Slow(self._server, self._over)
+        if now - self._asked < self._timeout:
+            return None
+        came = self.received - self._asked_at
+        if came < self._slowest * self._timeout:
+            said = f"the server sent {came} bytes in {now - self._asked:.0f} seconds"
+            return Slow(self._server, f"{said} (limits.slowest)")
+        self.expect()
+        return None
 
     def _lose(self, why: Unreachable) -> None:
         if self._lost is None:
@@ -205,7 +257,13 @@ class Connection(asyncio.BufferedProtocol):
 
 
 async def connect(
-    host: str, port: int, *, context: ssl.SSLContext | None, timeout: float
+    host: str,
+    port: int,
+    *,
+    context: ssl.SSLContext | None,
+    timeout: float,
+    slowest: float,
+    pace: Pace,
 ) -> Connection:
     """Return a new connection; a server that does not answer is tried again for some seconds.
 
@@ -214,6 +272,8 @@ async def connect(
         port: of the server.
         context: for TLS from the first byte on, None for none.
         timeout: seconds for one try, and later for every wait.
+        slowest: bytes a second that come at the least later, while they are waited for.
+        pace: told of every wait.
 
     Raises:
         ConfigError: the host name cannot be one.
@@ -228,16 +288,24 @@ async def connect(
         wait=tenacity.wait_exponential(_FIRST_PAUSE) + tenacity.wait_random(0, _FIRST_PAUSE),
         reraise=True,
     )
-    return await tries(_connect, server, host, port, context, timeout)
+
+    def made() -> Connection:
+        return Connection(server, timeout, slowest, pace)
+
+    with pace.waiting():
+        return await tries(_connect, made, server, host, port, context, timeout)
 
 
 async def _connect(
-    server: str, host: str, port: int, context: ssl.SSLContext | None, timeout: float
+    made: Callable[[], Connection],
+    server: str,
+    host: str,
+    port: int,
+    context: ssl.SSLContext | None,
+    timeout: float,
 ) -> Connection:
     try:
-        return await dial(
-            lambda: Connection(server, timeout), host, port, seconds=timeout, context=context
-        )
+        return await dial(made, host, port, seconds=timeout, context=context)
     except UnicodeError as error:
         raise ConfigError(server, f"{printable(host)!r} cannot be a host name") from error
     except OSError as error:

@@ -15,7 +15,7 @@ from typing import Final
 from services.fetcher.connection import Connection
 from services.fetcher.protocol import Body, Event, Pop3, Reply
 from services.fetcher.told import Told
-from shared.errors import PromiseBroken, ServerFault, Silent, Unreachable
+from shared.errors import PromiseBroken, ServerFault, Silent, Slow, Unreachable
 from shared.log import printable
 from shared.redaction import NOTHING, Redaction
 
@@ -72,18 +72,29 @@ class Exchange:
 
         Raises:
             Unreachable: the connection is gone, or the server keeps silent.
+            Slow: it says too little, or takes too long.
             PromiseBroken: likewise, after commands that were sent together.
             ServerFault: the server broke the protocol.
         """
+        if (event := self._pop3.next_event()) is not None:
+            return event
+        self._connection.expect()
         try:
-            while (event := self._pop3.next_event()) is None:
+            while event is None:
                 self._pop3.receive_data(await self._connection.read())
+                event = self._pop3.next_event()
+        except Slow as error:
+            raise self._slow(error) from error
         except Unreachable as error:
             broken = self._promise_broken(error)
             if broken is None:
                 raise
             raise broken from error
         return event
+
+    def _slow(self, error: Slow) -> Slow:
+        """Return the same, with what was waited for."""
+        return Slow(error.server, f"{error.said} while {self._pop3.awaited} was awaited")
 
     def _promise_broken(self, error: Unreachable) -> PromiseBroken | None:
         """Return what a connection that is silent or gone means, where it is known to stand.
@@ -107,11 +118,16 @@ class Exchange:
 
         Raises:
             Silent: it has not come.
+            Slow: some of it has.
         """
+        before = self._connection.received
         try:
             async with asyncio.timeout(seconds):
                 yield
         except TimeoutError as error:
+            if came := self._connection.received - before:
+                slow = Slow(self.server, f"the server sent {came} bytes in {seconds:g} seconds")
+                raise self._slow(slow) from error
             raise Silent(self.server, f"nothing came for {seconds:g} seconds") from error
 
     def whole(self) -> bytes | None:
@@ -162,6 +178,7 @@ class Exchange:
             ServerFault: it is longer than FRAMED_LIMIT, or the connection is gone.
         """
         moment = min(OVER_SECONDS, self._connection.timeout / 2)
+        self._connection.expect()
         while (whole := self._pop3.framed(size)) is None:
             if self._pop3.buffered > FRAMED_LIMIT:
                 raise ServerFault(self.server, f"a message of more than {FRAMED_LIMIT} bytes")
@@ -169,7 +186,9 @@ class Exchange:
             try:
                 async with self.patience(moment if over else None):
                     self._pop3.receive_data(await self._connection.read())
-            except Silent:
+            except Silent as error:
+                if isinstance(error, Slow):
+                    raise self._slow(error) from error
                 if not over or (whole := self._pop3.framed(size, over=True)) is None:
                     raise
                 return whole
@@ -213,6 +232,10 @@ class Exchange:
         if self._pop3.buffered or self._connection.held:
             raise ServerFault(self.server, "it said more in clear after its answer to STLS")
         await self._connection.upgrade(context, host)
+
+    def ends(self, seconds: float, over: str) -> None:
+        """Give up when it has not ended in so many seconds (see ``Connection.ends``)."""
+        self._connection.ends(seconds, over)
 
     def close(self) -> None:
         """Close in the background."""

@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-from services.fetcher.connection import SETTINGS, connect, tls_context
+from services.fetcher.connection import SETTINGS, Connection, connect, tls_context
 from services.fetcher.exchange import Exchange
 from services.fetcher.listing import capabilities
+from services.fetcher.pace import Deadlines, Pace
 from services.fetcher.protocol import FORBIDDEN, Pop3, Reply
 from services.fetcher.quirks import NONE, Quirks, left_out
 from services.fetcher.refusal import meaning, out_of_order
@@ -30,6 +31,7 @@ from shared.errors import (
     PromiseBroken,
     ServerFault,
     Silent,
+    Slow,
     Ungreeted,
     Unreachable,
 )
@@ -47,6 +49,7 @@ class Login:
         password: asked at every login, so that a changed secret counts; it may block.
         ca_file: PEM certificates of the authorities to trust, None for those of the system.
         timeout: seconds without a byte before the server counts as gone.
+        deadlines: how long it may take when it does say something.
     """
 
     host: str
@@ -56,6 +59,7 @@ class Login:
     password: Callable[[], str] = field(repr=False)
     ca_file: str | None = None
     timeout: float = 60.0
+    deadlines: Deadlines = field(default_factory=Deadlines)
 
     @property
     def server(self) -> str:
@@ -107,25 +111,29 @@ class LoggedIn(NamedTuple):
     quirks: Quirks
 
 
-async def log_in(login: Login, quirks: Quirks = NONE, tell: Tell | None = None) -> LoggedIn:
+async def log_in(
+    login: Login, quirks: Quirks = NONE, tell: Tell | None = None, pace: Pace | None = None
+) -> LoggedIn:
     """Log in; on a new connection and without, where the server does not keep what it offers.
 
     Args:
         login: where, and as whom.
         quirks: what to do without from the beginning.
         tell: takes the dialogue, line by line; None where nobody listens.
+        pace: told of every wait for the server.
 
     Raises:
         ConfigError: the account's settings cannot be used.
-        Unreachable: the server does not answer.
+        Unreachable: the server does not answer, or takes too long.
         LoginRefused: it does not accept user name and password.
         MaildropBusy: another session holds the maildrop, or it is too early or too many.
         ServerFault: it refused for another reason, or broke the protocol.
     """
+    pace = pace or Pace()
     found, pauses, cut = quirks, iter(_LOCK_PAUSES), ""
     while True:
         try:
-            return await _log_in(login, found, tell)
+            return await _log_in(login, found, tell, pace)
         except PromiseBroken as broken:
             if found.has(broken.quirk):
                 raise
@@ -138,7 +146,8 @@ async def log_in(login: Login, quirks: Quirks = NONE, tell: Tell | None = None) 
             pause = next(pauses, None) if cut or found != quirks else None
             if pause is None:
                 raise
-            await asyncio.sleep(pause)
+            with pace.waiting():
+                await asyncio.sleep(pause)
 
 
 def may_be_the_line(broken: PromiseBroken) -> bool:
@@ -151,17 +160,15 @@ def may_be_the_line(broken: PromiseBroken) -> bool:
     return cut and broken.quirk in _DEAR
 
 
-async def _log_in(login: Login, quirks: Quirks, tell: Tell | None) -> LoggedIn:
+async def _log_in(login: Login, quirks: Quirks, tell: Tell | None, pace: Pace) -> LoggedIn:
     context = None if login.tls == "none" else tls_context(login.ca_file)
     # Before anything is said: a server may know the password from the last time.
     password = await asyncio.to_thread(login.password)
     _must_be_sendable(login, password)
     redaction = Redaction(password, login.username, login.server)
-    connection = await connect(
-        login.host,
-        login.port,
-        context=context if login.tls == "implicit" else None,
-        timeout=login.timeout,
+    connection = await _connected(login, context, pace)
+    connection.ends(
+        login.deadlines.login, _too_long("login", login.deadlines.login, "login_within")
     )
     pop3 = Pop3(login.server, bare_ends=quirks.bare_ends, redaction=redaction)
     exchange = Exchange(login.server, connection, _told(pop3, login, redaction, tell), redaction)
@@ -178,6 +185,8 @@ async def _log_in(login: Login, quirks: Quirks, tell: Tell | None) -> LoggedIn:
         if _PIPELINED not in offered and not quirks.no_pipelining:
             # It may offer more, or answer at all, after the login (RFC 2449 section 3).
             offered = await _capabilities(exchange, login, quirks)
+        longest = login.deadlines.session
+        exchange.ends(longest, _too_long("session", longest, "session_within"))
         return LoggedIn(exchange, offered, quirks)
     except BaseException:
         connection.abort()
@@ -192,6 +201,27 @@ def _told(pop3: Pop3, login: Login, redaction: Redaction, tell: Tell | None) -> 
     return Told(pop3, dialogue)
 
 
+async def _connected(login: Login, context: ssl.SSLContext | None, pace: Pace) -> Connection:
+    seconds = login.deadlines.connect
+    try:
+        async with asyncio.timeout(seconds):
+            return await connect(
+                login.host,
+                login.port,
+                context=context if login.tls == "implicit" else None,
+                timeout=login.timeout,
+                slowest=login.deadlines.slowest,
+                pace=pace,
+            )
+    except TimeoutError as error:
+        said = _too_long("connection", seconds, "connect_within")
+        raise Unreachable(login.server, said) from error
+
+
+def _too_long(what: str, seconds: float, key: str) -> str:
+    return f"the {what} takes more than {seconds:g} seconds (limits.{key})"
+
+
 async def _greeted(exchange: Exchange, login: Login) -> None:
     at_once = login.tls == "implicit"
     mute = login.port == TLS_PORT and not at_once
@@ -199,6 +229,8 @@ async def _greeted(exchange: Exchange, login: Login) -> None:
     try:
         async with exchange.patience(patience):
             greeting = await exchange.reply()
+    except Slow as error:
+        raise Ungreeted(login.server, error.said) from error
     except Silent as error:
         said = silent(patience, login.port, SETTINGS, at_once=at_once)
         raise Ungreeted(login.server, said) from error

@@ -130,6 +130,7 @@ class Pop3:
         self._start = 0  # the first byte of the buffer that no event has taken yet
         self._scanned = 0  # no terminator begins before this byte of the buffer
         self._in_body = False
+        self._verb = ""
         self._skip = 0  # bytes at the start that belong to the status line
         self._ends = _CRLF
         self._blanks = 0  # bytes passed over since the last reply
@@ -163,6 +164,14 @@ class Pop3:
         Not those of the login: a proxy may take them that knows more than the server behind it.
         """
         return self._proven
+
+    @property
+    def awaited(self) -> str:
+        """What comes next, in words."""
+        if self._in_body:
+            return f"the rest of the answer to {self._verb}"
+        verb = self._expected[0][0] if self._expected else "nothing"
+        return "the greeting" if verb == GREETING else f"the answer to {verb}"
 
     @property
     def ends_bare(self) -> bool:
@@ -300,7 +309,8 @@ class Pop3:
         if not self._expected or not (ok or line[:4].upper() == b"-ERR"):
             shown = printable(self._redaction.hidden(line.decode("utf-8", "replace")))
             raise self._fault(f"it said, out of turn: {shown}")
-        verb, multiline = self._expected.popleft()
+        self._verb, multiline = self._expected.popleft()
+        verb = self._verb
         self._blanks = 0
         if verb == "PASS":
             self._ahead = False  # the login is over, and proves nothing: see ``proven``

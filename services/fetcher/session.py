@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 from services.fetcher import listing
 from services.fetcher.exchange import Exchange
 from services.fetcher.login import Login, log_in
+from services.fetcher.pace import Pace
 from services.fetcher.protocol import Reply
 from services.fetcher.quirks import NONE, Quirks
 from services.fetcher.retrieved import Pieces, Retrieved, too_large
@@ -101,13 +102,20 @@ class Session:
         self._marking = False  # DELE has been sent
 
     @classmethod
-    async def open(cls, login: Login, quirks: Quirks = NONE, tell: Tell | None = None) -> Session:
+    async def open(
+        cls,
+        login: Login,
+        quirks: Quirks = NONE,
+        tell: Tell | None = None,
+        pace: Pace | None = None,
+    ) -> Session:
         """Connect and log in; once more without, where the server does not keep what it offers.
 
         Args:
             login: where, and as whom.
             quirks: what to do without from the beginning.
             tell: takes the dialogue, line by line; None where nobody listens.
+            pace: told of every wait for the server.
 
         Raises:
             ConfigError: the account's settings cannot be used.
@@ -116,7 +124,7 @@ class Session:
             MaildropBusy: another session holds the maildrop, or it is too early or too many.
             ServerFault: it refused for another reason, or broke the protocol.
         """
-        return cls(*await log_in(login, quirks, tell))
+        return cls(*await log_in(login, quirks, tell, pace))
 
     @property
     def in_step(self) -> bool:

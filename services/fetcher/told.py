@@ -61,6 +61,11 @@ class Told:
         return self._pop3.proven
 
     @property
+    def awaited(self) -> str:
+        """See ``Pop3.awaited``."""
+        return self._pop3.awaited
+
+    @property
     def ends_bare(self) -> bool:
         """See ``Pop3.ends_bare``."""
         return self._pop3.ends_bare

@@ -104,6 +104,7 @@ class Visit:
         self._by_size: dict[int, int] = {}
         self._arriving: Listed | None = None
         self._until = math.inf
+        self._unnamed = 0  # messages without a UIDL
         self._unlooked = 0
         self._unmarked: list[str] = []  # UIDLs taken since the server was last seen in step
         self._doubtful: list[Taken] = []
@@ -255,6 +256,7 @@ class Visit:
 
     def _noted(self, stock: Stock) -> None:
         self.found = stock.work.found
+        self._unnamed = stock.work.unnamed
         self.notes = stock.notes
         self._changed = stock.work.changed
         if stock.quirk is not None:
@@ -264,8 +266,8 @@ class Visit:
     async def _fetch(self, messages: Sequence[Listed]) -> bool:
         """Retrieve messages; return whether some are left for another session."""
         self._waiting.extend(messages)
-        if self._account.keep < math.inf and not self._session.login_delay and not self._asked:
-            self._until = self._world.clock.monotonic() + self._limits.session_seconds
+        if not self._asked:
+            self._until = self._world.clock.monotonic() + self._seconds()
         while True:
             retrieving = self._session.retrieve(
                 self._numbers(), self._by_size, self._account.max_size
@@ -280,8 +282,15 @@ class Visit:
             if self._no_room():
                 return False
 
+    def _seconds(self) -> float:
+        """Return for how many seconds messages are asked for in this session."""
+        keep = self._account.keep
+        if self._session.login_delay or (self._unnamed and keep > 0):
+            return math.inf
+        return self._limits.session_seconds if keep < math.inf else self._limits.place_seconds
+
     def _numbers(self) -> Iterator[int]:
-        """Yield messages to be asked for, until a session that deletes has to quit.
+        """Yield messages to be asked for, until the session has to quit.
 
         Nothing is asked ahead of what is not certain: it may have taken the session out of step. A
         message that a session broke at before is asked for by itself: what breaks now breaks at it.
@@ -311,10 +320,11 @@ class Visit:
             yield message.number
 
     def _enough(self) -> bool:
-        """Return whether a session that deletes has to quit, so that its deletions count."""
+        """Return whether a session has to quit: for its deletions to count, or to make room."""
         if self._until == math.inf:
             return False
-        many = len(self._asked) >= self._limits.session_messages
+        deletes = self._account.keep < math.inf
+        many = deletes and len(self._asked) >= self._limits.session_messages
         return many or self._world.clock.monotonic() > self._until
 
     def _has_filled(self) -> bool:

@@ -16,10 +16,15 @@ GREETING = "greeting"
 
 @dataclass(frozen=True)
 class Say:
-    """An answer, exactly as it goes over the wire, and what the server does after it."""
+    """An answer, exactly as it goes over the wire, and what the server does after it.
+
+    Attributes:
+        between: called after each piece, when whoever waits for it in this process has read it.
+    """
 
     wire: bytes | Iterable[bytes] = b""
     then: Literal["go on", "drop", "hang", "tls"] = "go on"
+    between: Callable[[], None] | None = None
 
 
 @dataclass
@@ -95,6 +100,10 @@ class Pop3Server:
             for piece in [say.wire] if isinstance(say.wire, bytes) else say.wire:
                 writer.write(piece)
                 await writer.drain()
+                if say.between is not None:
+                    for _ in range(20):
+                        await asyncio.sleep(0)
+                    say.between()
             if say.then == "drop":
                 return
             if say.then == "hang":
