@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,6 +121,7 @@ def test_whole_files_are_counted_and_left_alone(plant: Plant) -> None:
 
 def test_no_file_is_made_anew_under_a_process_that_uses_it(plant: Plant) -> None:
     plant.run("run")
+    plant.product.processes["run"].send_signal(signal.SIGSTOP)  # it would notice, and end
     cut(plant.data / "state.db")
     refused = plant.product.cli("state", "rebuild")
     assert refused.returncode == 2

@@ -1,11 +1,11 @@
 """Senders as providers write them, at real servers: none keeps a message from its mailbox."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import pytest
 
-from services.deliverer.courier import Post
+from services.deliverer.courier import Courier, Delivered, Post, PutAside
 from services.deliverer.couriers import courier_for
 from tests.flow.test_other_servers import Local
 from tests.servers.courier import courier
@@ -41,6 +41,15 @@ SENDERS = (
 )
 
 
+async def taken(courier: Courier, posts: Sequence[Post]) -> list[Delivered]:
+    """Return what was told of each letter; what a server is too slow for is sent again later."""
+    found: list[Delivered] = [PutAside("not tried yet", 0.0)] * len(posts)
+    while aside := [at for at, one in enumerate(found) if isinstance(one, PutAside)]:
+        for at, one in zip(aside, await told(courier, [posts[at] for at in aside]), strict=True):
+            found[at] = one
+    return found
+
+
 @pytest.mark.parametrize("start", SERVERS.values(), ids=SERVERS)
 @pytest.mark.parametrize("pipelining", ["commands", "none"])
 async def test_no_sender_keeps_a_message_from_its_mailbox(
@@ -55,13 +64,12 @@ async def test_no_sender_keeps_a_message_from_its_mailbox(
     with start() as server:
         url = f"{server.url.partition('?')[0]}?tls=none&pipelining={pipelining}"
         smtp = courier_for("local", url, connections=1)
-        delivered = await told(smtp, posts)
+        delivered = await taken(smtp, posts)
         await smtp.close()
+        verdicts = [d if isinstance(d, Exception) else d[box].verdict for d in delivered]
+        assert verdicts == ["delivered"] * len(posts)
         wait_until(lambda: len(server.messages("sales")) == len(posts), "every message")
         found = b"".join(server.messages("sales"))
-    assert [None if isinstance(d, Exception) else d[box].verdict for d in delivered] == [
-        "delivered"
-    ] * len(posts)
     assert [found.count(b"Subject: n%d\n" % number) for number in range(len(posts))] == [1] * len(
         posts
     )
