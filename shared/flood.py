@@ -41,6 +41,10 @@ class Flood:
         self._monotonic = monotonic
         self._told: dict[Trouble, _Told] = {}  # in the order of their ends
 
+    def __len__(self) -> int:
+        """Return how many troubles there are in their stretch of time."""
+        return len(self._told)
+
     def tells(self, event: str, about: Mapping[str, str]) -> bool:
         """Return whether a line is to be written about this, or it is only counted."""
         trouble = (event, *(about.get(name, "") for name in _WHOM))

@@ -134,7 +134,8 @@ class Lines:
     def say(self, level: int, stage: str, event: str, about: Mapping[str, object]) -> None:
         """Write a line, unless its level is too low."""
         if level >= self._level:
-            self.tell_left_out(stage)
+            if self._flood:
+                self.tell_left_out(stage)
             self._put(self._render(self._moment(), _NAMES[level], stage, event, about))
 
     def tell_left_out(self, stage: str, *, ended: bool = False) -> None:

@@ -65,7 +65,10 @@ class Space(NamedTuple):
 def space(place: Path) -> Space | None:
     """Return how much room there is where a file or folder lies or will lie; None if unknown."""
     with contextlib.suppress(OSError):
-        found = os.statvfs(_existing(place))
+        try:
+            found = os.statvfs(place)
+        except FileNotFoundError:
+            found = os.statvfs(_existing(place))
         return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
     return None
 

@@ -95,7 +95,7 @@ def encode(envelope: Envelope[Payload]) -> bytes:
         parts.append(_pack_requeue(envelope.requeue))
         if _is_ordered(envelope.requeue, payload):
             parts[0] = ORDERED
-    body = cast(bytes, msgpack.packb(parts))
+    body: bytes = msgpack.packb(parts)
     if len(body) > BODY_LIMIT:
         raise ValueError(f"an envelope of {len(body)} bytes is over the limit of {BODY_LIMIT}")
     return body

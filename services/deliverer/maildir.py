@@ -119,10 +119,12 @@ def _delivered_to(letter: Letter, recipients: Sequence[str]) -> bytes:
     """
     if b"\r\n" + _DELIVERED_TO in letter.prefix:
         return b""
-    return b"".join(
-        b"%s%s\r\n" % (_DELIVERED_TO, printable(recipient, 300).encode())
-        for recipient in recipients
-    )
+    return b"".join(map(_line, recipients))
+
+
+@lru_cache(4096)
+def _line(recipient: str) -> bytes:
+    return b"%s%s\r\n" % (_DELIVERED_TO, printable(recipient, 300).encode())
 
 
 def maildir_of(template: str, recipient: str) -> str | Result:

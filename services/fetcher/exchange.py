@@ -136,18 +136,10 @@ class Exchange:
 
     async def reply(self) -> Reply:
         """Return the next status line; raises like ``event``."""
-        (reply,) = await self.replies(1)
-        return reply
-
-    async def replies(self, count: int) -> list[Reply]:
-        """Return the next status lines, none of which may begin a multi-line response."""
-        found: list[Reply] = []
-        while len(found) < count:
-            event = self._pop3.next_event() or await self.event()
-            if not isinstance(event, Reply):
-                raise TypeError("a reply is asked for in the middle of a multi-line response")
-            found.append(event)
-        return found
+        event = self._pop3.next_event() or await self.event()
+        if not isinstance(event, Reply):
+            raise TypeError("a reply is asked for in the middle of a multi-line response")
+        return event
 
     async def piece(self) -> Body:
         """Return the next piece of a multi-line response; raises like ``event``."""

@@ -60,6 +60,10 @@ class Troubles:
         self._passed: list[Trouble] = []
         self._passed_over = 0
 
+    def __len__(self) -> int:
+        """Return with how many messages there is trouble."""
+        return len(self._known)
+
     def get(self, key: str) -> Trouble | None:
         """Return what is known of a message, None where there is no trouble with it."""
         return self._known.get(key)

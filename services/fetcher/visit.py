@@ -296,10 +296,11 @@ class Visit:
         message that a session broke at before is asked for by itself: what breaks now breaks at it.
         """
         asked = alone = False
+        troubles = self._troubles
         while self._waiting and not (self._enough() or alone or self._has_filled()):
             if self._pipelining and self._suspect is not None:
                 return
-            alone = self._troubles.get(self._waiting[0].key) is not None
+            alone = bool(troubles) and troubles.get(self._waiting[0].key) is not None
             if alone and asked:
                 return
             message = self._waiting.popleft()
@@ -308,7 +309,7 @@ class Visit:
                 said = f"LIST says {size} bytes, and max_size is {self._account.max_size}"
                 self._troubles.pass_over(message.key, message.number, said)
                 continue
-            if 0 < size < FRAMED_LIMIT and self._troubles.was_tried(message.key):
+            if 0 < size < FRAMED_LIMIT and troubles and troubles.was_tried(message.key):
                 self._by_size[message.number] = size
             if message.uidl in self._changed and SIZES_VARY in self.quirks:
                 continue  # as one message has shown, another size means nothing here
@@ -454,9 +455,11 @@ class Visit:
     def _recorded(self, taken: Taken, since: float) -> None:
         """Take note of a message that is safe, and known since some time."""
         listed, found = taken.listed, taken.found
-        self._troubles.settle([listed.key])
+        troubled = bool(self._troubles)
+        if troubled:
+            self._troubles.settle([listed.key])
         due = age(since, self._world.clock.now()) >= self._account.keep
-        if due and not self._troubles.left_alone(listed.key, deletes=True):
+        if due and not (troubled and self._troubles.left_alone(listed.key, deletes=True)):
             self._remove.append(Safe(listed.number, listed.uidl, found.id, listed.size, found.head))
 
     async def _delete(self) -> None:
@@ -465,7 +468,8 @@ class Visit:
         Its UIDLs are forgotten before: once the server has deleted, it may give them anew, whether
         or not we hear of it.
         """
-        risky = [safe for safe in self._remove if self._carefully or self._is_risky(safe)]
+        perhaps = self._remove if self._carefully or self._troubles else ()
+        risky = [safe for safe in perhaps if self._carefully or self._is_risky(safe)]
         alone = {safe.number for safe in risky}
         rest = [safe.number for safe in self._remove if safe.number not in alone]
         accepted = await self._delete_each(risky)

@@ -36,6 +36,7 @@ class Window:
         "_last",
         "_mark",
         "_most",
+        "_over",
         "_total",
         "_verb",
         "marked",
@@ -53,6 +54,7 @@ class Window:
         self.marked = 0
         self._last = self._total = 0
         self._mark = mark
+        self._over = False
         self._exchange = exchange
         self._verb = verb
         self._ahead = iter(numbers)
@@ -62,20 +64,21 @@ class Window:
 
     def next(self) -> int | None:
         """Return the number of which the answer comes next; None after the last."""
-        if len(self._asked) <= self._most // 2:
+        if len(self._asked) <= self._most // 2 and not self._over:
             self._ask()
         return self._asked.popleft() if self._asked else None
 
     def _ask(self) -> None:
         wanted = self._most - len(self._asked)
         asked = list(islice(self._ahead, wanted))
+        self._over = len(asked) < wanted
         lines = b""
         if asked:
             lines = self._exchange.lines(self._verb, asked)
             self._asked.extend(asked)
             self._last = asked[-1]
             self._total += len(asked)
-        if self._mark and not self.marked and self._total > 1 and len(asked) < wanted:
+        if self._mark and not self.marked and self._total > 1 and self._over:
             self.marked = self._last
             lines += self._exchange.line("LIST", self._last)
         if lines:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 
-from shared.broker.embedded_jobs import Job, Part, Report, Transfer
+from shared.broker.embedded_jobs import Job, Report, Transfer
 from shared.errors import BrokerUnavailable
 
 
@@ -77,8 +77,6 @@ def _small(jobs: Iterable[Job], limit: int) -> Iterator[Job]:
 
 
 def _size(job: Job) -> int:
-    return sum(map(_bytes, job.parts)) if isinstance(job, Transfer) else 0
-
-
-def _bytes(part: Part) -> int:
-    return sum(len(body) for *_, body in part.rows)
+    if not isinstance(job, Transfer):
+        return 0
+    return sum([len(row[-1]) for part in job.parts for row in part.rows])

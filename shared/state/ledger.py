@@ -212,7 +212,9 @@ def _forgotten(dialect: str) -> Executable:
 
 
 def _let_go(dialect: str) -> Made:
-    some = (UIDL.c.account == _ACCOUNT, among(dialect, UIDL.c.uidl, "uidls"))
+    # What came within the day needs no look at its identity, which was seen no earlier.
+    old = UIDL.c.first_seen < _NOW - _DAY
+    some = (UIDL.c.account == _ACCOUNT, among(dialect, UIDL.c.uidl, "uidls"), old)
     these = (MESSAGE.c.id.in_(select(UIDL.c.id).where(*some)), MESSAGE.c.first_seen < _NOW - _DAY)
     return update(MESSAGE).where(*these).values(first_seen=_NOW, since=_SINCE)
 
