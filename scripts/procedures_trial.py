@@ -240,14 +240,23 @@ def passwords_of_the_broker(here: Procedures) -> None:
 
 def password_of_the_database(here: Procedures) -> None:
     """A new password for PostgreSQL and those who use it."""
-    asked = ("run", "--rm", "--entrypoint", "cat", "secrets", "/secrets/fetcher/database-password")
+    cat = ("run", "--rm", "--entrypoint", "cat", "secrets")
     login = ("postgres", "psql", "-Atc", "select 1")
-    url = "postgresql://connector:{}@postgres/connector"
-    before = here.deployment.compose(*asked)
-    here.deployment.inside(*login, url.format(before))
+    asked = {
+        f"postgresql://{role}:{{}}@postgres/connector": (*cat, f"/secrets/{file}")
+        for role, file in (
+            ("connector", "schema/database-password"),
+            ("fetcher", "fetcher/state-password"),
+            ("deliverer", "deliverer/state-password"),
+        )
+    }
+    before = {url: here.deployment.compose(*ask) for url, ask in asked.items()}
+    for url, password in before.items():
+        here.deployment.inside(*login, url.format(password))
     here.follow("Users and secrets")
-    here.deployment.inside(*login, url.format(here.deployment.compose(*asked)))
-    check(refused(here.deployment, *login, url.format(before)), "so does PostgreSQL")
+    for url, ask in asked.items():
+        here.deployment.inside(*login, url.format(here.deployment.compose(*ask)))
+        check(refused(here.deployment, *login, url.format(before[url])), "so does PostgreSQL")
     here.mail_goes_through()
 
 

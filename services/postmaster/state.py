@@ -1,4 +1,7 @@
-"""The commands ``state check`` and ``state rebuild``: the SQLite files, whole or damaged."""
+"""The commands ``state check`` and ``state rebuild``: the SQLite files, whole or damaged.
+
+And ``state migrate``, for a database whose tables do not belong to who uses them.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group(help="The files of the embedded broker and of the ledgers.")
 def state() -> None:
-    """Group the two commands."""
+    """Group the commands."""
 
 
 @state.command("check")
@@ -44,6 +47,19 @@ def check(invocation: Invocation, as_json: bool) -> int:
             for line in (*health.faults, *(f"{t}: {n} rows" for t, n in health.rows.items())):
                 click.echo(f"  {line}")
     return 1 if any(health.faults for health in found.values()) else 0
+
+
+@state.command("migrate")
+@pass_invocation
+def migrate(invocation: Invocation) -> None:
+    """Make the tables of the ledgers, or bring them up to date, as their owner.
+
+    Every process does so when it starts, where its database user may. Where each service has a role
+    of its own (deploy/postgres/roles.sql), the owner does it, before them.
+    """
+    address = invocation.settings().state_address()
+    asyncio.run(_opened(address))
+    click.echo("the tables of the ledgers are up to date")
 
 
 @state.command("rebuild")
@@ -124,12 +140,14 @@ def make_ledgers(path: Path) -> None:
     Raises:
         ConfigError: what is there is damaged, of a newer version, or of another program.
     """
+    asyncio.run(_opened(path))
+
+
+async def _opened(address: str | Path) -> None:
+    """Have the tables made, or brought up to date."""
     from shared.state import State, new_owner
 
-    async def made() -> None:
-        await (await State.open(path, owner=new_owner())).close()
-
-    asyncio.run(made())
+    await (await State.open(address, owner=new_owner())).close()
 
 
 def health_of(file: Path, make: Callable[[Path], None]) -> Health:

@@ -130,6 +130,7 @@ class State:
         self._claims: dict[Delivery, Since | None] = {}  # None for what is not ours
         self._unrecorded: set[Delivery] = set()
         self._enrolled: set[str] = set()
+        self._has_leases = False  # or may have
         self._report: Report = silent
         self._renewing: asyncio.Task[None] | None = None
 
@@ -180,8 +181,9 @@ class State:
             self._renewing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._renewing
-        with contextlib.suppress(StateUnavailable):  # then they expire by themselves
-            await self._ask(EXPIRE, None)
+        if self._has_leases:  # the operator's role may not even ask
+            with contextlib.suppress(StateUnavailable):  # then they expire by themselves
+                await self._ask(EXPIRE, None)
         await asyncio.get_running_loop().run_in_executor(self._worker, self._database.close)
         self._worker.shutdown(wait=False)
 
@@ -194,6 +196,7 @@ class State:
         Raises:
             StateUnavailable: nobody knows.
         """
+        self._has_leases = True
         ours = await self._ask(TAKE, name)
         (self._held.add if ours else self._held.discard)(name)
         return ours
@@ -327,6 +330,7 @@ class State:
         """
         asked = dict.fromkeys(d for d in deliveries if d not in self._claims)
         now = Since.now(self._clock)
+        self._has_leases = True
         self._claims.update(dict.fromkeys(asked))  # not yet ours, nor to be renewed
         found: dict[Delivery, Claim | None] = {}
         try:

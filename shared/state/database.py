@@ -30,6 +30,11 @@ R = TypeVar("R")
 _Paramstyle: TypeAlias = Literal["named", "pyformat"]
 
 WHERE: Final = "state.url"
+_NOT_THE_OWNER: Final = re.compile("permission denied|must be owner", re.IGNORECASE)
+_OWNERS_TURN: Final = (
+    "; where the tables are not this role's own, have their owner make them, or bring them up to"
+    " date, with pop3-connector state migrate (and see deploy/postgres/roles.sql)"
+)
 _TRIES: Final = 3
 
 _FAULTS: Final = (exc.DBAPIError, exc.TimeoutError)
@@ -99,8 +104,8 @@ class Database:
             if _is_damaged(error):
                 raise ConfigError(WHERE, self._what_to_do(_reason(error))) from error
             if _hopeless(error):
-                raise ConfigError(WHERE, _reason(error)) from error
-            raise StateUnavailable(_reason(error)) from error
+                raise ConfigError(WHERE, _reason(error) + _advice(error)) from error
+            raise StateUnavailable(_reason(error) + _advice(error)) from error
 
     def transaction(self, work: Callable[[Connection], R], *, writes: bool) -> R:
         """Do some work in a transaction; it is durable when this returns.
@@ -278,6 +283,10 @@ def _hopeless(error: Exception) -> bool:
     if isinstance(cause, sqlite3.Error):
         return cause.sqlite_errorcode & 0xFF in _NOT_OURS
     return _REFUSALS.search(str(cause)) is not None
+
+
+def _advice(error: Exception) -> str:
+    return _OWNERS_TURN if _NOT_THE_OWNER.search(str(_cause(error))) else ""
 
 
 def _is_damaged(error: Exception) -> bool:

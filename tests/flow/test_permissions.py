@@ -24,7 +24,7 @@ from amqp.exceptions import AccessRefused, AMQPError
 
 from services.postmaster import parked
 from shared.broker.steward import KombuSteward
-from shared.queues import PICKUP, QUARANTINE, RETRIED, SENDERS, Tier, failed_queue, plan
+from shared.queues import PICKUP, POLL, QUARANTINE, SENDERS, Tier, failed_queue, plan
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import RabbitServer, rabbitmq
 from tests.stewards import its_id
@@ -33,11 +33,10 @@ ROOT = Path(__file__).resolve().parents[2]
 TIERS = (Tier("30s", 30.0),)
 QUEUES = tuple(spec.name for spec in plan(TIERS))
 INBOXES = {"fetcher": "poll", "parser": "incoming", "rewriter": "parsed", "deliverer": "pickup"}
-KEPT = (*map(failed_queue, RETRIED), QUARANTINE)
 READABLE = {
     **{service: (inbox,) for service, inbox in INBOXES.items()},
     "postmaster": QUEUES,
-    "monitor": KEPT,
+    "monitor": (),
 }
 EXCHANGES = (*SENDERS, "amq.direct", "")
 """Where somebody may try to publish; the empty name is the default exchange."""
@@ -77,12 +76,13 @@ class Deployment:
                 return True
         return False
 
-    def api(self, user: str, path: str, body: object = None) -> Any:
+    def api(self, user: str, path: str, body: object = None, method: str | None = None) -> Any:
         credentials = base64.b64encode(f"{user}:{self.password(user)}".encode()).decode()
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.server.management_port}/api/{path}",
             None if body is None else json.dumps(body).encode(),
             {"Authorization": f"Basic {credentials}", "Content-Type": "application/json"},
+            method=method,
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
@@ -136,11 +136,11 @@ def test_a_user_publishes_to_the_exchange_of_its_name_alone(
 def test_a_user_changes_nothing_of_the_topology(deployment: Deployment, user: str) -> None:
     attempts: list[Callable[[Any], object]] = [
         lambda channel: channel.queue_declare("new"),
-        lambda channel: channel.queue_delete(READABLE[user][0]),
+        lambda channel: channel.queue_delete(POLL),
         lambda channel: channel.exchange_declare("new", "direct"),
         lambda channel: channel.exchange_delete(user),
-        lambda channel: channel.queue_bind(READABLE[user][0], "fetcher", "more"),
-        lambda channel: channel.queue_unbind(READABLE[user][0], "fetcher", "more"),
+        lambda channel: channel.queue_bind(POLL, "fetcher", "more"),
+        lambda channel: channel.queue_unbind(POLL, "fetcher", "more"),
     ]
     assert [deployment.refused(user, attempt) for attempt in attempts] == [True] * len(attempts)
 
@@ -168,24 +168,30 @@ def test_the_monitor_can_look_and_not_touch(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize("queue", [failed_queue(PICKUP), QUARANTINE])
-def test_a_hundred_peeks_lose_nothing(deployment: Deployment, queue: str) -> None:
+def test_who_monitors_counts_what_is_kept_and_cannot_take_it(
+    deployment: Deployment, queue: str
+) -> None:
     with deployment.connect("deliverer") as connection:
-        message = Message(b"body", message_id="peeked", application_headers={"reason": "550 no"})
+        message = Message(b"body", message_id="kept", application_headers={"reason": "550 no"})
         connection.channel().basic_publish(message, "deliverer", queue)
-    body = {"count": 1, "ackmode": "ack_requeue_true", "encoding": "auto"}
+    path = f"queues/%2F/{queue}"
+    attempts: list[tuple[str, str, object]] = [
+        ("POST", f"{path}/get", {"count": 1, "ackmode": mode, "encoding": "auto"})
+        for mode in ("ack_requeue_true", "ack_requeue_false", "reject_requeue_false")
+    ]
+    attempts += [("DELETE", f"{path}/contents", None), ("DELETE", path, None)]
+    for method, where, body in attempts:
+        with pytest.raises(urllib.error.HTTPError, match=r"401|403"):
+            deployment.api("monitor", where, body, method)
 
-    seen = [deployment.api("monitor", f"queues/%2F/{queue}/get", body) for _ in range(100)]
+    def counted() -> bool:
+        return bool(deployment.api("monitor", path).get("messages") == 1)
 
-    assert [got[0]["properties"]["headers"]["reason"] for got in seen] == ["550 no"] * 100
+    wait_until(counted, "the count of messages", 20)
     steward = deployment.steward("postmaster")
     folder = parked.QUARANTINED if queue == QUARANTINE else parked.FAILED
-
-    def found() -> bool:
-        return [m.message_id for m in parked.browse(steward, folder)] == ["peeked"]
-
-    # What a peek gives back is there again a moment later.
-    wait_until(found, "the message", 20)
-    assert steward.drop(queue, ["peeked"], its_id) == ["peeked"]
+    assert [m.message_id for m in parked.browse(steward, folder)] == ["kept"]
+    assert steward.drop(queue, ["kept"], its_id) == ["kept"]
     steward.close()
 
 
@@ -212,6 +218,19 @@ def test_secrets_belong_to_who_reads_them(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         assert (tmp_path / "parser/broker-password").stat().st_uid == 10001
         assert (tmp_path / "postgres/database-password").stat().st_uid == 0
+
+
+def test_each_service_has_a_database_password_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "fetcher").mkdir()
+    (tmp_path / "fetcher/database-password").write_text("the owner's, by an earlier version")
+    make_secrets(tmp_path)
+    owners = {str(path.parent.name) for path in tmp_path.glob("*/database-password")}
+    assert owners == {"postgres", "schema"}
+    own = {path.parent.name: path.read_text() for path in tmp_path.glob("*/state-password")}
+    assert set(own) == {"fetcher", "deliverer", "postmaster"}
+    assert len({*own.values(), (tmp_path / "schema/database-password").read_text()}) == 4
+    for role, password in own.items():
+        assert (tmp_path / f"schema/{role}-password").read_text() == password
 
 
 def test_rabbitmq_gets_hashes_alone(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ BUILT_IN = {
     "ConfigMap",
     "Deployment",
     "Job",
+    "NetworkPolicy",
     "PodDisruptionBudget",
     "ServiceAccount",
 }
@@ -100,11 +101,10 @@ def of_kind(variant: str, kind: str) -> dict[str, Manifest]:
 
 def pods(variant: str) -> dict[str, Manifest]:
     """Return the pod specs by service."""
-    stages = of_kind(variant, "Deployment")
-    (job,) = of_kind(variant, "Job").values()
+    jobs = {name.partition("-")[0]: job for name, job in of_kind(variant, "Job").items()}
     return {
         name: workload["spec"]["template"]["spec"]
-        for name, workload in {**stages, "declare": job}.items()
+        for name, workload in {**of_kind(variant, "Deployment"), **jobs}.items()
     }
 
 
@@ -136,13 +136,19 @@ def test_nothing_may_do_more_than_it_needs(variant: str) -> None:
         assert allowed["readOnlyRootFilesystem"] is True
         assert allowed["allowPrivilegeEscalation"] is False
         mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
-        knows_state = service in ("fetcher", "deliverer", "postmaster")
+        knows_state = service in ("fetcher", "deliverer", "postmaster", "schema")
         assert ("/run/secrets/database" in mounted) == knows_state
+        has_spool = service in ("fetcher", "deliverer", "postmaster")
+        assert any("spool" in path for path in mounted) <= has_spool
         assert ("/run/secrets/accounts" in mounted) <= (service == "fetcher")
         assert ("/run/secrets/destinations" in mounted) <= (service == "deliverer")
         assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
-        (own,) = [v["secret"]["secretName"] for v in pod["volumes"] if v["name"] == "broker"]
-        assert own == f"pop3-connector-broker-{service}"
+        secrets = {v["name"]: v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
+        broker, database = secrets.get("broker"), secrets.get("database")
+        wanted = None if service == "schema" else f"pop3-connector-broker-{service}"
+        assert broker == wanted
+        role = "connector" if service == "schema" else service
+        assert database == (f"pop3-connector-database-{role}" if knows_state else None)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -160,8 +166,9 @@ def test_the_program_understands_what_it_is_given(variant: str, tmp_path: Path) 
                 secret.write_text("a-secret")
                 given[name] = str(secret)
         settings = load(file, given)
-        assert settings.broker.username == "a-secret"
-        assert "a-secret" in (settings.broker.address() or "")
+        if "POP3_CONNECTOR__BROKER__URL" in given:
+            assert settings.broker.username == "a-secret"
+            assert "a-secret" in (settings.broker.address() or "")
         if "POP3_CONNECTOR__STATE__URL" in given:
             assert "a-secret" in str(settings.state_address())
 
@@ -217,10 +224,57 @@ def test_the_operators_users_may_do_what_those_of_compose_may() -> None:
 
 
 def test_another_configuration_is_another_job() -> None:
-    (before,) = of_kind("as it is", "Job")
+    before = {f"mail-pop3-connector-{name}" for name in of_kind("as it is", "Job")}
     text = rendered_text({"config": '[delivery]\nurl = "smtp://other.example"\n'})
-    (after,) = [m for m in yaml().safe_load_all(text) if m and m["kind"] == "Job"]
-    assert after["metadata"]["name"] != f"mail-pop3-connector-{before}"
+    jobs = [m for m in yaml().safe_load_all(text) if m and m["kind"] == "Job"]
+    assert len(before) == len(jobs) == 2
+    assert not before & {job["metadata"]["name"] for job in jobs}
+
+
+def test_each_service_is_a_role_of_its_own_in_the_database() -> None:
+    users = {}
+    for service, pod in pods("as it is").items():
+        given = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+        if url := given.get("POP3_CONNECTOR__STATE__URL"):
+            users[service] = url.partition("://")[2].partition("@")[0]
+    services = ("fetcher", "deliverer", "postmaster")
+    assert users == {**{name: name for name in services}, "schema": "connector"}
+    assert pods("as it is")["schema"]["containers"][0]["args"] == ["state", "migrate"]
+
+
+def test_one_role_for_all_needs_nobody_who_makes_the_tables() -> None:
+    state = {"url": "postgresql+psycopg://connector@db/connector", "secretName": "database"}
+    found = [m for m in yaml().safe_load_all(rendered_text({"state": state})) if m]
+    (job,) = [m for m in found if m["kind"] == "Job"]
+    assert "-declare-" in job["metadata"]["name"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parser_and_rewriter_reach_the_broker_and_nothing_else(variant: str) -> None:
+    policies = of_kind(variant, "NetworkPolicy")
+    assert set(policies) == {"in", "parser", "rewriter"}
+    for stage in ("parser", "rewriter"):
+        spec = policies[stage]["spec"]
+        deployment = of_kind(variant, "Deployment")[stage]
+        labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+        assert spec["podSelector"]["matchLabels"].items() <= labels
+        assert spec["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == stage
+        assert spec["policyTypes"] == ["Egress"]
+        broker, names = spec["egress"]
+        everything = variant == "with everything"
+        assert [one["port"] for one in broker["ports"]] == [5671 if everything else 5672]
+        assert ("to" in broker) == everything  # the chart's own RabbitMQ
+        assert {one["port"] for one in names["ports"]} == {53}
+        assert names["to"]
+    assert policies["in"]["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 9108}]}]
+
+
+def test_an_image_can_be_pinned() -> None:
+    digest = "sha256:" + 64 * "a"
+    found = yaml().safe_load_all(rendered_text({"image": {"digest": digest}}))
+    stages = [m for m in found if m and m["kind"] == "Deployment"]
+    images = {m["spec"]["template"]["spec"]["containers"][0]["image"] for m in stages}
+    assert {image.partition("@")[2] for image in images} == {digest}
 
 
 def test_a_configuration_too_large_for_a_configmap_lies_in_a_volume() -> None:
@@ -228,7 +282,7 @@ def test_a_configuration_too_large_for_a_configmap_lies_in_a_volume() -> None:
     found = [m for m in yaml().safe_load_all(text) if m]
     assert "ConfigMap" not in {m["kind"] for m in found}
     workloads = [m for m in found if m["kind"] in ("Deployment", "Job")]
-    assert len(workloads) == len(STAGES) + 2
+    assert len(workloads) == len(STAGES) + 3
     for workload in workloads:
         pod = workload["spec"]["template"]["spec"]
         (volume,) = [v for v in pod["volumes"] if v["name"] == "config"]

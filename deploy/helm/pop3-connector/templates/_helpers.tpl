@@ -16,6 +16,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- define "connector.image" -}}
 {{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- with .Values.image.digest }}@{{ . }}{{ end -}}
 {{- end -}}
 
 {{- /* What a pod of ours may do: nothing. */ -}}
@@ -34,12 +35,20 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{- /* Whether a service uses the state database, and the spool: a dict of the service's name. */ -}}
+{{- /* What a service uses: broker, state database, spool. Each takes the service's name. */ -}}
+{{- define "connector.usesBroker" -}}
+{{- if ne . "schema" }}yes{{ end -}}
+{{- end -}}
 {{- define "connector.usesState" -}}
-{{- if has . (list "fetcher" "deliverer" "postmaster") }}yes{{ end -}}
+{{- if has . (list "fetcher" "deliverer" "postmaster" "schema") }}yes{{ end -}}
 {{- end -}}
 {{- define "connector.usesSpool" -}}
-{{- if has . (list "fetcher" "rewriter" "deliverer" "postmaster") }}yes{{ end -}}
+{{- if has . (list "fetcher" "deliverer" "postmaster") }}yes{{ end -}}
+{{- end -}}
+
+{{- /* The database role of a service: its own name, or the owner's. Takes the root, the service. */ -}}
+{{- define "connector.role" -}}
+{{- if eq (index . 1) "schema" }}{{ (index . 0).Values.state.owner }}{{ else }}{{ index . 1 }}{{ end -}}
 {{- end -}}
 
 {{- /* The environment of a service. Takes a list: the root, the name of the service. */ -}}
@@ -47,14 +56,16 @@ capabilities: {drop: [ALL]}
 {{- $root := index . 0 }}{{ $service := index . 1 }}{{ $values := $root.Values -}}
 - {name: POP3_CONNECTOR_CONFIG, value: /etc/pop3-connector/connector.toml}
 - {name: POP3_CONNECTOR__DATA_DIR, value: /tmp}
+{{- if include "connector.usesBroker" $service }}
 - {name: POP3_CONNECTOR__BROKER__URL, value: {{ $values.broker.url | quote }}}
 - {name: POP3_CONNECTOR__BROKER__USERNAME_FILE, value: /run/secrets/broker/username}
 - {name: POP3_CONNECTOR__BROKER__PASSWORD_FILE, value: /run/secrets/broker/password}
 {{- if $values.broker.caSecret }}
 - {name: POP3_CONNECTOR__BROKER__CA_FILE, value: /run/ca/broker/ca.crt}
 {{- end }}
+{{- end }}
 {{- if include "connector.usesState" $service }}
-- {name: POP3_CONNECTOR__STATE__URL, value: {{ $values.state.url | quote }}}
+- {name: POP3_CONNECTOR__STATE__URL, value: {{ $values.state.url | replace "NAME" (include "connector.role" .) | quote }}}
 - {name: POP3_CONNECTOR__STATE__PASSWORD_FILE, value: /run/secrets/database/password}
 {{- end }}
 {{- if include "connector.usesSpool" $service }}
@@ -77,9 +88,11 @@ capabilities: {drop: [ALL]}
 {{- $root := index . 0 }}{{ $service := index . 1 }}{{ $values := $root.Values -}}
 - {name: tmp, mountPath: /tmp}
 - {name: config, mountPath: /etc/pop3-connector, readOnly: true}
+{{- if include "connector.usesBroker" $service }}
 - {name: broker, mountPath: /run/secrets/broker, readOnly: true}
 {{- if $values.broker.caSecret }}
 - {name: broker-ca, mountPath: /run/ca/broker, readOnly: true}
+{{- end }}
 {{- end }}
 {{- if include "connector.usesState" $service }}
 - {name: database, mountPath: /run/secrets/database, readOnly: true}
@@ -111,12 +124,14 @@ capabilities: {drop: [ALL]}
 {{- else }}
 - {name: config, configMap: {name: {{ include "connector.name" $root }}}}
 {{- end }}
+{{- if include "connector.usesBroker" $service }}
 - {name: broker, secret: {secretName: {{ $values.broker.secretName | replace "NAME" $service }}, defaultMode: 0440}}
 {{- if $values.broker.caSecret }}
 - {name: broker-ca, secret: {secretName: {{ $values.broker.caSecret }}, items: [{key: ca.crt, path: ca.crt}]}}
 {{- end }}
+{{- end }}
 {{- if include "connector.usesState" $service }}
-- {name: database, secret: {secretName: {{ $values.state.secretName }}, defaultMode: 0440}}
+- {name: database, secret: {secretName: {{ $values.state.secretName | replace "NAME" (include "connector.role" .) }}, defaultMode: 0440}}
 {{- if $values.state.caSecret }}
 - {name: state-ca, secret: {secretName: {{ $values.state.caSecret }}, items: [{key: ca.crt, path: ca.crt}]}}
 {{- end }}
