@@ -29,6 +29,7 @@ from bench_connector import (
 )
 from bench_growth import growth
 from bench_measure import Sample, row, until
+from bench_neighbours import neighbours
 from bench_place import (
     PASSWORD,
     USER,
@@ -290,5 +291,5 @@ Scenario: TypeAlias = Callable[[Path, Scale], Result]
 
 SCENARIOS: Final[dict[str, Scenario]] = {
     each.__name__: each
-    for each in (maildir, lmtp, sink, mixed, memory, far, latency, backlog, growth)
+    for each in (maildir, lmtp, sink, mixed, memory, far, latency, backlog, growth, neighbours)
 }

@@ -22,6 +22,10 @@ otherwise, after which what was put aside is back."""
 CROWDED: Final = HORIZON / 4
 """Seconds of work from which on a line is to have no more than its share of the places."""
 
+FIRST_LOOK: Final = 0.5
+"""Seconds after which a line that does not move at all may have half of the places, if they are
+taken: who waits for another server cannot get in until it is known how this one does."""
+
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks at how a line moves."""
 
@@ -45,6 +49,11 @@ class Places:
     def __init__(self, total: int = PLACES) -> None:
         self.total = total
         self.lines: list[Sized] = []
+
+    @property
+    def taken(self) -> bool:
+        """Whether next to all of them are taken by those who wait."""
+        return 4 * sum(map(len, self.lines)) >= 3 * self.total
 
     @property
     def share(self) -> int:
@@ -92,12 +101,24 @@ class Share:
             at_work: how many letters are being sent.
         """
         waiting, rate = len(self._line), self._rate(at_work)
-        if rate is None or waiting <= self._least:
+        if waiting <= self._least:
             return 0
+        if rate is None:
+            return waiting - self._places.total // 2 if self._is_in_the_way() else 0
         allowed = rate * HORIZON
         if waiting > rate * CROWDED:
             allowed = min(allowed, self._places.share)
         return max(0, waiting - max(self._least, int(allowed)))
+
+    def _is_in_the_way(self) -> bool:
+        """Return whether it does not move, takes more than half of the places, and fills them."""
+        since, done = self._looks[0]
+        return (
+            self.done == done
+            and self._clock.monotonic() - since >= FIRST_LOOK
+            and 2 * len(self._line) > self._places.total
+            and self._places.taken
+        )
 
     def put_aside(self, count: int, at_work: int) -> float:
         """Note that so many are put aside; return the seconds of work that are before them.

@@ -22,7 +22,7 @@ from services.deliverer.line import Line
 from services.deliverer.pace import Pace
 from services.deliverer.pool import Pool
 from services.deliverer.session import PipelineBroken, Session
-from services.deliverer.share import LOOK_EVERY, Places, Share
+from services.deliverer.share import FIRST_LOOK, LOOK_EVERY, Places, Share
 from services.deliverer.target import Target
 from services.deliverer.transaction import transact
 from services.deliverer.waiting import Batch, Bound, Waiting
@@ -350,8 +350,12 @@ class SmtpCourier:
     async def _look(self) -> None:
         """See every second, while anybody waits, how the line moves."""
         done, since = self._share.done, self._clock.monotonic()
+        await self._clock.sleep(FIRST_LOOK)
+        self._put_surplus_aside()
+        pause = LOOK_EVERY - FIRST_LOOK
         while self._line or any(hand.since is not None for hand in self._hands.values()):
-            await self._clock.sleep(LOOK_EVERY)
+            await self._clock.sleep(pause)
+            pause = LOOK_EVERY
             self._share.look()
             if self._share.done != done or not self._line:
                 done, since = self._share.done, self._clock.monotonic()

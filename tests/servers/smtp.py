@@ -59,6 +59,7 @@ class SmtpServer:
         beyond: what it does to more; None lets them wait, ungreeted, until another has left.
         rule: what it does in place of the normal thing, by the keys of the script; asked after it,
             with how many messages this connection has carried.
+        slow: seconds that it takes over each message, after the final dot.
         writers: one for each connection there has been, to say something unasked.
     """
 
@@ -71,6 +72,7 @@ class SmtpServer:
     most: int | None = None
     beyond: str | None = None
     rule: Callable[[str, int], Action | None] = lambda key, carried: None
+    slow: float = 0.0
     left: asyncio.Event = field(default_factory=asyncio.Event)
     commands: list[str] = field(default_factory=list)
     received: list[Received] = field(default_factory=list)
@@ -258,6 +260,7 @@ class _Session:
         message = Received(sender, parameters, self.recipients, b"".join(lines), tls=self.tls)
         self.state.received.append(message)
         self.mail, self.recipients = None, []
+        await asyncio.sleep(self.state.slow)
         normal = "250 2.0.0 taken" if message.recipients else "554 5.5.1 no valid recipients"
         for recipient in message.recipients if self.state.lmtp else ("",):
             message.accepted |= await self.say(normal, f"END {recipient}", "END") == "2"

@@ -1,6 +1,14 @@
 """How many may wait for a server: what it takes in half a minute, and its share of the places."""
 
-from services.deliverer.share import HORIZON, LOOK_EVERY, PER_CONNECTION, WINDOW, Places, Share
+from services.deliverer.share import (
+    FIRST_LOOK,
+    HORIZON,
+    LOOK_EVERY,
+    PER_CONNECTION,
+    WINDOW,
+    Places,
+    Share,
+)
 from tests.clock import ManualClock
 
 CONNECTIONS = 10
@@ -37,11 +45,36 @@ async def seconds(clock: ManualClock, server: Server, count: int) -> list[int]:
 
 
 async def test_nobody_is_put_aside_before_anything_is_known(clock: ManualClock) -> None:
-    server = Server(clock, Places(512), 0, 512)
+    server = Server(clock, Places(512), 0, 300)
     assert server.share.surplus(CONNECTIONS) == 0
     first, second = await seconds(clock, server, 2)
     assert first == 0
     assert second > 0
+
+
+async def test_a_line_that_stands_and_fills_the_places_keeps_half_of_them(
+    clock: ManualClock,
+) -> None:
+    """Nobody else gets in before that."""
+    server = Server(clock, Places(512), 0, 500)
+    assert server.share.surplus(CONNECTIONS) == 0
+    await clock.advance(FIRST_LOOK)
+    assert server.share.surplus(CONNECTIONS) == 500 - 256
+
+
+async def test_a_line_that_moves_is_not_cut_before_it_is_known_how_fast(clock: ManualClock) -> None:
+    server = Server(clock, Places(512), 0, 500)
+    await clock.advance(FIRST_LOOK)
+    server.share.done += 1
+    assert server.share.surplus(CONNECTIONS) == 0
+
+
+async def test_two_that_stand_and_fill_the_places_together(clock: ManualClock) -> None:
+    places = Places(512)
+    one, two = Server(clock, places, 0, 350), Server(clock, places, 0, 150)
+    await clock.advance(FIRST_LOOK)
+    assert one.share.surplus(CONNECTIONS) == 350 - 256
+    assert two.share.surplus(CONNECTIONS) == 0
 
 
 async def test_a_server_that_hangs_keeps_a_few(clock: ManualClock) -> None:
