@@ -78,6 +78,18 @@ class Intake:
         id_, head = recognised(self._account, whole)
         return Found(id_, head, Inline(whole))
 
+    def less_a_status_line(self, found: Found, size: int | None) -> Found:
+        """Return a message less a second status line before it, if so it has the listed size.
+
+        Some servers say ``+OK``, and then ``+OK 123 octets``. One in the spool stays as it is.
+        """
+        data = found.raw.data if isinstance(found.raw, Inline) else b""
+        line, end, rest = data.partition(b"\n")
+        if not (end and line.startswith(b"+OK")):
+            return found
+        less = self.at_hand(rest)
+        return less if less is not None and less.fits(size) else found
+
     async def take(self, chunks: AsyncIterator[bytes]) -> Found:
         """Return what a message is, and where its bytes are.
 

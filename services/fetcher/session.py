@@ -85,6 +85,7 @@ class Session:
         quirks: what this session does without; those found while it was opened are among them.
         at: the message of which the answer to RETR, TOP or DELE was awaited last; 0 before, and
             when the answer to QUIT is awaited.
+        marks: how often an answer among those to RETR has been seen to be in its place.
         kept: what the server said when it refused to delete a message; "" if it never did.
     """
 
@@ -97,6 +98,7 @@ class Session:
         self.capabilities = capabilities
         self.quirks = quirks
         self.at = 0
+        self.marks = 0
         self.kept = ""
         self._exchange = exchange
         self._marking = False  # DELE has been sent
@@ -252,6 +254,9 @@ class Session:
         marks = self._pipelining and not self.quirks.no_list
         window = Window(exchange, "RETR", numbers, ahead, mark=marks)
         while (number := window.next()) is not None:
+            if number < 0:
+                await self._see_mark(-number)
+                continue
             self.at = number
             size = sizes.get(number)
             whole = exchange.whole() if size is None else None
@@ -267,11 +272,9 @@ class Session:
                 pieces = Pieces(exchange, done=not reply.ok, most=most)
                 yield Retrieved(number, None if reply.ok else reply.text, None, pieces)
                 await pieces.skip()
-        if window.marked:
-            await self._see_mark(window.marked)
 
     async def _see_mark(self, number: int) -> None:
-        """See that the answer to what was asked last is about that message.
+        """See that the next answer is about the message that was asked for last.
 
         One reply too many or too few makes each message pass for the next one; where all have one
         size, this alone tells.
@@ -285,6 +288,7 @@ class Session:
         size = _SIZE.match(reply.text)
         if reply.ok and (size is None or int(size[1]) != number):
             self._mixed_up(number, reply)
+        self.marks += reply.ok  # a refusal names none
 
     async def delete(self, numbers: Sequence[int]) -> list[int]:
         """Mark messages as deleted; return those of which the server said +OK.
@@ -296,9 +300,15 @@ class Session:
         self._marking = self._marking or bool(numbers)
         return await self._accepted(window)
 
-    async def noop(self) -> None:
-        """See whether the server is in step, by a round trip; what it answers does not matter."""
-        await self._exchange.command("NOOP")
+    async def round_trip(self) -> None:
+        """See whether the server is in step, by a question whose answer does not matter.
+
+        STAT, since some servers do not know NOOP, and never answer it.
+        """
+        if self.quirks.no_stat:
+            await self._exchange.command("NOOP")
+        else:
+            await self._stat()
 
     async def quit(self, delete: Sequence[int] = ()) -> list[int]:
         """End the session; the server removes what is marked as deleted, and these messages.

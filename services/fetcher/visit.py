@@ -106,7 +106,8 @@ class Visit:
         self._until = math.inf
         self._unnamed = 0  # messages without a UIDL
         self._unlooked = 0
-        self._unmarked: list[str] = []  # UIDLs taken since the server was last seen in step
+        self._marks = 0
+        self._unmarked: list[Taken] = []  # since the server was last seen in step
         self._doubtful: list[Taken] = []
         self._suspect: Listed | None = None
         self._refused: list[tuple[Listed, str]] = []
@@ -161,11 +162,10 @@ class Visit:
         except (ServerFault, SpoolUnavailable, NoRoom) as error:
             if not isinstance(error, PromiseBroken | NoRoom):
                 self._find_fault(error)
-            # What came whole is kept. On a line that always breaks, it is how we get on at all.
+            if not _is_mixed_up(error):  # else one may have passed for another
+                # What came whole is kept. On a line that always breaks, it is how we get on at all.
+                await self._add(self._unmarked)
             await self._commits.all()
-            if self._unmarked and _is_mixed_up(error):
-                # One may have passed for another: all come again, and identity tells.
-                await self._world.ledger.forget(self._account.name, self._unmarked)
             raise
         finally:
             self._judge_refusals()
@@ -206,7 +206,7 @@ class Visit:
     async def _see_line(self, due: Sequence[Safe]) -> None:
         """After a refusal, see that the server has not hung up, before there is other work."""
         if self._after_refusal() and (due or self._remove):
-            await self._session.noop()
+            await self._session.round_trip()
 
     def _after_refusal(self) -> bool:
         """Return whether the last answer was a refusal: some servers refuse, and hang up then."""
@@ -276,7 +276,6 @@ class Visit:
                 async for message in arriving:
                     await self._arrived(message)
             await self._clear_doubts()
-            self._unmarked.clear()
             if not self._waiting or self._enough():
                 return bool(self._waiting)
             if self._no_room():
@@ -343,7 +342,7 @@ class Visit:
         return lacking is not None
 
     async def _arrived(self, retrieved: Retrieved) -> None:
-        if not self._pipelining:
+        if not self._pipelining or self._marks < self._session.marks:
             await self._be_certain()  # an answer in turn has followed
         listed = self._arriving = self._asked[retrieved.number]
         if retrieved.refused is not None:
@@ -397,9 +396,9 @@ class Visit:
                 return
         if self._changed and self._changed.get(listed.uidl or "") == found.id:
             self.quirks.add(SIZES_VARY)
-        fits = found.fits(listed.size)
-        # Out of step, another message of the same size would pass for this one.
-        certain = fits and not (self._pipelining and self._suspect is not None)
+        if not (fits := found.fits(listed.size)):
+            found = self._intake.less_a_status_line(found, listed.size)
+            fits = found.fits(listed.size)
         if not fits:
             self._suspect = listed
             if self._comes_short(listed, found):
@@ -407,10 +406,11 @@ class Visit:
         if self._came is None or (listed.size or 0) < (self._came.size or 0):
             self._came = listed
         taken = Taken(listed, found, self._world.clock.now())
-        if self._pipelining and listed.uidl:
-            self._unmarked.append(listed.uidl)
-        if certain:
+        if fits and not self._pipelining:
             await self._commits.add(taken)
+        elif fits and self._suspect is None:
+            # Out of step, another message of the same size would pass for this one.
+            self._unmarked.append(taken)
         else:
             self._doubtful.append(taken)
 
@@ -434,16 +434,22 @@ class Visit:
 
     async def _clear_doubts(self) -> None:
         """See that the server is in step after what is not certain yet: then it is whole."""
-        if self._suspect is not None:
-            await self._session.noop()
-            if not self._session.in_step:
-                raise ServerFault(self._account.server, "it says more than it was asked for")
-            await self._be_certain()
+        if self._suspect is not None and self._marks == self._session.marks:
+            await self._session.round_trip()
+        if self._suspect is not None and not self._session.in_step:
+            raise ServerFault(self._account.server, "it says more than it was asked for")
+        await self._be_certain()
 
     async def _be_certain(self) -> None:
         doubtful, self._doubtful, self._suspect = self._doubtful, [], None
-        for taken in doubtful:
-            await self._commits.add(taken)
+        self._marks = self._session.marks
+        await self._add(self._unmarked)
+        await self._add(doubtful)
+
+    async def _add(self, taken: list[Taken]) -> None:
+        for one in taken:
+            await self._commits.add(one)
+        taken.clear()
 
     async def _is_kept(self, id_: str, size: int) -> bool:
         listed = self._arriving

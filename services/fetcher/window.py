@@ -8,8 +8,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
+from typing import Final
 
 from services.fetcher.exchange import Exchange
+
+MARK_AFTER: Final = 16
+"""Messages after which the next mark is set: so many are held until it is known what they are."""
 
 
 class Window:
@@ -22,11 +26,8 @@ class Window:
         verb: of the commands; TOP is sent with no lines of the body.
         numbers: taken from it as they are asked for; where it ends, nothing more is.
         most: commands outstanding; 1 waits for each answer.
-        mark: whether the last of several commands is to be followed by a LIST for the same message,
-            the answer to which names it.
-
-    Attributes:
-        marked: the message that this was done for, 0 as long as it was not.
+        mark: whether some of several commands, and the last one, are to be followed by a mark: a
+            LIST for the same message, the answer to which names it.
     """
 
     __slots__ = (
@@ -38,8 +39,8 @@ class Window:
         "_most",
         "_over",
         "_total",
+        "_unmarked",
         "_verb",
-        "marked",
     )
 
     def __init__(
@@ -51,8 +52,7 @@ class Window:
         *,
         mark: bool = False,
     ) -> None:
-        self.marked = 0
-        self._last = self._total = 0
+        self._last = self._total = self._unmarked = 0
         self._mark = mark
         self._over = False
         self._exchange = exchange
@@ -63,23 +63,34 @@ class Window:
         self._ask()
 
     def next(self) -> int | None:
-        """Return the number of which the answer comes next; None after the last."""
+        """Return the number of which the answer comes next, below 0 for a mark; None at the end."""
         if len(self._asked) <= self._most // 2 and not self._over:
             self._ask()
         return self._asked.popleft() if self._asked else None
 
     def _ask(self) -> None:
-        wanted = self._most - len(self._asked)
-        asked = list(islice(self._ahead, wanted))
-        self._over = len(asked) < wanted
         lines = b""
-        if asked:
-            lines = self._exchange.lines(self._verb, asked)
-            self._asked.extend(asked)
-            self._last = asked[-1]
-            self._total += len(asked)
-        if self._mark and not self.marked and self._total > 1 and self._over:
-            self.marked = self._last
-            lines += self._exchange.line("LIST", self._last)
+        while (wanted := self._most - len(self._asked)) > 0:
+            if self._mark:
+                wanted = min(wanted, MARK_AFTER - self._unmarked)
+            asked = list(islice(self._ahead, wanted))
+            if asked:
+                lines += self._exchange.lines(self._verb, asked)
+                self._asked.extend(asked)
+                self._last = asked[-1]
+                self._total += len(asked)
+                self._unmarked += len(asked)
+            self._over = len(asked) < wanted
+            if self._is_mark_due():
+                lines += self._exchange.line("LIST", self._last)
+                self._asked.append(-self._last)
+                self._unmarked = 0
+            if self._over:
+                break
         if lines:
             self._exchange.write(lines)
+
+    def _is_mark_due(self) -> bool:
+        if not self._mark or self._total <= 1 or not self._unmarked:
+            return False
+        return self._over or self._unmarked >= MARK_AFTER

@@ -129,7 +129,7 @@ async def test_top_gives_the_header_block(server: Dovecot) -> None:
     session = await Session.open(login(server, "top"))
     tops = [top async for top in session.tops([1, 2])]
     assert tops == [(1, b"Subject: x\r\n\r\n"), (2, None)]
-    await session.noop()
+    await session.round_trip()
     await session.quit()
 
 

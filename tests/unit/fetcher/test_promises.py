@@ -151,7 +151,7 @@ async def test_a_dot_that_is_not_stuffed_is_no_end_where_the_size_is_known(liste
         ]
         assert (2, LONE_DOT) in found
         assert session.in_step
-        await session.noop()
+        await session.round_trip()
         await session.quit()
 
 

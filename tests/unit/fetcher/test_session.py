@@ -1,6 +1,7 @@
 """Sessions with a server that does as a script says: what no real server can be made to do."""
 
 import asyncio
+import itertools
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -9,6 +10,7 @@ import pytest
 
 from services.fetcher import exchange
 from services.fetcher.session import Session
+from services.fetcher.window import MARK_AFTER
 from shared.errors import ServerFault, Unreachable
 from tests.servers.certificates import Certificates
 from tests.servers.pop3 import Pop3Server, Say
@@ -51,14 +53,27 @@ async def test_with_pipelining_the_window_bounds_what_is_asked_ahead() -> None:
         before = len(server.commands)
         async with aclosing(session.retrieve(list(range(1, 201)))) as messages:
             async for message in messages:
-                asked = min(64 + (message.number - 1) // 32 * 32, 200)
-                while len(server.commands) < before + asked:
+                while f"RETR {min(message.number + 30, 200)}" not in server.commands[before:]:
                     await asyncio.sleep(0)
                 await everything_runs()
-                mark = ["LIST 200"] if asked == 200 else []
-                wanted = [*(f"RETR {n}" for n in range(1, asked + 1)), *mark]
-                assert server.commands[before:] == wanted
+                answered = before + server.commands[before:].index(f"RETR {message.number}") + 1
+                assert len(server.commands) - answered <= 64
         await session.abort()
+
+
+async def test_pipelined_messages_are_followed_by_marks_that_name_the_last_one() -> None:
+    async with Pop3Server(MAIL).serving() as server:
+        session = await Session.open(login(server))
+        before = len(server.commands)
+        await retrieved(session, list(range(1, 201)))
+        asked = [command.split() for command in server.commands[before:]]
+        assert [int(number) for verb, number in asked if verb == "RETR"] == [*range(1, 201)]
+        marks = [place for place, (verb, _) in enumerate(asked) if verb == "LIST"]
+        assert all(asked[place][1] == asked[place - 1][1] for place in marks)
+        assert marks[-1] == len(asked) - 1
+        assert max(b - a for a, b in itertools.pairwise([-1, *marks])) == MARK_AFTER + 1
+        assert session.marks == len(marks)
+        await session.quit()
 
 
 async def test_only_crlf_dot_crlf_ends_a_message() -> None:

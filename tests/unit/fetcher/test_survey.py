@@ -18,7 +18,7 @@ async def test_a_maildrop_is_listed() -> None:
     async with Pop3Server(MAIL[:3], ["a", "b", "b"]).serving() as server:
         session = await Session.open(login(server))
         assert await session.stat() == (3, sum(map(len, MAIL[:3])))
-        await session.noop()
+        await session.round_trip()
         await session.quit()
 
 
