@@ -19,7 +19,7 @@ from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from services.monitor import Vitals, monitored
 from services.parts import Assembly, Part, Resources
@@ -219,7 +219,7 @@ async def _state(settings: Settings, log: MailLog) -> State:
 
     waits = AsyncRetrying(
         retry=retry_if_exception_type((StateUnavailable, SpoolUnavailable)),
-        wait=wait_exponential_jitter(0.2, 15),
+        wait=wait_random_exponential(multiplier=0.2, max=15),
         before_sleep=lambda call: log.trouble(
             "waiting for the state database",
             why=call.outcome.exception() if call.outcome else "",

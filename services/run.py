@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, NoReturn
 
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from services.deliverer.__main__ import PART as DELIVERER
 from services.drain import Drained, drain
@@ -78,7 +78,7 @@ async def _declare(settings: Settings, lines: Lines) -> None:
     log = MailLog("run", lines=lines)
     waits = AsyncRetrying(
         retry=retry_if_exception_type(BrokerUnavailable),
-        wait=wait_exponential_jitter(0.2, 15),
+        wait=wait_random_exponential(multiplier=0.2, max=15),
         before_sleep=lambda call: log.trouble(
             "waiting for the broker", why=call.outcome.exception() if call.outcome else ""
         ),

@@ -30,10 +30,15 @@ def own(headers: Mapping[str, Any]) -> dict[str, Header]:
     Whoever sends the message on would send those too, and RabbitMQ 4 would believe them.
     """
     return {
-        name: float(value) if type(value) is Decimal else value
+        name: value if isinstance(value, str) else _number(value)
         for name, value in headers.items()
-        if type(value) in _PLAIN and not name.startswith("x-")
+        if isinstance(value, _PLAIN) and type(value) is not bool and not name.startswith("x-")
     }
+
+
+def _number(value: float | Decimal) -> int | float:
+    """Return a plain number: what has 64 bits, pika reads as an int of a class of its own."""
+    return int(value) if isinstance(value, int) else float(value)
 
 
 def inbox(headers: Mapping[str, Any], queues: Sequence[QueueSpec]) -> str | None:

@@ -3,10 +3,13 @@ from datetime import datetime
 from decimal import Decimal
 
 import pytest
+from pika.compat import long
+from pika.data import decode_table
 
 from shared import wire
 from shared.broker import Header, Stored
 from shared.broker.dead_letter import inbox, own, readable
+from shared.broker.rabbitmq import frames
 from shared.broker.requeue import HOPS_KEPT, Order, again, described, directed_alike
 from shared.message import (
     Addressed,
@@ -149,6 +152,15 @@ def test_what_cannot_be_read_is_described_by_nothing() -> None:
 def test_the_brokers_own_headers_are_not_ours() -> None:
     headers = {"account": "sales", "age": Decimal("1.5"), "x-delivery-count": 3, "list": []}
     assert own(headers) == {"account": "sales", "age": 1.5}
+
+
+def test_a_number_of_64_bits_is_a_header_like_any_other() -> None:
+    table = frames.encoded({"account": "sales", "attempts": long(7), "size": 5_000_000_000})
+    read, _ = decode_table(table, 0)
+    assert type(read["attempts"]) is type(read["size"]) is long
+    found = own({**read, "flag": True})
+    assert found == {"account": "sales", "attempts": 7, "size": 5_000_000_000}
+    assert {type(found["attempts"]), type(found["size"])} == {int}
 
 
 @pytest.mark.parametrize(

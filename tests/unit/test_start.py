@@ -26,9 +26,12 @@ NOT_FOR_A_RUN = {
 
 
 def loaded(code: str, *arguments: str) -> set[str]:
-    """Return the modules that a process has loaded when it has run this code."""
+    """Return the modules that a process has loaded when it has run this code.
+
+    What a library is about to take away would be an error there.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", code + TELL, *arguments],
+        [sys.executable, "-W", "error::DeprecationWarning", "-c", code + TELL, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
