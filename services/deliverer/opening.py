@@ -138,9 +138,13 @@ async def _greeting(session: Session, target: Target) -> Reply:
     try:
         return _must(await session.reply(Step.GREETING), Step.GREETING, target)
     except Silent as error:
-        seconds, at_once = Step.GREETING.seconds * target.patience, target.tls == "implicit"
-        words = silent(seconds, target.port, SETTINGS, at_once=at_once)
-        raise Unreachable(target.server, words) from error
+        raise mute(target, Step.GREETING.seconds * target.patience) from error
+
+
+def mute(target: Target, seconds: float) -> Unreachable:
+    """Return what it means that a server has let nobody in for so many seconds, saying nothing."""
+    words = silent(seconds, target.port, SETTINGS, at_once=target.tls == "implicit")
+    return Unreachable(target.server, words)
 
 
 def _must(reply: Reply, step: Step, target: Target, advice: str = "") -> Reply:

@@ -10,10 +10,11 @@ import asyncio
 from collections import deque
 from typing import Final
 
-from services.deliverer.opening import open_session
+from services.deliverer.opening import mute, open_session
 from services.deliverer.session import Session
 from services.deliverer.target import Target
 from shared.clock import Clock
+from shared.errors import Unreachable
 
 IDLE_SECONDS: Final = 60.0
 """How long a connection is kept for the next message; servers close theirs after 5 minutes."""
@@ -53,6 +54,10 @@ class Pool:
             Throttled: it takes no more for now.
         """
         return await open_session(self._target)
+
+    def mute(self, seconds: float) -> Unreachable:
+        """Return what it means that the server has let nobody in for so many seconds."""
+        return mute(self._target, seconds)
 
     def take_back(self, session: Session) -> None:
         """Keep a session for the next message, unless its connection is gone or out of step."""

@@ -359,22 +359,36 @@ class SmtpCourier:
             self._share.look()
             if self._share.done != done or not self._line:
                 done, since = self._share.done, self._clock.monotonic()
-            if self._clock.monotonic() - since < STILL:
+            if (waited := self._kept_waiting()) >= STILL:
+                self._down(self._pool.mute(round(waited)), len(self._line))
+            elif self._clock.monotonic() - since < STILL:
                 self._put_surplus_aside()
             else:
                 self._put_aside(len(self._line), f"{self._server} does not answer", 0.0)
             self._see_to_ungreeted()
             self._staff()
 
+    def _kept_waiting(self) -> float:
+        """Return for how many seconds the server has let nobody in, nor said why.
+
+        Who waited for it has not waited in vain: what comes later is told the same at once, until
+        it lets somebody in after all, or these connections are given up.
+        """
+        tried = [hand.since for hand in self._hands.values() if hand.since is not None]
+        if not tried or len(tried) < len(self._hands):
+            return 0.0
+        return self._clock.monotonic() - min(tried)
+
     def _see_to_ungreeted(self) -> None:
-        """Do without connections that are not greeted while others live, or nobody needs."""
+        """Do without connections that are not greeted while others live, or lived."""
         living, before = self._living(), self._clock.monotonic() - UNGREETED
         for worker, hand in self._hands.items():
-            if hand.since is not None and hand.since <= before:
-                if not self._line:
-                    worker.cancel()
-                elif living:
-                    self._pace.refused(living)
+            if hand.since is None or hand.since > before:
+                continue
+            if not self._line and self._took_at >= hand.since:
+                worker.cancel()
+            elif self._line and living:
+                self._pace.refused(living)
 
     def _put_surplus_aside(self) -> None:
         at_work = sum(1 for hand in self._hands.values() if hand.at is not None)

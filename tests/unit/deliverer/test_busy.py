@@ -1,6 +1,7 @@
 """Waiting in our own line: more letters than a slow server takes, and none of them has failed."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 from services.deliverer.couriers import courier_for
@@ -86,6 +87,45 @@ async def test_nobody_waits_for_minutes_behind_one_that_is_not_answered_for(
         given.task.cancel()
         await asyncio.wait({given.task})
         await deliverer.close()
+
+
+async def test_one_wait_for_a_server_that_says_nothing_is_enough(
+    ledger: State, spool: Spool, clock: ManualClock
+) -> None:
+    """What comes after it does not wait anew, and is delivered if the server greets at last."""
+    async with smtp_server(most=0) as mute:
+        courier = courier_for("mute", mute.url, clock=clock, connections=CONNECTIONS)
+        deliverer = Deliverer({"mute": courier}, ledger, spool, clock)
+        first = Given(deliverer, LETTERS, "mute")
+        await until(lambda: mute.connections == CONNECTIONS)
+        await _pass(clock, STILL - 10, lambda: False)
+        assert len(first.found) < LETTERS
+        await _pass(clock, 12, first.task.done)
+        assert first.kinds() == {"Busy", "Retry"}
+        assert any("said nothing for 120 seconds" in str(found) for found in first.found.values())
+        assert deliverer.breakers["mute"].open
+        await clock.advance(deliverer.breakers["mute"].remaining())
+        again = Given(deliverer, 10, "mute", "again")
+        await _pass(clock, 3, again.task.done)
+        assert again.kinds() == {"Retry"}
+        assert mute.connections == CONNECTIONS
+        mute.most = CONNECTIONS
+        mute.left.set()
+        await until(lambda: mute.open == CONNECTIONS)
+        await clock.advance(deliverer.breakers["mute"].remaining())
+        late = Given(deliverer, 1, "mute", "late")
+        await _pass(clock, 3, late.task.done)
+        assert late.kinds() == {"Done"}
+        await deliverer.close()
+
+
+async def _pass(clock: ManualClock, seconds: float, until_: Callable[[], bool]) -> None:
+    """Let so many seconds pass, or fewer."""
+    for _ in range(round(seconds)):
+        await clock.advance(1.0)
+        await asyncio.sleep(0.01)
+        if until_():
+            return
 
 
 async def test_of_many_letters_for_a_slow_server_none_fails_and_all_arrive(
