@@ -27,6 +27,7 @@ COUNT: Final = 500
 RATE: Final = 10
 BEGUN: Final = 20
 """Messages that are delivered when the update begins."""
+FIRST: Final = "tests/flow/compose.first-version.yml"
 SCHEMA: Final = 2
 """Of the messages of ``next``; its state database has one step more, too."""
 DONE: Final = re.compile(r'mail_events_total{event="(?:fetched|forwarded|delivered)".*} (\d+)')
@@ -57,7 +58,7 @@ def story(revision: str) -> None:
     plain = Deployment()
     os.environ["POP3_CONNECTOR_IMAGE"] = images["first"]
     say(f"starting the first version, {revision}")
-    plain.compose("up", "--detach", "--no-build")
+    Deployment(("docker-compose.yml", FIRST)).compose("up", "--detach", "--no-build")
     plain.log_in()
     wait_until(lambda: plain.ended("demo"), "the samples of the demo")
     update(plain, images["now"], "now")
@@ -84,8 +85,10 @@ def build(revision: str) -> dict[str, str]:
             (later / file).write_text(text.replace(before, after))
         for version, folder in (("first", first), ("now", ROOT), ("next", later)):
             say(f"building {images[version]}")
-            run("docker", "build", "-q", "-f", f"{folder}/deploy/Dockerfile", "-t", images[version],
-                str(folder))  # fmt: skip
+            base = f"PYTHON_IMAGE={os.environ['PYTHON_IMAGE']}"
+            dockerfile = f"{folder}/deploy/Dockerfile"
+            build = ("docker", "build", "-q", "--build-arg", base, "-f", dockerfile)
+            run(*build, "-t", images[version], str(folder))
     run("docker", "compose", "--profile", "demo", "build", "--quiet", "provider")
     return images
 
@@ -96,7 +99,8 @@ def update(plain: Deployment, image: str, tag: str) -> None:
     wait_until(lambda: plain.tagged(tag) >= BEGUN, f"{BEGUN} messages delivered")
     os.environ["POP3_CONNECTOR_IMAGE"] = image
     beside = [part for stage in STAGES for part in ("--scale", f"{stage}=2")]
-    plain.compose("run", "--rm", "declare")
+    for one in ("declare", "schema", "roles"):
+        plain.compose("run", "--rm", one)
     plain.compose("up", "--detach", "--no-build", "--no-recreate", *beside, *STAGES)
     plain.wait_for_health("healthy", dict.fromkeys(STAGES, 2))
     check(len(versions(plain)) == 2, f"{plain.tagged(tag)} of {COUNT} delivered; two versions run")

@@ -30,19 +30,29 @@ select format('grant usage on schema %I to fetcher, deliverer, postmaster', curr
 -- What an earlier version of this file granted.
 select format('revoke all on all tables in schema %I from public, fetcher, deliverer, postmaster', current_schema()) \gexec
 
-grant select on schema_version to fetcher, deliverer, postmaster;
-
--- Leases on accounts and on messages in hand are in one table.
-grant select, insert, update, delete on lease to fetcher, deliverer;
-
-grant select, insert, update, delete on uidl, message, account, trouble, quirk to fetcher;
--- It prunes what is old.
-grant select (id, destination, recipient, at), delete on delivered to fetcher;
-
--- What was delivered is never changed, nor forgotten, by who delivers.
-grant select, insert on delivered to deliverer;
-
--- The command "accounts".
-grant select on account, trouble to postmaster;
+-- What is not there (yet) is passed over: an older version's tables may be fewer.
+select format('grant %s on %I to %I', may, tablename, role)
+from (values
+    ('fetcher', 'schema_version', 'select'),
+    ('deliverer', 'schema_version', 'select'),
+    ('postmaster', 'schema_version', 'select'),
+    -- Leases on accounts and on messages in hand are in one table.
+    ('fetcher', 'lease', 'select, insert, update, delete'),
+    ('deliverer', 'lease', 'select, insert, update, delete'),
+    ('fetcher', 'uidl', 'select, insert, update, delete'),
+    ('fetcher', 'message', 'select, insert, update, delete'),
+    ('fetcher', 'account', 'select, insert, update, delete'),
+    ('fetcher', 'trouble', 'select, insert, update, delete'),
+    ('fetcher', 'quirk', 'select, insert, update, delete'),
+    -- It prunes what is old.
+    ('fetcher', 'delivered', 'select (id, destination, recipient, at), delete'),
+    -- What was delivered is never changed, nor forgotten, by who delivers.
+    ('deliverer', 'delivered', 'select, insert'),
+    -- The command "accounts".
+    ('postmaster', 'account', 'select'),
+    ('postmaster', 'trouble', 'select')
+) as granted(role, tablename, may)
+join pg_tables using (tablename)
+where schemaname = current_schema() \gexec
 
 commit;
