@@ -145,11 +145,11 @@ def test_a_registry_that_cannot_be_asked_changes_nothing(tree: Path, registry: R
 
 
 def test_no_image_is_named_that_the_script_does_not_know(tree: Path) -> None:
-    named = re.findall(
-        r"^(?: *image|FROM|ARG PYTHON_IMAGE=):? *(.+)$", "".join(texts(tree).values()), re.M
-    )
-    ours = re.compile(r"pop3-connector|^\{\{|^\*|^\$\{PYTHON_IMAGE\}|^$")
+    text = "".join(texts(tree).values())
+    named = re.findall(r"^(?: *image: |FROM |ARG PYTHON_IMAGE=)(.+)$", text, re.MULTILINE)
+    ours = re.compile(r"pop3-connector|^\{\{|^[*&]|^\$\{PYTHON_IMAGE\}")
     known = {image.removeprefix("library/") for image in TAGS}
     for image in named:
         plain = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", image).partition("@")[0].split(" AS ")[0]
         assert ours.search(image) or plain in known, image
+    assert len(named) > 10
