@@ -67,7 +67,10 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     )
     upkeep = Upkeep(state, r.spool, r.log, r.clock, safe_age(r.settings.retry.give_up_after))
     stage = Stage("fetcher", POLL, Poll, None, fetcher.handle, CONCURRENCY)
-    yield Assembly(stage, (schedule.run, upkeep.run))
+    try:
+        yield Assembly(stage, (schedule.run, upkeep.run))
+    finally:
+        await fetcher.close()
 
 
 PART: Final = Part("fetcher", assemble)

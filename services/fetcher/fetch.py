@@ -9,18 +9,24 @@ the same id, and suppressed at the far end.
 An account that fails is reported, backed off, and disturbs no other. One message that cannot be
 fetched is no failure of its account: it is said, and the others come. Nor is it one to have to
 wait: for a place at a server that takes only so many connections, or for a login to be welcome.
-What fails on our side is no reason to back off: then an account is polled at its own interval; or,
-where the state database was away and could not be told when it is due, as soon as that is back.
+A poll that waits for its server, or takes long, lets go of its job, and of its place (``lanes``,
+``going_on``). What fails on our side is no reason to back off: then an account is polled at its own
+interval; or, where the state database was away and could not be told when it is due, as soon as
+that is back.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from services.fetcher.account import HANDFUL, Account, backoff, spread
 from services.fetcher.commits import Limits
+from services.fetcher.going_on import GoingOn
+from services.fetcher.lanes import Lanes, Seat
+from services.fetcher.pace import Pace
 from services.fetcher.places import CONNECTIONS, Places
 from services.fetcher.ports import World
 from services.fetcher.refused_password import fingerprint, unchanged
@@ -44,8 +50,12 @@ from shared.outcome import Answer, Done, Outcome, Retry
 
 DEFAULT_LIMITS: Final = Limits()
 
-CONCURRENCY: Final = 32
-"""Accounts polled at a time by one fetcher process."""
+CONCURRENCY: Final = 64
+"""Poll jobs that one fetcher process has in hand: those in its main lane, and some that wait."""
+
+GOING_ON: Final = 30.0
+"""Seconds for which an account is not due whose poll goes on without its job; then it is looked
+at again. So long it waits if this process dies."""
 
 CONNECTIONS_PER_HOST: Final = 8
 """Of these at one server, unless the configuration says otherwise."""
@@ -97,10 +107,15 @@ class Fetcher:
         self._world = world
         self._limits = limits
         self._places = Places(connections, world.clock)
-        self._sessions = asyncio.Semaphore(CONCURRENCY)
+        self._lanes = Lanes(world.clock)
+        self._going_on = GoingOn(lambda error: world.journal.crashed("", "", error))
         self._underway: set[str] = set()
         self._undone: dict[str, list[str]] = {}
         self._polls: dict[str, list[Sessions]] = {}
+
+    async def close(self) -> None:
+        """End the polls that go on without their jobs."""
+        await self._going_on.close()
 
     async def handle(self, envelopes: Sequence[Envelope[Poll]], answer: Answer) -> None:
         """Poll the accounts of these jobs, one after the other.
@@ -116,20 +131,37 @@ class Fetcher:
         if account is None:
             return Done(f"account {name} is not configured any more", "polled")
         if name in self._underway:
-            return Done(f"this fetcher is at account {name} already", "polled")
+            return await self._goes_on(name)
         self._underway.add(name)
-        try:
-            return await self._in_turn(account, now=envelope.payload.reason == ONCE)
-        except StateUnavailable as error:
-            return self._again(name, error)
-        finally:
-            self._underway.discard(name)
+        if envelope.payload.reason == ONCE:
+            return await self._attempt(account, lambda: None, now=True)
+        let_go: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        poll = self._attempt(account, partial(_settle, let_go), now=False)
+        outcome = await self._going_on.until(poll, let_go)
+        return outcome if outcome is not None else await self._goes_on(name)
 
-    async def _in_turn(self, account: Account, *, now: bool) -> Outcome:
+    async def _goes_on(self, name: str) -> Outcome:
+        """Let go of a job whose account is being polled: so long, no other is needed."""
+        try:
+            await self._world.schedule.queued([name], hold=GOING_ON)
+        except StateUnavailable as error:
+            self._world.journal.trouble("an account is due only after a while", why=error)
+        return Done(f"this fetcher is at account {name}", "polled")
+
+    async def _attempt(self, account: Account, left: Callable[[], None], *, now: bool) -> Outcome:
+        try:
+            return await self._in_turn(account, left, now=now)
+        except StateUnavailable as error:
+            return self._again(account.name, error)
+        finally:
+            self._underway.discard(account.name)
+
+    async def _in_turn(self, account: Account, left: Callable[[], None], *, now: bool) -> Outcome:
         """Poll an account when it may be polled, and its server has a place for it.
 
         Args:
             account: which.
+            left: called once its job need not be kept.
             now: wait for that; else the account is due again later, and its job makes room.
         """
         standing = await self._world.ledger.recall(account.name, account.server)
@@ -138,18 +170,38 @@ class Fetcher:
             return await self._later(account, wait, "it is too early to log in")
         if not now and (lacking := self._world.lacking(0)) is not None:
             return await self._later(account, CROWDED, lacking)
+        slow, server = self._lanes.was_slow(account.name), account.server
         if now:
-            await self._places.wait(account.server)
-        elif not self._places.take(account.server):
-            wait = self._places.turn(account.server)
-            return await self._later(account, wait, f"all places at {account.server} are taken")
+            await self._places.wait(server)
+        elif not self._places.take(server, slow=slow):
+            wait = self._places.turn(server)
+            return await self._later(account, wait, f"all places at {server} are taken")
         started = self._world.clock.monotonic()
         try:
-            async with self._sessions:
-                return await self._alone(account, standing, now=now)
+            return await self._seated(account, standing, left, now=now)
         finally:
             took = self._world.clock.monotonic() - started
-            self._places.give_back(account.server, took)
+            self._places.give_back(server, took, slow=slow and not now)
+
+    async def _seated(
+        self, account: Account, standing: Standing, left: Callable[[], None], *, now: bool
+    ) -> Outcome:
+        """Poll an account in a lane of this process."""
+        seat = await self._lanes.enter(account.name, account.server, left, insist=now)
+        if not isinstance(seat, Seat):
+            return await self._later(account, seat, "all places are taken")
+        try:
+            outcome = await self._alone(account, standing, seat.pace, now=now)
+        finally:
+            newly_slow = self._lanes.leave(account.name, seat)
+        if newly_slow:
+            self._world.journal.trouble(
+                "the server is slow, or hangs: its account waits with its like from now on",
+                account=account.name,
+                server=account.server,
+                seconds=round(seat.pace.worst),
+            )
+        return outcome
 
     async def _too_early(self, account: Account, standing: Standing, *, now: bool) -> float:
         """Return for how many seconds not to log in: the server wants that, or it refused us."""
@@ -178,14 +230,16 @@ class Fetcher:
         await self._world.schedule.put_off(account.name, until=self._world.clock.now() + wait)
         return Done(f"{account.name} comes later: {why}", "polled")
 
-    async def _alone(self, account: Account, standing: Standing, *, now: bool) -> Outcome:
+    async def _alone(
+        self, account: Account, standing: Standing, pace: Pace, *, now: bool
+    ) -> Outcome:
         """Poll an account under its lease, so that no other fetcher does at the same time."""
         lease = f"account:{account.name}"
         if not await self._world.ledger.lease(lease):
             await self._world.schedule.queued([account.name], hold=ELSEWHERE)
             return Done(f"another fetcher is at account {account.name}", "polled")
         try:
-            await self._poll(account, standing, now=now)
+            await self._poll(account, standing, pace, now=now)
         except StateUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  (a defect, met by this account alone)
@@ -195,19 +249,26 @@ class Fetcher:
         return Done(account.name, "polled")
 
     async def _poll(
-        self, account: Account, standing: Standing, *, now: bool, waits: Sequence[float] = AT_ONCE
+        self,
+        account: Account,
+        standing: Standing,
+        pace: Pace,
+        *,
+        now: bool,
+        waits: Sequence[float] = AT_ONCE,
     ) -> None:
         """Poll an account, and say how it went.
 
         Args:
             account: which.
             standing: how it stands.
+            pace: told of every wait for the server.
             now: where its server has no place for us, wait and try again.
             waits: seconds for that, one after the other.
         """
         moved = await self._moved_in(account, standing)
         started = self._world.clock.monotonic()
-        sessions = Sessions(account, self._world, self._limits, standing)
+        sessions = Sessions(account, self._world, self._limits, standing, pace)
         underway = self._polls.setdefault(account.server, [])
         underway.append(sessions)
         try:
@@ -218,9 +279,10 @@ class Fetcher:
                 return await self._back_off(account, error, standing, sessions)
             ours = await self._crowded(account, error)
             if now and waits:
-                await self._world.clock.sleep(waits[0])
+                with pace.waiting():
+                    await self._world.clock.sleep(waits[0])
                 settled = standing._replace(maildrop=account.maildrop)
-                return await self._poll(account, settled, now=now, waits=waits[1:])
+                return await self._poll(account, settled, pace, now=now, waits=waits[1:])
             if ours and not now:
                 until = self._world.clock.now() + CROWDED
                 await self._world.schedule.put_off(account.name, until=until)
@@ -324,6 +386,11 @@ class Fetcher:
         why = f"the state database is out of reach: {error}"
         self._world.journal.account_failed(name, why, STATE_AWAY)
         return Retry(why, after=STATE_AWAY)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 async def _any_logs_in(polls: Sequence[Sessions]) -> bool:

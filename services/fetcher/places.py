@@ -34,12 +34,14 @@ class _Server:
 
     Attributes:
         taken: places in use.
+        slow: how many of them by accounts that were slow when they were polled last.
         learnt: what it was seen to take, None if it never refused.
         took: how long a poll takes, about.
         next_turn: when the last one who was sent away is to come again (monotonic).
     """
 
     taken: int = 0
+    slow: int = 0
     learnt: Quirk | None = None
     took: float = 1.0
     next_turn: float = 0.0
@@ -73,12 +75,13 @@ class Places:
         recovered = max(0.0, self._clock.now() - since) // RECOVERY
         return max(1, min(self._most, learnt.value + int(recovered)))
 
-    def take(self, server: str) -> bool:
-        """Take a place; return whether there was one."""
-        of = self._of(server)
-        if of.taken >= self.limit(server):
+    def take(self, server: str, *, slow: bool = False) -> bool:
+        """Take a place; return whether there was one: for slow accounts, in half of them."""
+        of, limit = self._of(server), self.limit(server)
+        if of.taken >= limit or (slow and of.slow >= max(1, limit // 2)):
             return False
         of.taken += 1
+        of.slow += slow
         return True
 
     async def wait(self, server: str) -> None:
@@ -88,15 +91,17 @@ class Places:
             self._of(server).waiting.append(turn)
             await turn
 
-    def give_back(self, server: str, took: float) -> None:
+    def give_back(self, server: str, took: float, *, slow: bool = False) -> None:
         """Give a place back.
 
         Args:
             server: where it was.
             took: seconds for which it was in use.
+            slow: as it was taken.
         """
         of = self._of(server)
         of.taken -= 1
+        of.slow -= slow
         of.took += (took - of.took) / 8
         for _ in range(self.limit(server) - of.taken):
             while of.waiting and of.waiting[0].done():

@@ -14,6 +14,7 @@ from typing import Final
 from services.fetcher.account import Account
 from services.fetcher.commits import Limits
 from services.fetcher.login import may_be_the_line
+from services.fetcher.pace import Pace
 from services.fetcher.ports import World
 from services.fetcher.quirks import NAMES, Quirks
 from services.fetcher.session import Session
@@ -24,7 +25,7 @@ from shared.claims import Quirk, Standing
 from shared.errors import NoRoom, PromiseBroken, ServerFault, SpoolUnavailable, Unreachable
 
 POLL_SECONDS: Final = 900.0
-"""How long one poll job is held; a broker takes a delivery back after 30 minutes."""
+"""Seconds after which a poll begins no further session; others are to have its place."""
 
 BROKEN: Final = 5
 """Sessions of a poll that may break at a message before the poll has failed."""
@@ -44,9 +45,13 @@ class Sessions:
         world: ledger, outbox and the rest.
         limits: how much one session does before it quits.
         standing: what is known of the account and its server.
+        pace: told of every wait for the server.
     """
 
-    def __init__(self, account: Account, world: World, limits: Limits, standing: Standing) -> None:
+    def __init__(
+        self, account: Account, world: World, limits: Limits, standing: Standing, pace: Pace
+    ) -> None:
+        self._pace = pace
         self._account = account
         self._world = world
         self._limits = limits
@@ -97,7 +102,8 @@ class Sessions:
         wait = self.login_after - self._world.clock.now()
         if wait > PATIENCE:
             return False
-        await self._world.clock.sleep(max(wait, 0.0))
+        with self._pace.waiting():
+            await self._world.clock.sleep(max(wait, 0.0))
         return True
 
     async def _one(self) -> bool:
@@ -137,7 +143,8 @@ class Sessions:
         session: Session | None = None
         try:
             tell = self._world.journal.dialogue(account=self._account.name)
-            session = await Session.open(self._account.login, self._quirks, tell=tell)
+            login = self._account.login
+            session = await Session.open(login, self._quirks, tell, self._pace)
         except Unreachable:
             await self._count(counts=False)
             raise

@@ -76,6 +76,8 @@ class Desk:
             self.outcomes.append(outcome)
 
         await asyncio.gather(*(fetcher.handle([job], answer) for _ in range(jobs)))
+        while fetcher._underway:  # one that has let go of its job
+            await asyncio.sleep(0)
         return Counter(self.log.counts)
 
     async def poll_all(
