@@ -35,6 +35,7 @@ from shared.runner import Runner
 from shared.settings import Settings
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
+from shared.supervised import told
 
 if TYPE_CHECKING:
     from shared.state import State
@@ -137,6 +138,7 @@ async def opened(
         log.trouble("this process will kill itself", at=fault, because=faultpoint.VARIABLE)
     async with AsyncExitStack() as stack:
         stack.callback(log.finish)
+        stack.enter_context(told(log.trouble))
         resources, vitals = await _monitored(settings, name, log, stop, stack)
         await unless(stop, prepare())
         await unless(stop, resources.broker.open())

@@ -19,6 +19,7 @@ from typing import Final
 from shared.broker import Broker
 from shared.clock import Clock
 from shared.metrics import BLOCKED, BUILD, CONNECTED, Metrics
+from shared.supervised import supervised
 
 BEAT: Final = 1.0
 STALLED: Final = 30.0
@@ -33,6 +34,7 @@ class Vitals:
     """What is known of this process's health.
 
     Attributes:
+        clock: the time.
         started: whether all that it needs is open.
         damages: each tells what is damaged, and will not mend by itself, if that is so.
 
@@ -47,9 +49,9 @@ class Vitals:
         self.started = False
         self.damages: list[Callable[[], str | None]] = []
         self._broker = broker
-        self._clock = clock
+        self.clock = clock
         self._metrics = metrics
-        self._beat = self._clock.monotonic()
+        self._beat = self.clock.monotonic()
         self._metrics.watch(CONNECTED, lambda: float(self._broker.connected))
         self._metrics.watch(BLOCKED, lambda: float(self._broker.blocked is not None))
         self._metrics.gauge(BUILD, version).set(1)
@@ -57,14 +59,14 @@ class Vitals:
     async def beat(self) -> None:
         """Note, every second, that the event loop turns."""
         while True:
-            self._beat = self._clock.monotonic()
-            await self._clock.sleep(BEAT)
+            self._beat = self.clock.monotonic()
+            await self.clock.sleep(BEAT)
 
     def sick(self) -> str | None:
         """Return why this process does not work, None where it does."""
         if found := next(filter(None, (damage() for damage in self.damages)), None):
             return found
-        silence = self._clock.monotonic() - self._beat
+        silence = self.clock.monotonic() - self._beat
         return f"the event loop has stood still for {silence:.0f} s" if silence > STALLED else None
 
     def unready(self) -> str | None:
@@ -111,7 +113,7 @@ async def monitored(vitals: Vitals, listen: str | None) -> AsyncGenerator[None, 
     server = serving(listen, vitals.answer)
     thread = threading.Thread(target=server.serve_forever, name="monitor", daemon=True)
     thread.start()
-    beating = asyncio.create_task(vitals.beat())
+    beating = supervised(vitals.beat, "notes that the event loop turns", vitals.clock)
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ from shared.clock import Clock
 from shared.log import MailLog
 from shared.room import Reserve, Room
 from shared.settings import Settings
+from shared.supervised import supervised
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks."""
@@ -68,7 +69,7 @@ async def watched(
     reserves = [Reserve(folder / RESERVE, settings.limits.min_free) for folder in folders]
     watch = Watch(room, reserves, stuck, log, clock)
     await watch.look()
-    watching = asyncio.create_task(watch.run())
+    watching = supervised(watch.run, "looks at the room on the disks", clock)
     try:
         yield
     finally:

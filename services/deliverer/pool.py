@@ -15,6 +15,7 @@ from services.deliverer.session import Session
 from services.deliverer.target import Target
 from shared.clock import Clock
 from shared.errors import Unreachable
+from shared.supervised import supervised
 
 IDLE_SECONDS: Final = 60.0
 """How long a connection is kept for the next message; servers close theirs after 5 minutes."""
@@ -77,7 +78,8 @@ class Pool:
     def _keep(self, session: Session) -> None:
         self._idle.append((self._clock.monotonic(), session))
         if self._sweeper is None or self._sweeper.done():
-            self._sweeper = asyncio.create_task(self._sweep())
+            what = f"closes idle connections to {self._target.server}"
+            self._sweeper = supervised(self._sweep, what, self._clock)
 
     async def _sweep(self) -> None:
         while self._idle:

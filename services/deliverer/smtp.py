@@ -28,6 +28,7 @@ from services.deliverer.transaction import transact
 from services.deliverer.waiting import Batch, Bound, Waiting
 from shared.clock import Clock
 from shared.errors import Unreachable
+from shared.supervised import supervised
 
 DOWN: Final = 5
 """Failures in a row after which a server counts as down for all who wait for it."""
@@ -146,7 +147,8 @@ class SmtpCourier:
         if not self._line:
             return
         if self._watch is None or self._watch.done():
-            self._watch = asyncio.create_task(self._look())
+            what = f"sees how the line to {self._server} moves"
+            self._watch = supervised(self._look, what, self._clock)
         free = sum(1 for hand in self._hands.values() if hand.at is None)
         for _ in range(min(len(self._line) - free, self._pace.limit - len(self._hands))):
             hand = _Hand()

@@ -122,7 +122,10 @@ class Worker:
         while running:
             jobs = self._next()
             running = not any(isinstance(job, Stop) for job in jobs)
-            report = self._work(jobs)
+            try:
+                report = self._work(jobs)
+            except Exception as error:  # noqa: BLE001  (without this thread all would wait for ever)
+                report = self._failed(jobs, error)
             if not running:
                 self._let_go()
             if report.answers or report.leased or report.evicted:
@@ -269,10 +272,9 @@ class Worker:
         if now < self._shrink_at or self._db is None:
             return
         self._shrink_at = now + PROBE
-        if self._lacking():
-            with suppress(sqlite3.Error):  # the next batch fails as well, and says so
-                if room.give_back(self._db):
-                    self._shrink_at = now
+        with suppress(sqlite3.Error, OSError):  # the next batch fails as well, and says so
+            if self._lacking() and room.give_back(self._db):
+                self._shrink_at = now
 
     def _disown(self) -> None:
         """Start again as a new owner: we were frozen, and others have taken our leases."""

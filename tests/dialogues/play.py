@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared.settings_values import duration
+from shared.supervised import DEFECT
 from tests.dialogues.script import CAPABILITIES, Dialogue, Poll, names, plain
 from tests.dialogues.server import Lying, Server, Writing
 from tests.flow.connector import below_prefix, lf
 from tests.flow.forked import ForkedConnector
 
 PASSWORD = "open-sesame"
-NEVER = ("Traceback", "handler crashed", "unexpected error")
+NEVER = ("Traceback", "handler crashed", "unexpected error", DEFECT)
 """What no run may say."""
 
 SECRETS = (

@@ -37,7 +37,14 @@ LIBRARIES = {
 
 _OF_THE_LOG = ("shared.log.printable", "shared.log.Report", "shared.log.silent")
 _NETWORK = ("shared.network", "shared.network_words", "shared.dialogue", "shared.redaction")
-HANDLERS_MAY = (*(f"shared.{name}" for name in CORE), "shared.grouped", *_NETWORK, *_OF_THE_LOG)
+_OF_TASKS = ("shared.supervised",)
+HANDLERS_MAY = (
+    *(f"shared.{name}" for name in CORE),
+    "shared.grouped",
+    *_NETWORK,
+    *_OF_THE_LOG,
+    *_OF_TASKS,
+)
 """What the modules of a stage import beside their own folder."""
 
 

@@ -19,7 +19,6 @@ from shared.broker.rabbitmq import bundles
 from shared.broker.rabbitmq.consumer import Session
 from shared.broker.rabbitmq.publisher import Publisher
 from shared.clock import Clock
-from shared.errors import BrokerUnavailable
 from shared.log import Report
 
 PATIENCE: Final = 5.0
@@ -78,18 +77,20 @@ class Apart:
             async with asyncio.timeout(PATIENCE):
                 answers = await self._publisher.publish([[send] for send in sends], apart=True)
             refused = next((answer for answer in answers if answer is not None), None)
-        except (BrokerUnavailable, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001  (a defect too: nobody waits for this task)
             refused = error
-        if refused is None:
-            session.forget(bundle)
-            await self._clock.sleep(FAREWELL)
-        else:
-            why = str(refused) or "no answer in time"
-            self._report("a bundle cannot be taken apart", queue=bundle.queue, why=why)
-            session.open_up(bundle, messages)
-        self._underway.subtract(id_ for id_, _ in messages)
-        self._underway += Counter()  # only what there is some of
-        self._hand_on()
+        try:
+            if refused is None:
+                session.forget(bundle)
+                await self._clock.sleep(FAREWELL)
+            else:
+                why = str(refused) or "no answer in time"
+                self._report("a bundle cannot be taken apart", queue=bundle.queue, why=why)
+                session.open_up(bundle, messages)
+        finally:
+            self._underway.subtract(id_ for id_, _ in messages)
+            self._underway += Counter()  # only what there is some of
+            self._hand_on()
 
     def _hand_on(self) -> None:
         held, self._held = self._held, []

@@ -18,6 +18,7 @@ from shared.broker.rabbitmq.connection import MailConnection, parameters, text, 
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import Report, printable
+from shared.supervised import supervised
 
 CLOSING: Final = 5.0
 """Seconds that a broker has for its part of a proper goodbye."""
@@ -53,11 +54,13 @@ class Link:
         self._title = title
         self._parameters = parameters(url, ca_file, title, version)
         self._report = report
+        self._clock = clock
         self._backoff = Backoff(clock, LONGEST_PAUSE)
         self._connection: MailConnection | None = None
         self._change = asyncio.Event()
         self._refused: ConfigError | None = None
         self._closed = False
+        self._once = False  # connected
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -71,7 +74,7 @@ class Link:
         Raises:
             ConfigError: the broker refuses the user, the password or the virtual host.
         """
-        self._task = asyncio.create_task(self._keep(), name=self._title)
+        self._task = supervised(self._keep, f"connects {self._title} to RabbitMQ", self._clock)
         await self.connection()
 
     async def connection(self) -> MailConnection:
@@ -117,12 +120,11 @@ class Link:
             await asyncio.wait([task])
 
     async def _keep(self) -> None:
-        once = False
         while not self._closed:
             try:
                 lost = await self._connect()
             except ConfigError as error:
-                if not once:
+                if not self._once:
                     self._refused = error
                     self._change.set()
                     return
@@ -130,9 +132,9 @@ class Link:
             except BrokerUnavailable as error:
                 self._report("broker not reached", broker=str(self._url), reason=error)
             else:
-                if once:
+                if self._once:
                     self._report("broker connected again", broker=str(self._url))
-                once = True
+                self._once = True
                 await self._until(lost)
             if not self._closed:
                 await self._backoff.pause()

@@ -23,9 +23,10 @@ from shared.broker.rabbitmq.connection import MailConnection
 from shared.broker.rabbitmq.link import Link
 from shared.broker.rabbitmq.properties import fitting
 from shared.clock import Clock
-from shared.errors import BrokerUnavailable, Refused
+from shared.errors import BrokerUnavailable, ConfigError, Refused
 from shared.faultpoint import reach_all
 from shared.log import Report, printable
+from shared.supervised import supervised
 from shared.wire import BODY_LIMIT
 
 CONTENT_TYPE: Final = "application/msgpack"
@@ -203,6 +204,7 @@ class Publisher:
         self._link = link
         self._exchange = exchange
         self._report = report
+        self._clock = clock
         self._backoff = Backoff(clock, LONGEST_PAUSE)
         self._channel: ConfirmChannel | None = None
         self._ready = asyncio.Event()
@@ -215,7 +217,8 @@ class Publisher:
 
     async def start(self) -> None:
         """Return once messages can be published."""
-        self._task = asyncio.create_task(self._keep(), name=f"publisher of {self._exchange}")
+        what = f"keeps a channel to publish to {self._exchange}"
+        self._task = supervised(self._keep, what, self._clock)
         await self._ready.wait()
 
     def publish(
@@ -238,7 +241,10 @@ class Publisher:
 
     async def _keep(self) -> None:
         while True:
-            connection = await self._link.connection()
+            try:
+                connection = await self._link.connection()
+            except (BrokerUnavailable, ConfigError):
+                return  # it is closed, or was refused: its owner has been told
             channel = ConfirmChannel(self._exchange)
             try:
                 await channel.open(connection)
