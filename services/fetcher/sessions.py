@@ -21,6 +21,7 @@ from services.fetcher.session import Session
 from services.fetcher.stock import SIZES_VARY
 from services.fetcher.troubles import Blame, Troubles
 from services.fetcher.visit import CONFIRM_MOST, Visit
+from services.fetcher.worklist import Safe
 from shared.claims import Quirk, Standing
 from shared.errors import NoRoom, PromiseBroken, ServerFault, SpoolUnavailable, Unreachable
 
@@ -64,6 +65,8 @@ class Sessions:
         self._carefully = False
         self._confirm_most = CONFIRM_MOST
         self._large = standing.large
+        self._deleted: dict[str, Safe] = {}
+        self._still_there = 0
         self._blamed: tuple[Blame, str] | None = None
         self._failure: ServerFault | SpoolUnavailable | NoRoom | None = None
         self._notes: tuple[str, ...] = ()
@@ -77,7 +80,11 @@ class Sessions:
     @property
     def undone(self) -> list[str]:
         """What is left undone, a sentence each."""
-        return [*self._troubles.said(), *self._notes]
+        said = [*self._troubles.said(), *self._notes]
+        if (count := self._still_there) > 0:
+            what = "1 message is" if count == 1 else f"{count} messages are"
+            said.append(f"{what} there still, though the server said +OK to DELE and QUIT")
+        return said
 
     async def run(self) -> bool:
         """Run sessions until nothing is left; return whether something is, for another poll.
@@ -123,6 +130,7 @@ class Sessions:
                 carefully=self._carefully,
                 confirm_most=self._confirm_most,
                 large=self._large,
+                deleted=self._deleted,
             )
             try:
                 return await visit.run(known)
@@ -225,6 +233,8 @@ class Sessions:
         ledger, name = self._world.ledger, self._account.name
         self.found = max(self.found, visit.found)
         self.fetched += visit.fetched
+        self._deleted |= visit.deleted
+        self._still_there += visit.still_there
         self._notes = visit.notes or self._notes
         self._failure = visit.failure or self._failure
         for quirk in visit.quirks - ({SIZES_VARY} if self._sizes_vary else set()):

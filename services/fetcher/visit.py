@@ -17,6 +17,8 @@ import math
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 from services.fetcher.account import Account
@@ -60,6 +62,9 @@ CONFIRM_MOST: Final = 1_000
 """Messages of earlier sessions that one session confirms and deletes; the next one goes on."""
 
 
+_NONE: Final[Mapping[str, Safe]] = MappingProxyType({})
+
+
 class Visit:
     """One session with one maildrop.
 
@@ -73,6 +78,7 @@ class Visit:
         carefully: delete one message after the other, to see at which one the server breaks.
         confirm_most: messages of earlier sessions that are confirmed and deleted, at the most.
         large: whether much is recorded of this maildrop.
+        deleted: what earlier sessions of this poll have deleted, by UIDL.
     """
 
     def __init__(
@@ -87,6 +93,7 @@ class Visit:
         carefully: bool = False,
         confirm_most: int = CONFIRM_MOST,
         large: bool = False,
+        deleted: Mapping[str, Safe] = _NONE,
     ) -> None:
         self._account = account
         self._session = session
@@ -117,6 +124,11 @@ class Visit:
         self._remove: list[Safe] = []
         self._confirm_most = confirm_most
         self._large = large
+        self._deleted = deleted
+        self.still_there = 0
+        """How many of these the server lists all the same."""
+        self.deleted: dict[str, Safe] = {}
+        """What the server took the deletion of, by UIDL."""
         self._confirmed: list[Safe] = []
         self.confirming = 0
         """How many messages are just being confirmed."""
@@ -229,7 +241,30 @@ class Visit:
         self._noted(stock)
         if work.gone:
             await self._world.ledger.forget(name, work.gone)
-        return work
+        again = [safe for safe in map(self._there_again, work.fetch) if safe is not None]
+        return await self._without(work, again) if again else work
+
+    def _there_again(self, listed: Listed) -> Safe | None:
+        safe = self._deleted.get(listed.uidl or "")
+        if safe is None or safe.size != listed.size:
+            return None
+        return safe._replace(number=listed.number)
+
+    async def _without(self, work: Worklist, again: Sequence[Safe]) -> Worklist:
+        """Return what there is to do less what is there again that an earlier session deleted.
+
+        Some servers say +OK to all of it, and delete nothing: the others would not have their turn.
+        The next poll sees whether it is the same, and deletes it once more.
+        """
+        await self._record(again)
+        self.still_there = len(again)
+        numbers = {safe.number for safe in again}
+        fetch = tuple(listed for listed in work.fetch if listed.number not in numbers)
+        return replace(work, fetch=fetch)
+
+    async def _record(self, messages: Sequence[Safe]) -> None:
+        entries = [Entry(s.uidl, s.id, s.size, s.head) for s in messages if s.uidl is not None]
+        await self._world.ledger.record(self._account.name, entries)
 
     async def _confirm(self, due: Sequence[Safe]) -> bool:
         """See that what is to be deleted later than it was retrieved is that message still.
@@ -238,6 +273,7 @@ class Visit:
             Whether some is left for another session.
         """
         left_alone = self._troubles.left_alone
+        due = [safe for safe in due if safe.uidl not in self._deleted]
         due = [safe for safe in due if not left_alone(safe.uidl or "", deletes=True)]
         self._confirmed = due[: self._confirm_most]
         self.confirming = len(self._confirmed)
@@ -492,6 +528,8 @@ class Visit:
         await self._kept([safe for safe in self._remove if safe.number not in accepted])
         for safe in self._remove:
             if safe.number in accepted:
+                if safe.uidl:
+                    self.deleted[safe.uidl] = safe
                 self._world.journal.removed(safe.id, self._account.name, safe.uidl or "")
 
     def _is_risky(self, safe: Safe) -> bool:
@@ -522,8 +560,7 @@ class Visit:
         """Remember what the server would not delete, so that it is not fetched again."""
         if not refused:
             return
-        entries = [Entry(s.uidl, s.id, s.size, s.head) for s in refused if s.uidl is not None]
-        await self._world.ledger.record(self._account.name, entries)
+        await self._record(refused)
         said = f"DELE is refused: {printable(self._session.kept)}"
         for safe in refused:
             self._troubles.add(_key(safe), safe.number, said, deletes=True)

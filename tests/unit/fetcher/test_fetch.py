@@ -1,5 +1,6 @@
 """The fetch story with a real ledger, broker and spool, and a POP3 server that does as told."""
 
+import asyncio
 import math
 from pathlib import Path
 
@@ -32,6 +33,22 @@ async def test_a_session_that_deletes_quits_after_so_many_and_the_next_goes_on(
     assert server.connections == 3
     assert desk.raws() == MAIL[:7]
     assert (happened["fetched"], happened["polled"]) == (7, 1)
+
+
+async def test_a_server_that_says_ok_and_deletes_nothing_keeps_no_message_from_us(
+    desk: Desk,
+) -> None:
+    kept = {"QUIT": Say(b"+OK bye\r\n", "drop")}
+    async with some(7, says=kept).serving() as server, asyncio.timeout(20):
+        await desk.poll(server, limits=Limits(session_messages=3))
+        assert [c for c in server.commands if "RETR" in c] == [f"RETR {n}" for n in range(1, 8)]
+        assert desk.raws() == MAIL[:7]
+        undone = (await desk.state.accounts())["sales"].undone
+        assert undone is not None
+        assert undone == "6 messages are there still, though the server said +OK to DELE and QUIT"
+        server.commands.clear()
+        await desk.poll(server, limits=Limits(session_messages=3))
+        assert not [c for c in server.commands if c in {f"RETR {n}" for n in range(1, 7)}]
 
 
 async def test_a_session_that_deletes_nothing_takes_all(desk: Desk) -> None:
