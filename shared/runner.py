@@ -19,7 +19,7 @@ from shared.clock import Clock
 from shared.errors import BrokerUnavailable, DeliveryLost, Refused, SpoolMissing, SpoolUnavailable
 from shared.faultpoint import reach_all
 from shared.log import MailLog
-from shared.queues import RETRIED
+from shared.queues import DELIVERY_LIMIT, RETRIED
 from shared.settlement import RetryPolicy
 from shared.stage import Case, Handling, Opened, Stage
 
@@ -29,6 +29,12 @@ SUSPECT: Final = 2
 ALONE: Final = 1.0
 """Seconds that a suspect is handled alone, at the most. What crashes its process does so when it is
 handled; one that has not by then waits for a server, and is not waited for."""
+
+VERGE: Final = DELIVERY_LIMIT // 2
+LAST_CHANCE: Final = 60.0
+"""Hand-outs after which a suspect is on its way to quarantine, and seconds that it is handled alone
+then. Until that many, others that wait for a slow server die with the culprit; with so much time to
+itself, and after all others, a sound message is delivered and gone."""
 
 FAREWELL: Final = 0.02
 """Seconds between two messages of which one may be what crashes its process. A settlement is on its
@@ -188,15 +194,22 @@ class Runner:
     async def _inspect(self) -> None:
         await self._clock.sleep(random.uniform(0.0, HEAD_START))  # noqa: S311
         while self._suspects:
-            delivery = self._suspects.pop(random.randrange(len(self._suspects)))  # noqa: S311
+            delivery = self._next_suspect()
+            alone = LAST_CHANCE if delivery.redeliveries >= VERGE else ALONE
             for work in self._works([delivery]):
-                await self._watched(self._start(work))
+                await self._watched(self._start(work), alone)
             self._settle_done()
             await self._clock.sleep(FAREWELL)
 
-    async def _watched(self, task: asyncio.Task[None]) -> None:
+    def _next_suspect(self) -> Delivery:
+        """Take one by chance; those that are on the verge of quarantine come last."""
+        early = [n for n, one in enumerate(self._suspects) if one.redeliveries < VERGE]
+        among = early or range(len(self._suspects))
+        return self._suspects.pop(among[random.randrange(len(among))])  # noqa: S311
+
+    async def _watched(self, task: asyncio.Task[None], alone: float) -> None:
         """Return when a suspect is done with, or has lived for so long that it will live on."""
-        enough = asyncio.create_task(self._clock.sleep(ALONE))
+        enough = asyncio.create_task(self._clock.sleep(alone))
         try:
             await asyncio.wait({task, enough}, return_when=asyncio.FIRST_COMPLETED)
         finally:

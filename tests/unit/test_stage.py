@@ -23,7 +23,7 @@ from shared.log import Lines, MailLog
 from shared.message import Addressed, Envelope, Inline, Poll, Spooled, Summary, poll_id
 from shared.outcome import Answer, Busy, DeadLetter, Done, Forward, Outcome, Retry, Split
 from shared.queues import PICKUP, POLL, QUARANTINE, Tier, plan
-from shared.runner import ALONE, FAREWELL, HEAD_START, SUSPECT, Runner
+from shared.runner import ALONE, FAREWELL, HEAD_START, LAST_CHANCE, SUSPECT, VERGE, Runner
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
 from shared.stage import Compute, Perform, Stage, alone
@@ -362,9 +362,9 @@ async def test_what_there_is_no_room_for_waits_as_it_is(tmp_path: Path) -> None:
         assert (bench.log.counts["waiting"], bench.log.counts["retrying"]) == (1, 0)
 
 
-async def hand_out(folder: Path, *ids: str) -> None:
+async def hand_out(folder: Path, *ids: str, times: int = SUSPECT) -> None:
     """Put messages, and have them handed out without a settlement until they are suspects."""
-    for turn in range(SUSPECT):
+    for turn in range(times):
         broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="dies")
         await broker.open()
         if turn == 0:
@@ -432,6 +432,38 @@ async def test_a_suspect_that_waits_for_a_server_does_not_keep_the_others_waitin
             await clock.advance(ALONE / 2 + FAREWELL)
         go_on.set()
         await bench.events("delivered", 4)
+
+
+async def test_what_is_on_the_verge_of_quarantine_comes_last_and_has_time_to_itself(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting for a slow server it dies with the one that kills: not in its last tries, though."""
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    monkeypatch.setattr("random.randrange", lambda count: 0)
+    await hand_out(tmp_path, "v1", "v2", times=VERGE)
+    begun, one_more, go_on = list[str](), asyncio.Semaphore(0), asyncio.Event()
+
+    async def handle(envelope: Envelope[Any]) -> Outcome:
+        begun.append(name_of(envelope.id))
+        one_more.release()
+        await go_on.wait()
+        return Done("250 ok")
+
+    async with asyncio.timeout(20), at_work(tmp_path, handle, clock=clock) as bench:
+        await bench.put("v1")  # a copy: a suspect, and handed out for the first time
+        await bench.put("neighbour")
+        await one_more.acquire()
+        await clock.advance(HEAD_START)
+        await one_more.acquire()
+        await clock.advance(ALONE + FAREWELL)
+        await one_more.acquire()
+        await clock.advance(LAST_CHANCE / 2)
+        assert begun == ["neighbour", "v1", "v1"]
+        await clock.advance(LAST_CHANCE / 2 + FAREWELL)
+        await one_more.acquire()
+        go_on.set()
+        await bench.events("delivered", 4)
+    assert begun == ["neighbour", "v1", "v1", "v2"]
 
 
 async def test_suspects_come_in_random_order_after_a_random_while(
