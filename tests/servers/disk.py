@@ -30,13 +30,14 @@ class Disk:
     root: Path
     image: Path | None = None
 
-    def fill(self) -> None:
-        """Leave no room, as somebody else's file would."""
+    def fill(self, leave: int = 0) -> None:
+        """Leave no room, or so many bytes, as somebody else's file would."""
         with (self.root / FILLER).open("ab", buffering=0) as file:
             for size in (1 << 20, 1 << 12, 1):
                 with contextlib.suppress(OSError):
                     while file.write(b"x" * size):
                         pass
+            file.truncate(max(0, file.tell() - leave))
 
     def free(self) -> None:
         """Make room again."""

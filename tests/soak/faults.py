@@ -211,6 +211,48 @@ def slow(network: str) -> Strike:
     return strike
 
 
+def thin(network: str, rate: int) -> Strike:
+    """Let no more than so many bytes a second come from a server."""
+
+    @contextlib.contextmanager
+    def strike(mail: Mail, _: random.Random) -> Iterator[None]:
+        proxy = _network(mail, network)
+        proxy.rate = rate
+        try:
+            yield
+        finally:
+            proxy.rate = 0
+
+    return strike
+
+
+def disk_full(leave: int) -> Strike:
+    """Let somebody else fill the disk of spool and Maildirs, but for so many bytes."""
+
+    @contextlib.contextmanager
+    def strike(mail: Mail, _: random.Random) -> Iterator[None]:
+        disk = mail.place.disk
+        assert disk is not None
+        disk.fill(leave)
+        try:
+            yield
+        finally:
+            disk.free()
+
+    return strike
+
+
+def trick(number: int, name: str) -> Strike:
+    """Let a hostile server do something of ``TRICKS``."""
+
+    @contextlib.contextmanager
+    def strike(mail: Mail, _: random.Random) -> Iterator[None]:
+        with mail.place.hostile[number].doing(name):
+            yield
+
+    return strike
+
+
 def killed(name: str) -> Strike:
     """SIGKILL a process; another one follows at once."""
 

@@ -15,7 +15,9 @@ from tests.flow.connector import STAGES
 from tests.soak import faults
 from tests.soak.crew import SECOND
 from tests.soak.faults import Strike
+from tests.soak.hostile import TRICKS
 from tests.soak.mail import Mail
+from tests.soak.place import HOSTILE
 
 Seconds = tuple[float, float]
 AT_ONCE: Seconds = (0.0, 0.0)
@@ -84,8 +86,11 @@ def _cut(what: str, size: int, at_once: float, after_some: float) -> tuple[Fault
 
 def _destination(name: str, server: tuple[Fault, ...], network: tuple[Fault, ...] = ()) -> Lane:
     """Return what happens to a mail server that is delivered to, and to the network before it."""
-    slow = Fault(f"{name} network slow", WHILE, faults.slow(name.lower()))
-    return Lane(name, (8.0, 30.0), (*server, *_cut(name, 2_000, 3, 2), *network, slow))
+    slow = (
+        Fault(f"{name} network slow", WHILE, faults.slow(name.lower())),
+        Fault(f"{name} server sends 20 bytes a second", WHILE, faults.thin(name.lower(), 20)),
+    )
+    return Lane(name, (8.0, 30.0), (*server, *_cut(name, 2_000, 3, 2), *network, *slow))
 
 
 BROKER = Lane(
@@ -127,6 +132,16 @@ PROVIDER = Lane(
         *_cut("POP3", 100_000, 2, 3),
         Fault("POP3 network away", WHILE, faults.apart("pop3")),
         Fault("POP3 network slow", WHILE, faults.slow("pop3")),
+        Fault("POP3 server sends 2,000 bytes a second", WHILE, faults.thin("pop3", 2_000)),
+    ),
+)
+DISK = Lane(
+    "disk",
+    (20.0, 60.0),
+    (
+        Fault("disk full", WHILE, faults.disk_full(0), 2),
+        Fault("disk full past the leases", PAST_LEASES, faults.disk_full(0)),
+        Fault("disk below min_free", WHILE, faults.disk_full(50 << 20)),
     ),
 )
 SMTP = _destination(
@@ -181,11 +196,26 @@ def _second(name: str) -> Lane:
     return Lane(name, (15.0, 60.0), kinds)
 
 
-def lanes(*, sqlite: bool) -> Sequence[Lane]:
-    """Return all lanes; with SQLite there is no database server to break."""
+def _hostile(number: int) -> Lane:
+    """Return what a hostile server does: always something, and never for long."""
+    kinds = (
+        Fault(f"hostile server {name}", (3.0, 20.0), faults.trick(number, name)) for name in TRICKS
+    )
+    return Lane(f"hostile {number}", (0.0, 2.0), tuple(kinds))
+
+
+def lanes(*, sqlite: bool, disk: bool) -> Sequence[Lane]:
+    """Return all lanes; with SQLite there is no database server to break.
+
+    Args:
+        sqlite: whether the state is in SQLite.
+        disk: whether there is a disk that can be filled.
+    """
     database = () if sqlite else (DATABASE,)
+    own = (DISK,) if disk else ()
+    harm = map(_hostile, range(HOSTILE))
     processes = (*map(_first, STAGES), *map(_second, SECOND))
-    return (BROKER, *database, PROVIDER, SMTP, LMTP, POISON, *processes)
+    return (BROKER, *database, *own, PROVIDER, *harm, SMTP, LMTP, POISON, *processes)
 
 
 @dataclass

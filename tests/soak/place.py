@@ -1,7 +1,9 @@
 """Where a soak takes place: real servers, each behind a network that can be cut, and the product.
 
 Mail comes from one Dovecot by POP3 and ends in Maildirs, in a Postfix (SMTP) and in another Dovecot
-(LMTP). Everything lies in one folder, but for what servers need elsewhere.
+(LMTP). Everything lies in one folder, but for what servers need elsewhere; spool and Maildirs (and
+the state, if it is SQLite's) on a disk of their own, which can be filled, where one can be mounted.
+Beside them are hostile POP3 servers, and one account's way to Postfix is a tarpit.
 """
 
 import contextlib
@@ -9,18 +11,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from services.postmaster.parked import FAILED, QUARANTINED, Folder, browse, letter, raw_of
 from shared.broker.steward import KombuSteward
 from shared.message import Inline, Spooled
 from shared.queues import POLL, QUARANTINE, Tier, failed_queue, plan
 from shared.spool.store import path_of
 from tests.flow.connector import Connector
+from tests.servers.disk import Disk, memory_disk
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.postfix import Postfix, postfix
 from tests.servers.postgresql import PostgresqlServer, postgresql
 from tests.servers.proxy import Proxy, proxy
 from tests.servers.rabbitmq import RabbitServer, rabbitmq
 from tests.soak.crew import Crew
+from tests.soak.hostile import Hostile, hostile
 
 TIERS = (Tier("1s", 1.0), Tier("2s", 2.0), Tier("5s", 5.0))
 DESTINATIONS = ("maildir", "smtp", "lmtp")
@@ -28,7 +34,14 @@ EACH = 3
 """Accounts for each destination. One that fails is left alone for a minute, the others go on."""
 REFUSED = {"refused-smtp": "smtp", "refused-lmtp": "lmtp"}
 """Accounts of which the mailbox does not exist, each with its destination."""
-ACCOUNTS = {f"{to}-{n}": to for to in DESTINATIONS for n in range(EACH)}
+TARPIT = "tarpit"
+"""An account of which the mail goes to Postfix, over a network that is slow on purpose."""
+SYRUP = 40
+"""Bytes a second that come from the tarpit: a message takes half a minute."""
+ACCOUNTS = {f"{to}-{n}": to for to in DESTINATIONS for n in range(EACH)} | {TARPIT: "smtp"}
+HOSTILE = 2
+"""Accounts at servers that mean harm, a server for each."""
+DISK = "3g"
 PASSWORD = "secret"
 INLINE = 16_384
 """Bytes above which a message goes through the spool."""
@@ -36,13 +49,18 @@ INLINE = 16_384
 
 @dataclass(frozen=True)
 class Networks:
-    """A proxy before each server: by POP3, SMTP, LMTP, AMQP, and PostgreSQL's (None for SQLite)."""
+    """A proxy before each server: by POP3, SMTP, LMTP, AMQP, and PostgreSQL's (None for SQLite).
+
+    Attributes:
+        tarpit: leads to the server that takes SMTP as well.
+    """
 
     pop3: Proxy
     smtp: Proxy
     lmtp: Proxy
     amqp: Proxy
     sql: Proxy | None
+    tarpit: Proxy
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,8 @@ class Place:
         local: takes SMTP.
         store: takes LMTP.
         database: None for SQLite.
+        disk: has spool and Maildirs; None where nothing can be mounted.
+        hostile: servers that mean harm.
     """
 
     folder: Path
@@ -66,6 +86,8 @@ class Place:
     database: PostgresqlServer | None
     networks: Networks
     crew: Crew
+    disk: Disk | None
+    hostile: Sequence[Hostile]
 
     @property
     def product(self) -> Connector:
@@ -75,7 +97,7 @@ class Place:
     @property
     def mail(self) -> Path:
         """The folder of the Maildirs."""
-        return self.folder / "mail"
+        return self.folder / "disk" / "mail"
 
     def delivered(self, destination: str) -> Iterator[tuple[str, Path]]:
         """Yield the files at a destination, each with the account that it came through."""
@@ -104,7 +126,7 @@ class Place:
                 envelope.account
             )  # fmt: skip
             found.append((account, message.message_id, self._bytes(raw, message.body)))
-        return found
+        return [one for one in found if not one[0].startswith("hostile-")]
 
     def _bytes(self, raw: Inline | Spooled | None, body: bytes) -> bytes:
         match raw:
@@ -140,6 +162,7 @@ class Place:
         destinations = {
             "smtp": {"url": f"smtp://127.0.0.1:{networks.smtp.port}?tls=none"},
             "lmtp": {"url": f"lmtp://127.0.0.1:{networks.lmtp.port}?tls=none"},
+            TARPIT: {"url": f"smtp://127.0.0.1:{networks.tarpit.port}?tls=none"},
         }
         tables: dict[str, dict[str, object]] = {
             "retry": {"tiers": [tier.label for tier in TIERS]},
@@ -149,7 +172,13 @@ class Place:
         if self.database is not None and networks.sql is not None:
             tables["state"] = {"url": _through(self.database, networks.sql)}
         self.product.configure(
-            [self._account(*account) for account in (ACCOUNTS | REFUSED).items()],
+            [
+                *(
+                    self._account(*account)
+                    for account in (ACCOUNTS | REFUSED | {TARPIT: TARPIT}).items()
+                ),
+                *(self._hostile(*server) for server in enumerate(self.hostile)),
+            ],
             f"maildir://{self.mail}/{{local}}",
             self.broker.url(self.vhost).replace(f":{self.broker.port}", f":{networks.amqp.port}"),
             **tables,
@@ -169,13 +198,30 @@ class Place:
             "poll_every": "0.5s",
             "keep": "delete",
             "mailbox": f"{name}@corp.example",
-            "destination": "default" if destination == "maildir" else destination,
+            "destination": {"maildir": "default"}.get(destination, destination),
         }
+
+    def _hostile(self, number: int, server: Hostile) -> dict[str, object]:
+        name = f"hostile-{number}"
+        return self._account(name, "maildir") | {"port": server.port}
+
+    def calm(self) -> None:
+        """End what goes on for as long as there are faults."""
+        self.networks.tarpit.rate = 0
+        for server in self.hostile:
+            server.end()
 
 
 def _no_such_mailbox(destination: str) -> Mapping[str, str]:
     names = [name for name, to in REFUSED.items() if to == destination]
     return {f"{name}@corp.example": "550 5.1.1 no such mailbox" for name in names}
+
+
+def _disk(stack: contextlib.ExitStack, root: Path) -> Disk | None:
+    try:
+        return stack.enter_context(memory_disk(root, DISK))
+    except pytest.skip.Exception:
+        return None
 
 
 def _through(database: PostgresqlServer, network: Proxy) -> str:
@@ -193,8 +239,11 @@ def open_place(folder: Path, product: type[Connector], *, sqlite: bool) -> Itera
     """
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
-        for name in ("provider", "store", "product"):
+        for name in ("provider", "store", "product", "disk"):
             (folder / name).mkdir()
+        disk = _disk(stack, folder / "disk")
+        (folder / "disk" / "data").mkdir(mode=0o700)
+        (folder / "product" / "data").symlink_to(folder / "disk" / "data")
         drops = dict.fromkeys((*ACCOUNTS, *REFUSED), PASSWORD)
         provider = enter(dovecot(folder / "provider", drops))
         store = enter(dovecot(folder / "store", dict.fromkeys(ACCOUNTS, PASSWORD)))
@@ -209,10 +258,23 @@ def open_place(folder: Path, product: type[Connector], *, sqlite: bool) -> Itera
             lmtp=enter(proxy(store.lmtp)),
             amqp=enter(proxy(broker.port)),
             sql=None if database is None else enter(proxy(database.port)),
+            tarpit=enter(proxy(local.port)),
         )
+        networks.tarpit.rate = SYRUP
         crew = Crew(product(folder / "product"))
+        vhost = broker.vhost()
         place = Place(
-            folder, provider, local, store, broker, broker.vhost(), database, networks, crew
+            folder,
+            provider,
+            local,
+            store,
+            broker,
+            vhost,
+            database,
+            networks,
+            crew,
+            disk,
+            enter(hostile(HOSTILE)),
         )
         place.configure()
         with crew.kept_alive():

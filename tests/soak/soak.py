@@ -63,7 +63,7 @@ def soak(folder: Path, plan: Plan, product: type[Connector] = Connector) -> Verd
         mail = Mail(place, plan.seed, plan.rate)
         breakers = [
             Breaker(lane, mail, plan.seed, plan.pace, plan.longest)
-            for lane in lanes(sqlite=plan.sqlite)
+            for lane in lanes(sqlite=plan.sqlite, disk=place.disk is not None)
         ]
         place.crew.want(*FIRST)
         _storm(mail, breakers, plan.seconds)
@@ -99,6 +99,7 @@ def _storm(mail: Mail, breakers: list[Breaker], seconds: float) -> None:
         stop.set()
         for thread in threads:
             thread.join()
+        mail.place.calm()
     for breaker in breakers:
         if breaker.failure is not None:
             raise breaker.failure
