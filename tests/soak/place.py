@@ -203,7 +203,7 @@ class Place:
 
     def _hostile(self, number: int, server: Hostile) -> dict[str, object]:
         name = f"hostile-{number}"
-        return self._account(name, "maildir") | {"port": server.port}
+        return self._account(name, "maildir") | {"port": server.port, "max_size": "1MiB"}
 
     def calm(self) -> None:
         """End what goes on for as long as there are faults."""
