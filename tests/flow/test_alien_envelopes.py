@@ -17,7 +17,7 @@ from shared import wire
 from shared.broker import Send
 from shared.broker.embedded import EmbeddedBroker
 from shared.broker.rabbitmq import RabbitBroker
-from shared.message import Addressed, Envelope, Fetched, Inline, Parsed, Payload, Summary
+from shared.message import Addressed, Envelope, Fetched, Inline, Parsed, Payload, Spooled, Summary
 from shared.queues import INCOMING, PARSED, PICKUP, QUARANTINE, RETRIED, Tier
 from tests.corpus.messages import sample_messages
 from tests.flow import queues
@@ -34,9 +34,9 @@ NEIGHBOURS = 12
 SEEN_BY = {INCOMING: "parser", PARSED: "rewriter", PICKUP: "deliverer"}
 
 
-def payload(queue: str, raw: bytes) -> Payload:
+def payload(queue: str, raw: bytes | Spooled) -> Payload:
     """Return a message as it lies in this queue."""
-    inline, summary = Inline(raw), Summary()
+    inline, summary = Inline(raw) if isinstance(raw, bytes) else raw, Summary()
     prefix = b"X-POP3-Connector-Id: x\r\n"
     to = ("sales@corp.example",)
     kinds: Mapping[str, Payload] = {
