@@ -173,8 +173,8 @@ class Fetcher:
         slow, server = self._lanes.was_slow(account.name), account.server
         if now:
             await self._places.wait(server)
-        elif not self._places.take(server, slow=slow):
-            wait = self._places.turn(server)
+        elif not self._places.take(server, account.name, slow=slow):
+            wait = self._places.turn(server, account.name, slow=slow)
             return await self._later(account, wait, f"all places at {server} are taken")
         started = self._world.clock.monotonic()
         try:

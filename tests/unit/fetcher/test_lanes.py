@@ -121,10 +121,10 @@ async def test_what_a_slow_server_sends_quickly_afterwards_is_no_credit(forward:
 
 def test_slow_accounts_have_half_of_the_places_of_their_server() -> None:
     places = Places(4, ManualClock())
-    assert [places.take("a", slow=True) for _ in range(3)] == [True, True, False]
-    assert places.take("a")
+    assert [places.take("a", "x", slow=True) for _ in range(3)] == [True, True, False]
+    assert places.take("a", "x")
     places.give_back("a", 1.0, slow=True)
-    assert places.take("a", slow=True)
+    assert places.take("a", "x", slow=True)
 
 
 @asynccontextmanager

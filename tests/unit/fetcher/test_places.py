@@ -2,10 +2,11 @@
 
 import asyncio
 import itertools
+from collections import Counter
 
 import pytest
 
-from services.fetcher.places import CONNECTIONS, RECOVERY, REMEMBERED, Places
+from services.fetcher.places import CONNECTIONS, GRACE, RECOVERY, REMEMBERED, Places
 from shared.claims import Quirk
 from tests.clock import ManualClock
 from tests.unit.fetcher.pop3_session import everything_runs
@@ -13,16 +14,16 @@ from tests.unit.fetcher.pop3_session import everything_runs
 
 def test_there_are_so_many_places_at_each_server() -> None:
     places = Places(2, ManualClock())
-    assert [places.take(server) for server in "aaab"] == [True, True, False, True]
+    assert [places.take(server, "x") for server in "aaab"] == [True, True, False, True]
     places.give_back("a", 1.0)
-    assert places.take("a")
+    assert places.take("a", "x")
 
 
 async def test_what_a_server_refuses_lowers_its_limit_and_time_raises_it_again() -> None:
     clock = ManualClock()
     places = Places(8, clock)
     for _ in range(8):
-        assert places.take("a")
+        assert places.take("a", "x")
     until = clock.now() + REMEMBERED
     assert [places.refused("a") for _ in range(2)] == [
         Quirk(CONNECTIONS, 7, until),
@@ -30,7 +31,7 @@ async def test_what_a_server_refuses_lowers_its_limit_and_time_raises_it_again()
     ]
     places.give_back("a", 1.0)
     places.give_back("a", 1.0)
-    assert not places.take("a")
+    assert not places.take("a", "x")
     await clock.advance(RECOVERY)
     assert places.limit("a") == 7
     await clock.advance(5 * RECOVERY)
@@ -40,7 +41,7 @@ async def test_what_a_server_refuses_lowers_its_limit_and_time_raises_it_again()
 
 def test_a_crowd_that_is_not_ours_does_not_lower_the_limit() -> None:
     places = Places(8, ManualClock())
-    assert places.take("a")
+    assert places.take("a", "x")
     assert places.refused("a") is None
     assert places.limit("a") == 8
 
@@ -49,7 +50,7 @@ def test_what_another_process_has_learnt_counts() -> None:
     clock = ManualClock()
     places = Places(8, clock)
     places.learn("a", Quirk(CONNECTIONS, 1, clock.now() + REMEMBERED))
-    assert [places.take("a") for _ in range(2)] == [True, False]
+    assert [places.take("a", "x") for _ in range(2)] == [True, False]
 
 
 async def test_whoever_waits_gets_the_next_place_in_turn() -> None:
@@ -75,10 +76,41 @@ async def test_those_who_are_sent_away_come_again_one_after_the_other() -> None:
     clock = ManualClock()
     places = Places(2, clock)
     for _ in range(40):
-        assert places.take("a")
+        assert places.take("a", "x")
         places.give_back("a", 60.0)  # a poll takes a minute there
-    turns = [places.turn("a") for _ in range(10)]
+    turns = [places.turn("a", f"account {number}") for number in range(10)]
     assert all(29 < later - earlier < 31 for earlier, later in itertools.pairwise(turns))
     await clock.advance(3_600)
-    assert places.turn("a") == pytest.approx(turns[0])
-    assert places.turn("b") == 1.0
+    assert places.turn("a", "late") == pytest.approx(turns[0])
+    assert places.turn("b", "late") == 1.0
+
+
+async def test_nobody_is_sent_away_for_ever_by_accounts_that_are_due_more_often() -> None:
+    clock = ManualClock()
+    places = Places(2, clock)
+    polled: Counter[str] = Counter()
+    due = dict.fromkeys(("a", "b", "c", "d", "e"), 0.0)
+    for _ in range(100):
+        taken = []
+        for name in sorted(name for name, at in due.items() if at <= clock.monotonic()):
+            if places.take("host", name):
+                taken.append(name)
+                due[name] = clock.monotonic()  # it is due again at once
+            else:
+                due[name] = clock.monotonic() + places.turn("host", name)
+        polled.update(taken)
+        for _ in taken:
+            places.give_back("host", 0.5)
+        await clock.advance(0.5)
+    assert min(polled[name] for name in due) > max(polled.values()) / 2
+
+
+async def test_a_place_is_kept_for_no_one_who_does_not_come() -> None:
+    clock = ManualClock()
+    places = Places(1, clock)
+    assert places.take("host", "a")
+    wait = places.turn("host", "gone")
+    places.give_back("host", wait)
+    assert not places.take("host", "a")
+    await clock.advance(wait + GRACE + 0.1)
+    assert places.take("host", "a")
