@@ -51,10 +51,10 @@ _RATE: Final = (
     r"|transactions)\b"
     r"|too many recipients (received )?(this|in|per|within|from)|too much (mail|load)|throttl"
     r"|slow down|slower"
-    r"|(rate|connections?|sending|hourly|daily)[ -]?(limit|quota)"
+    r"|(rate|connections?|threads?|send|sending|hourly|daily)[ -]?(limit|quota|control)"
     r"|sending rate|at a rate|unusual rate|rate (is |was )?exceeded|exceed\w* .{0,20}\brate\b"
     r"|too (quickly|fast|frequently|often)|(mail|message|recipient|connection)s? (per|in|every) "
-    r"(a |an |\d+ ?)?(s|sec|second|min|minute|hour|day)s?\b|server (is )?(too )?busy"
+    r"(a |an |\d+ ?)?(s|sec|second|min|minute|hour|day)s?\b|server (is )?busy|too busy"
     r"|congest|maximum (\w+ ){0,5}connections"
 )
 _LOGIN: Final = (
@@ -63,10 +63,12 @@ _LOGIN: Final = (
 )
 _OUR_HOST: Final = (
     r"client host (rejected|\S+ blocked)|helo command rejected|cannot find your (reverse )?hostname"
-    r"|(is|listed) in an? (rbl|dnsbl|black ?list)|banned sending ip|reverse dns"
+    r"|(is|listed) in an? (rbl|dnsbl|black ?list)|banned sending ip|reverse dns|poor reputation"
+    r"|\b(\d{1,3}\.){3}\d{1,3}[])]* (is |was |has been )?(listed|refused|blocked|banned|black)"
 )
 _SENDER: Final = (
-    r"sender verif|unrout\w+ sender|domain of sender|domain name required for sender"
+    r"sender verif|callback setup failed|unrout\w+ sender|domain of sender"
+    r"|domain name required for sender"
     r"|(sender|return)( e-?mail)?( address)?( rejected)?[: ].{0,80}?(domain not found|not exist"
     r"|not resolve|unresolvable|malformed|fully[ -]qualified|contain a domain"
     r"|unverified|undeliverable|not accept mail)"
@@ -79,7 +81,11 @@ _FULL: Final = (
     r"|full mailbox|mailbox .{0,20}limit|out of (disk |storage )?space|disk (is )?full"
     r"|storage allocation|(insufficient|not enough|no|low) (disk|system|storage|free|space)"
 )
-_LATER: Final = _GREYLISTED + r"|temporar|(try|again|retry|come back) (it )?later|again in (a |\d)"
+_LATER: Final = (
+    _GREYLISTED + r"|temporar|(try|again|retry|come back) (it )?later|(again|try) in (a |\d)"
+    r"|try after some ?time|ip you're using to send"
+)
+_ONCE_MORE: Final = r"\btry (it )?again"
 _SIZE: Final = r"size|too (big|large)|larger than"
 _CONTENT: Final = (
     r"lines?\b.{0,12}(too long|exceed)|line length|headers?\b.{0,24}(too (large|long|big)|exceed)"
@@ -105,7 +111,7 @@ _RULES: Final = (
     _rule(_RCPT, r"[45]", "temporary", _LOGIN),
     # It is our host that is refused, though servers wait with it until they know the recipients
     # (Postfix: smtpd_delay_reject). All mail would end in Failed Mail for that.
-    _rule(_ENVELOPE, r"[45].. 7\.25$|5.. 7\.(511|6[0-4]\d)$", "session"),
+    _rule(_ENVELOPE, r"[45].. 7\.25$|5.. 7\.(511|6[0-4]\d|7[0-4]\d)$", "session"),
     _rule(_ENVELOPE, r"[45]", "session", _OUR_HOST),
     # Bad syntax or domain of a sender (X.1.7, X.1.8), non-ASCII (X.6.7), SPF (X.7.23, X.7.24),
     # a domain that takes no mail (X.7.27). 417 and 517 are Courier's own.
@@ -119,8 +125,10 @@ _RULES: Final = (
     _rule(_LETTER, r"552 (2\.3|3\.4)$", "permanent"),
     _rule(_LETTER, r"5", "temporary", _FULL),
     # Out of space, closed, badly configured; its directory is away; too many recipients at once.
-    _rule(_LETTER, r"5.. (3\.[125]|4\.3|5\.3)$", "temporary"),
-    _rule(_LETTER, r"5", "temporary", _LATER + "|too many recipients"),
+    _rule(_LETTER, r"5.. (2\.12[12]|3\.[125]|4\.3|5\.3)$", "temporary"),
+    _rule(_LETTER, r"5", "temporary", _LATER + "|too many recipients|maximum number of recipients"),
+    # Said of an address, or of a size, it means another one.
+    _rule(_LETTER, r"5.. 7\.", "temporary", _ONCE_MORE),
     # What does not please it in the message, whatever the code (RFC 5321 section 4.5.3.1.9: 500).
     _rule(_END, r"5.. [67]\.", "permanent"),
     _rule(_END, r"5(00|52)", "permanent", _CONTENT),
