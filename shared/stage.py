@@ -178,9 +178,11 @@ class Handling:
         stage = self._stage
         try:
             envelope = wire.decode(delivery.body, stage.payload)
-            require_ours(envelope)
+            if not wire.made_here(delivery.body):
+                require_ours(envelope)
+            queue, _, id_, headers, redeliveries, tag = delivery
             # The body goes: the message would be held twice for as long as it is in hand.
-            return Opened(delivery._replace(body=b""), envelope)
+            return Opened(Delivery(queue, b"", id_, headers, redeliveries, tag), envelope)
         except Undecodable as error:
             step = undecodable(
                 delivery.body,

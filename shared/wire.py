@@ -121,6 +121,11 @@ def onward(envelope: Envelope[Payload]) -> bytes:
     return body
 
 
+def made_here(body: bytes) -> bool:
+    """Return whether these bytes are the very object that ``onward`` made, in this process."""
+    return type(body) is _Onward
+
+
 def decode(body: bytes, kind: type[_T]) -> Envelope[_T]:
     """Return the envelope in these bytes.
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from services.fetcher.ports import Ledger
 from services.fetcher.session import Session, Survey
-from services.fetcher.worklist import Worklist, compare, usable
+from services.fetcher.worklist import Listed, Worklist, compare, usable
 from shared.claims import Known
 
 FEW: Final = 1_000
@@ -88,7 +88,8 @@ async def take_stock(
     }
     if missing:
         await ledger.measure(account, missing)
-    measured = replace(work, fetch=tuple(m._replace(size=sizes.get(m.number)) for m in work.fetch))
+    fetch = [Listed(n, uidl, sizes.get(n)) for n, uidl, _ in work.fetch]
+    measured = replace(work, fetch=tuple(fetch))
     listed = frozenset(uidls.values()).union(m.key for m in measured.fetch if m.uidl is None)
     return Stock(measured, listed, survey.quirk, _notes(survey, work, sizes, keep))
 

@@ -241,7 +241,8 @@ class Visit:
         self._noted(stock)
         if work.gone:
             await self._world.ledger.forget(name, work.gone)
-        again = [safe for safe in map(self._there_again, work.fetch) if safe is not None]
+        before = work.fetch if self._deleted else ()
+        again = [safe for safe in map(self._there_again, before) if safe is not None]
         return await self._without(work, again) if again else work
 
     def _there_again(self, listed: Listed) -> Safe | None:

@@ -117,7 +117,9 @@ def compare(
     listed = set(uidls.values())
     new = listed - known.keys()
     changed = {
-        uidls[n]: known[uidls[n]].id for n, size in sizes.items() if _differs(n, size, uidls, known)
+        uidls[n]: known[uidls[n]].id
+        for n, size in (sizes.items() if known else ())
+        if _differs(n, size, uidls, known)
     }
     fresh = new.union(changed) if changed else new
     # All that goes through every message is left out where it is known to find nothing: it is what
