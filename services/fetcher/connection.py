@@ -68,14 +68,18 @@ class Connection(asyncio.BufferedProtocol):
         self._lost: Unreachable | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._heard = 0.0
-        self.received = 0
-        """How many bytes have arrived."""
+        self._received = 0
         self._watchdog: asyncio.TimerHandle | None = None
 
     @property
     def timeout(self) -> float:
         """Seconds without a byte before the server counts as gone."""
         return self._timeout
+
+    @property
+    def came(self) -> int:
+        """How many bytes have arrived of what is waited for."""
+        return self._received - self._asked_at
 
     @property
     def held(self) -> int:
@@ -103,7 +107,7 @@ class Connection(asyncio.BufferedProtocol):
         """Hold what has arrived, and stop reading if it is too much."""
         self._blocks.append(bytes(self._space[:nbytes]))
         self._held += nbytes
-        self.received += nbytes
+        self._received += nbytes
         self._heard = self._loop.time()
         if self._held >= READ_AHEAD:
             self._wire.pause_reading()
@@ -131,7 +135,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def expect(self) -> None:
         """Something new is waited for: from now on it is counted what comes of it."""
-        self._asked, self._asked_at = self._loop.time(), self.received
+        self._asked, self._asked_at = self._loop.time(), self._received
 
     async def read(self) -> bytes:
         """Return what has arrived, at least one byte; wait for it if need be.
@@ -212,8 +216,8 @@ class Connection(asyncio.BufferedProtocol):
             await self._waiter
         finally:
             self._waiter = None
-            self._pace.end(self.received - self._paced)
-            self._paced = self.received
+            self._pace.end(self._received - self._paced)
+            self._paced = self._received
 
     def _watch(self) -> None:
         """Look whether a wait has lasted too long; one timer for all waits, not one for each."""
@@ -239,7 +243,7 @@ class Connection(asyncio.BufferedProtocol):
             return Slow(self._server, self._over)
         if now - self._asked < self._timeout:
             return None
-        came = self.received - self._asked_at
+        came = self.came
         if came < self._slowest * self._timeout:
             said = f"the server sent {came} bytes in {now - self._asked:.0f} seconds"
             return Slow(self._server, f"{said} (limits.slowest)")

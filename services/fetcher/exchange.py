@@ -120,12 +120,11 @@ class Exchange:
             Silent: it has not come.
             Slow: some of it has.
         """
-        before = self._connection.received
         try:
             async with asyncio.timeout(seconds):
                 yield
         except TimeoutError as error:
-            if came := self._connection.received - before:
+            if came := self._connection.came:
                 slow = Slow(self.server, f"the server sent {came} bytes in {seconds:g} seconds")
                 raise self._slow(slow) from error
             raise Silent(self.server, f"nothing came for {seconds:g} seconds") from error

@@ -80,7 +80,7 @@ _LOCK_PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
 """Seconds for a server to notice that a connection is gone, and to let go of its maildrop."""
 
 _DEAR: Final = frozenset({"no_capa", "no_utf8", "no_uidl", "no_list", "no_stat"})
-"""What a server is believed not to keep only when a connection broke at it twice."""
+"""What a server is believed not to keep only when a connection broke, or was slow, at it twice."""
 
 _PIPELINED: Final = "PIPELINING"
 
@@ -151,13 +151,14 @@ async def log_in(
 
 
 def may_be_the_line(broken: PromiseBroken) -> bool:
-    """Return whether a connection may just have been cut, of which nothing is to be remembered.
+    """Return whether a connection may just have been cut, or slow: nothing is to be remembered.
 
     To do without these for a week is no small thing: Courier hands over stubs without UTF8, and
     without UIDL all is read anew at each poll.
     """
-    cut = isinstance(broken.__cause__, Unreachable) and not isinstance(broken.__cause__, Silent)
-    return cut and broken.quirk in _DEAR
+    cause = broken.__cause__
+    line = isinstance(cause, Slow) or not isinstance(cause, Silent)
+    return isinstance(cause, Unreachable) and line and broken.quirk in _DEAR
 
 
 async def _log_in(login: Login, quirks: Quirks, tell: Tell | None, pace: Pace) -> LoggedIn:

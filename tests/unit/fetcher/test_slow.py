@@ -83,6 +83,26 @@ async def test_what_came_before_a_slow_message_is_recorded_with_pipelining_too(
     assert desk.raws() == MAIL[:2]
 
 
+@pytest.mark.parametrize("offers", [("UIDL", "TOP"), ("UIDL", "TOP", "PIPELINING")])
+@pytest.mark.parametrize("step", ["CAPA", "UIDL", "LIST", "STAT"])
+async def test_a_server_that_was_slow_once_is_not_done_without_what_it_has(
+    desk: Desk, forward: Forward, step: str, offers: tuple[str, ...]
+) -> None:
+    once = iter([dripping(forward, b"+OK\r\n1 ")])
+
+    class Once(dict[str, Say]):
+        def get(self, key: str, default: Say | None = None) -> Say | None:  # type: ignore[override]
+            return next(once, None) if key == step else default
+
+    async with some(2, says=Once(), capabilities=offers).serving() as server:
+        for _ in range(2):
+            await desk.poll(server)
+        assert server.deleted == {1, 2}
+        quirks = (await desk.state.recall("sales", f"127.0.0.1:{server.port}")).quirks
+        assert quirks == {}
+    assert desk.raws() == MAIL[:2]
+
+
 async def test_a_message_on_a_bad_line_comes_however_long_it_takes(
     desk: Desk, forward: Forward
 ) -> None:
