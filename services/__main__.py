@@ -11,6 +11,7 @@ import gc
 import importlib
 import io
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -188,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     gc.set_threshold(LOADING)
     if arguments is None:  # the process is ours, and ends after this
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # passwords are in its memory
         atexit.register(gc.freeze)  # or else Python looks through all that was loaded, for 0.08 s
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -38,8 +38,9 @@ _TOKEN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0
 _TOKEN_EDGES: Final = (r"(?<![A-Za-z0-9+/])", r"(?![A-Za-z0-9+/])")
 _MARKS: Final = ("%", "=", "\\", "&")
 _ESCAPE: Final = re.compile(
-    r"[%=][0-9a-f]{2}|&(?:#[0-9]{1,7}|#x[0-9a-f]{1,6}|amp|lt|gt|quot);"
-    r"|\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|[0-7]{3}|.)"
+    r"(?:[%=]|\\x)(?P<byte>[0-9a-f]{2})|\\u(?P<code>[0-9a-f]{4})|\\(?P<octal>[0-3][0-7]{2})"
+    r"|(?P<html>&(?:#[0-9]{1,7}|#x[0-9a-f]{1,6}|amp|lt|gt|quot);)|\\(?P<itself>.)",
+    re.DOTALL,
 )
 """An escape, in small letters."""
 
@@ -185,14 +186,11 @@ def _escapes_of_byte(byte: int) -> str:
 
 def _unescaped(found: re.Match[str]) -> str:
     """Return what an escape in small letters stands for, bytes as Latin-1."""
-    text = found[0]
-    if text[0] in "%=":
-        return chr(int(text[1:], 16))
-    if text[0] == "&":
+    kind = found.lastgroup or ""
+    text = found[kind]
+    if kind == "html":
         return html.unescape(text)
-    if text[1] in "xu":
-        return chr(int(text[2:], 16))
-    return chr(int(text[1:], 8) % 256) if text[1:].isdigit() else text[1:]
+    return text if kind == "itself" else chr(int(text, 8 if kind == "octal" else 16))
 
 
 def _encoded(password: str, user: str) -> list[str]:

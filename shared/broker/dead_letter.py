@@ -53,7 +53,8 @@ def inbox(headers: Mapping[str, Any], queues: Sequence[QueueSpec]) -> str | None
     if isinstance(named, str) and named in work:
         return named
     death = _death(headers)
-    return death["queue"] if death is not None and death.get("queue") in work else None
+    origin = None if death is None else death.get("queue")
+    return origin if isinstance(origin, str) and origin in work else None
 
 
 def readable(

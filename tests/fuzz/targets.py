@@ -27,6 +27,7 @@ from shared.message import Addressed, Envelope, Fetched, Inline, Parsed, Payload
 from shared.outcome import DeadLetter, Forward, Quarantine
 from tests.corpus.envelopes import ENVELOPES, spooled
 from tests.corpus.messages import corrupt_messages, sample_messages, sound_messages
+from tests.fuzz import hostile
 
 T = TypeVar("T", bound=Payload)
 
@@ -370,6 +371,9 @@ TARGETS: Mapping[str, Target] = {
     "listing": Target(list_maildrop, listings),
     "identity": Target(tell_identity, cut_up(messages)),
     "smtp": Target(smtp_reply, cut_up(smtp_replies)),
+    "maildrop": Target(hostile.maildrop, hostile.listed),
+    "delivery": Target(hostile.deliver_to_stage, hostile.deliveries),
+    "password": Target(hostile.repeat_password, hostile.repeated),
 }
 
 

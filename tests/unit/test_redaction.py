@@ -22,6 +22,11 @@ ODD = 'pä&s s"w'
         (ODD, r"p\u00e4&s s\"w", "***"),
         ("correct horse", "unknown command horse, horses", "unknown command ***, horses"),
         ("a.c+d", "abc+d a.c+d", "abc+d ***"),
+        (
+            "swordfish",
+            "\\x \\ \\u12 \\² \\777 % =1 &#x; swordfish",
+            "\\x \\ \\u12 \\² \\777 % =1 &#x; ***",
+        ),
         ("", "no ", "no "),
     ],
 )
