@@ -82,7 +82,7 @@ class Ungreeted(Unreachable):
 
 
 class TooLarge(ServerFault):
-    """More of a message has come than its account takes, whatever LIST says of it."""
+    """More has come than is taken: of a message, whatever LIST says of it, or of an answer."""
 
 
 class Undecodable(Exception):

@@ -171,6 +171,7 @@ class Limits(_Table):
 
     Attributes:
         connections_per_host: how many may be open to one POP3 server at a time, from one fetcher.
+        max_messages: of one maildrop, that are looked at.
         min_free: below this on a disk that fetched mail lies on, nothing is fetched.
         connect_within: seconds for the name of a POP3 server, an address that answers, and TLS.
         login_within: seconds from there to the end of the login.
@@ -179,6 +180,7 @@ class Limits(_Table):
     """
 
     connections_per_host: Annotated[int, Field(ge=1, le=1000)] = 8
+    max_messages: Annotated[int, Field(ge=1, le=9_999_999)] = 1_000_000
     min_free: Free = USUAL
     connect_within: Seconds = 120.0
     login_within: Seconds = 180.0

@@ -55,7 +55,8 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     state: State = await r.state()
     incoming, poll = Outbox(r.broker, INCOMING), Outbox(r.broker, POLL)
     world = World(state, state, incoming, r.spool, limit, r.log, r.clock, r.room.lacking)
-    fetcher = Fetcher(accounts, world, Limits(), r.settings.limits.connections_per_host)
+    most = Limits(max_messages=r.settings.limits.max_messages)
+    fetcher = Fetcher(accounts, world, most, r.settings.limits.connections_per_host)
     schedule = Scheduler(
         list(accounts),
         state,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from services.fetcher.account import Account
 from services.fetcher.intake import Found
+from services.fetcher.listing import MAX_MESSAGES
 from services.fetcher.ports import World
 from services.fetcher.worklist import Listed
 from shared.claims import Entry
@@ -34,6 +35,7 @@ class Limits:
         session_seconds: the same as a time.
         place_seconds: seconds after which any session quits, so that others have its place; where
             the next one could not go on, as messages have no UIDLs, it does not.
+        max_messages: messages of a maildrop that are looked at.
     """
 
     chunk_messages: int = 128
@@ -42,6 +44,7 @@ class Limits:
     session_messages: int = 2_000
     session_seconds: float = 120.0
     place_seconds: float = 900.0
+    max_messages: int = MAX_MESSAGES
 
 
 class Taken(NamedTuple):

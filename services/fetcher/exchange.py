@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
 from services.fetcher.connection import Connection
 from services.fetcher.protocol import Body, Event, Pop3, Reply
 from services.fetcher.told import Told
-from shared.errors import PromiseBroken, ServerFault, Silent, Slow, Unreachable
+from shared.errors import PromiseBroken, ServerFault, Silent, Slow, TooLarge, Unreachable
 from shared.log import printable
 from shared.redaction import NOTHING, Redaction
 
 BODY_LIMIT: Final = 128 * 1024 * 1024
-"""Bytes of a multi-line response that is gathered in memory (listings and TOP, not RETR)."""
+"""Bytes of a multi-line response that is read (listings and TOP, not RETR)."""
+
+SLICE: Final = 64 * 1024
+"""Bytes of a listing that are looked at before others get their turn: some milliseconds."""
 
 FRAMED_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of a message that is read by its size, and held in memory as a whole."""
@@ -147,20 +150,52 @@ class Exchange:
             raise TypeError("a multi-line response is asked for where there is none")
         return event
 
-    async def body(self) -> bytes:
-        """Return a whole multi-line response.
+    async def body(self, verb: str, keep: int, most: int = BODY_LIMIT) -> bytes:
+        """Return a multi-line response, or its beginning.
+
+        Args:
+            verb: what it answers, for errors.
+            keep: bytes of it that are returned, at about the most; what follows is thrown away.
+            most: bytes that are read.
 
         Raises:
-            ServerFault: it is longer than BODY_LIMIT.
+            TooLarge: it is longer.
         """
-        pieces = [await self.piece()]
-        size = len(pieces[0].data)
-        while not pieces[-1].last:
-            pieces.append(await self.piece())
-            size += len(pieces[-1].data)
-            if size > BODY_LIMIT:
-                raise ServerFault(self.server, f"a response of more than {BODY_LIMIT} bytes")
-        return b"".join(piece.data for piece in pieces)
+        kept: list[bytes] = []
+        size = 0
+        async for data in self._pieces(verb, most):
+            if size < keep:
+                kept.append(data)
+            size += len(data)
+        return b"".join(kept)
+
+    async def listing(self, verb: str, take: Callable[[bytes], None], most: int) -> None:
+        """Hand a multi-line response over, piece by piece.
+
+        Args:
+            verb: what it answers, for errors.
+            take: is given some KiB at a time; between two of them, others have their turn.
+            most: bytes that are read.
+
+        Raises:
+            TooLarge: it is longer.
+        """
+        async for data in self._pieces(verb, most):
+            for start in range(0, len(data), SLICE):
+                if start:
+                    await asyncio.sleep(0)
+                take(data[start : start + SLICE])
+
+    async def _pieces(self, verb: str, most: int) -> AsyncIterator[bytes]:
+        size = 0
+        last = False
+        while not last:
+            piece = await self.piece()
+            last = piece.last
+            size += len(piece.data)
+            if size > most:
+                raise TooLarge(self.server, f"its answer to {verb} has more than {most} bytes")
+            yield piece.data
 
     async def framed(self, size: int) -> bytes:
         """Return a message by its size, after its status line (see ``Pop3.framed``).
@@ -193,8 +228,12 @@ class Exchange:
 
     async def settle(self) -> None:
         """Read and throw away what is left over of earlier commands."""
+        size = 0
         while self._pop3.outstanding:
-            await self.event()
+            event = await self.event()
+            size = size + len(event.data) if isinstance(event, Body) else 0
+            if size > BODY_LIMIT:
+                raise TooLarge(self.server, f"an answer of more than {BODY_LIMIT} bytes")
 
     def shown(self, reply: Reply) -> str:
         """Return what a reply says as text that is safe to show."""

@@ -1,29 +1,42 @@
-"""Reads the multi-line listings of a POP3 server: CAPA, UIDL and LIST.
+"""Reads the multi-line listings of a POP3 server as they come: UIDL and LIST; and what CAPA says.
 
-A maildrop may hold 100,000 messages, so the listings that servers really send are split in one go,
-and only others are read line by line. No line is trusted: a UIDL that cannot be one is "", and a
-line without a number that a message can have, such as a blank one, is passed over.
+A maildrop may hold a million messages, and a hostile server list more lines than there is memory
+for. So a listing is read in pieces and never held as a whole, and of its lines no more are read
+than a maildrop may have messages. What servers really send is split in one go, only other pieces
+are read line by line. No line is trusted: a UIDL that cannot be one counts for none, and a line
+without a number that a message can have, such as a blank one, is passed over.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-UIDL_LIMIT: Final = 1000
+UIDL_LIMIT: Final = 512
 """Characters of a UIDL; RFC 1939 allows 70, some servers give more."""
+
+MAX_MESSAGES: Final = 1_000_000
+"""Messages of a maildrop that are looked at, unless the configuration says otherwise."""
+
+_LINE_LIMIT: Final = 4_096
+"""Bytes of a line that are read; a longer one has no UIDL."""
 
 _CONTROLS: Final = bytes(set(range(0x20)) - {0x0D, 0x0A, 0x20} | {0x7F})
 _UIDL_LINE: Final = re.compile(r"0*(\d{1,7})(?:[ \t]+(.*))?", re.DOTALL)
 _UIDL: Final = re.compile(rf"[!-~\xa0-\xff]{{1,{UIDL_LIMIT}}}")
 _SECONDS: Final = re.compile(r"[0-9]{1,6}")
 _LIST_LINE: Final = re.compile(r"[ \t]*0*(\d{1,7})[ \t]+0*(\d{1,18})\b")
+_DIGITS: Final = 18
+_SEVERAL: Final = 0
+_UNKNOWN: Final = -1
 
 
 def capabilities(body: bytes) -> Mapping[str, tuple[str, ...]]:
     """Return the parameters of each capability in a CAPA response (RFC 2449 section 3)."""
-    lines = (line.split() for line in _lines(body.decode("utf-8", "replace")))
+    text = body.decode("utf-8", "replace")
+    lines = (line.split() for line in text.split("\r\n" if "\r\n" in text else "\n"))
     return {words[0].upper(): tuple(words[1:]) for words in lines if words}
 
 
@@ -37,56 +50,284 @@ def login_delay(offered: Mapping[str, tuple[str, ...]]) -> float:
     return float(seconds[0]) if seconds and _SECONDS.fullmatch(seconds[0]) else 0.0
 
 
-def uidls(body: bytes) -> list[tuple[int, str]] | None:
-    """Return message numbers and UIDLs in the order of a UIDL response (RFC 1939 section 7).
+class Uidls:
+    """A UIDL response (RFC 1939 section 7), of which ``feed`` takes the pieces.
 
-    A UIDL that is missing, too long, or not made of printable characters is given as "". Bytes
-    beyond ASCII are read as Latin-1, which keeps different UIDLs different.
+    A UIDL that is missing, too long, not made of printable characters or that of several messages
+    identifies none, nor do two of one number, nor all together if they are the message numbers.
+    Bytes beyond ASCII are read as Latin-1, which keeps different UIDLs different.
 
-    Returns:
-        None where there are lines and none of them has a message number.
+    Args:
+        most: lines that are read, and the highest number that a message can have.
+
+    Attributes:
+        numbers: of the messages by the UIDLs that identify one, in the order of the listing; to be
+            looked at after ``end``.
+        lines: how many lines have the number of a message.
+        highest: the highest of these numbers.
+        beyond: whether there are more lines than are read.
+        nonsense: whether there are lines, and none of them has a message number.
     """
-    pairs = _regular(body)
-    if pairs is not None and max(map(len, pairs[1]), default=0) <= UIDL_LIMIT:
-        return list(zip(*pairs, strict=True))
-    return _irregular_uidls(body)
+
+    def __init__(self, most: int = MAX_MESSAGES) -> None:
+        self.numbers: dict[str, int] = {}
+        self.lines = 0
+        self.highest = 0
+        self._most = most
+        self._lines = _Lines(most)
+        self._listed = bytearray(1)  # 1 where a line has this number
+        self._twice: set[int] = set()
+        self._several = False
+        self._are_numbers = True
+        self._said = False
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[int, str]], most: int = MAX_MESSAGES) -> Uidls:
+        """Return the listing of these message numbers and UIDLs."""
+        made = cls(most)
+        for number, uidl in pairs:
+            made._add(number, uidl)
+        return made.end()
+
+    @property
+    def beyond(self) -> bool:
+        """See above."""
+        return self._lines.beyond
+
+    @property
+    def nonsense(self) -> bool:
+        """See above."""
+        return self._said and not self.lines
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether another one lists the same."""
+        if not isinstance(other, Uidls):
+            return NotImplemented
+        mine, its = (self.numbers, self._listed), (other.numbers, other._listed)
+        return mine == its
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{self.lines} messages, {len(self.numbers)} UIDLs>"
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece."""
+        self._take(self._lines.feed(data))
+
+    def end(self) -> Uidls:
+        """Take note that nothing more comes; return this."""
+        self._take(self._lines.rest())
+        if self._are_numbers:
+            self.numbers = {}
+        elif self._several or self._twice:
+            twice = self._twice
+            self.numbers = {u: n for u, n in self.numbers.items() if n and n not in twice}
+        return self
+
+    def _take(self, block: bytes) -> None:
+        if not block:
+            return
+        regular = _regular(block, self.highest + 1)
+        if regular is None or regular[0].stop > self._most + 1:
+            self._take_irregular(block)
+            return
+        numbers, uidls = regular
+        new = len(set(uidls)) == len(uidls) and self.numbers.keys().isdisjoint(uidls)
+        if not new or max(map(len, uidls), default=0) > UIDL_LIMIT:
+            for number, uidl in zip(numbers, uidls, strict=True):
+                self._add(number, uidl if len(uidl) <= UIDL_LIMIT else "")
+            return
+        self.numbers.update(zip(uidls, numbers, strict=True))
+        self.lines += len(uidls)
+        self.highest = numbers.stop - 1
+        self._listed.extend(bytes(numbers.start - len(self._listed)))
+        self._listed.extend(b"\1" * len(numbers))
+        if self._are_numbers:
+            self._are_numbers = all(map(_is_number, uidls, numbers))
+
+    def _take_irregular(self, block: bytes) -> None:
+        for line in self._lines.split(block):
+            self._said = self._said or bool(line.strip())
+            # Stripped beforehand: a pattern that does it takes quadratic time on a run of blanks.
+            match = _UIDL_LINE.fullmatch(line[:_LINE_LIMIT].strip(" \t"))
+            if match is not None:
+                uidl = match[2] or ""
+                usable = len(line) <= _LINE_LIMIT and _UIDL.fullmatch(uidl)
+                self._add(int(match[1]), uidl if usable else "")
+
+    def _add(self, number: int, uidl: str) -> None:
+        self.lines += 1
+        if not 0 < number <= self._most:
+            return
+        before = self.numbers.get(uidl)
+        if uidl and before is None:
+            self.numbers[uidl] = number
+        elif uidl and before != number:
+            self.numbers[uidl] = _SEVERAL
+            self._several = True
+        if number > self.highest:
+            self.highest = number
+            self._listed.extend(bytes(number + 1 - len(self._listed)))
+        elif self._listed[number] and before == number:
+            self.lines -= 1  # the same line once more
+        elif self._listed[number]:
+            self._twice.add(number)
+        if uidl and self._are_numbers:
+            self._are_numbers = _is_number(uidl, number)
+        self._listed[number] = 1
 
 
-def sizes(body: bytes) -> dict[int, int]:
-    """Return the sizes by message number in a LIST response; lines that make no sense are left out.
+class Sizes(Mapping[int, int]):
+    """A LIST response, of which ``feed`` takes the pieces: sizes by message number.
 
-    They are what the server claims (RFC 1939 section 11), never a fact.
+    Lines that make no sense are left out. Sizes are what the server claims (RFC 1939 section 11),
+    never a fact.
+
+    Args:
+        most: lines that are read, and the highest number that a message can have.
     """
-    pairs = _regular(body)
-    if pairs is not None and "".join(pairs[1]).isdigit() and max(map(len, pairs[1])) < 19:
-        return dict(zip(pairs[0], map(int, pairs[1]), strict=True))
-    found = map(_LIST_LINE.match, _lines(body.decode("latin-1")))
-    return {int(line[1]): int(line[2]) for line in found if line}
+
+    def __init__(self, most: int = MAX_MESSAGES) -> None:
+        self._most = most
+        self._lines = _Lines(most)
+        self._sizes = array("q", [_UNKNOWN])
+        self._known = 0
+        self._empty = True
+
+    @property
+    def beyond(self) -> bool:
+        """Whether there are more lines than are read."""
+        return self._lines.beyond
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has come at all."""
+        return self._empty
+
+    @property
+    def highest(self) -> int:
+        """The highest message number."""
+        return len(self._sizes) - 1
+
+    @property
+    def total(self) -> int:
+        """All sizes together."""
+        return sum(self._sizes) + len(self._sizes) - self._known
+
+    def __getitem__(self, number: int) -> int:
+        """Return the size of a message."""
+        size = self._sizes[number] if 0 < number < len(self._sizes) else _UNKNOWN
+        if size < 0:
+            raise KeyError(number)
+        return size
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the numbers of the messages."""
+        return (number for number, size in enumerate(self._sizes) if size >= 0)
+
+    def __len__(self) -> int:
+        """Return how many sizes there are."""
+        return self._known
+
+    def __repr__(self) -> str:
+        return f"<{self._known} sizes>"
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece."""
+        self._empty = self._empty and not data
+        self._take(self._lines.feed(data))
+
+    def end(self) -> Sizes:
+        """Take note that nothing more comes; return this."""
+        self._take(self._lines.rest())
+        return self
+
+    def _take(self, block: bytes) -> None:
+        regular = _regular(block, len(self._sizes)) if block else None
+        if regular is not None and regular[0].stop <= self._most + 1:
+            sizes = regular[1]
+            if "".join(sizes).isdigit() and max(map(len, sizes)) <= _DIGITS:
+                self._sizes.extend(map(int, sizes))
+                self._known += len(sizes)
+                return
+        for line in self._lines.split(block):
+            match = _LIST_LINE.match(line[:_LINE_LIMIT])
+            if match is not None and 0 < int(match[1]) <= self._most:
+                self._set(int(match[1]), int(match[2]))
+
+    def _set(self, number: int, size: int) -> None:
+        if number >= len(self._sizes):
+            self._sizes.extend([_UNKNOWN] * (number + 1 - len(self._sizes)))
+        self._known += self._sizes[number] == _UNKNOWN
+        self._sizes[number] = size
 
 
-def _regular(body: bytes) -> tuple[range, list[str]] | None:
-    """Split a listing of two plain words a line, numbered from 1 on; None if it is not that."""
-    if not body.isascii() or len(body.translate(None, _CONTROLS)) != len(body):
+class _Lines:
+    """Cuts what comes where a line ends: at CRLF, or LF where there is no CRLF.
+
+    Args:
+        most: lines that are passed on.
+
+    Attributes:
+        beyond: whether there were more.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.beyond = False
+        self._left = most
+        self._held = b""
+        self._end = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the lines that have come whole."""
+        if self.beyond:
+            return b""
+        if len(self._held) > _LINE_LIMIT:  # of what is longer, the beginning will do
+            end = data.find(b"\n")
+            self._held = self._held[: _LINE_LIMIT + 1]
+            if end < 0:
+                return b""
+            crlf = data[:end].endswith(b"\r")
+            data = (self._end or (b"\r\n" if crlf else b"\n")) + data[end + 1 :]
+        data = self._held + data
+        if not self._end and b"\n" in data:
+            self._end = b"\r\n" if b"\r\n" in data else b"\n"
+        last = data.rfind(self._end) if self._end else -1
+        end = 0 if last < 0 else last + len(self._end)
+        self._held = data[end:]
+        return self._allowed(data[:end])
+
+    def rest(self) -> bytes:
+        """Return the last line, if it has no end."""
+        held, self._held = self._held, b""
+        return b"" if self.beyond else self._allowed(held)
+
+    def split(self, block: bytes) -> list[str]:
+        """Return the lines in what was passed on."""
+        end = (self._end or b"\n").decode()
+        return block.decode("latin-1").removesuffix(end).split(end) if block else []
+
+    def _allowed(self, block: bytes) -> bytes:
+        end = self._end or b"\n"
+        count = block.count(end)
+        if count > self._left:
+            self.beyond = True
+            block = b"".join(line + end for line in block.split(end, self._left)[: self._left])
+        self._left -= count
+        return block
+
+
+def _regular(block: bytes, first: int) -> tuple[range, list[str]] | None:
+    """Split lines of two plain words each, numbered from here on; None if they are not that."""
+    if not block.isascii() or len(block.translate(None, _CONTROLS)) != len(block):
         return None
-    words = body.decode("ascii").split()
-    numbers = range(1, body.count(b"\n") + 1)
-    if len(words) != 2 * len(numbers) or words[::2] != list(map(str, numbers)):
+    words = block.decode("ascii").split()
+    numbers = range(first, first + block.count(b"\n"))
+    if not numbers or len(words) != 2 * len(numbers) or words[::2] != list(map(str, numbers)):
         return None
     return numbers, words[1::2]
 
 
-def _irregular_uidls(body: bytes) -> list[tuple[int, str]] | None:
-    found = []
-    text = body.decode("latin-1")
-    for line in _lines(text):
-        # Stripped beforehand: a pattern that does it takes quadratic time on a long run of blanks.
-        match = _UIDL_LINE.fullmatch(line.strip(" \t"))
-        if match is not None:
-            uidl = match[2] or ""
-            found.append((int(match[1]), uidl if _UIDL.fullmatch(uidl) else ""))
-    return found if found or not text.strip() else None
-
-
-def _lines(text: str) -> list[str]:
-    """Split a listing at the ends of its lines: CRLF, or LF where there is no CRLF."""
-    return text.split("\r\n" if "\r\n" in text else "\n")
+def _is_number(uidl: str, number: int) -> bool:
+    return uidl.lstrip("0") == str(number)

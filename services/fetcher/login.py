@@ -32,6 +32,7 @@ from shared.errors import (
     ServerFault,
     Silent,
     Slow,
+    TooLarge,
     Ungreeted,
     Unreachable,
 )
@@ -69,6 +70,9 @@ class Login:
 
 CAPA_SECONDS: Final = 12.0
 """How long CAPA may take. To do without it is slower, nothing else."""
+
+CAPA_LIMIT: Final = 16 * 1024
+"""Bytes of an answer to CAPA; servers have some hundred."""
 
 MUTE_SECONDS: Final = 20.0
 """How long a greeting in clear is waited for at TLS_PORT."""
@@ -270,8 +274,9 @@ async def _capabilities(
     try:
         async with exchange.patience(min(login.timeout, CAPA_SECONDS)):
             reply = await exchange.command("CAPA")
-            offered = capabilities(await exchange.body()) if reply.ok else {}
-    except Unreachable as error:
+            body = await exchange.body("CAPA", CAPA_LIMIT, CAPA_LIMIT) if reply.ok else b""
+            offered = capabilities(body)
+    except (Unreachable, TooLarge) as error:
         raise PromiseBroken(login.server, f"CAPA: {error.said}", "no_capa") from error
     return {name: offered[name] for name in offered if name not in left_out(quirks)}
 

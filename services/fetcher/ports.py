@@ -24,8 +24,8 @@ class Ledger(Protocol):
     async def release(self, name: str) -> None:
         """Give a lease up."""
 
-    async def known(self, account: str) -> Mapping[str, Known]:
-        """Return what has been fetched from an account, by UIDL."""
+    async def known(self, account: str, *, after: str = "", most: int = ...) -> dict[str, Known]:
+        """Return what has been fetched from an account, by UIDL: so many behind this one."""
 
     async def heads(self, account: str, uidls: Sequence[str]) -> Mapping[str, str]:
         """Return the hashes of the header blocks of what is recorded, where they are known."""

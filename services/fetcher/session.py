@@ -19,8 +19,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from services.fetcher import listing
-from services.fetcher.exchange import Exchange
+from services.fetcher.exchange import BODY_LIMIT, Exchange
+from services.fetcher.identity import HEAD_LIMIT
+from services.fetcher.listing import MAX_MESSAGES, Sizes, Uidls, login_delay
 from services.fetcher.login import Login, log_in
 from services.fetcher.pace import Pace
 from services.fetcher.protocol import Reply
@@ -29,7 +30,7 @@ from services.fetcher.retrieved import Pieces, Retrieved, too_large
 from services.fetcher.unrevealing import unrevealing
 from services.fetcher.window import Window
 from shared.dialogue import Tell
-from shared.errors import PromiseBroken, ServerFault, Unreachable
+from shared.errors import PromiseBroken, ServerFault, TooLarge, Unreachable
 from shared.faultpoint import reach
 
 __all__ = ["Login", "Retrieved", "Session", "Survey"]
@@ -42,6 +43,12 @@ DELETE_WINDOW: Final = 512
 
 GOODBYE_SECONDS: Final = 5.0
 """How long the answer to QUIT is waited for where nothing depends on it."""
+
+LINE_BYTES: Final = 128
+"""Bytes of a line of a listing, for which there is room if all have so many."""
+
+TOP_LIMIT: Final = 1024 * 1024
+"""Bytes of an answer to TOP; one that has more is no header, and costs as much as RETR."""
 
 UNLISTED: Final = 100_000
 """Messages that are in no listing and believed to be there: what STAT says is a hint."""
@@ -63,17 +70,18 @@ class Survey:
     Attributes:
         count: how many messages there are: their numbers are 1 to ``count``.
         octets: their size together; None where the server does not say.
-        uidls: message numbers and UIDLs, a UIDL that cannot be used as ""; there may be fewer than
-            messages, and two of the same. None where the server has none.
+        uidls: what UIDL lists, which may be less than all messages; None where it has none.
         quirk: ``no_uidl`` where it offers UIDL and refuses it or sends what is no listing.
         sizes: what LIST says, by message number; None where it was not asked.
+        beyond: whether there are more messages, which are not looked at.
     """
 
     count: int
     octets: int | None
-    uidls: list[tuple[int, str]] | None
+    uidls: Uidls | None
     quirk: str | None = None
-    sizes: dict[int, int] | None = None
+    sizes: Sizes | None = None
+    beyond: bool = False
 
 
 class Session:
@@ -94,6 +102,7 @@ class Session:
         exchange: Exchange,
         capabilities: Mapping[str, tuple[str, ...]],
         quirks: Quirks = NONE,
+        max_messages: int = MAX_MESSAGES,
     ) -> None:
         self.capabilities = capabilities
         self.quirks = quirks
@@ -101,6 +110,7 @@ class Session:
         self.marks = 0
         self.kept = ""
         self._exchange = exchange
+        self._most = max_messages
         self._marking = False  # DELE has been sent
 
     @classmethod
@@ -110,6 +120,7 @@ class Session:
         quirks: Quirks = NONE,
         tell: Tell | None = None,
         pace: Pace | None = None,
+        max_messages: int = MAX_MESSAGES,
     ) -> Session:
         """Connect and log in; once more without, where the server does not keep what it offers.
 
@@ -118,6 +129,7 @@ class Session:
             quirks: what to do without from the beginning.
             tell: takes the dialogue, line by line; None where nobody listens.
             pace: told of every wait for the server.
+            max_messages: how many messages of the maildrop are looked at.
 
         Raises:
             ConfigError: the account's settings cannot be used.
@@ -126,7 +138,7 @@ class Session:
             MaildropBusy: another session holds the maildrop, or it is too early or too many.
             ServerFault: it refused for another reason, or broke the protocol.
         """
-        return cls(*await log_in(login, quirks, tell, pace))
+        return cls(*await log_in(login, quirks, tell, pace), max_messages)
 
     @property
     def in_step(self) -> bool:
@@ -136,7 +148,7 @@ class Session:
     @property
     def login_delay(self) -> float:
         """Seconds that the server wants between two logins (RFC 2449 section 6.5); 0 for none."""
-        return listing.login_delay(self.capabilities)
+        return login_delay(self.capabilities)
 
     @property
     def _pipelining(self) -> bool:
@@ -164,8 +176,8 @@ class Session:
         stat, listed = await self._stat_and_uidl() if together else (await self._stat(), None)
         numbers = _STAT.match(stat.text) if stat.ok else None
         count, octets = (int(numbers[1]), int(numbers[2])) if numbers else (None, None)
-        if count == 0 and not (listed and listed.uidls):
-            return Survey(0, octets, [])
+        if count == 0 and not (listed and listed.uidls and listed.uidls.lines):
+            return Survey(0, octets, Uidls())
         if listed is None and asks_uidl:
             listed = await self._uidl()
         return await self._surveyed(stat, count, octets, listed)
@@ -176,14 +188,17 @@ class Session:
         count: int | None,
         octets: int | None,
         listed: _Uidls | None,
-        listed_sizes: int = 0,
+        sizes: Sizes | None = None,
     ) -> Survey:
         uidls, quirk = (None, None) if listed is None else listed
+        listing = uidls or Uidls()
         if count is None:
-            count = await self._counted(stat) if uidls is None else _highest(uidls)
+            count = await self._counted(stat) if uidls is None else listing.highest
         # What is in no listing is asked for by its number, if there are not too many.
-        most = max(len(uidls or ()), listed_sizes) + UNLISTED
-        return Survey(min(max(count, _highest(uidls or ())), most), octets, uidls, quirk)
+        most = max(listing.lines, len(sizes or ())) + UNLISTED
+        count = min(max(count, listing.highest), most)
+        beyond = count > self._most or listing.beyond or bool(sizes and sizes.beyond)
+        return Survey(min(count, self._most), octets, uidls, quirk, sizes, beyond)
 
     async def stat(self) -> tuple[int, int]:
         """Return how many messages there are, and what the server says is their size in bytes."""
@@ -193,7 +208,7 @@ class Session:
             raise ServerFault(self._exchange.server, "its answer to STAT has no numbers")
         return int(found[1]), int(found[2])
 
-    async def sizes(self, numbers: Sequence[int] | None = None) -> dict[int, int]:
+    async def sizes(self, numbers: Sequence[int] | None = None) -> Mapping[int, int]:
         """Return the sizes that the server claims, by message number: a hint, never a fact.
 
         Those of which it says nothing that makes sense are left out; all, where it refuses LIST.
@@ -206,8 +221,8 @@ class Session:
         """
         if numbers is not None:
             return await self._sizes_of(numbers)
-        _, body = await self._list()
-        return listing.sizes(body)
+        _, sizes = await self._list()
+        return sizes
 
     async def tops(self, numbers: Sequence[int]) -> AsyncGenerator[tuple[int, bytes | None], None]:
         """Yield the header block of each of these messages (TOP), None where it is refused.
@@ -222,8 +237,14 @@ class Session:
             self.at = number
             whole = exchange.whole()
             if whole is None and (await exchange.reply()).ok:
-                whole = await exchange.body()
+                whole = await self._top()
             yield number, whole
+
+    async def _top(self) -> bytes:
+        try:
+            return await self._exchange.body("TOP", HEAD_LIMIT, TOP_LIMIT)
+        except TooLarge as error:
+            raise PromiseBroken(error.server, error.said, "no_top") from error
 
     async def retrieve(
         self,
@@ -369,13 +390,13 @@ class Session:
         with self._or_without("STAT"):
             return await self._exchange.command("STAT")
 
-    async def _list(self) -> tuple[Reply, bytes]:
+    async def _list(self) -> tuple[Reply, Sizes]:
         """Return the answer to LIST, and the listing; empty where it is refused, or not asked."""
         if self.quirks.no_list:
-            return Reply("LIST", ok=False, text=""), b""
+            return Reply("LIST", ok=False, text=""), Sizes()
         with self._or_without("LIST"):
             reply = await self._exchange.command("LIST")
-            return reply, await self._exchange.body() if reply.ok else b""
+            return reply, await self._listed(reply)
 
     async def _uidl(self) -> _Uidls:
         with self._or_without("UIDL"):
@@ -410,25 +431,22 @@ class Session:
         count, octets = (int(found[1]), int(found[2])) if found else (None, None)
         if uidl.ok or count != 0:
             listed = await self._uidls(uidl)
-        list_ = await exchange.reply()
-        sizes = listing.sizes(await exchange.body()) if list_.ok else {}
-        if count == 0 and not listed.uidls:
-            return Survey(0, octets, [], sizes=sizes)
+        sizes = await self._listed(await exchange.reply())
+        if count == 0 and not (listed.uidls and listed.uidls.lines):
+            return Survey(0, octets, Uidls(), sizes=sizes)
         if count is None and sizes:
-            count = max(sizes)
-        return replace(await self._surveyed(stat, count, octets, listed, len(sizes)), sizes=sizes)
+            count = sizes.highest
+        return await self._surveyed(stat, count, octets, listed, sizes)
 
     async def _one_by_one(self) -> Survey:
         """Ask LIST, and UIDL if there is anything; STAT only where LIST does not tell."""
-        reply, body = await self._list()
-        sizes = listing.sizes(body)
-        if reply.ok and not body:
-            return Survey(0, 0, [], sizes=sizes)
+        reply, sizes = await self._list()
+        if reply.ok and sizes.empty:
+            return Survey(0, 0, Uidls(), sizes=sizes)
         if not sizes:
             return replace(await self._survey(), sizes=sizes)
         listed = None if self.quirks.no_uidl else await self._uidl()
-        found = await self._surveyed(reply, max(sizes), sum(sizes.values()), listed, len(sizes))
-        return replace(found, sizes=sizes)
+        return await self._surveyed(reply, sizes.highest, sizes.total, listed, sizes)
 
     async def _uidls(self, reply: Reply) -> _Uidls:
         """Return the listing of which this is the status line."""
@@ -437,19 +455,33 @@ class Session:
             if reply.code:  # such as SYS/TEMP: it has them, but not now
                 self._exchange.required(reply)
             return _Uidls(None, refused)
-        found = listing.uidls(await self._exchange.body())
-        if found is None:
+        found = Uidls(self._most)
+        await self._exchange.listing("UIDL", found.feed, self._listing_bytes)
+        found.end()
+        if found.nonsense:
             return _Uidls(None, "no_uidl")
-        return _Uidls(await unrevealing(found, self._exchange.redaction), None)
+        found.numbers = await unrevealing(found.numbers, self._exchange.redaction)
+        return _Uidls(found, None)
+
+    async def _listed(self, reply: Reply) -> Sizes:
+        """Return the listing of which this is the status line; an empty one where it is refused."""
+        found = Sizes(self._most)
+        if reply.ok:
+            await self._exchange.listing("LIST", found.feed, self._listing_bytes)
+        return found.end()
+
+    @property
+    def _listing_bytes(self) -> int:
+        return max(BODY_LIMIT, self._most * LINE_BYTES)
 
     async def _counted(self, stat: Reply) -> int:
         """Return how many messages LIST lists, where STAT does not say."""
-        reply, body = await self._list()
+        reply, sizes = await self._list()
         if not reply.ok and not any(_EMPTY.fullmatch(said) for said in (stat.text, reply.text)):
             said = "it answers neither STAT nor LIST with a number of messages"
             words = self._exchange.shown(stat if stat.text else reply)
             raise ServerFault(self._exchange.server, f"{said}: {words}")
-        return max(listing.sizes(body), default=0)
+        return sizes.highest
 
     async def _sizes_of(self, numbers: Sequence[int]) -> dict[int, int]:
         if self.quirks.no_list:
@@ -481,9 +513,5 @@ class Session:
 
 
 class _Uidls(NamedTuple):
-    uidls: list[tuple[int, str]] | None
+    uidls: Uidls | None
     quirk: str | None
-
-
-def _highest(uidls: Sequence[tuple[int, str]]) -> int:
-    return max((number for number, _ in uidls), default=0)

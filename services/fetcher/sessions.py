@@ -8,13 +8,13 @@ what it offered, by one that does without. All of it is bounded, and what was le
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Final
 
 from services.fetcher.account import Account
 from services.fetcher.commits import Limits
 from services.fetcher.login import may_be_the_line
 from services.fetcher.pace import Pace
+from services.fetcher.pages import Pages
 from services.fetcher.ports import World
 from services.fetcher.quirks import NAMES, Quirks
 from services.fetcher.session import Session
@@ -117,7 +117,7 @@ class Sessions:
         """Run a session; return whether there is to be another one."""
         ledger, name = self._world.ledger, self._account.name
         # On its way while we log in: of a large maildrop it takes a second.
-        known = asyncio.create_task(ledger.known(name))
+        known = Pages(ledger, name)
         try:
             session = await self._open()
             visit = Visit(
@@ -142,17 +142,16 @@ class Sessions:
                 await session.abort()
                 await self._written_down(visit)
         finally:
-            known.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await known
+            await known.close()
 
     async def _open(self) -> Session:
         """Log in; what the last session broke at is a trouble if it was not the line that broke."""
         session: Session | None = None
         try:
+            most = self._limits.max_messages
             tell = self._world.journal.dialogue(account=self._account.name)
             login = self._account.login
-            session = await Session.open(login, self._quirks, tell, self._pace)
+            session = await Session.open(login, self._quirks, tell, self._pace, most)
         except Unreachable:
             await self._count(counts=False)
             raise

@@ -9,21 +9,38 @@ seen to change them (``SIZES_VARY``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from typing import Final
 
+from services.fetcher.compare import Comparison, usable
+from services.fetcher.listing import Uidls
+from services.fetcher.pages import Pages
 from services.fetcher.ports import Ledger
 from services.fetcher.session import Session, Survey
-from services.fetcher.worklist import Listed, Worklist, compare, usable
-from shared.claims import Known
+from services.fetcher.worklist import Listed, Worklist
 
 FEW: Final = 1_000
 """Messages up to which a whole listing of sizes costs no more than asking what to list."""
 
 SIZES_VARY: Final = "sizes_vary"
 """The quirk of a server that says another size of the same message from one day to the next."""
+
+
+class Keys:
+    """The keys of all messages that there are (``Listed.key``)."""
+
+    def __init__(self, uidls: Container[str], fetch: Iterable[Listed]) -> None:
+        self._uidls = uidls
+        self._fetch = fetch
+        self._unnamed: frozenset[str] | None = None
+
+    def __contains__(self, key: object) -> bool:
+        if key in self._uidls:
+            return True
+        if self._unnamed is None:
+            self._unnamed = frozenset(m.key for m in self._fetch if m.uidl is None)
+        return key in self._unnamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +54,27 @@ class Stock:
     """
 
     work: Worklist
-    listed: frozenset[str]
+    listed: Container[str]
     quirk: str | None
     notes: tuple[str, ...]
-
-
-_SIZE: Final[Callable[[Known], int]] = attrgetter("size")
 
 
 async def take_stock(
     session: Session,
     ledger: Ledger,
     account: str,
-    known: asyncio.Task[Mapping[str, Known]],
+    known: Pages,
     *,
     keep: float,
     now: float,
     sizes_vary: bool,
     large: bool,
 ) -> Stock:
-    """Compare what the server lists with what the ledger knows.
+    """Compare what the server lists with what the ledger knows; forget what is listed no longer.
 
     Args:
         session: logged on.
-        ledger: told of sizes that it did not know.
+        ledger: told of what is gone, and of sizes that it did not know.
         account: its name.
         known: what the ledger knows, on its way since before the login.
         keep: seconds for which messages stay on the server.
@@ -70,73 +84,69 @@ async def take_stock(
             is recorded is read while the server lists.
     """
     if not large:
-        await known
+        await known.ready()
     survey = await session.survey(sizes=not large)
-    ledgered = await known
-    uidls = usable(survey.uidls, survey.count)
+    listing = survey.uidls or Uidls()
+    uidls = usable(listing.numbers, survey.count, listing.highest)
+
+    async def compared(sizes: Mapping[int, int]) -> tuple[Worklist, Comparison]:
+        comparison = Comparison(uidls, survey.count, keep, now, sizes, vary=sizes_vary)
+        async for page in known.read():
+            gone, unknown = comparison.take(page)
+            if gone:
+                await ledger.forget(account, gone)
+            if unknown:
+                await ledger.measure(account, unknown)
+            await asyncio.sleep(0)
+        for work in comparison.worklist():
+            if work is not None:
+                return work, comparison
+            await asyncio.sleep(0)
+        raise AssertionError("a comparison comes to a worklist")
+
     sizes: Mapping[int, int] | None = survey.sizes
-    work = compare(uidls, survey.count, ledgered, keep, now, _believed(sizes, sizes_vary))
+    work, comparison = await compared(sizes or {})
     if sizes is None:
-        sizes = await _asked(session, survey, work, ledgered, sizes_vary)
+        sizes = await _asked(session, survey, work, comparison, sizes_vary)
         if len(sizes) > len(work.fetch):
-            believed = _believed(sizes, sizes_vary)
-            work = compare(uidls, survey.count, ledgered, keep, now, believed)
-    missing = {
-        uidl: sizes[n]
-        for n, uidl in (uidls.items() if len(sizes) >= len(uidls) else ())
-        if n in sizes and uidl in ledgered and ledgered[uidl].size is None
-    }
-    if missing:
-        await ledger.measure(account, missing)
-    fetch = [Listed(n, uidl, sizes.get(n)) for n, uidl, _ in work.fetch]
-    measured = replace(work, fetch=tuple(fetch))
-    listed = frozenset(uidls.values()).union(m.key for m in measured.fetch if m.uidl is None)
-    return Stock(measured, listed, survey.quirk, _notes(survey, work, sizes, keep))
-
-
-def _believed(sizes: Mapping[int, int] | None, vary: bool) -> Mapping[int, int]:
-    return {} if sizes is None or vary else sizes
+            work, _ = await compared(sizes)
+        else:
+            fetch = tuple([Listed(n, uidl, sizes.get(n)) for n, uidl, _ in work.fetch])
+            work = replace(work, fetch=fetch)
+    notes = _notes(survey, work, sizes, keep)
+    return Stock(work, Keys(uidls, work.fetch), survey.quirk, notes)
 
 
 async def _asked(
-    session: Session,
-    survey: Survey,
-    work: Worklist,
-    known: Mapping[str, Known],
-    vary: bool,
+    session: Session, survey: Survey, work: Worklist, comparison: Comparison, vary: bool
 ) -> Mapping[int, int]:
     """Return the sizes of what is new, or of everything where that tells more."""
-    new = [message.number for message in work.fetch]
     # One by one they are a round trip, or, without pipelining, one each; a line is 15 bytes.
     few = survey.count // 10 if "PIPELINING" in session.capabilities else survey.count // 1_000
-    if len(new) > max(1, min(few, FEW)):
+    if comparison.fresh > max(1, min(few, FEW)):
         return await session.sizes()
+    new = [message.number for message in work.fetch]
     sizes = await session.sizes(new) if new else {}
-    if vary or _adds_up(survey.octets, sizes, known, work):
+    if vary or _adds_up(survey.octets, sizes, work, comparison):
         return sizes
     return await session.sizes()
 
 
 def _adds_up(
-    octets: int | None,
-    sizes: Mapping[int, int],
-    known: Mapping[str, Known],
-    work: Worklist,
+    octets: int | None, sizes: Mapping[int, int], work: Worklist, comparison: Comparison
 ) -> bool:
     """Return whether STAT says what it would if every known UIDL stood for the message it did."""
-    if octets is None or len(sizes) < len(work.fetch):
+    if octets is None or comparison.octets is None or len(sizes) < len(work.fetch):
         return False
-    try:
-        before = sum(map(_SIZE, known.values())) - sum(_SIZE(known[uidl]) for uidl in work.gone)
-        return octets == sum(sizes.values()) + before
-    except TypeError:  # of one of them the size is not known
-        return False
+    return octets == sum(sizes.values()) + comparison.octets
 
 
 def _notes(
     survey: Survey, work: Worklist, sizes: Mapping[int, int], keep: float
 ) -> tuple[str, ...]:
+    first = f"the first {survey.count} of its messages are looked at ([limits] max_messages)"
     notes: Sequence[str | None] = (
+        f"the maildrop is too large: {first}" if survey.beyond else None,
         _unnamed(survey, work, keep),
         "LIST says no sizes: a message that comes too short is not noticed"
         if work.fetch and not sizes

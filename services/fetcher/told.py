@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from services.fetcher.protocol import Body, Event, Pop3, Reply
+from services.fetcher.protocol import LINE_LIMIT, Body, Event, Pop3, Reply
 from shared.dialogue import Dialogue
 from shared.errors import ServerFault
 from shared.redaction import HIDDEN
@@ -34,6 +34,7 @@ class Told:
         self._verb = ""
         self._size = 0
         self._listing = b""
+        self._lines = self._told = 0
 
     @property
     def outstanding(self) -> int:
@@ -98,6 +99,7 @@ class Told:
             raise
         if isinstance(event, Reply):
             self._verb, self._size, self._listing = event.verb, 0, b""
+            self._lines = self._told = 0
             self._dialogue.server(f"{'+OK' if event.ok else '-ERR'} {event.text}".rstrip())
         elif isinstance(event, Body):
             self._tell(event)
@@ -121,14 +123,23 @@ class Told:
     def _tell(self, body: Body) -> None:
         self._size += len(body.data)
         if self._verb not in _MAIL:
-            self._listing += body.data
+            self._lines += body.data.count(b"\n")
+            if self._told < LISTED:
+                self._tell_lines(body)
         if not body.last:
             return
         if self._verb in _MAIL:
             self._dialogue.server_bytes(self._size)
-        lines = self._listing.decode("utf-8", "replace").splitlines()
-        for line in lines[:LISTED]:
-            self._dialogue.server(line)
-        if len(lines) > LISTED:
-            self._dialogue.note(f"and {len(lines) - LISTED} more lines")
+        if self._lines > self._told:
+            self._dialogue.note(f"and {self._lines - self._told} more lines")
         self._dialogue.server(".")
+
+    def _tell_lines(self, body: Body) -> None:
+        """Tell the lines that have come whole, as long as they are not too many."""
+        *whole, self._listing = (self._listing + body.data).split(b"\n")
+        if body.last and self._listing:
+            whole.append(self._listing)
+        self._listing = self._listing[:LINE_LIMIT]
+        for line in whole[: LISTED - self._told]:
+            self._dialogue.server(line[:LINE_LIMIT].decode("utf-8", "replace").rstrip("\r"))
+            self._told += 1

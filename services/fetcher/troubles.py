@@ -6,7 +6,7 @@ left alone for a day. How often it was tried counts polls, not sessions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from services.fetcher.worklist import Listed
@@ -149,10 +149,10 @@ class Troubles:
                 self._new.pop(key, None)
                 self._over.add(key)
 
-    def keep_only(self, listed: Iterable[str]) -> None:
+    def keep_only(self, listed: Container[str]) -> None:
         """A session begins: forget the trouble with messages that the server lists no longer."""
         self._passed, self._passed_over = [], 0
-        gone = self._known.keys() - set(listed) if self._known else set()
+        gone = [key for key in self._known if key not in listed]
         for deletes in (False, True):
             self.settle(gone, deletes=deletes)
 

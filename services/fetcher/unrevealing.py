@@ -7,7 +7,8 @@ UIDL itself. It changes with the password; then the message is fetched once more
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 from shared.redaction import Redaction
@@ -16,26 +17,28 @@ _SLICE: Final = 4_096
 """UIDLs that are looked at before others have their turn: a millisecond."""
 
 
-async def unrevealing(uidls: list[tuple[int, str]], redaction: Redaction) -> list[tuple[int, str]]:
-    """Return UIDLs by message number, with stand-ins for those that hold the password.
+async def unrevealing(numbers: dict[str, int], redaction: Redaction) -> dict[str, int]:
+    """Return message numbers by UIDL, with stand-ins for UIDLs that hold the password.
 
     A UIDL that is its message's number says nothing, whatever the password is.
     """
-    found: list[tuple[int, str]] = []
-    for start in range(0, len(uidls), _SLICE):
-        some = uidls[start : start + _SLICE]
-        if redaction.holds("\n".join([uidl for _, uidl in some])):
-            some = await asyncio.to_thread(_replaced, some, redaction)
+    replaced: dict[str, str] = {}
+    rest = iter(numbers)
+    while some := list(islice(rest, _SLICE)):
+        if redaction.holds("\n".join(some)):
+            replaced |= await asyncio.to_thread(_stand_ins, some, numbers, redaction)
         else:
             await asyncio.sleep(0)
-        found += some
-    return found
+    if not replaced:
+        return numbers
+    return {replaced.get(uidl, uidl): number for uidl, number in numbers.items()}
 
 
-def _replaced(some: Sequence[tuple[int, str]], redaction: Redaction) -> list[tuple[int, str]]:
-    return [
-        (number, redaction.pseudonym(uidl))
-        if uidl.lstrip("0") != str(number) and redaction.holds(uidl)
-        else (number, uidl)
-        for number, uidl in some
-    ]
+def _stand_ins(
+    some: Sequence[str], numbers: Mapping[str, int], redaction: Redaction
+) -> dict[str, str]:
+    return {
+        uidl: redaction.pseudonym(uidl)
+        for uidl in some
+        if uidl.lstrip("0") != str(numbers[uidl]) and redaction.holds(uidl)
+    }

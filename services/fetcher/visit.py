@@ -12,7 +12,6 @@ after it out of step; what was asked along with it waits for the same.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,12 +25,13 @@ from services.fetcher.commits import Commits, Limits, Taken
 from services.fetcher.confirm import confirmed
 from services.fetcher.exchange import FRAMED_LIMIT
 from services.fetcher.intake import Found, Intake, too_short
+from services.fetcher.pages import Pages
 from services.fetcher.ports import World
 from services.fetcher.session import Retrieved, Session
 from services.fetcher.stock import SIZES_VARY, Stock, take_stock
 from services.fetcher.troubles import Blame, Troubles
 from services.fetcher.worklist import Listed, Safe, Worklist, age
-from shared.claims import Entry, Known
+from shared.claims import Entry
 from shared.errors import (
     Broken,
     NoRoom,
@@ -130,6 +130,7 @@ class Visit:
         self.deleted: dict[str, Safe] = {}
         """What the server took the deletion of, by UIDL."""
         self._confirmed: list[Safe] = []
+        self._has_recorded = False
         self.confirming = 0
         """How many messages are just being confirmed."""
         self.found = 0
@@ -149,7 +150,7 @@ class Visit:
         """How many messages were new."""
         return self._commits.published
 
-    async def run(self, known: asyncio.Task[Mapping[str, Known]]) -> bool:
+    async def run(self, known: Pages) -> bool:
         """Do what there is to do, and quit; return whether something is left for another session.
 
         Args:
@@ -170,6 +171,7 @@ class Visit:
             left = await self._confirm(work.due) or left
             await self._see_refusals()
             await self._commits.all()
+            left = left or (work.more and self._has_recorded)
             await self._see_line(())
         except (ServerFault, SpoolUnavailable, NoRoom) as error:
             if not isinstance(error, PromiseBroken | NoRoom):
@@ -188,7 +190,7 @@ class Visit:
     def _find_fault(self, error: Exception) -> None:
         """See which message it was at which the session broke while it was looked at."""
         suspect = self._suspect
-        if isinstance(error, TooLarge):
+        if isinstance(error, TooLarge) and not self.confirming:
             blame = self._blamed(self._asked.values(), deletes=False)
             self.blame = blame and blame._replace(lasting=True)
         elif suspect is not None and not isinstance(error, Unreachable):
@@ -224,8 +226,8 @@ class Visit:
         """Return whether the last answer was a refusal: some servers refuse, and hang up then."""
         return bool(self._refused) and self._refused[-1][0] is self._arriving
 
-    async def _work(self, known: asyncio.Task[Mapping[str, Known]]) -> Worklist:
-        """Return what there is to do; forget what is gone."""
+    async def _work(self, known: Pages) -> Worklist:
+        """Return what there is to do."""
         name, now = self._account.name, self._world.clock.now()
         stock = await take_stock(
             self._session,
@@ -239,10 +241,9 @@ class Visit:
         )
         work = stock.work
         self._noted(stock)
-        if work.gone:
-            await self._world.ledger.forget(name, work.gone)
-        before = work.fetch if self._deleted else ()
-        again = [safe for safe in map(self._there_again, before) if safe is not None]
+        if not self._deleted:
+            return work
+        again = [safe for safe in map(self._there_again, work.fetch) if safe is not None]
         return await self._without(work, again) if again else work
 
     def _there_again(self, listed: Listed) -> Safe | None:
@@ -498,6 +499,7 @@ class Visit:
     def _recorded(self, taken: Taken, since: float) -> None:
         """Take note of a message that is safe, and known since some time."""
         listed, found = taken.listed, taken.found
+        self._has_recorded = True
         troubled = bool(self._troubles)
         if troubled:
             self._troubles.settle([listed.key])

@@ -86,6 +86,7 @@ def understood(settings: Settings, path: Path | None) -> dict[str, object]:
         "give_up_after": show.duration(settings.retry.give_up_after),
         "limits": [
             f"{settings.limits.connections_per_host} connections to one POP3 host",
+            f"{settings.limits.max_messages} messages of a maildrop",
             f"{settings.limits.min_free} free on each disk",
         ],
         "monitor": settings.monitor.listen,

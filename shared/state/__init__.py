@@ -29,12 +29,14 @@ from shared.state.database import Database
 from shared.state.deliveries import CLAIM, FINISH, UNCLAIM, lease_of
 from shared.state.leases import EXPIRE, GIVE_BACK, RENEW, RENEWAL, TAKE, Since
 from shared.state.ledger import (
+    EVERYTHING,
     FORGET,
     HEADS,
     KNOWN,
     MEASURE,
     RECORD,
     SEEN,
+    Portion,
     Record,
     Sizes,
     Some,
@@ -206,9 +208,17 @@ class State:
         self._held.discard(name)
         await self._ask(GIVE_BACK, name)
 
-    async def known(self, account: str) -> dict[str, Known]:
-        """Return all UIDLs of an account that have been recorded."""
-        return await self._ask(KNOWN, account)
+    async def known(
+        self, account: str, *, after: str = "", most: int = EVERYTHING
+    ) -> dict[str, Known]:
+        """Return the UIDLs of an account that have been recorded, in an order of their own.
+
+        Args:
+            account: whose.
+            after: those that come after this one.
+            most: so many at the most.
+        """
+        return await self._ask(KNOWN, Portion(account, after, most))
 
     async def seen(self, ids: Sequence[str]) -> dict[str, float]:
         """Return those of these identities that have been recorded, and since when."""

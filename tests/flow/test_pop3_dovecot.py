@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytest
 
+from services.fetcher.listing import Uidls
 from services.fetcher.session import Login, Session
 from shared.errors import LoginRefused, MaildropBusy, ServerFault
 from tests.servers.dovecot import Dovecot, dovecot
@@ -63,9 +64,9 @@ async def test_every_byte_of_mixed_mail_arrives(
     assert (await session.stat())[0] == len(messages)
     listed = (await session.survey()).uidls
     assert listed is not None
-    assert [number for number, _ in listed] == list(range(1, len(messages) + 1))
-    assert len({uidl for _, uidl in listed}) == len(messages)
-    assert await retrieved(session, [number for number, _ in listed]) == messages
+    numbers = list(listed.numbers.values())
+    assert numbers == list(range(1, len(messages) + 1))
+    assert await retrieved(session, numbers) == messages
     assert await session.sizes() == {n: len(raw) for n, raw in enumerate(messages, 1)}
     await session.quit()
 
@@ -83,7 +84,7 @@ async def test_uidls_are_the_same_in_the_next_session(server: Dovecot) -> None:
 async def test_a_password_with_spaces_and_umlauts(server: Dovecot) -> None:
     session = await Session.open(login(server, "odd"))
     assert await session.stat() == (0, 0)
-    assert (await session.survey()).uidls == []
+    assert (await session.survey()).uidls == Uidls.of([])
     await session.quit()
 
 

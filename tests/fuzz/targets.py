@@ -219,19 +219,29 @@ def conversation(script: int, pieces: Sequence[bytes]) -> list[Pop3Reply | bytes
     return found[:-1] if inside else found
 
 
+MOST = 50
+"""Messages of a maildrop that are looked at."""
+
+
 def list_maildrop(body: bytes) -> None:
     """Any listing is read, or is none; the numbers are numbers and the UIDLs fit to be kept."""
     for name, values in listing.capabilities(body).items():
         assert name == name.upper()
         assert isinstance(values, tuple)
-    pairs = listing.uidls(body)
-    for number, uidl in pairs or ():
-        assert 0 <= number < 10**10
-        assert len(uidl) <= listing.UIDL_LIMIT
-        assert uidl == "" or (uidl.isprintable() or not uidl.isascii())
+    _, pieces = in_pieces(body)
+    uidls, sizes = listing.Uidls(MOST), listing.Sizes(MOST)
+    for piece in pieces:
+        uidls.feed(piece)
+        sizes.feed(piece)
+    assert len(uidls.end().numbers) <= MOST
+    assert len(sizes.end()) <= MOST
+    for uidl, number in uidls.numbers.items():
+        assert 0 < number <= uidls.highest <= MOST
+        assert 0 < len(uidl) <= listing.UIDL_LIMIT
+        assert uidl.isprintable() or not uidl.isascii()
         assert not set(uidl) & set(string.whitespace + "\0")
-    for number, size in listing.sizes(body).items():
-        assert 0 <= number < 10**10
+    for number, size in sizes.items():
+        assert 0 < number <= MOST
         assert 0 <= size < 10**18
 
 

@@ -44,7 +44,7 @@ async def test_an_account_that_fails_is_backed_off_and_says_why(
 async def test_an_account_that_meets_a_defect_of_ours_is_backed_off_and_says_so(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def defect(*_: object) -> None:
+    async def defect(*_: object, **__: object) -> None:
         raise KeyError("no such thing")
 
     async with some(1).serving() as server:

@@ -8,7 +8,8 @@ from contextlib import aclosing
 
 import pytest
 
-from services.fetcher import exchange
+from services.fetcher import session as session_
+from services.fetcher.listing import Uidls
 from services.fetcher.session import Session
 from services.fetcher.window import MARK_AFTER
 from shared.errors import ServerFault, Unreachable
@@ -129,10 +130,10 @@ async def test_a_retrieval_left_early_does_not_confuse_what_follows() -> None:
 
 
 async def test_a_listing_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "BODY_LIMIT", 300_000)
+    monkeypatch.setattr(session_, "BODY_LIMIT", 300_000)
     async with Pop3Server(MAIL, says={"UIDL": Say(Endless(1_000_000))}).serving() as server:
-        session = await Session.open(login(server))
-        with pytest.raises(ServerFault, match="a response of more than 300000 bytes"):
+        session = await Session.open(login(server), max_messages=1_000)
+        with pytest.raises(ServerFault, match="its answer to UIDL has more than 300000 bytes"):
             await session.survey()
         await session.abort()
 
@@ -146,7 +147,7 @@ async def test_a_cancelled_command_does_not_confuse_the_next() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await session.stat() == (200, sum(map(len, MAIL)))
-        assert (await session.survey()).uidls == [(1, "a"), (2, "b")]
+        assert (await session.survey()).uidls == Uidls.of([(1, "a"), (2, "b")])
         await session.quit()
 
 

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from services.fetcher.worklist import Listed, Safe, Worklist, compare, usable
+from services.fetcher.compare import Comparison, usable
+from services.fetcher.listing import Uidls
+from services.fetcher.worklist import Listed, Safe, Worklist
 from shared.claims import Known
 
 NOW = 1_700_000_000.0
@@ -13,6 +15,26 @@ def known(*uidls: str, age: float = 0.0, size: int | None = None) -> dict[str, K
     return {uidl: Known(f"id-{uidl}", NOW - age, size) for uidl in uidls}
 
 
+def compared(
+    listing: Sequence[tuple[int, str]] | None,
+    ledger: Mapping[str, Known],
+    keep: float = math.inf,
+    sizes: Mapping[int, int] | None = None,
+    count: int | None = None,
+) -> tuple[Worklist, list[str]]:
+    """Compare, with a ledger of pages of two; return what is gone besides."""
+    uidls = Uidls.of(listing or ())
+    count = len(listing or ()) if count is None else count
+    numbers = usable(uidls.numbers, count, uidls.highest)
+    comparison = Comparison(numbers, count, keep, NOW, sizes or {})
+    entries, gone = list(ledger.items()), list[str]()
+    for at in range(0, len(entries), 2):
+        gone += comparison.take(dict(entries[at : at + 2]))[0]
+    work = list(comparison.worklist())[-1]
+    assert work is not None
+    return work, gone
+
+
 def work(
     listing: Sequence[tuple[int, str]] | None,
     ledger: Mapping[str, Known],
@@ -20,8 +42,11 @@ def work(
     sizes: Mapping[int, int] | None = None,
     count: int | None = None,
 ) -> Worklist:
-    count = len(listing or ()) if count is None else count
-    return compare(usable(listing, count), count, ledger, keep, NOW, sizes or {})
+    return compared(listing, ledger, keep, sizes, count)[0]
+
+
+def gone(listing: Sequence[tuple[int, str]] | None, ledger: Mapping[str, Known]) -> set[str]:
+    return set(compared(listing, ledger)[1])
 
 
 def test_only_what_the_ledger_does_not_know_is_fetched() -> None:
@@ -57,7 +82,8 @@ def test_an_empty_uidl_identifies_nothing() -> None:
 def test_uidls_that_are_the_message_numbers_identify_nothing() -> None:
     found = work([(1, "1"), (2, "02"), (3, "3")], known("1", "02"), 0)
     assert found.fetch == (Listed(1, None), Listed(2, None), Listed(3, None))
-    assert (found.due, set(found.gone)) == ((), {"1", "02"})
+    assert found.due == ()
+    assert gone([(1, "1"), (2, "02"), (3, "3")], known("1", "02")) == {"1", "02"}
     assert work([(1, "1"), (2, "4")], known("1")).fetch == (Listed(2, "4"),)
 
 
@@ -70,7 +96,7 @@ def test_messages_without_a_line_in_the_listing_are_fetched_by_number() -> None:
 def test_without_uidls_all_is_fetched() -> None:
     found = work(None, known("a"), 0, count=2)
     assert found.fetch == (Listed(1, None), Listed(2, None))
-    assert found.gone == ("a",)
+    assert gone(None, known("a")) == {"a"}
 
 
 def test_a_known_uidl_with_another_size_is_a_new_message() -> None:
@@ -83,6 +109,6 @@ def test_a_known_uidl_with_another_size_is_a_new_message() -> None:
 
 def test_what_is_listed_no_longer_is_gone_however_little_is_listed() -> None:
     ledger = known("a", "b", "c")
-    assert set(work([(1, "a"), (2, "b")], ledger).gone) == {"c"}
-    assert set(work([], ledger).gone) == {"a", "b", "c"}
-    assert set(work([(1, "new")], ledger).gone) == {"a", "b", "c"}
+    assert gone([(1, "a"), (2, "b")], ledger) == {"c"}
+    assert gone([], ledger) == {"a", "b", "c"}
+    assert gone([(1, "new")], ledger) == {"a", "b", "c"}

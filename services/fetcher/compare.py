@@ -1,0 +1,160 @@
+"""Compares what a server lists with what the ledger knows, one page of the ledger after the other.
+
+A UIDL is a hint: it may be used again once its message is gone (RFC 1939 section 7), begin anew in
+an empty maildrop, or be the message number. So a known one with another size is a new message until
+its content says otherwise, and what is listed no longer is forgotten at once: that costs a download
+that identity suppresses, and remembering wrongly costs a mail.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from itertools import compress, islice
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Final
+
+from services.fetcher.worklist import Listed, Safe, Worklist, age
+from shared.claims import Known
+
+FETCH_MOST: Final = 100_000
+"""Messages with a UIDL that one session fetches; another one goes on."""
+
+SLICE: Final = 20_000
+"""Messages that are gone through before others have their turn: some milliseconds."""
+
+DUE_MOST: Final = 10_000
+"""The same of those that are to be deleted; a session deletes far fewer."""
+
+_NOTHING: Final[Mapping[int, int]] = MappingProxyType({})
+_SIZE: Final[Callable[[Known], int]] = attrgetter("size")
+
+
+class Comparison:
+    """Takes the ledger in pages, and says what there is to do.
+
+    Args:
+        uidls: message numbers by the UIDLs that identify them.
+        count: how many messages there are; those without a UIDL are fetched by number.
+        keep: seconds for which messages stay on the server, infinity for ever.
+        now: seconds since 1970 (UTC).
+        sizes: what LIST says, by message number, as far as it was asked.
+        vary: whether another size means nothing at this server.
+
+    Attributes:
+        octets: the sizes of what is listed and known, together; None if one is not known.
+    """
+
+    def __init__(
+        self,
+        uidls: Mapping[str, int],
+        count: int,
+        keep: float,
+        now: float,
+        sizes: Mapping[int, int] = _NOTHING,
+        *,
+        vary: bool = False,
+    ) -> None:
+        self._uidls = uidls
+        self._count = count
+        self._keep = keep
+        self._now = now
+        self._sizes = sizes
+        self._vary = vary
+        self._all_sizes = len(sizes) >= len(uidls)
+        self._is_new = bytearray(b"\1") * (count + 1)  # by number
+        self._known = 0
+        self._changed: dict[str, str] = {}
+        self._due: list[Safe] = []
+        self.octets: int | None = 0
+
+    def take(self, page: Mapping[str, Known]) -> tuple[list[str], dict[str, int]]:
+        """Compare a page.
+
+        Returns:
+            The UIDLs that are listed no longer, and the sizes that the ledger does not know yet.
+        """
+        uidls = self._uidls
+        gone = list(page.keys() - uidls.keys())
+        if gone:
+            page = {uidl: known for uidl, known in page.items() if uidl in uidls}
+        numbers = list(map(uidls.__getitem__, page))
+        for number in numbers:
+            self._is_new[number] = 0
+        self._known += len(numbers)
+        self._add_up(page)
+        unknown: dict[str, int] = {}
+        if self._sizes:
+            for (uidl, known), number in zip(page.items(), numbers, strict=True):
+                self._measure(uidl, known, number, unknown)
+        if self._keep < math.inf:
+            self._judge(page, numbers)
+        return gone, unknown
+
+    def _add_up(self, page: Mapping[str, Known]) -> None:
+        if self.octets is not None:
+            try:
+                self.octets += sum(map(_SIZE, page.values()))
+            except TypeError:  # of one of them the size is not known
+                self.octets = None
+
+    def _measure(self, uidl: str, known: Known, number: int, unknown: dict[str, int]) -> None:
+        size = self._sizes.get(number)
+        if size is None or size == known.size:
+            return
+        if known.size is None:
+            if self._all_sizes:
+                unknown[uidl] = size
+        elif not self._vary:
+            self._changed[uidl] = known.id
+            self._is_new[number] = 1
+            self._known -= 1
+
+    def _judge(self, page: Mapping[str, Known], numbers: list[int]) -> None:
+        for (uidl, known), number in zip(page.items(), numbers, strict=True):
+            if len(self._due) >= DUE_MOST:
+                return
+            over = age(known.first_seen, self._now) >= self._keep
+            if over and not self._is_new[number]:
+                self._due.append(Safe(number, uidl, known.id, known.size))
+
+    @property
+    def fresh(self) -> int:
+        """How many messages there are to be fetched."""
+        return self._count - self._known
+
+    def worklist(self) -> Iterator[Worklist | None]:
+        """Yield what there is to do; before it None, now and then, so that others have a turn."""
+        fetch: list[Listed] = []
+        new = len(self._uidls) - self._known
+        items = iter(self._uidls.items() if new else ())
+        while len(fetch) < min(new, FETCH_MOST) and (some := list(islice(items, SLICE))):
+            chosen = compress(some, map(self._is_new.__getitem__, [n for _, n in some]))
+            room = FETCH_MOST - len(fetch)
+            fetch += [Listed(n, uidl, self._sizes.get(n)) for uidl, n in islice(chosen, room)]
+            yield None
+        if len(self._uidls) < self._count:
+            for number in self._uidls.values():
+                self._is_new[number] = 0
+            for start in range(1, self._count + 1, SLICE):
+                numbers = range(start, min(start + SLICE, self._count + 1))
+                fetch += [Listed(n, None, self._sizes.get(n)) for n in numbers if self._is_new[n]]
+                yield None
+        more = new > FETCH_MOST
+        due = tuple(self._due)
+        unnamed = self._count - len(self._uidls)
+        yield Worklist(self._count, tuple(fetch), self._changed, due, unnamed, more)
+
+
+def usable(uidls: Mapping[str, int], count: int, highest: int) -> Mapping[str, int]:
+    """Return those UIDLs that stand for a message that there is.
+
+    Args:
+        uidls: message numbers by UIDL.
+        count: how many messages there are.
+        highest: the highest number among them.
+    """
+    if highest <= count:
+        return uidls
+    return {uidl: number for uidl, number in uidls.items() if number <= count}

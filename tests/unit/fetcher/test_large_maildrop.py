@@ -1,0 +1,67 @@
+"""Maildrops that are too large to be held in memory, or to be fetched in one session."""
+
+import math
+
+import pytest
+
+from services.fetcher import compare, pages
+from services.fetcher.pages import Pages
+from shared.claims import Entry
+from tests.servers.pop3 import Pop3Server, Say
+from tests.unit.fetcher.desk import UIDLS, Desk, some
+from tests.unit.fetcher.pop3_session import MAIL
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 6, 7, 11])
+@pytest.mark.parametrize("kept", [1, 3])
+async def test_the_ledger_is_read_page_by_page_as_often_as_it_takes(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, count: int, kept: int
+) -> None:
+    monkeypatch.setattr(pages, "KEPT", kept)
+    await desk.state.record("other", [Entry("u1", f"{99:032x}", 5)])
+    entries = [Entry(f"ü{n}", f"{n:032x}", n) for n in range(count)]
+    await desk.state.record("sales", entries)
+    ledger = Pages(desk.state, "sales", size=2)
+    for _ in range(2):
+        read = [page async for page in ledger.read()]
+        assert all(len(page) <= 2 for page in read)
+        assert {u: k.size for page in read for u, k in page.items()} == {
+            e.uidl: e.size for e in entries
+        }
+    await ledger.close()
+
+
+@pytest.mark.parametrize("offered", [["UIDL", "PIPELINING"], ["UIDL"]])
+async def test_what_a_session_leaves_comes_in_another(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, offered: list[str]
+) -> None:
+    monkeypatch.setattr(compare, "FETCH_MOST", 40)
+    monkeypatch.setattr(compare, "SLICE", 30)
+    async with Pop3Server(MAIL, UIDLS, capabilities=offered).serving() as server:
+        await desk.poll(server, keep=math.inf)
+    assert desk.raws() == MAIL
+    assert server.commands.count("QUIT") == len(MAIL) / 40
+
+
+async def test_a_session_that_records_nothing_is_the_last(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "FETCH_MOST", 3)
+    async with some(9, says={"RETR": Say(b"-ERR no\r\n")}).serving() as server:
+        await desk.poll(server, keep=math.inf)
+    assert server.commands.count("QUIT") == 1
+    assert desk.raws() == []
+
+
+async def test_a_listing_and_a_ledger_of_many_pages_are_compared(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "KEPT", 2)
+    monkeypatch.setattr(Pages.__init__, "__defaults__", (7,))
+    async with Pop3Server(MAIL[:90], UIDLS[:90]).serving() as server:
+        await desk.poll(server, keep=math.inf)
+    async with Pop3Server(MAIL[20:100], UIDLS[20:100]).serving() as server:
+        happened = await desk.poll(server, keep=math.inf)
+    assert (happened["fetched"], happened["suppressed"]) == (10, 0)
+    assert desk.raws() == MAIL[:100]
+    assert set(await desk.state.known("sales")) == set(UIDLS[20:100]), "what is gone is forgotten"
