@@ -7,7 +7,7 @@ UIDL itself. It changes with the password; then the message is fetched once more
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Final
 
@@ -35,7 +35,7 @@ async def unrevealing(numbers: dict[str, int], redaction: Redaction) -> dict[str
 
 
 def _stand_ins(
-    some: Sequence[str], numbers: Mapping[str, int], redaction: Redaction
+    some: Iterable[str], numbers: Mapping[str, int], redaction: Redaction
 ) -> dict[str, str]:
     return {
         uidl: redaction.pseudonym(uidl)

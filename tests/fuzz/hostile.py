@@ -13,8 +13,8 @@ from urllib.parse import quote
 import msgpack
 
 from services.fetcher import listing
-from services.fetcher.unrevealing import _replaced
-from services.fetcher.worklist import compare, usable
+from services.fetcher.compare import Comparison, usable
+from services.fetcher.unrevealing import _stand_ins
 from services.postmaster import show
 from shared import wire
 from shared.broker import Delivery, Stored, dead_letter
@@ -37,6 +37,9 @@ INBOXES: Sequence[tuple[type[Payload], str]] = (
     (Parsed, PARSED),
     (Addressed, PICKUP),
 )
+MOST = 200
+"""Messages of a maildrop that are looked at."""
+
 TIERS = (Tier("1s", 1.0),)
 POLICY = RetryPolicy(TIERS, 60.0)
 QUEUES = plan(TIERS)
@@ -60,19 +63,24 @@ def maildrop(data: bytes) -> None:
     """
     count, bodies = (data[:1] or b"\0")[0], [*data[1:].split(b"\xff"), b"", b""][:3]
     assert 0 <= listing.login_delay(listing.capabilities(bodies[0])) < 10**6
-    pairs, sizes = listing.uidls(bodies[1]), listing.sizes(bodies[2])
-    shown = None if pairs is None else _replaced(pairs, SECRET)
-    assert shown is None or pairs is not None
-    assert [n for n, _ in shown or ()] == [n for n, _ in pairs or ()]
-    assert not any(SECRET.holds(uidl) for n, uidl in shown or () if uidl.lstrip("0") != str(n))
-    uidls = usable(shown, count)
-    assert len(set(uidls.values())) == len(uidls)
-    known = {uidl: Known("0" * 32, 0.0, len(uidl)) for uidl in list(uidls.values())[::2]}
-    known["gone"] = Known("1" * 32, 0.0, None)
-    work = compare(uidls, count, known, 0.0, 1.7e9, sizes)
-    numbers = [m.number for m in work.fetch] + [safe.number for safe in work.due]
-    assert len(set(numbers)) == len(numbers)
-    assert all(0 < number <= count for number in numbers)
+    listed, sizes = listing.Uidls(MOST), listing.Sizes(MOST)
+    listed.feed(bodies[1])
+    sizes.feed(bodies[2])
+    numbers = listed.end().numbers
+    replaced = _stand_ins(numbers, numbers, SECRET)
+    shown = {replaced.get(uidl, uidl): n for uidl, n in numbers.items()}
+    assert list(shown.values()) == list(numbers.values())
+    assert not any(SECRET.holds(uidl) for uidl, n in shown.items() if uidl.lstrip("0") != str(n))
+    uidls = usable(shown, count, listed.highest)
+    comparison = Comparison(uidls, count, 0.0, 1.7e9, sizes.end())
+    known = {uidl: Known("0" * 32, 0.0, len(uidl)) for uidl in list(uidls)[::2]}
+    gone, _ = comparison.take({**known, "gone": Known("1" * 32, 0.0, None)})
+    assert gone == ([] if "gone" in uidls else ["gone"])
+    *_, work = comparison.worklist()
+    assert work is not None
+    fates = [m.number for m in work.fetch] + [safe.number for safe in work.due]
+    assert len(set(fates)) == len(fates)
+    assert all(0 < number <= count for number in fates)
     assert len({m.key for m in work.fetch}) == len(work.fetch)
 
 
