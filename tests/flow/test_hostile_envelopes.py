@@ -20,7 +20,7 @@ import pytest
 from shared import wire
 from shared.broker import Send
 from shared.message import Envelope, Payload, Poll, Spooled
-from shared.queues import INCOMING, POLL, RETRIED, Tier
+from shared.queues import INCOMING, POLL, QUARANTINE, RETRIED, Tier
 from tests.flow import queues
 from tests.flow.connector import below_prefix, lf
 from tests.flow.forked import ForkedConnector
@@ -38,6 +38,7 @@ ODD_HEADERS: Sequence[Mapping[str, object] | None] = (
     {"account": 5, "subject": {"a": [1, None]}, "attempts": "three", "size": -1},
     {"x-delivery-count": "many", "messages": "x", "failed-at": True, "reason": b"\xff\xfe"},
     {"message-id": Decimal("1.5"), "first-failure": datetime(2038, 1, 1, tzinfo=UTC), "from": None},
+    {"x-death": [{"queue": ["x"], "reason": "delivery_limit", "time": 5}], "a": "\x1b[2J"},
     {"x-death": [{"queue": 5}], "stage": "\x1b[2J" * 500, "a" * 128: "b" * 5_000},
 )
 
@@ -96,6 +97,7 @@ def everything() -> tuple[list[Put], int]:
         Put(POLL, wire.encode(replace(poll(), id="poll-../../x", account="../\0x")), "p", None)
     )
     puts.append(Put(POLL, sound(INCOMING, 0), id_of("q"), {"account": 7}))
+    puts += [Put(QUARANTINE, b"\xc1 put here", "direct", headers) for headers in ODD_HEADERS]
     count = len(puts)
     for number in range(SOUND):
         queue = RETRIED[number % len(RETRIED)]
