@@ -271,7 +271,7 @@ _READ = 100
 
 
 def replies(pieces: Sequence[bytes]) -> list[Reply] | str:
-    reader = ReplyReader()
+    reader = ReplyReader(hostile.SWORDFISH)
     found: list[Reply] = []
     try:
         for piece in pieces:
@@ -282,6 +282,8 @@ def replies(pieces: Sequence[bytes]) -> list[Reply] | str:
     for reply in found:
         assert 0 <= reply.code <= 999
     for reply in found[:_READ]:
+        assert reply.codes.isascii()
+        assert not hostile.SWORDFISH.holds(reply.text)
         for step in Step:
             assert meaning(reply, step) in get_args(Meaning)
             assert reply.said("mx.example.net:25", step).isprintable()
@@ -359,6 +361,7 @@ def smtp_replies() -> Sequence[bytes]:
         b"220 mx.example.net ESMTP\r\n250-mx\r\n250-SIZE 1000\r\n250 PIPELINING\r\n",
         b"550 5.1.1 no such user\r\n451-4.7.1 greylisted\r\n451 4.7.1 come back\r\n",
         b"552 5.2.2 full\n250\r\n",
+        b"535-5.7.8 anna, swordfish\r\n535 5.7.8 AGFubmEAc3dvcmRmaXNo\r\n334 c3dvcmRmaXNo\r\n",
     )
 
 

@@ -26,6 +26,10 @@ TABLE_LIMIT: Final = 64_000
 VALUE_LIMIT: Final = 2_000
 """Characters of a header, where they have to be cut."""
 
+LONGEST_KEPT: Final = 300
+"""Characters of the only header of a message, up to which its encoding is kept for the next one:
+a thousand of what others write would be 100 MB."""
+
 _UNSENDABLE: Final = (
     ShortStringTooLong,
     UnsupportedAMQPFieldException,
@@ -64,7 +68,7 @@ def _cut(send: Send) -> tuple[Send, bytes]:
 def _table(headers: Mapping[str, Header]) -> bytes:
     if len(headers) == 1:
         ((name, value),) = headers.items()
-        if type(value) is str:
+        if type(value) is str and len(name) + len(value) <= LONGEST_KEPT:
             return _one_text(name, value)  # the account, of which there are not many
     return _encoded(headers)
 
