@@ -21,7 +21,7 @@ from typing import Final, cast
 
 import tenacity
 
-from services.fetcher.pace import Pace
+from services.fetcher.pace import LEAST_WINDOW, Pace
 from shared.errors import Broken, ConfigError, ServerFault, Silent, Slow, Ungreeted, Unreachable
 from shared.log import printable
 from shared.network import GOODBYE_SECONDS, dial
@@ -48,13 +48,15 @@ class Connection(asyncio.BufferedProtocol):
     Args:
         server: its name in errors, as ``host:port``.
         timeout: seconds without a byte, while one is waited for, before the server counts as gone.
-        slowest: bytes a second that come at the least, over each ``timeout`` that is waited.
+        slowest: bytes a second that come at the least, over each ``timeout`` that is waited, or
+            ``LEAST_WINDOW`` if that is longer.
         pace: told of every wait.
     """
 
     def __init__(self, server: str, timeout: float, slowest: float, pace: Pace) -> None:
         self._server = server
         self._timeout = timeout
+        self._window = max(timeout, LEAST_WINDOW)
         self._slowest = slowest
         self._pace = pace
         self._paced = 0  # bytes that the pace knows of
@@ -230,10 +232,8 @@ class Connection(asyncio.BufferedProtocol):
             self._lose(why)
             self._wire.abort()
             return
-        # What was asked for was asked for before it was heard of.
-        self._watchdog = self._loop.call_at(
-            min(self._asked + self._timeout, self._until), self._watch
-        )
+        soonest = min(self._heard + self._timeout, self._asked + self._window, self._until)
+        self._watchdog = self._loop.call_at(soonest, self._watch)
 
     def _overdue(self, now: float) -> Silent | None:
         """Return why not to wait any longer, None to go on; begin a new window after each."""
@@ -241,10 +241,10 @@ class Connection(asyncio.BufferedProtocol):
             return Silent(self._server, f"nothing came for {self._timeout:g} seconds")
         if now >= self._until:
             return Slow(self._server, self._over)
-        if now - self._asked < self._timeout:
+        if now - self._asked < self._window:
             return None
         came = self.came
-        if came < self._slowest * self._timeout:
+        if came < self._slowest * self._window:
             said = f"the server sent {came} bytes in {now - self._asked:.0f} seconds"
             return Slow(self._server, f"{said} (limits.slowest)")
         self.expect()

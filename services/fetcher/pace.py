@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+LEAST_WINDOW: Final = 10.0
+"""Seconds over which bytes are counted where the account's ``timeout`` is shorter."""
+
 BRISK: Final = 32 * 1024
 """Bytes a second of which nobody says that they were waited for."""
 
@@ -25,7 +28,8 @@ class Deadlines:
         connect: for its name, an address that answers, and TLS.
         login: from the connection to the answer to PASS.
         session: from the login to QUIT.
-        slowest: bytes a second that any answer comes with, over each ``timeout`` of the account.
+        slowest: bytes a second that any answer comes with, over each ``timeout`` of the account, or
+            each ``LEAST_WINDOW`` if that is longer.
     """
 
     connect: float = 120.0
