@@ -280,6 +280,9 @@ def what_containers_may_do(plain: Deployment) -> None:
         if not confined:
             check(False, f"{name} is confined")
     say("ok: stages run as 10001, read-only, without capabilities")
+    for service in (*STAGES, "rabbitmq", "postgres"):
+        said = plain.inside(service, "sh", "-c", "ulimit -c").strip()
+        check(said == "0", f"{service} leaves no core dump")
     tools = (
         "for t in gcc cc make ld; do command -v $t; done; find / -xdev -name pip -path '*cache*'"
     )

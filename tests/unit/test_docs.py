@@ -195,3 +195,11 @@ def test_so_many_accounts_as_are_documented_fit_into_a_configmap() -> None:
     account = re.findall(r"(\[\[account\]\].*?)```", README, re.DOTALL)[0]
     size = len(re.sub(r" +#.*", "", account).encode())
     assert 0.7 < int(said.replace(",", "")) * size / 2**20 <= 1
+
+
+def test_every_test_that_the_page_on_security_names_exists() -> None:
+    page = (ROOT / "docs/security.md").read_text()
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 40
+    assert {name for name in named if f"def {name}(" not in sources} == set()
