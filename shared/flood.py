@@ -1,7 +1,9 @@
 """Keeps one trouble from filling the log: some lines of it, then how many there were.
 
-The same event about the same account, destination or server is one trouble. What is left out is
-counted, and told with the first line of any kind after its time, or at the end of the process.
+The same event about the same account, destination or server is one trouble; where it befalls very
+many of them at once, the event is one by itself. What is left out is counted, and told with the
+first line of any kind after its time, or at the end of the process. A count names no message: what
+became of each is in the queues and ledgers.
 """
 
 from __future__ import annotations
@@ -9,24 +11,38 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 SOME: Final = 20
 """Lines of one trouble in a stretch of time."""
+
+MANY: Final = 500
+"""Lines of one event in that time, besides the first about each."""
 
 STRETCH: Final = 60.0
 """Seconds of it, from the first line on."""
 
 _WHOM: Final = ("account", "destination", "server", "queue")
+_NOBODY: Final = ("",) * len(_WHOM)
 
-Trouble: TypeAlias = tuple[str, ...]
+
+class Event(NamedTuple):
+    """What happened, how bad that is, and in which stage."""
+
+    level: int
+    stage: str
+    what: str
+
+
+Trouble: TypeAlias = tuple[Event, tuple[str, ...]]
 
 
 @dataclass(slots=True)
 class _Told:
-    """One trouble in its stretch of time: when that ends, and how often it was."""
+    """One trouble in its stretch of time: when that ends, its lines, and how often it was."""
 
     end: float
+    limit: int
     times: int = 0
 
 
@@ -45,16 +61,24 @@ class Flood:
         """Return how many troubles there are in their stretch of time."""
         return len(self._told)
 
-    def tells(self, event: str, about: Mapping[str, str]) -> bool:
+    def tells(self, event: Event, about: Mapping[str, object]) -> bool:
         """Return whether a line is to be written about this, or it is only counted."""
-        trouble = (event, *(about.get(name, "") for name in _WHOM))
+        whom = tuple([str(about.get(name, "")) for name in _WHOM])
+        if whom == _NOBODY:
+            return self._counted((event, _NOBODY), SOME) <= SOME
+        times = self._counted((event, whom), SOME)
+        if times == 1:  # told, however much there is about others
+            return True
+        return times <= SOME and self._counted((event, _NOBODY), MANY) <= MANY
+
+    def _counted(self, trouble: Trouble, limit: int) -> int:
         told = self._told.get(trouble)
         if told is None:
-            told = self._told[trouble] = _Told(self._monotonic() + STRETCH)
+            told = self._told[trouble] = _Told(self._monotonic() + STRETCH, limit)
         told.times += 1
-        return told.times <= SOME
+        return told.times
 
-    def over(self, *, ended: bool = False) -> Iterator[tuple[str, dict[str, object]]]:
+    def over(self, *, ended: bool = False) -> Iterator[tuple[Event, dict[str, object]]]:
         """Yield the event, whom it was about and ``left_out`` for all whose time has passed.
 
         Args:
@@ -66,7 +90,7 @@ class Flood:
             if told.end > now:
                 return
             del self._told[trouble]
-            if told.times > SOME:
-                event, *whom = trouble
+            if told.times > told.limit:
+                event, whom = trouble
                 about = {name: who for name, who in zip(_WHOM, whom, strict=True) if who}
-                yield event, {**about, "left_out": told.times - SOME}
+                yield event, {**about, "left_out": told.times - told.limit}

@@ -1,7 +1,9 @@
 """Structured logs, with one function for each mail event.
 
-Every line about a message starts with our id for it. No secret and no body is ever logged, and
-text that came from mail or from a server is escaped before it gets here or to a terminal.
+Every line about a message starts with our id for it. What was fetched, delivered and deleted at the
+server has a line each; of what a server or a sender can bring about again and again there are some
+lines, then a count (``flood``). No secret and no body is ever logged, and text that came from mail
+or from a server is escaped before it gets here or to a terminal.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from json.encoder import encode_basestring as quoted
 from typing import Any, Final, Protocol, TextIO, TypeAlias
 
 from shared.errors import SpoolMissing, SpoolUnavailable
-from shared.flood import Flood
+from shared.flood import Event, Flood
 from shared.metrics import BYTES, EVENTS, HANDLING, LATENCY, SPOOL, Metrics
 
 DEBUG: Final = logging.DEBUG
@@ -135,18 +137,23 @@ class Lines:
         """Write a line, unless its level is too low."""
         if level >= self._level:
             if self._flood:
-                self.tell_left_out(stage)
+                self.tell_left_out()
             self._put(self._render(self._moment(), _NAMES[level], stage, event, about))
 
-    def tell_left_out(self, stage: str, *, ended: bool = False) -> None:
-        """Write how often there was trouble that was only counted, where its time is over."""
-        for what, told in self._flood.over(ended=ended):
-            self._put(self._render(self._moment(), "warning", stage, what, told))
+    def tell_left_out(self, *, ended: bool = False) -> None:
+        """Write how often there was what was only counted, where its time is over."""
+        for (level, stage, what), told in self._flood.over(ended=ended):
+            self._put(self._render(self._moment(), _NAMES[level], stage, what, told))
 
-    def trouble(self, stage: str, event: str, about: Mapping[str, str]) -> None:
-        """Write a warning, unless there were many of the same kind just now: then it is counted."""
-        if self._flood.tells(event, about):
-            self.say(WARNING, stage, event, about)
+    def say_some(self, level: int, stage: str, event: str, about: Mapping[str, object]) -> None:
+        """Write a line, unless there were many of the kind just now: then it is counted.
+
+        Who debugs gets them all.
+        """
+        if level < self._level:
+            return
+        if self._level <= DEBUG or self._flood.tells(Event(level, stage, event), about):
+            self.say(level, stage, event, about)
 
     def tells(self, level: int) -> bool:
         """Return whether lines of this level are written at all."""
@@ -224,6 +231,10 @@ class MailLog:
     def _say(self, level: int, event: str, /, **about: object) -> None:
         self._lines.say(level, self._stage, event, about)
 
+    def _say_some(self, level: int, event: str, /, **about: object) -> None:
+        """Say what a server, or a sender, can bring about again and again."""
+        self._lines.say_some(level, self._stage, event, about)
+
     def fetched(self, id_: str, account: str, uidl: str, size: int) -> None:
         """A message was taken from a maildrop and is durable in our queue."""
         self._count("fetched")
@@ -234,7 +245,7 @@ class MailLog:
     def suppressed(self, id_: str, account: str, why: str) -> None:
         """A message has been here before and is not delivered a second time."""
         self._count("suppressed")
-        self._say(INFO, "suppressed", id=id_, account=account, why=printable(why))
+        self._say_some(INFO, "suppressed", id=id_, account=account, why=printable(why))
 
     def forwarded(self, id_: str, account: str, queue: str) -> None:
         """A message went on to the next queue."""
@@ -250,7 +261,7 @@ class MailLog:
     def retrying(self, id_: str, account: str, queue: str, reason: str, attempt: int) -> None:
         """A message waits for another try."""
         self._count("retrying")
-        self._say(
+        self._say_some(
             WARNING,
             "retrying",
             id=id_,
@@ -268,12 +279,14 @@ class MailLog:
     def failed(self, id_: str, account: str, queue: str, reason: str) -> None:
         """A message went to Failed Mail."""
         self._count("failed")
-        self._say(ERROR, "failed", id=id_, account=account, queue=queue, reason=printable(reason))
+        self._say_some(
+            ERROR, "failed", id=id_, account=account, queue=queue, reason=printable(reason)
+        )
 
     def quarantined(self, id_: str, account: str, reason: str) -> None:
         """A corrupt message went to quarantine."""
         self._count("quarantined")
-        self._say(ERROR, "quarantined", id=id_, account=account, reason=printable(reason))
+        self._say_some(ERROR, "quarantined", id=id_, account=account, reason=printable(reason))
 
     def removed(self, id_: str, account: str, uidl: str) -> None:
         """A message was deleted at the POP3 server, after it was safe with us."""
@@ -295,7 +308,7 @@ class MailLog:
     def account_failed(self, account: str, reason: str, again_in: float) -> None:
         """An account could not be polled; it is backed off."""
         self._count("accounts_failed")
-        self._say(
+        self._say_some(
             ERROR,
             "account failed",
             account=account,
@@ -306,7 +319,9 @@ class MailLog:
     def crashed(self, id_: str, account: str, error: BaseException) -> None:
         """A handler raised what it should not; the message is retried, the programmer told."""
         self._count("crashed")
-        self._say(ERROR, "handler crashed", id=id_, account=account, exception=_traceback(error))
+        self._say_some(
+            ERROR, "handler crashed", id=id_, account=account, exception=_traceback(error)
+        )
 
     def spool_failed(
         self, error: SpoolMissing | SpoolUnavailable, account: str, id_: str = ""
@@ -315,7 +330,7 @@ class MailLog:
         missing = isinstance(error, SpoolMissing)
         (self._missing if missing else self._unavailable).inc()
         what = "blob missing" if missing else "spool unavailable"
-        self._say(ERROR, what, id=id_, account=account, why=printable(str(error)))
+        self._say_some(ERROR, what, id=id_, account=account, why=printable(str(error)))
 
     def dialogue(self, **about: object) -> Callable[[str], None] | None:
         """Return what takes the lines of a dialogue with a server; None unless for debugging.
@@ -334,11 +349,11 @@ class MailLog:
     def trouble(self, what: str, /, **about: object) -> None:
         """Something that is not a message is wrong: a connection, a database, a worker."""
         said = {name: printable(str(value)) for name, value in about.items()}
-        self._lines.trouble(self._stage, what, said)
+        self._lines.say_some(WARNING, self._stage, what, said)
 
     def finish(self) -> None:
         """Tell what was only counted, as the process ends."""
-        self._lines.tell_left_out(self._stage, ended=True)
+        self._lines.tell_left_out(ended=True)
 
     def note(self, what: str, /, **about: object) -> None:
         """A step in the life of the process: started, connected, stopping."""
