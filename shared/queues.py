@@ -15,6 +15,9 @@ PARSED: Final = "parsed"
 PICKUP: Final = "pickup"
 QUARANTINE: Final = "quarantine"
 
+DECLARED: Final = "topology"
+"""At RabbitMQ, the queue that remembers the names of all the others; it carries no mail."""
+
 RETRIED: Final = (INCOMING, PARSED, PICKUP)
 """The inboxes whose stages may retry and dead-letter."""
 

@@ -168,6 +168,13 @@ class Steward(Protocol):
     def depths(self) -> Mapping[str, int | None]:
         """Return for each queue of the topology how many messages wait in it, None if absent."""
 
+    def strays(self) -> Mapping[str, int]:
+        """Return the queues that were declared once, are in no topology now, and hold messages.
+
+        Returns:
+            How many messages wait in each.
+        """
+
     def browse(self, queue: str) -> Iterator[Stored]:
         """Yield the waiting messages of a queue, oldest first; all stay in it."""
 

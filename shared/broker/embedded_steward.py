@@ -62,6 +62,16 @@ class EmbeddedSteward:
             known = store.places(db)
             return {q: store.depth(db, known[q].id) if q in known else None for q in absent}
 
+    def strays(self) -> Mapping[str, int]:
+        """Return the queues of the file that the topology does not name and that hold messages."""
+        if not self._path.exists():
+            return {}
+        named = {queue.name for queue in self._queues}
+        with self._open() as db:
+            known = store.places(db)
+            counts = {name: store.depth(db, known[name].id) for name in known.keys() - named}
+        return {name: count for name, count in sorted(counts.items()) if count}
+
     def browse(self, queue: str) -> Iterator[Stored]:
         """Yield the waiting messages of a queue, oldest first; all stay in it."""
         for message in self._standing(queue):

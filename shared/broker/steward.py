@@ -33,9 +33,10 @@ from shared import topology
 from shared.broker import Header, Onward, Send, Stored
 from shared.broker.amqp_url import WHERE, AmqpUrl, parse, tls_context
 from shared.broker.dead_letter import readable
+from shared.broker.steward_memory import remember, remembered
 from shared.errors import BrokerUnavailable, ConfigError, Refused
 from shared.log import printable
-from shared.queues import POLL, Tier, plan, reachable
+from shared.queues import DECLARED, POLL, Tier, plan, reachable
 
 T = TypeVar("T")
 
@@ -87,10 +88,19 @@ class KombuSteward:
         """
         with self._translated("the topology"):
             topology.declare(self._connected(), self._tiers)
+            remember(self._connected(), (spec.name for spec in self._queues), ANSWERING)
 
     def depths(self) -> Mapping[str, int | None]:
         """Return for each queue of the topology how many messages wait in it, None if absent."""
         return {spec.name: self._depth(spec.name) for spec in self._queues}
+
+    def strays(self) -> Mapping[str, int]:
+        """Return the queues that were declared once, are in no topology now, and hold messages."""
+        named = {spec.name for spec in self._queues}
+        with self._translated(f"queue {DECLARED}"):
+            others = remembered(self._connected()) - named
+        counts = {name: self._depth(name) for name in sorted(others)}
+        return {name: count for name, count in counts.items() if count}
 
     def browse(self, queue: str) -> Iterator[Stored]:
         """Yield the waiting messages of a queue, oldest first; all stay in it.

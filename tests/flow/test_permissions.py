@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from amqp import Connection, Message
+from amqp import Channel, Connection, Message
 from amqp.exceptions import AccessRefused, AMQPError
 
 from services.postmaster import parked
 from shared.broker.steward import KombuSteward
-from shared.queues import PICKUP, POLL, QUARANTINE, SENDERS, Tier, failed_queue, plan
+from shared.queues import DECLARED, PICKUP, POLL, QUARANTINE, SENDERS, Tier, failed_queue, plan
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import RabbitServer, rabbitmq
 from tests.stewards import its_id
@@ -35,7 +35,7 @@ QUEUES = tuple(spec.name for spec in plan(TIERS))
 INBOXES = {"fetcher": "poll", "parser": "incoming", "rewriter": "parsed", "deliverer": "pickup"}
 READABLE = {
     **{service: (inbox,) for service, inbox in INBOXES.items()},
-    "postmaster": QUEUES,
+    "postmaster": (*QUEUES, DECLARED),
     "monitor": (),
 }
 EXCHANGES = (*SENDERS, "amq.direct", "")
@@ -108,15 +108,19 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         yield found
 
 
-@pytest.mark.parametrize("action", ["basic_get", "basic_consume", "queue_purge"])
+def consume(channel: Channel, queue: str) -> None:
+    channel.basic_consume(queue, callback=lambda _: None)
+
+
+@pytest.mark.parametrize("action", [Channel.basic_get, consume, Channel.queue_purge])
 @pytest.mark.parametrize("user", READABLE)
 def test_a_user_takes_from_its_own_queues_and_no_other(
-    deployment: Deployment, user: str, action: str
+    deployment: Deployment, user: str, action: Callable[[Channel, str], object]
 ) -> None:
     def refused(queue: str) -> bool:
-        return deployment.refused(user, lambda channel: getattr(channel, action)(queue))
+        return deployment.refused(user, lambda channel: action(channel, queue))
 
-    assert {queue for queue in QUEUES if not refused(queue)} == set(READABLE[user])
+    assert {q for q in (*QUEUES, DECLARED) if not refused(q)} == set(READABLE[user])
 
 
 @pytest.mark.parametrize("user", READABLE)
@@ -147,7 +151,7 @@ def test_a_user_changes_nothing_of_the_topology(deployment: Deployment, user: st
 
 def test_the_topology_is_whole_after_all_these_attempts(deployment: Deployment) -> None:
     names = {queue["name"] for queue in deployment.api("monitor", "queues")}
-    assert names == set(QUEUES)
+    assert names == {*QUEUES, DECLARED}
 
 
 def test_a_wrong_password_is_refused(deployment: Deployment) -> None:
@@ -162,7 +166,7 @@ def test_no_service_sees_the_management_api(deployment: Deployment, user: str) -
 
 
 def test_the_monitor_can_look_and_not_touch(deployment: Deployment) -> None:
-    assert deployment.api("monitor", "overview")["object_totals"]["queues"] == len(QUEUES)
+    assert deployment.api("monitor", "overview")["object_totals"]["queues"] == len(QUEUES) + 1
     with pytest.raises(urllib.error.HTTPError, match="401"):
         deployment.api("monitor", "users")
 

@@ -7,7 +7,7 @@ import pytest
 from shared import topology
 from shared.broker.steward import KombuSteward
 from shared.errors import ConfigError
-from shared.queues import DELIVERY_LIMIT, SENDERS, Tier, plan, reachable
+from shared.queues import DECLARED, DELIVERY_LIMIT, SENDERS, Tier, plan, reachable
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
 
@@ -80,6 +80,7 @@ def test_everything_is_declared_as_planned_and_again_without_effect(
     declare(server, vhost)
 
     queues = {q["name"]: q for q in server.api("GET", f"queues/{vhost}")}
+    assert queues.pop(DECLARED)["arguments"]["x-queue-type"] == "quorum"
     assert queues.keys() == PLAN.keys()
     assert {name: q["arguments"] for name, q in queues.items()} == {
         name: topology.arguments(spec) for name, spec in PLAN.items()

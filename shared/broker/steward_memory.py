@@ -1,0 +1,82 @@
+"""Which queues were ever declared at a RabbitMQ: AMQP has no way to ask which there are.
+
+One message in a queue of its own holds their names. Two who declare at once may leave two messages,
+which count together; at no moment is there none for longer than somebody looks at it. Queues that
+were declared by versions before this one are not in it. It trusts the broker's permissions: only
+who may configure declares, and nobody else can write here.
+"""
+
+# kombu has few annotations.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from amqp import Message
+from amqp.exceptions import AccessRefused, NotFound
+from kombu.connection import Connection
+
+from shared.queues import DECLARED
+from shared.topology import NEVER
+
+_ARGUMENTS: Final = {"x-queue-type": "quorum", "x-delivery-limit": NEVER}
+_PERSISTENT: Final = 2
+
+
+def remember(connection: Connection, names: Iterable[str], patience: float) -> None:
+    """Add names to those that were declared.
+
+    Args:
+        connection: open, of a user who may configure, with publisher confirms.
+        names: of queues.
+        patience: seconds to wait for the confirm.
+    """
+    with connection.channel() as channel:
+        channel.queue_declare(DECLARED, durable=True, auto_delete=False, arguments=_ARGUMENTS)
+        messages = list(_all(channel))
+        known = _named(messages)
+        every = known.union(names)
+        if every == known and len(messages) == 1:
+            return  # what was taken goes back with the channel
+        channel.basic_publish(
+            Message(json.dumps(sorted(every)), delivery_mode=_PERSISTENT),
+            "",
+            DECLARED,
+            mandatory=True,
+            confirm_timeout=patience,
+        )
+        for message in messages:
+            channel.basic_ack(message.delivery_tag)
+
+
+def remembered(connection: Connection) -> frozenset[str]:
+    """Return the names of all queues that were declared; none where nobody remembers, or may look.
+
+    Args:
+        connection: open.
+    """
+    with connection.channel() as channel:
+        try:
+            return _named(_all(channel))
+        except (NotFound, AccessRefused):  # declared by an older version, or permissions of one
+            return frozenset()
+
+
+def _all(channel: Any) -> Iterator[Any]:
+    while (message := channel.basic_get(DECLARED)) is not None:
+        yield message
+
+
+def _named(messages: Iterable[Any]) -> frozenset[str]:
+    return frozenset(str(name) for message in messages for name in _names(message.body))
+
+
+def _names(body: str | bytes) -> list[object]:
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return []
+    return found if isinstance(found, list) else []
