@@ -1,7 +1,8 @@
 """Keeps one trouble from filling the log: some lines of it, then how many there were.
 
 The same event about the same account, destination or server is one trouble; where it befalls very
-many of them at once, the event is one by itself. What is left out is counted, and told with the
+many of them at once, the event is one by itself. Another reason than those before has a line, too,
+lest the usual hides the new, up to ``SOME`` reasons. What is left out is counted, and told with the
 first line of any kind after its time, or at the end of the process. A count names no message: what
 became of each is in the queues and ledgers.
 """
@@ -9,7 +10,7 @@ became of each is in the queues and ledgers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final, NamedTuple, TypeAlias
 
@@ -23,6 +24,9 @@ STRETCH: Final = 60.0
 """Seconds of it, from the first line on."""
 
 _WHOM: Final = ("account", "destination", "server", "queue")
+_COMPARED: Final = 200
+"""Characters of a reason that count."""
+
 _NOBODY: Final = ("",) * len(_WHOM)
 
 
@@ -39,11 +43,27 @@ Trouble: TypeAlias = tuple[Event, tuple[str, ...]]
 
 @dataclass(slots=True)
 class _Told:
-    """One trouble in its stretch of time: when that ends, its lines, and how often it was."""
+    """One trouble in its stretch of time.
+
+    Attributes:
+        end: when that ends.
+        lines: how many may be written yet.
+        reasons: what was given for it so far, as far as it was worth a line.
+        left_out: how often it was only counted.
+    """
 
     end: float
-    limit: int
-    times: int = 0
+    lines: int
+    reasons: set[str] = field(default_factory=set)
+    left_out: int = 0
+
+    def takes(self, reason: str) -> bool:
+        """Return whether a line is left for it: one of some, or the first for a reason."""
+        fresh = reason not in self.reasons and len(self.reasons) < SOME
+        if fresh:
+            self.reasons.add(reason)
+        self.lines -= 1
+        return fresh or self.lines >= 0
 
 
 class Flood:
@@ -64,19 +84,22 @@ class Flood:
     def tells(self, event: Event, about: Mapping[str, object]) -> bool:
         """Return whether a line is to be written about this, or it is only counted."""
         whom = tuple([str(about.get(name, "")) for name in _WHOM])
-        if whom == _NOBODY:
-            return self._counted((event, _NOBODY), SOME) <= SOME
-        times = self._counted((event, whom), SOME)
-        if times == 1:  # told, however much there is about others
+        told = self._trouble((event, whom), SOME)
+        if not told.takes(_kind(about)):
+            told.left_out += 1
+            return False
+        if whom == _NOBODY or told.lines == SOME - 1:  # the first, whatever there is about others
             return True
-        return times <= SOME and self._counted((event, _NOBODY), MANY) <= MANY
+        every = self._trouble((event, _NOBODY), MANY)
+        every.lines -= 1
+        every.left_out += every.lines < 0
+        return every.lines >= 0
 
-    def _counted(self, trouble: Trouble, limit: int) -> int:
+    def _trouble(self, trouble: Trouble, lines: int) -> _Told:
         told = self._told.get(trouble)
         if told is None:
-            told = self._told[trouble] = _Told(self._monotonic() + STRETCH, limit)
-        told.times += 1
-        return told.times
+            told = self._told[trouble] = _Told(self._monotonic() + STRETCH, lines)
+        return told
 
     def over(self, *, ended: bool = False) -> Iterator[tuple[Event, dict[str, object]]]:
         """Yield the event, whom it was about and ``left_out`` for all whose time has passed.
@@ -90,7 +113,13 @@ class Flood:
             if told.end > now:
                 return
             del self._told[trouble]
-            if told.times > told.limit:
+            if told.left_out:
                 event, whom = trouble
                 about = {name: who for name, who in zip(_WHOM, whom, strict=True) if who}
-                yield event, {**about, "left_out": told.times - told.limit}
+                yield event, {**about, "left_out": told.left_out}
+
+
+def _kind(about: Mapping[str, object]) -> str:
+    """Return what is alike in reasons that differ in a number: that of a message, of bytes."""
+    reason = str(about.get("reason") or about.get("why") or "")
+    return "".join([c for c in reason[:_COMPARED] if not c.isdigit()])

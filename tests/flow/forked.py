@@ -1,7 +1,8 @@
 """Processes of the product that begin by fork, without loading Python and the product each time.
 
 For tests that start dozens of processes: loading takes most of a second of CPU, a fork next to
-nothing. They are real processes all the same, each with its own life and death.
+nothing. They are real processes all the same, each with its own life and death. They log each line,
+however many there are of its kind: tests wait for lines.
 """
 
 import multiprocessing
@@ -118,6 +119,7 @@ def _live(
 ) -> None:
     """Be a process of the product until it ends."""
     from services.__main__ import main
+    from shared import flood
 
     for number, path in ((1, out), (2, err)):
         with path.open("ab") as file:
@@ -126,4 +128,5 @@ def _live(
     if first is not None:
         first()
     ShiftedClock(clock).rule()
+    vars(flood).update(SOME=sys.maxsize, MANY=sys.maxsize)
     sys.exit(main(command))

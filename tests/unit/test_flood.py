@@ -88,3 +88,16 @@ def test_who_debugs_gets_them_all() -> None:
     for number in range(TIMES):
         log.mail.failed(f"id{number}", "sales", "pickup.failed", "no")
     assert len(log.lines()) == TIMES
+
+
+def test_another_reason_has_a_line_but_not_each_of_very_many() -> None:
+    log = Log()
+    for number in range(TIMES):
+        log.mail.retrying(f"id{number}", "sales", "pickup", f"no folder {number}", 1)
+    log.lines()
+    log.mail.retrying("id", "sales", "pickup", "the database is locked", 1)
+    (told,) = log.lines()
+    assert told["reason"] == "the database is locked"
+    for number in range(TIMES):
+        log.mail.retrying(f"id{number}", "sales", "pickup", "x" * number, 1)
+    assert len(log.lines()) == SOME - 2
