@@ -2,6 +2,9 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +24,13 @@ ACCOUNT = {
     "keep": "forever",
     "mailbox": "sales@corp.example",
 }
+
+
+@pytest.fixture
+def product(tmp_path: Path) -> Iterator[Connector]:
+    """An installation that writes no more log lines than it does for a user."""
+    with closing(Connector(tmp_path)) as installation:
+        yield installation
 
 
 @pytest.mark.parametrize(
