@@ -61,6 +61,10 @@ class PromiseBroken(ServerFault):
         self.quirk = quirk
 
 
+class NoAnswer(ServerFault):
+    """In place of an answer the server said what is none."""
+
+
 class Unreachable(ServerFault):
     """The server cannot be reached, or the connection to it broke or timed out."""
 

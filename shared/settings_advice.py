@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
+from shared.same_host import same_host
 from shared.settings import Account, Settings
 from shared.settings_secret import Secret, open_to_all
 
@@ -92,7 +93,7 @@ def _maildrop(account: Account) -> tuple[str, ...]:
     The ports for POP3 with TLS and without lead to the same one; others may be forwarded anywhere.
     """
     port = "" if account.port in _USUAL_PORTS else str(account.port)
-    return account.host.lower().rstrip("."), port, account.username.lower()
+    return same_host(account.host), port, account.username.lower()
 
 
 def _shared_maildirs(settings: Settings) -> Iterator[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.fetcher.login import Login
+from shared.same_host import same_host
 
 FIRST_BACKOFF: Final = 60.0
 LONGEST_BACKOFF: Final = 3_600.0
@@ -52,7 +53,7 @@ class Account:
     @property
     def maildrop(self) -> str:
         """Which maildrop it is, whatever the account is called."""
-        return f"{self.login.username}@{self.login.host.lower()}"
+        return f"{self.login.username}@{same_host(self.login.host)}"
 
 
 def backoff(poll_every: float, failures: int, *, busy: bool) -> float:

@@ -28,6 +28,7 @@ from shared.dialogue import Dialogue, Tell
 from shared.errors import (
     ConfigError,
     MaildropBusy,
+    NoAnswer,
     PromiseBroken,
     ServerFault,
     Silent,
@@ -276,7 +277,7 @@ async def _capabilities(
             reply = await exchange.command("CAPA")
             body = await exchange.body("CAPA", CAPA_LIMIT, CAPA_LIMIT) if reply.ok else b""
             offered = capabilities(body)
-    except (Unreachable, TooLarge) as error:
+    except (Unreachable, NoAnswer, TooLarge) as error:
         raise PromiseBroken(login.server, f"CAPA: {error.said}", "no_capa") from error
     return {name: offered[name] for name in offered if name not in left_out(quirks)}
 

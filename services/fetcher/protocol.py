@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
-from shared.errors import PromiseBroken, ServerFault
+from shared.errors import NoAnswer, PromiseBroken, ServerFault
 from shared.log import printable
 from shared.redaction import NOTHING, Redaction
 
@@ -308,7 +308,8 @@ class Pop3:
         ok = line[:3].upper() == b"+OK"
         if not self._expected or not (ok or line[:4].upper() == b"-ERR"):
             shown = printable(self._redaction.hidden(line.decode("utf-8", "replace")))
-            raise self._fault(f"it said, out of turn: {shown}")
+            kind = NoAnswer if self._expected else ServerFault
+            raise self._fault(f"it said, out of turn: {shown}", kind)
         self._verb, multiline = self._expected.popleft()
         verb = self._verb
         self._blanks = 0
@@ -331,10 +332,10 @@ class Pop3:
         if self._blanks > LINE_LIMIT:
             raise self._fault("nothing but blank lines")
 
-    def _fault(self, said: str) -> ServerFault:
+    def _fault(self, said: str, kind: type[ServerFault] = ServerFault) -> ServerFault:
         if self._ahead:
             return PromiseBroken(self._server, said, "no_pipelining")
-        return ServerFault(self._server, said)
+        return kind(self._server, said)
 
     def _begin_body(self, end_of_line: int) -> None:
         # The end of the status line stays in the buffer, so that the first line of the body is

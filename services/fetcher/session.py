@@ -30,7 +30,7 @@ from services.fetcher.retrieved import Pieces, Retrieved, too_large
 from services.fetcher.unrevealing import unrevealing
 from services.fetcher.window import Window
 from shared.dialogue import Tell
-from shared.errors import PromiseBroken, ServerFault, TooLarge, Unreachable
+from shared.errors import NoAnswer, PromiseBroken, ServerFault, TooLarge, Unreachable
 from shared.faultpoint import reach
 
 __all__ = ["Login", "Retrieved", "Session", "Survey"]
@@ -405,10 +405,10 @@ class Session:
 
     @contextmanager
     def _or_without(self, verb: str) -> Iterator[None]:
-        """Take a server that hangs, or hangs up, at this command for one that does not have it."""
+        """Take a server that hangs, hangs up, or talks nonsense here for one that does without."""
         try:
             yield
-        except Unreachable as error:
+        except (Unreachable, NoAnswer) as error:
             said, quirk = f"{verb}: {error.said}", f"no_{verb.lower()}"
             raise PromiseBroken(self._exchange.server, said, quirk) from error
 

@@ -23,7 +23,14 @@ from services.fetcher.troubles import Blame, Troubles
 from services.fetcher.visit import CONFIRM_MOST, Visit
 from services.fetcher.worklist import Safe
 from shared.claims import Quirk, Standing
-from shared.errors import NoRoom, PromiseBroken, ServerFault, SpoolUnavailable, Unreachable
+from shared.errors import (
+    NoAnswer,
+    NoRoom,
+    PromiseBroken,
+    ServerFault,
+    SpoolUnavailable,
+    Unreachable,
+)
 
 POLL_SECONDS: Final = 900.0
 """Seconds after which a poll begins no further session; others are to have its place."""
@@ -188,7 +195,8 @@ class Sessions:
 
     async def _goes_on(self, visit: Visit, error: ServerFault) -> bool:
         """Return whether another session may do better; it does without what broke this one."""
-        if visit.confirming == 1 and isinstance(error, Unreachable):
+        cut = visit.confirming == 1 and isinstance(error, Unreachable)
+        if cut or (visit.confirming and isinstance(error, NoAnswer)):
             error = PromiseBroken(error.server, f"TOP: {error.said}", "no_top")
             self._confirm_most = CONFIRM_MOST  # nothing is asked by TOP any more
         if isinstance(error, PromiseBroken):

@@ -36,7 +36,13 @@ LIBRARIES = {
 """Which modules may import a library; no other library is imported at all."""
 
 _OF_THE_LOG = ("shared.log.printable", "shared.log.Report", "shared.log.silent")
-_NETWORK = ("shared.network", "shared.network_words", "shared.dialogue", "shared.redaction")
+_NETWORK = (
+    "shared.network",
+    "shared.same_host",
+    "shared.network_words",
+    "shared.dialogue",
+    "shared.redaction",
+)
 _OF_TASKS = ("shared.supervised",)
 HANDLERS_MAY = (
     *(f"shared.{name}" for name in CORE),

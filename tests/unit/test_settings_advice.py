@@ -65,6 +65,11 @@ class TestOneMaildropInTwoAccounts:
     def test_and_what_is_none_is_not(self, tmp_path: Path, other: str) -> None:
         assert said(tmp_path, account("a"), other) == []
 
+    @pytest.mark.parametrize("other", ["127.0.0.1", "::1", "127.0.1.1", "LocalHost.", "0:0:0::1"])
+    def test_this_machine_has_several_names(self, tmp_path: Path, other: str) -> None:
+        (found,) = said(tmp_path, account("a", "localhost"), account("b", other))
+        assert found.startswith("accounts a, b fetch from one maildrop")
+
     def test_many_are_counted(self, tmp_path: Path) -> None:
         (found,) = said(tmp_path, *(account(name) for name in "abcde"))
         assert found.startswith("accounts a, b, c and 2 more fetch from one maildrop")

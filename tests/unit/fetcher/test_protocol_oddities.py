@@ -6,7 +6,7 @@ import pytest
 
 from services.fetcher import protocol
 from services.fetcher.protocol import CHUNK, LINE_LIMIT, Body, Event, Pop3, Reply
-from shared.errors import PromiseBroken, ServerFault
+from shared.errors import NoAnswer, PromiseBroken, ServerFault
 from tests.unit.fetcher.test_protocol import asked, fed, greeted
 
 # Lines that end in LF, and blank ones
@@ -147,7 +147,7 @@ def test_a_line_out_of_turn_where_nothing_was_sent_together_breaks_no_promise() 
     pop3.receive_data(b"what?\r\n")
     with pytest.raises(ServerFault) as raised:
         pop3.next_event()
-    assert type(raised.value) is ServerFault
+    assert type(raised.value) is NoAnswer
 
 
 def test_a_login_sent_together_proves_nothing() -> None:

@@ -328,6 +328,15 @@ async def test_login_delay_is_kept_between_the_sessions_of_a_poll(desk: Desk) ->
     assert desk.raws() == MAIL[1:3]
 
 
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [("localhost", "127.0.0.1"), ("POP.example.net.", "pop.example.net"), ("::1", "127.0.0.1")],
+)
+def test_a_maildrop_is_the_same_however_its_host_is_written(written: str, known: str) -> None:
+    login = Login(written, 110, "none", "sales", str)
+    assert Account("a", login, 60.0, 0.0).maildrop == f"sales@{known}"
+
+
 async def test_a_renamed_account_is_told_of_before_its_mail_comes_again(desk: Desk) -> None:
     async with some(1).serving() as server:
         await desk.state.move_in("old name", "sales@127.0.0.1")
