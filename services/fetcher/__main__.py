@@ -67,6 +67,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         first=first_polls(accounts.values()),
     )
     upkeep = Upkeep(state, r.spool, r.log, r.clock, safe_age(r.settings.retry.give_up_after))
+    await upkeep.begin()
     stage = Stage("fetcher", POLL, Poll, None, fetcher.handle, CONCURRENCY)
     try:
         yield Assembly(stage, (schedule.run, upkeep.run))

@@ -9,7 +9,6 @@ as a maildrop holds its message. What cannot be done now is reported, and tried 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -54,8 +53,8 @@ class Ledgers(Protocol):
 class Spool(Protocol):
     """Where large messages lie."""
 
-    async def sweep(self, older_than: float, keep: Container[str]) -> list[str]:
-        """Delete blobs that are not to be kept, and all that was begun so long ago."""
+    async def discard_drafts(self, older_than: float) -> None:
+        """Delete what dead processes have begun, and what nobody wrote to for so long."""
 
 
 class Journal(Protocol):
@@ -112,6 +111,10 @@ class Upkeep:
             await self._clock.sleep(wait)
             wait = EVERY if await self.once() else AGAIN
 
+    async def begin(self) -> None:
+        """Clear away what a process that was killed has left: a message may be large."""
+        await self._discard_drafts()
+
     async def once(self) -> bool:
         """Do it now; return whether nothing was in the way."""
         pruned = await self._prune()
@@ -136,15 +139,8 @@ class Upkeep:
 
     async def _discard_drafts(self) -> bool:
         try:
-            await self._spool.sweep(DRAFT_AGE, _Everything())
+            await self._spool.discard_drafts(DRAFT_AGE)
         except SpoolUnavailable as error:
             self._journal.trouble("unfinished blobs could not be discarded", why=error)
             return False
-        return True
-
-
-class _Everything:
-    """Holds whatever is asked for: of the blobs in the spool, none is swept."""
-
-    def __contains__(self, _: object) -> bool:
         return True

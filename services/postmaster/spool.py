@@ -32,14 +32,28 @@ def spool() -> None:
 @_json
 @pass_invocation
 def list_(invocation: Invocation, as_json: bool) -> None:
-    """List the blobs in the spool, oldest first. The key is the id of the message."""
-    blobs = asyncio.run(open_spool(invocation.settings()).blobs())
+    """List the blobs in the spool, oldest first. The key is the id of the message.
+
+    Below them stand drafts: messages that are being fetched just now, or were when their process
+    was killed.
+    """
+    opened = open_spool(invocation.settings())
+    blobs, drafts = asyncio.run(opened.blobs()), asyncio.run(opened.drafts())
     if as_json:
-        show.as_json([_record(blob) for blob in blobs])
-    elif blobs:
-        _print(blobs)
-    else:
+        show.as_json(
+            [_record(blob) for blob in blobs] + [_record(d) | {"draft": True} for d in drafts]
+        )
+        return
+    if not blobs and not drafts:
         click.echo("The spool is empty.")
+        return
+    _print([*blobs, *drafts])
+    if drafts:
+        size = show.size(sum(draft.size for draft in drafts))
+        click.echo(
+            f"drafts: {len(drafts)} ({size}): on their way in, or left by a process that was"
+            " killed; these are cleared away when a fetcher starts"
+        )
 
 
 def _age(_: click.Context, __: click.Parameter, value: str | None) -> float | None:

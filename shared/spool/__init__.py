@@ -164,6 +164,26 @@ class Spool:
         found = await self._call(lambda: list(self._store.described()))
         return sorted(found, key=lambda blob: (blob.written, blob.key))
 
+    async def drafts(self) -> list[Listed]:
+        """Return what was begun and not committed, the oldest first, with paths for keys.
+
+        Raises:
+            SpoolUnavailable: it cannot be read just now.
+        """
+        found = await self._call(lambda: list(self._store.drafts()))
+        return sorted(found, key=lambda draft: (draft.written, draft.key))
+
+    async def discard_drafts(self, older_than: float) -> None:
+        """Delete drafts of processes that are dead.
+
+        Args:
+            older_than: seconds without a write, after which any draft is deleted.
+
+        Raises:
+            SpoolUnavailable: it cannot be done just now.
+        """
+        await self._call(partial(self._store.discard_drafts, self._clock.now() - older_than))
+
     async def sweep(self, older_than: float, keep: Container[str]) -> list[str]:
         """Delete blobs that nothing refers to, and what was begun and never committed.
 

@@ -1,9 +1,10 @@
 """Blobs as files of this machine, which are on disk before anyone may refer to them.
 
-A draft is a file in ``tmp`` below the root. Its commit is fsync, rename into place, fsync of the
-folder; a new folder is synced into its parent first. Files are 0600, folders 0700: mail is private.
-A message that is fetched again replaces its old blob perhaps just when that is swept up as an
-orphan, so both hold a lock (flock) on the folder for that step, which ends with their process.
+A draft is a file in ``tmp`` below the root, locked (flock) as long as its process lives, so that
+those of the dead are known and can be cleared away. Its commit is fsync, rename into place, fsync
+of the folder; a new folder is synced into its parent first. Files are 0600, folders 0700: mail is
+private. A message that is fetched again replaces its old blob perhaps just when that is swept up as
+an orphan, so both hold a lock (flock) on the folder for that step, which ends with their process.
 """
 
 from __future__ import annotations
@@ -26,9 +27,13 @@ class LocalDraft:
     def __init__(self, root: Path) -> None:
         _make_folder(root / TMP)
         self._root = root
-        self._path = root / TMP / secrets.token_hex(16)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._file = os.fdopen(os.open(self._path, flags, 0o600), "wb", buffering=0)
+        while True:
+            self._path = root / TMP / secrets.token_hex(16)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._file = os.fdopen(os.open(self._path, flags, 0o600), "wb", buffering=0)
+            if _held(self._file.fileno()) and self._path.exists():
+                return
+            self._file.close()  # taken for one of a dead process, before it was locked
 
     def write(self, chunks: Sequence[bytes]) -> None:
         """Add to it."""
@@ -40,10 +45,10 @@ class LocalDraft:
         """Make it the blob of this key, durably; it replaces one that is there."""
         path = self._root / path_of(key)
         os.fsync(self._file.fileno())
-        self._file.close()
         _make_folder(path.parent)
         with _locked(path.parent):
             self._path.replace(path)
+        self._file.close()  # not before: unlocked, it would pass for one of a dead process
         _sync_folder(path.parent)
 
     def discard(self) -> None:
@@ -99,11 +104,19 @@ class LocalStore:
                 found = (self._root / path_of(key)).stat()
                 yield Listed(key, found.st_size, found.st_mtime)
 
-    def discard_drafts(self, before: float) -> None:
-        """Delete drafts that nobody has written to since this moment."""
+    def drafts(self) -> Iterator[Listed]:
+        """Yield what was begun and not committed, with size and time."""
         for path in self._root.glob(f"{TMP}/*"):
-            if _older(path, before):
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # committed meanwhile
+                found = path.stat()
+                yield Listed(f"{TMP}/{path.name}", found.st_size, found.st_mtime)
+
+    def discard_drafts(self, before: float) -> None:
+        """Delete drafts of dead processes, and those that nobody wrote to since this moment."""
+        for path in self._root.glob(f"{TMP}/*"):
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                if _older(path, before) or _held(file.fileno()):
+                    path.unlink(missing_ok=True)
 
 
 def _older(path: Path, before: float) -> bool:
@@ -111,6 +124,15 @@ def _older(path: Path, before: float) -> bool:
         return path.stat().st_mtime < before
     except FileNotFoundError:
         return False
+
+
+def _held(descriptor: int) -> bool:
+    """Take a lock that ends with its process; return whether nobody else has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _make_folder(folder: Path) -> None:

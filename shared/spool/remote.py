@@ -116,6 +116,13 @@ class RemoteStore:
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 yield Listed(key, int(self._filesystem.size(path)), self._written(path))
 
+    def drafts(self) -> Iterator[Listed]:
+        """Yield temporary files of this machine; elsewhere there are none before their commit."""
+        for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # gone, or another user's
+                found = path.stat()
+                yield Listed(str(path), found.st_size, found.st_mtime)
+
     def discard_drafts(self, before: float) -> None:
         """Delete temporary files of ours that nobody has written to since this moment."""
         for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):

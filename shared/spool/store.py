@@ -62,8 +62,12 @@ class Store(Protocol):
     def described(self) -> Iterator[Listed]:
         """Yield all blobs that are there, with what is known of them."""
 
+    def drafts(self) -> Iterator[Listed]:
+        """Yield what was begun and not committed, as far as that can be seen from here."""
+
     def discard_drafts(self, before: float) -> None:
-        """Delete what was begun, not touched since this moment, and never committed."""
+        """Delete what was begun and never committed: by a process that is dead, where that can be
+        known, or not touched since this moment."""
 
 
 def valid(key: str) -> bool:

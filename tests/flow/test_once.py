@@ -51,6 +51,15 @@ def test_accounts_that_fail_are_counted(site: Connector) -> None:
     assert "waiting          0\n" in done.stdout
 
 
+def test_what_a_killed_process_left_in_the_spool_is_cleared_away(site: Connector) -> None:
+    configure(site)
+    draft = site.folder / "data" / "spool" / "tmp" / "left"
+    draft.parent.mkdir(parents=True)
+    draft.write_bytes(b"x" * 1000)
+    site.cli("run", "--once")
+    assert not draft.exists()
+
+
 def test_messages_that_wait_are_counted_also_those_of_earlier_runs(
     site: Connector, office: Office
 ) -> None:

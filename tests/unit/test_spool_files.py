@@ -17,7 +17,6 @@ import pytest
 
 from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.spool import CHUNK, Spool
-from tests.clock import ManualClock
 from tests.servers.process import wait_until
 from tests.unit.blobs import HOUR, KEY, OTHER, get, put
 
@@ -151,12 +150,16 @@ class TestFiles:
         with _python(script) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"half way\n"
+            spool = Spool(str(root))
+            await spool.discard_drafts(HOUR)
+            (draft,) = files(root / "tmp")
+            assert [d.key for d in await spool.drafts()] == [f"tmp/{draft.name}"]
             process.kill()
-        spool = Spool(str(root), clock=ManualClock(4_000_000_000.0))
+            process.wait()
+            await spool.discard_drafts(HOUR)
         assert await get(spool, KEY) == b"x" * 1000
-        assert len(files(root / "tmp")) == 1
-        assert await spool.sweep(HOUR, {KEY}) == []
         assert files(root / "tmp") == []
+        assert await spool.drafts() == []
 
     async def test_a_reader_that_is_cancelled_or_stops_early_closes_its_file(
         self, root: Path

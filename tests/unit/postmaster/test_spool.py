@@ -61,6 +61,20 @@ class TestList:
         assert office("spool", "list").out == "The spool is empty.\n"
         assert office("spool", "list", "--json").json == []
 
+    def test_has_drafts_below(self, office: Office) -> None:
+        blob(office, "0ablob", 1)
+        draft = office.data / "spool" / "tmp" / "left"
+        draft.write_bytes(b"x" * 2048)
+        listed = office("spool", "list", "--json").json
+        assert [(each["key"], each.get("draft")) for each in listed] == [
+            ("0ablob", None),
+            ("tmp/left", True),
+        ]
+        shown = office("spool", "list").out
+        assert "tmp/left" in shown
+        assert "drafts: 1 (2" in shown
+        assert "left by a process that was killed" in shown
+
     def test_has_what_lies_there_oldest_first(self, office: Office) -> None:
         blob(office, "0ayoung", 1)
         blob(office, "0bold", 9)
