@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 Header: TypeAlias = str | int | float
+
+LONGEST_KEPT: Final = 300
+"""Bytes or characters of all headers up to which what they are encoded, or decoded, is kept for the
+next message: mostly it is the account alone. A thousand of what others write would be 100 MB."""
 T = TypeVar("T")
 
 # Of the next two there are six for each message on its way. They are named tuples because those are

@@ -21,7 +21,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
-from shared.broker import Header, Send, Stored
+from shared.broker import LONGEST_KEPT, Header, Send, Stored
 from shared.broker.requeue import described, directed_alike
 from shared.errors import Refused
 from shared.queues import (
@@ -178,7 +178,7 @@ def row(send: Send) -> Row:
 def _written(headers: Mapping[str, Header]) -> str:
     if len(headers) == 1:
         ((name, value),) = headers.items()
-        if type(value) is str:
+        if type(value) is str and len(name) + len(value) <= LONGEST_KEPT:
             return _one_text(name, value)  # the account, of which there are not many
     return json.dumps(dict(headers))
 
@@ -188,9 +188,17 @@ def _one_text(name: str, value: str) -> str:
     return json.dumps({name: value})
 
 
-@lru_cache(maxsize=1024)
 def told(headers: str) -> Mapping[str, Header]:
     """Return the headers that are written here, for reading only."""
+    return _kept(headers) if len(headers) <= LONGEST_KEPT else _read(headers)
+
+
+@lru_cache(maxsize=1024)
+def _kept(headers: str) -> Mapping[str, Header]:
+    return _read(headers)
+
+
+def _read(headers: str) -> Mapping[str, Header]:
     return MappingProxyType(json.loads(headers))
 
 

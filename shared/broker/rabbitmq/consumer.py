@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any, Final, cast
 
 from shared import wire
-from shared.broker import Delivery, Header
+from shared.broker import LONGEST_KEPT, Delivery, Header
 from shared.broker.dead_letter import own
 from shared.broker.rabbitmq import bundles, frames
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
@@ -263,9 +263,17 @@ class Session:
         self._wake()
 
 
-@lru_cache(maxsize=1024)
 def _told(table: bytes) -> tuple[Mapping[str, Header], int]:
     """Return the sender's headers in a table, and the broker's count of earlier hand-outs."""
+    return _kept(table) if len(table) <= LONGEST_KEPT else _read(table)
+
+
+@lru_cache(maxsize=1024)
+def _kept(table: bytes) -> tuple[Mapping[str, Header], int]:
+    return _read(table)
+
+
+def _read(table: bytes) -> tuple[Mapping[str, Header], int]:
     try:
         headers = frames.headers(table) if table else {}
     except Exception:  # noqa: BLE001  (a sender's table of what pika cannot read: a year, a type)

@@ -16,7 +16,7 @@ from typing import Final
 
 from pika.exceptions import ShortStringTooLong, UnsupportedAMQPFieldException
 
-from shared.broker import Header, Send
+from shared.broker import LONGEST_KEPT, Header, Send
 from shared.broker.rabbitmq import frames
 from shared.wire import LONGEST_ID
 
@@ -25,10 +25,6 @@ TABLE_LIMIT: Final = 64_000
 
 VALUE_LIMIT: Final = 2_000
 """Characters of a header, where they have to be cut."""
-
-LONGEST_KEPT: Final = 300
-"""Characters of the only header of a message, up to which its encoding is kept for the next one:
-a thousand of what others write would be 100 MB."""
 
 _UNSENDABLE: Final = (
     ShortStringTooLong,
