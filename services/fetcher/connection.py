@@ -244,6 +244,8 @@ class Connection(asyncio.BufferedProtocol):
         if now - self._asked < self._window:
             return None
         came = self.came
+        if not came:  # the wait for it began a moment after it was asked for: silence all the same
+            return Silent(self._server, f"nothing came for {self._window:g} seconds")
         if came < self._slowest * self._window:
             said = f"the server sent {came} bytes in {now - self._asked:.0f} seconds"
             return Slow(self._server, f"{said} (limits.slowest)")

@@ -20,6 +20,7 @@ _UNDER: Final = {
     "poll_every": "name",
     "keep": "name",
     "timeout": "name",
+    "max_size": "name",
     "destination": "mailbox",
     "enabled": "mailbox",
 }

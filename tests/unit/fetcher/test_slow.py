@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from services.fetcher.commits import Limits
-from services.fetcher.pace import Deadlines
+from services.fetcher.connection import Connection
+from services.fetcher.pace import Deadlines, Pace
+from shared.errors import Silent
 from tests.servers.pop3 import Pop3Server, Say, wire
 from tests.unit.fetcher.desk import Desk, some
 from tests.unit.fetcher.pop3_session import MAIL, nobody_connected
@@ -168,3 +170,13 @@ async def test_a_session_that_deletes_nothing_makes_room_too_and_goes_on(
         await desk.poll(server, keep=math.inf, limits=limits)
         assert (server.commands.count("QUIT") > 1) is uidls
     assert desk.raws() == MAIL[:3]
+
+
+async def test_nothing_at_all_is_silence_however_late_the_wait_for_it_began() -> None:
+    """Not slowness: of what is silent at a listing, the fetcher does without the listing."""
+    connection = Connection("pop.example:110", 60.0, 100, Pace())
+    connection.expect()
+    connection._heard = connection._asked + 0.001  # so late is the wait for it
+    why = connection._overdue(connection._asked + 60.0)
+    assert type(why) is Silent
+    assert why.said == "nothing came for 60 seconds"
