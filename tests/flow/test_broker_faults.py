@@ -324,8 +324,8 @@ def test_a_full_queue_holds_up_what_comes_before_it(works: Works, between: Betwe
     messages = sample_messages(MANY, 3_000 + QUEUES.index(between), max_size=100_000)
     works.limit(between.queue, FULL)
     with works.away(between.consumer):
-        with works.heard(between.event, between.sender):
-            works.hand_in(QUICK, messages)
+        with works.heard(between.event, between.sender), works.halted("fetcher"):
+            works.hand_in(QUICK, messages)  # all at once: the first few would fit
         if between.fetched:
             works.product.wait(lambda: not works.provider.files(QUICK), "an empty maildrop")
         else:
