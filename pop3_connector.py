@@ -7,8 +7,10 @@ or not at all. This module has a name that nobody else has, and needs nothing of
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +20,9 @@ PROGRAM: Final = "pop3-connector"
 OURS: Final = ("services", "shared")
 """The packages of this program; each says by its ``PROGRAM`` whose it is."""
 
+SERVING: Final = frozenset(("run", "fetcher", "parser", "rewriter", "deliverer"))
+"""The commands that run until they are told to end."""
+
 _REMEDY: Final = (
     "Install pop3-connector into a virtual environment of its own, as its README says,"
     " and start it without PYTHONPATH."
@@ -26,12 +31,25 @@ _REMEDY: Final = (
 
 def main() -> int:
     """Run the program; return its exit status, 1 where it would not be ours that runs."""
+    _end_on_signals(sys.argv[1:])
     if (wrong := foreign(Path(__file__).parent)) is not None:
         sys.stderr.write(f"{PROGRAM}: {wrong}. {_REMEDY}\n")
         return 1
     from services.__main__ import main as program
 
     return program()
+
+
+def _end_on_signals(arguments: Sequence[str]) -> None:
+    """End a process that serves with 0 on SIGTERM and SIGHUP while it loads: nothing is in hand.
+
+    Loading takes most of a second where the machine is busy. The program sets its own later.
+    """
+    if SERVING.isdisjoint(arguments) or "--once" in arguments:
+        return
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(name) is signal.SIG_DFL:
+            signal.signal(name, lambda *_: os._exit(0))
 
 
 def foreign(here: Path) -> str | None:

@@ -127,7 +127,7 @@ def _end_on_signals(status: int) -> None:
         raise SystemExit(status)
 
     for name in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(name) is signal.SIG_DFL:
+        if signal.getsignal(name) is not signal.SIG_IGN:
             signal.signal(name, end)
 
 

@@ -8,6 +8,8 @@ import tomllib
 from importlib import import_module
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 START = "import sys; from pop3_connector import main; sys.exit(main())"
 
@@ -93,3 +95,14 @@ def test_where_a_package_is_missing_it_is_named(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environ, cwd="/")
     assert done.returncode == 1
     assert f"its package 'services' is missing in {ours}" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_while_the_program_loads_ends_it_well(tmp_path: Path, name: str) -> None:
+    # The first thing that is loaded sends it, and would say so if the process went on.
+    (tmp_path / "click.py").write_text(
+        f"import os, signal\nos.kill(os.getpid(), signal.{name})\nprint('went on')\n"
+    )
+    assert run(tmp_path, arguments=("run",)) == (0, "", "")
+    assert run(tmp_path, arguments=("fetcher",)) == (0, "", "")
+    assert run(tmp_path, arguments=("accounts",))[0] < 0
