@@ -47,6 +47,8 @@ SWORDFISH = Redaction("swordfish", "anna", "mail:110")
 SECRET = Redaction("12", "anna", "mail:110")
 SECRET.pseudonym("")  # the key of which is made once
 PASSWORDS = ("swordfish", "pä&s s", "abc", "12", "correct horse battery", "a.b*c%41")
+LONGEST = 10_000
+"""Characters of a text with a password in it: a line of a server has 64 KiB at the most."""
 WRITTEN: Sequence[Callable[[str], str]] = (
     str,
     str.upper,
@@ -132,7 +134,7 @@ def repeat_password(data: bytes) -> None:
     The first byte says which password, the second how it is written in the middle of the rest.
     """
     number, how = (data + b"\0\0")[:2]
-    text, password = data[2:].decode("latin-1"), PASSWORDS[number % len(PASSWORDS)]
+    text, password = data[2:LONGEST].decode("latin-1"), PASSWORDS[number % len(PASSWORDS)]
     redaction = Redaction(password, "anna", "mail:110")
     form = WRITTEN[how % len(WRITTEN)](password)
     at = len(text) // 2
