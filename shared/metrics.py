@@ -47,7 +47,7 @@ METRICS: Final = (
         "counter",
         ("stage", "event"),
         "Mail events by stage: fetched, forwarded, delivered, suppressed, retrying, waiting,"
-        " failed, quarantined, removed, polled, accounts_failed, crashed.",
+        " failed, quarantined, removed, polled, accounts_failed, left_undone, crashed.",
     ),
     Metric(BYTES, "counter", (), "Bytes of the messages fetched."),
     Metric(HANDLING, "histogram", ("stage",), "Seconds a handler took for a message.", _SHORT),
