@@ -28,6 +28,7 @@ EVENTS = {
     "removed",
     "polled",
     "accounts_failed",
+    "left_undone",
     "crashed",
 }
 
