@@ -29,6 +29,10 @@ class Spent(Throttled):
     """The same over a connection that has carried mail: it may be a limit of that one alone."""
 
 
+class Crowded(Throttled):
+    """The same, said before mail was sent: it has too many connections, perhaps this one alone."""
+
+
 class PutAside(Exception):
     """A letter was not tried, for there is no room for it in the line just now.
 

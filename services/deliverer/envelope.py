@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from services.deliverer.channel import Silent
-from services.deliverer.courier import Post, Spent, Throttled
-from services.deliverer.meaning import meaning
+from services.deliverer.courier import Crowded, Post, Spent, Throttled
+from services.deliverer.meaning import Meaning, crowds, meaning
 from services.deliverer.quirks import Promise
 from services.deliverer.reply import Reply, Step
 from services.deliverer.session import PipelineBroken, Session
@@ -233,6 +233,15 @@ def _checked(session: Session, reply: Reply, step: Step) -> Reply:
     means = meaning(reply, step)
     if means != "session" and reply.code != 421:
         return reply
-    limit = Spent if session.carried and step is Step.MAIL else Throttled
-    error = limit if means == "rate" else Unreachable
-    raise error(session.server, f"{reply.code} {reply.text} (said to {step.phrase})")
+    raise _of(session, reply, step, means)(
+        session.server, f"{reply.code} {reply.text} (said to {step.phrase})"
+    )
+
+
+def _of(session: Session, reply: Reply, step: Step, means: Meaning) -> type[Unreachable]:
+    """Return the error that a reply is, which is about this session or the server."""
+    if means != "rate":
+        return Unreachable
+    if step is not Step.MAIL:
+        return Throttled
+    return Spent if session.carried else Crowded if crowds(reply) else Throttled

@@ -97,6 +97,7 @@ _RULES: Final = (
     _rule(_LETTER, r"[45]", "temporary", _GREYLISTED),
     _rule(_ANY, r"[45].. (7\.28|4\.5)$|4.. 7\.[56]\d\d$", "rate"),
     _rule(_ANY, r"[45]", "rate", _RATE),
+    _rule(_MAIL, r"4[35]. 3\.2$", "rate"),  # it "is not accepting network messages"
     _rule(_SETUP, r"[^2]", "session"),
     # 530, 534, 535, 538 (RFC 4954, RFC 3207) and X.7.0, X.7.8 ... X.7.11 without a reply code of
     # the kind: authentication or TLS is asked for, or ours was refused. 521 (RFC 7504): no mail.
@@ -146,6 +147,14 @@ _RULES: Final = (
 
 _QUOTED: Final = re.compile(r"<[^<>]*>")
 _ENHANCED: Final = re.compile(r"#?([245])\.(\d{1,3}\.\d{1,3})(?![\w.])|.*?\(#([245])\.(\d\.\d)\)")
+
+
+_CONNECTIONS: Final = r"connections?\b(?! rate)|sessions|concurren|4\.3\.2"
+
+
+def crowds(reply: Reply) -> bool:
+    """Return whether a reply that means ``rate`` is about the number of connections."""
+    return re.search(_CONNECTIONS, reply.text, re.IGNORECASE) is not None
 
 
 def meaning(reply: Reply, step: Step) -> Meaning:

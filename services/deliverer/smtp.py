@@ -17,7 +17,16 @@ from typing import Final
 
 from services.deliverer.addresses import refusals
 from services.deliverer.channel import Silent
-from services.deliverer.courier import Post, PutAside, Result, Spent, Tell, Throttled, same_for_all
+from services.deliverer.courier import (
+    Crowded,
+    Post,
+    PutAside,
+    Result,
+    Spent,
+    Tell,
+    Throttled,
+    same_for_all,
+)
 from services.deliverer.line import Line
 from services.deliverer.pace import Pace
 from services.deliverer.pool import Pool
@@ -285,7 +294,10 @@ class SmtpCourier:
     def _broken(self, waiting: Waiting, error: Exception, begun: float, *, reused: bool) -> None:
         """Take that a letter was not sent, and no recipient has it: again, or not again?"""
         again = isinstance(error, Spent) and waiting.breaks < BREAKS
-        if isinstance(error, Throttled) and not again:
+        if isinstance(error, Crowded) and self._living():
+            self._pace.refused(self._living())
+            self._line.join((waiting,))  # those that live take it
+        elif isinstance(error, Throttled) and not again:
             self._limited(waiting, error, begun)
         elif not isinstance(error, Unreachable):
             waiting.tell(error)

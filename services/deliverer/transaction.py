@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeAlias
 from services.deliverer.addresses import unsendable
 from services.deliverer.courier import (
     ClaimLost,
+    Crowded,
     Letter,
     Post,
     Result,
@@ -29,7 +30,7 @@ from services.deliverer.courier import (
 from services.deliverer.delivered_to import edit_for, without_delivered_to
 from services.deliverer.envelope import Answers, ask, group
 from services.deliverer.line_ends import END_OF_DATA, Transparency, encoded
-from services.deliverer.meaning import Meaning, meaning
+from services.deliverer.meaning import Meaning, crowds, meaning
 from services.deliverer.reply import Reply, Step
 from services.deliverer.session import Session
 from shared.errors import SpoolMissing, SpoolUnavailable, Unreachable
@@ -140,9 +141,12 @@ async def _with_null_sender(
 
 
 def _see_to_limits(session: Session, told: Mapping[str, _Told]) -> None:
-    """Raise Throttled where nobody has the letter for a limit of the server."""
-    if all(each.meaning == "rate" for each in told.values()):
-        raise Throttled(session.server, next(iter(told.values())).result.reply)
+    """Raise where nobody has the letter for a limit of the server, or as it goes away."""
+    meanings, first = {each.meaning for each in told.values()}, next(iter(told.values()))
+    if meanings == {"rate"}:
+        raise Throttled(session.server, first.result.reply)
+    if meanings == {"session"}:  # 421 at the end of DATA: over another connection it may do
+        raise Unreachable(session.server, first.result.reply)
 
 
 async def _once(session: Session, post: Post, following: Following, *, announced: bool) -> _Tidings:
@@ -173,6 +177,8 @@ def _nothing_follows(_: Callable[[Post], bool]) -> None:
 def _see_to_exhaustion(session: Session, mail: Reply) -> None:
     """Raise where a connection that has carried mail takes no more: a fresh one may do."""
     means = meaning(mail, Step.MAIL)
+    if means == "rate" and not session.carried and crowds(mail):
+        raise Crowded(session.server, f"{mail.code} {mail.text} (said to MAIL)")
     if session.carried and 400 <= mail.code < 500 and means != "sender":
         error = Spent if means == "rate" else Unreachable
         raise error(session.server, f"{mail.code} {mail.text} (said to MAIL)")

@@ -32,7 +32,16 @@ async def test_of_many_connections_some_are_refused_and_every_letter_goes_over_t
 
 
 @pytest.mark.parametrize("most", [1, 2])
-@pytest.mark.parametrize("beyond", [("421 4.3.2 Service not available", DROP), DROP])
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        ("421 4.3.2 Service not available", DROP),
+        DROP,
+        "452 4.3.2 too many connections",
+        "451 4.3.2 no",
+        "450 Too many sessions from your host",
+    ],
+)
 async def test_those_that_are_let_in_and_refused_at_mail_cost_no_try_while_others_live(
     clock: ManualClock, most: int, beyond: str | tuple[str, ...]
 ) -> None:
@@ -92,6 +101,36 @@ async def test_a_connection_that_has_carried_enough_is_followed_by_another(
     ):
         assert fates(await told(courier, posts(40))) == {"delivered"}
     assert subjects(server) == list(range(40))
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+async def test_421_at_the_end_is_about_the_connection_and_costs_no_try(
+    clock: ManualClock, lmtp: bool
+) -> None:
+    def rule(key: str, carried: int) -> tuple[str, ...] | None:
+        return ("421 4.4.2 enough", DROP) if key == "END" and carried >= 3 else None
+
+    async with (
+        smtp_server(lmtp=lmtp, rule=rule) as server,
+        opened(server, clock, 2) as courier,
+        passing(clock),
+    ):
+        assert fates(await told(courier, posts(40))) == {"delivered"}
+    assert subjects(server) == list(range(40))
+
+
+async def test_a_letter_that_is_told_421_each_time_is_tried_another_time(
+    clock: ManualClock,
+) -> None:
+    async with (
+        smtp_server(
+            rule=lambda key, _: ("421 4.3.0 oops", DROP) if key == "END" else None
+        ) as server,
+        opened(server, clock, 2) as courier,
+        passing(clock),
+    ):
+        assert fates(await told(courier, posts(2))) == {"Unreachable"}
+        assert len(server.received) <= 6
 
 
 async def test_a_server_that_restarts_costs_no_try(clock: ManualClock) -> None:
