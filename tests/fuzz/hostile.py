@@ -46,6 +46,7 @@ QUEUES = plan(TIERS)
 SWORDFISH = Redaction("swordfish", "anna", "mail:110")
 SECRET = Redaction("12", "anna", "mail:110")
 SECRET.pseudonym("")  # the key of which is made once
+printable("\x1b")  # loads a codec, which stays in memory
 PASSWORDS = ("swordfish", "pä&s s", "abc", "12", "correct horse battery", "a.b*c%41")
 LONGEST = 10_000
 """Characters of a text with a password in it: a line of a server has 64 KiB at the most."""

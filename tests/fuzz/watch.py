@@ -10,8 +10,9 @@ from types import FrameType
 LATEST = 1.0
 """Seconds of CPU that one input may take: of our own, however busy the machine is."""
 
-GROWTH = 100
-"""Blocks of memory that may stay allocated, however many inputs there are."""
+GROWTH = 300
+"""Blocks of memory that may stay allocated, however many inputs there are: what is lost with each
+input is soon more. Python keeps some itself, such as 100 floats."""
 
 
 class Hung(Exception):
