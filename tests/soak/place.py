@@ -7,6 +7,7 @@ Beside them are hostile POP3 servers, and one account's way to Postfix is a tarp
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,10 +147,16 @@ class Place:
         return self.parked(QUARANTINED)
 
     def queued(self) -> Mapping[str, int]:
-        """Return how many messages wait in the queues that must be empty in the end."""
+        """Return how many messages are in the queues that must be empty in the end, in hand or not.
+
+        What is in hand is what the management interface has last seen, some seconds ago.
+        """
         parked = {QUARANTINE, POLL, *(failed_queue(spec.name) for spec in plan(TIERS))}
         with contextlib.closing(self.steward()) as steward:
-            return {q: n for q, n in steward.depths().items() if n and q not in parked}
+            depths = Counter(steward.depths())
+        for queue in self.broker.api("GET", f"queues/{self.vhost}"):
+            depths[queue["name"]] += queue.get("messages_unacknowledged", 0)
+        return {q: n for q, n in depths.items() if n and q not in parked}
 
     def waiting(self) -> Mapping[str, int]:
         """Return how many messages lie in each maildrop that is not empty."""

@@ -152,5 +152,5 @@ def _left(place: Place) -> Mapping[str, int]:
     waiting = {f"maildrop {name}": count for name, count in place.waiting().items()}
     try:
         return waiting | {f"queue {name}": count for name, count in place.queued().items()}
-    except BrokerUnavailable as error:
+    except (BrokerUnavailable, OSError) as error:
         return waiting | {str(error): 1}
