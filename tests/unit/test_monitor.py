@@ -135,6 +135,11 @@ def served(port: int, seconds: float) -> Iterator[MonitorServer]:
         server.server_close()
 
 
+def answering() -> int:
+    """Return how many threads answer somebody."""
+    return len([t for t in threading.enumerate() if "process_request" in t.name])
+
+
 def test_a_health_check_is_answered_whoever_holds_connections_open(port: int) -> None:
     with served(port, 600.0), ExitStack() as stack:
         held = [
@@ -144,7 +149,7 @@ def test_a_health_check_is_answered_whoever_holds_connections_open(port: int) ->
         assert get(f"http://127.0.0.1:{port}/healthz") == (200, "/healthz")
         for connection in held[: 3 * MOST]:  # the oldest are closed, so threads stay few
             assert connection.recv(1) == b""
-        assert len([t for t in threading.enumerate() if "process_request" in t.name]) <= MOST + 1
+        wait_until(lambda: answering() <= MOST + 1, "threads of closed connections to end")
 
 
 def test_a_request_that_comes_for_ever_is_ended(
