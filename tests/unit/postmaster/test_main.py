@@ -59,7 +59,10 @@ class TestCheckConfig:
             "inline_limit:   128KiB",
             "retry:          30s, 5m, 30m, 2h, 6h",
             "give_up_after:  5d",
-            "limits:         8 connections to one POP3 host, 200 MiB (or 25 %) free on each disk",
+            (
+                "limits:         8 connections to one POP3 host, 1000000 messages of a maildrop,"
+                " 200 MiB (or 25 %) free on each disk"
+            ),
             "monitor:        off",
         ):
             assert line in lines
