@@ -43,7 +43,12 @@ _FAULTS: Final = (exc.DBAPIError, exc.TimeoutError)
 _LOG_PAGES: Final = 1000
 """Pages of the log on a disk of a usual size, as by default."""
 
-_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "cache_size=-16000")
+_PRAGMAS: Final = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "cache_size=-16000",
+    "temp_store=MEMORY",  # see the embedded broker's
+)
 
 _DAMAGED: Final = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
 _NOT_OURS: Final = {*_DAMAGED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
