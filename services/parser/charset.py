@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from encodings import normalize_encoding
 from encodings.aliases import aliases
+from functools import lru_cache
 from typing import Final
 
 _MODULES: Final = (
@@ -54,6 +55,9 @@ _CODE_PAGE: Final = re.compile(r"(?:cp|ibm|dos|win|windows|ms|msdos|oem)_?(\d+j?
 _ISO_8859: Final = re.compile(r"(?:iso_?)?8859_?(\d+)(?:_[a-z0-9].*)?")
 _UTF: Final = re.compile(r"(?:unicode_1_1_)?utf_?(8|16|32)(?:_?(?:n|mb\d|bom|sig|none|strict))?")
 
+_REMEMBERED: Final = 40
+"""Characters of a name that is worth remembering: most mail has one of a handful."""
+
 
 def codec_of(charset: str) -> str | None:
     """Return the name of a codec for a charset, None where nobody knows what is meant.
@@ -61,11 +65,18 @@ def codec_of(charset: str) -> str | None:
     Args:
         charset: as a mail names it, perhaps with a language behind it (RFC 2231 section 5).
     """
+    return _found(charset) if len(charset) <= _REMEMBERED else _looked_up(charset)
+
+
+def _looked_up(charset: str) -> str | None:
     name = normalize_encoding(charset.partition("*")[0].strip(" '\"")).lower()
     if name in _ASCII:
         return None
     vendors = name.removeprefix("x_")
     return _codec(name) or (None if vendors.isdecimal() else _codec(vendors))
+
+
+_found: Final = lru_cache(128)(_looked_up)
 
 
 def _codec(name: str) -> str | None:
