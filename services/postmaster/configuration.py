@@ -13,6 +13,8 @@ from shared.log import printable
 from shared.settings import Account, Settings
 
 _NOTHING: Final = {"file": "none: the environment alone", "monitor": "off"}
+_VALID: Final = "The configuration is valid."
+_FAILED: Final = "The configuration can be read. What failed when it was tried is said below."
 _UNDER: Final = {
     "tls": "server",
     "username": "server",
@@ -56,14 +58,14 @@ def report(
     _print(understood(settings, path))
     for line in advice:
         click.echo(f"warning: {printable(line, 1000)}", err=True)
-    click.echo("\nThe configuration is valid.")
+    failed = sum(not trial.ok for trial in trials or ())
+    click.echo(f"\n{_VALID if not failed else _FAILED}")
     if trials is None:
         return
     rows = [(f"{t.what} {t.name}", "ok" if t.ok else "failed", t.said) for t in trials]
     click.echo()
     if rows:
         show.table(("tried", "result", "said"), rows, whole=("result",))
-    failed = sum(not trial.ok for trial in trials)
     click.echo(f"\nTried {len(rows)}, failed {failed}. Nothing was fetched or delivered.")
 
 

@@ -239,6 +239,8 @@ class TestAccounts:
             first, rest = text.split(at, 1)
             office.config.write_text(first + at + rest.replace(at, 'password_command = "false"'))
             found = tried(await connected(office))
+            printed = await asyncio.to_thread(office, "check-config", "--connect")
+        assert "is valid" not in printed.out
         assert found["account a0"][0]
         assert found["account a1"] == (
             False,
