@@ -50,7 +50,11 @@ REFUSED: Final = 5
 its own and none of theirs, if it then hands over nothing any more."""
 
 REPLY_LIMIT: Final = 500
-"""Characters of a refusal that are kept: there may be one for each message."""
+"""Characters of a refusal that are kept."""
+
+REPLIES_KEPT: Final = 200
+"""Refusals of a session whose words are kept: there may be one for each message. As many as there
+are troubles that are remembered; of the others it counts whether they are temporary."""
 
 TEMPORARY: Final = "[SYS/TEMP]"
 
@@ -385,9 +389,14 @@ class Visit:
         listed = self._arriving = self._asked[retrieved.number]
         if retrieved.refused is not None:
             # One message that the server will not hand over keeps none of the others.
-            self._refused.append((listed, retrieved.refused[:REPLY_LIMIT]))
+            self._refused.append((listed, self._kept_of(retrieved.refused)))
         else:
             await self._take(listed, retrieved)
+
+    def _kept_of(self, reply: str) -> str:
+        if len(self._refused) < REPLIES_KEPT:
+            return reply[:REPLY_LIMIT]
+        return TEMPORARY if _is_temporary(reply) else ""
 
     def _fresh_refusals(self) -> int:
         return sum(self._troubles.get(listed.key) is None for listed, _ in self._refused)
@@ -406,7 +415,7 @@ class Visit:
     def _judge_refusals(self) -> None:
         fresh = self._fresh_refusals()
         for listed, reply in self._refused:
-            said = f"RETR is refused: {printable(reply)}"
+            said = f"RETR is refused: {printable(reply)}" if reply else "RETR is refused"
             self._world.journal.trouble(
                 "message refused",
                 account=self._account.name,
@@ -415,11 +424,13 @@ class Visit:
                 reply=reply,
             )
             if fresh > REFUSED and self._refuses_all:
+                if not reply and self.failure is not None:
+                    continue  # there is one that says why
                 said = f"message {listed.number} is refused: {printable(reply)}"
                 self.failure = ServerFault(self._account.server, said)
             else:
                 # RFC 3206 section 4: what is temporary by its own word is tried at each poll.
-                lasting = not reply.upper().startswith(TEMPORARY)
+                lasting = not _is_temporary(reply)
                 self._troubles.add(listed.key, listed.number, said, counts=lasting)
 
     async def _take(self, listed: Listed, retrieved: Retrieved) -> None:
@@ -578,6 +589,10 @@ class Visit:
 
 def _key(message: Listed | Safe) -> str:
     return Listed(message.number, message.uidl, message.size).key
+
+
+def _is_temporary(reply: str) -> bool:
+    return reply[: len(TEMPORARY)].upper() == TEMPORARY
 
 
 def _is_mixed_up(error: Exception) -> bool:

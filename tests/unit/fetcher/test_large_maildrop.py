@@ -1,10 +1,11 @@
 """Maildrops that are too large to be held in memory, or to be fetched in one session."""
 
 import math
+import tracemalloc
 
 import pytest
 
-from services.fetcher import compare, pages
+from services.fetcher import compare, pages, visit
 from services.fetcher.pages import Pages
 from shared.claims import Entry
 from tests.servers.pop3 import Pop3Server, Say
@@ -51,6 +52,42 @@ async def test_a_session_that_records_nothing_is_the_last(
         await desk.poll(server, keep=math.inf)
     assert server.commands.count("QUIT") == 1
     assert desk.raws() == []
+
+
+async def test_of_many_refusals_the_words_of_the_first_are_kept(desk: Desk) -> None:
+    count, reply = 4_000, f"-ERR {chr(0x1F600) * 500}\r\n".encode()
+    says = {"RETR": Say(reply), "RETR 1": Say(b"+OK\r\n" + MAIL[0] + b".\r\n")}
+    maildrop = [MAIL[0]] + [b"x\r\n"] * (count - 1)
+    server = Pop3Server(maildrop, [f"u{n}" for n in range(count)], says=says)
+    tracemalloc.start()
+    try:
+        async with server.serving():
+            await desk.poll(server, keep=math.inf)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < count * 2_000, "less than the words of them all"
+    assert desk.raws() == MAIL[:1]
+    undone = (await desk.state.accounts())["sales"].undone
+    assert undone is not None
+    assert undone.startswith(f"{count - 1} messages cannot be fetched: message 2 (UIDL u1): RETR")
+    assert chr(0x1F600) * 100 in undone
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+async def test_what_is_temporary_is_tried_again_however_many_refusals_there_are(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    monkeypatch.setattr(visit, "REPLIES_KEPT", kept)
+    refused = {f"RETR {n}": Say(b"-ERR [sys/temp] later\r\n") for n in range(2, 10)}
+    async with some(9, says=refused).serving() as server:
+        for _ in range(5):
+            await desk.poll(server, keep=math.inf)
+            await desk.clock.advance(300.0)
+        assert server.commands.count("RETR 9") == 5
+    async with some(9).serving() as server:
+        await desk.poll(server, keep=math.inf)
+    assert sorted(desk.raws()) == sorted(MAIL[:9])
 
 
 async def test_a_listing_and_a_ledger_of_many_pages_are_compared(
