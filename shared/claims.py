@@ -84,11 +84,11 @@ class Trouble(NamedTuple):
 
 
 class Quirk(NamedTuple):
-    """Something learnt of a server, such as a promise that it does not keep.
+    """Something learnt of a server or a maildrop, such as a promise that it does not keep.
 
     Attributes:
         name: what it is.
-        value: a number that goes with it, 1 where none does.
+        value: a number that goes with it, 1 where none does, 0 where it is on trial.
         until: when to try anew, in seconds since 1970.
     """
 
@@ -108,6 +108,7 @@ class Standing(NamedTuple):
         retry_at: until when that password is not tried again.
         troubles: messages that could not be fetched or deleted, by key.
         quirks: what has been learnt of its server and still holds, by name.
+        own: likewise, of its maildrop there alone; the value of what is on trial is 0.
         large: whether more than a thousand messages of its maildrop are recorded.
     """
 
@@ -119,6 +120,7 @@ class Standing(NamedTuple):
     troubles: Mapping[str, Trouble] = MappingProxyType({})
     quirks: Mapping[str, Quirk] = MappingProxyType({})
     large: bool = False
+    own: Mapping[str, Quirk] = MappingProxyType({})
 
 
 class Finished(NamedTuple):

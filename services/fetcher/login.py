@@ -22,7 +22,7 @@ from services.fetcher.listing import capabilities
 from services.fetcher.pace import Deadlines, Pace
 from services.fetcher.protocol import FORBIDDEN, Pop3, Reply
 from services.fetcher.quirks import NONE, Quirks, left_out
-from services.fetcher.refusal import meaning, out_of_order
+from services.fetcher.refusal import meaning, out_of_order, temporary
 from services.fetcher.told import Told
 from shared.dialogue import Dialogue, Tell
 from shared.errors import (
@@ -185,9 +185,9 @@ async def _log_in(login: Login, quirks: Quirks, tell: Tell | None, pace: Pace) -
         offered = await _capabilities(exchange, login, quirks)
         utf8 = await _authenticate(exchange, login, password, offered)
         if utf8 is False:
-            utf8 = await _utf8_after_login(exchange)
-        if utf8 is False:
-            quirks = quirks.having("no_utf8")
+            refusal = await _utf8_after_login(exchange)
+            if not (refusal.ok or temporary(refusal)):
+                quirks = quirks.having("no_utf8")
         if _PIPELINED not in offered and not quirks.no_pipelining:
             # It may offer more, or answer at all, after the login (RFC 2449 section 3).
             offered = await _capabilities(exchange, login, quirks)
@@ -311,10 +311,10 @@ def _must_be_sendable(login: Login, password: str) -> None:
         )
 
 
-async def _utf8_after_login(exchange: Exchange) -> bool:
-    """Return whether UTF8 is accepted now; some take it after the login alone."""
+async def _utf8_after_login(exchange: Exchange) -> Reply:
+    """Return the answer to UTF8 now; some take it after the login alone."""
     exchange.write(exchange.line("UTF8"))
-    return (await _answer(exchange, "UTF8")).ok
+    return await _answer(exchange, "UTF8")
 
 
 async def _answer(exchange: Exchange, verb: str, without: str | None = None) -> Reply:

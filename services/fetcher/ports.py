@@ -51,8 +51,8 @@ class Ledger(Protocol):
     async def settled(self, account: str, keys: Sequence[str]) -> None:
         """Forget troubles with messages, by key."""
 
-    async def learn(self, server: str, quirk: Quirk) -> None:
-        """Record a quirk of a server."""
+    async def learn(self, server: str, quirk: Quirk, account: str | None = None) -> None:
+        """Record a quirk of a server, for all its accounts, or for the one that is given."""
 
     async def move_in(self, account: str, maildrop: str) -> Sequence[str]:
         """Record which maildrop an account polls; return other accounts that polled it."""

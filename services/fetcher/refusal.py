@@ -102,6 +102,11 @@ def meaning(reply: Reply) -> type[ServerFault]:
     return ServerFault if found is LoginRefused and reply.verb == GREETING else found
 
 
+def temporary(reply: Reply) -> bool:
+    """Return whether a refusal, of whatever command, passes: nothing is to be learnt from it."""
+    return not reply.ok and issubclass(meaning(reply), MaildropBusy)
+
+
 def out_of_order(reply: Reply) -> bool:
     """Return whether a refusal complains of the order of commands.
 

@@ -26,6 +26,7 @@ from services.fetcher.login import Login, log_in
 from services.fetcher.pace import Pace
 from services.fetcher.protocol import Reply
 from services.fetcher.quirks import NONE, Quirks
+from services.fetcher.refusal import temporary
 from services.fetcher.retrieved import Pieces, Retrieved, too_large
 from services.fetcher.unrevealing import unrevealing
 from services.fetcher.window import Window
@@ -454,7 +455,7 @@ class Session:
         if not reply.ok:
             if reply.code:  # such as SYS/TEMP: it has them, but not now
                 self._exchange.required(reply)
-            return _Uidls(None, refused)
+            return _Uidls(None, None if temporary(reply) else refused)
         found = Uidls(self._most)
         await self._exchange.listing("UIDL", found.feed, self._listing_bytes)
         found.end()

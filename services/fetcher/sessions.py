@@ -2,7 +2,8 @@
 
 A session that deletes quits after a while, and another one goes on. One that breaks at a message is
 followed by another that leaves this message out; one that breaks because the server did not keep
-what it offered, by one that does without. All of it is bounded, and what was learnt is remembered.
+what it offered, by one that does without. All of it is bounded; ``Lessons`` says what is
+remembered.
 """
 
 from __future__ import annotations
@@ -12,17 +13,16 @@ from typing import Final
 
 from services.fetcher.account import Account
 from services.fetcher.commits import Limits
+from services.fetcher.lessons import Lessons
 from services.fetcher.login import may_be_the_line
 from services.fetcher.pace import Pace
 from services.fetcher.pages import Pages
 from services.fetcher.ports import World
-from services.fetcher.quirks import NAMES, Quirks
 from services.fetcher.session import Session
-from services.fetcher.stock import SIZES_VARY
 from services.fetcher.troubles import Blame, Troubles
 from services.fetcher.visit import CONFIRM_MOST, Visit
 from services.fetcher.worklist import Safe
-from shared.claims import Quirk, Standing
+from shared.claims import Standing
 from shared.errors import (
     NoAnswer,
     NoRoom,
@@ -37,9 +37,6 @@ POLL_SECONDS: Final = 900.0
 
 BROKEN: Final = 5
 """Sessions of a poll that may break at a message before the poll has failed."""
-
-REMEMBERED: Final = 7 * 86_400.0
-"""Seconds for which a quirk of a server is remembered; then it is tried anew."""
 
 PATIENCE: Final = 60.0
 """Seconds between two logins that are waited for in the middle of a poll (LOGIN-DELAY)."""
@@ -63,9 +60,7 @@ class Sessions:
         self._account = account
         self._world = world
         self._limits = limits
-        known = standing.quirks
-        self._quirks = Quirks(**{name: True for name in NAMES if name in known})
-        self._sizes_vary = SIZES_VARY in known
+        self._lessons = Lessons(account, world, standing)
         self._troubles = Troubles(standing.troubles, world.clock.now())
         self._broken = 0
         self._cut_at = ""  # the quirk that the line was cut at, which may have been chance
@@ -133,7 +128,7 @@ class Sessions:
                 self._world,
                 self._limits,
                 self._troubles,
-                sizes_vary=self._sizes_vary,
+                sizes_vary=self._lessons.sizes_vary,
                 carefully=self._carefully,
                 confirm_most=self._confirm_most,
                 large=self._large,
@@ -143,11 +138,13 @@ class Sessions:
                 return await visit.run(known)
             except ServerFault as error:
                 if not await self._goes_on(visit, error):
+                    if not visit.listed:
+                        await self._lessons.failed()
                     raise
                 return True
             finally:
                 await session.abort()
-                await self._written_down(visit)
+                await self._written_down(visit, session)
         finally:
             await known.close()
 
@@ -158,9 +155,10 @@ class Sessions:
             most = self._limits.max_messages
             tell = self._world.journal.dialogue(account=self._account.name)
             login = self._account.login
-            session = await Session.open(login, self._quirks, tell, self._pace, most)
+            session = await Session.open(login, self._lessons.quirks, tell, self._pace, most)
         except Unreachable:
             await self._count(counts=False)
+            await self._lessons.unreachable()
             raise
         except ServerFault:
             await self._count()
@@ -171,10 +169,7 @@ class Sessions:
         await self._count()
         if session.login_delay:
             self.login_after = self._world.clock.now() + session.login_delay
-        for name in NAMES:
-            if session.quirks.has(name) and not self._quirks.has(name):
-                await self._remember(name)
-        self._quirks = session.quirks
+        self._lessons.logged_in(session.quirks)
         return session
 
     async def _count(self, *, counts: bool = True) -> None:
@@ -200,13 +195,13 @@ class Sessions:
             error = PromiseBroken(error.server, f"TOP: {error.said}", "no_top")
             self._confirm_most = CONFIRM_MOST  # nothing is asked by TOP any more
         if isinstance(error, PromiseBroken):
-            if self._quirks.has(error.quirk):
+            without = self._lessons.quirks
+            if without.has(error.quirk) or without.would_ask_nothing(error.quirk):
                 return False
             if may_be_the_line(error) and self._cut_at != error.quirk:
                 self._cut_at = error.quirk
                 return True
-            self._quirks = self._quirks.having(error.quirk)
-            await self._remember(error.quirk)
+            await self._lessons.broken(error.quirk)
             self._world.journal.trouble(
                 "once more without what the server did not keep",
                 account=self._account.name,
@@ -235,7 +230,7 @@ class Sessions:
             await self._count()
         return self._broken <= BROKEN
 
-    async def _written_down(self, visit: Visit) -> None:
+    async def _written_down(self, visit: Visit, session: Session) -> None:
         """Remember what a session came to, however it ended."""
         ledger, name = self._world.ledger, self._account.name
         self.found = max(self.found, visit.found)
@@ -244,16 +239,9 @@ class Sessions:
         self._still_there += visit.still_there
         self._notes = visit.notes or self._notes
         self._failure = visit.failure or self._failure
-        for quirk in visit.quirks - ({SIZES_VARY} if self._sizes_vary else set()):
-            await self._remember(quirk)
-            if quirk in NAMES:
-                self._quirks = self._quirks.having(quirk)
-        self._sizes_vary = self._sizes_vary or SIZES_VARY in visit.quirks
+        if visit.listed:
+            await self._lessons.listed(session.quirks, visit.quirks)
         if new := self._troubles.to_record():
             await ledger.troubled(name, new)
         if over := self._troubles.to_forget():
             await ledger.settled(name, over)
-
-    async def _remember(self, quirk: str) -> None:
-        until = self._world.clock.now() + REMEMBERED
-        await self._world.ledger.learn(self._account.server, Quirk(quirk, 1, until))

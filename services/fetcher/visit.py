@@ -138,6 +138,8 @@ class Visit:
         self.confirming = 0
         """How many messages are just being confirmed."""
         self.found = 0
+        self.listed = False
+        """Whether the server has told what there is."""
         self.unclear = False
         """Whether it broke at one of several deletions, and nobody knows which."""
         self.blame: Blame | None = None
@@ -298,6 +300,7 @@ class Visit:
 
     def _noted(self, stock: Stock) -> None:
         self.found = stock.work.found
+        self.listed = True
         self._unnamed = stock.work.unnamed
         self.notes = stock.notes
         self._changed = stock.work.changed

@@ -252,9 +252,9 @@ class State:
         """Forget troubles with messages, by key."""
         await self._ask(SETTLED, Settled(account, keys))
 
-    async def learn(self, server: str, quirk: Quirk) -> None:
-        """Record a quirk of a server, for all its accounts."""
-        await self._ask(LEARN, Learnt(server, quirk))
+    async def learn(self, server: str, quirk: Quirk, account: str | None = None) -> None:
+        """Record a quirk of a server, for all its accounts, or for the one that is given."""
+        await self._ask(LEARN, Learnt(server, quirk, account))
 
     async def move_in(self, account: str, maildrop: str) -> list[str]:
         """Record which maildrop an account polls; return other accounts that polled it."""

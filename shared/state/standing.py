@@ -58,10 +58,11 @@ class Settled(NamedTuple):
 
 
 class Learnt(NamedTuple):
-    """A quirk of a server."""
+    """A quirk of a server; with an account, of its maildrop there alone."""
 
     server: str
     quirk: Quirk
+    account: str | None = None
 
 
 class Resident(NamedTuple):
@@ -73,6 +74,7 @@ class Resident(NamedTuple):
 
 _ACCOUNT: Final = bindparam("account", type_=Escaped())
 _SERVER: Final = bindparam("server", type_=Escaped())
+_OWN: Final = bindparam("own", type_=Escaped())
 _NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
 _EARLY: Final[BindParameter[float]] = bindparam("early", type_=Double())
 _HOME: Final = bindparam("home", type_=Escaped())
@@ -92,13 +94,22 @@ def _recall(batch: Batch, asked: Sequence[Asker]) -> Sequence[Standing]:
 
 
 def _standing(batch: Batch, account: str, server: str) -> Standing:
-    values: dict[str, object] = {"account": account, "server": server, "now": batch.now}
+    own = _maildrop(account, server)
+    values: dict[str, object] = {
+        "account": account,
+        "server": server,
+        "own": own,
+        "now": batch.now,
+    }
     rows = _STANDING.run(batch.connection, values)
     troubles = [
         Trouble(*row)._replace(deletes=bool(row[-1]))
         for row in _TROUBLES.run(batch.connection, values)
     ]
-    quirks = [Quirk(*row) for row in _QUIRKS.run(batch.connection, values)]
+    quirks: dict[str, dict[str, Quirk]] = {server: {}, own: {}}
+    for whose, *row in _QUIRKS.run(batch.connection, values):
+        quirk = Quirk(*row)
+        quirks[whose][quirk.name] = quirk
     large = bool(_BEYOND.run(batch.connection, values))
     failures, maildrop, login_after, refused, retry_at = rows[0] if rows else (0, None, 0, None, 0)
     return Standing(
@@ -108,8 +119,9 @@ def _standing(batch: Batch, account: str, server: str) -> Standing:
         refused,
         retry_at or 0.0,
         {trouble.key: trouble for trouble in troubles},
-        {quirk.name: quirk for quirk in quirks},
+        quirks[server],
         large,
+        quirks[own],
     )
 
 
@@ -130,8 +142,17 @@ def _troubles_of(_: str) -> Made:
 
 
 def _quirks_of(_: str) -> Made:
-    columns = (QUIRK.c.name, QUIRK.c.value, QUIRK.c.until)
-    return select(*columns).where(QUIRK.c.server == _SERVER, QUIRK.c.until > _NOW)
+    columns = (QUIRK.c.server, QUIRK.c.name, QUIRK.c.value, QUIRK.c.until)
+    whose = or_(QUIRK.c.server == _SERVER, QUIRK.c.server == _OWN)
+    return select(*columns).where(whose, QUIRK.c.until > _NOW)
+
+
+def _maildrop(account: str, server: str) -> str:
+    """Return what stands in place of ``host:port`` where it is about one maildrop.
+
+    No host has a blank, so this is none.
+    """
+    return f"{account} {server}"
 
 
 def _trouble(batch: Batch, items: Sequence[Troubled]) -> Sequence[None]:
@@ -163,8 +184,9 @@ def _settled(dialect: str) -> Made:
 
 
 def _learn(batch: Batch, items: Sequence[Learnt]) -> Sequence[None]:
-    for server, quirk in items:
-        _LEARN.run(batch.connection, _new(server=server, **quirk._asdict()))
+    for server, quirk, account in items:
+        whose = server if account is None else _maildrop(account, server)
+        _LEARN.run(batch.connection, _new(server=whose, **quirk._asdict()))
     return [None] * len(items)
 
 

@@ -39,6 +39,16 @@ class Standing(Opening):
         await clock.advance(HOUR)
         assert (await one.recall("a", "s:995")).quirks == {}
 
+    async def test_a_quirk_of_a_maildrop_is_known_for_its_account_there_alone(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        quirk = Quirk("no_uidl", 1, clock.now() + HOUR)
+        await one.learn("s:995", quirk, "a")
+        known = await two.recall("a", "s:995")
+        assert (known.quirks, known.own) == ({}, {"no_uidl": quirk})
+        assert await two.recall("b", "s:995") == Known()
+        assert (await two.recall("a", "t:995")).own == {}
+
     async def test_whether_much_is_recorded_is_known(self, one: State) -> None:
         await one.record("a", [Entry(f"u{n}", "id") for n in range(LARGE)])
         assert not (await one.recall("a", "s")).large

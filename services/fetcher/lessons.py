@@ -1,0 +1,96 @@
+"""What a poll learns of its server and its maildrop, and when that is believed.
+
+That the server did not keep a promise may have been an outage. So to do without is on trial first,
+for this account alone. It is remembered once a session without it was told what there is, and
+forgotten when the poll failed before any was. What concerns a maildrop is remembered for its
+account; only what is of the program that serves (``OF_SERVERS``) is, for all its accounts.
+
+Known limit: a trial outlives a poll whose next login was refused, so that a server which holds on
+to the maildrop after a broken session is got on with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from services.fetcher.account import Account
+from services.fetcher.ports import World
+from services.fetcher.quirks import LISTINGS, NAMES, OF_SERVERS, Quirks, begun_with
+from services.fetcher.stock import SIZES_VARY
+from shared.claims import Quirk, Standing
+
+REMEMBERED: Final = 7 * 86_400.0
+"""Seconds for which a quirk is remembered; then it is tried anew."""
+
+_ON_TRIAL: Final = 0
+_BELIEVED: Final = 1
+
+
+class Lessons:
+    """What is known and learnt in one poll.
+
+    Args:
+        account: that is polled.
+        world: ledger and clock.
+        standing: what is known from earlier polls.
+
+    Attributes:
+        quirks: what the next session does without.
+        sizes_vary: whether other sizes mean nothing in this maildrop.
+    """
+
+    def __init__(self, account: Account, world: World, standing: Standing) -> None:
+        self._account = account
+        self._world = world
+        own = standing.own
+        self._believed = {name for name in standing.quirks if name in OF_SERVERS}
+        self._believed |= {name for name in own if own[name].value != _ON_TRIAL}
+        self._tried = {name for name in own if own[name].value == _ON_TRIAL}
+        self.quirks = begun_with(self._believed | self._tried)
+        self.sizes_vary = SIZES_VARY in self._believed
+
+    def logged_in(self, quirks: Quirks) -> None:
+        """Take note of what a session does without, as the login has shown."""
+        self.quirks = quirks
+
+    async def broken(self, quirk: str) -> None:
+        """Do without this in the next session, on trial."""
+        self.quirks = self.quirks.having(quirk)
+        if quirk not in self._believed | self._tried:
+            self._tried.add(quirk)
+            await self._write(quirk, _ON_TRIAL, self._account.name)
+
+    async def listed(self, quirks: Quirks, seen: Iterable[str]) -> None:
+        """Believe what a session did without that was told what there is.
+
+        Args:
+            quirks: what it did without.
+            seen: what it has seen besides.
+        """
+        seen = set(seen)
+        for name in sorted(({n for n in NAMES if quirks.has(n)} | seen) - self._believed):
+            await self._write(name, _BELIEVED, None if name in OF_SERVERS else self._account.name)
+            self._believed.add(name)
+        self.sizes_vary = self.sizes_vary or SIZES_VARY in seen
+        for name in seen & set(NAMES):
+            self.quirks = self.quirks.having(name)
+
+    async def failed(self) -> None:
+        """Forget what was of no use: no session was told what there is, with it or without."""
+        await self._forget(self._tried | self._believed & set(LISTINGS))
+
+    async def unreachable(self) -> None:
+        """Forget what is on trial: it was an outage, then, that broke the session."""
+        await self._forget(self._tried)
+
+    async def _forget(self, names: Iterable[str]) -> None:
+        for name in sorted(names):
+            await self._write(name, _ON_TRIAL, self._account.name, 0.0)
+        self._tried.clear()
+
+    async def _write(
+        self, name: str, value: int, account: str | None, seconds: float = REMEMBERED
+    ) -> None:
+        until = self._world.clock.now() + seconds
+        await self._world.ledger.learn(self._account.server, Quirk(name, value, until), account)
