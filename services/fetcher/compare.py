@@ -15,6 +15,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Final
 
+from services.fetcher.numbered import Numbered
 from services.fetcher.worklist import Listed, Safe, Worklist, age
 from shared.claims import Known
 
@@ -75,21 +76,21 @@ class Comparison:
         Returns:
             The UIDLs that are listed no longer, and the sizes that the ledger does not know yet.
         """
-        uidls = self._uidls
-        gone = list(page.keys() - uidls.keys())
+        numbers = list(map(self._uidls.get, page))
+        gone = [uidl for uidl, number in zip(page, numbers, strict=True) if number is None]
         if gone:
-            page = {uidl: known for uidl, known in page.items() if uidl in uidls}
-        numbers = list(map(uidls.__getitem__, page))
-        for number in numbers:
+            page = dict(compress(page.items(), [number is not None for number in numbers]))
+        listed = [number for number in numbers if number is not None]
+        for number in listed:
             self._is_new[number] = 0
-        self._known += len(numbers)
+        self._known += len(listed)
         self._add_up(page)
         unknown: dict[str, int] = {}
         if self._sizes:
-            for (uidl, known), number in zip(page.items(), numbers, strict=True):
+            for (uidl, known), number in zip(page.items(), listed, strict=True):
                 self._measure(uidl, known, number, unknown)
         if self._keep < math.inf:
-            self._judge(page, numbers)
+            self._judge(page, listed)
         return gone, unknown
 
     def _add_up(self, page: Mapping[str, Known]) -> None:
@@ -135,8 +136,11 @@ class Comparison:
             fetch += [Listed(n, uidl, self._sizes.get(n)) for uidl, n in islice(chosen, room)]
             yield None
         if len(self._uidls) < self._count:
-            for number in self._uidls.values():
-                self._is_new[number] = 0
+            items = iter(self._uidls.items())
+            while some := list(islice(items, SLICE)):
+                for _, number in some:
+                    self._is_new[number] = 0
+                yield None
             for start in range(1, self._count + 1, SLICE):
                 numbers = range(start, min(start + SLICE, self._count + 1))
                 fetch += [Listed(n, None, self._sizes.get(n)) for n in numbers if self._is_new[n]]
@@ -156,5 +160,8 @@ def usable(uidls: Mapping[str, int], count: int, highest: int) -> Mapping[str, i
         highest: the highest number among them.
     """
     if highest <= count:
+        return uidls
+    if isinstance(uidls, Numbered):
+        uidls.leave_out(beyond=count)
         return uidls
     return {uidl: number for uidl, number in uidls.items() if number <= count}

@@ -14,6 +14,9 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from services.fetcher import numbered
+from services.fetcher.numbered import Numbered
+
 UIDL_LIMIT: Final = 512
 """Characters of a UIDL; RFC 1939 allows 70, some servers give more."""
 
@@ -70,7 +73,7 @@ class Uidls:
     """
 
     def __init__(self, most: int = MAX_MESSAGES) -> None:
-        self.numbers: dict[str, int] = {}
+        self.numbers: dict[str, int] | Numbered = {}
         self.lines = 0
         self.highest = 0
         self._most = most
@@ -121,30 +124,45 @@ class Uidls:
         if self._are_numbers:
             self.numbers = {}
         elif self._several or self._twice:
-            twice = self._twice
-            self.numbers = {u: n for u, n in self.numbers.items() if n and n not in twice}
+            left_out = frozenset(self._twice | {_SEVERAL})
+            if isinstance(self.numbers, Numbered):
+                self.numbers.leave_out(left_out)
+            else:
+                self.numbers = {u: n for u, n in self.numbers.items() if n not in left_out}
         return self
 
     def _take(self, block: bytes) -> None:
         if not block:
             return
+        if isinstance(self.numbers, dict) and len(self.numbers) >= numbered.FIRST:
+            self.numbers = Numbered(self.numbers, self._most)
         regular = _regular(block, self.highest + 1)
         if regular is None or regular[0].stop > self._most + 1:
             self._take_irregular(block)
             return
         numbers, uidls = regular
-        new = len(set(uidls)) == len(uidls) and self.numbers.keys().isdisjoint(uidls)
-        if not new or max(map(len, uidls), default=0) > UIDL_LIMIT:
+        if max(map(len, uidls), default=0) > UIDL_LIMIT or not self._are_new(uidls, numbers):
             for number, uidl in zip(numbers, uidls, strict=True):
                 self._add(number, uidl if len(uidl) <= UIDL_LIMIT else "")
             return
-        self.numbers.update(zip(uidls, numbers, strict=True))
         self.lines += len(uidls)
         self.highest = numbers.stop - 1
         self._listed.extend(bytes(numbers.start - len(self._listed)))
         self._listed.extend(b"\1" * len(numbers))
         if self._are_numbers:
             self._are_numbers = all(map(_is_number, uidls, numbers))
+
+    def _are_new(self, uidls: list[str], numbers: range) -> bool:
+        """Take UIDLs; return whether that is all. Where False, none is taken."""
+        if isinstance(self.numbers, Numbered):
+            for uidl, _ in self.numbers.add(uidls, numbers):
+                self.numbers[uidl] = _SEVERAL
+                self._several = True
+            return True
+        if len(set(uidls)) != len(uidls) or not self.numbers.keys().isdisjoint(uidls):
+            return False
+        self.numbers.update(zip(uidls, numbers, strict=True))
+        return True
 
     def _take_irregular(self, block: bytes) -> None:
         for line in self._lines.split(block):

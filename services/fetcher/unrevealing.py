@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Final
 
 from services.fetcher.listing import UIDL_LIMIT
+from services.fetcher.numbered import Numbered
 from shared.redaction import Redaction
 
 _SLICE: Final = 16 * 1024
@@ -22,20 +23,35 @@ _SHORT: Final = 256
 """UIDLs that are joined, to see whether they have so few characters together."""
 
 
-async def unrevealing(numbers: dict[str, int], redaction: Redaction) -> dict[str, int]:
+async def unrevealing(
+    numbers: dict[str, int] | Numbered, redaction: Redaction
+) -> dict[str, int] | Numbered:
     """Return message numbers by UIDL, with stand-ins for UIDLs that hold the password.
 
     A UIDL that is its message's number says nothing, whatever the password is.
     """
-    replaced: dict[str, str] = {}
     for some in _slices(numbers):
         if redaction.holds("\n".join(some)):
-            replaced |= await asyncio.to_thread(_stand_ins, some, numbers, redaction)
+            return await _replaced(numbers, redaction)
+        await asyncio.sleep(0)
+    return numbers
+
+
+async def _replaced(
+    numbers: dict[str, int] | Numbered, redaction: Redaction
+) -> dict[str, int] | Numbered:
+    shown: dict[str, int] | Numbered = {}
+    if isinstance(numbers, Numbered):
+        shown = numbers.empty()
+    for some in _slices(numbers):
+        stand_ins: Mapping[str, str] = {}
+        if redaction.holds("\n".join(some)):
+            stand_ins = await asyncio.to_thread(_stand_ins, some, numbers, redaction)
         else:
             await asyncio.sleep(0)
-    if not replaced:
-        return numbers
-    return {replaced.get(uidl, uidl): number for uidl, number in numbers.items()}
+        for uidl in some:
+            shown[stand_ins.get(uidl, uidl)] = numbers[uidl]
+    return shown
 
 
 def _slices(uidls: Iterable[str]) -> Iterator[list[str]]:
