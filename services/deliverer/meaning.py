@@ -85,15 +85,31 @@ _LATER: Final = (
     _GREYLISTED + r"|temporar|(try|again|retry|come back) (it )?later|(again|try) in (a |\d)"
     r"|try after some ?time|ip you're using to send"
 )
+_VERDICT: Final = (
+    r"(rejected|refused|blocked)((?!too m|\brate|limit).){0,40}"
+    r"\b((virus|malware|spam)(?![ -]?(scan|filter|check|engine|assassin))|attachment|subject\b)"
+    r"|\b(virus|malware|spam) (\S+ )?(found|detected)\b|infected|looks like spam"
+    r"|attachments? .{0,60}(not (allowed|permitted|accepted)|forbidden|prohibited)"
+    r"|(with|has) (the|a) subject\b"
+)
+_NOBODY: Final = (
+    r"^(?!.*(sender|later|temporar|over (its |the )?quota|exceed|full\b))"
+    r".*\b((user|mailbox|recipient|account|address|alias)\b.{0,40}(unknown|not found|n[o']t exist)"
+    r"|(no such|unknown) (user|mailbox|recipient|account|address|alias|person))"
+)
 _ONCE_MORE: Final = r"\btry (it )?again"
 _SIZE: Final = r"size|too (big|large)|larger than"
 _CONTENT: Final = (
     r"lines?\b.{0,12}(too long|exceed)|line length|headers?\b.{0,24}(too (large|long|big)|exceed)"
     r"|too many header"
-    r"|content|attachment|virus|malware|spam|security"
+    r"|mime parts|content|attachment|virus|malware|spam|security"
 )
 
 _RULES: Final = (
+    # What is said of the message or of the recipient may name anything: what a filter has found in
+    # the one, what the other is called. A limit that is stated in 5xx is none of the two.
+    _rule(_END, r"5", "permanent", _VERDICT),
+    _rule(_RCPT, r"5.. 1\.([0-69]|10)$|5\d\d$", "permanent", _NOBODY),
     _rule(_LETTER, r"[45]", "temporary", _GREYLISTED),
     _rule(_ANY, r"[45].. (7\.28|4\.5)$|4.. 7\.[56]\d\d$", "rate"),
     _rule(_ANY, r"[45]", "rate", _RATE),
@@ -145,7 +161,15 @@ _RULES: Final = (
     _rule(_ANY, r"5", "permanent"),
 )
 
-_QUOTED: Final = re.compile(r"<[^<>]*>")
+_QUOTED: Final = re.compile(
+    r"<[^<>]*>|[^\s<>()\[\]\"':;,=]+@[\w.-]*\w"
+    r"|(?<!\w)'[^']*'(?!\w)|\"[^\"]*\""
+    r"|[\w.-]+\.(?:exe|scr|pif|bat|cmd|js|vbs|lnk|iso|img|zip|rar|7z|gz|docm?|docx|xls[mx]?|pdf"
+    r"|html?|eml|txt|jar)\b",
+    re.IGNORECASE,
+)
+"""Addresses, text in quotation marks, and names of files."""
+
 _ENHANCED: Final = re.compile(r"#?([245])\.(\d{1,3}\.\d{1,3})(?![\w.])|.*?\(#([245])\.(\d\.\d)\)")
 
 
@@ -165,7 +189,7 @@ def meaning(reply: Reply, step: Step) -> Meaning:
     found = _ENHANCED.match(text)  # first of all, or as qmail has it: last, and (#5.1.1)
     subject = found and (found[2] or found[4])
     key = f"{reply.code} {subject}" if subject else str(reply.code)
-    words = _QUOTED.sub("<>", text)  # less addresses: somebody may be called quota@
+    words = _QUOTED.sub("<>", text)  # somebody may be called quota@, a subject be "server busy"
     contradicts = found and (found[1] or found[3]) != key[0] and step not in _SETUP
     for rule in _RULES:
         if step in rule.steps and re.match(rule.key, key) and _has(rule.words, words):

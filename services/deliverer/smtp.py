@@ -19,6 +19,8 @@ from services.deliverer.addresses import refusals
 from services.deliverer.channel import Silent
 from services.deliverer.courier import (
     Crowded,
+    Declined,
+    Delivered,
     Post,
     PutAside,
     Result,
@@ -343,14 +345,15 @@ class SmtpCourier:
         """
         self._pace.too_much(begun)
         waiting.limits += 1
+        if isinstance(error, Declined):
+            waiting.declined = str(error)
         self._limited_at = min(self._limited_at, self._clock.monotonic())
         spared = begun <= self._limited_at and self._living()
         if self._clock.monotonic() - self._took_at >= KNOWN and not spared:
             self._failures += 1
             waiting.tell(error)
         elif waiting.limits > LIMITS:
-            recipients = waiting.post.recipients
-            waiting.tell(same_for_all(recipients, Result("temporary", str(error))))
+            waiting.tell(_another_time(waiting, str(error)))
         else:
             self._line.join((waiting,))  # behind others, which may fare better: is it this letter?
         self._see_to_pause(error)
@@ -419,7 +422,8 @@ class SmtpCourier:
 
     def _put_aside(self, count: int, why: str, seconds: float) -> None:
         for waiting in self._line.last(count):
-            waiting.tell(PutAside(why, seconds))
+            said = waiting.declined
+            waiting.tell(_another_time(waiting, said) if said else PutAside(why, seconds))
 
     def _left(self, worker: asyncio.Task[None]) -> None:
         hand = self._hands.pop(worker)
@@ -442,6 +446,11 @@ class SmtpCourier:
 
 def _nobody(_: Callable[[Post], bool]) -> None:
     """Bind no letter to a connection: each has its turn."""
+
+
+def _another_time(waiting: Waiting, why: str) -> Delivered:
+    """Return that a letter was tried, which counts, and is to be tried again."""
+    return same_for_all(waiting.post.recipients, Result("temporary", why))
 
 
 def _waiting(post: Post, place: int, batch: Batch) -> Waiting:

@@ -19,6 +19,7 @@ from services.deliverer.addresses import unsendable
 from services.deliverer.courier import (
     ClaimLost,
     Crowded,
+    Declined,
     Letter,
     Post,
     Result,
@@ -144,7 +145,9 @@ def _see_to_limits(session: Session, told: Mapping[str, _Told]) -> None:
     """Raise where nobody has the letter for a limit of the server, or as it goes away."""
     meanings, first = {each.meaning for each in told.values()}, next(iter(told.values()))
     if meanings == {"rate"}:
-        raise Throttled(session.server, first.result.reply)
+        final = any(each.result.reply.startswith("5") for each in told.values())
+        error = Declined if final else Throttled
+        raise error(session.server, first.result.reply)
     if meanings == {"session"}:  # 421 at the end of DATA: over another connection it may do
         raise Unreachable(session.server, first.result.reply)
 

@@ -39,6 +39,8 @@ class Waiting:
         place: which it is of its batch.
         breaks: how often the connection broke over which it was being sent.
         limits: how often the server said that it takes no more for now.
+        declined: what it said of it, if that was a 5xx: to put it aside would not count, and so
+            never end.
     """
 
     post: Post
@@ -47,6 +49,7 @@ class Waiting:
     batch: Batch
     breaks: int = 0
     limits: int = 0
+    declined: str = ""
 
     def tell(self, delivered: Delivered) -> None:
         """Tell what became of it."""
