@@ -2,7 +2,8 @@
 
 Dry means: nothing is left in the inboxes of the stages or in their hands, and what waited for room
 at a destination has come back, as long as any arrive meanwhile. Messages that wait for a retry are
-counted and not waited for.
+counted and not waited for. Those that were refused in this run and are back before it has ended are
+put back as they are: where nothing else is met in a whole round of an inbox, that is dry as well.
 
 It ends, whatever a stage or a destination does. A stage that ends by itself ends the run. An
 account whose poll raises what it should not has failed, and the others go on. A server that says
@@ -74,7 +75,9 @@ async def drain(
         grace: seconds that what is in hand may take then.
     """
     fetching, *consuming = assemblies
-    work = _Work(resources, fetching, [runner(assembly, resources) for assembly in consuming])
+    work = _Work(
+        resources, fetching, [runner(assembly, resources, once=True) for assembly in consuming]
+    )
     stop = asyncio.Event()
     runs = {
         asyncio.create_task(r.run(stop, grace)): assembly.stage.name
@@ -98,7 +101,7 @@ async def drain(
     for task in ended:
         _tell(resources.log.of(runs[task]), runs[task], task)
     broken = bool(ended) or not (finished or interrupted.is_set())
-    return Drained(await _waiting(resources), broken, bool(hung))
+    return Drained(await _waiting(resources, finished), broken, bool(hung))
 
 
 def _tell(log: MailLog, stage: str, run: asyncio.Task[None]) -> None:
@@ -127,8 +130,11 @@ class _Work:
         self._resources = resources
         self._fetching = fetching
         self.runners = runners
+        self._tried = [r.tried for r in runners if r.tried is not None]
         self._back_at = 0.0  # when those are back that wait for room, as far as was known
         self._arrived = -1  # how many had arrived when that was known
+        self._taken = -1  # how many had been taken in hand at the last look
+        self._looks = -1  # how many in a row have found the same stillness; -1: something moved
 
     async def do(self) -> None:
         """Return when every account was polled, and nothing moves any more."""
@@ -179,14 +185,12 @@ class _Work:
             log.account_failed(name, f"unexpected error: {_said(what)}", 0.0)
 
     async def _quiet(self) -> None:
-        """Return when nothing moves any more."""
+        """Return when nothing moves any more but what was refused in this run."""
         while True:
-            drained = await self._drained()
-            if drained is None:
-                await self._still()
-            if drained is not False and self._all_back():
+            exactly = await self._drained()
+            if (exactly or await self._still()) and self._all_back():
                 return
-            await asyncio.sleep(LOOK_AGAIN)
+            await asyncio.sleep(LOOK_EVERY if exactly is None else LOOK_AGAIN)
 
     def _all_back(self) -> bool:
         """Return whether nothing waits for room at its destination, to be tried in this run.
@@ -209,33 +213,43 @@ class _Work:
         except BrokerUnavailable:
             return False
 
-    async def _still(self) -> None:
-        """Return when nothing moves over a broker that does not tell what is handed out.
+    async def _still(self) -> bool:
+        """Return whether nothing is left that was not refused in this run, as far as can be told.
 
         A delivery can be between the broker and us, counted by neither for a moment; so several
         looks in a row have to find the same stillness.
         """
-        quiet, taken = 0, -1
-        while quiet < QUIET_LOOKS:
-            now_taken = sum(r.taken for r in self.runners)
-            still = now_taken == taken and not any(r.in_hand for r in self.runners)
-            still = still and not await self._depth()
-            quiet, taken = (quiet + 1 if still else 0), now_taken
-            await asyncio.sleep(LOOK_EVERY)
+        taken = sum(r.taken for r in self.runners)
+        moved = taken != self._taken or any(r.in_hand for r in self.runners)
+        if moved or self._looks < 0:
+            # A round begins anew also after the last move, as what was passed on then lies there.
+            self._taken, self._looks = taken, -1 if moved else 0
+            for tried in self._tried:
+                tried.begin_round()
+            return False
+        self._looks = self._looks + 1 if await self._nothing_fresh() else 0
+        return self._looks >= QUIET_LOOKS
 
-    async def _depth(self) -> int:
+    async def _nothing_fresh(self) -> bool:
+        """Return whether each inbox is empty, or was gone through since anything has moved."""
         try:
             depths = await self._resources.broker.depths(RETRIED)
         except BrokerUnavailable:
-            return 1
-        return sum(depths.values())
+            return False
+        looks = zip(self.runners, self._tried, strict=True)
+        return all(tried.been_round or not depths[r.inbox] for r, tried in looks)
 
 
-async def _waiting(resources: Resources) -> int | None:
-    """Return how many messages wait for a retry, whenever they began to."""
-    queues = plan(resources.settings.retry.tiers)
+async def _waiting(resources: Resources, finished: bool) -> int | None:
+    """Return how many messages wait for a retry, whenever they began to.
+
+    Args:
+        resources: what is open.
+        finished: all is done; what is in the inboxes has just come back from its tier.
+    """
+    queues = [q.name for q in plan(resources.settings.retry.tiers) if q.kind == "retry"]
     try:
-        depths = await resources.broker.depths([q.name for q in queues if q.kind == "retry"])
+        depths = await resources.broker.depths([*queues, *RETRIED] if finished else queues)
     except BrokerUnavailable:
         return None
     return sum(depths.values())

@@ -36,6 +36,7 @@ from shared.settings import Settings
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
 from shared.supervised import told
+from shared.tried import Tried
 
 if TYPE_CHECKING:
     from shared.state import State
@@ -263,16 +264,24 @@ async def unless(stop: asyncio.Event, work: Awaitable[T]) -> T:
     raise Stopped
 
 
-def runner(assembly: Assembly, resources: Resources) -> Runner:
-    """Return a runner for an assembled stage."""
+def runner(assembly: Assembly, resources: Resources, *, once: bool = False) -> Runner:
+    """Return a runner for an assembled stage.
+
+    Args:
+        assembly: the stage.
+        resources: what is open.
+        once: it tries nothing again that it has put into a retry tier itself.
+    """
     retry, stage = resources.settings.retry, assembly.stage
+    policy = RetryPolicy(retry.tiers, retry.give_up_after)
     run = Runner(
         stage,
         resources.broker,
-        RetryPolicy(retry.tiers, retry.give_up_after),
+        policy,
         resources.log.of(stage.name),
         resources.clock,
         resources.spool,
+        Tried(stage.inbox, policy) if once else None,
     )
     resources.log.metrics.watch(IN_HAND, lambda: float(run.in_hand), stage.name)
     return run

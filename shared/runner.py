@@ -22,6 +22,7 @@ from shared.log import MailLog
 from shared.queues import DELIVERY_LIMIT, RETRIED
 from shared.settlement import RetryPolicy
 from shared.stage import Case, Handling, Opened, Stage
+from shared.tried import Tried
 
 SUSPECT: Final = 2
 """Hand-outs without a settlement after which a message may be what crashes its process."""
@@ -78,6 +79,7 @@ class Runner:
         log: told of everything that happens to mail.
         clock: the time.
         blobs: the spool, for copies and for deleting what nobody refers to any more.
+        tried: remembers what was refused, in a run that tries nothing twice.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Runner:
         log: MailLog,
         clock: Clock,
         blobs: Blobs,
+        tried: Tried | None = None,
     ) -> None:
         self._stage = stage
         # A poll job is the name of an account. It was handed out again as the broker was away, or
@@ -97,18 +100,25 @@ class Runner:
         self._log = log
         self._clock = clock
         self._blobs = blobs
+        self.tried = tried
         self._handling = Handling(stage, policy, log, clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._done: list[Case] = []
         self._suspects: list[Delivery] = []
         self._inspector: asyncio.Task[None] | None = None
         self.taken = 0
-        """How many deliveries were taken in hand since the start; grows while anything moves."""
+        """How many deliveries were taken in hand since the start; grows while anything moves.
+        What is only put back, as it was tried in this run, does not count."""
         self.returns_at = 0.0
         """When the last of those comes back that wait for room (seconds since 1970, UTC)."""
         self._let_go = 0
         self._broken: BaseException | None = None
         self._ending = asyncio.Event()
+
+    @property
+    def inbox(self) -> str:
+        """The queue that its stage consumes."""
+        return self._stage.inbox
 
     @property
     def in_hand(self) -> int:
@@ -159,7 +169,13 @@ class Runner:
 
     def _works(self, deliveries: Sequence[Delivery]) -> Iterator[Work]:
         """Yield what is to be done with deliveries."""
+        found: Sequence[Case | Opened]
         found = [self._handling.open(delivery) for delivery in deliveries]
+        if self.tried is not None:
+            found, left = self.tried.apart(found)
+            if left:
+                self.taken -= len(left)
+                yield self._put_back(left)
         unreadable = [case for case in found if isinstance(case, Case)]
         if unreadable:
             yield self._settle_all(unreadable)
@@ -287,9 +303,19 @@ class Runner:
             return
         await self._settled(case)
 
+    async def _put_back(self, left: Sequence[tuple[Delivery, Send]]) -> None:
+        """Let what was refused in this run wait on, as it is."""
+        answers = await self._broker.settle_all([(delivery, [send]) for delivery, send in left])
+        for (delivery, send), error in zip(left, answers, strict=True):
+            if error is not None:
+                with suppress(DeliveryLost):
+                    await self._insist(delivery, [send])
+
     async def _settled(self, case: Case) -> None:
         now = self._clock.now()
         case.tell(self._log, now)
+        if self.tried is not None:
+            self.tried.note(case)
         if case.back_in:
             self.returns_at = max(self.returns_at, now + case.back_in)
         if case.follows.release is not None:

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from io import StringIO
 from pathlib import Path
@@ -19,7 +20,7 @@ from shared.broker.embedded_steward import EmbeddedSteward
 from shared.log import Lines, MailLog
 from shared.message import Envelope, Fetched, Inline, Parsed, Summary
 from shared.outcome import Answer, Busy, Done, Forward, Outcome, Retry
-from shared.queues import INCOMING, PARSED, POLL
+from shared.queues import INCOMING, PARSED, POLL, retry_queue
 from shared.settings import load
 from shared.spool import Spool
 from shared.stage import Compute, Perform, Stage, alone
@@ -48,6 +49,15 @@ class Broker(EmbeddedBroker):
     """The embedded broker, of which a consumer can break, or end."""
 
     breaks: dict[str, Exception | None]
+    never_empty: frozenset[str] = frozenset()
+    """Queues into which something has come back whenever one looks."""
+
+    async def depths(self, queues: Iterable[str]) -> Mapping[str, int]:
+        found = await super().depths(queues)
+        return {name: depth or (name in self.never_empty) for name, depth in found.items()}
+
+    async def drained(self, queues: Iterable[str]) -> bool:
+        return not self.never_empty.intersection(queues) and await super().drained(queues)
 
     async def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Sequence[Delivery], None]:
         if queue in self.breaks:
@@ -292,6 +302,43 @@ async def test_messages_that_wait_for_a_retry_are_counted_and_not_their_tries(
         assert await plant.drained(deliver=deliver) == Drained(waiting=2, broken=False)
         await plant.put("x2", queue=PARSED)
         assert await plant.drained(deliver=deliver) == Drained(waiting=3, broken=False)
+
+
+async def tries_of_a_run(
+    folder: Path, count: int, never_empty: bool = False
+) -> tuple[Counter[str], Drained]:
+    """Put messages, and have a run refuse all there are; return how often each was tried.
+
+    A retry tier is shorter than it takes to try them all.
+    """
+    async with opened(folder) as plant:
+        tries: Counter[str] = Counter()
+
+        async def refuse(envelopes: Sequence[Envelope[Any]], answer: Answer) -> None:
+            for place, envelope in enumerate(envelopes):
+                tries[name_of(envelope.id)] += 1
+                await asyncio.sleep(0.01)
+                answer(place, Retry("later"))
+
+        await plant.put(*(f"m{n}" for n in range(count)), queue=PARSED)
+        tier = retry_queue(PARSED, plant.settings.retry.tiers[0])
+        while (await plant.broker.depths([tier]))[tier]:  # of a run before
+            await asyncio.sleep(0.01)
+        plant.broker.never_empty = frozenset((PARSED,) if never_empty else ())
+        return tries, await plant.drained(deliver=refuse)
+
+
+async def test_what_is_refused_is_not_tried_again_in_the_same_run(tmp_path: Path) -> None:
+    for put in (100, 0):  # the second run has what is due from the first
+        tries, drained = await tries_of_a_run(tmp_path, put)
+        assert set(tries.values()) == {1}
+        assert (len(tries), drained) == (100, Drained(waiting=100, broken=False))
+
+
+async def test_it_ends_though_what_was_refused_comes_back_without_a_break(tmp_path: Path) -> None:
+    tries, drained = await tries_of_a_run(tmp_path, 100, never_empty=True)
+    assert set(tries.values()) == {1}
+    assert (len(tries), drained.broken) == (100, False)
 
 
 async def test_what_waits_for_room_is_delivered_in_the_same_run(tmp_path: Path) -> None:
