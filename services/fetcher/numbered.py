@@ -1,11 +1,12 @@
 """Message numbers by UIDL, of a maildrop so large that a dict of them would not fit into memory.
 
 Of a million UIDLs of 70 characters a dict takes 250 MB: an object for each UIDL and each number.
-Here they are one text and some arrays, 100 MB, and a look takes a microsecond instead of a tenth.
-The first ones stay in the dict that they are in: of them, a look costs what it did.
+Here they are blocks of text and some arrays, 100 MB, and a look takes a microsecond instead of a
+tenth. The first ones stay in the dict that they are in: of them, a look costs what it did.
 
 It trusts no UIDL: their hashes are seeded (PEP 456), and where two are the same the texts decide.
-Known limit: room for the most that there may be is taken at once, 6 bytes for each.
+Known limit: room for the most that there may be is taken at once, 26 bytes for each: arrays that
+grow leave holes behind that took as much again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Any, Final
 
 FIRST: Final = 100_000
 """UIDLs that are kept in a dict: 25 MB."""
+
+_BLOCK: Final = 64 * 1024
+"""Characters of a block; none goes over its end."""
 
 
 class Numbered(Mapping[str, int]):
@@ -29,10 +33,13 @@ class Numbered(Mapping[str, int]):
     def __init__(self, first: dict[str, int], most: int) -> None:
         self._first = first
         self._most = most
-        self._text = bytearray()  # of one UIDL after the other, in Latin-1
-        self._ends = array("Q")
-        self._hashes = array("q")
-        self._numbers = array("I")
+        self._count = 0
+        self._blocks: list[bytearray] = []  # one UIDL after the other, in Latin-1
+        self._end = 0
+        self._starts = array("I", [0]) * most
+        self._lengths = array("H", [0]) * most
+        self._hashes = array("q", [0]) * most
+        self._numbers = array("I", [0]) * most
         size = 1 << (most + most // 2).bit_length()
         self._mask = size - 1
         self._table = array("I", [0]) * size  # by hash: one more than where it is in the others
@@ -58,12 +65,21 @@ class Numbered(Mapping[str, int]):
             if place or uidl in first:
                 again.append((uidl, number))
                 continue
-            hashes.append(hashed)
-            table[slot] = len(hashes)
-            self._numbers.append(number)
-            self._text += uidl.encode("latin-1")
-            self._ends.append(len(self._text))
+            place = self._count
+            hashes[place], self._numbers[place] = hashed, number
+            self._keep(place, uidl.encode("latin-1"))
+            self._count = table[slot] = place + 1
         return again
+
+    def _keep(self, place: int, uidl: bytes) -> None:
+        length = len(uidl)
+        if self._end + length > len(self._blocks) * _BLOCK:
+            self._end = len(self._blocks) * _BLOCK
+            self._blocks.append(bytearray(_BLOCK))
+        offset = self._end % _BLOCK
+        self._blocks[-1][offset : offset + length] = uidl
+        self._starts[place], self._lengths[place] = self._end, length
+        self._end += length
 
     def __setitem__(self, uidl: str, number: int) -> None:
         place = self._find(uidl)
@@ -84,17 +100,18 @@ class Numbered(Mapping[str, int]):
         self._without |= numbers
         self._up_to = beyond or self._up_to
         self._first = {u: n for u, n in self._first.items() if self._is_in(n)}
-        self._left_out = sum(map(self._without.__contains__, self._numbers))
+        added = self._numbers[: self._count]
+        self._left_out = sum(map(self._without.__contains__, added))
         if self._up_to:
-            high = filter(self._up_to.__lt__, self._numbers)
+            high = filter(self._up_to.__lt__, added)
             self._left_out += sum(n not in self._without for n in high)
 
     def _is_in(self, number: int) -> bool:
         return number not in self._without and not 0 < self._up_to < number
 
     def _uidl(self, place: int) -> str:
-        start = self._ends[place - 1] if place else 0
-        return self._text[start : self._ends[place]].decode("latin-1")
+        block, offset = divmod(self._starts[place], _BLOCK)
+        return self._blocks[block][offset : offset + self._lengths[place]].decode("latin-1")
 
     def _find(self, uidl: str) -> int | None:
         hashed, table, mask = hash(uidl), self._table, self._mask
@@ -123,7 +140,7 @@ class Numbered(Mapping[str, int]):
 
     def __len__(self) -> int:
         """Return how many there are."""
-        return len(self._first) + len(self._numbers) - self._left_out
+        return len(self._first) + self._count - self._left_out
 
     def __iter__(self) -> Iterator[str]:
         return (uidl for uidl, _ in self.pairs())
@@ -135,11 +152,10 @@ class Numbered(Mapping[str, int]):
     def pairs(self) -> Iterator[tuple[str, int]]:
         """Yield the same."""
         yield from self._first.items()
-        start = 0
-        for end, number in zip(self._ends, self._numbers, strict=True):
+        for place in range(self._count):
+            number = self._numbers[place]
             if self._is_in(number):
-                yield self._text[start:end].decode("latin-1"), number
-            start = end
+                yield self._uidl(place), number
 
 
 class _Pairs(ItemsView[str, int]):

@@ -31,11 +31,12 @@ def listed(lines: list[bytes]) -> Uidls:
 
 
 @pytest.mark.parametrize("lines", LISTINGS.values(), ids=LISTINGS)
-@pytest.mark.parametrize("first", [1, 90])
+@pytest.mark.parametrize(("first", "block"), [(1, 4), (90, 9), (90, 64 * 1024)])
 def test_a_large_listing_is_read_like_a_small_one(
-    monkeypatch: pytest.MonkeyPatch, lines: list[bytes], first: int
+    monkeypatch: pytest.MonkeyPatch, lines: list[bytes], first: int, block: int
 ) -> None:
     small = listed(lines)
+    monkeypatch.setattr(numbered, "_BLOCK", block)
     monkeypatch.setattr(numbered, "FIRST", first)
     large = listed(lines)
     assert isinstance(small.numbers, dict)
