@@ -25,6 +25,7 @@ from services.postmaster.invocation import Invocation
 from shared.broker import amqp_url
 from shared.errors import ConfigError, Unreachable
 from shared.log import MailLog, configure, printable
+from shared.made import LEDGERS_LOST, QUEUES_LOST, require_there
 from shared.settings import Destination, Settings
 from shared.settings_advice import warnings
 from shared.settings_owner import require_own
@@ -94,26 +95,29 @@ def _places(settings: Settings) -> Iterator[Problem]:
         place = str(settings.data_dir.absolute())
         yield from _refused("data_dir", partial(require_writable, place))
     if settings.broker.url is None:
-        yield from _refused("", partial(_sqlite_file, settings.queue_file.absolute()))
+        yield from _refused("", partial(_sqlite_file, settings.queue_file.absolute(), QUEUES_LOST))
     yield from _refused("", partial(Spool, settings.spool_url, settings.spool.options))
     if (url := settings.state.url) is not None:
         yield from _refused("", partial(_database, url.reveal()))
     else:
-        yield from _refused("", partial(_sqlite_file, settings.data_dir.absolute() / "state.db"))
+        file = settings.data_dir.absolute() / "state.db"
+        yield from _refused("", partial(_sqlite_file, file, LEDGERS_LOST))
 
 
 def _database(url: str) -> None:
     if (file := file_of(url)) is not None:
         require_writable(str(file.absolute().parent))
-        _sqlite_file(file.absolute())
+        _sqlite_file(file.absolute(), LEDGERS_LOST)
 
 
-def _sqlite_file(path: Path) -> None:
+def _sqlite_file(path: Path, loss: str) -> None:
     """Make sure that a file, if there is one, may be one of ours; only opening it would tell all.
 
     Raises:
-        ConfigError: it may not be read and written, or is another kind of file.
+        ConfigError: it may not be read and written, is another kind of file, or was made and is
+            gone.
     """
+    require_there(path, loss)
     if not os.path.lexists(path):
         return
     if not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):

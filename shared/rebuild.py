@@ -9,14 +9,18 @@ file stays beside the new one. It trusts that nobody uses the file meanwhile.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
+from shared import faultpoint
 from shared.log import printable
+from shared.made import mark_of
 
 SIDES: Final = ("-wal", "-shm")
 _VERSION: Final = "schema_version"
@@ -24,6 +28,9 @@ _VERSION: Final = "schema_version"
 
 _CHECKED: Final = 5
 """Faults that are told of at the most."""
+
+_MOST_KEPT: Final = 1000
+"""Damaged files of one name."""
 
 
 class Health(NamedTuple):
@@ -70,29 +77,90 @@ def look(path: Path) -> Health:
     return Health([] if faults == ["ok"] else faults, rows)
 
 
-def rebuild(path: Path, empty: Path) -> list[Rebuilt]:
+def rebuild(
+    path: Path, empty: Path, put_right: Callable[[Path], None]
+) -> tuple[list[Rebuilt], Path | None]:
     """Copy what can be read of a file into a new one, which then takes its place.
 
+    Killed at any moment it has lost nothing: until the new file is whole and on disk, the old one
+    has its name; and there is never none.
+
     Args:
-        path: the damaged file; it is kept, with ``.damaged`` at the end of its name.
+        path: the damaged file; it is kept, with ``.damaged`` at the end of its name, and a number
+            where there is one already.
         empty: a file with all tables, and nothing in them.
+        put_right: what is to be done with the new file before it is used.
+
+    Returns:
+        What became of each table, and where the damaged file is now; None if there was none.
     """
     with contextlib.closing(sqlite3.connect(empty, isolation_level=None)) as new:
         new.execute("PRAGMA synchronous = FULL")
         found = [_copied(path, new, table) for table, _ in _tables(new) if table != _VERSION]
+    put_right(empty)
+    with contextlib.closing(sqlite3.connect(empty, isolation_level=None)) as new:
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    kept = path.with_name(f"{path.name}.damaged")
-    for side in ("", *SIDES):
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + side).replace(kept.with_name(kept.name + side))
+    _sync(empty)
+    faultpoint.reach("rebuild", "written")
+    kept = _set_aside(path)
+    _sync(path.parent)
+    faultpoint.reach("rebuild", "aside")
     empty.replace(path)
+    faultpoint.reach("rebuild", "in-place")
+    _sync(path.parent)
+    remove(empty)
+    return found, kept
+
+
+def remove(path: Path) -> None:
+    """Delete a file that was made for a while, with all that lies beside it."""
+    for file in (*(path.with_name(path.name + side) for side in ("", *SIDES)), mark_of(path)):
+        file.unlink(missing_ok=True)
+
+
+def _set_aside(path: Path) -> Path | None:
+    """Give a file, if there is one, a second name, and what lies beside it that name alone.
+
+    The log of the old file must not lie beside the new one, not for a moment: it would be played
+    back into it. So it goes into the old file first, as far as that works: where it does not, the
+    old file cannot be read without it, and is refused by whoever opens it before the new is there.
+    """
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_opened(path, "rw")) as old:
+        old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    numbers = ("", *(f".{number}" for number in range(1, _MOST_KEPT)))
+    for number in numbers:
+        kept = path.with_name(f"{path.name}.damaged{number}")
+        with contextlib.suppress(FileExistsError):
+            if path.exists():
+                _doubled(path, kept)
+            break
+    else:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(kept))
     for side in SIDES:
         with contextlib.suppress(FileNotFoundError):
-            empty.with_name(empty.name + side).unlink()
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(folder)
-    os.close(folder)
-    return found
+            path.with_name(path.name + side).replace(kept.with_name(kept.name + side))
+    return kept if kept.exists() else None
+
+
+def _doubled(path: Path, kept: Path) -> None:
+    try:
+        kept.hardlink_to(path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        with path.open("rb") as source, kept.open("xb") as copy:
+            kept.chmod(0o600)
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _copied(path: Path, new: sqlite3.Connection, table: str) -> Rebuilt:
@@ -137,8 +205,8 @@ def _key(db: sqlite3.Connection, table: str) -> list[str]:
     return key or ["rowid"]
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(f"file:{quote(os.fsencode(path.absolute()))}?mode=ro", uri=True)
+def _opened(path: Path, mode: str = "ro") -> sqlite3.Connection:
+    db = sqlite3.connect(f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}", uri=True)
     # Else SQLite reads nothing at all of a file that was cut off.
     db.execute("PRAGMA writable_schema = ON")
     return db

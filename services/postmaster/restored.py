@@ -24,7 +24,7 @@ from shared.broker import Stored
 from shared.broker import embedded_store as store
 from shared.log import printable
 from shared.queues import POLL
-from shared.rebuild import SIDES
+from shared.rebuild import remove
 from shared.spool.local import LocalStore
 
 if TYPE_CHECKING:
@@ -120,8 +120,7 @@ def _drafts(parts: Parts) -> Iterator[dict[str, Path]]:
         yield drafts
     finally:
         for draft in drafts.values():
-            for side in ("", *SIDES):
-                draft.with_name(draft.name + side).unlink(missing_ok=True)
+            remove(draft)
 
 
 def _unpacked(file: Path, drafts: dict[str, Path]) -> tuple[bytes, set[str]]:

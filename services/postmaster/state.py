@@ -14,12 +14,14 @@ import click
 
 from services.postmaster import show
 from services.postmaster.invocation import Invocation, pass_invocation
+from shared import faultpoint
 from shared.broker import embedded_owners as owners
 from shared.broker import embedded_schema as schema
 from shared.broker import embedded_store as store
 from shared.errors import ConfigError
+from shared.made import LEDGERS_LOST, QUEUES_LOST, gone, mark_of
 from shared.queues import QUARANTINE, plan
-from shared.rebuild import Health, look, rebuild
+from shared.rebuild import Health, look, rebuild, remove
 from shared.settings import Settings
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -68,26 +70,35 @@ def migrate(invocation: Invocation) -> None:
 def rebuild_(invocation: Invocation, as_json: bool) -> int:
     """Make each damaged file anew with what can be read of it; stop all processes first.
 
-    The damaged file is kept beside it, as FILE.damaged. Messages of which it is no longer known
-    where they stood go to quarantine.
+    The damaged file is kept beside it, as FILE.damaged (FILE.damaged.1 and so on where that is
+    there already). A file that is gone is made anew, and is empty. Messages of which it is no
+    longer known where they stood go to quarantine.
     """
     settings = invocation.settings()
+    faultpoint.arm(invocation.environ)
     files = _files(settings)
     require_stopped(settings)
     done: list[dict[str, object]] = []
     for file, make in files.items():
+        empty = file.with_name(f"{file.name}.new")
+        remove(empty)  # what a rebuild has left that was killed
         if not health_of(file, make).faults:
             continue
-        empty = file.with_name(f"{file.name}.new")
-        for side in ("", "-wal", "-shm"):
-            empty.with_name(empty.name + side).unlink(missing_ok=True)
-        make(empty)
-        tables = rebuild(file, empty)
-        if file == settings.queue_file:
-            _put_right(file)
+        how = gone(file)
+        queues = file == settings.queue_file
+        try:
+            make(empty)
+            tables, kept = rebuild(file, empty, _put_right if queues else _as_it_is)
+        finally:
+            remove(empty)
         done.append({"file": str(file), "tables": [table._asdict() for table in tables]})
-        if not as_json:
-            click.echo(f"{file}: made anew; the damaged one is {file.name}.damaged")
+        if as_json:
+            continue
+        if how:
+            loss = QUEUES_LOST if queues else LEDGERS_LOST
+            click.echo(f"{file}: made anew, and empty, as the old one {how}: {loss}")
+        else:
+            click.echo(f"{file}: made anew; the damaged one is {kept.name if kept else 'gone'}")
             for table in tables:
                 some = "all" if table.whole else "some are lost"
                 click.echo(f"  {table.table}: {table.rows} rows, {some}")
@@ -106,7 +117,7 @@ def _files(settings: Settings) -> dict[Path, Callable[[Path], None]]:
     ledgers = ledger_file(settings)
     if ledgers is not None:
         files[ledgers] = make_ledgers
-    return {file: make for file, make in files.items() if file.exists()}
+    return {f: make for f, make in files.items() if f.exists() or mark_of(f).exists()}
 
 
 def ledger_file(settings: Settings) -> Path | None:
@@ -152,7 +163,7 @@ async def _opened(address: str | Path) -> None:
 
 def health_of(file: Path, make: Callable[[Path], None]) -> Health:
     """Return how a file is; one that is opened as ever and lacks something is damaged, too."""
-    health = look(file)
+    health = Health([], {}) if gone(file) else look(file)
     if health.faults:
         return health
     try:
@@ -171,6 +182,10 @@ def require_stopped(settings: Settings) -> None:
     folder = settings.queue_file.with_name(f"{settings.queue_file.name}.owners")
     if settings.broker.url is None and any(map(owners.is_locked, folder.glob("*"))):
         raise ConfigError(str(settings.data_dir), "processes use these files; stop them first")
+
+
+def _as_it_is(_: Path) -> None:
+    """Leave the ledgers as they are."""
 
 
 def _put_right(file: Path) -> None:

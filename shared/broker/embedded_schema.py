@@ -18,6 +18,7 @@ from typing import Final
 
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import printable
+from shared.made import QUEUES_LOST, note_made, require_there
 from shared.rebuild import damaged
 from shared.room import PAGE, log_pages
 
@@ -119,9 +120,11 @@ def connect(path: Path, patience: float) -> sqlite3.Connection:
         patience: seconds to wait for another process's transaction.
 
     Raises:
-        ConfigError: the file cannot be used at all: not writable, not ours, of a newer version.
+        ConfigError: the file cannot be used at all: not writable, not ours, of a newer version; or
+            it was made once, and is gone.
         BrokerUnavailable: it cannot be used just now: locked, or the disk is full.
     """
+    require_there(path, QUEUES_LOST)
     try:
         _make_private(path)
         connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
@@ -135,6 +138,7 @@ def connect(path: Path, patience: float) -> sqlite3.Connection:
     except ConfigError:
         connection.close()
         raise
+    note_made(path)
     return connection
 
 

@@ -291,7 +291,8 @@ class Worker:
         self._disconnect()
         self._reopen_at = time.monotonic() + REOPEN
         if schema.is_damaged(error) or isinstance(error, ConfigError):
-            self.damage = damaged(str(self._path), self.trouble)
+            told = isinstance(error, ConfigError)
+            self.damage = self.trouble if told else damaged(str(self._path), self.trouble)
         answer = BrokerUnavailable(self.trouble)
         answer.__cause__ = error
         return refused(jobs, answer)

@@ -22,6 +22,7 @@ from tenacity.wait import wait_random_exponential
 
 from shared.errors import ConfigError, StateUnavailable
 from shared.log import printable
+from shared.made import LEDGERS_LOST, gone, note_made, require_there
 from shared.rebuild import damaged
 from shared.room import log_pages
 from shared.state.schema import Incomplete, NewerDatabase, migrate
@@ -70,6 +71,9 @@ class Database:
         url: an SQLAlchemy URL, ``sqlite:///file`` or ``postgresql+psycopg://user@host/name``; or
             the path of a file.
         patience: seconds to wait for a lock, for a connection, and for tries in all.
+
+    Raises:
+        ConfigError: the URL is wrong, or its file was made once and is gone.
     """
 
     def __init__(self, url: str | Path, patience: float) -> None:
@@ -111,6 +115,8 @@ class Database:
             if _hopeless(error):
                 raise ConfigError(WHERE, _reason(error) + _advice(error)) from error
             raise StateUnavailable(_reason(error) + _advice(error)) from error
+        if self.dialect == "sqlite":
+            note_made(Path(str(self._engine.url.database)))
 
     def transaction(self, work: Callable[[Connection], R], *, writes: bool) -> R:
         """Do some work in a transaction; it is durable when this returns.
@@ -202,11 +208,14 @@ def _parse(url: str | Path) -> URL:
 
 def _sqlite(url: URL, patience: float) -> Engine:
     path = Path(_named(url))
+    require_there(path, LEDGERS_LOST)
     _create(path)
     engine = _engine(url, {"timeout": patience}, paramstyle="named")
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _: object) -> None:
+        if how := gone(path):  # else it would be made anew, and have no tables
+            raise sqlite3.OperationalError(f"{printable(str(path))} {how}")
         connection.isolation_level = None  # BEGIN is ours, below
         for pragma in (*_PRAGMAS, f"wal_autocheckpoint={log_pages(path, _LOG_PAGES)}"):
             connection.execute(f"PRAGMA {pragma}").close()

@@ -40,9 +40,11 @@ def test_everything_lies_where_it_was_said_to(tmp_path: Path, provider: Dovecot,
     assert {path.name for path in plant.data.iterdir()} == {
         "configuration",
         "queue.db",
+        "queue.db.made",
         "queue.db.owners",
         "spool",
         "state.db",
+        "state.db.made",
         "unrecorded",
     }
 

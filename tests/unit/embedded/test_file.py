@@ -28,6 +28,7 @@ async def test_only_the_owner_may_read_mail(path: Path, opened: Open) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert modes == {
         "queue.db": 0o600,
+        "queue.db.made": 0o600,
         "queue.db-wal": 0o600,
         "queue.db-shm": 0o600,
         "queue.db.owners": 0o700,
@@ -56,7 +57,8 @@ async def test_a_closed_broker_leaves_the_file_alone(path: Path, opened: Open) -
 
     await broker.close()
 
-    assert sorted(p.name for p in path.parent.iterdir()) == ["queue.db", "queue.db.owners"]
+    left = sorted(p.name for p in path.parent.iterdir())
+    assert left == ["queue.db", "queue.db.made", "queue.db.owners"]
     assert list(path.with_name("queue.db.owners").iterdir()) == []
 
 
