@@ -69,8 +69,12 @@ class Lessons:
             seen: what it has seen besides.
         """
         seen = set(seen)
+        # What hung without PIPELINING as well may have been the maildrop from the first.
+        hung_without = self._tried & set(LISTINGS)
         for name in sorted(({n for n in NAMES if quirks.has(n)} | seen) - self._believed):
-            await self._write(name, _BELIEVED, None if name in OF_SERVERS else self._account.name)
+            everywhere = name in OF_SERVERS and not hung_without
+            account = None if everywhere else self._account.name
+            await self._write(name, _BELIEVED, account)
             self._believed.add(name)
         self.sizes_vary = self.sizes_vary or SIZES_VARY in seen
         for name in seen & set(NAMES):

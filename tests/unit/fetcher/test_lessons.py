@@ -27,11 +27,11 @@ async def _poll_of_hanging(
     await poll
 
 
+@pytest.mark.parametrize("offers", [("UIDL", "TOP"), ("UIDL", "TOP", "PIPELINING")])
 @pytest.mark.parametrize("verb", ["UIDL", "LIST", "STAT"])
 async def test_a_maildrop_at_which_a_listing_hangs_costs_its_neighbours_nothing(
-    desk: Desk, forward: Callable[[float], None], verb: str
+    desk: Desk, forward: Callable[[float], None], verb: str, offers: tuple[str, ...]
 ) -> None:
-    offers = ("UIDL", "TOP")
     says = {verb: Say(then="hang")} | ({"LIST": Say(b"-ERR no\r\n")} if verb == "STAT" else {})
     async with some(2, capabilities=offers, says=says).serving() as server:
         await _poll_of_hanging(desk, server, forward)
