@@ -210,14 +210,17 @@ class Exchange:
                 raise ServerFault(self.server, f"a message of more than {FRAMED_LIMIT} bytes")
             over = self._pop3.may_be_over(size)
             try:
-                async with self.patience(moment if over else None):
+                # Not ``patience``: however much came before, nothing more is the end.
+                async with asyncio.timeout(moment if over else None):
                     self._pop3.receive_data(await self._connection.read())
-            except Silent as error:
-                if isinstance(error, Slow):
-                    raise self._slow(error) from error
-                if not over or (whole := self._pop3.framed(size, over=True)) is None:
+            except Slow as error:
+                raise self._slow(error) from error
+            except (Silent, TimeoutError) as error:
+                if over and (whole := self._pop3.framed(size, over=True)) is not None:
+                    return whole
+                if isinstance(error, Silent):
                     raise
-                return whole
+                raise Silent(self.server, f"nothing came for {moment:g} seconds") from error
         return whole
 
     async def command(self, verb: str, *arguments: str | int) -> Reply:
