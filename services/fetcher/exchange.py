@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -169,13 +169,21 @@ class Exchange:
             size += len(data)
         return b"".join(kept)
 
-    async def listing(self, verb: str, take: Callable[[bytes], None], most: int) -> None:
+    async def listing(
+        self,
+        verb: str,
+        take: Callable[[bytes], None],
+        most: int,
+        waited: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
         """Hand a multi-line response over, piece by piece.
 
         Args:
             verb: what it answers, for errors.
             take: is given some KiB at a time; between two of them, others have their turn.
             most: bytes that are read.
+            waited: is awaited after each piece, and returns whether that has taken time, which is
+                not the server's then.
 
         Raises:
             TooLarge: it is longer.
@@ -185,6 +193,8 @@ class Exchange:
                 if start:
                     await asyncio.sleep(0)
                 take(data[start : start + SLICE])
+                if waited is not None and await waited():
+                    self._connection.expect()
 
     async def _pieces(self, verb: str, most: int) -> AsyncIterator[bytes]:
         size = 0

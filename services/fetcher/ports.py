@@ -6,9 +6,10 @@ The wiring gives it real ones; the fetcher knows no database and no broker.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from services.fetcher.turns import Turns
 from shared.claims import Entry, Known, Quirk, Standing, Trouble
 from shared.clock import Clock
 from shared.errors import SpoolUnavailable
@@ -165,6 +166,7 @@ class World:
     Attributes:
         inline_limit: bytes up to which a message travels in its envelope.
         lacking: tells why there is no room for so many bytes more, if that is so.
+        turns: of very large listings.
     """
 
     ledger: Ledger
@@ -175,3 +177,4 @@ class World:
     journal: Journal
     clock: Clock
     lacking: Callable[[int], str | None] = lambda _: None
+    turns: Turns = field(default_factory=Turns)

@@ -28,6 +28,7 @@ from services.fetcher.protocol import Reply
 from services.fetcher.quirks import NONE, Quirks
 from services.fetcher.refusal import temporary
 from services.fetcher.retrieved import Pieces, Retrieved, too_large
+from services.fetcher.turns import Turn
 from services.fetcher.unrevealing import unrevealing
 from services.fetcher.window import Window
 from shared.dialogue import Tell
@@ -113,6 +114,7 @@ class Session:
         self._exchange = exchange
         self._most = max_messages
         self._marking = False  # DELE has been sent
+        self._turn: Turn | None = None
 
     @classmethod
     async def open(
@@ -155,15 +157,17 @@ class Session:
     def _pipelining(self) -> bool:
         return "PIPELINING" in self.capabilities
 
-    async def survey(self, *, sizes: bool = False) -> Survey:
+    async def survey(self, *, sizes: bool = False, turn: Turn | None = None) -> Survey:
         """Return how much there is, and which UIDLs; asked together where that is allowed.
 
         Args:
             sizes: whether to ask for the sizes of all messages as well.
+            turn: is taken where UIDL lists very much.
 
         Raises:
             ServerFault: it says neither how many messages there are nor which.
         """
+        self._turn = turn
         if not sizes:
             return await self._survey()
         without = self.quirks
@@ -457,7 +461,9 @@ class Session:
                 self._exchange.required(reply)
             return _Uidls(None, None if temporary(reply) else refused)
         found = Uidls(self._most)
-        await self._exchange.listing("UIDL", found.feed, self._listing_bytes)
+        turn = self._turn
+        waited = None if turn is None else lambda: turn.take(found.lines)
+        await self._exchange.listing("UIDL", found.feed, self._listing_bytes, waited)
         found.end()
         if found.nonsense:
             return _Uidls(None, "no_uidl")

@@ -18,6 +18,7 @@ from services.fetcher.listing import Uidls
 from services.fetcher.pages import Pages
 from services.fetcher.ports import Ledger
 from services.fetcher.session import Session, Survey
+from services.fetcher.turns import Turn
 from services.fetcher.worklist import Listed, Worklist
 
 FEW: Final = 1_000
@@ -69,6 +70,7 @@ async def take_stock(
     now: float,
     sizes_vary: bool,
     large: bool,
+    turn: Turn | None = None,
 ) -> Stock:
     """Compare what the server lists with what the ledger knows; forget what is listed no longer.
 
@@ -82,10 +84,11 @@ async def take_stock(
         sizes_vary: whether other sizes mean nothing at this server.
         large: whether much is recorded of this maildrop: then not all sizes are asked for, and what
             is recorded is read while the server lists.
+        turn: is taken where the listing is very large, until the caller is done with it.
     """
     if not large:
         await known.ready()
-    survey = await session.survey(sizes=not large)
+    survey = await session.survey(sizes=not large, turn=turn)
     listing = survey.uidls or Uidls()
     uidls = usable(listing.numbers, survey.count, listing.highest)
 

@@ -235,18 +235,21 @@ class Visit:
     async def _work(self, known: Pages) -> Worklist:
         """Return what there is to do."""
         name, now = self._account.name, self._world.clock.now()
-        stock = await take_stock(
-            self._session,
-            self._world.ledger,
-            name,
-            known,
-            keep=self._account.keep,
-            now=now,
-            sizes_vary=SIZES_VARY in self.quirks,
-            large=self._large,
-        )
-        work = stock.work
-        self._noted(stock)
+        async with self._world.turns.turn() as turn:
+            stock = await take_stock(
+                self._session,
+                self._world.ledger,
+                name,
+                known,
+                keep=self._account.keep,
+                now=now,
+                sizes_vary=SIZES_VARY in self.quirks,
+                large=self._large,
+                turn=turn,
+            )
+            self._noted(stock)
+            work = stock.work
+            del stock  # and with it all UIDLs
         if not self._deleted:
             return work
         again = [safe for safe in map(self._there_again, work.fetch) if safe is not None]

@@ -13,6 +13,7 @@ from services.fetcher.commits import Limits
 from services.fetcher.fetch import ONCE, Fetcher
 from services.fetcher.ports import World
 from services.fetcher.schedule import Scheduler
+from services.fetcher.turns import Turns
 from shared import wire
 from shared.broker.embedded import EmbeddedBroker
 from shared.broker.embedded_steward import EmbeddedSteward
@@ -54,6 +55,7 @@ class Desk:
         jobs: int = 1,
         lacking: Callable[[int], str | None] = lambda _: None,
         reason: str = "due",
+        turns: Turns | None = None,
         **changes: Any,
     ) -> Counter[str]:
         """Poll the maildrop, by so many jobs at a time; return what happened."""
@@ -67,6 +69,7 @@ class Desk:
             self.log,
             self.clock,
             lacking,
+            turns or Turns(),
         )
         self.log.counts.clear()
         fetcher = Fetcher({"sales": account}, world, limits or Limits())
