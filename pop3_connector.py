@@ -1,4 +1,8 @@
-"""The console script: makes sure that ``services`` and ``shared`` are ours, and hands over.
+"""The console script: how a process begins and ends. Between, it hands over to ``services``.
+
+Before anything is loaded it makes sure that the three standard descriptors are open, that signals
+end it well, and that ``services`` and ``shared`` are ours. Once its exit status is known, no signal
+changes it any more. ``python -m services`` and those of the stages begin here as well.
 
 Both names are common. A package of the same name in front of ours (``PYTHONPATH``), or one that was
 installed into the same place and replaced files of ours, would be met as an ImportError somewhere,
@@ -20,6 +24,9 @@ PROGRAM: Final = "pop3-connector"
 OURS: Final = ("services", "shared")
 """The packages of this program; each says by its ``PROGRAM`` whose it is."""
 
+INTERRUPTED: Final = 130
+"""The exit status of what was told to end before it was done."""
+
 SERVING: Final = frozenset(("run", "fetcher", "parser", "rewriter", "deliverer"))
 """The commands that run until they are told to end."""
 
@@ -29,27 +36,77 @@ _REMEDY: Final = (
 )
 
 
-def main() -> int:
-    """Run the program; return its exit status, 1 where it would not be ours that runs."""
+def main(*first: str) -> int:
+    """Run the program; return its exit status, 1 where it would not be ours that runs.
+
+    Args:
+        first: stands before the arguments of this process.
+    """
+    sys.argv[1:1] = first
+    open_descriptors()
     _end_on_signals(sys.argv[1:])
+    try:
+        return _main()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        _heed_no_more_signals()
+
+
+def _main() -> int:
     if (wrong := foreign(Path(__file__).parent)) is not None:
         sys.stderr.write(f"{PROGRAM}: {wrong}. {_REMEDY}\n")
         return 1
     from services.__main__ import main as program
 
+    if signal.getsignal(signal.SIGINT) is _interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return program()
 
 
-def _end_on_signals(arguments: Sequence[str]) -> None:
-    """End a process that serves with 0 on SIGTERM and SIGHUP while it loads: nothing is in hand.
+def open_descriptors() -> None:
+    """Open what is closed of standard input, output and error (``2>&-``), on ``/dev/null``.
 
-    Loading takes most of a second where the machine is busy. The program sets its own later.
+    The next file that is opened would have its number: a database, into which errors are written.
     """
-    if SERVING.isdisjoint(arguments) or "--once" in arguments:
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # has the lowest number that is free: this one
+            os.set_inheritable(number, True)
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _interrupted(*_: object) -> None:
+    os._exit(INTERRUPTED)
+
+
+def _end_on_signals(arguments: Sequence[str]) -> None:
+    """End at once on a signal while all is loaded: nothing is in hand, and there is nothing to say.
+
+    What serves ends with 0 on SIGTERM and SIGHUP. Loading takes most of a second where the machine
+    is busy. The program sets its own later.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
+    if SERVING.isdisjoint(arguments):
         return
+    status = INTERRUPTED if "--once" in arguments else 0
     for name in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(name) is signal.SIG_DFL:
-            signal.signal(name, lambda *_: os._exit(0))
+            signal.signal(name, lambda *_: os._exit(status))
+
+
+def _heed_no_more_signals() -> None:
+    """Let no signal change an exit status that is known: Python takes its handlers away by itself.
+
+    A command that has none is ended by them as ever.
+    """
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(name) is not signal.SIG_DFL:
+            signal.signal(name, signal.SIG_IGN)
 
 
 def foreign(here: Path) -> str | None:

@@ -6,6 +6,13 @@ line or the configuration is wrong; 130 interrupted. No traceback is shown unles
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":  # before anything is loaded
+    from pop3_connector import main as begin
+
+    sys.exit(begin())
+
 import atexit
 import gc
 import importlib
@@ -13,7 +20,6 @@ import io
 import os
 import resource
 import signal
-import sys
 import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -225,7 +231,3 @@ def _run(invocation: Invocation, arguments: Sequence[str] | None) -> int:
 def _complain(line: str, status: int) -> int:
     click.echo(f"{NAME}: {line}", err=True)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import sys
+
+if __name__ == "__main__":  # before anything is loaded
+    from pop3_connector import main
+
+    sys.exit(main("rewriter"))
+
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -34,9 +40,3 @@ PART: Final = Part("rewriter", assemble)
 def serve(configuration: Settings, lines: Lines) -> int:
     """Run until SIGTERM; return the exit status."""
     return host(configuration, lines, PART)
-
-
-if __name__ == "__main__":
-    from services.__main__ import main
-
-    sys.exit(main(["rewriter", *sys.argv[1:]]))

@@ -1,6 +1,7 @@
 """The console script as it is installed: whose packages it runs, and what it says if not ours."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -97,12 +98,79 @@ def test_where_a_package_is_missing_it_is_named(tmp_path: Path) -> None:
     assert f"its package 'services' is missing in {ours}" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_signal_while_the_program_loads_ends_it_well(tmp_path: Path, name: str) -> None:
+def starts(*arguments: str) -> list[list[str]]:
+    """Return every command line that means the same."""
+    found = [["-P", "-c", START, *arguments], ["-m", "services", *arguments]]
+    if arguments[0] == "fetcher":
+        found.append(["-m", "services.fetcher", *arguments[1:]])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "status"),
+    [
+        ("SIGTERM", ("run",), 0),
+        ("SIGHUP", ("run",), 0),
+        ("SIGTERM", ("fetcher",), 0),
+        ("SIGTERM", ("run", "--once"), 130),
+        ("SIGTERM", ("accounts",), -15),
+        ("SIGINT", ("run",), 130),
+        ("SIGINT", ("accounts",), 130),
+    ],
+)
+def test_a_signal_while_the_program_loads_ends_it_well(
+    tmp_path: Path, name: str, arguments: tuple[str, ...], status: int
+) -> None:
     # The first thing that is loaded sends it, and would say so if the process went on.
     (tmp_path / "click.py").write_text(
         f"import os, signal\nos.kill(os.getpid(), signal.{name})\nprint('went on')\n"
     )
-    assert run(tmp_path, arguments=("run",)) == (0, "", "")
-    assert run(tmp_path, arguments=("fetcher",)) == (0, "", "")
-    assert run(tmp_path, arguments=("accounts",))[0] < 0
+    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    for start in starts(*arguments):
+        done = subprocess.run(
+            [sys.executable, *start], capture_output=True, text=True, env=environ, cwd="/"
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (status, "", ""), start
+
+
+def configured(folder: Path) -> str:
+    """Write a configuration without accounts; return its path."""
+    config = folder / "connector.toml"
+    config.write_text(f'data_dir = "{folder}/data"\n[delivery]\nurl = "maildir://{folder}/mail"\n')
+    return str(config)
+
+
+@pytest.mark.parametrize("stage", ["run", "parser"])
+def test_more_signals_change_no_exit_status(tmp_path: Path, stage: str) -> None:
+    """The last moment at which a test can send one is when Python ends."""
+    late = "import atexit, os, signal\n"
+    late += "for s in ('SIGTERM', 'SIGHUP', 'SIGINT'):"
+    late += " atexit.register(os.kill, os.getpid(), getattr(signal, s))\n"
+    command = [sys.executable, "-P", "-c", late + START, "--config", configured(tmp_path), stage]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environ, cwd="/") as process:
+        assert process.stderr is not None
+        said = b""
+        while b'"started"' not in said:
+            said = process.stderr.readline()
+            assert said, "it ended before it had started"
+        process.terminate()
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_do_no_harm(tmp_path: Path, closed: str) -> None:
+    # What is opened next would have the number of a closed one.
+    code = "import os, sys; from pop3_connector import main; status = main();"
+    code += "sys.exit(status or 100 * (os.open(os.devnull, os.O_RDONLY) < 3))"
+    arguments = ["--config", configured(tmp_path), "run", "--once", "--json"]
+    done = subprocess.run(
+        f"exec {shlex.join([sys.executable, '-P', '-c', code, *arguments])} {closed}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, "Error" in done.stderr) == (0, False)
+    assert ('"accounts": 0' in done.stdout) == (" >&-" not in f" {closed}")

@@ -32,6 +32,7 @@ LIBRARIES = {
     "tenacity": ("shared.*", "services.*"),
     "click": ("services.__main__", "services.postmaster.*"),
     "rich": ("services.run", "services.postmaster.*"),
+    "pop3_connector": ("services.__main__", "services.*.__main__"),  # ours: how a process begins
 }
 """Which modules may import a library; no other library is imported at all."""
 
