@@ -12,6 +12,7 @@ import asyncio
 from typing import Final
 
 from services.fetcher.account import Account
+from services.fetcher.breaks import Breaks
 from services.fetcher.commits import Limits
 from services.fetcher.lessons import Lessons
 from services.fetcher.login import may_be_the_line
@@ -34,9 +35,6 @@ from shared.errors import (
 
 POLL_SECONDS: Final = 900.0
 """Seconds after which a poll begins no further session; others are to have its place."""
-
-BROKEN: Final = 5
-"""Sessions of a poll that may break at a message before the poll has failed."""
 
 PATIENCE: Final = 60.0
 """Seconds between two logins that are waited for in the middle of a poll (LOGIN-DELAY)."""
@@ -62,7 +60,7 @@ class Sessions:
         self._limits = limits
         self._lessons = Lessons(account, world, standing)
         self._troubles = Troubles(standing.troubles, world.clock.now())
-        self._broken = 0
+        self._breaks = Breaks(frozenset(standing.troubles))
         self._cut_at = ""  # the quirk that the line was cut at, which may have been chance
         self._carefully = False
         self._confirm_most = CONFIRM_MOST
@@ -86,6 +84,8 @@ class Sessions:
         if (count := self._still_there) > 0:
             what = "1 message is" if count == 1 else f"{count} messages are"
             said.append(f"{what} there still, though the server said +OK to DELE and QUIT")
+        if self._breaks.enough:
+            said.append("the session broke too often for one poll: the next one goes on")
         return said
 
     async def run(self) -> bool:
@@ -100,7 +100,11 @@ class Sessions:
         clock = self._world.clock
         started = clock.monotonic()
         while await self._one():
-            if clock.monotonic() - started > POLL_SECONDS or not await self._may_log_in():
+            if clock.monotonic() - started > POLL_SECONDS:
+                await self._count()
+                return self._breaks.in_vain == 0  # else at its own interval
+            if not await self._may_log_in():
+                await self._count()
                 return True
         if self._failure is not None:
             raise self._failure
@@ -133,15 +137,18 @@ class Sessions:
                 confirm_most=self._confirm_most,
                 large=self._large,
                 deleted=self._deleted,
+                in_vain=self._breaks.in_vain,
             )
             try:
                 return await visit.run(known)
             except ServerFault as error:
-                if not await self._goes_on(visit, error):
-                    if not visit.listed:
-                        await self._lessons.failed()
+                if await self._goes_on(visit, error):
+                    return True
+                if not visit.listed:
+                    await self._lessons.failed()
+                if not self._breaks.enough:
                     raise
-                return True
+                return False
             finally:
                 await session.abort()
                 await self._written_down(visit, session)
@@ -225,10 +232,11 @@ class Sessions:
                 uidl="" if visit.blame.key.startswith(" ") else visit.blame.key,
                 why=error.said,
             )
-        self._broken += 1
-        if self._broken > BROKEN:
+        key = visit.blame.key if visit.blame and not visit.blame.deletes else None
+        goes_on = self._breaks.goes_on(key, brought=visit.brought)
+        if not goes_on:
             await self._count()
-        return self._broken <= BROKEN
+        return goes_on
 
     async def _written_down(self, visit: Visit, session: Session) -> None:
         """Remember what a session came to, however it ended."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from services.fetcher.breaks import elsewhere
 from services.fetcher.worklist import Listed
 from shared.claims import Trouble
 from shared.log import printable
@@ -79,12 +80,20 @@ class Troubles:
         """Return whether a session of this poll has broken at this message, perhaps."""
         return key in self._doubted
 
-    def in_order(self, messages: Iterable[Listed]) -> list[Listed]:
-        """Return the messages that are to be tried: what broke last time comes last."""
+    def in_order(self, messages: Iterable[Listed], in_vain: int | None = 0) -> list[Listed]:
+        """Return the messages that are to be tried: what broke last time comes last.
+
+        Args:
+            messages: from the front of the maildrop.
+            in_vain: sessions of this poll that brought nothing, one after the other; None where no
+                message is to be tried.
+        """
+        if in_vain is None:
+            return []
         if not self._known:
             return list(messages)
         tried = [m for m in messages if not self.left_alone(m.key)]
-        return sorted(tried, key=lambda m: self._tries(m.key))
+        return sorted(elsewhere(tried, in_vain), key=lambda m: self._tries(m.key))
 
     def was_tried(self, key: str) -> bool:
         """Return whether a message could not be fetched before."""

@@ -83,6 +83,8 @@ class Visit:
         confirm_most: messages of earlier sessions that are confirmed and deleted, at the most.
         large: whether much is recorded of this maildrop.
         deleted: what earlier sessions of this poll have deleted, by UIDL.
+        in_vain: sessions of this poll before it that broke and brought nothing; None where
+            it is to fetch nothing.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Visit:
         confirm_most: int = CONFIRM_MOST,
         large: bool = False,
         deleted: Mapping[str, Safe] = _NONE,
+        in_vain: int | None = 0,
     ) -> None:
         self._account = account
         self._session = session
@@ -129,6 +132,7 @@ class Visit:
         self._confirm_most = confirm_most
         self._large = large
         self._deleted = deleted
+        self._in_vain = in_vain
         self.still_there = 0
         """How many of these the server lists all the same."""
         self.deleted: dict[str, Safe] = {}
@@ -156,6 +160,11 @@ class Visit:
         """How many messages were new."""
         return self._commits.published
 
+    @property
+    def brought(self) -> bool:
+        """Whether another session has less to do: what has no UIDL is read anew by each."""
+        return self.fetched > 0 or (self._has_recorded and not self._unnamed)
+
     async def run(self, known: Pages) -> bool:
         """Do what there is to do, and quit; return whether something is left for another session.
 
@@ -170,7 +179,7 @@ class Visit:
         """
         try:
             work = await self._work(known)
-            left = await self._fetch(self._troubles.in_order(work.fetch))
+            left = await self._fetch(self._troubles.in_order(work.fetch, self._in_vain))
             await self._commits.all()
             await self._see_line(work.due)
             # Last: on a line that always breaks, what is new comes first.
