@@ -1,0 +1,53 @@
+"""``run --once`` over RabbitMQ, where it is the broker that brings back what waits for a retry."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from services.drain import Drained, drain
+from services.parts import Assembly
+from shared import wire
+from shared.broker import Send
+from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.steward import KombuSteward
+from shared.message import Envelope
+from shared.outcome import Answer, Retry
+from shared.queues import PARSED
+from tests.flow.rabbitmq_site import PATIENCE
+from tests.ids import id_of, name_of
+from tests.servers.rabbitmq import RabbitServer
+from tests.unit.test_drain import PARSED_MAIL, Plant
+
+
+async def test_what_is_refused_is_not_tried_again_in_the_same_run(
+    server: RabbitServer, tmp_path: Path
+) -> None:
+    """A try of all takes ten times as long as the retry tier."""
+    plant = Plant(tmp_path)
+    tiers, url = plant.settings.retry.tiers, server.url(server.vhost())
+    steward = KombuSteward(url, tiers)
+    await asyncio.to_thread(steward.declare)
+    broker = RabbitBroker(url, sender="postmaster", name="test", tiers=tiers, version="0")
+    tries: Counter[str] = Counter()
+
+    async def refuse(envelopes: Sequence[Envelope[Any]], answer: Answer) -> None:
+        for place, envelope in enumerate(envelopes):
+            tries[name_of(envelope.id)] += 1
+            await asyncio.sleep(0.04)
+            answer(place, Retry("later"))
+
+    resources = replace(plant.resources, broker=broker)
+    async with asyncio.timeout(PATIENCE):
+        await broker.open()
+        for number in range(100):
+            envelope = Envelope(id_of(f"m{number}"), "sales", PARSED_MAIL, 1.0)
+            await broker.publish(Send(PARSED, wire.encode(envelope), envelope.id))
+        assemblies = [Assembly(stage) for stage in plant.stages(deliver=refuse)]
+        drained = await drain(resources, assemblies, plant.interrupted, grace=5)
+        await broker.close()
+    steward.close()
+    assert set(tries.values()) == {1}
+    assert (len(tries), drained) == (100, Drained(waiting=100, broken=False))
