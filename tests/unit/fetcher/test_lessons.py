@@ -10,7 +10,7 @@ from services.fetcher.stock import SIZES_VARY
 from shared.claims import Quirk
 from tests.servers.pop3 import Pop3Server, Say
 from tests.unit.fetcher.desk import Desk, some
-from tests.unit.fetcher.pop3_session import everything_runs
+from tests.unit.fetcher.pop3_session import MAIL, everything_runs
 
 
 async def _poll_of_hanging(
@@ -57,3 +57,25 @@ async def test_an_older_version_s_lessons_of_a_whole_server_are_not_believed_of_
         await desk.poll(server)
         assert {"UIDL", "LIST"} <= set(server.commands)
         assert server.deleted == {1, 2}
+
+
+async def test_a_trial_outlives_a_login_that_was_refused_while_the_server_held_the_maildrop(
+    desk: Desk, forward: Callable[[float], None]
+) -> None:
+    hangs, locked = Say(then="hang"), Say(b"-ERR [IN-USE] locked\r\n")
+
+    class Holding(dict[str, Say]):
+        def get(self, key: str, default: Say | None = None) -> Say | None:  # type: ignore[override]
+            if key == "UIDL":
+                self["PASS"] = locked
+            return super().get(key, default)
+
+    offers = ("UIDL", "TOP")
+    async with some(2, capabilities=offers, says=Holding(UIDL=hangs)).serving() as server:
+        await _poll_of_hanging(desk, server, forward)
+        assert desk.raws() == []
+        server.says = {"UIDL": hangs}
+        server.commands.clear()
+        await _poll_of_hanging(desk, server, forward)
+        assert "UIDL" not in server.commands
+    assert desk.raws() == MAIL[:2]
