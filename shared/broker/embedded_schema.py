@@ -11,7 +11,6 @@ on the disk is short (``embedded_room``).
 from __future__ import annotations
 
 import errno
-import os
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -19,6 +18,7 @@ from typing import Final
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import printable
 from shared.made import QUEUES_LOST, note_made, require_there
+from shared.private_file import make_private
 from shared.rebuild import damaged
 from shared.room import PAGE, log_pages
 
@@ -126,7 +126,7 @@ def connect(path: Path, patience: float) -> sqlite3.Connection:
     """
     require_there(path, QUEUES_LOST)
     try:
-        _make_private(path)
+        make_private(path)
         connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
     except (sqlite3.Error, OSError) as error:
         raise unusable(path, error) from error
@@ -184,12 +184,6 @@ def _sentence(path: Path, error: Exception) -> str:
     said = printable(str(error))
     meaning = _MEANINGS.get(_code(error))
     return f"{path}: {said}" if meaning is None else f"{path}: {meaning} ({said})"
-
-
-def _make_private(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # SQLite gives its -wal and -shm files the permissions of this one.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

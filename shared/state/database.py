@@ -8,7 +8,6 @@ after a few tries on a fresh connection. Neither ever holds a password or a para
 
 from __future__ import annotations
 
-import os
 import re
 import sqlite3
 import time
@@ -23,6 +22,7 @@ from tenacity.wait import wait_random_exponential
 from shared.errors import ConfigError, StateUnavailable
 from shared.log import printable
 from shared.made import LEDGERS_LOST, gone, note_made, require_there
+from shared.private_file import make_private
 from shared.rebuild import damaged
 from shared.room import log_pages
 from shared.state.schema import Incomplete, NewerDatabase, migrate
@@ -242,8 +242,7 @@ def _create(path: Path) -> None:
         ConfigError: it cannot be made there.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        make_private(path)
     except OSError as error:
         raise ConfigError(WHERE, f"{printable(str(path))}: {error.strerror}") from error
 
