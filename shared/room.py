@@ -2,9 +2,10 @@
 
 Mail that is fetched fills a disk; mail that is delivered makes room on it, and needs some itself
 while it does. So nothing is fetched below a floor, as RabbitMQ blocks its publishers; and for the
-day on which somebody else fills the disk, a file holds on to some room and lets go of it then. It
-trusts ``statvfs``. Limits: what can be compressed, shared or promised by a file system (btrfs, thin
-volumes) may be less than it says; quotas of a user are seen as far as ``statvfs`` shows them.
+day on which somebody else fills the disk, a file holds on to some room and lets go of it then. A
+disk without room for more files (inodes) is full as well. It trusts ``statvfs``. Limits: what can
+be compressed, shared or promised by a file system (btrfs, thin volumes) may be less than it says;
+quotas of a user are seen as far as ``statvfs`` shows them; the reserve holds a single inode.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ twice 16 MiB and 4 MiB, with something over."""
 
 _ENOUGH: Final = 1.25
 """Floors that have to be free to fetch again after that: or it would be a message at a time."""
+
+_FILES: Final = 1_000
+"""So many files there has to be room for, or a quarter of what there can be if that is less."""
 
 _PART: Final = 3
 """The reserve is this part of the floor, at the most."""
@@ -56,10 +60,29 @@ USUAL: Final = Floor(200 * MIB, 25.0)
 
 
 class Space(NamedTuple):
-    """How much room there is on a disk, in bytes."""
+    """How much room there is on a disk: bytes, and files (inodes).
+
+    Attributes:
+        total: bytes of the disk.
+        free: of them, those that we may use.
+        files: how many files it can hold; 0 where it has no such limit, or does not tell.
+        more_files: how many more of them we may make.
+    """
 
     total: int
     free: int
+    files: int = 0
+    more_files: int = 0
+
+    def lacks_files(self, floor: Floor, times: float = 1.0) -> bool:
+        """Return whether it has room for too few files, where a floor is wanted at all.
+
+        Args:
+            floor: how many bytes have to be free.
+            times: how many times as many files as usual there has to be room for.
+        """
+        wanted = min(_FILES, self.files // 4) * times
+        return floor.of(self.total) > 0 and self.more_files < wanted
 
 
 def space(place: Path) -> Space | None:
@@ -69,7 +92,8 @@ def space(place: Path) -> Space | None:
             found = os.statvfs(place)
         except FileNotFoundError:
             found = os.statvfs(_existing(place))
-        return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+        size = found.f_frsize
+        return Space(found.f_blocks * size, found.f_bavail * size, found.f_files, found.f_favail)
     return None
 
 
@@ -114,14 +138,24 @@ class Room:
 
     def scarce(self) -> bool:
         """Return whether so little is free that what is on its way in has to stay out, too."""
-        found = filter(None, map(space, self._places))
-        return any(one.free < self._floor.of(one.total) // 2 for one in found)
+        floor = self._floor
+        return any(
+            one.free < floor.of(one.total) // 2 or one.lacks_files(floor, 0.5)
+            for one in filter(None, map(space, self._places))
+        )
 
     def _short(self, place: Path, more: int) -> str | None:
         found = space(place)
         if found is None:
             return None
-        wanted = self._floor.of(found.total) * (_ENOUGH if self._low else 1.0)
+        times = _ENOUGH if self._low else 1.0
+        if found.lacks_files(self._floor, times):
+            return (
+                f"the disk of {place} has room for {found.more_files} more files (inodes) of"
+                f" {found.files}, however large it is: nothing is fetched until there is room for"
+                " more, so delete files there; delivering goes on"
+            )
+        wanted = self._floor.of(found.total) * times
         if found.free - more >= wanted:
             return None
         return (

@@ -9,6 +9,7 @@ KiB at a time; a message is never held whole.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable, Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -246,9 +247,20 @@ class _Threads:
         except SpoolMissing:
             raise
         except Exception as error:  # fsspec lets through whatever the client of a store raises
-            raise SpoolUnavailable(printable(f"{type(error).__name__}: {error}")) from error
+            raise SpoolUnavailable(printable(_said(error))) from error
         self.done += 1
         return found
+
+
+def _said(error: Exception) -> str:
+    """Return what went wrong, in words for whoever has to mend it."""
+    foreign = type(error).__module__ != "builtins"  # of fsspec, say: its name tells what it means
+    if foreign or not isinstance(error, OSError) or error.strerror is None:
+        return f"{type(error).__name__}: {error}"
+    where = "" if error.filename is None else f": {error.filename}"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = ". Delete something there: room may lack for bytes, or for more files" if full else ""
+    return f"the spool cannot be used: {error.strerror}{where}{what}"
 
 
 def folder_of(url: str, options: Mapping[str, str]) -> Path | None:

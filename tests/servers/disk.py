@@ -84,11 +84,11 @@ def mount(root: Path, *arguments: str) -> None:
 
 
 @contextlib.contextmanager
-def memory_disk(root: Path, size: str) -> Iterator[Disk]:
-    """Mount a small file system in memory until the block ends."""
+def memory_disk(root: Path, size: str, files: int = 0) -> Iterator[Disk]:
+    """Mount a small file system in memory until the block ends, for so many files if not 0."""
     require("mount")
     root.mkdir(parents=True, exist_ok=True)
-    mount(root, "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs")
+    mount(root, "-t", "tmpfs", "-o", f"size={size},mode=755,nr_inodes={files}", "tmpfs")
     try:
         yield Disk(root)
     finally:

@@ -49,6 +49,26 @@ def test_room_is_short_below_the_floor_until_there_is_clearly_more(tmp_path: Pat
         assert room.lacking() is None
 
 
+def test_room_is_short_where_no_more_files_can_be_made(tmp_path: Path) -> None:
+    with memory_disk(tmp_path / "disk", "16m", files=40) as disk:
+        room = Room([disk.root], USUAL)
+        held = [disk.root / f"{n}" for n in range(30)]
+        assert room.lacking() is None
+        for path in held:
+            path.touch()
+        assert f"the disk of {disk.root} has room for 9 more files" in str(room.lacking())
+        assert not room.scarce()
+        assert Room([disk.root], Floor(0, 100.0)).lacking() is None  # nobody wants to be told
+        held.pop().unlink()
+        assert room.lacking() is not None  # not for one message at a time
+        for path in held[10:]:
+            path.unlink()
+        assert room.lacking() is None
+        for n in range(26):
+            (disk.root / f"more{n}").touch()
+        assert room.scarce()
+
+
 def test_a_reserve_is_made_given_up_and_made_again(tmp_path: Path) -> None:
     with memory_disk(tmp_path / "disk", "16m") as disk:
         reserve = Reserve(disk.root / "reserve", Floor(3 * MIB, 100.0))

@@ -17,6 +17,7 @@ import pytest
 
 from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.spool import CHUNK, Spool
+from tests.servers.disk import memory_disk
 from tests.servers.process import wait_until
 from tests.unit.blobs import HOUR, KEY, OTHER, get, put
 
@@ -66,6 +67,15 @@ class TestFiles:
                 await put(spool, KEY, b"x" * 3 * CHUNK, step=CHUNK // 2)
         assert await get(spool, KEY) == b"small"
         await put(spool, OTHER, b"x" * 3 * CHUNK)
+
+    async def test_a_disk_that_holds_no_more_files_is_said_to_be_full(self, tmp_path: Path) -> None:
+        with memory_disk(tmp_path / "disk", "16m", files=5) as disk:
+            await put(Spool(str(disk.root / "spool")), KEY, b"small")
+            with pytest.raises(SpoolUnavailable) as told:
+                await put(Spool(str(disk.root / "spool")), OTHER, b"small")
+        said = f"the spool cannot be used: No space left on device: {disk.root}"
+        assert str(told.value).startswith(said)
+        assert "Delete something there" in str(told.value)
 
     async def test_a_commit_that_fails_leaves_the_old_blob_and_no_draft(self, root: Path) -> None:
         spool = Spool(str(root))
