@@ -38,6 +38,18 @@ def warnings(settings: Settings, path: Path | None) -> list[str]:
     ]
 
 
+def maildrop_of(account: Account) -> tuple[str, ...]:
+    """Return what two accounts have in common that open the same maildrop.
+
+    The ports for POP3 with TLS and without lead to the same one; others may be forwarded anywhere.
+
+    Args:
+        account: one of them.
+    """
+    port = "" if account.port in _USUAL_PORTS else str(account.port)
+    return same_host(account.host), port, account.username.lower()
+
+
 def _place(settings: Settings) -> Iterator[str]:
     if settings.data_dir.is_absolute() or not settings.uses_data_dir:
         return
@@ -76,7 +88,7 @@ def _shared_maildrops(settings: Settings) -> Iterator[str]:
     found: defaultdict[tuple[str, ...], list[Account]] = defaultdict(list)
     for account in settings.accounts:
         if account.enabled:
-            found[_maildrop(account)].append(account)
+            found[maildrop_of(account)].append(account)
     for accounts in found.values():
         if len(accounts) > 1:
             names, one = _some([account.name for account in accounts]), accounts[0]
@@ -85,15 +97,6 @@ def _shared_maildrops(settings: Settings) -> Iterator[str]:
                 " delivers every message there, or what another has not deleted before;"
                 " and they lock each other out"
             )
-
-
-def _maildrop(account: Account) -> tuple[str, ...]:
-    """Return what two accounts have in common that open the same maildrop.
-
-    The ports for POP3 with TLS and without lead to the same one; others may be forwarded anywhere.
-    """
-    port = "" if account.port in _USUAL_PORTS else str(account.port)
-    return same_host(account.host), port, account.username.lower()
 
 
 def _shared_maildirs(settings: Settings) -> Iterator[str]:

@@ -5,7 +5,8 @@ different things by one name, the mail of one would go to the mailboxes of the o
 in one maildrop would count as fetched from the other. So the file that was last run with a
 ``data_dir`` is written down in it, and another one that contradicts it is refused. It trusts that
 file only as long as it is there, is right, and leads to the same place: after a move it is gone, or
-says the same. Limit: settings in the environment alone leave no trace.
+says the same. Limits: settings in the environment alone leave no trace; of a ledger elsewhere
+(``state.url``) nothing is seen here, but the fetcher says at each poll that an account was another.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Final
 from shared.errors import ConfigError
 from shared.log import printable
 from shared.settings import Settings, load
+from shared.settings_advice import maildrop_of
 from shared.settings_source import PREFIX
 
 OWNER: Final = "configuration"
@@ -97,11 +99,13 @@ def _contradictions(ours: Settings, theirs: Settings) -> Iterator[str]:
         there = accounts.get(here.name)
         if there is None:
             continue
-        if (here.host, here.username) != (there.host, there.username):
-            yield (
-                f"account {here.name} is {here.username} at {here.host} here, and"
-                f" {there.username} at {there.host} there"
+        if maildrop_of(here) != maildrop_of(there):
+            port = here.port != there.port  # behind tunnels every server is this machine
+            one, another = (
+                f"{each.username} at {each.host}{f':{each.port}' if port else ''}"
+                for each in (here, there)
             )
+            yield f"account {here.name} is {one} here, and {another} there"
         if here.mailbox != there.mailbox:
             yield f"account {here.name} goes to {here.mailbox} here, and to {there.mailbox} there"
     destinations = theirs.every_destination

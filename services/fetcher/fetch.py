@@ -298,11 +298,15 @@ class Fetcher:
             underway.remove(sessions)
 
     async def _moved_in(self, account: Account, standing: Standing) -> list[str]:
-        """Say it, before the first poll, where another account has had this maildrop."""
+        """Say it, before the first poll, where another account has had this maildrop, or this
+        account another one: two configurations may share the ledger, and each takes it back then.
+        """
         if standing.maildrop == account.maildrop:
             return []
         others = await self._world.ledger.move_in(account.name, account.maildrop)
         said = [_moved(other, configured=other in self._accounts) for other in others]
+        if standing.maildrop is not None:
+            said.append(_was_another(account, standing.maildrop))
         for sentence in said:
             self._world.journal.trouble(sentence, account=account.name)
         return said
@@ -415,6 +419,16 @@ async def _refused(account: Account, error: Exception) -> str | None:
 def _ahead(moment: float, now: float) -> float:
     """Return in how many seconds a moment comes, 0 where it is past or cannot be true."""
     return moment - now if now < moment < now + _FAR else 0.0
+
+
+def _was_another(account: Account, before: str) -> str:
+    return (
+        f"account {account.name} was polled as the maildrop {before} before, and is"
+        f" {account.maildrop} now: what is the same in both is not delivered again. If this is said"
+        " again and again, another configuration has an account of this name in the same state"
+        " database: rename one of them, or give each a state database of its own (state.url,"
+        " data_dir)"
+    )
 
 
 def _moved(other: str, *, configured: bool) -> str:

@@ -27,10 +27,14 @@ def used(folder: Path, name: str, text: str, data: str = "data") -> Path:
     [
         (('username = "sales"', 'username = "info"'), "info at pop.example.net here, and sales at"),
         (("pop.example.net", "pop.example.org"), "sales at pop.example.org here"),
+        (
+            ("pop.example.net", 'pop.example.net"\nport = "1110'),
+            "at pop.example.net:1110 here, and sales at pop.example.net:995 there",
+        ),
         (("sales@corp.example", "info@corp.example"), "goes to info@corp.example here"),
         (("/srv/mail/", "/srv/other/"), "destination default is maildir:///srv/other/"),
     ],
-    ids=["user", "host", "mailbox", "destination"],
+    ids=["user", "host", "port", "mailbox", "destination"],
 )
 def test_one_name_for_two_things_is_refused(
     tmp_path: Path, change: tuple[str, str], said: str
@@ -49,6 +53,7 @@ def test_one_name_for_two_things_is_refused(
 def test_what_agrees_may_share(tmp_path: Path) -> None:
     used(tmp_path, "first", MINIMAL)
     used(tmp_path, "second", MINIMAL)
+    used(tmp_path, "usual", MINIMAL.replace("pop.example.net", 'POP.example.net"\nport = "110'))
     used(tmp_path, "third", MINIMAL.replace('name = "sales"', 'name = "other"'))
     used(tmp_path, "first", MINIMAL)
 

@@ -348,6 +348,23 @@ async def test_a_renamed_account_is_told_of_before_its_mail_comes_again(desk: De
         assert (await desk.state.accounts())["sales"].undone is None
 
 
+async def test_an_account_that_is_another_maildrop_each_time_is_told_of_each_time(
+    desk: Desk,
+) -> None:
+    """So it is where two configurations share a state database; a move is told of once."""
+    async with some(1).serving() as server:
+        for _ in range(2):
+            await desk.state.move_in("sales", "sales@far.example")
+            await desk.poll(server, keep=600.0)
+            undone = (await desk.state.accounts())["sales"].undone
+            assert undone is not None
+            assert "was polled as the maildrop sales@far.example before" in undone
+            assert "another configuration has an account of this name" in undone
+        await desk.poll(server, keep=600.0)
+        assert (await desk.state.accounts())["sales"].undone is None
+        assert len(desk.raws()) == 1  # a move does not bring everything again
+
+
 def accounts(count: int, every: float = 300.0) -> list[Account]:
     login = Login("127.0.0.1", 995, "none", "x", lambda: "y")
     return [Account(f"account {n}", login, every, 0.0) for n in range(count)]
