@@ -101,7 +101,8 @@ def never_comes_back() -> None:
     fsync = os.fsync
 
     def away(fd: int) -> None:
-        ours = "unrecorded" in str(Path(f"/proc/self/fd/{fd}").readlink())
+        place = Path(f"/proc/self/fd/{fd}").readlink()
+        ours = "unrecorded" in str(place) or place.name == "data"
         if ours:
             fsync(fd)
         else:

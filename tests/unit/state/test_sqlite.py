@@ -45,9 +45,8 @@ class TestSqliteFile:
         state = await State.open(url, owner=new_owner())
         await state.lease("x")
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in file.parent.iterdir()}
-        assert modes == {
-            name: 0o600 for name in ("state.db", "state.db.made", "state.db-wal", "state.db-shm")
-        }
+        names = ("state.db", "state.db.made", "state.db-wal", "state.db-shm")
+        assert modes == dict.fromkeys(names, 0o600)
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
         await state.close()
 
