@@ -9,6 +9,7 @@ It ends, whatever a stage or a destination does. A stage that ends by itself end
 account whose poll raises what it should not has failed, and the others go on. A server that says
 nothing runs into the time-outs of who talks to it. Should something hang all the same, the run is
 given up when nothing has moved for ``STUCK_AFTER``; what is in hand then is left to the broker.
+Over a file that turns out to be damaged it is given up as soon as nothing moves any more.
 What cannot be ended even then, as a write to a file system that is away, is told to the caller.
 """
 
@@ -39,7 +40,9 @@ RETURN: Final = 2.0
 FAREWELL: Final = 10.0
 """Seconds that what was told to end at once may take: a write to a disk, say, is waited for."""
 
-WATCH_EVERY: Final = 5.0
+WATCH_EVERY: Final = 1.0
+"""Seconds; a run over a damaged file ends when nothing has moved for so long."""
+
 QUIET_LOOKS: Final = 3
 LOOK_EVERY: Final = 0.05
 LOOK_AGAIN: Final = 0.01
@@ -149,6 +152,9 @@ class _Work:
             await clock.sleep(WATCH_EVERY)
             if (now := self._moved()) != moved:
                 moved, since = now, clock.monotonic()
+            elif why := self._resources.damage():
+                self._resources.log.trouble("given up, as a file is damaged", why=why)
+                return
         self._resources.log.trouble(
             "nothing moves any more; what is in hand stays queued",
             in_hand=sum(r.in_hand for r in self.runners),

@@ -189,7 +189,8 @@ async def _monitored(
     embedded = settings.broker.url is None
     stuck = lambda: embedded and broker.blocked is not None  # noqa: E731
     await stack.enter_async_context(watched(settings, room, stuck, log, clock))
-    return Resources(settings, broker, state, spool, log, clock, hostname, version, room), vitals
+    resources = Resources(settings, broker, state, spool, log, clock, hostname, version, room)
+    return replace(resources, damage=vitals.damage), vitals
 
 
 def _broker(

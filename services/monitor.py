@@ -62,9 +62,13 @@ class Vitals:
             self._beat = self.clock.monotonic()
             await self.clock.sleep(BEAT)
 
+    def damage(self) -> str | None:
+        """Return what is damaged and will not mend by itself, None where nothing is."""
+        return next(filter(None, (damage() for damage in self.damages)), None)
+
     def sick(self) -> str | None:
         """Return why this process does not work, None where it does."""
-        if found := next(filter(None, (damage() for damage in self.damages)), None):
+        if found := self.damage():
             return found
         silence = self.clock.monotonic() - self._beat
         return f"the event loop has stood still for {silence:.0f} s" if silence > STALLED else None

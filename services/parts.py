@@ -32,6 +32,7 @@ class Resources:
         hostname: of this machine, for trace lines.
         version: of this program, for trace lines.
         room: how much there is on the disks that fetched mail comes to lie on.
+        damage: tells which file is damaged and will not mend by itself, and what to do.
     """
 
     settings: Settings
@@ -43,6 +44,7 @@ class Resources:
     hostname: str
     version: str
     room: Room = field(default_factory=lambda: Room((), USUAL))
+    damage: Callable[[], str | None] = lambda: None
 
 
 Companion: TypeAlias = Callable[[asyncio.Event], Coroutine[None, None, None]]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.room import PAGE
 from tests.corpus.messages import sample_messages
 from tests.flow.forked import ForkedConnector
 from tests.flow.plant import Plant
@@ -43,6 +44,7 @@ def plant(tmp_path: Path, provider: Dovecot) -> Iterator[Plant]:
         product.once()
         made.mail.unlink()
         (tmp_path / "away").rename(made.mail)
+        product.clock.advance(2)  # what was put off is due
         yield made
 
 
@@ -126,3 +128,20 @@ def test_no_file_is_made_anew_under_a_process_that_uses_it(plant: Plant) -> None
     refused = plant.product.cli("state", "rebuild")
     assert refused.returncode == 2
     assert "processes use these files; stop them first" in refused.stderr
+
+
+def test_a_single_run_ends_over_a_page_that_is_damaged(plant: Plant) -> None:
+    """It is read only later, so nothing is refused at the start."""
+    file = plant.data / "queue.db"
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'message'").fetchone()
+    with file.open("r+b") as out:
+        out.seek((page - 1) * PAGE)
+        out.write(bytes(PAGE))
+    ended = plant.product.cli("run", "--once", "--json", timeout=60)
+    assert ended.returncode == 1
+    assert "queue.db is damaged" in ended.stderr
+    assert "state rebuild" in ended.stderr
+    assert plant.product.cli("state", "rebuild").returncode == 0
+    assert plant.product.cli("run", "--once", timeout=60).returncode in (0, 1)
