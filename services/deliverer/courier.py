@@ -25,10 +25,6 @@ class Throttled(Unreachable):
     """
 
 
-class Declined(Throttled):
-    """The same, said of a letter with a 5xx: it may be about that letter, and never end."""
-
-
 class Spent(Throttled):
     """The same over a connection that has carried mail: it may be a limit of that one alone."""
 

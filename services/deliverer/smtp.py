@@ -19,7 +19,6 @@ from services.deliverer.addresses import refusals
 from services.deliverer.channel import Silent
 from services.deliverer.courier import (
     Crowded,
-    Declined,
     Delivered,
     Post,
     PutAside,
@@ -345,7 +344,7 @@ class SmtpCourier:
         """
         self._pace.too_much(begun)
         waiting.limits += 1
-        if isinstance(error, Declined):
+        if error.said.startswith("5"):  # whatever it was said to
             waiting.declined = str(error)
         self._limited_at = min(self._limited_at, self._clock.monotonic())
         spared = begun <= self._limited_at and self._living()

@@ -19,7 +19,6 @@ from services.deliverer.addresses import unsendable
 from services.deliverer.courier import (
     ClaimLost,
     Crowded,
-    Declined,
     Letter,
     Post,
     Result,
@@ -144,10 +143,9 @@ async def _with_null_sender(
 def _see_to_limits(session: Session, told: Mapping[str, _Told]) -> None:
     """Raise where nobody has the letter for a limit of the server, or as it goes away."""
     meanings, first = {each.meaning for each in told.values()}, next(iter(told.values()))
-    if meanings == {"rate"}:
-        final = any(each.result.reply.startswith("5") for each in told.values())
-        error = Declined if final else Throttled
-        raise error(session.server, first.result.reply)
+    if meanings == {"rate"}:  # the gravest is told of: a 5xx may never end
+        replies = (each.result.reply for each in told.values())
+        raise Throttled(session.server, max(replies, key=lambda reply: reply[:1]))
     if meanings == {"session"}:  # 421 at the end of DATA: over another connection it may do
         raise Unreachable(session.server, first.result.reply)
 

@@ -109,13 +109,14 @@ async def test_one_letter_that_is_always_too_much_is_put_off_and_keeps_none_back
         assert len(sent) <= 3 * (LIMITS + 1)
 
 
+@pytest.mark.parametrize("step", [f"RCPT {BERT}", "MAIL", "DATA", "END"])
 async def test_a_limit_stated_of_a_letter_with_a_5xx_counts_as_a_try_of_it(
-    clock: ManualClock,
+    clock: ManualClock, step: str
 ) -> None:
     async with smtp_server() as server, opened(server, clock, 4) as courier, passing(clock):
         await told(courier, posts(1))
         no = "554 5.7.1 we think of it as too many connections"
-        server.rule = lambda key, _: no if key == f"RCPT {BERT}" else None
+        server.rule = lambda key, _: no if key == step else None
         for _ in range(4):  # as it comes back, be it into a pause
             delivered = await told(courier, posts(1, BERT))
             if fates(delivered) == {"PutAside"}:
