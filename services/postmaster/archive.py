@@ -14,7 +14,6 @@ import io
 import json
 import tarfile
 from collections.abc import Generator, Iterator
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, NamedTuple
 
@@ -142,7 +141,7 @@ def about(path: Path) -> About:
             raise Damaged(f"its format is {found['format']!r}, and this version knows {FORMAT}")
         lists = (tuple(map(str, found[name])) for name in ("holds", "missing"))
         return About(str(found["moment"]), str(found["version"]), *lists)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{ABOUT} in it cannot be read") from error
 
 
@@ -167,7 +166,7 @@ def members(path: Path) -> Generator[Member, None, None]:
                     return
                 _require_ours(member.name)
                 summed = _Summed(file)
-                yield Member(member.name, iter(partial(summed.read, _PIECE), b""))
+                yield Member(member.name, _pieces(summed))
                 sums[member.name] = summed.sum()
                 tar.members.clear()  # type: ignore[attr-defined]  # it keeps them all
     except tarfile.TarError as error:
@@ -175,10 +174,19 @@ def members(path: Path) -> Generator[Member, None, None]:
     raise Damaged("it was cut off")
 
 
+def _pieces(file: _Summed) -> Iterator[bytes]:
+    """Yield what is in a member; it is read where it is used, so errors are told here."""
+    try:
+        while piece := file.read(_PIECE):
+            yield piece
+    except tarfile.TarError as error:
+        raise Damaged(f"it cannot be read ({error})") from error
+
+
 def _described(file: IO[bytes]) -> Any:
     try:
         return json.loads(file.read(_DESCRIPTION))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Damaged(f"{_SUMS} in it cannot be read") from error
 
 

@@ -99,6 +99,23 @@ def no_blob(file: Path, _: Office) -> None:
     write(file, members)
 
 
+def cut_in_a_member(file: Path, _: Office) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[: whole.index(b"SQLite format 3") + 700])
+
+
+def nested(file: Path, _: Office) -> None:
+    members = read(file)
+    members["backup.json"] = b"[" * 100_000
+    write(file, members)
+
+
+def nothing_of_ledgers(file: Path, _: Office) -> None:
+    members = read(file)
+    members["state.db"] = b""
+    write(file, members)
+
+
 def foreign_name(file: Path, _: Office) -> None:
     members = read(file)
     members["spool/../../escaped"] = b"x"
@@ -147,6 +164,9 @@ def _with_database(file: Path, name: str, statement: str) -> None:
     [
         (cut, "it c"),
         (cut_between_members, "it was cut off"),
+        (cut_in_a_member, "it cannot be read (unexpected end of data)"),
+        (nested, "backup.json in it cannot be read"),
+        (nothing_of_ledgers, "state.db in it is empty"),
         (altered, "what is in it is not what was written"),
         (another_thing, "cannot be read"),
         (no_blob, f"queues name 1 large messages that are not in it, such as {KEY}"),
