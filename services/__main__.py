@@ -32,6 +32,7 @@ from shared import log
 from shared.errors import (
     BrokerUnavailable,
     ConfigError,
+    QueueFileUnavailable,
     Refused,
     SpoolMissing,
     SpoolUnavailable,
@@ -70,6 +71,7 @@ LOADING: Final = 100_000
 Looking at them again and again took a tenth of it."""
 
 ADVICE: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (QueueFileUnavailable, "Is its disk full? Make room on it; see state check."),
     (BrokerUnavailable, "Is the broker running, and broker.url right? See check-config."),
     (StateUnavailable, "Is the database running, its disk full? See check-config."),
     (SpoolUnavailable, "Is the spool there, and may this user read and write it?"),

@@ -111,6 +111,10 @@ class BrokerUnavailable(Exception):
     """The broker cannot be reached or does not answer; whatever was in hand is not settled."""
 
 
+class QueueFileUnavailable(BrokerUnavailable):
+    """The file of the embedded broker cannot be used just now: a full disk, or a lock."""
+
+
 class DeliveryLost(BrokerUnavailable):
     """The delivery belongs to a channel or lease that is gone; the broker hands it out again."""
 

@@ -21,6 +21,7 @@ from urllib.parse import quote
 from shared import faultpoint
 from shared.log import printable
 from shared.made import mark_of
+from shared.room import space
 
 SIDES: Final = ("-wal", "-shm")
 _VERSION: Final = "schema_version"
@@ -28,6 +29,15 @@ _VERSION: Final = "schema_version"
 
 _CHECKED: Final = 5
 """Faults that are told of at the most."""
+
+_PASSING: Final = frozenset(
+    (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY)
+)
+_UNREADABLE: Final = frozenset((sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ))
+"""A page that the disk does not give, or that is not there: as lost as one that was overwritten."""
+
+_LITTLE: Final = 64 * 1024
+"""Bytes; SQLite needs 32 KiB beside a file to look into it."""
 
 _MOST_KEPT: Final = 1000
 """Damaged files of one name."""
@@ -39,10 +49,12 @@ class Health(NamedTuple):
     Attributes:
         faults: what is wrong with it, in SQLite's words; none where it is whole.
         rows: how many there are in each table that can be read.
+        unknown: why it could not be looked at, which is no damage; None where it was.
     """
 
     faults: list[str]
     rows: dict[str, int]
+    unknown: str | None = None
 
 
 class Rebuilt(NamedTuple):
@@ -73,7 +85,10 @@ def look(path: Path) -> Health:
             faults = [str(row[0]) for row in db.execute(f"PRAGMA integrity_check({_CHECKED})")]
             rows = {name: _count(db, name) for name, _ in _tables(db)}
     except sqlite3.Error as error:
-        return Health([printable(str(error))], {})
+        said = printable(str(error))
+        if _passes(error):
+            return Health([], {}, _trouble(path, error))
+        return Health([said], {})
     return Health([] if faults == ["ok"] else faults, rows)
 
 
@@ -84,6 +99,10 @@ def rebuild(
 
     Killed at any moment it has lost nothing: until the new file is whole and on disk, the old one
     has its name; and there is never none.
+
+    Raises:
+        OSError: there is no room for the new file, or the disk does not take or give the data; all
+            is as it was.
 
     Args:
         path: the damaged file; it is kept, with ``.damaged`` at the end of its name, and a number
@@ -170,13 +189,39 @@ def _copied(path: Path, new: sqlite3.Connection, table: str) -> Rebuilt:
         try:
             with contextlib.closing(_opened(path)) as old:
                 for row in _rows(old, new, table, order):
-                    new.execute(*row)
-        except sqlite3.Error:
+                    _put(new, *row)
+        except sqlite3.Error as error:
+            if path.exists() and _passes(error):
+                raise OSError(_trouble(path, error)) from error
             continue  # from the other end
         whole = True
         break
     new.execute("COMMIT")
     return Rebuilt(table, _count(new, table), whole)
+
+
+def _put(new: sqlite3.Connection, statement: str, values: tuple[object, ...]) -> None:
+    """Put a row into the new file: what goes wrong there is no damage of the old one."""
+    try:
+        new.execute(statement, values)
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.Error as error:
+        raise OSError(f"no new file can be written: {printable(str(error))}") from error
+
+
+def _passes(error: sqlite3.Error) -> bool:
+    """Return whether an error is of the disk or of the moment, and not of what is in the file."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code not in _UNREADABLE and code & 0xFF in _PASSING
+
+
+def _trouble(path: Path, error: sqlite3.Error) -> str:
+    """Return what an error of the disk means, and what to do."""
+    found = space(path)
+    if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL or (found and found.free < _LITTLE):
+        return f"the disk is full: make room on it ({printable(str(error))})"
+    return f"the disk does not take or give the data ({printable(str(error))})"
 
 
 def _rows(

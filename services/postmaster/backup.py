@@ -138,7 +138,10 @@ def _written(parts: Parts, found: Snapshot, folder: Path) -> _Saved:
     copies = {name: folder / name for name in parts.named}
     for copy, path in zip(found.databases, copies.values(), strict=True):
         copy(path)
-        if faults := look(path).faults:
+        health = look(path)
+        if health.unknown:
+            raise Unfit(f"nothing was saved, as {path.name} cannot be looked at: {health.unknown}")
+        if faults := health.faults:
             raise Unfit(f"nothing was saved, as {path.name} is damaged: {faults[0]}")
         faultpoint.reach("backup", "copied")
     messages, missing, blobs = 0, [], found.blobs

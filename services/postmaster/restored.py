@@ -146,7 +146,10 @@ def _require_whole(name: str, draft: Path, make: Callable[[Path], None]) -> None
     """Make sure that a database is whole and of a schema that we know; bring it up to date."""
     if not draft.stat().st_size:
         raise Unfit(f"nothing was restored, as {name} in it is empty")
-    if faults := health_of(draft, make).faults:
+    health = health_of(draft, make)
+    if health.unknown:
+        raise Unfit(f"nothing was restored, as {name} in it cannot be looked at: {health.unknown}")
+    if faults := health.faults:
         raise Unfit(f"nothing was restored, as {name} in it does not do: {faults[0]}")
     with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode = DELETE").fetchone()  # a file that is whole by itself

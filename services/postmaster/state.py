@@ -13,12 +13,14 @@ from pathlib import Path
 import click
 
 from services.postmaster import show
+from services.postmaster.errors import Unfit
 from services.postmaster.invocation import Invocation, pass_invocation
 from shared import faultpoint
 from shared.broker import embedded_owners as owners
 from shared.broker import embedded_schema as schema
 from shared.broker import embedded_store as store
-from shared.errors import ConfigError
+from shared.errors import BrokerUnavailable, ConfigError, StateUnavailable
+from shared.log import printable
 from shared.made import LEDGERS_LOST, QUEUES_LOST, gone, mark_of
 from shared.queues import QUARANTINE, plan
 from shared.rebuild import Health, look, rebuild, remove
@@ -38,17 +40,19 @@ def state() -> None:
 def check(invocation: Invocation, as_json: bool) -> int:
     """Have SQLite check each file, and count what is in it; also while processes run.
 
-    The exit status is 1 where a file is damaged. PostgreSQL and RabbitMQ look after their own.
+    The exit status is 1 where a file is damaged, or cannot be looked at. PostgreSQL and RabbitMQ
+    look after their own.
     """
     found = {file: health_of(file, make) for file, make in _files(invocation.settings()).items()}
     if as_json:
         show.as_json([{"file": str(f), **h._asdict()} for f, h in found.items()])
     else:
         for file, health in found.items():
-            click.echo(f"{file}: {'damaged' if health.faults else 'whole'}")
+            how = f"not checked, {health.unknown}" if health.unknown else "whole"
+            click.echo(f"{file}: {'damaged' if health.faults else how}")
             for line in (*health.faults, *(f"{t}: {n} rows" for t, n in health.rows.items())):
                 click.echo(f"  {line}")
-    return 1 if any(health.faults for health in found.values()) else 0
+    return 1 if any(health.faults or health.unknown for health in found.values()) else 0
 
 
 @state.command("migrate")
@@ -82,13 +86,21 @@ def rebuild_(invocation: Invocation, as_json: bool) -> int:
     for file, make in files.items():
         empty = file.with_name(f"{file.name}.new")
         remove(empty)  # what a rebuild has left that was killed
-        if not health_of(file, make).faults:
+        health = health_of(file, make)
+        if health.unknown:
+            raise Unfit(f"{printable(str(file))}: {health.unknown}")
+        if not health.faults:
             continue
         how = gone(file)
         queues = file == settings.queue_file
         try:
             make(empty)
             tables, kept = rebuild(file, empty, _put_right if queues else _as_it_is)
+        except (OSError, sqlite3.Error, BrokerUnavailable, StateUnavailable) as error:
+            raise Unfit(
+                f"{printable(str(file))} is as it was, as no new file could be made beside it:"
+                f" {printable(str(error))}. Is its disk full? Make room, and do it again"
+            ) from error
         finally:
             remove(empty)
         done.append({"file": str(file), "tables": [table._asdict() for table in tables]})
@@ -164,12 +176,14 @@ async def _opened(address: str | Path) -> None:
 def health_of(file: Path, make: Callable[[Path], None]) -> Health:
     """Return how a file is; one that is opened as ever and lacks something is damaged, too."""
     health = Health([], {}) if gone(file) else look(file)
-    if health.faults:
+    if health.faults or health.unknown:
         return health
     try:
         make(file)
     except ConfigError as error:
         return health._replace(faults=[error.what])
+    except (BrokerUnavailable, StateUnavailable) as error:
+        return health._replace(unknown=str(error))
     return health
 
 

@@ -15,7 +15,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from shared.errors import BrokerUnavailable, ConfigError
+from shared.errors import BrokerUnavailable, ConfigError, QueueFileUnavailable
 from shared.log import printable
 from shared.made import QUEUES_LOST, note_made, require_there
 from shared.private_file import make_private
@@ -144,7 +144,7 @@ def connect(path: Path, patience: float) -> sqlite3.Connection:
 
 def unavailable(path: Path, error: Exception) -> BrokerUnavailable:
     """Return what an error of SQLite means to somebody who waits for the broker."""
-    return BrokerUnavailable(_sentence(path, error))
+    return QueueFileUnavailable(_sentence(path, error))
 
 
 def is_damaged(error: BaseException | None) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from shared.faultpoint import VARIABLE
+from tests.servers.disk import memory_disk
 from tests.unit.postmaster.conftest import Office
 from tests.unit.postmaster.test_backup import made_ledgers
 
@@ -119,3 +121,38 @@ def test_a_second_rebuild_keeps_what_the_first_one_kept(used: Office) -> None:
     assert file.with_name("queue.db.damaged").read_bytes() == first
     assert file.with_name("queue.db.damaged.1").exists()
     assert failed(used) == 1
+
+
+def fill(folder: Path) -> None:
+    with contextlib.suppress(OSError), (folder / "filler").open("ab", 0) as file:
+        while True:
+            file.write(bytes(512))
+
+
+def test_a_full_disk_is_no_damage_and_nothing_is_rebuilt_on_it(used: Office) -> None:
+    kept = used.data.with_name("kept")
+    used.data.rename(kept)
+    with memory_disk(used.data, "4m"):
+        shutil.copytree(kept, used.data, dirs_exist_ok=True)
+        fill(used.data)
+        checked = used("state", "check")
+        assert checked.status == 1
+        assert "damaged" not in checked.out
+        assert "the disk is full: make room on it" in checked.out
+        listed = used("failed", "list")
+        assert listed.status == 1
+        assert "broker running" not in listed.err
+        assert "Is its disk full? Make room on it" in listed.err
+        (used.data / "filler").unlink()
+        assert failed(used) == 1
+
+        a_table_less(used.data / "queue.db")
+        with (used.data / "filler").open("wb", 0) as file:
+            file.write(bytes(shutil.disk_usage(used.data).free - 100_000))
+        rebuilt = used("state", "rebuild")
+        assert rebuilt.status == 1
+        assert "is as it was, as no new file could be made beside it" in rebuilt.err
+        assert not list(used.data.glob("*.new*"))
+        (used.data / "filler").unlink()
+        assert used("state", "rebuild").status == 0
+        assert failed(used) == 1
