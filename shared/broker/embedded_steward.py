@@ -19,6 +19,7 @@ from shared.broker import embedded_store as store
 from shared.clock import Clock, SystemClock
 from shared.errors import Refused
 from shared.log import printable
+from shared.made import mark_of
 from shared.queues import POLL, Tier, plan
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class EmbeddedSteward:
     def depths(self) -> Mapping[str, int | None]:
         """Return for each queue of the topology how many messages wait in it, None if absent."""
         absent: dict[str, int | None] = dict.fromkeys(q.name for q in self._queues)
-        if not self._path.exists():
+        if not self._made():
             return absent
         with self._open() as db:
             known = store.places(db)
@@ -64,7 +65,7 @@ class EmbeddedSteward:
 
     def strays(self) -> Mapping[str, int]:
         """Return the queues of the file that the topology does not name and that hold messages."""
-        if not self._path.exists():
+        if not self._made():
             return {}
         named = {queue.name for queue in self._queues}
         with self._open() as db:
@@ -85,7 +86,7 @@ class EmbeddedSteward:
 
         It is what the file held at one moment.
         """
-        if not self._path.exists():
+        if not self._made():
             return
         with self._open() as db:
             yield from (stored for stored in store.everything(db) if stored.queue != POLL)
@@ -136,8 +137,12 @@ class EmbeddedSteward:
         except sqlite3.Error as error:
             raise schema.unavailable(self._path, error) from error
 
+    def _made(self) -> bool:
+        """Return whether there is a file, or was one: then opening it says what became of it."""
+        return self._path.exists() or mark_of(self._path).exists()
+
     def _standing(self, queue: str) -> list[store.Standing]:
-        if not self._path.exists():
+        if not self._made():
             return []
         with self._open() as db:
             place = store.places(db).get(queue)

@@ -66,7 +66,8 @@ def test_what_was_made_is_not_made_anew_in_silence(
         assert str(used.data / name) in refused.err
         assert "state rebuild" in refused.err
         assert loss in refused.err
-    used("failed", "list")  # makes none, either
+    if name == "queue.db":
+        assert used("failed", "list").status == 2
     checked = used("state", "check")
     assert checked.status == 1
     assert f"{name}: damaged" in checked.out
