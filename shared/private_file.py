@@ -11,6 +11,9 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Final
+
+_EFFECTIVE: Final = os.access in os.supports_effective_ids
 
 
 def make_private(path: Path) -> None:
@@ -27,5 +30,7 @@ def make_private(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         wrong = errno.EISDIR if path.is_dir() else errno.EACCES
-        if wrong == errno.EISDIR or not os.access(path, os.R_OK | os.W_OK):
+        if wrong == errno.EISDIR or not os.access(
+            path, os.R_OK | os.W_OK, effective_ids=_EFFECTIVE
+        ):
             raise OSError(wrong, os.strerror(wrong), str(path)) from None
