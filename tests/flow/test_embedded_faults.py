@@ -6,6 +6,7 @@ nothing is deleted at the provider that is not safe.
 
 import contextlib
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -223,7 +224,7 @@ def test_a_file_system_that_becomes_read_only_keeps_what_was_synced(works: Works
         works.product.kill("run")
         refused = works.product.cli("run", timeout=60)
         assert refused.returncode == 2
-        assert "ead-only file system" in refused.stderr
+        assert re.search("ead-?only", refused.stderr)
 
         disk.repair()
         assert works.lost() == 0

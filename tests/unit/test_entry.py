@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -128,7 +129,13 @@ def test_a_signal_while_the_program_loads_ends_it_well(
     environ = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     for start in starts(*arguments):
         done = subprocess.run(
-            [sys.executable, *start], capture_output=True, text=True, env=environ, cwd="/"
+            [sys.executable, *start],
+            capture_output=True,
+            text=True,
+            env=environ,
+            cwd="/",
+            # Ignored where a script has put the tests into the background.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert (done.returncode, done.stdout, done.stderr) == (status, "", ""), start
 

@@ -77,8 +77,8 @@ async def test_what_is_being_placed_is_told_of_before_it_ends(
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 async def test_it_is_recorded_so_nobody_delivers_it_again(
-    tmp_path: Path, gate: Gate, scheme: str, ledger: State, other: State, spool: Spool,
-    clock: ManualClock,
+    tmp_path: Path, scheme: str, ledger: State, other: State, spool: Spool, clock: ManualClock,
+    gate: Gate,
 ) -> None:  # fmt: skip
     folder = tmp_path / "folder"
     folder.mkdir()
