@@ -51,4 +51,4 @@ async def test_what_is_refused_is_not_tried_again_in_the_same_run(
     steward.close()
     assert set(tries.values()) == {1}
     assert (len(tries), drained.broken) == (100, False)
-    assert drained.waiting >= 100  # what is on its way from its tier is in both for a moment
+    assert (drained.waiting or 0) >= 100  # what is on its way from its tier is in both for a moment
