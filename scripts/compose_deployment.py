@@ -204,8 +204,8 @@ class Deployment:
 
     def idle(self) -> bool:
         """Return whether no message is on its way."""
-        ends = ("failed", "quarantine", "poll")
-        return not any(q["messages"] for n, q in self.queues().items() if not n.endswith(ends))
+        kept = ("failed", "quarantine", "poll", "topology")  # the last one carries no mail
+        return not any(q["messages"] for n, q in self.queues().items() if not n.endswith(kept))
 
     def ended(self, service: str) -> bool:
         """Return whether the container of a service has ended."""
