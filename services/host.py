@@ -106,14 +106,14 @@ def stop_on_signals(stop: asyncio.Event) -> None:
     """Set ``stop`` on SIGTERM, SIGINT, and SIGHUP where that is not ignored (``nohup``)."""
     loop = asyncio.get_running_loop()
 
-    def told(*_: object) -> None:
+    def end(*_: object) -> None:
         # The loop's own handlers go with it, and the process would die of a second signal.
         with suppress(RuntimeError):  # it is closed: all has ended
             loop.call_soon_threadsafe(stop.set)
 
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(name) is not signal.SIG_IGN:
-            signal.signal(name, told)
+            signal.signal(name, end)
 
 
 @asynccontextmanager

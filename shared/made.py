@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from shared.durable import sync
 from shared.errors import ConfigError
 from shared.log import printable
 
@@ -72,8 +73,4 @@ def note_made(path: Path) -> None:
         if mark.exists():
             return
         os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        folder = os.open(mark.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(mark.parent)

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from shared import faultpoint
+from shared.durable import sync
 from shared.log import printable
 from shared.made import mark_of
 from shared.room import space
@@ -119,14 +120,14 @@ def rebuild(
     put_right(empty)
     with contextlib.closing(sqlite3.connect(empty, isolation_level=None)) as new:
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    _sync(empty)
+    sync(empty)
     faultpoint.reach("rebuild", "written")
     kept = _set_aside(path)
-    _sync(path.parent)
+    sync(path.parent)
     faultpoint.reach("rebuild", "aside")
     empty.replace(path)
     faultpoint.reach("rebuild", "in-place")
-    _sync(path.parent)
+    sync(path.parent)
     remove(empty)
     return found, kept
 
@@ -172,14 +173,6 @@ def _doubled(path: Path, kept: Path) -> None:
             shutil.copyfileobj(source, copy)
             copy.flush()
             os.fsync(copy.fileno())
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _copied(path: Path, new: sqlite3.Connection, table: str) -> Rebuilt:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from services.fetcher.pace import Pace
+from services.fetcher.places import LONGEST, SOON
 from shared.clock import Clock
 
 MAIN: Final = 40
@@ -43,10 +44,6 @@ MOMENT: Final = 30.0
 
 AGAIN: Final = 20.0
 """Seconds for which a place in the slow lane is taken, about."""
-
-SOON: Final = 1.0
-LONGEST: Final = 600.0
-"""Seconds after which to come again for a place, at the least and at the most."""
 
 
 class _Turn(NamedTuple):

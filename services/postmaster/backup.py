@@ -20,6 +20,7 @@ from services.postmaster.snapshot import Snapshot, own_folder, snapshot
 from services.postmaster.state import require_stopped
 from shared import faultpoint
 from shared.clock import SystemClock
+from shared.durable import sync
 from shared.log import printable
 from shared.rebuild import look
 
@@ -129,7 +130,7 @@ def _save(parts: Parts, file: Path) -> _Saved:
             saved = _written(parts, found, folder)
             faultpoint.reach("backup", "written")
         (folder / _DRAFT).replace(file)
-    _sync(file.parent)
+    sync(file.parent)
     return saved
 
 
@@ -163,9 +164,3 @@ def _written(parts: Parts, found: Snapshot, folder: Path) -> _Saved:
         out.flush()
         os.fsync(out.fileno())
     return _Saved(about, messages, len(blobs), draft.stat().st_size)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(fd)
-    os.close(fd)

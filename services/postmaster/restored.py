@@ -22,6 +22,7 @@ from services.postmaster.parts import Parts
 from services.postmaster.state import health_of, make_ledgers, make_queues
 from shared.broker import Stored
 from shared.broker import embedded_store as store
+from shared.durable import sync
 from shared.log import printable
 from shared.queues import POLL
 from shared.rebuild import remove
@@ -77,7 +78,7 @@ def restore(parts: Parts, settings: Settings, file: Path) -> Restored:
                 _write(parts.note, [note])
             draft.replace(parts.named[name])
         for folder in {path.parent for path in parts.named.values()}:
-            _sync(folder)
+            sync(folder)
     return Restored(about, messages)
 
 
@@ -153,7 +154,7 @@ def _require_whole(name: str, draft: Path, make: Callable[[Path], None]) -> None
         raise Unfit(f"nothing was restored, as {name} in it does not do: {faults[0]}")
     with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode = DELETE").fetchone()  # a file that is whole by itself
-    _sync(draft)
+    sync(draft)
 
 
 def _require_blobs(
@@ -200,9 +201,3 @@ def _write(path: Path, pieces: Iterable[bytes]) -> None:
             out.write(piece)
         out.flush()
         os.fsync(out.fileno())
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    os.fsync(fd)
-    os.close(fd)

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from shared.durable import sync
 from shared.spool.store import TMP, Listed, key_of, path_of
 
 
@@ -49,7 +50,7 @@ class LocalDraft:
         with _locked(path.parent):
             self._path.replace(path)
         self._file.close()  # not before: unlocked, it would pass for one of a dead process
-        _sync_folder(path.parent)
+        sync(path.parent)
 
     def discard(self) -> None:
         """Leave no trace of it."""
@@ -141,12 +142,7 @@ def _make_folder(folder: Path) -> None:
     _make_folder(folder.parent)
     with contextlib.suppress(FileExistsError):  # another process was faster
         folder.mkdir(mode=0o700)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    with _opened(folder) as descriptor:
-        os.fsync(descriptor)
+    sync(folder.parent)
 
 
 @contextlib.contextmanager
