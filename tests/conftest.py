@@ -1,11 +1,14 @@
 """What holds for every test."""
 
+import logging
 import os
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
 
 from tests.clock import ManualClock
+from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
 
 # No test asserts on time: not even Hypothesis, whose deadline is 200 ms unless set.
 hypothesis.settings.register_profile("connector", deadline=None)
@@ -30,3 +33,21 @@ def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
+
+
+@pytest.fixture
+def server() -> RabbitServer:
+    """RabbitMQ, and nothing from pika about the losses that tests bring about.
+
+    A module whose tests are about another server has its own of that name.
+    """
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    return shared_rabbitmq()
+
+
+@pytest.fixture
+def vhost(server: RabbitServer) -> Iterator[str]:
+    """The name of a virtual host of the test's own."""
+    name = server.vhost()
+    yield name
+    server.drop_vhost(name)

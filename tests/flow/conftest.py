@@ -4,7 +4,6 @@ A module that shares one of them among its tests, or needs other users, has its 
 """
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,13 +21,6 @@ from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
 def provider(tmp_path: Path) -> Iterator[Dovecot]:
     with dovecot(_folder(tmp_path, "provider"), {"sales": "secret"}) as server:
         yield server
-
-
-@pytest.fixture
-def server() -> RabbitServer:
-    """RabbitMQ, and nothing from pika about the losses that tests bring about."""
-    logging.getLogger("pika").setLevel(logging.CRITICAL)
-    return shared_rabbitmq()
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from services.drain import drain
 from services.parts import Assembly
@@ -14,12 +12,11 @@ from shared.broker import Send
 from shared.broker.rabbitmq import RabbitBroker
 from shared.broker.steward import KombuSteward
 from shared.message import Envelope
-from shared.outcome import Answer, Retry
 from shared.queues import PARSED
 from tests.flow.rabbitmq_site import PATIENCE
-from tests.ids import id_of, name_of
+from tests.ids import id_of
 from tests.servers.rabbitmq import RabbitServer
-from tests.unit.test_drain import PARSED_MAIL, Plant
+from tests.unit.test_drain import PARSED_MAIL, Plant, refusing
 
 
 async def test_what_is_refused_is_not_tried_again_in_the_same_run(
@@ -32,19 +29,13 @@ async def test_what_is_refused_is_not_tried_again_in_the_same_run(
     await asyncio.to_thread(steward.declare)
     broker = RabbitBroker(url, sender="postmaster", name="test", tiers=tiers, version="0")
     tries: Counter[str] = Counter()
-
-    async def refuse(envelopes: Sequence[Envelope[Any]], answer: Answer) -> None:
-        for place, envelope in enumerate(envelopes):
-            tries[name_of(envelope.id)] += 1
-            await asyncio.sleep(0.04)
-            answer(place, Retry("later"))
-
     resources = replace(plant.resources, broker=broker)
     async with asyncio.timeout(PATIENCE):
         await broker.open()
         for number in range(100):
             envelope = Envelope(id_of(f"m{number}"), "sales", PARSED_MAIL, 1.0)
             await broker.publish(Send(PARSED, wire.encode(envelope), envelope.id))
+        refuse = refusing(tries, takes=0.04)
         assemblies = [Assembly(stage) for stage in plant.stages(deliver=refuse)]
         drained = await drain(resources, assemblies, plant.interrupted, grace=5)
         await broker.close()

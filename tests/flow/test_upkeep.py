@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from shared.message import Fetched, Spooled
 from tests.contract.messages import PATIENCE
 from tests.deliveries import singly
 from tests.servers.process import wait_until
-from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
+from tests.servers.rabbitmq import RabbitServer
 from tests.unit.postmaster.conftest import CONFIG, RAW, TIERS, Office, fetched
 
 YEAR = 365 * 86_400.0
@@ -28,18 +28,6 @@ PLACES = {
     "0equarantine": "quarantine",
 }
 """A blob for each kind of queue, and the queue with the message that refers to it."""
-
-
-@pytest.fixture
-def server() -> RabbitServer:
-    return shared_rabbitmq()
-
-
-@pytest.fixture
-def vhost(server: RabbitServer) -> Iterator[str]:
-    name = server.vhost()
-    yield name
-    server.drop_vhost(name)
 
 
 @pytest.fixture

@@ -305,6 +305,23 @@ async def test_messages_that_wait_for_a_retry_are_counted_and_not_their_tries(
         assert await plant.drained(deliver=deliver) == Drained(waiting=3, broken=False)
 
 
+def refusing(tries: Counter[str], takes: float) -> Perform:
+    """Return what puts every message off.
+
+    Args:
+        tries: how often each was tried, counted here.
+        takes: seconds for each.
+    """
+
+    async def refuse(envelopes: Sequence[Envelope[Any]], answer: Answer) -> None:
+        for place, envelope in enumerate(envelopes):
+            tries[name_of(envelope.id)] += 1
+            await asyncio.sleep(takes)
+            answer(place, Retry("later"))
+
+    return refuse
+
+
 async def tries_of_a_run(
     folder: Path, count: int, never_empty: bool = False
 ) -> tuple[Counter[str], Drained]:
@@ -314,19 +331,12 @@ async def tries_of_a_run(
     """
     async with opened(folder) as plant:
         tries: Counter[str] = Counter()
-
-        async def refuse(envelopes: Sequence[Envelope[Any]], answer: Answer) -> None:
-            for place, envelope in enumerate(envelopes):
-                tries[name_of(envelope.id)] += 1
-                await asyncio.sleep(0.01)
-                answer(place, Retry("later"))
-
         await plant.put(*(f"m{n}" for n in range(count)), queue=PARSED)
         tier = retry_queue(PARSED, plant.settings.retry.tiers[0])
         while (await plant.broker.depths([tier]))[tier]:  # of a run before
             await asyncio.sleep(0.01)
         plant.broker.never_empty = frozenset((PARSED,) if never_empty else ())
-        return tries, await plant.drained(deliver=refuse)
+        return tries, await plant.drained(deliver=refusing(tries, takes=0.01))
 
 
 async def test_what_is_refused_is_not_tried_again_in_the_same_run(tmp_path: Path) -> None:

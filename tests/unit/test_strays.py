@@ -1,28 +1,12 @@
 """Queues at RabbitMQ that the configuration no longer names: they are found again."""
 
-from collections.abc import Iterator
-
-import pytest
-
 from shared.broker.steward import KombuSteward
 from shared.queues import DECLARED, Tier, plan
 from tests.servers.process import wait_until
-from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
+from tests.servers.rabbitmq import RabbitServer
 
 OLD = (Tier("30s", 30.0), Tier("7m", 420.0))
 NEW = (Tier("30s", 30.0), Tier("9m", 540.0))
-
-
-@pytest.fixture
-def server() -> RabbitServer:
-    return shared_rabbitmq()
-
-
-@pytest.fixture
-def vhost(server: RabbitServer) -> Iterator[str]:
-    name = server.vhost()
-    yield name
-    server.drop_vhost(name)
 
 
 def publish(server: RabbitServer, vhost: str, queue: str) -> None:

@@ -1,7 +1,5 @@
 """The topology in AMQP's terms, and what a real RabbitMQ makes of it."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from shared import topology
@@ -9,22 +7,10 @@ from shared.broker.steward import KombuSteward
 from shared.errors import ConfigError
 from shared.queues import DECLARED, DELIVERY_LIMIT, SENDERS, Tier, plan, reachable
 from tests.servers.process import wait_until
-from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
+from tests.servers.rabbitmq import RabbitServer
 
 TIERS = (Tier("30s", 30.0), Tier("5m", 300.0))
 PLAN = {spec.name: spec for spec in plan(TIERS)}
-
-
-@pytest.fixture
-def server() -> RabbitServer:
-    return shared_rabbitmq()
-
-
-@pytest.fixture
-def vhost(server: RabbitServer) -> Iterator[str]:
-    name = server.vhost()
-    yield name
-    server.drop_vhost(name)
 
 
 def declare(server: RabbitServer, vhost: str, tiers: tuple[Tier, ...] = TIERS) -> None:
