@@ -18,6 +18,7 @@ from typing import Final
 
 from shared.errors import ConfigError
 from shared.log import printable
+from shared.private_file import write_private
 from shared.settings import Settings, load
 from shared.settings_advice import maildrop_of
 from shared.settings_source import PREFIX
@@ -66,9 +67,7 @@ def note_owner(settings: Settings, path: Path | None) -> None:
     place = settings.data_dir.absolute()
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = place / f"{OWNER}.{os.getpid()}"
-        draft.write_bytes(os.fsencode(path.absolute()))
-        draft.replace(place / OWNER)
+        write_private(place / OWNER, os.fsencode(path.absolute()))
     except OSError:
         return  # whoever needs the place will say so
 

@@ -82,6 +82,16 @@ def test_a_note_that_says_nothing_is_no_claim(tmp_path: Path, content: bytes) ->
     used(tmp_path, "second", MINIMAL.replace("pop.example.net", "pop.example.org"))
 
 
+def test_only_this_user_may_read_the_note(tmp_path: Path) -> None:
+    """Of an older version it may be one that everybody can read."""
+    note = tmp_path / "data" / OWNER
+    note.parent.mkdir()
+    note.touch(0o644)
+    used(tmp_path, "first", MINIMAL)
+    assert note.stat().st_mode & 0o777 == 0o600
+    assert list(note.parent.iterdir()) == [note]
+
+
 def test_names_that_are_no_text_are_kept(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff ?%"))
     folder.mkdir()
