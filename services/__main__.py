@@ -148,11 +148,10 @@ def _started(invocation: Invocation, level: str = "INFO") -> tuple[Settings, log
     """
     # Not at the top, as the settings themselves.
     from shared.settings_advice import warnings
-    from shared.settings_owner import note_owner, require_own
+    from shared.settings_owner import note_owner
 
     lines = log.configure("DEBUG" if invocation.debug else level)
     settings = invocation.settings()
-    require_own(settings, invocation.path(), invocation.environ)
     note_owner(settings, invocation.path())
     for what in warnings(settings, invocation.path()):
         log.MailLog("configuration", lines=lines).trouble("unwise", warning=what)

@@ -28,7 +28,6 @@ from shared.log import MailLog, configure, printable
 from shared.made import LEDGERS_LOST, QUEUES_LOST, require_there
 from shared.settings import Destination, Settings
 from shared.settings_advice import warnings
-from shared.settings_owner import require_own
 from shared.settings_problems import Problem, WrongSettings
 from shared.settings_secret import Secret
 from shared.spool import Spool
@@ -50,7 +49,6 @@ def main(invocation: Invocation, *, connect: bool, as_json: bool) -> int:
         ConfigError: it is wrong.
     """
     path, settings = invocation.path(), invocation.settings()
-    require_own(settings, path, invocation.environ)
     advice = warnings(settings, path)
     checks = _CHECKS if connect else (*_CHECKS, _passwords)
     if found := asyncio.run(_problems(settings, checks)):

@@ -55,15 +55,20 @@ class Invocation:
         )
 
     def settings(self) -> Settings:
-        """Return the settings.
+        """Return the settings, for a command of any kind: what it would open is theirs.
 
         Raises:
-            ConfigError: there are none, or they are wrong.
+            ConfigError: there are none, they are wrong, or lead to the data of another
+                configuration.
         """
         # Not at the top: it loads pydantic, and main has first to put off the garbage collector.
         from shared.settings import load
+        from shared.settings_owner import require_own
 
-        return load(self.path(), self.environ)
+        path = self.path()
+        settings = load(path, self.environ)
+        require_own(settings, path, self.environ)
+        return settings
 
 
 def _config(context: click.Context, _: click.Parameter, value: Path | None) -> None:
