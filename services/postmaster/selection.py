@@ -7,13 +7,14 @@ things, and so is an empty filter, as an unset variable of a script makes it: it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, ParamSpec, TypeVar
 
 import click
 
+from services.postmaster.errors import NotFound
 from services.postmaster.parked import Folder, browse, find
 from shared.broker import Steward, Stored
 from shared.settings_values import duration
@@ -66,11 +67,22 @@ class Selection:
         """Return the messages in a folder that are meant; all stay there.
 
         Raises:
-            NotFound: an id names no message, or several different ones.
+            NotFound: an id names no message, or several different ones; nothing matches the
+                filters.
         """
         if self.ids:
             return find(steward, folder, self.ids)
-        return filter(self.filters.take, browse(steward, folder))
+        return self._matching(steward, folder)
+
+    def _matching(self, steward: Steward, folder: Folder) -> Iterator[Stored]:
+        found = False
+        for message in filter(self.filters.take, browse(steward, folder)):
+            found = True
+            yield message
+        if not found and self.filters != Filters():  # "all" of nothing is done
+            raise NotFound(
+                f"no message in {folder.title} matches; see: pop3-connector {folder.name} list"
+            )
 
 
 def _age(message: Stored) -> float:

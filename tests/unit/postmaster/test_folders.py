@@ -265,7 +265,10 @@ class TestRequeue:
             return
         more = {"requeue": (), "drop": ("--yes",), "export": ("-o", str(tmp_path))}[verb]
         done = office("failed", verb, *filters, *more)
-        assert (done.status, done.err) == (0, "")
+        none = (
+            "pop3-connector: no message in Failed Mail matches; see: pop3-connector failed list\n"
+        )
+        assert (done.status, done.err) == ((0, "") if chosen else (1, none))
         if verb == "export":
             assert sorted(path.stem for path in tmp_path.glob("*.eml")) == chosen
         else:
@@ -283,6 +286,18 @@ class TestRequeue:
         office.park("a1", reason="no such user")
         assert office("failed", *verb, "--reason", "no such").out == said
         assert [m["reason"] for m in office("failed", "list", "--json").json] == ["mailbox full"]
+
+    @pytest.mark.parametrize("folder", ["failed", "quarantine"])
+    def test_all_of_nothing_is_done_and_a_filter_of_nothing_is_not(
+        self, office: Office, tmp_path: Path, folder: str
+    ) -> None:
+        again = "requeue" if folder == "failed" else "release"
+        for verb in ((again,), ("drop",), ("export", "-o", str(tmp_path))):
+            assert office(folder, *verb, "--all").status == 0
+            for options in (("--account", "nobody"), ("--account", "nobody", "--all")):
+                printed = office(folder, *verb, *options)
+                assert (printed.status, printed.out) == (1, "")
+                assert "matches" in printed.err
 
     def test_says_which_it_could_not_send(self, office: Office) -> None:
         office.park("a1")
