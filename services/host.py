@@ -13,8 +13,8 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -27,7 +27,7 @@ from services.room import room_of, watched
 from shared import faultpoint
 from shared.broker import Broker
 from shared.clock import SystemClock
-from shared.errors import BrokerUnavailable, SpoolUnavailable, StateUnavailable
+from shared.errors import SpoolUnavailable, StateUnavailable
 from shared.log import Lines, MailLog
 from shared.metrics import IN_HAND
 from shared.room import Room
@@ -149,8 +149,7 @@ async def opened(
         resources, vitals = await _monitored(settings, name, log, stop, stack)
         await unless(stop, prepare())
         await unless(stop, resources.broker.open())
-        if settings.broker.url is None:
-            _tell_strays(settings, log)
+        _tell_strays(getattr(resources.broker, "strays", {}), log)
         log.note("started", version=resources.version)
         assemblies = [
             await stack.enter_async_context(
@@ -224,17 +223,13 @@ def _broker(
     )
 
 
-def _tell_strays(settings: Settings, log: MailLog) -> None:
+def _tell_strays(strays: Mapping[str, int], log: MailLog) -> None:
     """Say which queues hold messages, and are no longer in the configuration.
 
     Over RabbitMQ ``topology declare`` says so: no stage may look into queues that are not its own.
     """
-    from shared.broker.embedded_steward import EmbeddedSteward
-
-    steward = EmbeddedSteward(settings.queue_file, settings.retry.tiers)
-    with suppress(BrokerUnavailable), closing(steward):  # it is only said
-        for queue, count in steward.strays().items():
-            log.trouble("a queue that was removed holds messages", queue=queue, messages=count)
+    for queue, count in strays.items():
+        log.trouble("a queue that was removed holds messages", queue=queue, messages=count)
 
 
 async def _state(settings: Settings, log: MailLog) -> State:

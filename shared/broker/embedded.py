@@ -223,6 +223,11 @@ class EmbeddedBroker:
         return await done
 
     @property
+    def strays(self) -> Mapping[str, int]:
+        """How many messages were in each queue that the topology does not name, at the opening."""
+        return {} if self._worker is None else self._worker.strays
+
+    @property
     def connected(self) -> bool:
         """Whether messages can be published and consumed just now."""
         return self._worker is not None and self._worker.trouble is None

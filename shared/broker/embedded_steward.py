@@ -69,9 +69,7 @@ class EmbeddedSteward:
             return {}
         named = {queue.name for queue in self._queues}
         with self._open() as db:
-            known = store.places(db)
-            counts = {name: store.depth(db, known[name].id) for name in known.keys() - named}
-        return {name: count for name, count in sorted(counts.items()) if count}
+            return store.strays(db, named)
 
     def browse(self, queue: str) -> Iterator[Stored]:
         """Yield the waiting messages of a queue, oldest first; all stay in it."""

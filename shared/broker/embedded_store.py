@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -224,6 +224,14 @@ def places(db: sqlite3.Connection) -> dict[str, Place]:
     """Return every queue of the file by name."""
     found = db.execute("SELECT id, name, kind, ttl, back_to FROM queue")
     return {place.name: place for place in map(Place._make, found)}
+
+
+def strays(db: sqlite3.Connection, named: Collection[str]) -> dict[str, int]:
+    """Return the queues that hold messages and have none of these names, each with how many."""
+    counts = {
+        place.name: depth(db, place.id) for place in places(db).values() if place.name not in named
+    }
+    return {name: count for name, count in sorted(counts.items()) if count}
 
 
 def put(db: sqlite3.Connection, known: Places, rows: Sequence[Row], now: float) -> None:

@@ -15,7 +15,7 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
@@ -66,6 +66,8 @@ class Worker:
     Attributes:
         trouble: why the file cannot be used just now, or None; anybody may read it.
         damage: the same where it will not be used again by itself: it is damaged.
+        strays: how many messages were in each queue that the topology does not name, when the file
+            was opened.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Worker:
     ) -> None:
         self.trouble: str | None = None
         self.damage: str | None = None
+        self.strays: Mapping[str, int] = {}
         self._path = path
         self._queues = queues
         self._name = name
@@ -157,7 +160,9 @@ class Worker:
         try:
             with store.transaction(db):
                 store.declare(db, self._queues)
-                owner = owner or self._register(db)
+                if owner is None:
+                    self.strays = store.strays(db, {queue.name for queue in self._queues})
+                    owner = self._register(db)
         except (sqlite3.Error, OSError) as error:
             db.close()
             if owner is not None and self._owner is None:
