@@ -1,7 +1,8 @@
 """The console script ``pop3-connector``: reads the command line, wires, and chooses exit codes.
 
 Exit status: 0 all well; 1 something failed, for a reason that is on standard error; 2 the command
-line or the configuration is wrong; 130 interrupted. No traceback is shown unless ``--debug`` asks.
+line or the configuration is wrong, or a file is damaged; 130 interrupted. No traceback is shown
+unless ``--debug`` asks.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ from shared import log
 from shared.errors import (
     BrokerUnavailable,
     ConfigError,
+    QueueFileDamaged,
     QueueFileUnavailable,
     Refused,
     SpoolMissing,
     SpoolUnavailable,
+    StateDamaged,
     StateUnavailable,
 )
 
@@ -220,7 +223,7 @@ def _run(invocation: Invocation, arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except ConfigError as error:
+    except (ConfigError, QueueFileDamaged, StateDamaged) as error:
         click.echo(str(error), err=True)
         return 2
     except tuple(kind for kind, _ in ADVICE) as error:

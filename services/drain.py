@@ -56,11 +56,13 @@ class Drained(NamedTuple):
         waiting: how many messages wait for a retry, None if the broker could not be asked.
         broken: whether a stage ended by itself, or nothing moved any more.
         hung: whether something does not end though it was told to, and would keep the process.
+        damage: which file turned out to be damaged, and what to do; None where none is.
     """
 
     waiting: int | None
     broken: bool
     hung: bool = False
+    damage: str | None = None
 
 
 async def drain(
@@ -104,7 +106,9 @@ async def drain(
     for task in ended:
         _tell(resources.log.of(runs[task]), runs[task], task)
     broken = bool(ended) or not (finished or interrupted.is_set())
-    return Drained(await _waiting(resources, finished), broken, bool(hung))
+    if damage := resources.damage():
+        resources.log.trouble("given up, as a file is damaged", why=damage)
+    return Drained(await _waiting(resources, finished), broken, bool(hung), damage)
 
 
 def _tell(log: MailLog, stage: str, run: asyncio.Task[None]) -> None:
@@ -152,8 +156,7 @@ class _Work:
             await clock.sleep(WATCH_EVERY)
             if (now := self._moved()) != moved:
                 moved, since = now, clock.monotonic()
-            elif why := self._resources.damage():
-                self._resources.log.trouble("given up, as a file is damaged", why=why)
+            elif self._resources.damage():
                 return
         self._resources.log.trouble(
             "nothing moves any more; what is in hand stays queued",

@@ -42,6 +42,9 @@ TROUBLES: Final = ("failed", "quarantined", "accounts_failed")
 INTERRUPTED: Final = 130
 """The exit status of a run that did not get to its end, as shells have it for SIGINT."""
 
+DAMAGED: Final = 2
+"""That of a run over a file that only its owner can mend."""
+
 
 def main(
     settings: Settings,
@@ -107,7 +110,10 @@ async def _once(settings: Settings, lines: Lines, as_json: bool, quiet: bool) ->
         async with opened(settings, lines, PARTS, stop, counts, declare) as (resources, assemblies):
             drained = await drain(resources, assemblies, stop)
             if drained.hung:
-                _leave(INTERRUPTED if stop.is_set() else 1, summary(drained))
+                _leave(
+                    INTERRUPTED if stop.is_set() else max(1, _status(counts, drained)),
+                    summary(drained),
+                )
     status = INTERRUPTED if stop.is_set() else _status(counts, drained)
     if status or not quiet:
         sys.stdout.write(summary(drained))
@@ -125,7 +131,9 @@ def _leave(status: int, summary: str) -> NoReturn:
 
 
 def _status(counts: Counter[str], drained: Drained | None) -> int:
-    """Return 0 where all has arrived and every account could be polled."""
+    """Return 0 where all has arrived and every account could be polled; 2 over a damaged file."""
+    if drained is not None and drained.damage:
+        return DAMAGED
     if drained is None or drained.broken or any(counts[name] for name in TROUBLES):
         return 1
     waiting = counts["retrying"] if drained.waiting is None else drained.waiting

@@ -115,6 +115,10 @@ class QueueFileUnavailable(BrokerUnavailable):
     """The file of the embedded broker cannot be used just now: a full disk, or a lock."""
 
 
+class QueueFileDamaged(QueueFileUnavailable):
+    """The embedded broker's file is damaged: waiting does not help, the text says what does."""
+
+
 class DeliveryLost(BrokerUnavailable):
     """The delivery belongs to a channel or lease that is gone; the broker hands it out again."""
 
@@ -135,6 +139,10 @@ class Refused(Exception):
 
 class StateUnavailable(Exception):
     """The state database cannot be reached, is locked, or is full."""
+
+
+class StateDamaged(StateUnavailable):
+    """The file of the ledgers is damaged: waiting does not help, the text says what does."""
 
 
 class NoRoom(Exception):

@@ -60,10 +60,22 @@ def require_there(path: Path, loss: str) -> None:
     if how := gone(path):
         raise ConfigError(
             printable(str(path)),
-            f"the file was made and used here, and {how} now. Stop all processes, and put a backup"
-            ' of data_dir in place; or run "pop3-connector state rebuild", which makes an empty'
-            f" one: {loss}",
+            f"the file was made and used here, and {how} now."
+            f" {way_out(f'makes an empty one: {loss}')}",
         )
+
+
+def way_out(rebuild: str) -> str:
+    """Return what to do about a file that is damaged or gone: the same for all.
+
+    Args:
+        rebuild: what ``state rebuild`` does about it.
+    """
+    return (
+        "Stop all processes. Then, if there is a backup, move what lies in data_dir away and run"
+        ' "pop3-connector restore BACKUP"; or run "pop3-connector state rebuild", which '
+        f"{rebuild}"
+    )
 
 
 def note_made(path: Path) -> None:

@@ -20,8 +20,9 @@ from urllib.parse import quote
 
 from shared import faultpoint
 from shared.durable import sync
+from shared.errors import ConfigError
 from shared.log import printable
-from shared.made import mark_of
+from shared.made import mark_of, way_out
 from shared.room import space
 
 SIDES: Final = ("-wal", "-shm")
@@ -66,16 +67,24 @@ class Rebuilt(NamedTuple):
     whole: bool
 
 
-def damaged(path: str, why: str) -> str:
-    """Return a sentence that says what to do about a damaged file.
+def damaged(path: Path, why: str) -> ConfigError:
+    """Return what is said of a damaged file, whoever meets with it, and when.
 
     Args:
         path: the file.
         why: what SQLite says.
     """
+    return ConfigError(
+        printable(str(path)),
+        f"the file is damaged ({printable(why)}). {way_out('keeps what can be read')}",
+    )
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Return whether an error of SQLite says that the file is damaged."""
+    codes = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     return (
-        f"{printable(path)} is damaged: {printable(why)}. Stop all processes, and put a backup of"
-        ' data_dir in place; or run "pop3-connector state rebuild", which keeps what can be read'
+        isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in codes
     )
 
 

@@ -21,8 +21,9 @@ from services.postmaster.state import require_stopped
 from shared import faultpoint
 from shared.clock import SystemClock
 from shared.durable import sync
+from shared.errors import ConfigError
 from shared.log import printable
-from shared.rebuild import look
+from shared.rebuild import damaged, look
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _file = click.argument("file", type=click.Path(path_type=Path))
@@ -111,6 +112,8 @@ def _told(what: str) -> Iterator[None]:
         yield
     except archive.Damaged as error:
         raise Unfit(f"{what}: {printable(str(error))}") from error
+    except ConfigError as error:  # a file is damaged
+        raise ConfigError(f"{what}: {error.where}", error.what) from error
     except OSError as error:
         where = printable(str(error.filename or ""))
         raise Unfit(f"{what}: {where}: {error.strerror or printable(str(error))}") from error
@@ -137,13 +140,13 @@ def _save(parts: Parts, file: Path) -> _Saved:
 def _written(parts: Parts, found: Snapshot, folder: Path) -> _Saved:
     moment = show.time(SystemClock().now())
     copies = {name: folder / name for name in parts.named}
-    for copy, path in zip(found.databases, copies.values(), strict=True):
+    for copy, (name, path) in zip(found.databases, copies.items(), strict=True):
         copy(path)
         health = look(path)
         if health.unknown:
             raise Unfit(f"nothing was saved, as {path.name} cannot be looked at: {health.unknown}")
         if faults := health.faults:
-            raise Unfit(f"nothing was saved, as {path.name} is damaged: {faults[0]}")
+            raise damaged(parts.named[name], faults[0])
         faultpoint.reach("backup", "copied")
     messages, missing, blobs = 0, [], found.blobs
     if archive.QUEUES in copies:

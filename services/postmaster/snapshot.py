@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from services.postmaster.errors import Unfit
 from shared.log import printable
+from shared.rebuild import damaged, is_damage
 from shared.spool.local import LocalStore
 from shared.spool.store import path_of
 
@@ -61,6 +62,7 @@ def snapshot(
         note: a file that is small enough to be read at once.
 
     Raises:
+        ConfigError: a file is damaged.
         sqlite3.Error: a file cannot be read, or others do not let go of it.
         OSError: the spool cannot be read, or no link be made in it.
         Unfit: another backup is being made.
@@ -76,7 +78,8 @@ def snapshot(
                 reader.execute(_LOOK).fetchone()  # what it reads from now on is of this moment
             blobs = {} if spool is None or links is None else _linked(spool, links)
             noted = b"" if note is None or not note.exists() else note.read_bytes()
-        yield Snapshot([_copier(reader) for reader in readers], blobs, noted)
+        copiers = [_copier(reader, file) for reader, file in zip(readers, databases, strict=True)]
+        yield Snapshot(copiers, blobs, noted)
 
 
 @contextlib.contextmanager
@@ -116,7 +119,8 @@ def _all_still(databases: Sequence[Path]) -> Iterator[None]:
     """Let nobody write to these files until the block ends."""
     with contextlib.ExitStack() as stack:
         for file in databases:
-            stack.enter_context(_opened(file)).execute("BEGIN IMMEDIATE")
+            with _telling_damage(file):
+                stack.enter_context(_opened(file)).execute("BEGIN IMMEDIATE")
         yield
 
 
@@ -129,9 +133,22 @@ def _opened(file: Path) -> Iterator[sqlite3.Connection]:
         yield db
 
 
-def _copier(reader: sqlite3.Connection) -> Callable[[Path], None]:
+@contextlib.contextmanager
+def _telling_damage(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        if is_damage(error):
+            raise damaged(file, str(error)) from error
+        raise
+
+
+def _copier(reader: sqlite3.Connection, file: Path) -> Callable[[Path], None]:
     def copy(to: Path) -> None:
-        with contextlib.closing(sqlite3.connect(to, isolation_level=None)) as db:
+        with (
+            _telling_damage(file),
+            contextlib.closing(sqlite3.connect(to, isolation_level=None)) as db,
+        ):
             reader.backup(db)
             db.execute("PRAGMA journal_mode = DELETE").fetchone()  # a file that is whole by itself
 

@@ -15,11 +15,16 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from shared.errors import BrokerUnavailable, ConfigError, QueueFileUnavailable
+from shared.errors import (
+    BrokerUnavailable,
+    ConfigError,
+    QueueFileDamaged,
+    QueueFileUnavailable,
+)
 from shared.log import printable
 from shared.made import QUEUES_LOST, note_made, require_there
 from shared.private_file import make_private
-from shared.rebuild import damaged
+from shared.rebuild import damaged, is_damage
 from shared.room import PAGE, log_pages
 
 APPLICATION_ID: Final = 0x504F5033
@@ -97,16 +102,12 @@ _MEANINGS: Final = {
     sqlite3.SQLITE_READONLY: "the queue file cannot be written",
     sqlite3.SQLITE_PERM: "the queue file may not be opened by this user",
     sqlite3.SQLITE_CANTOPEN: "the queue file cannot be opened",
-    sqlite3.SQLITE_CORRUPT: "the queue file is damaged",
-    sqlite3.SQLITE_NOTADB: "the file is not a queue file of this program",
 }
 _FOR_THE_USER: Final = frozenset(
     (
         sqlite3.SQLITE_READONLY,
         sqlite3.SQLITE_PERM,
         sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
     )
 )
 _PASSING: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE))
@@ -144,13 +145,9 @@ def connect(path: Path, patience: float) -> sqlite3.Connection:
 
 def unavailable(path: Path, error: Exception) -> BrokerUnavailable:
     """Return what an error of SQLite means to somebody who waits for the broker."""
+    if is_damage(error):
+        return QueueFileDamaged(str(damaged(path, str(error))))
     return QueueFileUnavailable(_sentence(path, error))
-
-
-def is_damaged(error: BaseException | None) -> bool:
-    """Return whether an error of SQLite says that the file is damaged."""
-    damage = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-    return isinstance(error, sqlite3.Error) and _code(error) in damage
 
 
 def is_full(error: Exception) -> bool:
@@ -165,13 +162,13 @@ def unusable(path: Path, error: Exception) -> ConfigError | BrokerUnavailable:
         path: the queue file.
         error: of SQLite, or of the operating system.
     """
+    if is_damage(error):
+        return damaged(path, str(error))
     if isinstance(error, OSError):
         passing, what = error.errno in _PASSING, str(error.strerror)
     else:
         code = _code(error)
         passing, what = code not in _FOR_THE_USER, f"{_MEANINGS.get(code, '')} ({error})"
-        if is_damaged(error):
-            what = damaged(str(path), what)
     return unavailable(path, error) if passing else ConfigError(str(path), printable(what))
 
 
@@ -189,8 +186,7 @@ def _sentence(path: Path, error: Exception) -> str:
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     version = _version(connection, path)
     if version == len(MIGRATIONS) and (missing := TABLES - _tables(connection)):
-        what = f"there is no table {', '.join(sorted(missing))}"
-        raise ConfigError(str(path), damaged(str(path), what))
+        raise damaged(path, f"there is no table {', '.join(sorted(missing))}")
     if not version:
         connection.execute(_OF_A_NEW_FILE)
     for pragma in (*_PRAGMAS, *_size_of_the_log(path)):

@@ -32,7 +32,7 @@ from shared.broker.embedded_portions import brings_more, merged, portions, refus
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.queues import QueueSpec
-from shared.rebuild import damaged
+from shared.rebuild import is_damage
 from shared.room import PAGE, log_pages
 
 POLL: Final = 0.05
@@ -83,6 +83,7 @@ class Worker:
     ) -> None:
         self.trouble: str | None = None
         self.damage: str | None = None
+        self._torn: str | None = None  # it is damaged, if only where others do not look
         self.strays: Mapping[str, int] = {}
         self._path = path
         self._queues = queues
@@ -248,7 +249,7 @@ class Worker:
         if chores or len(report.answers) < len(jobs):
             moment = Moment(self._clock.now(), self._clock.monotonic())
             self._dispatcher.commit(db, owner.id, jobs, chores, moment, report)
-            self.trouble = self.damage = None
+            self.trouble, self.damage = None, self._torn
         if chores.renew:
             self._renew_at = time.monotonic() + owners.RENEW_EVERY
         return report
@@ -295,9 +296,10 @@ class Worker:
         self.trouble = str(error if known else schema.unavailable(self._path, error))
         self._disconnect()
         self._reopen_at = time.monotonic() + REOPEN
-        if schema.is_damaged(error) or isinstance(error, ConfigError):
-            told = isinstance(error, ConfigError)
-            self.damage = self.trouble if told else damaged(str(self._path), self.trouble)
+        if is_damage(error) or isinstance(error, ConfigError):
+            self.damage = self.trouble
+        if is_damage(error):
+            self._torn = self.trouble
         answer = BrokerUnavailable(self.trouble)
         answer.__cause__ = error
         return refused(jobs, answer)

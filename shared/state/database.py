@@ -19,11 +19,11 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
-from shared.errors import ConfigError, StateUnavailable
+from shared.errors import ConfigError, StateDamaged, StateUnavailable
 from shared.log import printable
 from shared.made import LEDGERS_LOST, gone, note_made, require_there
 from shared.private_file import make_private
-from shared.rebuild import damaged
+from shared.rebuild import damaged, is_damage
 from shared.room import log_pages
 from shared.state.schema import Incomplete, NewerDatabase, migrate
 
@@ -51,8 +51,7 @@ _PRAGMAS: Final = (
     "temp_store=MEMORY",  # see the embedded broker's
 )
 
-_DAMAGED: Final = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
-_NOT_OURS: Final = {*_DAMAGED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+_NOT_OURS: Final = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 """Primary result codes of SQLite that waiting does not mend (sqlite.org/rescode.html)."""
 
 _REFUSALS: Final = re.compile(
@@ -82,7 +81,7 @@ class Database:
         self._patience = patience
         self._connection: Connection | None = None
         self.damage: str | None = None
-        """Why waiting does not help, where the file turned out to be damaged."""
+        """Why waiting does not help, where the file turned out to be damaged, if only in a part."""
         self._faults = (*_FAULTS, self._engine.dialect.loaded_dbapi.Error)
         self._retrying = Retrying(
             retry=retry_if_exception_type(self._faults),
@@ -108,10 +107,10 @@ class Database:
         except NewerDatabase as error:
             raise ConfigError(WHERE, f"the database {error}") from error
         except Incomplete as error:
-            raise ConfigError(WHERE, self._what_to_do(str(error))) from error
+            raise self._damaged(str(error)) from error
         except self._faults as error:
-            if _is_damaged(error):
-                raise ConfigError(WHERE, self._what_to_do(_reason(error))) from error
+            if is_damage(_cause(error)):
+                raise self._damaged(_reason(error)) from error
             if _hopeless(error):
                 raise ConfigError(WHERE, _reason(error) + _advice(error)) from error
             raise StateUnavailable(_reason(error) + _advice(error)) from error
@@ -129,18 +128,18 @@ class Database:
 
         Raises:
             StateUnavailable: the database cannot be reached, is locked, or is full.
+            StateDamaged: its file is damaged.
         """
         try:
-            found = self._try(work, writes=writes)
+            return self._try(work, writes=writes)
         except self._faults as error:
-            if _is_damaged(error):
-                self.damage = self._what_to_do(_reason(error))
+            if is_damage(_cause(error)):
+                self.damage = str(self._damaged(_reason(error)))
+                raise StateDamaged(self.damage) from error
             raise StateUnavailable(_reason(error)) from error
-        self.damage = None
-        return found
 
-    def _what_to_do(self, why: str) -> str:
-        return damaged(str(self._engine.url.database), why)
+    def _damaged(self, why: str) -> ConfigError:
+        return damaged(Path(str(self._engine.url.database)), why)
 
     def close(self) -> None:
         """Disconnect."""
@@ -300,11 +299,6 @@ def _hopeless(error: Exception) -> bool:
 
 def _advice(error: Exception) -> str:
     return _OWNERS_TURN if _NOT_THE_OWNER.search(str(_cause(error))) else ""
-
-
-def _is_damaged(error: Exception) -> bool:
-    cause = _cause(error)
-    return isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF in _DAMAGED
 
 
 def _reason(error: Exception) -> str:

@@ -88,8 +88,8 @@ def test_it_is_said_at_the_start_and_what_can_be_read_goes_on(
     harm(plant.data / file)
     refused = plant.product.cli("run", timeout=60)
     assert refused.returncode == 2, refused.stderr
-    assert file in refused.stderr
-    assert "is damaged" in refused.stderr
+    assert f"{plant.data / file}: the file is damaged (" in refused.stderr
+    assert "restore BACKUP" in refused.stderr
     assert "state rebuild" in refused.stderr
     assert "Traceback" not in refused.stderr
     checked = plant.product.cli("state", "check", "--json")
@@ -130,18 +130,33 @@ def test_no_file_is_made_anew_under_a_process_that_uses_it(plant: Plant) -> None
     assert "processes use these files; stop them first" in refused.stderr
 
 
-def test_a_single_run_ends_over_a_page_that_is_damaged(plant: Plant) -> None:
-    """It is read only later, so nothing is refused at the start."""
-    file = plant.data / "queue.db"
+def spoil(file: Path, table: str) -> None:
+    """Overwrite the first page of a table, which nobody reads before it is needed."""
     with contextlib.closing(sqlite3.connect(file)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'message'").fetchone()
+        (page,) = db.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = ?", [table]
+        ).fetchone()
     with file.open("r+b") as out:
         out.seek((page - 1) * PAGE)
         out.write(bytes(PAGE))
-    ended = plant.product.cli("run", "--once", "--json", timeout=60)
-    assert ended.returncode == 1
-    assert "queue.db is damaged" in ended.stderr
-    assert "state rebuild" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "table", "command"),
+    [("queue.db", "message", "spool sweep"), ("state.db", "account", "accounts")],
+)
+def test_damage_of_a_later_page_is_said_in_the_same_words_by_all(
+    plant: Plant, file: str, table: str, command: str
+) -> None:
+    """Nothing is refused at the start: it is met with while a process runs."""
+    spoil(plant.data / file, table)
+    said = f"{plant.data / file}: the file is damaged ("
+    for words in (["run", "--once", "--json"], command.split(), ["backup", "x.tar"]):
+        ended = plant.product.cli(*words, timeout=60)
+        assert ended.returncode == 2, (words, ended.stderr)
+        for text in (said, "pop3-connector restore BACKUP", "pop3-connector state rebuild"):
+            assert text in ended.stderr, (words, ended.stderr)
+        assert ended.stderr.count("state.url") == 0
     assert plant.product.cli("state", "rebuild").returncode == 0
     assert plant.product.cli("run", "--once", timeout=60).returncode in (0, 1)

@@ -102,7 +102,7 @@ def _newer(path: Path) -> None:
     [
         (_a_directory, "directory"),
         (_no_directory, "exists|directory"),
-        (_garbage, "not a queue file"),
+        (_garbage, "file is not a database"),
         (_another_program, "another program"),
         (_newer, "newer version"),
     ],

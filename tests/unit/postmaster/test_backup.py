@@ -238,6 +238,7 @@ def test_a_damaged_file_is_not_saved_and_no_other_file_overwritten(
     queue = office.data / "queue.db"
     queue.write_bytes(queue.read_bytes()[:12_288])
     done = office("backup", str(tmp_path / "saved.tar"))
-    assert done.status == 1
-    assert "nothing was saved" in done.err
+    assert done.status == 2
+    assert f"nothing was saved: {queue}: the file is damaged" in done.err
+    assert "state rebuild" in done.err
     assert not list(tmp_path.glob("saved.tar*"))
