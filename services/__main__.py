@@ -31,6 +31,7 @@ from services.postmaster.errors import NotFound, Unfit
 from services.postmaster.invocation import Invocation, pass_invocation
 from shared import log
 from shared.errors import (
+    BrokerLimit,
     BrokerUnavailable,
     ConfigError,
     QueueFileDamaged,
@@ -75,6 +76,7 @@ Looking at them again and again took a tenth of it."""
 
 ADVICE: Final[tuple[tuple[type[Exception], str], ...]] = (
     (QueueFileUnavailable, "Is its disk full? Make room on it; see state check."),
+    (BrokerLimit, "Others have to disconnect first, or its operator raises the limit."),
     (BrokerUnavailable, "Is the broker running, and broker.url right? See check-config."),
     (StateUnavailable, "Is the database running, its disk full? See check-config."),
     (SpoolUnavailable, "Is the spool there, and may this user read and write it?"),

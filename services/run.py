@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, NoReturn
 
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 
 from services.deliverer.__main__ import PART as DELIVERER
 from services.drain import Drained, drain
@@ -24,7 +24,9 @@ from services.host import Stopped, opened, serve, stop_on_signals
 from services.parser.__main__ import PART as PARSER
 from services.postmaster.open import open_steward
 from services.rewriter.__main__ import PART as REWRITER
-from shared.errors import BrokerUnavailable
+from shared.broker.refusals import Doubt
+from shared.clock import SystemClock
+from shared.errors import BrokerRefuses, BrokerUnavailable
 from shared.log import Lines, MailLog
 from shared.settings import Settings
 
@@ -79,8 +81,16 @@ async def _declare(settings: Settings, lines: Lines) -> None:
     if settings.broker.url is None:
         return
     log = MailLog("run", lines=lines)
+    doubt = Doubt(SystemClock())
+
+    def passes(error: BaseException) -> bool:
+        wrong = isinstance(error, BrokerRefuses) and error.login
+        return not doubt.over(login_refused=wrong) and isinstance(
+            error, BrokerUnavailable | BrokerRefuses
+        )
+
     waits = AsyncRetrying(
-        retry=retry_if_exception_type(BrokerUnavailable),
+        retry=retry_if_exception(passes),
         wait=wait_random_exponential(multiplier=0.2, max=15),
         before_sleep=lambda call: log.trouble(
             "waiting for the broker", why=call.outcome.exception() if call.outcome else ""

@@ -107,8 +107,26 @@ class NewerSchema(Exception):
         self.known = known
 
 
+class BrokerRefuses(ConfigError):
+    """The broker is there and does not let us in: the user mends it, or whoever runs the broker.
+
+    Args:
+        where: the key that says where the broker is, and who we are to it.
+        what: the broker's own words, and which broker.
+        login: it accepts neither the user name nor the password, or not yet.
+    """
+
+    def __init__(self, where: str, what: str, *, login: bool) -> None:
+        super().__init__(where, what)
+        self.login = login
+
+
 class BrokerUnavailable(Exception):
     """The broker cannot be reached or does not answer; whatever was in hand is not settled."""
+
+
+class BrokerLimit(BrokerUnavailable):
+    """The broker has as many connections, channels or queues as it may have just now."""
 
 
 class QueueFileUnavailable(BrokerUnavailable):

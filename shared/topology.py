@@ -17,7 +17,8 @@ from amqp.exceptions import AccessRefused, PreconditionFailed
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue, binding
 
-from shared.errors import ConfigError
+from shared.broker.refusals import refusal
+from shared.errors import BrokerRefuses, ConfigError
 from shared.log import printable
 from shared.queues import DELIVERY_LIMIT, QUARANTINE, SENDERS, QueueSpec, Tier, plan, reachable
 
@@ -83,16 +84,19 @@ def _declared(what: str, name: str, make: Callable[[], object]) -> None:
     try:
         make()
     except PreconditionFailed as error:
+        if (limit := refusal([str(error)], f"{what} {name}")) is not None:
+            raise limit from error
         raise ConfigError(
             f"{what} {name}",
             "it exists already, with other properties. Move its messages away, delete it, and "
             f"declare the topology again. RabbitMQ says: {printable(str(error))}",
         ) from error
     except AccessRefused as error:
-        raise ConfigError(
+        raise BrokerRefuses(
             f"{what} {name}",
             "this user may not declare it; use one with the permission to configure. "
             f"RabbitMQ says: {printable(str(error))}",
+            login=False,
         ) from error
 
 

@@ -107,6 +107,9 @@ class ShiftedClock:
     def boottime(self) -> float:
         return self.monotonic()
 
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         wall, monotonic = self._offsets()

@@ -33,8 +33,9 @@ from shared import topology
 from shared.broker import Header, Onward, Send, Stored
 from shared.broker.amqp_url import WHERE, AmqpUrl, parse, tls_context
 from shared.broker.dead_letter import readable
+from shared.broker.refusals import refusal
 from shared.broker.steward_memory import remember, remembered
-from shared.errors import BrokerUnavailable, ConfigError, Refused
+from shared.errors import BrokerRefuses, BrokerUnavailable, ConfigError, Refused
 from shared.log import printable
 from shared.queues import DECLARED, POLL, Tier, plan, reachable
 
@@ -254,7 +255,9 @@ class KombuSteward:
         try:
             yield
         except (AccessRefused, NotAllowed) as error:
-            raise ConfigError(what, f"access refused by {self._url}: {_text(error)}") from error
+            said = f"access refused by {self._url}: {_text(error)}"
+            known = refusal([_text(error)], self._url)
+            raise known or BrokerRefuses(what, said, login=False) from error
         except NotFound as error:
             advice = "it does not exist; declare the topology"
             raise ConfigError(what, f"{advice} ({_text(error)})") from error

@@ -10,6 +10,7 @@ import pytest
 from shared.broker import Delivery, Send
 from shared.broker.rabbitmq import RabbitBroker
 from shared.broker.steward import KombuSteward
+from shared.clock import Clock
 from shared.queues import Tier
 from tests.deliveries import singly
 from tests.servers.rabbitmq import RabbitServer
@@ -43,13 +44,16 @@ class Site:
         steward.declare()
         steward.close()
 
-    def make(self, sender: str = "parser", url: str | None = None) -> RabbitBroker:
+    def make(
+        self, sender: str = "parser", url: str | None = None, clock: Clock | None = None
+    ) -> RabbitBroker:
         return RabbitBroker(
             url or self.url,
             sender=sender,
             name=f"{sender}@test",
             tiers=TIERS,
             version="0",
+            clock=clock,
             report=self.report,
         )
 

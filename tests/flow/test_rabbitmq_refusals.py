@@ -1,18 +1,25 @@
 """RabbitMQ says no, or not yet: what is the user's to mend, what is waited for, what is refused."""
 
 import asyncio
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from shared.broker import Send
-from shared.errors import ConfigError, Refused
+from shared.broker.refusals import PATIENCE as PATIENCE_WITH_LOGINS
+from shared.broker.steward import KombuSteward
+from shared.errors import BrokerLimit, ConfigError, Refused
+from tests.clock import ShiftedClock
 from tests.deliveries import singly
-from tests.flow.rabbitmq_site import PATIENCE, Site, eventually, one
+from tests.flow.forked import ForkedConnector
+from tests.flow.rabbitmq_site import PATIENCE, TIERS, Site, eventually, one
 from tests.servers.process import free_port
 from tests.servers.rabbitmq import RabbitServer
 
 WRITES = {"configure": "", "write": ".*"}
+OTHER = "somebody"
 
 
 async def test_open_can_be_given_up(site: Site) -> None:
@@ -81,22 +88,111 @@ async def test_a_full_queue_refuses(site: Site) -> None:
     assert set(await site.held("parsed")) == {f"m{n}" for n in range(taken)}
 
 
+async def test_a_login_that_is_refused_for_long_is_the_users_to_mend(
+    site: Site, tmp_path: Path
+) -> None:
+    clock = ShiftedClock(tmp_path / "clock")
+    broker = site.make(url=site.url.replace("guest:guest", "guest:hush"), clock=clock)
+    opening = asyncio.create_task(broker.open())
+    await eventually(lambda: site.reported("broker refuses us"), "a report")
+    assert not opening.done()
+    clock.advance(PATIENCE_WITH_LOGINS)
+    with pytest.raises(ConfigError, match="user name and password") as caught:
+        async with asyncio.timeout(PATIENCE):
+            await opening
+    assert "hush" not in f"{caught.value}{site.reports}"
+    await broker.close()
+
+
+def _late_user(site: Site) -> None:
+    site.server.api("DELETE", f"users/{OTHER}")
+
+
+def _late_permission(site: Site) -> None:
+    site.server.api("DELETE", f"permissions/{site.vhost}/{OTHER}")
+
+
+def _late_vhost(site: Site) -> None:
+    site.server.drop_vhost(site.vhost)
+
+
+def _no_connections_of_the_user(site: Site) -> None:
+    site.server.api("PUT", f"user-limits/{OTHER}/max-connections", {"value": 0})
+
+
+def _no_channels_of_the_user(site: Site) -> None:
+    site.server.api("PUT", f"user-limits/{OTHER}/max-channels", {"value": 0})
+
+
+def _no_connections_to_the_vhost(site: Site) -> None:
+    site.server.api("PUT", f"vhost-limits/{site.vhost}/max-connections", {"value": 0})
+
+
+def _all_is_well(site: Site) -> str:
+    site.server.api("PUT", f"vhosts/{site.vhost}")
+    url = site.server.user(OTHER, "pw", site.vhost, WRITES | {"configure": ".*", "read": ".*"})
+    for of, limit in (
+        (f"user-limits/{OTHER}", "connections"),
+        (f"user-limits/{OTHER}", "channels"),
+    ):
+        site.server.api("PUT", f"{of}/max-{limit}", {"value": -1})
+    site.server.api("PUT", f"vhost-limits/{site.vhost}/max-connections", {"value": -1})
+    return url
+
+
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("harm", "said", "wanted"),
     [
-        (lambda url: url.replace("guest:guest", "guest:hush"), "user name and password"),
-        (lambda url: url.rsplit("/", 1)[0] + "/nowhere", "no such virtual host"),
+        (_late_user, "Login was refused", ConfigError),
+        (_late_permission, "refused for user", ConfigError),
+        (_late_vhost, "not found", ConfigError),
+        (_no_connections_of_the_user, "user connection limit (0) is reached", BrokerLimit),
+        (_no_channels_of_the_user, "maximum allowed user limit of (0)", BrokerLimit),
+        (_no_connections_to_the_vhost, "connection limit (0) is reached", BrokerLimit),
     ],
 )
-async def test_what_the_broker_refuses_is_the_users_to_mend(
-    site: Site, wrong: Callable[[str], str], said: str
+async def test_what_the_broker_may_let_us_do_later_is_waited_for(
+    site: Site, harm: Callable[[Site], None], said: str, wanted: type[Exception]
 ) -> None:
-    broker = site.make(url=wrong(site.url))
-    with pytest.raises(ConfigError, match=said) as caught:
+    url = _all_is_well(site)
+    harm(site)
+    broker = site.make(url=url)
+    opening = asyncio.create_task(broker.open())
+    try:
+        await eventually(lambda: site.reported(said), "the broker's own words")
+        with pytest.raises(wanted, match=re.escape(said)):
+            await asyncio.to_thread(KombuSteward(url, TIERS).declare)
+        assert not opening.done()
+        _all_is_well(site)
+        await asyncio.to_thread(site.declare)
         async with asyncio.timeout(PATIENCE):
-            await broker.open()
-    assert "hush" not in str(caught.value)
-    await broker.close()
+            await opening
+        await broker.publish(Send("parsed", b"y", "m1"))
+    finally:
+        opening.cancel()
+        await broker.close()
+        site.server.api("DELETE", f"users/{OTHER}")
+    assert await site.held("parsed") == {"m1": 1}
+
+
+def test_a_limit_makes_a_process_wait_and_a_command_fail(
+    site: Site, product: ForkedConnector
+) -> None:
+    product.configure([], f"maildir://{product.folder}/mail/{{local}}", site.url)
+    limit = f"vhost-limits/{site.vhost}/max-connections"
+    site.server.api("PUT", limit, {"value": 0})
+    product.start("run", "parser")
+    for name, event in (("run", "waiting for the broker"), ("parser", "broker not reached")):
+        product.wait(lambda n=name, e=event: product.count(n, e), f"{event!r} from {name}")
+    shown = product.cli("topology", "show")
+    assert shown.returncode == 1
+    assert "connection limit (0) is reached" in shown.stderr
+    assert "the limit" in shown.stderr.splitlines()[-1]
+
+    site.server.api("PUT", limit, {"value": -1})
+    for name in ("run", "parser"):
+        product.wait(lambda n=name: product.count(n, "started"), f"{name} to start")
+        assert product.stop(name) == 0, product.tail()
 
 
 async def test_a_refusal_after_the_start_is_tried_again(site: Site) -> None:

@@ -69,7 +69,7 @@ class RabbitBroker:
         self._reach = frozenset(reachable(sender, plan(tiers)))
         address = parse(url)
         self._publishing, self._consuming = (
-            Link(address, ca_file, f"{title} ({use})", version, report, self._clock)
+            Link([address], ca_file, f"{title} ({use})", version, report, self._clock)
             for title in [f"pop3-connector {name} {version}"]
             for use in ("publishing", "consuming")
         )
@@ -81,7 +81,7 @@ class RabbitBroker:
         """Connect; return once the broker can be used, however long that takes.
 
         Raises:
-            ConfigError: the broker refuses user name, password or virtual host.
+            BrokerRefuses: the broker does not accept user name and password.
         """
         await self._publishing.start()
         await self._consuming.start()

@@ -9,9 +9,10 @@ from typing import Any, Final, TypeAlias
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
 
-from shared.broker.amqp_url import WHERE, AmqpUrl, tls_context
+from shared.broker.amqp_url import AmqpUrl, tls_context
 from shared.broker.rabbitmq import frames
-from shared.errors import BrokerUnavailable, ConfigError
+from shared.broker.refusals import refusal
+from shared.errors import BrokerUnavailable
 from shared.log import printable
 
 HEARTBEAT: Final = 30
@@ -174,15 +175,4 @@ def translated(error: BaseException, url: AmqpUrl) -> Exception:
 
     pika only guesses from the state of the handshake ("probable"); the broker's own words decide.
     """
-    for said in _said(error):
-        for words, what in _REFUSALS:
-            if all(word in said for word in words):
-                return ConfigError(WHERE, f"{what} ({url})")
-    return BrokerUnavailable(f"{url}: {text(error)}")
-
-
-_REFUSALS: Final = (
-    (("ACCESS_REFUSED",), "the broker does not accept this user name and password"),
-    (("NOT_ALLOWED", "not found"), "the broker has no such virtual host"),
-    (("NOT_ALLOWED", "refused for user"), "the broker keeps this user out of this virtual host"),
-)
+    return refusal(_said(error), url) or BrokerUnavailable(f"{url}: {text(error)}")

@@ -1,12 +1,19 @@
 """One connection to RabbitMQ, kept up: made, lost, reported and made again until it is closed.
 
-What the broker says when it refuses us for good (user name, password, virtual host) is an error of
-the configuration the first time; later it is reported and tried again, for it may be mended there.
+Of several nodes each is tried in its turn, in an order that is another one each time: after a loss,
+too, connections spread over those that are there. Names are looked up, and the authorities that TLS
+trusts are read, for each try: both change while a process runs.
+
+Whatever the broker refuses us for is reported, in its own words, and tried again, for it may be
+mended there: a limit, a virtual host that is made after us, a permission. A login that it has never
+accepted, and not for a while (``Doubt``), is an error of the configuration.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -15,8 +22,9 @@ from pika.exceptions import ConnectionWrongStateError
 from shared.broker.amqp_url import AmqpUrl
 from shared.broker.rabbitmq.backoff import Backoff
 from shared.broker.rabbitmq.connection import MailConnection, parameters, text, translated
+from shared.broker.refusals import Doubt
 from shared.clock import Clock
-from shared.errors import BrokerUnavailable, ConfigError
+from shared.errors import BrokerRefuses, BrokerUnavailable, ConfigError
 from shared.log import Report, printable
 from shared.supervised import supervised
 
@@ -29,12 +37,15 @@ class Link:
     """A connection that comes back by itself.
 
     Args:
-        url: where to, and as whom.
+        urls: where to, and as whom; one node or several, each as good as the others.
         ca_file: the authority that TLS trusts, None for the system's store.
         title: the connection's name in the management UI.
         version: the version of this program.
         report: is told of losses and refusals.
         clock: times the pauses.
+
+    Raises:
+        ConfigError: the file cannot be read.
 
     Attributes:
         blocked: why the broker reads nothing from us just now (an alarm), or None.
@@ -42,7 +53,7 @@ class Link:
 
     def __init__(
         self,
-        url: AmqpUrl,
+        urls: Sequence[AmqpUrl],
         ca_file: str | None,
         title: str,
         version: str,
@@ -50,15 +61,18 @@ class Link:
         clock: Clock,
     ) -> None:
         self.blocked: str | None = None
-        self._url = url
+        self._urls = urls
+        self._made_with = (ca_file, title, version)
+        for url in urls:
+            parameters(url, *self._made_with)
         self._title = title
-        self._parameters = parameters(url, ca_file, title, version)
         self._report = report
         self._clock = clock
         self._backoff = Backoff(clock, LONGEST_PAUSE)
         self._connection: MailConnection | None = None
         self._change = asyncio.Event()
         self._refused: ConfigError | None = None
+        self._doubt = Doubt(clock)
         self._closed = False
         self._once = False  # connected
         self._task: asyncio.Task[None] | None = None
@@ -72,7 +86,7 @@ class Link:
         """Connect; return when that has worked, however long it takes.
 
         Raises:
-            ConfigError: the broker refuses the user, the password or the virtual host.
+            BrokerRefuses: the broker does not accept user name and password.
         """
         self._task = supervised(self._keep, f"connects {self._title} to RabbitMQ", self._clock)
         await self.connection()
@@ -82,7 +96,7 @@ class Link:
 
         Raises:
             BrokerUnavailable: the link was closed.
-            ConfigError: the first try to connect was refused for good.
+            BrokerRefuses: user name and password were never accepted.
         """
         while self._connection is None:
             if self._closed:
@@ -100,7 +114,8 @@ class Link:
             BrokerUnavailable: there is none just now.
         """
         if self._connection is None:
-            raise BrokerUnavailable(f"not connected to {self._url}")
+            nodes = ", ".join(map(str, self._urls))
+            raise BrokerUnavailable(f"not connected to {nodes}")
         return self._connection
 
     async def close(self) -> None:
@@ -121,48 +136,60 @@ class Link:
 
     async def _keep(self) -> None:
         while not self._closed:
-            try:
-                lost = await self._connect()
-            except ConfigError as error:
-                if not self._once:
-                    self._refused = error
-                    self._change.set()
-                    return
-                self._report("broker refuses us", broker=str(self._url), reason=error.what)
-            except BrokerUnavailable as error:
-                self._report("broker not reached", broker=str(self._url), reason=error)
-            else:
-                if self._once:
-                    self._report("broker connected again", broker=str(self._url))
-                self._once = True
-                await self._until(lost)
+            await self._round()
+            if self._refused is not None:
+                return
             if not self._closed:
                 await self._backoff.pause()
 
-    async def _until(self, lost: asyncio.Future[str]) -> None:
+    async def _round(self) -> None:
+        """Try each node once, until one lets us in; return when that connection has ended."""
+        refused: list[BrokerRefuses] = []
+        for url in random.sample(self._urls, len(self._urls)):
+            if self._closed:
+                return
+            try:
+                lost = await self._connect(url)
+            except BrokerRefuses as error:
+                self._report("broker refuses us", broker=str(url), reason=error.what)
+                refused += [error] if error.login else []
+            except (BrokerUnavailable, ConfigError) as error:
+                self._report("broker not reached", broker=str(url), reason=error)
+            else:
+                await self._until(lost, url)
+                return
+        if self._doubt.over(login_refused=len(refused) == len(self._urls)) and not self._once:
+            self._refused = refused[0]
+            self._change.set()
+
+    async def _until(self, lost: asyncio.Future[str], url: AmqpUrl) -> None:
+        if self._once:
+            self._report("broker connected again", broker=str(url))
+        self._once = True
         self._backoff.succeeded()
         try:
             reason = await lost
         finally:
             self._connection = self.blocked = None
         if not self._closed:
-            self._report("broker connection lost", broker=str(self._url), reason=reason)
+            self._report("broker connection lost", broker=str(url), reason=reason)
 
-    async def _connect(self) -> asyncio.Future[str]:
+    async def _connect(self, url: AmqpUrl) -> asyncio.Future[str]:
         """Connect once; return a future that ends with the reason of the connection's end."""
+        made_with = parameters(url, *self._made_with)
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[None] = loop.create_future()
         lost: asyncio.Future[str] = loop.create_future()
         connection = MailConnection(
-            self._parameters,
+            made_with,
             on_open_callback=lambda _: _end(opened, None),
-            on_open_error_callback=lambda _, error: _end(opened, translated(error, self._url)),
+            on_open_error_callback=lambda _, error: _end(opened, translated(error, url)),
             on_close_callback=lambda _, error: _end(lost, text(error)),
         )
         connection.add_on_connection_blocked_callback(
-            lambda _, frame: self._alarm(printable(str(frame.method.reason)))
+            lambda _, frame: self._alarm(url, printable(str(frame.method.reason)))
         )
-        connection.add_on_connection_unblocked_callback(lambda *_: self._alarm(None))
+        connection.add_on_connection_unblocked_callback(lambda *_: self._alarm(url, None))
         try:
             await opened
         except asyncio.CancelledError:
@@ -173,12 +200,12 @@ class Link:
         self._change.set()
         return lost
 
-    def _alarm(self, reason: str | None) -> None:
+    def _alarm(self, url: AmqpUrl, reason: str | None) -> None:
         self.blocked = reason
         if reason is None:
-            self._report("broker takes messages again", broker=str(self._url))
+            self._report("broker takes messages again", broker=str(url))
         else:
-            self._report("broker takes no messages", broker=str(self._url), reason=reason)
+            self._report("broker takes no messages", broker=str(url), reason=reason)
 
 
 def _end(future: asyncio.Future[Any], result: object) -> None:
