@@ -25,16 +25,21 @@ from shared.made import LEDGERS_LOST, gone, note_made, require_there
 from shared.private_file import make_private
 from shared.rebuild import damaged, is_damage
 from shared.room import log_pages
+from shared.state import postgresql
+from shared.state.postgresql import WHERE
 from shared.state.schema import Incomplete, NewerDatabase, migrate
 
 R = TypeVar("R")
 _Paramstyle: TypeAlias = Literal["named", "pyformat"]
 
-WHERE: Final = "state.url"
 _NOT_THE_OWNER: Final = re.compile("permission denied|must be owner", re.IGNORECASE)
 _OWNERS_TURN: Final = (
     "; where the tables are not this role's own, have their owner make them, or bring them up to"
     " date, with pop3-connector state migrate (and see deploy/postgres/roles.sql)"
+)
+_ANOTHER: Final = (
+    "; this server is a replica, or was made read-only: each try connects anew, to another one"
+    " where the URL names several (host=)"
 )
 _TRIES: Final = 3
 
@@ -53,14 +58,6 @@ _PRAGMAS: Final = (
 
 _NOT_OURS: Final = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 """Primary result codes of SQLite that waiting does not mend (sqlite.org/rescode.html)."""
-
-_REFUSALS: Final = re.compile(
-    r"authentication failed|no password supplied|no pg_hba\.conf entry"
-    r"|(role|database) .* does not exist|permission denied",
-    re.IGNORECASE,
-)
-"""How PostgreSQL says that the URL is wrong; libpq keeps the SQLSTATE of a failed login to
-itself, so its words have to do. Said in another language it counts as temporary."""
 
 
 class Database:
@@ -103,7 +100,7 @@ class Database:
             StateUnavailable: the database cannot be reached, or is locked.
         """
         try:
-            self._try(migrate, writes=True)
+            self._try(_prepared, writes=True)
         except NewerDatabase as error:
             raise ConfigError(WHERE, f"the database {error}") from error
         except Incomplete as error:
@@ -136,7 +133,7 @@ class Database:
             if is_damage(_cause(error)):
                 self.damage = str(self._damaged(_reason(error)))
                 raise StateDamaged(self.damage) from error
-            raise StateUnavailable(_reason(error)) from error
+            raise StateUnavailable(_reason(error) + _advice(error)) from error
 
     def _damaged(self, why: str) -> ConfigError:
         return damaged(Path(str(self._engine.url.database)), why)
@@ -166,14 +163,19 @@ class Database:
             with self._connection.begin():
                 return work(self._connection)
         except BaseException:
-            self._give_back()
+            # The next one is to be made anew, not only where it broke: a server that has become
+            # read-only stays so, and a pooler may have a better one.
+            self._give_back(spoilt=self.dialect == "postgresql")
             raise
 
-    def _give_back(self) -> None:
-        """Return the connection to the pool, which makes a new one where it is broken."""
+    def _give_back(self, *, spoilt: bool = False) -> None:
+        """Return the connection to the pool, which makes a new one where it is of no use."""
         connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        if connection is None:
+            return
+        if spoilt:
+            connection.invalidate()
+        connection.close()
 
 
 def file_of(url: str) -> Path | None:
@@ -196,7 +198,10 @@ def _parse(url: str | Path) -> URL:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):
         # Without the cause: it repeats the URL, and with it the password.
-        raise ConfigError(WHERE, "is not a database URL such as sqlite:////var/lib/x.db") from None
+        what = "is not a database URL such as sqlite:////var/lib/x.db"
+        if re.search(r"@[^/]*,", str(url)):
+            what += "; several hosts are given as user@/database?host=a:5432&host=b:5432"
+        raise ConfigError(WHERE, what) from None
     if parsed.drivername in _SHORT:
         parsed = parsed.set(drivername=_SHORT[parsed.drivername])
     if parsed.drivername not in _ENGINES:
@@ -247,23 +252,10 @@ def _create(path: Path) -> None:
 
 
 def _postgresql(url: URL, patience: float) -> Engine:
-    defaults = {
-        "connect_timeout": str(max(2, round(patience))),
-        "keepalives_idle": "10",
-        "keepalives_interval": "5",
-        "keepalives_count": "3",
-        "tcp_user_timeout": "15000",
-        "application_name": "pop3-connector",
-        "client_encoding": "utf8",  # else text of a database in SQL_ASCII would come as bytes
-        "options": "-c statement_timeout=60s -c lock_timeout=30s",
-    }
-    return _engine(
-        url.update_query_dict({**defaults, **_texts(url.query)}), {}, paramstyle="pyformat"
-    )
-
-
-def _texts(query: Mapping[str, tuple[str, ...] | str]) -> dict[str, str]:
-    return {key: value if isinstance(value, str) else value[-1] for key, value in query.items()}
+    address = postgresql.address(url, patience)
+    engine = _engine(address.url, address.arguments, paramstyle="pyformat")
+    postgresql.prepare(engine, address.begin)
+    return engine
 
 
 def _engine(url: URL, arguments: Mapping[str, Any], *, paramstyle: _Paramstyle) -> Engine:
@@ -276,6 +268,8 @@ def _engine(url: URL, arguments: Mapping[str, Any], *, paramstyle: _Paramstyle) 
             hide_parameters=True,
             connect_args=dict(arguments),
         )
+    except exc.ArgumentError as error:
+        raise ConfigError(WHERE, printable(str(error))) from None
     except (exc.NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigError(
             WHERE, f"needs a package: pip install 'pop3-connector[{url.get_backend_name()}]'"
@@ -289,16 +283,25 @@ _ENGINES: Final[Mapping[str, Callable[[URL, float], Engine]]] = {
 }
 
 
+def _prepared(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql" and (why := postgresql.unsuitable(connection)):
+        raise ConfigError(WHERE, why)
+    migrate(connection)
+
+
 def _hopeless(error: Exception) -> bool:
     """Return whether a failure to open is one that only the user can mend."""
     cause = _cause(error)
     if isinstance(cause, sqlite3.Error):
         return cause.sqlite_errorcode & 0xFF in _NOT_OURS
-    return _REFUSALS.search(str(cause)) is not None
+    return postgresql.hopeless(cause)
 
 
 def _advice(error: Exception) -> str:
-    return _OWNERS_TURN if _NOT_THE_OWNER.search(str(_cause(error))) else ""
+    cause = _cause(error)
+    if postgresql.is_read_only(cause):
+        return _ANOTHER
+    return _OWNERS_TURN if _NOT_THE_OWNER.search(str(cause)) else ""
 
 
 def _reason(error: Exception) -> str:

@@ -119,6 +119,55 @@ class TestServer:
         assert {claim and claim.delivered for claim in claims} == {frozenset({"a@x"})}
         await state.close()
 
+    @pytest.mark.parametrize("encoding", ["LATIN1", "KOI8R", "EUC_JP"])
+    async def test_a_database_that_cannot_hold_every_text_is_refused(
+        self, server: PostgresqlServer, encoding: str
+    ) -> None:
+        name = encoding.lower()
+        with server.connect() as connection:
+            connection.execute(
+                f"CREATE DATABASE {name} TEMPLATE template0 ENCODING {encoding} LOCALE 'C'"
+            )
+        with pytest.raises(ConfigError, match=f"encoding {encoding}"):
+            await State.open(server.url(database=name), owner=new_owner(), patience=1)
+        with server.connect(name) as connection:
+            found = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
+            assert found.fetchone() == (0,)
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ("sslmod=require", 'invalid connection option "sslmod"'),
+            ("sslmode=requre", 'invalid sslmode value: "requre"'),
+            ("sslmode=require", "does not support SSL"),
+            ("connect_timeout=long", "connect_timeout"),
+            ("target_session_attrs=any-will-do", "invalid target_session_attrs value"),
+            ("host=a&host=b&port=1", "can't mix|don't match|multihost"),
+            ("options=-csearch_path%3Dnowhere", "no schema of the search_path nowhere exists"),
+            ("options=-cno_such_setting%3D1", "unrecognized configuration parameter"),
+            ("options=-clock_timeout%3Dlong", "invalid value for parameter"),
+            ("options=-d5", "expected -c NAME=VALUE, again and again, not -d5"),
+        ],
+    )
+    async def test_a_wrong_option_is_for_the_user_to_mend(
+        self, server: PostgresqlServer, options: str, said: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=f"(?i){said}") as caught:
+            await State.open(f"{server.url()}?{options}", owner=new_owner(), patience=1)
+        assert "sesame" not in str(caught.value)
+
+    async def test_options_are_read_as_a_server_reads_them(
+        self, server: PostgresqlServer, url: str
+    ) -> None:
+        more = r"%20--lock-timeout=100ms%20-c%20application_name=one\%20two%27s"
+        state = await State.open(url + more, owner=new_owner(), patience=0.3)
+        await state.record("sales", [Entry("u1", "a")])
+        with server.connect() as other, other.transaction():
+            other.execute(f"LOCK TABLE {url.rpartition('%3D')[2]}.uidl IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(StateUnavailable, match="lock timeout"):
+                await state.record("sales", [Entry("u2", "b")])
+        await state.close()
+
     @pytest.mark.parametrize(
         ("wrong", "said"),
         [

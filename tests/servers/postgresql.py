@@ -18,10 +18,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.servers.process import free_port, require, running
+from tests.servers.process import free_port, require, running, wait_until
 
 USER, PASSWORD = "connector", "open sesame: 100%"
-_QUOTED = "open%20sesame%3A%20100%25"
+QUOTED = "open%20sesame%3A%20100%25"
 
 _INITDB = ("--no-sync", "--encoding=UTF8", "--locale=C", "--auth=scram-sha-256")
 
@@ -36,9 +36,14 @@ max_connections = 50
 
 
 class PostgresqlServer:
-    """One server. ``start`` and ``stop`` as often as wanted; its data stay."""
+    """One server. ``start`` and ``stop`` as often as wanted; its data stay.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where its data lie.
+        primary: whose replica it is, until it is promoted; None for a server of its own.
+    """
+
+    def __init__(self, folder: Path, primary: "PostgresqlServer | None" = None) -> None:
         self.port = free_port()
         self._data = folder / "data"
         self._log = folder / "log"
@@ -48,23 +53,57 @@ class PostgresqlServer:
         secret = folder / "password"
         secret.write_text(PASSWORD)
         _give_away(folder, secret)
+        made = self._copied(primary) if primary else self._initialised(secret)
         subprocess.run(
-            [
-                *_as_postgres(),
-                str(_program("initdb")),
-                *_INITDB,
-                f"--username={USER}",
-                f"--pwfile={secret}",
-                f"--pgdata={self._data}",
-            ],
+            [*_as_postgres(), *made],
             check=True,
             capture_output=True,
             cwd="/",
+            env={**os.environ, "PGPASSWORD": PASSWORD},
         )
-        config = self._data / "postgresql.conf"
-        config.write_text(config.read_text() + _CONFIG.format(port=self.port))
+        self.configure(_CONFIG.format(port=self.port))
 
-    def url(self, user: str = USER, password: str = _QUOTED, database: str = "postgres") -> str:
+    def _initialised(self, secret: Path) -> list[str]:
+        program = str(_program("initdb"))
+        return [
+            program,
+            *_INITDB,
+            f"--username={USER}",
+            f"--pwfile={secret}",
+            f"--pgdata={self._data}",
+        ]
+
+    def _copied(self, primary: "PostgresqlServer") -> list[str]:
+        program = str(_program("pg_basebackup"))
+        source = ["--host=127.0.0.1", f"--port={primary.port}", f"--username={USER}"]
+        how = ["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+        return [program, *source, *how, f"--pgdata={self._data}"]
+
+    def configure(self, lines: str) -> None:
+        """Add lines to its configuration; what is said last counts."""
+        with (self._data / "postgresql.conf").open("a") as config:
+            config.write(lines)
+
+    def promote(self) -> None:
+        """Make a replica a primary; return when it takes writes."""
+        with self.connect() as connection:
+            connection.execute("SELECT pg_promote()")
+
+    def refuse_writes(self, *, refused: bool) -> None:
+        """Have transactions that begin from now on be read-only, or not so any more."""
+        value = "on" if refused else "off"
+        with self.connect() as connection, self.connect() as bystander:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+            connection.execute("SELECT pg_reload_conf()")
+            show = "SHOW default_transaction_read_only"
+            wait_until(lambda: bystander.execute(show).fetchone() == (value,), "every session")
+
+    def errors(self) -> list[str]:
+        """Return what it has complained about so far."""
+        return [x for x in self._log.read_text().splitlines() if "ERROR:" in x or "FATAL:" in x]
+
+    def url(self, user: str = USER, password: str = QUOTED, database: str = "postgres") -> str:
         """Return an SQLAlchemy URL; the password is quoted."""
         return f"postgresql+psycopg://{user}:{password}@127.0.0.1:{self.port}/{database}"
 
@@ -79,14 +118,14 @@ class PostgresqlServer:
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
         return name, f"{self.url()}?options=-csearch_path%3D{name}"
 
-    def connect(self) -> psycopg.Connection[tuple[object, ...]]:
+    def connect(self, database: str = "postgres") -> psycopg.Connection[tuple[object, ...]]:
         """Return a connection of the test's own, in autocommit."""
         return psycopg.connect(
             host="127.0.0.1",
             port=self.port,
             user=USER,
             password=PASSWORD,
-            dbname="postgres",
+            dbname=database,
             autocommit=True,
         )
 
@@ -131,13 +170,17 @@ def installed() -> bool:
 
 
 @contextlib.contextmanager
-def postgresql() -> Iterator[PostgresqlServer]:
-    """Run a server until the block ends; skip the test where PostgreSQL is not installed."""
+def postgresql(primary: PostgresqlServer | None = None) -> Iterator[PostgresqlServer]:
+    """Run a server until the block ends; skip the test where PostgreSQL is not installed.
+
+    Args:
+        primary: whose replica it is; it has to run.
+    """
     if not installed():
         require("postgres")
     folder = Path(tempfile.mkdtemp(prefix="postgresql-"))  # not below pytest's: that is root's own
     try:
-        server = PostgresqlServer(folder)
+        server = PostgresqlServer(folder, primary)
         server.start()
         try:
             yield server
