@@ -20,8 +20,10 @@ from services.fetcher.session import Session
 from services.postmaster import show
 from services.postmaster.configuration import Trial
 from shared.errors import ConfigError, LoginRefused, MaildropBusy, ServerFault, TooManyConnections
+from shared.known_secrets import KnownSecrets
 from shared.log import MailLog, printable
 from shared.settings import Account, Destination, Settings
+from shared.settings_known import known_in
 
 AT_ONCE: Final = 32
 AT_ONE_HOST: Final = 4
@@ -51,17 +53,18 @@ async def tried(settings: Settings, log: MailLog) -> list[Trial]:
         log: where dialogues are told, if it is for debugging.
     """
     crowd = asyncio.Semaphore(AT_ONCE)
+    known = known_in(settings)
     most = min(AT_ONE_HOST, settings.limits.connections_per_host)
     hosts: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(most))
 
     async def account(table: Account) -> Trial:
         async with hosts[table.host.lower()], crowd:
-            return await _outcome("account", table.name, _log_in(table, settings, log))
+            return await _outcome("account", table.name, _log_in(table, settings, log, known))
 
     async def destination(name: str, table: Destination) -> Trial:
         recipients = [a.mailbox for a in settings.accounts if a.destination == name]
         async with crowd:
-            return await _outcome("destination", name, _reach(name, table, recipients, log))
+            return await _outcome("destination", name, _reach(name, table, recipients, log, known))
 
     return await asyncio.gather(
         *(account(table) for table in settings.accounts if table.enabled),
@@ -82,8 +85,8 @@ async def _outcome(what: str, name: str, work: Coroutine[None, None, str]) -> Tr
         return Trial(what, name, False, printable(f"{type(error).__name__}: {error}"))
 
 
-async def _log_in(table: Account, settings: Settings, log: MailLog) -> str:
-    login = account_of(table, settings.limits).login
+async def _log_in(table: Account, settings: Settings, log: MailLog, known: KnownSecrets) -> str:
+    login = account_of(table, settings.limits, known).login
     session = await Session.open(_hurried(login), tell=log.dialogue(account=table.name))
     try:
         count, size = await session.stat()
@@ -98,11 +101,22 @@ def _hurried(login: Login) -> Login:
     return replace(login, timeout=min(login.timeout, PATIENCE))
 
 
-async def _reach(name: str, table: Destination, recipients: Sequence[str], log: MailLog) -> str:
+async def _reach(
+    name: str,
+    table: Destination,
+    recipients: Sequence[str],
+    log: MailLog,
+    known: KnownSecrets,
+) -> str:
     # Apart, as it may run a command.
     address = await asyncio.to_thread(table.address) or ""
     courier = courier_for(
-        name, address, connections=1, patience=_SHARE, listen=dialogues(log, name)
+        name,
+        address,
+        connections=1,
+        patience=_SHARE,
+        listen=dialogues(log, name),
+        known=known,
     )
     try:
         await courier.probe(list(dict.fromkeys(recipients)))

@@ -33,6 +33,7 @@ from shared.metrics import IN_HAND
 from shared.room import Room
 from shared.runner import Runner
 from shared.settings import Settings
+from shared.settings_known import known_in
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
 from shared.supervised import told
@@ -189,7 +190,8 @@ async def _monitored(
     stuck = lambda: embedded and broker.blocked is not None  # noqa: E731
     await stack.enter_async_context(watched(settings, room, stuck, log, clock))
     resources = Resources(settings, broker, state, spool, log, clock, hostname, version, room)
-    return replace(resources, damage=vitals.damage), vitals
+    known = known_in(settings)
+    return replace(resources, damage=vitals.damage, known=known), vitals
 
 
 def _broker(

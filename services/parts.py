@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from shared.broker import Broker
 from shared.clock import Clock
+from shared.known_secrets import KnownSecrets
 from shared.log import MailLog
 from shared.room import USUAL, Room
 from shared.settings import Settings
@@ -33,6 +34,7 @@ class Resources:
         version: of this program, for trace lines.
         room: how much there is on the disks that fetched mail comes to lie on.
         damage: tells which file is damaged and will not mend by itself, and what to do.
+        known: the passwords that this process has read: no server is quoted with one of them.
     """
 
     settings: Settings
@@ -45,6 +47,7 @@ class Resources:
     version: str
     room: Room = field(default_factory=lambda: Room((), USUAL))
     damage: Callable[[], str | None] = lambda: None
+    known: KnownSecrets = field(default_factory=KnownSecrets)
 
 
 Companion: TypeAlias = Callable[[asyncio.Event], Coroutine[None, None, None]]

@@ -1,5 +1,7 @@
 """What a server says, less the password that it was sent: one filter for each connection.
 
+Passwords of others, and former ones, are hidden as well as may be: see shared.known_secrets.
+
 Some servers repeat what they were sent, in a refusal, a line out of turn, a UIDL. What is hidden is
 the password, wherever it stands and in whichever case: as it is; as UTF-8 read as Latin-1; in
 percent, quoted-printable, HTML or backslash escapes of any of it; in hexadecimal; and in base64 at
@@ -25,8 +27,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-HIDDEN: Final = "***"
-"""What stands in place of a secret."""
+from shared.escapes import MARKS, unescaped
+from shared.known_secrets import HIDDEN, KnownSecrets
 
 WORD: Final = 4
 """Characters of a secret below which it may well be a part of another word."""
@@ -36,45 +38,51 @@ PSEUDONYM: Final = "hidden-"
 
 _TOKEN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_")
 _TOKEN_EDGES: Final = (r"(?<![A-Za-z0-9+/])", r"(?![A-Za-z0-9+/])")
-_MARKS: Final = ("%", "=", "\\", "&")
-_ESCAPE: Final = re.compile(
-    r"(?:[%=]|\\x)(?P<byte>[0-9a-f]{2})|\\u(?P<code>[0-9a-f]{4})|\\(?P<octal>[0-3][0-7]{2})"
-    r"|(?P<html>&(?:#[0-9]{1,7}|#x[0-9a-f]{1,6}|amp|lt|gt|quot);)|\\(?P<itself>.)",
-    re.DOTALL,
-)
-"""An escape, in small letters."""
-
 _WORD_EDGES: Final = (r"(?<!\w)", r"(?!\w)")
 _COST: Final = 2**13
 """Of a key: 20 ms and 8 MiB for each guess, as for a password that was refused."""
 
 
 class Redaction:
-    """Hides one password.
+    """Hides the password of a connection, and those that the process knows besides.
 
     Args:
-        password: "" hides nothing.
+        password: "" where there is no login.
         user: whose it is.
         server: where, as ``host:port``.
+        known: the others; it learns this one, for it may be a former one by and by.
     """
 
-    def __init__(self, password: str = "", user: str = "", server: str = "") -> None:
+    def __init__(
+        self,
+        password: str = "",
+        user: str = "",
+        server: str = "",
+        known: KnownSecrets | None = None,
+    ) -> None:
         self._password = password
         self._user = user
+        self._known = known
         self._salt = f"{server}\0{user}"
+        if known is not None and password:
+            known.learn(password, self._salt)
         self._key: bytes | None = None
         self._pattern: re.Pattern[str] | None = None
         self._plain = sorted({form.lower() for form in _plain(password)}) if password else []
         self._encoded = _encoded(password, user) if password else []
 
     def holds(self, text: str) -> bool:
-        """Return whether there is anything to hide in a text."""
-        if not self._may_hold(text):
-            return False
-        return self._forms().search(text) is not None
+        """Return whether there is anything to hide in a text: of others, what is long enough."""
+        if self._may_hold(text) and self._forms().search(text) is not None:
+            return True
+        return self._known is not None and self._known.within(text)
 
     def hidden(self, text: str) -> str:
-        """Return a text less the password; it is not yet fit to be shown (``printable``)."""
+        """Return a text less all passwords; it is not yet fit to be shown (``printable``)."""
+        rest = self._less_its_own(text)
+        return rest if self._known is None else self._known.hidden(rest, self._salt)
+
+    def _less_its_own(self, text: str) -> str:
         if not self._may_hold(text):
             return text
         parts, done = [], 0
@@ -98,10 +106,10 @@ class Redaction:
         for form in self._encoded:
             if form in text:
                 return True
-        if not any(mark in text for mark in _MARKS):
+        if not any(mark in text for mark in MARKS):
             return False
-        unescaped = _ESCAPE.sub(_unescaped, lower).lower()
-        return any(form in unescaped for form in self._plain)
+        plain = unescaped(lower)[0].lower()
+        return any(form in plain for form in self._plain)
 
     def _forms(self) -> re.Pattern[str]:
         if self._pattern is None:
@@ -182,15 +190,6 @@ def _escapes(character: str) -> Iterator[str]:
 
 def _escapes_of_byte(byte: int) -> str:
     return rf"(?:{re.escape(chr(byte))}|[%=]{byte:02x}|\\x{byte:02x}|\\{byte:03o})"
-
-
-def _unescaped(found: re.Match[str]) -> str:
-    """Return what an escape in small letters stands for, bytes as Latin-1."""
-    kind = found.lastgroup or ""
-    text = found[kind]
-    if kind == "html":
-        return html.unescape(text)
-    return text if kind == "itself" else chr(int(text, 8 if kind == "octal" else 16))
 
 
 def _encoded(password: str, user: str) -> list[str]:

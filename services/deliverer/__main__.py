@@ -43,6 +43,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
             connections=table.connections,
             listen=dialogues(r.log, name),
             places=places,
+            known=r.known,
         )
         for name, table in r.settings.every_destination.items()
     }

@@ -44,6 +44,7 @@ from services.deliverer.target import Credentials, Pipelining, Target
 from services.deliverer.told import Listen
 from shared.clock import Clock, SystemClock
 from shared.errors import ConfigError
+from shared.known_secrets import KnownSecrets
 
 _Tls: TypeAlias = Literal["none", "opportunistic", "required"]
 _TLS: Final[tuple[_Tls, ...]] = get_args(_Tls)
@@ -62,6 +63,7 @@ class _Wanted:
     patience: float
     listen: Listen | None
     places: Places
+    known: KnownSecrets | None
 
     def wrong(self, what: str) -> ConfigError:
         """Return the error that tells what is wrong with the URL."""
@@ -77,6 +79,7 @@ def courier_for(
     patience: float = 1.0,
     listen: Listen | None = None,
     places: Places | None = None,
+    known: KnownSecrets | None = None,
 ) -> Courier:
     """Return the courier for a destination. It connects to nothing before its first delivery.
 
@@ -88,6 +91,7 @@ def courier_for(
         patience: what the timeouts of RFC 5321 section 4.5.3.2 are multiplied by.
         listen: takes the dialogues with a mail server, each by itself; None where nobody listens.
         places: those in which letters wait, shared with other destinations; its own if None.
+        known: passwords that a mail server is not quoted with, beside that of its own login.
 
     Raises:
         ConfigError: the URL is wrong. The password is not in the text.
@@ -107,6 +111,7 @@ def courier_for(
         patience,
         listen,
         places or Places(),
+        known,
     )
     kind = _KINDS.get(parts.scheme)
     if kind is None:
@@ -162,6 +167,7 @@ def _server(wanted: _Wanted, *, port: int, lmtp: bool = False, implicit: bool = 
         listen=wanted.listen,
         patience=wanted.patience,
         keep_delivered_to=_keeps_delivered_to(wanted),
+        known=wanted.known,
     )
     return SmtpCourier(target, wanted.clock, wanted.connections, wanted.places)
 
@@ -180,6 +186,7 @@ def _lmtp_socket(wanted: _Wanted) -> Courier:
         listen=wanted.listen,
         patience=wanted.patience,
         keep_delivered_to=_keeps_delivered_to(wanted),
+        known=wanted.known,
     )
     return SmtpCourier(target, wanted.clock, wanted.connections, wanted.places)
 
@@ -222,6 +229,8 @@ def _credentials(wanted: _Wanted) -> Credentials | None:
         return None
     if not user or password is None:
         raise wanted.wrong("expected both a user name and a password, or neither")
+    if wanted.known is not None:
+        wanted.known.learn(unquote(password))
     return Credentials(unquote(user), unquote(password))
 
 

@@ -123,8 +123,10 @@ async def _connect(target: Target) -> Channel:
 
 
 def _redaction(target: Target) -> Redaction:
-    login = target.credentials
-    return NOTHING if login is None else Redaction(login.password, login.user, target.server)
+    login, known = target.credentials, target.known
+    if login is None:
+        return NOTHING if known is None else Redaction(known=known)
+    return Redaction(login.password, login.user, target.server, known)
 
 
 async def _socket(channel: Channel, path: str) -> Channel:

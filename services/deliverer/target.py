@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from services.deliverer.quirks import Quirks
 from services.deliverer.told import Listen
+from shared.known_secrets import KnownSecrets
 
 Pipelining: TypeAlias = Literal["none", "commands", "full"]
 
@@ -43,6 +44,7 @@ class Target:
         listen: takes the dialogues with it; None where nobody listens.
         patience: what the timeouts are multiplied by.
         keep_delivered_to: leave Delivered-To lines that name a recipient as they are.
+        known: passwords that it is not quoted with, beside that of the credentials.
     """
 
     server: str
@@ -58,3 +60,4 @@ class Target:
     listen: Listen | None = None
     patience: float = 1.0
     keep_delivered_to: bool = False
+    known: KnownSecrets | None = field(default=None, repr=False, compare=False)

@@ -14,7 +14,8 @@ from typing import Final, TypeAlias
 from services.deliverer.channel import Channel
 from services.deliverer.reply import Reply, ReplyReader
 from shared.dialogue import Dialogue, Tell
-from shared.redaction import HIDDEN, NOTHING, Redaction
+from shared.known_secrets import HIDDEN
+from shared.redaction import NOTHING, Redaction
 
 Listen: TypeAlias = Callable[[int], Tell | None]
 """Returns what takes the dialogue of a connection, given a number to tell it from the others; None

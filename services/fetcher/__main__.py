@@ -25,6 +25,7 @@ from services.host import serve as host
 from services.parts import Assembly, Part, Resources
 from shared import settings
 from shared.errors import ConfigError
+from shared.known_secrets import KnownSecrets
 from shared.log import Lines
 from shared.message import Poll
 from shared.outbox import Outbox
@@ -33,8 +34,16 @@ from shared.stage import Stage
 from shared.state import State  # here, so that it is loaded before the stage says it has started
 
 
-def account(table: settings.Account, limits: settings.Limits) -> Account:
-    """Return an account as the fetcher has it."""
+def account(
+    table: settings.Account, limits: settings.Limits, known: KnownSecrets | None = None
+) -> Account:
+    """Return an account as the fetcher has it.
+
+    Args:
+        table: its table in the configuration.
+        limits: what polls are kept to.
+        known: passwords that no server is quoted with; its own is added as it is used.
+    """
     secret = table.secret
     if secret is None:
         raise ConfigError(f"account {table.name}", "there is no password")
@@ -49,6 +58,7 @@ def account(table: settings.Account, limits: settings.Limits) -> Account:
         Deadlines(
             limits.connect_within, limits.login_within, limits.session_within, limits.slowest
         ),
+        known or KnownSecrets(),
     )
     return Account(table.name, login, table.poll_every, table.keep.seconds, table.max_size)
 
@@ -56,7 +66,8 @@ def account(table: settings.Account, limits: settings.Limits) -> Account:
 @asynccontextmanager
 async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     """Put the fetcher together, with the schedule and the housekeeping beside it."""
-    accounts = {t.name: account(t, r.settings.limits) for t in r.settings.accounts if t.enabled}
+    tables = [table for table in r.settings.accounts if table.enabled]
+    accounts = {t.name: account(t, r.settings.limits, r.known) for t in tables}
     limit = r.settings.spool.inline_limit
     state: State = await r.state()
     incoming, poll = Outbox(r.broker, INCOMING), Outbox(r.broker, POLL)

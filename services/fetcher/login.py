@@ -37,6 +37,7 @@ from shared.errors import (
     Ungreeted,
     Unreachable,
 )
+from shared.known_secrets import KnownSecrets
 from shared.log import printable
 from shared.network_words import closed, silent
 from shared.redaction import Redaction
@@ -52,6 +53,7 @@ class Login:
         ca_file: PEM certificates of the authorities to trust, None for those of the system.
         timeout: seconds without a byte before the server counts as gone.
         deadlines: how long it may take when it does say something.
+        known: passwords that the server is not quoted with, beside its own.
     """
 
     host: str
@@ -62,6 +64,7 @@ class Login:
     ca_file: str | None = None
     timeout: float = 60.0
     deadlines: Deadlines = field(default_factory=Deadlines)
+    known: KnownSecrets = field(default_factory=KnownSecrets, repr=False, compare=False)
 
     @property
     def server(self) -> str:
@@ -171,7 +174,7 @@ async def _log_in(login: Login, quirks: Quirks, tell: Tell | None, pace: Pace) -
     # Before anything is said: a server may know the password from the last time.
     password = await asyncio.to_thread(login.password)
     _must_be_sendable(login, password)
-    redaction = Redaction(password, login.username, login.server)
+    redaction = Redaction(password, login.username, login.server, login.known)
     connection = await _connected(login, context, pace)
     connection.ends(
         login.deadlines.login, _too_long("login", login.deadlines.login, "login_within")

@@ -12,7 +12,7 @@ from typing import Final
 from services.fetcher.protocol import LINE_LIMIT, Body, Event, Pop3, Reply
 from shared.dialogue import Dialogue
 from shared.errors import ServerFault
-from shared.redaction import HIDDEN
+from shared.known_secrets import HIDDEN
 
 LISTED: Final = 1_000
 """Lines of a listing that are told."""

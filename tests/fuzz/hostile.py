@@ -21,12 +21,13 @@ from shared.broker import Delivery, Stored, dead_letter
 from shared.broker.rabbitmq.properties import TABLE_LIMIT, _one_text, fitting
 from shared.claims import Known
 from shared.clock import SystemClock
+from shared.known_secrets import HIDDEN, KnownSecrets
 from shared.log import Lines, MailLog, printable
 from shared.message import Addressed, Fetched, Parsed, Payload, Poll
 from shared.outcome import Done
 from shared.ownership import require_ours
 from shared.queues import INCOMING, PARSED, PICKUP, POLL, Tier, plan
-from shared.redaction import HIDDEN, Redaction
+from shared.redaction import Redaction
 from shared.settlement import RetryPolicy
 from shared.stage import Handling, Opened, Stage
 from tests.corpus.envelopes import ENVELOPES
@@ -48,6 +49,9 @@ SECRET = Redaction("12", "anna", "mail:110")
 SECRET.pseudonym("")  # the key of which is made once
 printable("\x1b")  # loads a codec, which stays in memory
 PASSWORDS = ("swordfish", "pä&s s", "abc", "12", "correct horse battery", "a.b*c%41")
+OTHERS_PASSWORD = "n3ighbour&p"
+OTHERS = KnownSecrets()
+OTHERS.learn(OTHERS_PASSWORD)
 LONGEST = 10_000
 """Characters of a text with a password in it: a line of a server has 64 KiB at the most."""
 WRITTEN: Sequence[Callable[[str], str]] = (
@@ -147,6 +151,8 @@ def repeat_password(data: bytes) -> None:
     if not redaction.holds(text):
         assert redaction.hidden(text) == text
     assert printable(shown).isprintable()
+    form = WRITTEN[how % len(WRITTEN)](OTHERS_PASSWORD)
+    assert form not in OTHERS.hidden(f"{text[:at]} {form} {text[at:]}")
 
 
 def listed() -> Sequence[bytes]:

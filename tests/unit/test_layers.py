@@ -43,6 +43,7 @@ _NETWORK = (
     "shared.network_words",
     "shared.dialogue",
     "shared.redaction",
+    "shared.known_secrets",
 )
 _OF_TASKS = ("shared.supervised",)
 HANDLERS_MAY = (
