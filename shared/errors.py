@@ -163,6 +163,10 @@ class StateDamaged(StateUnavailable):
     """The file of the ledgers is damaged: waiting does not help, the text says what does."""
 
 
+class Unstorable(Exception):
+    """The state database works, and does not take a value: what it belongs to fails alone."""
+
+
 class NoRoom(Exception):
     """Too little is free on a disk of ours to fetch more."""
 

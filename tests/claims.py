@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from shared.claims import Claim, Delivery, Finished
+from shared.errors import Unstorable
 
 
 class Deliveries(Protocol):
     """The ledger of deliveries, as far as it is asked here."""
 
-    async def claim(self, deliveries: Sequence[Delivery]) -> Sequence[Claim | None]: ...
+    async def claim(
+        self, deliveries: Sequence[Delivery]
+    ) -> Sequence[Claim | Unstorable | None]: ...
 
     async def finish(self, finished: Sequence[Finished]) -> None: ...
 
@@ -19,6 +22,8 @@ class Deliveries(Protocol):
 async def claim_one(ledger: Deliveries, id_: str, destination: str) -> Claim | None:
     """Claim one message."""
     (claim,) = await ledger.claim([Delivery(id_, destination)])
+    if isinstance(claim, Unstorable):
+        raise claim
     return claim
 
 

@@ -22,11 +22,11 @@ from services.deliverer.round import CLAIMED_ELSEWHERE, Errand, Round, errand_fo
 from services.deliverer.unrecorded import Unrecorded
 from shared.claims import Claim, Delivery, Finished
 from shared.clock import Clock
-from shared.errors import SpoolUnavailable, StateUnavailable
+from shared.errors import SpoolUnavailable, StateUnavailable, Unstorable
 from shared.faultpoint import reach_all
 from shared.log import Report, silent
 from shared.message import Addressed, Envelope, Inline, Spooled
-from shared.outcome import Answer, Busy, Outcome, Retry
+from shared.outcome import Answer, Busy, DeadLetter, Outcome, Retry
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 5.0
@@ -44,8 +44,11 @@ KEPT_BACK: Final = "not delivered: that others were cannot be recorded just now"
 class Deliveries(Protocol):
     """The ledger of finished deliveries. Every call but ``holds`` may raise StateUnavailable."""
 
-    async def claim(self, deliveries: Sequence[Delivery]) -> Sequence[Claim | None]:
-        """Claim messages for this process; None where another, or another task, has one in hand."""
+    async def claim(self, deliveries: Sequence[Delivery]) -> Sequence[Claim | Unstorable | None]:
+        """Claim messages for this process.
+
+        None where another, or another task, has one in hand; Unstorable where nobody ever can.
+        """
 
     async def finish(self, finished: Sequence[Finished]) -> None:
         """Record recipients as delivered and drop the claims, durably and in one step.
@@ -135,6 +138,9 @@ class Deliverer:
             if claim is None:
                 why = "another process has this message in hand"
                 answer(place, Retry(why, after=CLAIMED_ELSEWHERE))
+            elif isinstance(claim, Unstorable):
+                why = "not delivered, as that could not be recorded: the state database says"
+                answer(place, DeadLetter(f"{why} {claim}"))
             else:
                 errands[place] = errand_for(envelopes[place], deliveries[place], claim)
         del envelopes  # each is let go of when it was delivered
@@ -147,7 +153,7 @@ class Deliverer:
 
     async def _claims(
         self, destination: str, deliveries: Sequence[Delivery]
-    ) -> Sequence[Claim | None] | Outcome:
+    ) -> Sequence[Claim | Unstorable | None] | Outcome:
         """Claim messages, or return why nothing is to be delivered to that destination now."""
         if destination not in self._couriers:
             return _nowhere(destination)

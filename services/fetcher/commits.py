@@ -141,10 +141,11 @@ class Commits:
         if before is not None:
             await before
         reach("fetcher", "before-ledger")
-        await self._world.ledger.record(self._account.name, [_entry(t) for t in chunk])
+        unknown = await self._world.ledger.record(self._account.name, [_entry(t) for t in chunk])
         reach("fetcher", "after-ledger")
         for taken in chunk:
-            self._tell(taken, new.get(taken.found.id) is taken)
+            if not unknown or _entry(taken) not in unknown:
+                self._tell(taken, new.get(taken.found.id) is taken)
 
     def _tell(self, taken: Taken, new: bool) -> None:
         journal, name, id_ = self._world.journal, self._account.name, taken.found.id

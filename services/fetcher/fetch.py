@@ -44,6 +44,7 @@ from shared.errors import (
     StateUnavailable,
     TooManyConnections,
     Ungreeted,
+    Unstorable,
 )
 from shared.message import Envelope, Poll
 from shared.outcome import Answer, Done, Outcome, Retry
@@ -79,7 +80,7 @@ AT_ONCE: Final = (1.0, 2.0, 4.0, 8.0)
 OURS: Final = (SpoolUnavailable, NoRoom, BrokerUnavailable, Refused)
 """What fails on our side, whatever the account."""
 
-FAULTS: Final = (ServerFault, ConfigError, *OURS)
+FAULTS: Final = (ServerFault, ConfigError, Unstorable, *OURS)
 """What ends a poll early and is no defect of ours."""
 
 _FAR: Final = 14 * 86_400.0

@@ -34,8 +34,8 @@ class Ledger(Protocol):
     async def seen(self, ids: Sequence[str]) -> Mapping[str, float]:
         """Return which of these identities have been recorded, and since when."""
 
-    async def record(self, account: str, entries: Sequence[Entry]) -> None:
-        """Record messages as fetched."""
+    async def record(self, account: str, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Record messages as fetched; return those that cannot be recorded."""
 
     async def measure(self, account: str, sizes: Mapping[str, int]) -> None:
         """Record what LIST says of messages that are recorded, by UIDL."""

@@ -1,7 +1,8 @@
 """Parts the jobs of a batch into portions, each of which is one transaction.
 
 What a transaction writes is in the log first, and takes room there until it is copied back. So no
-portion is much larger than the log; and on a full disk each is as small as can be.
+portion is much larger than the log; and on a full disk each is as small as can be. Where the file
+does not take one message of a portion, it is parted until that one is alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 
 from shared.broker.embedded_jobs import Job, Report, Transfer
-from shared.errors import BrokerUnavailable
+from shared.errors import BrokerUnavailable, Refused
 
 
 def portions(jobs: Sequence[Job], limit: int) -> Iterator[list[Job]]:
@@ -36,6 +37,15 @@ def portions(jobs: Sequence[Job], limit: int) -> Iterator[list[Job]]:
         yield portion
 
 
+def halves(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Return jobs in two portions, in their order; in one where they cannot be parted."""
+    if len(jobs) == 1 and isinstance(job := jobs[0], Transfer) and len(job.parts) > 1:
+        middle = len(job.parts) // 2
+        return [[Transfer(p, job.done)] for p in (job.parts[:middle], job.parts[middle:])]
+    middle = len(jobs) // 2
+    return [list(part) for part in (jobs[:middle], jobs[middle:]) if part]
+
+
 def merged(reports: Iterable[Report]) -> Report:
     """Return one report of all portions; the parts of a transfer are answered for together."""
     whole = Report()
@@ -52,7 +62,7 @@ def merged(reports: Iterable[Report]) -> Report:
     return whole
 
 
-def refused(jobs: Sequence[Job], error: BrokerUnavailable) -> Report:
+def refused(jobs: Sequence[Job], error: BrokerUnavailable | Refused) -> Report:
     """Return the report of jobs that could not be done."""
     report = Report()
     for job in jobs:

@@ -155,6 +155,13 @@ def is_full(error: Exception) -> bool:
     return _code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
+def is_a_values(error: Exception) -> bool:
+    """Return whether a value is at fault, and the file takes everything else."""
+    return isinstance(
+        error, sqlite3.IntegrityError | sqlite3.DataError | OverflowError | UnicodeError
+    )
+
+
 def unusable(path: Path, error: Exception) -> ConfigError | BrokerUnavailable:
     """Return what an error means to somebody who opens the file: is it to be mended, or waited out?
 

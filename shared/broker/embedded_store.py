@@ -24,6 +24,7 @@ from typing import Final, NamedTuple, TypeAlias
 from shared.broker import LONGEST_KEPT, Header, Send, Stored
 from shared.broker.requeue import described, directed_alike
 from shared.errors import Refused
+from shared.log import printable
 from shared.queues import (
     DELIVERY_LIMIT,
     INCOMING,
@@ -164,7 +165,7 @@ def row(send: Send) -> Row:
     """Return what is stored of a message.
 
     Raises:
-        Refused: it is too large, or its message id is not text.
+        Refused: it is too large, its message id is not text, or a header can be written nowhere.
     """
     if len(send.body) > BODY_LIMIT:
         raise Refused(send.queue, f"{len(send.body)} bytes are over the limit of {BODY_LIMIT}")
@@ -172,7 +173,10 @@ def row(send: Send) -> Row:
         send.message_id.encode()
     except UnicodeEncodeError as error:
         raise Refused(send.queue, "the message id is not text") from error
-    return send.queue, send.message_id, _written(send.headers), send.body
+    try:
+        return send.queue, send.message_id, _written(send.headers), send.body
+    except (TypeError, ValueError) as error:
+        raise Refused(send.queue, printable(f"a header cannot be written: {error}")) from error
 
 
 def _written(headers: Mapping[str, Header]) -> str:
@@ -199,7 +203,11 @@ def _kept(headers: str) -> Mapping[str, Header]:
 
 
 def _read(headers: str) -> Mapping[str, Header]:
-    return MappingProxyType(json.loads(headers))
+    """Return the headers; none where somebody else has written what are none: the mail is here."""
+    try:
+        return MappingProxyType(json.loads(headers))
+    except (TypeError, ValueError):
+        return MappingProxyType({})
 
 
 @contextlib.contextmanager
@@ -380,13 +388,13 @@ def content(
     if found is None:
         return None
     message_id, headers, body = found
-    return message_id, json.loads(headers), body
+    return message_id, dict(_read(headers)), body
 
 
 def everything(db: sqlite3.Connection) -> Iterator[Stored]:
     """Yield the messages of all queues, also those handed out, as they were at one moment."""
     for queue, message_id, headers, body in db.execute(_EVERYTHING):
-        yield Stored(queue, message_id, json.loads(headers), body)
+        yield Stored(queue, message_id, _read(headers), body)
 
 
 def take_out(db: sqlite3.Connection, place: Place, message: Standing) -> None:
@@ -411,7 +419,7 @@ def _quarantine(
         return
     times = f"handed out {spent.handouts} times without being settled"
     told: dict[str, Header] = {
-        **json.loads(headers),
+        **_read(headers),
         **described(body, inbox),
         "reason": f"{times}: it may crash the process that takes it",
         "inbox": inbox,
@@ -431,7 +439,7 @@ def _counted(db: sqlite3.Connection, quarantine: Place, message_id: str, body: b
     an operator has said otherwise.
     """
     for id_, headers, other in db.execute(_QUARANTINED, (quarantine.id, message_id)):
-        told: dict[str, Header] = json.loads(headers)
+        told = dict(_read(headers))
         if told.get("inbox") == INCOMING and directed_alike(body, other):
             told["copies"] = int(told.get("copies", 1)) + 1
             db.execute(_TELL, (json.dumps(told), id_))

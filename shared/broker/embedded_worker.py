@@ -27,10 +27,11 @@ from shared.broker import embedded_room as room
 from shared.broker import embedded_schema as schema
 from shared.broker import embedded_store as store
 from shared.broker.embedded_dispatch import Chores, Dispatcher, Moment
-from shared.broker.embedded_jobs import Job, Report, Stop
-from shared.broker.embedded_portions import brings_more, merged, portions, refused
+from shared.broker.embedded_jobs import Job, Report, Stop, Transfer
+from shared.broker.embedded_portions import brings_more, halves, merged, portions, refused
 from shared.clock import Clock
-from shared.errors import BrokerUnavailable, ConfigError
+from shared.errors import BrokerUnavailable, ConfigError, Refused
+from shared.log import printable
 from shared.queues import QueueSpec
 from shared.rebuild import is_damage
 from shared.room import PAGE, log_pages
@@ -209,10 +210,26 @@ class Worker:
         try:
             return self._owned(jobs)
         except Exception as error:  # noqa: BLE001  (whatever it is, its callers must hear of it)
+            if schema.is_a_values(error):
+                return self._apart(jobs, error)
             if not schema.is_full(error):
                 return self._failed(jobs, error)
             self._disconnect()
             return self._on_a_full_disk(jobs, error)
+
+    def _apart(self, jobs: Sequence[Job], error: Exception) -> Report:
+        """Do jobs in halves, until the one that the file does not take fails by itself."""
+        parts = halves(jobs)
+        if len(parts) > 1:
+            return merged([self._portion(part) for part in parts])
+        if not jobs or not isinstance(job := jobs[0], Transfer):
+            return self._failed(jobs, error)
+        try:
+            self._owned([])
+        except Exception as other:  # noqa: BLE001  (then it is no fault of this job)
+            return self._failed(jobs, other)
+        queue = next((queue for part in job.parts for queue, *_ in part.rows), "")
+        return refused(jobs, Refused(printable(queue), printable(f"not stored: {error}")))
 
     def _on_a_full_disk(self, jobs: Sequence[Job], error: Exception) -> Report:
         """Do each job by itself: little fits where much does not, and may make room for more.

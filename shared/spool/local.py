@@ -113,11 +113,23 @@ class LocalStore:
                 yield Listed(f"{TMP}/{path.name}", found.st_size, found.st_mtime)
 
     def discard_drafts(self, before: float) -> None:
-        """Delete drafts of dead processes, and those that nobody wrote to since this moment."""
+        """Delete drafts of dead processes, and those that nobody wrote to since this moment.
+
+        Raises:
+            OSError: one could not be looked at, or not be deleted; the others are.
+        """
+        failed: OSError | None = None
         for path in self._root.glob(f"{TMP}/*"):
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-                if _older(path, before) or _held(file.fileno()):
-                    path.unlink(missing_ok=True)
+            try:
+                with path.open("rb") as file:
+                    if _older(path, before) or _held(file.fileno()):
+                        path.unlink(missing_ok=True)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
 
 def _older(path: Path, before: float) -> bool:

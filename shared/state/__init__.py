@@ -2,7 +2,8 @@
 
 What a call writes is durable when it returns. One worker thread holds one connection; calls that
 wait at the same moment share a transaction (group commit). When the database cannot be reached, is
-locked or full, calls raise StateUnavailable and the next one may succeed. All processes that use a
+locked or full, calls raise StateUnavailable and the next one may succeed. A value that it does not
+take fails the call that brought it, with Unstorable, and nobody else's. All processes that use a
 database trust each other, and their clocks to agree within a few seconds.
 """
 
@@ -21,10 +22,11 @@ from sqlalchemy import Connection
 
 from shared.claims import Claim, Delivery, Entry, Finished, Known, Quirk, Standing, Trouble
 from shared.clock import Clock, SystemClock
-from shared.errors import StateUnavailable
+from shared.errors import StateUnavailable, Unstorable
 from shared.grouped import Grouped
+from shared.halved import halved
 from shared.log import Report, silent
-from shared.state.batch import Asked, Batch, Operation, run_all
+from shared.state.batch import Asked, Batch, Operation, parts, run_all
 from shared.state.database import Database
 from shared.state.deliveries import CLAIM, FINISH, UNCLAIM, lease_of
 from shared.state.leases import EXPIRE, GIVE_BACK, RENEW, RENEWAL, TAKE, Since
@@ -114,6 +116,9 @@ _ORDER: Final[tuple[Operation[Any, Any], ...]] = (
 )
 """The order of operations in a transaction: what frees a name before what takes it, what writes
 before what reads."""
+
+UNKNOWN: Final = "fetched, and cannot be recorded: it stays at the server, and each poll fetches it"
+UNRECORDABLE: Final = "delivered, and cannot be recorded: if it comes again, it comes twice"
 
 _SYSTEM_CLOCK: Final = SystemClock()
 _AT_ONCE: Final[Mapping[str, float]] = MappingProxyType({})
@@ -232,9 +237,25 @@ class State:
         """Record what LIST says of messages that are recorded, by UIDL."""
         await self._ask(MEASURE, Sizes(account, sizes))
 
-    async def record(self, account: str, entries: Sequence[Entry]) -> None:
-        """Record messages as taken over; what is recorded already keeps its ``first_seen``."""
-        await self._ask(RECORD, Record(account, entries))
+    async def record(self, account: str, entries: Sequence[Entry]) -> list[Entry]:
+        """Record messages as taken over; what is recorded already keeps its ``first_seen``.
+
+        Returns:
+            What the database does not take, each reported: nothing is known of it.
+        """
+        try:
+            await self._ask(RECORD, Record(account, entries))
+        except Unstorable:
+            return await self._recorded_singly(account, entries)
+        return []
+
+    async def _recorded_singly(self, account: str, entries: Sequence[Entry]) -> list[Entry]:
+        answers = await self._ask_all(RECORD, [Record(account, [entry]) for entry in entries])
+        pairs = zip(entries, answers, strict=True)
+        bad = [(entry, why) for entry, why in pairs if isinstance(why, Unstorable)]
+        for entry, why in bad:
+            self._report(UNKNOWN, account=account, id=entry.id, uidl=entry.uidl or "", why=why)
+        return [entry for entry, _ in bad]
 
     async def forget(self, account: str, uidls: Sequence[str]) -> None:
         """Forget UIDLs that the server no longer lists; the identities of the messages stay."""
@@ -309,7 +330,11 @@ class State:
             How many polls have failed one after the other; 0 where this one did not.
         """
         end = Polled(account, next_poll, error, progress, undone, login_after, refused, retry_at)
-        return await self._ask(POLLED, end)
+        try:
+            return await self._ask(POLLED, end)
+        except Unstorable as bad:  # the schedule has to go on, whatever was said
+            why = None if error is None else f"it cannot be recorded what was wrong: {bad}"
+            return await self._ask(POLLED, Polled(account, next_poll, why, progress))
 
     async def queued(self, accounts: Sequence[str], *, hold: float) -> None:
         """Hold accounts for longer than ``claim_due`` did: their poll jobs are queued.
@@ -328,12 +353,12 @@ class State:
         """Return how every account stands, for the operator."""
         return await self._ask(ACCOUNTS, None)
 
-    async def claim(self, deliveries: Sequence[Delivery]) -> list[Claim | None]:
+    async def claim(self, deliveries: Sequence[Delivery]) -> list[Claim | Unstorable | None]:
         """Claim messages for delivery.
 
         Returns:
             For each what is known of its delivery; None where somebody has it in hand, this process
-            or another one that is alive.
+            or another one that is alive; Unstorable where it can never be claimed.
 
         Raises:
             StateUnavailable: nobody knows; what was taken all the same expires by itself.
@@ -342,16 +367,16 @@ class State:
         now = Since.now(self._clock)
         self._has_leases = True
         self._claims.update(dict.fromkeys(asked))  # not yet ours, nor to be renewed
-        found: dict[Delivery, Claim | None] = {}
+        found: dict[Delivery, Claim | Unstorable | None] = {}
         try:
             answers = await self._ask_all(CLAIM, list(asked))
             found = dict(zip(asked, answers, strict=True))
         finally:
             for delivery in asked:
-                if found.get(delivery) is None:
-                    self._claims.pop(delivery, None)
-                else:
+                if isinstance(found.get(delivery), Claim):
                     self._claims[delivery] = now
+                else:
+                    self._claims.pop(delivery, None)
         return [found.pop(delivery, None) for delivery in deliveries]
 
     def holds(self, delivery: Delivery) -> bool:
@@ -362,13 +387,19 @@ class State:
     async def finish(self, finished: Sequence[Finished]) -> None:
         """Record recipients as delivered and give the claims back, in one transaction.
 
+        What the database does not take is reported, and not tried again: the message has arrived.
+
         Raises:
             StateUnavailable: it may not be recorded. The claims are still held; ``unclaim`` then
                 leaves a mark, by which the next claim is a replay.
         """
         deliveries = [delivery for delivery, _ in finished]
         self._unrecorded.update(deliveries)
-        await self._ask_all(FINISH, finished)
+        answers = await self._ask_all(FINISH, finished)
+        bad = {d: a for d, a in zip(deliveries, answers, strict=True) if isinstance(a, Unstorable)}
+        for delivery, why in bad.items():
+            self._report(UNRECORDABLE, id=delivery.id, destination=delivery.destination, why=why)
+        await self._ask_all(UNCLAIM, list(bad))
         self._unrecorded.difference_update(deliveries)
         for delivery in deliveries:
             self._claims.pop(delivery, None)
@@ -410,12 +441,22 @@ class State:
     async def _ask(self, operation: Operation[T, R], item: T) -> R:
         return cast(R, await self._grouped((operation, item)))
 
-    async def _ask_all(self, operation: Operation[T, R], items: Sequence[T]) -> Sequence[R]:
+    async def _ask_all(
+        self, operation: Operation[T, R], items: Sequence[T]
+    ) -> Sequence[R | Unstorable]:
+        """Ask for many; of each that has a bad value, that is the answer."""
         if not items:
             return ()
-        return cast(Sequence[R], await self._grouped.all([(operation, item) for item in items]))
+        answers = await self._grouped.all([(operation, item) for item in items])
+        for answer in answers:
+            if isinstance(answer, Exception) and not isinstance(answer, Unstorable):
+                raise answer
+        return cast(Sequence[R | Unstorable], answers)
 
     def _run(self, asked: Sequence[Asked]) -> Sequence[Any]:
+        return halved(self._in_one, asked, parts, StateUnavailable)
+
+    def _in_one(self, asked: Sequence[Asked]) -> Sequence[Any]:
         writes = any(operation.writes for operation, _ in asked)
         return self._database.transaction(partial(self._answer, asked), writes=writes)
 

@@ -57,13 +57,22 @@ class Operation(Generic[T, R]):
     Attributes:
         run: answers for every item of the batch, in order.
         writes: whether it changes anything.
+        parts: takes an item apart whose answer is None, so that of its values a bad one fails
+            alone.
     """
 
     run: Callable[[Batch, Sequence[T]], Sequence[R]]
     writes: bool = True
+    parts: Callable[[T], Sequence[T]] = lambda item: (item,)
 
 
 Asked: TypeAlias = tuple[Operation[Any, Any], Any]
+
+
+def parts(asked: Asked) -> Sequence[Asked]:
+    """Return something asked in as many parts as it can be asked in, itself where it is one."""
+    operation, item = asked
+    return [(operation, part) for part in operation.parts(item)]
 
 
 def run_all(

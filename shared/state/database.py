@@ -19,7 +19,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
-from shared.errors import ConfigError, StateDamaged, StateUnavailable
+from shared.errors import ConfigError, StateDamaged, StateUnavailable, Unstorable
 from shared.log import printable
 from shared.made import LEDGERS_LOST, gone, note_made, require_there
 from shared.private_file import make_private
@@ -45,6 +45,9 @@ _TRIES: Final = 3
 
 _FAULTS: Final = (exc.DBAPIError, exc.TimeoutError)
 """What the driver reports, and what the pool does when no connection can be had."""
+
+_VALUES: Final = (UnicodeError, OverflowError)
+"""What the drivers raise themselves where a value cannot be written as the database wants it."""
 
 _LOG_PAGES: Final = 1000
 """Pages of the log on a disk of a usual size, as by default."""
@@ -124,16 +127,21 @@ class Database:
                 transaction that turns from reading to writing cannot wait for others.
 
         Raises:
+            Unstorable: a value is at fault, or breaks a rule of the tables. Nothing was done.
             StateUnavailable: the database cannot be reached, is locked, or is full.
             StateDamaged: its file is damaged.
         """
         try:
             return self._try(work, writes=writes)
         except self._faults as error:
+            if self._is_a_values(error):
+                raise Unstorable(_reason(error)) from error
             if is_damage(_cause(error)):
                 self.damage = str(self._damaged(_reason(error)))
                 raise StateDamaged(self.damage) from error
             raise StateUnavailable(_reason(error) + _advice(error)) from error
+        except (*_VALUES, exc.StatementError) as error:
+            raise Unstorable(_reason(error)) from error
 
     def _damaged(self, why: str) -> ConfigError:
         return damaged(Path(str(self._engine.url.database)), why)
@@ -149,8 +157,8 @@ class Database:
         started = time.monotonic()
         try:
             return self._once(work, writes)
-        except self._faults:
-            if time.monotonic() - started >= self._patience:
+        except self._faults as error:
+            if self._is_a_values(error) or time.monotonic() - started >= self._patience:
                 raise
         return cast(R, self._retrying(self._once, work, writes))
 
@@ -162,11 +170,18 @@ class Database:
             self._connection.execution_options(writes=writes)
             with self._connection.begin():
                 return work(self._connection)
-        except BaseException:
+        except BaseException as error:
             # The next one is to be made anew, not only where it broke: a server that has become
             # read-only stays so, and a pooler may have a better one.
-            self._give_back(spoilt=self.dialect == "postgresql")
+            self._give_back(spoilt=self.dialect == "postgresql" and not self._is_a_values(error))
             raise
+
+    def _is_a_values(self, error: BaseException) -> bool:
+        """Return whether a value is at fault: whatever else the transaction does would be done."""
+        cause, driver = _cause(error), self._engine.dialect.loaded_dbapi
+        return isinstance(
+            cause, (driver.DataError, driver.IntegrityError, *_VALUES)
+        ) or postgresql.is_too_much(cause)
 
     def _give_back(self, *, spoilt: bool = False) -> None:
         """Return the connection to the pool, which makes a new one where it is of no use."""
@@ -308,5 +323,5 @@ def _reason(error: Exception) -> str:
     return printable(" ".join(str(_cause(error)).split()))
 
 
-def _cause(error: Exception) -> BaseException:
-    return error.orig if isinstance(error, exc.DBAPIError) and error.orig else error
+def _cause(error: BaseException) -> BaseException:
+    return error.orig if isinstance(error, exc.StatementError) and error.orig else error

@@ -83,6 +83,11 @@ def _unclaim(batch: Batch, deliveries: Sequence[Delivery]) -> Sequence[None]:
     return give_back(batch, [lease_of(delivery) for delivery in deliveries])
 
 
+def _recipients(finished: Finished) -> Sequence[Finished]:
+    delivery, receipts = finished
+    return [Finished(delivery, {name: receipt}) for name, receipt in receipts.items()]
+
+
 CLAIM: Final = Operation(_claim)
-FINISH: Final = Operation(_finish)
+FINISH: Final = Operation(_finish, parts=_recipients)
 UNCLAIM: Final = Operation(_unclaim)

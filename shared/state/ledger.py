@@ -240,7 +240,9 @@ _LET_GO: Final = Statement(_let_go)
 
 KNOWN: Final = Operation(_known, writes=False)
 SEEN: Final = Operation(_seen, writes=False)
-RECORD: Final = Operation(_record)
+RECORD: Final = Operation(_record, parts=lambda r: [r._replace(entries=[e]) for e in r.entries])
 HEADS: Final = Operation(_heads, writes=False)
-MEASURE: Final = Operation(_measure)
-FORGET: Final = Operation(_forget)
+MEASURE: Final = Operation(
+    _measure, parts=lambda s: [s._replace(sizes={uidl: size}) for uidl, size in s.sizes.items()]
+)
+FORGET: Final = Operation(_forget, parts=lambda s: [s._replace(uidls=[uidl]) for uidl in s.uidls])

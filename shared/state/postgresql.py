@@ -31,6 +31,9 @@ SETTINGS: Final[Mapping[str, str]] = {"statement_timeout": "60s", "lock_timeout"
 READ_ONLY: Final = "25006"
 """The SQLSTATE of a write where nothing may be written: of a replica, or a server demoted to it."""
 
+_TOO_MUCH: Final = "54"
+"""The class of SQLSTATEs of what is too large or too complex for PostgreSQL."""
+
 _ENCODINGS: Final = ("UTF8", "SQL_ASCII")
 _MULTIPLE: Final = "host"
 
@@ -146,6 +149,11 @@ def hopeless(error: BaseException) -> bool:
     """Return whether an error of the driver is about what the user has to mend."""
     state = getattr(error, "sqlstate", None) or ""
     return state.startswith(_HOPELESS_STATES) or _HOPELESS_WORDS.search(str(error)) is not None
+
+
+def is_too_much(error: BaseException) -> bool:
+    """Return whether a value is beyond a limit of the program, such as the size of a key."""
+    return str(getattr(error, "sqlstate", None) or "").startswith(_TOO_MUCH)
 
 
 def is_read_only(error: BaseException) -> bool:

@@ -260,8 +260,10 @@ _PRUNE_QUIRKS: Final = Statement(_quirks_over)
 _PRUNE_TROUBLES: Final = Statement(_troubles_over)
 
 RECALL: Final = Operation(_recall, writes=False)
-TROUBLED: Final = Operation(_trouble)
-SETTLED: Final = Operation(_settle)
+TROUBLED: Final = Operation(
+    _trouble, parts=lambda t: [t._replace(troubles=[trouble]) for trouble in t.troubles]
+)
+SETTLED: Final = Operation(_settle, parts=lambda s: [s._replace(keys=[key]) for key in s.keys])
 LEARN: Final = Operation(_learn)
 MOVE_IN: Final = Operation(_move_in)
 PRUNE_STANDING: Final = Operation(_prune)

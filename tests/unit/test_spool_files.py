@@ -171,6 +171,19 @@ class TestFiles:
         assert files(root / "tmp") == []
         assert await spool.drafts() == []
 
+    async def test_a_draft_that_cannot_be_looked_at_keeps_no_other(self, root: Path) -> None:
+        spool = Spool(str(root))
+        await put(spool, KEY, b"x")
+        strange = [root / "tmp" / name for name in ("a", "m", "z")]
+        drafts = [root / "tmp" / name for name in ("b", "n", "y")]
+        for path in strange:
+            (path / "folder").mkdir(parents=True)
+        for path in drafts:
+            path.write_bytes(b"begun")
+        with pytest.raises(SpoolUnavailable, match="directory"):
+            await spool.discard_drafts(HOUR)
+        assert files(root / "tmp") == []
+
     async def test_a_reader_that_is_cancelled_or_stops_early_closes_its_file(
         self, root: Path
     ) -> None:

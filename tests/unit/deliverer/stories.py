@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from services.deliverer.courier import ClaimLost, Delivered, Letter, Post, Result, Tell
 from services.deliverer.deliver import Deliveries
 from shared.claims import Claim, Delivery, Finished
-from shared.errors import SpoolMissing, SpoolUnavailable, StateUnavailable
+from shared.errors import SpoolMissing, SpoolUnavailable, StateUnavailable, Unstorable
 from shared.message import Addressed, Envelope, Inline, Raw, Summary
 from tests.unit.deliverer.letters import ANNA, MESSAGE, PREFIX, SENDER
 
@@ -66,7 +66,7 @@ class Away:
         if call in self.out:
             raise StateUnavailable("the database is locked")
 
-    async def claim(self, deliveries: Sequence[Delivery]) -> Sequence[Claim | None]:
+    async def claim(self, deliveries: Sequence[Delivery]) -> Sequence[Claim | Unstorable | None]:
         self._check("claim")
         return await self._ledger.claim(deliveries)
 

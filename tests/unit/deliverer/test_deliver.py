@@ -10,16 +10,18 @@ import pytest
 from services.deliverer.courier import Result
 from services.deliverer.deliver import LONGEST_PAUSE, UNRECORDED, Deliverer, Deliveries
 from services.deliverer.round import CLAIMED_ELSEWHERE
-from shared.claims import Claim
+from shared.claims import Claim, Delivery
 from shared.errors import SpoolMissing, SpoolUnavailable, Unreachable
 from shared.message import Addressed, Envelope, Inline, Spooled
 from shared.outcome import DeadLetter, Done, Outcome, Retry, Split
 from shared.spool import Spool
 from shared.state import State
+from shared.state.deliveries import lease_of
 from tests.claims import claim_one
 from tests.clock import ManualClock
 from tests.unit.deliverer.letters import ANNA, BERT, CARL, MESSAGE, PREFIX
 from tests.unit.deliverer.stories import FULL, UNKNOWN, Away, Told, envelope
+from tests.unit.state.values import forbid
 
 
 async def answers(
@@ -416,6 +418,28 @@ async def test_of_many_each_has_its_own_outcome(
     delivered = await claim_one(other, "taken", "local")
     assert delivered is not None
     assert delivered.delivered == {ANNA}
+
+
+async def test_what_the_ledger_does_not_take_fails_alone(
+    deliverer: Deliverer, courier: Told, other: State, tmp_path: Path
+) -> None:
+    """One that cannot be claimed, and one whose reply cannot be recorded, among others."""
+    url = f"sqlite:///{tmp_path}/state.db"
+    forbid(url, "lease", "name", lease_of(Delivery("bad", "local")))
+    forbid(url, "delivered", "receipt", "250 poison")
+    courier.results = {BERT: Result("delivered", "250 poison")}
+    ids = ["one", "bad", "two", "poison", "three"]
+    mails = [replace(envelope(BERT if i == "poison" else ANNA), id=i) for i in ids]
+    outcomes = dict(zip(ids, await answers(deliverer, mails), strict=True))
+    bad = outcomes.pop("bad")
+    assert isinstance(bad, DeadLetter)
+    assert "could not be recorded" in bad.reason
+    assert outcomes.pop("poison") == Done("250 poison")
+    assert set(outcomes.values()) == {Done("250 2.0.0 taken")}
+    assert [letter.id for letter, _, _ in courier.letters] == ["one", "two", "poison", "three"]
+    for id_ in outcomes:
+        claim = await claim_one(other, id_, "local")
+        assert claim == Claim(frozenset({ANNA}), replay=False)
 
 
 async def test_what_is_small_and_for_one_destination_is_delivered_together(

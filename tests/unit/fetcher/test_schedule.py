@@ -146,9 +146,7 @@ AWAY = {
     "lease": RENAMED,
     "message": RENAMED,
     # It is read when a poll begins: only what is written at its end fails.
-    "account": (
-        "CREATE TRIGGER away BEFORE INSERT ON {0} BEGIN SELECT RAISE(ABORT, 'disk I/O error'); END",
-    ),
+    "account": ("CREATE TRIGGER away BEFORE INSERT ON {0} BEGIN SELECT json('no JSON'); END",),
 }
 BACK = {"lease": NEVER_MIND, "message": NEVER_MIND, "account": ("DROP TRIGGER away",)}
 

@@ -6,7 +6,8 @@ from tests.unit.state.ledger import Ledger
 from tests.unit.state.schedule import Schedule
 from tests.unit.state.standing import Standing
 from tests.unit.state.trouble import Trouble
+from tests.unit.state.values import Values
 
 
-class StateSuite(Leases, Deliveries, Ledger, Schedule, Standing, Trouble):
+class StateSuite(Leases, Deliveries, Ledger, Schedule, Standing, Trouble, Values):
     """What holds on every database. A subclass brings a fixture ``url``: an empty database."""
