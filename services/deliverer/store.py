@@ -21,6 +21,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from services.deliverer.courier import Letter, Result, Verdict
 from services.deliverer.line_ends import Form, InChunks
+from shared.disk_words import disk_words
 from shared.errors import Unreachable
 from shared.faultpoint import reach
 from shared.grouped import Grouped
@@ -347,6 +348,6 @@ def failure(error: OSError) -> Result:
 
     Disks are emptied and rights mended; only a name that is too long stays so.
     """
-    why = f"{error.strerror or error} ({error.filename})" if error.filename else str(error)
+    why = f"{disk_words(error)} ({error.filename})" if error.filename else str(error)
     verdict: Verdict = "permanent" if error.errno == errno.ENAMETOOLONG else "temporary"
     return Result(verdict, printable(f"not written: {why}"))

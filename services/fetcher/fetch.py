@@ -370,18 +370,26 @@ class Fetcher:
         self._world.journal.account_failed(account.name, str(error), wait)
         now = self._world.clock.now()
         refused = await _refused(account, error)
+        # A disk that fills up is no failure of any account: they would all look the same.
+        lacking = self._lacking(error)
         # A password that has been changed counts with the next interval.
         look = wait if refused is None else min(wait, account.poll_every)
         await self._world.schedule.polled(
             account.name,
             next_poll=max(now + look, sessions.login_after),
-            error=str(error),
+            error=None if lacking else str(error),
             progress=progress,
-            undone=None,
+            undone=lacking,
             login_after=sessions.login_after,
             refused=refused,
             retry_at=now + wait if refused is not None else 0.0,
         )
+
+    def _lacking(self, error: Exception) -> str | None:
+        """Return what there is too little of, if that is why a poll came to no good end."""
+        if isinstance(error, NoRoom):
+            return str(error)
+        return self._world.lacking(0) if isinstance(error, OURS) else None
 
     def _again(self, name: str, error: StateUnavailable) -> Retry:
         """Keep the poll job: without it, the database takes the account for queued, and it is not.

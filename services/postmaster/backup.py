@@ -20,6 +20,7 @@ from services.postmaster.snapshot import Snapshot, own_folder, snapshot
 from services.postmaster.state import require_stopped
 from shared import faultpoint
 from shared.clock import SystemClock
+from shared.disk_words import disk_words
 from shared.durable import sync
 from shared.errors import ConfigError
 from shared.log import printable
@@ -116,7 +117,7 @@ def _told(what: str) -> Iterator[None]:
         raise ConfigError(f"{what}: {error.where}", error.what) from error
     except OSError as error:
         where = printable(str(error.filename or ""))
-        raise Unfit(f"{what}: {where}: {error.strerror or printable(str(error))}") from error
+        raise Unfit(f"{what}: {where}: {printable(disk_words(error))}") from error
     except sqlite3.Error as error:
         raise Unfit(f"{what}: {printable(str(error))}; try state check") from error
 

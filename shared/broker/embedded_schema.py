@@ -15,6 +15,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
+from shared.disk_words import disk_words
 from shared.errors import (
     BrokerUnavailable,
     ConfigError,
@@ -172,7 +173,7 @@ def unusable(path: Path, error: Exception) -> ConfigError | BrokerUnavailable:
     if is_damage(error):
         return damaged(path, str(error))
     if isinstance(error, OSError):
-        passing, what = error.errno in _PASSING, str(error.strerror)
+        passing, what = error.errno in _PASSING, disk_words(error, path)
     else:
         code = _code(error)
         passing, what = code not in _FOR_THE_USER, f"{_MEANINGS.get(code, '')} ({error})"
@@ -185,7 +186,7 @@ def _code(error: Exception) -> int:
 
 
 def _sentence(path: Path, error: Exception) -> str:
-    said = printable(str(error))
+    said = printable(disk_words(error, path) if isinstance(error, OSError) else str(error))
     meaning = _MEANINGS.get(_code(error))
     return f"{path}: {said}" if meaning is None else f"{path}: {meaning} ({said})"
 

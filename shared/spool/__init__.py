@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
 from shared.clock import Clock, SystemClock
+from shared.disk_words import disk_words
 from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.log import printable
 from shared.spool.local import LocalStore
@@ -258,9 +259,10 @@ def _said(error: Exception) -> str:
     if foreign or not isinstance(error, OSError) or error.strerror is None:
         return f"{type(error).__name__}: {error}"
     where = "" if error.filename is None else f": {error.filename}"
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    words = disk_words(error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT) and words == error.strerror
     what = ". Delete something there: room may lack for bytes, or for more files" if full else ""
-    return f"the spool cannot be used: {error.strerror}{where}{what}"
+    return f"the spool cannot be used: {words}{where}{what}"
 
 
 def folder_of(url: str, options: Mapping[str, str]) -> Path | None:

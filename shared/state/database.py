@@ -19,6 +19,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
+from shared.disk_words import disk_words
 from shared.errors import ConfigError, StateDamaged, StateUnavailable, Unstorable
 from shared.log import printable
 from shared.made import LEDGERS_LOST, gone, note_made, require_there
@@ -263,7 +264,7 @@ def _create(path: Path) -> None:
     try:
         make_private(path)
     except OSError as error:
-        raise ConfigError(WHERE, f"{printable(str(path))}: {error.strerror}") from error
+        raise ConfigError(WHERE, f"{printable(str(path))}: {disk_words(error, path)}") from error
 
 
 def _postgresql(url: URL, patience: float) -> Engine:

@@ -101,3 +101,20 @@ def test_what_is_queued_is_delivered_on_a_disk_that_somebody_else_has_filled(
     plant.hand_in(NAME, late)
     disk.free()
     finish(plant)
+
+
+def test_a_disk_without_inodes_is_no_failure_of_an_account(plant: Plant) -> None:
+    """There is room for bytes, and for no more files: mail stays at the provider."""
+    with memory_disk(plant.data, "64m", files=1_000):
+        configure(plant, "1KiB")
+        plant.hand_in(NAME, [m.ljust(1_500, b"x") + b"\r\n" for m in sample_messages(900, 10)])
+        plant.run("run")
+        plant.product.wait(lambda: said(plant, "too little room on a disk"), "a word about it")
+        plant.product.wait(lambda: said(plant, "account failed"), "the end of the poll")
+        (account,) = plant.product.json("accounts")
+        assert (account["status"] in ("ok", "polling"), account["failures"]) == (True, 0)
+        assert f"{plant.data} has room for" in account["left_undone"][0]
+        assert "inodes" in account["left_undone"][0]
+        assert plant.provider.files(NAME)
+        plant.mail.unlink()
+        finish(plant)

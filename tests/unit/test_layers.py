@@ -45,6 +45,7 @@ _NETWORK = (
     "shared.redaction",
     "shared.known_secrets",
 )
+_OF_DISKS = ("shared.disk_words",)
 _OF_TASKS = ("shared.supervised",)
 HANDLERS_MAY = (
     *(f"shared.{name}" for name in CORE),
@@ -52,6 +53,7 @@ HANDLERS_MAY = (
     *_NETWORK,
     *_OF_THE_LOG,
     *_OF_TASKS,
+    *_OF_DISKS,
 )
 """What the modules of a stage import beside their own folder."""
 

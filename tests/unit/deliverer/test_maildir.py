@@ -10,6 +10,7 @@ import pytest
 from services.deliverer.courier import ClaimLost, Post
 from services.deliverer.store import BATCH, make_directory
 from shared.errors import SpoolMissing
+from tests.servers.disk import memory_disk
 from tests.unit.deliverer.letters import (
     ANNA,
     BERT,
@@ -200,6 +201,15 @@ async def test_a_message_to_many_mailboxes_opens_few_files_at_once(tmp_path: Pat
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert {result.verdict for result in results.values()} == {"delivered"}
+
+
+async def test_a_disk_that_takes_no_more_files_is_said_to_be_that(tmp_path: Path) -> None:
+    with memory_disk(tmp_path / "disk", "16m", files=8) as disk:
+        async with courier(f"maildir://{disk.root}/{{local}}") as maildir:
+            for number in range(9):
+                results = await maildir.deliver(letter(id_=f"{number:032x}"), SENDER, [ANNA])
+    assert results[ANNA].verdict == "temporary"
+    assert results[ANNA].reply.startswith("not written: no inodes left: the disk holds 8 files")
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EIO])
