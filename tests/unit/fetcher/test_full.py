@@ -27,7 +27,7 @@ async def test_a_poll_ends_where_room_does_and_the_next_one_goes_on(desk: Desk) 
         assert desk.raws() == MAIL[:fetched]
         assert server.deleted == set(range(1, fetched + 1))  # what is safe is safe
         assert happened["polled"] == 0
-        assert (await desk.state.accounts())["sales"].last_error == WHY
+        assert (await desk.state.accounts())["sales"].undone == WHY
         await desk.poll(server)
     assert desk.raws() == MAIL
 
@@ -48,7 +48,7 @@ async def test_nobody_is_bothered_while_room_is_short(desk: Desk) -> None:
         assert server.connections == 0
         await desk.poll(server, lacking=lambda _: WHY, reason="once")  # asked for by a person
         assert asked(server) == 0
-    assert (await desk.state.accounts())["sales"].last_error == WHY
+    assert (await desk.state.accounts())["sales"].undone == WHY
 
 
 async def test_one_that_is_too_large_for_the_room_there_is_keeps_none_of_the_others(
@@ -60,6 +60,6 @@ async def test_one_that_is_too_large_for_the_room_there_is_keeps_none_of_the_oth
         await desk.poll(server, lacking=lambda more: WHY if more > 100_000 else None)
         assert desk.raws() == MAIL[1:4]
         assert "RETR 1" not in server.commands
-        assert (await desk.state.accounts())["sales"].last_error == WHY
+        assert (await desk.state.accounts())["sales"].undone == WHY
         await desk.poll(server)
     assert len(desk.incoming()) == 4
