@@ -204,7 +204,7 @@ class Deployment:
 
     def idle(self) -> bool:
         """Return whether no message is on its way."""
-        kept = ("failed", "quarantine", "poll", "topology")  # the last one carries no mail
+        kept = ("failed", "quarantine", "held", "poll", "topology")  # the last one carries no mail
         return not any(q["messages"] for n, q in self.queues().items() if not n.endswith(kept))
 
     def ended(self, service: str) -> bool:

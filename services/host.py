@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -23,6 +24,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 
 from services.monitor import Vitals, monitored
 from services.parts import Assembly, Part, Resources
+from services.postmaster.open import open_management
 from services.room import room_of, watched
 from shared import faultpoint
 from shared.broker import Broker
@@ -30,13 +32,14 @@ from shared.clock import SystemClock
 from shared.errors import SpoolUnavailable, StateUnavailable
 from shared.log import Lines, MailLog
 from shared.metrics import IN_HAND
+from shared.queues import plan
 from shared.room import Room
 from shared.runner import Runner
 from shared.settings import Settings
 from shared.settings_known import known_in
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
-from shared.supervised import told
+from shared.supervised import supervised, told
 from shared.tried import Tried
 
 if TYPE_CHECKING:
@@ -151,6 +154,7 @@ async def opened(
         await unless(stop, prepare())
         await unless(stop, resources.broker.open())
         _tell_strays(getattr(resources.broker, "strays", {}), log)
+        await _watch_policies(resources, vitals, stack)
         log.note("started", version=resources.version)
         assemblies = [
             await stack.enter_async_context(
@@ -223,6 +227,20 @@ def _broker(
         ca_file=None if ca_file is None else str(ca_file),
         report=log.trouble,
     )
+
+
+async def _watch_policies(resources: Resources, vitals: Vitals, stack: AsyncExitStack) -> None:
+    """Have it said what policies could do to mail, where the settings say how to see them."""
+    if (management := open_management(resources.settings)) is None:
+        return
+    # Not at the top: whoever has no such URL needs none of it.
+    from services.policies import PolicyWatch
+
+    ask = partial(management.dangers, plan(resources.settings.retry.tiers))
+    watch = PolicyWatch(ask, resources.log, resources.clock)
+    vitals.warnings.append(lambda: watch.found)
+    task = supervised(watch.watch, "looks at the policies of the broker", resources.clock)
+    stack.callback(task.cancel)
 
 
 def _tell_strays(strays: Mapping[str, int], log: MailLog) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -37,6 +37,7 @@ class Vitals:
         clock: the time.
         started: whether all that it needs is open.
         damages: each tells what is damaged, and will not mend by itself, if that is so.
+        warnings: each tells what is not wrong yet, and could lose mail; who is ready says it too.
 
     Args:
         broker: its connection, which need not be open yet.
@@ -48,6 +49,7 @@ class Vitals:
     def __init__(self, broker: Broker, clock: Clock, metrics: Metrics, version: str) -> None:
         self.started = False
         self.damages: list[Callable[[], str | None]] = []
+        self.warnings: list[Callable[[], Sequence[str]]] = []
         self._broker = broker
         self.clock = clock
         self._metrics = metrics
@@ -93,8 +95,10 @@ class Vitals:
         }
         if path not in checks:
             return 404, TEXT, b"there are /metrics, /healthz and /readyz\n"
-        wrong = checks[path]()
-        return (200, TEXT, b"ok\n") if wrong is None else (503, TEXT, f"{wrong}\n".encode())
+        if (wrong := checks[path]()) is not None:
+            return 503, TEXT, f"{wrong}\n".encode()
+        warned = [f"warning: {what}" for warn in self.warnings for what in warn()]
+        return 200, TEXT, "".join(f"{line}\n" for line in ("ok", *warned)).encode()
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, NoReturn
@@ -96,12 +97,18 @@ async def _declare(settings: Settings, lines: Lines) -> None:
             "waiting for the broker", why=call.outcome.exception() if call.outcome else ""
         ),
     )
-    await waits(asyncio.to_thread, _declare_now, settings)
+    outdated: Sequence[str] = await waits(asyncio.to_thread, _declare_now, settings)
+    if outdated:
+        log.trouble(
+            "queues were declared by an earlier version",
+            queues=", ".join(outdated),
+            why="they are used on as they are; stop, and run topology migrate",
+        )
 
 
-def _declare_now(settings: Settings) -> None:
+def _declare_now(settings: Settings) -> Sequence[str]:
     with open_steward(settings) as steward:
-        steward.declare()
+        return steward.declare()
 
 
 async def _once(settings: Settings, lines: Lines, as_json: bool, quiet: bool) -> int:

@@ -18,6 +18,13 @@ QUARANTINE: Final = "quarantine"
 DECLARED: Final = "topology"
 """At RabbitMQ, the queue that remembers the names of all the others; it carries no mail."""
 
+HELD: Final = "quarantine.held"
+"""At RabbitMQ, the queue that takes what a policy of somebody else's throws out of quarantine."""
+
+MOVING: Final = ".moving"
+"""At RabbitMQ, follows the name of a queue in that of the queue which has its messages while it is
+given other arguments."""
+
 RETRIED: Final = (INCOMING, PARSED, PICKUP)
 """The inboxes whose stages may retry and dead-letter."""
 
@@ -40,11 +47,12 @@ class QueueSpec:
     Attributes:
         kind: ``work`` queues are consumed by stages; ``retry`` queues hold each message for
             ``ttl`` seconds and then pass it back to ``back_to``; ``failed`` and ``quarantine``
-            keep messages for the operator, however often somebody looks at them.
+            keep messages for the operator, however often somebody looks at them. ``held`` and
+            ``memory`` are at RabbitMQ alone, one of each: ``HELD`` and ``DECLARED``.
     """
 
     name: str
-    kind: Literal["work", "retry", "failed", "quarantine"]
+    kind: Literal["work", "retry", "failed", "quarantine", "held", "memory"]
     ttl: float | None = None
     back_to: str | None = None
 

@@ -28,6 +28,7 @@ from shared.settings_fields import (
     Listen,
     Location,
     Mailbox,
+    ManagementUrl,
     Name,
     Password,
     Retention,
@@ -112,10 +113,21 @@ class _Remote(_Login):
 
 
 class Broker(_Remote):
-    """``[broker]``: the RabbitMQ that carries the queues; without a URL, the embedded broker."""
+    """``[broker]``: the RabbitMQ that carries the queues; without a URL, the embedded broker.
+
+    Attributes:
+        management_url: RabbitMQ's management API, where policies can be seen and declared.
+    """
 
     url: BrokerUrl | None = None
     ca_file: Location | None = None
+    management_url: ManagementUrl | None = None
+
+    @model_validator(mode="after")
+    def _manages_a_broker(self) -> Broker:
+        if self.management_url is not None and self.url is None:
+            raise ValueError("there is a management_url, but no url: the embedded broker has none")
+        return self
 
 
 class State(_Remote):

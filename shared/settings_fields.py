@@ -64,6 +64,14 @@ def _broker_url(value: object) -> Url:
     return url
 
 
+def _management_url(value: object) -> Url:
+    """Return the URL of RabbitMQ's management API."""
+    url = Url.parse(value)
+    if not re.match(r"https?://[^/?#]+/?[^?#]*$", url.reveal()):
+        raise ValueError("expected http://user:password@host:15672 or https://...")
+    return url
+
+
 def _state_url(value: object) -> Url:
     """Return the URL of a database; psycopg (version 3) is the one driver for PostgreSQL."""
     if isinstance(value, str):
@@ -125,6 +133,7 @@ Password: TypeAlias = Annotated[Secret, _MadeSecret()]
 Retention: TypeAlias = Annotated[Keep, Made(Keep.parse)]
 Tiers: TypeAlias = Annotated[tuple[Tier, ...], Made(tiers)]
 BrokerUrl: TypeAlias = Annotated[Url, Made(_broker_url)]
+ManagementUrl: TypeAlias = Annotated[Url, Made(_management_url)]
 StateUrl: TypeAlias = Annotated[Url, Made(_state_url)]
 SpoolUrl: TypeAlias = Annotated[Url, Made(_spool_url)]
 DeliveryUrl: TypeAlias = Annotated[Url, Made(_delivery_url)]

@@ -2,7 +2,14 @@
 
 Everything semantic is declared here over AMQP alone, and means the same on RabbitMQ 3.10 to 4.x;
 what is a matter of taste (maximum length and the like) is left to the operator's policies.
-Declaring again is a no-op; a queue that exists with other arguments is never touched.
+Declaring again is a no-op; a queue that exists with other arguments is never touched. If those are
+of an earlier version of this program it is used on as it is (the steward's ``migrate`` changes it);
+any others are an error.
+
+What is kept survives a policy that somebody sets on every queue, as far as arguments can see to it:
+a full queue refuses, and what is expired or was looked at too often goes to another queue, by
+dead-lettering at least once. Where a number is both in a policy and in the arguments the lower one
+counts, so that none of this can be switched off by arguments; see ``shared.policies``.
 """
 
 # kombu has few annotations.
@@ -13,14 +20,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from amqp.exceptions import AccessRefused, PreconditionFailed
+from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue, binding
 
 from shared.broker.refusals import refusal
 from shared.errors import BrokerRefuses, ConfigError
 from shared.log import printable
-from shared.queues import DELIVERY_LIMIT, QUARANTINE, SENDERS, QueueSpec, Tier, plan, reachable
+from shared.queues import (
+    DECLARED,
+    DELIVERY_LIMIT,
+    HELD,
+    QUARANTINE,
+    SENDERS,
+    QueueSpec,
+    Tier,
+    plan,
+    reachable,
+)
 
 NEVER: Final = 1_000_000_000
 """A delivery limit that no curious operator reaches. From 4.0 on a quorum queue without one drops
@@ -44,6 +61,17 @@ def arguments(spec: QueueSpec) -> dict[str, Any]:
     return {"x-queue-type": "quorum"} | _ARGUMENTS[spec.kind](spec)
 
 
+def every(tiers: Sequence[Tier]) -> tuple[QueueSpec, ...]:
+    """Return the queues of the topology, and those that only a RabbitMQ has."""
+    return (*plan(tiers), QueueSpec(HELD, "held"), QueueSpec(DECLARED, "memory"))
+
+
+def earlier(spec: QueueSpec) -> Sequence[dict[str, Any]]:
+    """Return the arguments that earlier versions declared a queue with, if others."""
+    before = _EARLIER.get(spec.kind)
+    return () if before is None else ({"x-queue-type": "quorum"} | before(spec),)
+
+
 def queues(specs: Sequence[QueueSpec]) -> tuple[Queue, ...]:
     """Return every queue, with its bindings to the exchanges of those who may send to it."""
     senders = {sender: frozenset(reachable(sender, specs)) for sender in SENDERS}
@@ -62,12 +90,15 @@ def queues(specs: Sequence[QueueSpec]) -> tuple[Queue, ...]:
     )
 
 
-def declare(connection: Connection, tiers: Sequence[Tier]) -> None:
+def declare(connection: Connection, tiers: Sequence[Tier]) -> list[str]:
     """Make every exchange and queue exist.
 
     Args:
         connection: an open connection of a user who may configure.
         tiers: the retry tiers.
+
+    Returns:
+        The queues that have the arguments of an earlier version, and are left so.
 
     Raises:
         ConfigError: one exists with other properties, or this user may not declare it.
@@ -76,8 +107,55 @@ def declare(connection: Connection, tiers: Sequence[Tier]) -> None:
     with connection.channel() as channel:
         for sender in SENDERS:
             _declared("exchange", sender, exchange(sender).bind(channel).declare)
-        for queue in queues(plan(tiers)):
-            _declared("queue", queue.name, queue.bind(channel).declare)
+    return [spec.name for spec in every(tiers) if not declare_queue(connection, spec)]
+
+
+def declare_queue(connection: Connection, spec: QueueSpec) -> bool:
+    """Make one queue and its bindings exist; return whether it has the arguments of this version.
+
+    Args:
+        connection: an open connection of a user who may configure.
+        spec: the queue.
+
+    Raises:
+        ConfigError: it has arguments of no version, or this user may not declare it.
+    """
+    (wanted,) = queues((spec,))
+    try:
+        with connection.channel() as channel:
+            _declared("queue", spec.name, wanted.bind(channel).declare)
+    except BrokerRefuses:
+        raise
+    except ConfigError:
+        if not any(_is(connection, spec, before) for before in earlier(spec)):
+            raise
+        with connection.channel() as channel:
+            _bound(channel, wanted)
+        return False
+    return True
+
+
+def outdated(connection: Connection, spec: QueueSpec) -> bool:
+    """Return whether a queue exists with the arguments of an earlier version; none is made."""
+    return not _is(connection, spec, arguments(spec)) and any(
+        _is(connection, spec, before) for before in earlier(spec)
+    )
+
+
+def _is(connection: Connection, spec: QueueSpec, expected: dict[str, Any]) -> bool:
+    """Return whether a queue exists with these arguments."""
+    try:
+        with connection.channel() as channel:
+            channel.queue_declare(spec.name, passive=True)
+            channel.queue_declare(spec.name, durable=True, auto_delete=False, arguments=expected)
+    except (NotFound, PreconditionFailed):
+        return False
+    return True
+
+
+def _bound(channel: Any, queue: Queue) -> None:
+    for bound in queue.bindings:
+        channel.queue_bind(queue.name, bound.exchange.name, bound.routing_key)
 
 
 def _declared(what: str, name: str, make: Callable[[], object]) -> None:
@@ -121,13 +199,37 @@ def _retry(spec: QueueSpec) -> dict[str, Any]:
     return ttl | _dead_letters_to(spec.back_to)
 
 
-def _kept(_: QueueSpec) -> dict[str, Any]:
+def _failed(_: QueueSpec) -> dict[str, Any]:
+    return {"x-delivery-limit": NEVER} | _dead_letters_to(QUARANTINE)
+
+
+def _quarantine(_: QueueSpec) -> dict[str, Any]:
+    return {"x-delivery-limit": NEVER} | _dead_letters_to(HELD)
+
+
+def _held(_: QueueSpec) -> dict[str, Any]:
+    # Nothing has this name: what cannot be passed on at least once, RabbitMQ keeps in this queue.
+    return {"x-delivery-limit": NEVER} | _dead_letters_to(f"{HELD}.held")
+
+
+def _memory(_: QueueSpec) -> dict[str, Any]:
+    return {"x-delivery-limit": NEVER, "x-overflow": "reject-publish"}
+
+
+def _endless(_: QueueSpec) -> dict[str, Any]:
     return {"x-delivery-limit": NEVER}
 
 
 _ARGUMENTS: Final[Mapping[str, Callable[[QueueSpec], dict[str, Any]]]] = {
     "work": _work,
     "retry": _retry,
-    "failed": _kept,
-    "quarantine": _kept,
+    "failed": _failed,
+    "quarantine": _quarantine,
+    "held": _held,
+    "memory": _memory,
+}
+_EARLIER: Final[Mapping[str, Callable[[QueueSpec], dict[str, Any]]]] = {
+    "failed": _endless,
+    "quarantine": _endless,
+    "memory": _endless,
 }

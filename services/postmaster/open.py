@@ -16,6 +16,7 @@ from shared.clock import SystemClock
 from shared.settings import Settings
 
 if TYPE_CHECKING:
+    from shared.broker.management import Management
     from shared.spool import Spool
     from shared.state import AccountState
 
@@ -33,6 +34,21 @@ def open_steward(settings: Settings) -> Iterator[Steward]:
         yield steward
     finally:
         steward.close()
+
+
+def open_management(settings: Settings) -> Management | None:
+    """Return RabbitMQ's management API, None where the settings do not say where it is.
+
+    Raises:
+        ConfigError: its URL is wrong, or the password of the broker cannot be had.
+    """
+    url, broker = settings.broker.management_url, settings.broker.address()
+    if url is None or broker is None:
+        return None
+    from shared.broker.management import Management
+
+    ca_file = settings.broker.ca_file
+    return Management(url.reveal(), broker, None if ca_file is None else str(ca_file))
 
 
 def open_spool(settings: Settings) -> Spool:

@@ -1,4 +1,4 @@
-"""The commands ``topology declare`` and ``topology show``."""
+"""The commands ``topology declare``, ``topology migrate`` and ``topology show``."""
 
 from __future__ import annotations
 
@@ -8,30 +8,47 @@ import click
 
 from services.postmaster import show
 from services.postmaster.invocation import Invocation, pass_invocation
-from services.postmaster.open import open_steward
+from services.postmaster.open import open_management, open_steward
+from shared import faultpoint
+from shared.broker.management import WHERE, Management
+from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import printable
-from shared.queues import plan
+from shared.queues import HELD, MOVING, plan
+from shared.settings import Settings
 
 REMOVED: Final = "removed"
 """The kind of a queue that the configuration no longer names, such as that of a retry tier."""
+
+OUTDATED: Final = (
+    "declared by an earlier version, and used on as they are; a policy that somebody sets on them"
+    " can throw mail away. When the stages are stopped, run: pop3-connector topology migrate"
+)
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(help="The queues at the broker.")
 def topology() -> None:
-    """Group the two commands."""
+    """Group the commands."""
 
 
 @topology.command("declare")
 @_json
+@click.option("--policies", is_flag=True, help="Make the policies exist, too, that protect mail.")
 @pass_invocation
-def declare(invocation: Invocation, as_json: bool) -> None:
-    """Make every queue and exchange exist; harmless where they do."""
+def declare(invocation: Invocation, as_json: bool, policies: bool) -> None:
+    """Make every queue and exchange exist; harmless where they do.
+
+    With --policies, over the management API (broker.management_url) of a user with the tag
+    policymaker.
+    """
     settings = invocation.settings()
+    management = _required(settings) if policies else None
     with open_steward(settings) as steward:
-        steward.declare()
+        outdated = steward.declare()
         strays = steward.strays()
+    if outdated:
+        click.echo(f"{', '.join(outdated)}: {OUTDATED}", err=True)
     for queue, count in strays.items():
         click.echo(_stray(queue, count), err=True)
     names = [queue.name for queue in plan(settings.retry.tiers)]
@@ -39,6 +56,32 @@ def declare(invocation: Invocation, as_json: bool) -> None:
         show.as_json({"declared": names})
     else:
         click.echo(f"declared: {len(names)} queues")
+    if management is not None:
+        changed = management.declare()
+        click.echo(f"policies: {', '.join(changed) or 'all as they should be'}", err=as_json)
+        for name in management.displaced(names):
+            click.echo(f"warning: {name}: another policy counts, not ours", err=True)
+        for line in management.dangers(plan(settings.retry.tiers)):
+            click.echo(f"warning: {line}", err=True)
+
+
+@topology.command("migrate")
+@click.option("--dry-run", is_flag=True, help="Say what would be changed, and change nothing.")
+@pass_invocation
+def migrate(invocation: Invocation, dry_run: bool) -> None:
+    """Give queues that an earlier version declared the arguments of this one.
+
+    Their messages are put aside and back, one by one. Stop the stages before; whatever interrupts
+    it, no message is lost, and the next run goes on from there.
+    """
+    faultpoint.arm(invocation.environ)
+    with open_steward(invocation.settings()) as steward:
+        if dry_run:
+            for line in steward.outdated():
+                click.echo(f"would change {line}")
+            return
+        changed = steward.migrate(click.echo)
+    click.echo(f"changed: {changed} queues")
 
 
 @topology.command("show")
@@ -47,12 +90,15 @@ def declare(invocation: Invocation, as_json: bool) -> None:
 def show_(invocation: Invocation, as_json: bool) -> None:
     """Show every queue, and how many messages wait in it.
 
-    A queue of the kind "removed" is no longer in the configuration, and holds messages still.
+    A queue of the kind "removed" is no longer in the configuration, and holds messages still; so
+    does one of the kind "held", which a policy has thrown out of quarantine, or "moving", which
+    "topology migrate" has not put back yet.
     """
     settings = invocation.settings()
     with open_steward(settings) as steward:
         depths = steward.depths()
         strays = steward.strays()
+    _warn(settings)
     queues = plan(settings.retry.tiers)
     if as_json:
         show.as_json(
@@ -67,7 +113,7 @@ def show_(invocation: Invocation, as_json: bool) -> None:
                 for queue in queues
             ]
             + [
-                {"queue": q, "kind": REMOVED, "wait": None, "back_to": None, "messages": n}
+                {"queue": q, "kind": _kind(q), "wait": None, "back_to": None, "messages": n}
                 for q, n in strays.items()
             ]
         )
@@ -79,14 +125,51 @@ def show_(invocation: Invocation, as_json: bool) -> None:
                 (q.name, q.kind, q.back_to or "", "absent" if (n := depths[q.name]) is None else n)
                 for q in queues
             ),
-            *((queue, REMOVED, "", count) for queue, count in strays.items()),
+            *((queue, _kind(queue), "", count) for queue, count in strays.items()),
         ],
         whole=("queue", "kind", "messages"),
     )
 
 
+def _kind(stray: str) -> str:
+    """Return the kind of a queue that is in no topology."""
+    return "held" if stray == HELD else "moving" if stray.endswith(MOVING) else REMOVED
+
+
 def _stray(queue: str, count: int) -> str:
-    return (
-        f"{printable(queue)} is no longer in the configuration, and holds {count} messages;"
-        " what waits out a retry tier goes back to its stage when its time is over"
-    )
+    named = printable(queue)
+    said = {
+        "held": f"{named} holds {count} messages that a policy has thrown out of quarantine;"
+        " topology migrate puts them back",
+        "moving": f"{named} holds {count} messages of a topology migrate that did not come to its"
+        " end; run it again",
+        REMOVED: f"{named} is no longer in the configuration, and holds {count} messages;"
+        " what waits out a retry tier goes back to its stage when its time is over",
+    }
+    return said[_kind(queue)]
+
+
+def _required(settings: Settings) -> Management:
+    """Return the management API.
+
+    Raises:
+        ConfigError: nobody says where it is.
+    """
+    if (management := open_management(settings)) is None:
+        expected = "expected http://user:password@host:15672, of a user with the tag policymaker"
+        raise ConfigError(WHERE, f"it is not set; {expected}")
+    return management
+
+
+def _warn(settings: Settings) -> None:
+    """Say what policies could do to mail, on standard error; it is no reason to show nothing."""
+    if settings.broker.url is None:
+        return
+    found = [f"whether a policy could lose mail is not known: {WHERE} is not set"]
+    try:
+        if (management := open_management(settings)) is not None:
+            found = management.dangers(plan(settings.retry.tiers))
+    except (ConfigError, BrokerUnavailable) as error:
+        found = [f"policies cannot be looked at: {error}"]
+    for line in found:
+        click.echo(f"warning: {line}", err=True)

@@ -161,12 +161,28 @@ Onward: TypeAlias = Callable[[Stored], Send | None]
 class Steward(Protocol):
     """The operator's side of a broker. Blocking; used by the command line, never by a stage."""
 
-    def declare(self) -> None:
+    def declare(self) -> Sequence[str]:
         """Make every queue and exchange of the topology exist; a no-op where they do.
+
+        Returns:
+            The queues that have the arguments of an earlier version, and are used on as they are.
 
         Raises:
             ConfigError: something of that name exists with other arguments, or access is refused.
             BrokerUnavailable: the broker does not answer.
+        """
+
+    def outdated(self) -> Sequence[str]:
+        """Return one line on each queue that ``migrate`` would change; nothing is changed."""
+
+    def migrate(self, say: Callable[[str], None], /) -> int:
+        """Give queues of an earlier version the arguments of this one, and keep their messages.
+
+        Returns:
+            How many queues were changed; ``say`` was told of each.
+
+        Raises:
+            Refused: a stage takes messages, or a queue does not take them back.
         """
 
     def depths(self) -> Mapping[str, int | None]:

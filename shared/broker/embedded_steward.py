@@ -49,10 +49,23 @@ class EmbeddedSteward:
         self._clock = clock or SystemClock()
         self._db: sqlite3.Connection | None = None
 
-    def declare(self) -> None:
-        """Make the file and every queue of the topology exist; a no-op where they do."""
+    def declare(self) -> Sequence[str]:
+        """Make the file and every queue of the topology exist; a no-op where they do.
+
+        Returns:
+            Nothing: a queue of the file has no arguments that could be of an earlier version.
+        """
         with self._open() as db, store.transaction(db):
             store.declare(db, self._queues)
+        return ()
+
+    def outdated(self) -> Sequence[str]:
+        """Return nothing, see ``declare``."""
+        return ()
+
+    def migrate(self, _: Callable[[str], None]) -> int:
+        """Do nothing, see ``declare``."""
+        return 0
 
     def depths(self) -> Mapping[str, int | None]:
         """Return for each queue of the topology how many messages wait in it, None if absent."""

@@ -35,9 +35,10 @@ from shared.broker.amqp_url import WHERE, AmqpUrl, parse, tls_context
 from shared.broker.dead_letter import readable
 from shared.broker.refusals import refusal
 from shared.broker.steward_memory import remember, remembered
+from shared.broker.steward_migration import Migration, described
 from shared.errors import BrokerRefuses, BrokerUnavailable, ConfigError, Refused
 from shared.log import printable
-from shared.queues import DECLARED, POLL, Tier, plan, reachable
+from shared.queues import DECLARED, HELD, POLL, Tier, plan, reachable
 
 T = TypeVar("T")
 
@@ -80,16 +81,41 @@ class KombuSteward:
         self._tls = _tls(self._url, ca_file)
         self._connection: Connection | None = None
 
-    def declare(self) -> None:
+    def declare(self) -> Sequence[str]:
         """Make every queue and exchange of the topology exist; a no-op where they do.
+
+        Returns:
+            The queues that have the arguments of an earlier version; ``migrate`` changes them.
 
         Raises:
             ConfigError: something of that name exists with other arguments, or access is refused.
             BrokerUnavailable: the broker does not answer.
         """
         with self._translated("the topology"):
-            topology.declare(self._connected(), self._tiers)
-            remember(self._connected(), (spec.name for spec in self._queues), ANSWERING)
+            outdated = topology.declare(self._connected(), self._tiers)
+            names = (*(spec.name for spec in self._queues), HELD)
+            remember(self._connected(), names, ANSWERING)
+            return outdated
+
+    def outdated(self) -> Sequence[str]:
+        """Return one line on each queue that ``migrate`` would change; nothing is changed."""
+        with self._translated("the topology"):
+            return [described(due) for due in self._migration(str).due()]
+
+    def migrate(self, say: Callable[[str], None]) -> int:
+        """Give queues of an earlier version the arguments of this one; return how many.
+
+        Raises:
+            Refused: somebody takes messages from a queue, or one does not take them back.
+            ConfigError: access is refused, or a queue has arguments of no version.
+            BrokerUnavailable: the broker does not answer. Whatever was raised, each message is in
+                its queue or beside it, and ``migrate`` goes on from there.
+        """
+        with self._translated("the topology"):
+            return self._migration(say).run()
+
+    def _migration(self, say: Callable[[str], object]) -> Migration:
+        return Migration(self._connected(), self._tiers, ANSWERING, say)
 
     def depths(self) -> Mapping[str, int | None]:
         """Return for each queue of the topology how many messages wait in it, None if absent."""
@@ -116,7 +142,7 @@ class KombuSteward:
         """Yield every message of every queue that carries mail, most of them twice; all stay.
 
         It looks twice, ``SETTLING`` seconds apart, and does not see what a running stage has in
-        hand, nor what waits in the queue of a tier that the settings no longer name.
+        hand. Queues that were declared once, and are no longer, count too.
         """
         yield from self._look_everywhere()
         time.sleep(SETTLING)
@@ -205,6 +231,8 @@ class KombuSteward:
         for spec in sorted(self._queues, key=lambda spec: _OUTWARDS.index(spec.kind)):
             if spec.name != POLL and self._depth(spec.name):
                 yield from self.browse(spec.name)
+        for name in self.strays():
+            yield from self.browse(name)
 
     def _depth(self, queue: str) -> int | None:
         found = self._declared(queue)

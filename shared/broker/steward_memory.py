@@ -20,9 +20,7 @@ from amqp.exceptions import AccessRefused, NotFound
 from kombu.connection import Connection
 
 from shared.queues import DECLARED
-from shared.topology import NEVER
 
-_ARGUMENTS: Final = {"x-queue-type": "quorum", "x-delivery-limit": NEVER}
 _PERSISTENT: Final = 2
 
 
@@ -30,12 +28,11 @@ def remember(connection: Connection, names: Iterable[str], patience: float) -> N
     """Add names to those that were declared.
 
     Args:
-        connection: open, of a user who may configure, with publisher confirms.
+        connection: open, of a user who may configure, with publisher confirms; the queue is there.
         names: of queues.
         patience: seconds to wait for the confirm.
     """
     with connection.channel() as channel:
-        channel.queue_declare(DECLARED, durable=True, auto_delete=False, arguments=_ARGUMENTS)
         messages = list(_all(channel))
         known = _named(messages)
         every = known.union(names)

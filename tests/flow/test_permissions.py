@@ -24,7 +24,17 @@ from amqp.exceptions import AccessRefused, AMQPError
 
 from services.postmaster import parked
 from shared.broker.steward import KombuSteward
-from shared.queues import DECLARED, PICKUP, POLL, QUARANTINE, SENDERS, Tier, failed_queue, plan
+from shared.queues import (
+    DECLARED,
+    HELD,
+    PICKUP,
+    POLL,
+    QUARANTINE,
+    SENDERS,
+    Tier,
+    failed_queue,
+    plan,
+)
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import RabbitServer, rabbitmq
 from tests.stewards import its_id
@@ -35,7 +45,7 @@ QUEUES = tuple(spec.name for spec in plan(TIERS))
 INBOXES = {"fetcher": "poll", "parser": "incoming", "rewriter": "parsed", "deliverer": "pickup"}
 READABLE = {
     **{service: (inbox,) for service, inbox in INBOXES.items()},
-    "postmaster": (*QUEUES, DECLARED),
+    "postmaster": (*QUEUES, DECLARED, HELD),
     "monitor": (),
 }
 EXCHANGES = (*SENDERS, "amq.direct", "")
@@ -120,7 +130,7 @@ def test_a_user_takes_from_its_own_queues_and_no_other(
     def refused(queue: str) -> bool:
         return deployment.refused(user, lambda channel: action(channel, queue))
 
-    assert {q for q in (*QUEUES, DECLARED) if not refused(q)} == set(READABLE[user])
+    assert {q for q in (*QUEUES, DECLARED, HELD) if not refused(q)} == set(READABLE[user])
 
 
 @pytest.mark.parametrize("user", READABLE)
@@ -151,7 +161,7 @@ def test_a_user_changes_nothing_of_the_topology(deployment: Deployment, user: st
 
 def test_the_topology_is_whole_after_all_these_attempts(deployment: Deployment) -> None:
     names = {queue["name"] for queue in deployment.api("monitor", "queues")}
-    assert names == {*QUEUES, DECLARED}
+    assert names == {*QUEUES, DECLARED, HELD}
 
 
 def test_a_wrong_password_is_refused(deployment: Deployment) -> None:
@@ -166,7 +176,7 @@ def test_no_service_sees_the_management_api(deployment: Deployment, user: str) -
 
 
 def test_the_monitor_can_look_and_not_touch(deployment: Deployment) -> None:
-    assert deployment.api("monitor", "overview")["object_totals"]["queues"] == len(QUEUES) + 1
+    assert deployment.api("monitor", "overview")["object_totals"]["queues"] == len(QUEUES) + 2
     with pytest.raises(urllib.error.HTTPError, match="401"):
         deployment.api("monitor", "users")
 

@@ -19,13 +19,15 @@ from typing import Any
 
 import pytest
 
-from shared.queues import SENDERS
+from shared.policies import POLICIES, PRIORITY
+from shared.queues import MOVING, SENDERS, Tier
 from shared.settings import load
-from shared.topology import exchange
+from shared.topology import every, exchange
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/pop3-connector"
 STAGES = {"fetcher": "poll", "parser": "incoming", "rewriter": "parsed", "deliverer": "pickup"}
+_KEYS = ("name", "pattern", "definition", "priority")
 BUILT_IN = {
     "ConfigMap",
     "Deployment",
@@ -215,10 +217,36 @@ def test_the_operators_users_may_do_what_those_of_compose_may() -> None:
     assert set(users) == {user["name"] for user in definitions["users"]}
     tags = {name: one["spec"].get("tags", []) for name, one in users.items()}
     assert tags == {user["name"]: user["tags"] for user in definitions["users"]}
-    (policy,) = of_kind(variant, "Policy").values()
-    (expected,) = definitions["policies"]
-    assert policy["spec"]["pattern"] == expected["pattern"]
-    assert policy["spec"]["definition"] == expected["definition"]
+    policies = {one["spec"]["name"]: one["spec"] for one in of_kind(variant, "Policy").values()}
+    assert policies.keys() == {policy.name for policy in POLICIES}
+    for policy in definitions["policies"]:
+        ours = policies[policy["name"]]
+        for key, spec in (("apply-to", "applyTo"), *((k, k) for k in _KEYS)):
+            assert ours[spec] == policy[key]
+
+
+def test_the_policies_are_those_of_the_program() -> None:
+    definitions = json.loads((ROOT / "deploy/rabbitmq/definitions.json").read_text())
+    assert [[p[key] for key in _KEYS] for p in definitions["policies"]] == [
+        [policy.name, policy.pattern, dict(policy.definition), PRIORITY] for policy in POLICIES
+    ]
+    names = {spec.name for spec in every((Tier("30s", 30.0),))}
+    names |= {name + MOVING for name in names}
+    for name in names:  # one of them for each queue, and not two
+        assert sum(bool(re.search(policy.pattern, name)) for policy in POLICIES) == 1
+
+
+def test_the_permissions_of_the_operator_reach_every_queue() -> None:
+    definitions = json.loads((ROOT / "deploy/rabbitmq/definitions.json").read_text())
+    (may,) = (one["read"] for one in definitions["permissions"] if one["user"] == "postmaster")
+    for spec in every((Tier("30s", 30.0),)):
+        assert re.search(may, spec.name)
+        assert re.search(may, spec.name + MOVING)
+
+
+def test_the_senders_may_send() -> None:
+    definitions = json.loads((ROOT / "deploy/rabbitmq/definitions.json").read_text())
+    granted = {one["user"]: one for one in definitions["permissions"]}
     for sender in SENDERS:
         assert re.search(granted[sender]["write"], exchange(sender).name)
 

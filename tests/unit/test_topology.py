@@ -5,7 +5,7 @@ import pytest
 from shared import topology
 from shared.broker.steward import KombuSteward
 from shared.errors import ConfigError
-from shared.queues import DECLARED, DELIVERY_LIMIT, SENDERS, Tier, plan, reachable
+from shared.queues import DECLARED, DELIVERY_LIMIT, HELD, SENDERS, Tier, plan, reachable
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import RabbitServer
 
@@ -13,10 +13,10 @@ TIERS = (Tier("30s", 30.0), Tier("5m", 300.0))
 PLAN = {spec.name: spec for spec in plan(TIERS)}
 
 
-def declare(server: RabbitServer, vhost: str, tiers: tuple[Tier, ...] = TIERS) -> None:
+def declare(server: RabbitServer, vhost: str, tiers: tuple[Tier, ...] = TIERS) -> list[str]:
     steward = KombuSteward(server.url(vhost), tiers)
     try:
-        steward.declare()
+        return list(steward.declare())
     finally:
         steward.close()
 
@@ -50,12 +50,22 @@ def test_a_retry_queue_passes_back_to_its_inbox_after_its_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["incoming.failed", "parsed.failed", "pickup.failed", "quarantine"]
+    ("name", "instead"),
+    [
+        ("incoming.failed", "quarantine"),
+        ("parsed.failed", "quarantine"),
+        ("pickup.failed", "quarantine"),
+        ("quarantine", "quarantine.held"),
+    ],
 )
-def test_what_is_kept_for_the_operator_never_expires(name: str) -> None:
+def test_what_is_kept_for_the_operator_never_expires(name: str, instead: str) -> None:
     assert topology.arguments(PLAN[name]) == {
         "x-queue-type": "quorum",
         "x-delivery-limit": topology.NEVER,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": instead,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
     }
 
 
@@ -66,10 +76,9 @@ def test_everything_is_declared_as_planned_and_again_without_effect(
     declare(server, vhost)
 
     queues = {q["name"]: q for q in server.api("GET", f"queues/{vhost}")}
-    assert queues.pop(DECLARED)["arguments"]["x-queue-type"] == "quorum"
-    assert queues.keys() == PLAN.keys()
+    assert queues.keys() == PLAN.keys() | {DECLARED, HELD}
     assert {name: q["arguments"] for name, q in queues.items()} == {
-        name: topology.arguments(spec) for name, spec in PLAN.items()
+        spec.name: topology.arguments(spec) for spec in topology.every(TIERS)
     }
     assert all(q["type"] == "quorum" and q["durable"] for q in queues.values())
 
@@ -103,6 +112,19 @@ def test_a_queue_of_other_properties_is_named_and_left_alone(
         declare(server, vhost)
     assert "PRECONDITION_FAILED" in caught.value.what
     assert server.api("GET", f"queues/{vhost}/incoming")["arguments"] == other["arguments"]
+
+
+def test_a_queue_of_an_earlier_version_is_used_on_and_named(
+    server: RabbitServer, vhost: str
+) -> None:
+    before = {"x-queue-type": "quorum", "x-delivery-limit": topology.NEVER}
+    for name in ("pickup.failed", DECLARED):
+        server.api("PUT", f"queues/{vhost}/{name}", {"durable": True, "arguments": before})
+    for _ in range(2):
+        assert declare(server, vhost) == ["pickup.failed", DECLARED]
+    assert server.api("GET", f"queues/{vhost}/pickup.failed")["arguments"] == before
+    bindings = server.api("GET", f"queues/{vhost}/pickup.failed/bindings")
+    assert {b["source"] for b in bindings} == {"", "deliverer", "rewriter", "postmaster"}
 
 
 def test_another_tier_length_is_found_out(server: RabbitServer, vhost: str) -> None:

@@ -1,0 +1,300 @@
+"""Gives queues that an earlier version declared the arguments of this one; their messages stay.
+
+RabbitMQ changes no queue's arguments, and renames none. So the messages of a queue go to a queue
+beside it, one by one, each confirmed there before it is acknowledged here; the queue is deleted
+when nothing is in it, declared anew, and gets them back in their order. Killed at any point, each
+message is in one of the two, at worst in both, and the next run goes on from there.
+
+A quorum queue cannot be told to go only if it is empty, so first nothing may come into it: no stage
+consumes, its bindings are gone, and the retry tiers that lead to it are emptied before. Limits:
+what RabbitMQ itself holds back in a retry tier, because the inbox was full, can come in all the
+same; so can what another program sends to the queue by its name.
+"""
+
+# kombu has few annotations.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from amqp import Message
+from amqp.exceptions import ChannelError, MessageNacked, NotFound, ResourceLocked
+from kombu.connection import Connection
+
+from shared import topology
+from shared.broker.steward_memory import remember, remembered
+from shared.errors import Refused
+from shared.faultpoint import reach
+from shared.log import printable
+from shared.queues import HELD, MOVING, QUARANTINE, SENDERS, QueueSpec, Tier, reachable
+
+_LOCK: Final = "topology.migrating"
+_OUTWARDS: Final = ("retry", "work", "failed", "quarantine", "held", "memory")
+"""Kinds of queues in the order in which they are emptied: what leads to others first."""
+_QUIET: Final = 0.5
+"""Seconds for which nothing may have come into a queue that is deleted."""
+_COUNTERS: Final = ("x-delivery-count", "x-acquired-count")
+"""Headers that a quorum queue adds for whoever takes a message."""
+
+
+class Due(NamedTuple):
+    """A queue that is to be changed.
+
+    Attributes:
+        outdated: whether it has the arguments of an earlier version; else a run that did not come
+            to its end has left messages beside it.
+        waiting: messages in it, None if it is absent.
+        beside: messages beside it, None if there is no such queue.
+    """
+
+    spec: QueueSpec
+    outdated: bool
+    waiting: int | None
+    beside: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """What is to be done at one RabbitMQ.
+
+    Attributes:
+        connection: open, of a user who may configure, with publisher confirms.
+        tiers: the retry tiers.
+        patience: seconds to wait for a confirm.
+        say: is told what is done.
+    """
+
+    connection: Connection
+    tiers: Sequence[Tier]
+    patience: float
+    say: Callable[[str], object]
+
+    def due(self) -> list[Due]:
+        """Return the queues that have the arguments of an earlier version, or are being changed."""
+        found = []
+        for spec in topology.every(self.tiers):
+            beside = self._count(spec.name + MOVING)
+            outdated = topology.outdated(self.connection, spec)
+            if outdated or beside is not None:
+                found.append(Due(spec, outdated, self._count(spec.name), beside))
+        return found
+
+    def run(self) -> int:
+        """Change what is due; return how many queues that were.
+
+        Raises:
+            Refused: somebody consumes, or is at it already, or a queue takes nothing.
+            ConfigError: a queue has arguments of no version, or this user may not declare it.
+        """
+        with self._alone():
+            due = self.due()
+            self._require_quiet()
+            outdated = [each.spec for each in due if each.outdated]
+            emptied = _by_kind([*outdated, *self._sources(outdated)])
+            filled = {*emptied, *(each.spec for each in due)}
+            self._remember(spec.name + MOVING for spec in emptied)
+            self._empty(emptied)
+            self._replace(_by_kind(outdated))
+            for spec in reversed(_by_kind(filled)):
+                self._fill(spec)
+            self._release()
+            return len(due)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let nobody else migrate: an exclusive queue goes with its connection."""
+        with self.connection.channel() as channel:
+            try:
+                channel.queue_declare(
+                    _LOCK,
+                    exclusive=True,
+                    durable=False,
+                    auto_delete=False,
+                    arguments={"x-queue-type": "classic"},
+                )
+            except ResourceLocked:
+                raise Refused(_LOCK, "another topology migrate is running") from None
+            yield
+            channel.queue_delete(_LOCK)
+
+    def _require_quiet(self) -> None:
+        for spec in topology.every(self.tiers):
+            said = self._declared(spec.name)
+            if said is not None and said.consumer_count:
+                what = f"{said.consumer_count} consumers take messages from it; stop the stages"
+                raise Refused(spec.name, what)
+
+    def _sources(self, outdated: Sequence[QueueSpec]) -> list[QueueSpec]:
+        """Return the retry tiers from which messages would come into queues that are deleted."""
+        inboxes = {spec.name for spec in outdated if spec.kind == "work"}
+        named = topology.every(self.tiers)
+        known = {spec.name for spec in named}
+        for name in remembered(self.connection) - known:
+            leads = any(name.startswith(f"{inbox}.retry.") for inbox in inboxes)
+            if leads and not name.endswith(MOVING) and self._count(name):
+                what = "it is no longer configured, and its messages go back to an inbox that is to"
+                raise Refused(name, f"{what} be changed; wait until it is empty")
+        return [spec for spec in named if spec.kind == "retry" and spec.back_to in inboxes]
+
+    def _remember(self, names: Iterable[str]) -> None:
+        """Write down that these queues may hold messages, so that nobody overlooks them."""
+        for spec in topology.every(self.tiers):
+            if spec.kind in ("held", "memory") and self._declared(spec.name) is None:
+                topology.declare_queue(self.connection, spec)
+        remember(self.connection, names, self.patience)
+
+    def _empty(self, specs: Sequence[QueueSpec]) -> None:
+        """Cut queues off, and put what is in them beside them."""
+        for spec in specs:
+            beside = topology.arguments(QueueSpec(spec.name + MOVING, "quarantine"))
+            with self.connection.channel() as channel:
+                channel.queue_declare(
+                    spec.name + MOVING, durable=True, auto_delete=False, arguments=beside
+                )
+                for sender in SENDERS:
+                    if reachable(sender, (spec,)):
+                        channel.queue_unbind(spec.name, sender, spec.name)
+            reach("migrate", "unbound")
+            moved = self._move(spec.name, spec.name + MOVING)
+            self.say(f"{spec.name}: {moved} messages put into {spec.name}{MOVING}")
+
+    def _replace(self, specs: Sequence[QueueSpec]) -> None:
+        """Delete queues, from which everything has been taken, and declare them anew.
+
+        Raises:
+            Refused: something came into one after all.
+        """
+        if specs:
+            time.sleep(_QUIET)
+        for spec in specs:
+            self._move(spec.name, spec.name + MOVING)
+            self._delete(spec.name)
+            topology.declare_queue(self.connection, spec)
+            reach("migrate", "declared")
+
+    def _fill(self, spec: QueueSpec) -> None:
+        """Put back what is beside a queue."""
+        topology.declare_queue(self.connection, spec)
+        if self._declared(spec.name + MOVING) is None:
+            return
+        moved = self._move(spec.name + MOVING, spec.name, spec.ttl)
+        self._delete(spec.name + MOVING)
+        self.say(f"{spec.name}: has the arguments of this version; {moved} messages put back")
+
+    def _release(self) -> None:
+        """Put back into quarantine what a policy has thrown out of it."""
+        if self._count(HELD) and (moved := self._move(HELD, QUARANTINE)):
+            self.say(f"{QUARANTINE}: {moved} messages that a policy had thrown out put back")
+
+    def _move(self, source: str, target: str, ttl: float | None = None) -> int:
+        """Move all messages of a queue to another; return how many.
+
+        Args:
+            source: where they are.
+            target: where they go.
+            ttl: seconds that they have to wait there in all; None for ever.
+
+        Raises:
+            Refused: the other queue does not take them.
+        """
+        moved, before = 0, None
+        with self.connection.channel() as taking, self.connection.channel() as giving:
+            taking.auto_decode = False  # a body stays bytes, whatever its sender says of it
+            while (message := taking.basic_get(source)) is not None:
+                copy = _copy(message)
+                if before is None or not _same(before, copy):
+                    self._give(giving, copy, target, None if ttl is None else _left(ttl, copy))
+                    moved += 1
+                before = copy
+                reach("migrate", "copied")
+                taking.basic_ack(message.delivery_tag)
+                reach("migrate", "taken")
+        return moved
+
+    def _give(self, channel: Any, message: Message, target: str, wait: int | None) -> None:
+        if wait is not None:
+            message = Message(message.body, **message.properties, expiration=str(wait))
+        try:
+            channel.basic_publish(
+                message, "", target, mandatory=True, confirm_timeout=self.patience
+            )
+        except (MessageNacked, ChannelError) as error:
+            why = printable(getattr(error, "reply_text", None) or "it takes no messages")
+            raise Refused(target, why) from error
+
+    def _delete(self, name: str) -> None:
+        """Delete a queue that is empty.
+
+        Raises:
+            Refused: it is not, or somebody takes from it.
+        """
+        said = self._declared(name)
+        if said is not None and (said.message_count or said.consumer_count):
+            what = "something puts messages into it, or takes some; stop that, and migrate again"
+            raise Refused(name, what)
+        with self.connection.channel() as channel:
+            reach("migrate", "deleting")
+            gone = channel.queue_delete(name)
+            reach("migrate", "deleted")
+        if gone:
+            self.say(f"{name}: {gone} messages came in that moment, and are gone with it")
+
+    def _count(self, name: str) -> int | None:
+        said = self._declared(name)
+        return None if said is None else int(said.message_count)
+
+    def _declared(self, name: str) -> Any:
+        """Return what the broker says of a queue, None where there is none of this name."""
+        with self.connection.channel() as channel:
+            try:
+                return channel.queue_declare(name, passive=True)
+            except NotFound:
+                return None
+
+
+def described(due: Due) -> str:
+    """Return one line on a queue that is to be changed."""
+    here = "absent" if due.waiting is None else f"{due.waiting} messages"
+    put = "" if due.beside is None else f", {due.beside} in {due.spec.name}{MOVING}"
+    return f"{due.spec.name}: {here}{put}"
+
+
+def _by_kind(specs: Iterable[QueueSpec]) -> list[QueueSpec]:
+    return sorted(specs, key=lambda spec: (_OUTWARDS.index(spec.kind), spec.name))
+
+
+def _copy(message: Any) -> Message:
+    """Return the same message to be sent, without what belongs to the queue that it was in."""
+    properties: dict[str, Any] = dict(message.properties)
+    headers: Mapping[str, Any] = properties.pop("application_headers", None) or {}
+    properties.pop("expiration", None)
+    kept = {name: value for name, value in headers.items() if name not in _COUNTERS}
+    return Message(message.body, application_headers=kept, **properties)
+
+
+def _same(one: Message, other: Message) -> bool:
+    """Return whether a run that was killed has left a message twice, one after the other."""
+    known = one.properties.get("message_id")
+    return bool(known) and (one.properties, one.body) == (other.properties, other.body)
+
+
+def _left(ttl: float, message: Message) -> int | None:
+    """Return the milliseconds that a message has still to wait in a retry tier, None for all of it.
+
+    The headers of our stages say when the wait began.
+    """
+    since = (message.properties.get("application_headers") or {}).get("failed-at")
+    if not isinstance(since, str):
+        return None
+    try:
+        began = datetime.fromisoformat(since)
+    except ValueError:
+        return None
+    waited = (datetime.now(UTC) - began.replace(tzinfo=began.tzinfo or UTC)).total_seconds()
+    return round(min(max(ttl - waited, 0.0), ttl) * 1000)

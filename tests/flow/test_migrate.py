@@ -1,0 +1,275 @@
+"""Queues of an earlier version get the arguments of this one, and no message is lost on the way.
+
+Each run is a process of its own; most are killed (SIGKILL) at a step, and begun again.
+"""
+
+import contextlib
+import itertools
+import json
+import multiprocessing
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from amqp import Connection, Message
+
+from shared import faultpoint, topology
+from shared.broker.steward import KombuSteward
+from shared.errors import Refused
+from shared.queues import DECLARED, HELD, INCOMING, QUARANTINE, SENDERS, Tier, plan, reachable
+from shared.wire import bundle
+from tests.flow.forked import ForkedConnector
+from tests.servers.process import wait_until
+from tests.servers.rabbitmq import RabbitServer
+
+TIERS = (Tier("1h", 3600.0),)
+SPECS = {spec.name: spec for spec in topology.every(TIERS)}
+NAMES = sorted(spec.name for spec in plan(TIERS))
+CHANGED = {name for name, spec in SPECS.items() if topology.earlier(spec)}
+RETRY = "incoming.retry.1h"
+MANY = 3
+STEPS = ("unbound", "copied", "taken", "deleting", "deleted", "declared", "taken")
+Held = dict[str, list[tuple[dict[str, Any], bytes]]]
+
+
+@dataclass
+class Place:
+    """A virtual host with the queues of an earlier version, and messages of every kind in them."""
+
+    server: RabbitServer
+    vhost: str
+
+    @property
+    def url(self) -> str:
+        return self.server.url(self.vhost)
+
+    @contextlib.contextmanager
+    def channel(self) -> Iterator[Any]:
+        host = f"127.0.0.1:{self.server.port}"
+        with Connection(host, virtual_host=self.vhost, confirm_publish=True) as connection:
+            channel = connection.channel()
+            channel.auto_decode = False
+            yield channel
+
+    def build(self) -> None:
+        with self.channel() as channel:
+            for sender in SENDERS:
+                channel.exchange_declare(sender, "direct", durable=True, auto_delete=False)
+            for name, spec in SPECS.items():
+                if name == HELD:
+                    continue  # there was none
+                before = next(iter(topology.earlier(spec)), topology.arguments(spec))
+                channel.queue_declare(name, durable=True, auto_delete=False, arguments=before)
+                for sender in SENDERS:
+                    if reachable(sender, (spec,)):
+                        channel.queue_bind(name, sender, name)
+            channel.basic_publish(Message(json.dumps(NAMES), delivery_mode=2), "", DECLARED)
+            for name, spec in SPECS.items():
+                if spec.kind in ("failed", "quarantine", "work"):
+                    for number in range(MANY):
+                        channel.basic_publish(letter(f"{name}-{number}"), "", name)
+            odd = {"content_encoding": "rot13", "delivery_mode": 2}
+            channel.basic_publish(Message(b"\xff no id", **odd), "", QUARANTINE)
+            both = bundle([("b1", b"one"), ("b2", b"two")])
+            channel.basic_publish(Message(both, message_id="b1", delivery_mode=2), "", INCOMING)
+            self.poison(channel)
+            channel.basic_publish(letter("waits"), "", RETRY)
+
+    def poison(self, channel: Any) -> None:
+        """Let the broker put a message into quarantine, with what it writes of that."""
+        arguments = {"x-queue-type": "quorum", "x-delivery-limit": 1}
+        target = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": QUARANTINE}
+        channel.queue_declare("hot", durable=True, auto_delete=False, arguments=arguments | target)
+        channel.basic_publish(letter("poison"), "", "hot")
+
+        def gone() -> bool:
+            if (message := channel.basic_get("hot")) is not None:
+                channel.basic_reject(message.delivery_tag, requeue=True)
+            return bool(channel.queue_declare(QUARANTINE, passive=True).message_count == MANY + 2)
+
+        wait_until(gone, "the poison in quarantine")
+        channel.queue_delete("hot")
+
+    def migrate(self, fault: str = "") -> int | None:
+        """Run it in a process of its own; return the exit status."""
+        process = multiprocessing.get_context("forkserver").Process(
+            target=_migrate, args=(self.url, fault)
+        )
+        process.start()
+        process.join(60)
+        return process.exitcode
+
+    def held(self) -> Held:
+        """Return what is in each queue; it stays there."""
+        found: Held = {}
+        names = SPECS.keys() & self.arguments().keys()
+        with self.channel() as channel:
+            for name in names:
+                with self.channel() as looking:
+                    said = channel.queue_declare(name, passive=True)
+                    got = [looking.basic_get(name) for _ in range(said.message_count)]
+                    found[name] = [(told(message), bytes(message.body)) for message in got]
+        return found
+
+    def arguments(self) -> dict[str, Any]:
+        queues = self.server.api("GET", f"queues/{self.vhost}")
+        return {queue["name"]: queue["arguments"] for queue in queues}
+
+
+def letter(name: str) -> Message:
+    at = datetime.now(UTC) - timedelta(seconds=3600 if name == "waits" else 60)
+    headers = {"account": "sales", "failed-at": at.isoformat(timespec="seconds"), "size": 7}
+    return Message(
+        f"body of {name}".encode(),
+        message_id=name,
+        content_type="application/msgpack",
+        delivery_mode=2,
+        application_headers=headers,
+    )
+
+
+def told(message: Any) -> dict[str, Any]:
+    """Return the properties of a message, less what a queue adds for whoever takes it."""
+    properties = dict(message.properties)
+    headers = dict(properties.pop("application_headers", {}))
+    added = ("x-delivery-count", "x-acquired-count")
+    kept = {name: value for name, value in headers.items() if name not in added}
+    return properties | {"headers": kept}
+
+
+def _migrate(url: str, fault: str) -> None:
+    faultpoint.arm({faultpoint.VARIABLE: fault})
+    steward = KombuSteward(url, TIERS)
+    steward.migrate(print)
+    steward.close()
+
+
+@pytest.fixture
+def place(server: RabbitServer, vhost: str) -> Place:
+    found = Place(server, vhost)
+    found.build()
+    return found
+
+
+def without_what_came_back(before: Held) -> Held:
+    """Return what is to be there afterwards, without what has waited out its tier meanwhile."""
+    return {n: held for n, held in before.items() if n not in (RETRY, INCOMING, HELD, DECLARED)}
+
+
+def right(place: Place, before: Held, twice: int) -> None:
+    """Check that all is there, as it was, in its order; so many may be there a second time."""
+    arguments = place.arguments()
+    assert arguments == {n: topology.arguments(s) for n, s in SPECS.items()}
+    after = place.held()
+    more = 0
+    for name, expected in without_what_came_back(before).items():
+        more += len(after[name]) - len(expected)
+        once = [m for at, m in enumerate(after[name]) if m not in after[name][:at]]
+        assert sorted(map(repr, once)) == sorted(map(repr, expected)), name
+        if not twice:
+            assert after[name] == expected, name
+    assert more <= twice
+    names = {name for _, body in after[DECLARED] for name in json.loads(body)}
+    assert names >= set(NAMES)
+    inbox = Counter(properties.get("message_id") for properties, _ in after[INCOMING])
+    waiting = len(after[RETRY])
+    there = {p.get("message_id") for p, _ in before[INCOMING]} | {"waits"}
+    assert inbox.keys() | ({"waits"} if waiting else set()) == there
+
+
+@pytest.mark.parametrize("fault", ["", "copied#4", "deleting", "deleted", "deleted#7"])
+def test_it_is_killed_and_begun_again(place: Place, fault: str) -> None:
+    before = place.held()
+    if fault:
+        assert place.migrate(f"migrate.{fault}") == -signal.SIGKILL
+    assert place.migrate() == 0
+    right(place, before, twice=1 if fault.startswith("copied") else 0)
+    with KombuStewardAt(place.url) as steward:
+        assert steward.outdated() == []
+        assert steward.strays() == {}
+        assert steward.declare() == []
+
+
+@contextlib.contextmanager
+def KombuStewardAt(url: str) -> Iterator[KombuSteward]:  # noqa: N802
+    steward = KombuSteward(url, TIERS)
+    yield steward
+    steward.close()
+
+
+def test_it_is_killed_time_and_again(place: Place) -> None:
+    before = place.held()
+    died = 0
+    for number, step in enumerate(itertools.islice(itertools.cycle(STEPS), 60), 1):
+        if place.migrate(f"migrate.{step}#{number % 3 + 1}") == 0:
+            break
+        died += 1
+    assert died >= len(STEPS)
+    assert place.migrate() == 0
+    right(place, before, twice=died)
+
+
+def test_nothing_is_changed_by_a_dry_run(place: Place) -> None:
+    with KombuStewardAt(place.url) as steward:
+        before = place.arguments()
+        lines = steward.outdated()
+    assert {line.partition(":")[0] for line in lines} == CHANGED
+    assert f"pickup.failed: {MANY} messages" in lines
+    assert place.arguments() == before
+
+
+def test_it_waits_for_the_stages_to_stop(place: Place) -> None:
+    with place.channel() as consuming, KombuStewardAt(place.url) as steward:
+        consuming.basic_consume("parsed", callback=print)
+        with pytest.raises(Refused, match=r"parsed: 1 consumers .* stop the stages"):
+            steward.migrate(print)
+    assert place.arguments().keys() == SPECS.keys() - {HELD}
+
+
+def test_two_do_not_meet(place: Place) -> None:
+    host = f"127.0.0.1:{place.server.port}"
+    with (
+        Connection(host, virtual_host=place.vhost) as other,
+        KombuStewardAt(place.url) as steward,
+    ):
+        other.channel().queue_declare("topology.migrating", exclusive=True, durable=False)
+        with pytest.raises(Refused, match="another topology migrate is running"):
+            steward.migrate(print)
+
+
+def test_an_upgrade_goes_on_with_the_queues_as_they_are(
+    place: Place, product: ForkedConnector, tmp_path: Path
+) -> None:
+    product.configure([], f"maildir://{tmp_path}/mail", place.url, retry={"tiers": ["1h"]})
+    declared = product.cli("topology", "declare")
+    assert declared.returncode == 0
+    assert declared.stderr.count("topology migrate") == 1
+    product.start("run")
+    product.wait(lambda: product.count("run", "started") == 1, "the start")
+    assert product.count("run", "queues were declared by an earlier version") == 1
+    refused = product.cli("topology", "migrate")
+    assert refused.returncode == 1
+    assert "stop the stages" in refused.stderr
+    assert product.stop("run") == 0
+    dry = product.cli("topology", "migrate", "--dry-run")
+    assert f"would change pickup.failed: {MANY} messages\n" in dry.stdout
+    migrated = product.cli("topology", "migrate")
+    assert (migrated.returncode, migrated.stderr) == (0, "")
+    assert migrated.stdout.endswith(f"changed: {len(CHANGED)} queues\n")
+    assert product.cli("topology", "declare").stderr == ""
+
+
+def test_what_a_policy_threw_out_of_quarantine_is_put_back(place: Place) -> None:
+    assert place.migrate() == 0
+    before = place.held()[QUARANTINE]
+    with place.channel() as channel:
+        channel.basic_publish(letter("thrown out"), "", HELD)
+    assert place.migrate() == 0
+    after = place.held()
+    assert [p["message_id"] for p, _ in after[QUARANTINE][len(before) :]] == ["thrown out"]
+    assert after[HELD] == []

@@ -1,0 +1,305 @@
+"""Policies that somebody sets on everything: what is kept is kept, or it is said that it is not."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from amqp import Connection, Message
+from amqp.exceptions import MessageNacked
+
+from services.monitor import Vitals
+from services.policies import PolicyWatch
+from services.postmaster.invocation import Invocation
+from services.postmaster.open import open_management
+from shared.broker.management import Management
+from shared.broker.steward import KombuSteward
+from shared.log import MailLog, configure
+from shared.policies import POLICIES, Seen, dangers
+from shared.queues import DECLARED, HELD, QueueSpec, Tier, plan
+from tests.clock import ManualClock
+from tests.servers.process import wait_until
+from tests.servers.rabbitmq import PASSWORD, USER, RabbitServer, rabbitmq
+from tests.unit.postmaster.conftest import CONFIG, Office
+
+TIERS = (Tier("1h", 3600.0),)
+SPECS = {spec.name: spec for spec in plan(TIERS)}
+KEPT = sorted(name for name, spec in SPECS.items() if spec.kind in ("failed", "quarantine"))
+SENT = 6
+Harm = dict[str, dict[str, object]]
+HARM: Harm = {
+    "length": {"max-length": 2},
+    "bytes": {"max-length-bytes": 12},
+    "age": {"message-ttl": 100},
+    "looks": {"delivery-limit": 2},
+    "elsewhere": {"message-ttl": 100, "dead-letter-exchange": "amq.fanout"},
+}
+WORSE: Harm = {"oldest": {"max-length": 2, "overflow": "drop-head"}, "unused": {"expires": 200}}
+"""What no argument of a queue helps against."""
+
+EVERY = HARM | WORSE
+OPERATORS: Harm = {h: HARM[h] for h in ("length", "bytes", "age", "looks")} | {
+    "unused": {"expires": 3_600_000}
+}
+LASTING = (
+    "pickup.failed",
+    "quarantine",
+    "parsed.failed",
+    "incoming.failed",
+    "incoming.retry.1h",
+    "parsed.retry.1h",
+    "pickup.retry.1h",
+)
+"""Queues in which a message stays for as long as a test runs."""
+
+
+@dataclass
+class Place:
+    """A virtual host with our queues, as this version declares them."""
+
+    server: RabbitServer
+    vhost: str
+
+    def __post_init__(self) -> None:
+        with closing(KombuSteward(self.server.url(self.vhost), TIERS)) as steward:
+            steward.declare()
+
+    @property
+    def management(self) -> Management:
+        return Management(management_url(self.server), self.server.url(self.vhost))
+
+    def seen(self) -> Mapping[str, Seen]:
+        return self.management.queues(SPECS)
+
+    def await_policy(self, name: str) -> None:
+        """Wait until RabbitMQ says of every queue that this policy counts."""
+
+        def counts() -> bool:
+            return all(any(name in p for p in seen.policies) for seen in self.seen().values())
+
+        wait_until(counts, f"the policy {name}", 30)
+
+    def impose(
+        self, definition: object, pattern: str = ".*", *, operator: bool = False, name: str = "all"
+    ) -> None:
+        """Let somebody set a policy."""
+        kind = "operator-policies" if operator else "policies"
+        policy = {"pattern": pattern, "definition": definition, "apply-to": "queues"}
+        self.server.api("PUT", f"{kind}/{self.vhost}/{name}", policy | {"priority": 500})
+
+    def connect(self) -> Connection:
+        host = f"127.0.0.1:{self.server.port}"
+        return Connection(host, virtual_host=self.vhost, confirm_publish=True)
+
+    def put(self, queue: str) -> set[str]:
+        """Send messages to a queue; return the ids of those that it took."""
+        taken = set()
+        with self.connect() as connection:
+            channel = connection.channel()
+            for number in range(SENT):
+                id_ = f"{queue}-{number}"
+                message = Message("letter", message_id=id_, delivery_mode=2)
+                with suppress(MessageNacked):
+                    channel.basic_publish(message, "", queue, confirm_timeout=30)
+                    taken.add(id_)
+        return taken
+
+    def look(self, queue: str) -> set[str]:
+        """Look at the messages of a queue, and give them back; return their ids."""
+        with self.connect() as connection:
+            channel = connection.channel()
+            got = iter(lambda: channel.basic_get(queue), None)
+            return {message.properties["message_id"] for message in got}
+
+    def sees(self, queue: str, ids: set[str]) -> bool:
+        return self.look(queue) == ids
+
+    def count(self) -> int:
+        """Return how many messages there are, those that RabbitMQ holds back among them."""
+        queues = self.server.api("GET", f"queues/{self.vhost}")
+        return sum(row.get("messages", 0) for row in queues if row["name"] != DECLARED)
+
+    def everywhere(self) -> set[str]:
+        """Return the ids of all messages in all queues for the operator."""
+        return {id_ for queue in (*KEPT, HELD) for id_ in self.look(queue)}
+
+
+def management_url(server: RabbitServer, user: str = USER, password: str = PASSWORD) -> str:
+    return f"http://{user}:{password}@127.0.0.1:{server.management_port}"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """A node that says what is in effect several times a second, and not every five seconds."""
+    often = "collect_statistics_interval = 300\n"
+    with rabbitmq(tmp_path_factory.mktemp("rabbitmq"), config=often) as running:
+        running.ctl("eval", "application:set_env(rabbit, quorum_tick_interval, 300).")
+        yield running
+
+
+@pytest.fixture
+def place(server: RabbitServer, vhost: str) -> Place:
+    return Place(server, vhost)
+
+
+@pytest.mark.parametrize("harm", ["length", "age", "looks"])
+def test_the_arguments_alone_keep_what_is_kept(place: Place, harm: str) -> None:
+    place.impose(HARM[harm])
+    place.await_policy("all")
+    taken = {id_ for queue in KEPT for id_ in place.put(queue)}
+    assert len(taken) >= 2 * len(KEPT)
+    for _ in range(4):
+        place.everywhere()
+    wait_until(lambda: place.count() == len(taken), "as many as were taken", 30)
+    if harm in ("length", "bytes"):  # others end where RabbitMQ holds them, and nobody sees them
+        assert place.everywhere() == taken
+
+
+def ours(seen: Seen) -> bool:
+    return bool({f"policy {policy.name}" for policy in POLICIES} & set(seen.policies))
+
+
+def test_our_policies_displace_those_of_others(place: Place) -> None:
+    harmed = dict(zip(EVERY, LASTING, strict=True))
+    for harm, queue in harmed.items():
+        place.impose(EVERY[harm], f"^{queue}$", name=harm)
+    assert place.management.declare() == [policy.name for policy in POLICIES]
+    assert place.management.declare() == []
+    wait_until(lambda: all(ours(seen) for seen in place.seen().values()), "ours", 30)
+    assert not any(dangers(SPECS[name], seen) for name, seen in place.seen().items())
+    assert place.management.displaced(SPECS) == []
+    taken = {queue: place.put(queue) for queue in LASTING}
+    assert all(len(ids) == SENT for ids in taken.values())
+    for _ in range(4):
+        for queue, ids in taken.items():
+            wait_until(partial(place.sees, queue, ids), f"all of {queue}")
+
+
+def test_what_an_operator_policy_could_do_is_known(place: Place) -> None:
+    for harm, queue in zip(OPERATORS, LASTING, strict=False):
+        place.impose(OPERATORS[harm], f"^{queue}$", operator=True, name=harm)
+    place.management.declare()
+    wait_until(lambda: all(ours(seen) for seen in place.seen().values()), "ours", 30)
+    seen = place.seen()
+    assert seen.keys() == SPECS.keys()
+    found = {harm: dangers(SPECS[q], seen[q]) for harm, q in zip(OPERATORS, LASTING, strict=False)}
+    said = {harm: lines[0].partition(":")[0] if lines else "" for harm, lines in found.items()}
+    # Where it is full it refuses: nothing is lost by that.
+    harmful = {
+        harm: f"policy kept and operator policy {harm}" for harm in ("age", "looks", "unused")
+    }
+    assert said == {"length": "", "bytes": ""} | harmful
+
+
+def test_the_size_of_an_inbox_stays_what_somebody_has_set(place: Place) -> None:
+    mine = {"pattern": "^incoming$", "definition": {"max-length-bytes": 5}, "apply-to": "queues"}
+    place.server.api("PUT", f"policies/{place.vhost}/backlog", mine)
+    place.management.declare()
+    place.impose({"max-length": 1, "overflow": "drop-head"})
+    expected = {"max-length-bytes": 5, "overflow": "reject-publish"}
+    wait_until(lambda: place.seen()["incoming"].effective == expected, "the size", 30)
+
+
+def test_a_queue_of_an_earlier_version_says_that_it_throws_away() -> None:
+    seen = Seen({"x-delivery-limit": 10**9}, {"delivery-limit": 3}, ("policy all",))
+    (line,) = dangers(QueueSpec("pickup.failed", "failed"), seen)
+    assert line == (
+        "policy all: delivery-limit 3: what was handed out, or looked at, more often is thrown away"
+    )
+
+
+@pytest.fixture
+def office(tmp_path: Path, capfd: pytest.CaptureFixture[str], place: Place) -> Iterator[Office]:
+    config = tmp_path / "connector.toml"
+    url = place.server.url(place.vhost)
+    broker = f'[broker]\nurl = "{url}"\nmanagement_url = "{management_url(place.server)}"\n'
+    config.write_text(CONFIG.format(data=tmp_path) + broker)
+
+    def no_broker() -> Any:
+        raise AssertionError("not needed")
+
+    yield Office(config, tmp_path, capfd, no_broker, no_broker)
+
+
+def test_the_operator_is_told(office: Office, place: Place) -> None:
+    assert office("topology", "declare").status == 0  # five retry tiers
+    place.impose({"message-ttl": 60_000})
+    place.await_policy("all")
+    shown = office("topology", "show", "--json")
+    assert len(shown.json) == 23
+    assert (
+        "warning: quarantine: policy all: message-ttl 60000: what waits for so long (ms) goes to"
+        " quarantine.held\n"
+    ) in shown.err
+    declared = office("topology", "declare", "--policies")
+    assert (declared.status, declared.err) == (0, "")
+    assert declared.out == "declared: 23 queues\npolicies: backlog, kept\n"
+    assert "warning" not in office("topology", "show").err
+
+
+def test_what_is_not_known_is_said_once(office: Office) -> None:
+    lines = office.config.read_text().splitlines()
+    office.config.write_text("\n".join(line for line in lines if "management" not in line))
+    err = office("topology", "show").err
+    assert err.count("whether a policy could lose mail is not known") == 1
+    refused = office("topology", "declare", "--policies")
+    assert refused.status != 0
+    assert "broker.management_url: it is not set; expected http://" in refused.err
+
+
+def test_who_may_not_is_told_what_is_missing(office: Office, place: Place) -> None:
+    place.server.api("PUT", "users/low", {"password": "secret", "tags": ""})
+    place.server.api("PUT", "users/watch", {"password": "secret", "tags": "monitoring"})
+    for user in ("low", "watch"):
+        rights = {"configure": "^$", "write": "^$", "read": "^$"}
+        place.server.api("PUT", f"permissions/{place.vhost}/{user}", rights)
+    text = office.config.read_text()
+    for user, password, expected in (
+        ("low", "secret", "policymaker (to declare policies)"),
+        ("watch", "secret", "policymaker (to declare policies)"),
+        ("watch", "wrong", "needs another password"),
+    ):
+        url = management_url(place.server, user, password)
+        office.config.write_text(text.replace(management_url(place.server), url))
+        done = office("topology", "declare", "--policies")
+        assert done.status != 0
+        assert expected in done.err
+        assert password not in done.err
+        assert "Traceback" not in done.err
+    assert "warning" in office("topology", "show").err  # and shows the queues all the same
+
+
+async def test_a_process_says_so_when_it_starts_and_when_it_is_asked(
+    office: Office, place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = Invocation({}, office.config).settings()
+    clock = ManualClock()
+    log = MailLog("parser", lines=configure("INFO"))
+    management = open_management(settings)
+    assert management is not None
+    watch = PolicyWatch(partial(management.dangers, plan(TIERS)), log, clock)
+    vitals = Vitals(_Connected(), clock, log.metrics, "0")  # type: ignore[arg-type]
+    vitals.warnings.append(lambda: watch.found)
+    vitals.started = True
+    await watch.look()
+    assert vitals.answer("/readyz")[2] == b"ok\n"
+    place.impose({"expires": 3_600_000})
+    place.await_policy("all")
+    for _ in range(2):
+        await watch.look()
+    status, _, body = vitals.answer("/readyz")
+    assert status == 200
+    assert body.count(b"\n") == 1 + len(watch.found)
+    assert b"warning: pickup.failed: policy all: expires 3600000: deletes it" in body
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    told = [line["what"] for line in lines if line["event"] == "a policy could lose mail"]
+    assert told == list(watch.found)
+
+
+class _Connected:
+    connected = True
+    blocked = None
