@@ -34,6 +34,7 @@ from shared.errors import (
     BrokerLimit,
     BrokerUnavailable,
     ConfigError,
+    InUse,
     QueueFileDamaged,
     QueueFileUnavailable,
     Refused,
@@ -77,6 +78,7 @@ Looking at them again and again took a tenth of it."""
 ADVICE: Final[tuple[tuple[type[Exception], str], ...]] = (
     (QueueFileUnavailable, "Is its disk full? Make room on it; see state check."),
     (BrokerLimit, "Others have to disconnect first, or its operator raises the limit."),
+    (InUse, "Try again when they have done."),
     (BrokerUnavailable, "Is the broker running, and broker.url right? See check-config."),
     (StateUnavailable, "Is the database running, its disk full? See check-config."),
     (SpoolUnavailable, "Is the spool there, and may this user read and write it?"),

@@ -137,6 +137,10 @@ class QueueFileDamaged(QueueFileUnavailable):
     """The embedded broker's file is damaged: waiting does not help, the text says what does."""
 
 
+class InUse(BrokerUnavailable):
+    """Others have the messages of a queue in hand, and do not give them back."""
+
+
 class DeliveryLost(BrokerUnavailable):
     """The delivery belongs to a channel or lease that is gone; the broker hands it out again."""
 

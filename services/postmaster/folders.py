@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import click
@@ -14,11 +14,28 @@ from services.postmaster import parked, show
 from services.postmaster.export import export
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.open import open_spool, open_steward
-from services.postmaster.parked import FAILED, QUARANTINED, Chosen, Folder
-from services.postmaster.selection import Filters, filtered, filters_in, selecting, selection_in
-from shared.broker import Stored
+from services.postmaster.parked import (
+    FAILED,
+    QUARANTINED,
+    Choice,
+    Chosen,
+    Folder,
+    Matching,
+    Sent,
+)
+from services.postmaster.selection import (
+    Filters,
+    Selection,
+    filtered,
+    filters_in,
+    selecting,
+    selection_in,
+)
+from shared import faultpoint
+from shared.broker import Steward, Stored
 from shared.broker.requeue import Order
 from shared.clock import SystemClock
+from shared.errors import BrokerUnavailable, Refused
 from shared.log import printable
 from shared.settings_fields import MAILBOX
 
@@ -98,17 +115,24 @@ def _again(folder: Folder) -> click.Command:
         as_json: bool,
         **options: Any,
     ) -> None:
+        faultpoint.arm(invocation.environ)
         selection, settings = selection_in(options), invocation.settings()
         if destination is not None and destination not in settings.every_destination:
             known = ", ".join(settings.every_destination)
             raise click.UsageError(f"no such destination; there are: {known}")
         order = Order(folder.again, SystemClock().now(), recipients, destination or "")
         with open_steward(settings) as steward:
-            chosen = Chosen(selection.of(steward, folder))
-            count = parked.send_again(steward, chosen, order)
-        show.report({folder.done: count}, json_wanted=as_json)
-        if count < chosen.count:
-            raise click.ClickException(_stays(chosen.count - count, chosen.count))
+            choice, sent = selection.choice(steward, folder), Sent()
+            try:
+                parked.send_again(steward, choice, order, sent)
+                selection.require_some(choice, folder)
+            except (BrokerUnavailable, Refused):
+                if sent.count:  # the rest of it is where it was
+                    show.report({folder.done: sent.count}, json_wanted=as_json)
+                raise
+        show.report({folder.done: sent.count}, json_wanted=as_json)
+        if sent.count < choice.count:
+            raise click.ClickException(_stays(sent, choice.count))
 
     return again
 
@@ -123,11 +147,11 @@ def _addresses(
     return tuple(dict.fromkeys(given))
 
 
-def _stays(count: int, asked: int) -> str:
-    return (
-        f"{count} of {asked} messages stayed: gone from there meanwhile, or no envelope that this"
-        " version can read and send where you want it"
-    )
+def _stays(sent: Sent, asked: int) -> str:
+    gone = asked - sent.count - sent.stayed.total()
+    why = [*sent.stayed.items(), *([("gone from there meanwhile", gone)] if gone else [])]
+    reasons = "; ".join(f"{count} {reason}" for reason, count in why)
+    return f"{asked - sent.count} of {asked} messages stayed: {reasons}"
 
 
 def _drop(folder: Folder) -> click.Command:
@@ -137,30 +161,39 @@ def _drop(folder: Folder) -> click.Command:
     @_json
     @pass_invocation
     def drop(invocation: Invocation, /, yes: bool, as_json: bool, **options: Any) -> None:
+        faultpoint.arm(invocation.environ)
         selection, settings = selection_in(options), invocation.settings()
         with open_steward(settings) as steward:
-            chosen = Chosen(_noted(selection.of(steward, folder)))
-            if chosen.count and not (yes or _confirmed(chosen, folder)):
-                raise click.ClickException("nothing was dropped")
-            dropped = asyncio.run(parked.drop(steward, open_spool(settings), chosen))
+            choice = _to_drop(selection, steward, folder, yes)
+            dropped = asyncio.run(parked.drop(steward, open_spool(settings), choice))
+            selection.require_some(choice, folder)
         show.report({"dropped": dropped.messages}, json_wanted=as_json)
         if dropped.left:
             raise click.ClickException(_left(dropped.left))
-        if dropped.messages < chosen.count:
-            stayed = chosen.count - dropped.messages
+        if dropped.messages < choice.count:
+            stayed = choice.count - dropped.messages
             raise click.ClickException(
-                f"{stayed} of {chosen.count} messages were gone from there meanwhile"
+                f"{stayed} of {choice.count} messages were gone from there meanwhile"
             )
 
     return drop
 
 
-def _noted(messages: Iterable[Stored]) -> Iterator[Stored]:
-    """Yield the messages; say of which the message in the queue alone can be dropped."""
-    for message in messages:
-        if why := parked.without_blob(message):
-            click.echo(f"only the message in the queue can be dropped: {why}", err=True)
-        yield message
+def _to_drop(selection: Selection, steward: Steward, folder: Folder, yes: bool) -> Choice:
+    """Return what is to be dropped; asked about, it is what there was when that was said."""
+    if yes and not selection.ids:
+        return Matching(folder, lambda message: selection.filters.take(message) and _noted(message))
+    chosen = Chosen(filter(_noted, selection.of(steward, folder)))
+    if chosen.count and not (yes or _confirmed(chosen, folder)):
+        raise click.ClickException("nothing was dropped")
+    return chosen
+
+
+def _noted(message: Stored) -> bool:
+    """Say of a message if it alone, in its queue, can be dropped; return True."""
+    if why := parked.without_blob(message):
+        click.echo(f"only the message in the queue can be dropped: {why}", err=True)
+    return True
 
 
 def _left(left: Mapping[str, str]) -> str:

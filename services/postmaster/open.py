@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from shared.broker import Steward
 from shared.clock import SystemClock
+from shared.log import printable
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -98,9 +101,12 @@ def _rabbitmq(settings: Settings) -> Steward | None:
     from shared.broker.steward import KombuSteward
 
     ca_file = settings.broker.ca_file
-    return KombuSteward(
-        url, settings.retry.tiers, ca_file=None if ca_file is None else str(ca_file)
-    )
+    return KombuSteward(url, settings.retry.tiers, None if ca_file is None else str(ca_file), _say)
+
+
+def _say(what: str, /, **about: object) -> None:
+    """Tell the operator what is waited for."""
+    click.echo(": ".join(printable(str(part)) for part in (*about.values(), what)), err=True)
 
 
 def _embedded(settings: Settings) -> Steward:

@@ -6,14 +6,15 @@ envelope are shown by their headers, and exported as they are.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Protocol
 
 from services.postmaster.errors import NotFound
 from shared.broker import Send, Steward, Stored
-from shared.broker.requeue import Letter, Order, again, letter_in
+from shared.broker.requeue import Letter, Order, again, hindrance, letter_in
 from shared.errors import SpoolUnavailable
 from shared.log import printable
 from shared.message import Inline, Spooled
@@ -60,10 +61,13 @@ class Blobs(Protocol):
 
 
 def browse(steward: Steward, folder: Folder) -> Iterator[Stored]:
-    """Yield the messages in a folder, oldest first in each queue; all stay there."""
+    """Yield the messages in a folder, oldest first in each queue; all stay there.
+
+    A queue that seems empty is looked into as well: others may have its messages in hand.
+    """
     depths = steward.depths()
     for queue in folder.queues:
-        if depths.get(queue):
+        if depths.get(queue) is not None:
             yield from steward.browse(queue)
 
 
@@ -102,6 +106,20 @@ def _the_one(folder: Folder, prefix: str, ids: Iterable[str]) -> str:
     return matching[0]
 
 
+class Choice(Protocol):
+    """Which messages of a folder are meant."""
+
+    @property
+    def count(self) -> int:
+        """How many are known to be meant, so far."""
+
+    def places(self, steward: Steward) -> Iterable[tuple[str, Sequence[str] | None]]:
+        """Return the queues to look into, each with the ids there that alone matter."""
+
+    def takes(self, message: Stored) -> bool:
+        """Return whether a message, in hand now, is meant."""
+
+
 class Chosen:
     """The messages that an operator has chosen, by what they are: those, and no others.
 
@@ -115,29 +133,105 @@ class Chosen:
     def __init__(self, messages: Iterable[Stored]) -> None:
         self.ids: dict[str, dict[str, None]] = {}
         self._marks: set[bytes] = set()
-        self.count = 0
+        self._count = 0
         for message in messages:
             self.ids.setdefault(message.queue, {})[message.message_id] = None
             self._marks.add(_mark(message))
-            self.count += 1
+            self._count += 1
 
-    def __contains__(self, message: Stored) -> bool:
+    @property
+    def count(self) -> int:
+        """How many were chosen."""
+        return self._count
+
+    def places(self, _: Steward) -> Iterable[tuple[str, Sequence[str]]]:
+        """Return the queues where they were, each with their ids there."""
+        return [(queue, list(ids)) for queue, ids in self.ids.items()]
+
+    def takes(self, message: Stored) -> bool:
+        """Return whether a message is one of them."""
         return _mark(message) in self._marks
 
 
+class Matching:
+    """The messages in a folder of which something holds, as each is in hand: none is kept in mind.
+
+    Args:
+        folder: the folder.
+        holds: says so of a message.
+    """
+
+    def __init__(self, folder: Folder, holds: Callable[[Stored], bool]) -> None:
+        self._folder = folder
+        self._holds = holds
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """How many were met of which it holds."""
+        return self._count
+
+    def places(self, steward: Steward) -> Iterable[tuple[str, None]]:
+        """Return the queues of the folder."""
+        depths = steward.depths()
+        return [(queue, None) for queue in self._folder.queues if depths.get(queue) is not None]
+
+    def takes(self, message: Stored) -> bool:
+        """Return whether it holds of a message."""
+        holds = self._holds(message)
+        self._count += holds
+        return holds
+
+
 def _mark(message: Stored) -> bytes:
-    whole = blake2b(repr((message.message_id, sorted(message.headers.items()))).encode())
+    whole = blake2b(
+        repr((message.message_id, sorted(message.headers.items()))).encode(), digest_size=16
+    )
     whole.update(message.body)
     return whole.digest()
 
 
-def send_again(steward: Steward, chosen: Chosen, order: Order) -> int:
-    """Send messages round again, as if for the first time; return how many."""
+class Sent:
+    """What became of messages that were to be sent round again.
+
+    Attributes:
+        count: how many went.
+        stayed: how many did not, by the reason.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.stayed: Counter[str] = Counter()
+
+    def note(self, _: Stored) -> None:
+        """Count one that has gone."""
+        self.count += 1
+
+
+def send_again(steward: Steward, choice: Choice, order: Order, sent: Sent) -> None:
+    """Send messages round again, as if for the first time.
+
+    Args:
+        steward: the broker.
+        choice: which messages.
+        order: what the operator says of them.
+        sent: is told what becomes of each, whatever is raised.
+
+    Raises:
+        Refused: the queue takes no messages.
+        BrokerUnavailable: the broker cannot be used just now.
+    """
 
     def onward(message: Stored) -> Send | None:
-        return again(message, order) if message in chosen else None
+        if not choice.takes(message):
+            return None
+        if (why := hindrance(message, order)) is not None:
+            sent.stayed[why] += 1
+            return None
+        return again(message, order)
 
-    return sum(steward.move(queue, list(ids), onward) for queue, ids in chosen.ids.items())
+    for queue, ids in choice.places(steward):
+        steward.move(queue, ids, onward, sent.note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +247,13 @@ class Dropped:
     left: Mapping[str, str]
 
 
-async def drop(steward: Steward, blobs: Blobs, chosen: Chosen) -> Dropped:
+async def drop(steward: Steward, blobs: Blobs, choice: Choice) -> Dropped:
     """Delete messages for good, and then what those that are gone have in the spool."""
 
     def note(message: Stored) -> str | None:
-        return _key(message) if message in chosen else None
+        return _key(message) if choice.takes(message) else None
 
-    keys = [key for queue, ids in chosen.ids.items() for key in steward.drop(queue, [*ids], note)]
+    keys = [key for queue, ids in choice.places(steward) for key in steward.drop(queue, ids, note)]
     left = {}
     for key in filter(None, keys):
         try:

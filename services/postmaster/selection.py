@@ -15,7 +15,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 import click
 
 from services.postmaster.errors import NotFound
-from services.postmaster.parked import Folder, browse, find
+from services.postmaster.parked import Choice, Chosen, Folder, Matching, browse, find
 from shared.broker import Steward, Stored
 from shared.settings_values import duration
 
@@ -74,15 +74,35 @@ class Selection:
             return find(steward, folder, self.ids)
         return self._matching(steward, folder)
 
-    def _matching(self, steward: Steward, folder: Folder) -> Iterator[Stored]:
-        found = False
-        for message in filter(self.filters.take, browse(steward, folder)):
-            found = True
-            yield message
-        if not found and self.filters != Filters():  # "all" of nothing is done
+    def choice(self, steward: Steward, folder: Folder) -> Choice:
+        """Return what is meant, to be taken at once: nobody thinks about it in between.
+
+        Raises:
+            NotFound: an id names no message, or several different ones.
+        """
+        if self.ids:
+            return Chosen(find(steward, folder, self.ids))
+        return Matching(folder, self.filters.take)
+
+    def require_some(self, choice: Choice, folder: Folder) -> None:
+        """Make sure that filters were met by something; "all" of nothing is done.
+
+        Args:
+            choice: what was taken.
+            folder: where.
+
+        Raises:
+            NotFound: nothing matches them.
+        """
+        if not choice.count and self.filters != Filters():
             raise NotFound(
                 f"no message in {folder.title} matches; see: pop3-connector {folder.name} list"
             )
+
+    def _matching(self, steward: Steward, folder: Folder) -> Iterator[Stored]:
+        matching = Matching(folder, self.filters.take)
+        yield from filter(matching.takes, browse(steward, folder))
+        self.require_some(matching, folder)
 
 
 def _age(message: Stored) -> float:

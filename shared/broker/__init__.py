@@ -154,6 +154,10 @@ class Stored:
     body: bytes = field(repr=False)
 
 
+def unnoticed(_: Stored) -> None:
+    """Tell nobody of a message that was moved."""
+
+
 Onward: TypeAlias = Callable[[Stored], Send | None]
 """Returns what a message is sent on as, and where to; None for one that stays where it is."""
 
@@ -196,7 +200,11 @@ class Steward(Protocol):
         """
 
     def browse(self, queue: str) -> Iterator[Stored]:
-        """Yield the waiting messages of a queue, oldest first; all stay in it."""
+        """Yield the waiting messages of a queue, oldest first; all stay in it.
+
+        Not those that come after it began. How many there are makes no difference to the memory
+        that it takes.
+        """
 
     def everything(self) -> Iterator[Stored]:
         """Yield every message of every queue that carries mail, some of them twice; all stay.
@@ -212,23 +220,38 @@ class Steward(Protocol):
             How many consumers each has; nothing where messages in hand are shown too.
         """
 
-    def move(self, queue: str, message_ids: Sequence[str], onward: Onward) -> int:
+    def move(
+        self,
+        queue: str,
+        message_ids: Sequence[str] | None,
+        onward: Onward,
+        moved: Callable[[Stored], None] = unnoticed,
+    ) -> int:
         """Send messages on, each as ``onward`` says when it is in our hands; return how many.
 
         Each is durable at its destination before it is gone here.
+
+        Args:
+            queue: where they are.
+            message_ids: their ids, None for all that wait now.
+            onward: says what each becomes.
+            moved: is told of each that is moved for certain, whatever is raised afterwards.
 
         Raises:
             Refused: a destination takes no messages, or does not exist.
         """
 
     def drop(
-        self, queue: str, message_ids: Sequence[str], note: Callable[[Stored], T | None]
+        self,
+        queue: str,
+        message_ids: Sequence[str] | None,
+        note: Callable[[Stored], T | None],
     ) -> list[T]:
         """Delete messages for good.
 
         Args:
             queue: where they are.
-            message_ids: their ids.
+            message_ids: their ids, None for all that wait now.
             note: is shown each of them; one for which it returns None stays.
 
         Returns:

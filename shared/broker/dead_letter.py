@@ -1,8 +1,10 @@
 """What the headers of a message in a failed queue or in quarantine say of where it came from.
 
-Our own stages write ``inbox``, ``stage`` and ``reason``. A message that the broker itself has put
-into quarantine, because it was handed out too often, has only the broker's ``x-death``: the events
-of its past, the latest first, each with queue and reason (https://www.rabbitmq.com/docs/dlx).
+Our own stages write ``inbox``, ``stage`` and ``reason``. Whatever else puts messages there writes
+less: the broker itself (one that was handed out too often, or that a policy lets expire or makes
+room of) has ``x-death``: the events of its past, the latest first, each with queue and reason
+(https://www.rabbitmq.com/docs/dlx); who moves them by hand or with a shovel may lose all headers.
+What is missing is then read from the envelope. Nothing in the headers is trusted.
 """
 
 from __future__ import annotations
@@ -14,24 +16,31 @@ from typing import Any, Final
 
 from shared.broker import Header
 from shared.broker.requeue import described
-from shared.queues import DELIVERY_LIMIT, INCOMING, PARSED, PICKUP, POLL, QueueSpec
+from shared.log import printable
+from shared.queues import INCOMING, PARSED, PICKUP, POLL, QueueSpec
 
 _STAGES: Final = {POLL: "fetcher", INCOMING: "parser", PARSED: "rewriter", PICKUP: "deliverer"}
+_KEPT: Final = ("failed", "quarantine")
 _PLAIN: Final = (str, int, float, Decimal)
-_REASON: Final = (
-    f"handed out more than {DELIVERY_LIMIT} times without being settled: "
-    "it may crash the process that takes it"
-)
+_REASONS: Final = {
+    "delivery_limit": "handed out of {} too many times without being settled:"
+    " it may crash the process that takes it",
+    "expired": "it lay in {} for longer than a policy of RabbitMQ allows (message-ttl)",
+    "maxlen": "{} was fuller than a policy of RabbitMQ allows (max-length)",
+    "rejected": "somebody else took it out of {}, and rejected it",
+}
+_OTHERWISE: Final = "RabbitMQ moved it here from {}"
+_UNKNOWN: Final = "nothing tells why: moved here by hand, or by another program"
 
 
-def own(headers: Mapping[str, Any]) -> dict[str, Header]:
+def own(headers: Mapping[str, Any] | None) -> dict[str, Header]:
     """Return the headers that a sender has set, without the broker's own (``x-death`` and such).
 
     Whoever sends the message on would send those too, and RabbitMQ 4 would believe them.
     """
     return {
         name: value if isinstance(value, str) else _number(value)
-        for name, value in headers.items()
+        for name, value in (headers or {}).items()
         if isinstance(value, _PLAIN) and type(value) is not bool and not name.startswith("x-")
     }
 
@@ -41,46 +50,48 @@ def _number(value: float | Decimal) -> int | float:
     return int(value) if isinstance(value, int) else float(value)
 
 
-def inbox(headers: Mapping[str, Any], queues: Sequence[QueueSpec]) -> str | None:
-    """Return the queue from which a message was given up, None if its headers do not tell.
+def readable(
+    headers: Mapping[str, Any] | None, body: bytes, queue: str, queues: Sequence[QueueSpec]
+) -> dict[str, Header]:
+    """Return the headers for the operator, with what is missing in them.
 
     Args:
-        headers: all of its headers.
-        queues: the topology; only a work queue of it is an answer.
+        headers: all that it has, the broker's too.
+        body: an encoded envelope, or bytes that are none.
+        queue: where it is. Where that is not for the operator, only the sender's are returned.
+        queues: the topology.
     """
-    work = {spec.name for spec in queues if spec.kind == "work"}
-    named = headers.get("inbox")
-    if isinstance(named, str) and named in work:
-        return named
-    death = _death(headers)
+    kept = own(headers)
+    if all(spec.name != queue or spec.kind not in _KEPT for spec in queues):
+        return kept
+    death = _death(headers or {})
     origin = None if death is None else death.get("queue")
-    return origin if isinstance(origin, str) and origin in work else None
-
-
-def readable(
-    headers: Mapping[str, Any], body: bytes, queues: Sequence[QueueSpec]
-) -> dict[str, Header]:
-    """Return the headers for the operator; those of a native dead letter are filled in."""
-    death = _death(headers)
-    if "reason" in headers or death is None:
-        return own(headers)
-    origin = inbox(headers, queues)
-    found: dict[str, Header] = {"reason": _REASON, "size": len(body)}
-    if origin is not None:
-        found |= {"inbox": origin, "stage": _STAGES[origin]} | described(body, origin)
-    if isinstance(at := death.get("time"), datetime):
+    work = isinstance(origin, str) and any(
+        spec.name == origin and spec.kind == "work" for spec in queues
+    )
+    if "reason" in kept and not work:  # a stage gave it up, or somebody has been asked before
+        return kept
+    found: dict[str, Header] = {"size": len(body), **described(body), **kept}
+    found["reason"] = _reason(death) + (
+        f"; before that: {kept['reason']}" if "reason" in kept else ""
+    )
+    if work:
+        found |= {"inbox": str(origin), "stage": _STAGES.get(str(origin), "")}
+    if death is not None and isinstance(at := death.get("time"), datetime):
         found["failed-at"] = at.isoformat(timespec="seconds") + "Z"
-    return found | own(headers)
+    return found
+
+
+def _reason(death: Mapping[str, Any] | None) -> str:
+    if death is None:
+        return _UNKNOWN
+    text = _REASONS.get(str(death.get("reason")), _OTHERWISE)
+    return text.format(printable(str(death.get("queue", "?")), 80))
 
 
 def _death(headers: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the broker's account of how it gave the message up; what came before is history."""
+    """Return the broker's account of how it came to move the message the last time."""
     deaths = headers.get("x-death")
-    if not isinstance(deaths, list):
+    if not isinstance(deaths, list) or not deaths or not isinstance(deaths[0], dict):
         return None
-    given_up = (
-        death
-        for death in deaths
-        if isinstance(death, dict) and death.get("reason") == "delivery_limit"
-    )
-    return next(given_up, None)
+    return deaths[0]

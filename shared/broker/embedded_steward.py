@@ -13,9 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
-from shared.broker import Onward, Stored
+from shared.broker import Onward, Stored, unnoticed
 from shared.broker import embedded_schema as schema
 from shared.broker import embedded_store as store
+from shared.broker.dead_letter import readable
 from shared.clock import Clock, SystemClock
 from shared.errors import Refused
 from shared.log import printable
@@ -28,7 +29,7 @@ PATIENCE: Final = 10.0
 """Seconds to wait for a transaction of the pipeline."""
 
 CHUNK: Final = 100
-"""Messages moved or deleted in one transaction."""
+"""Messages looked at, moved or deleted at a time."""
 
 
 class EmbeddedSteward:
@@ -85,12 +86,16 @@ class EmbeddedSteward:
             return store.strays(db, named)
 
     def browse(self, queue: str) -> Iterator[Stored]:
-        """Yield the waiting messages of a queue, oldest first; all stay in it."""
-        for message in self._standing(queue):
-            with self._open() as db:
-                found = store.content(db, store.places(db)[queue], message)
-            if found is not None:  # it may have gone on meanwhile
-                yield Stored(queue, *found)
+        """Yield the waiting messages of a queue, oldest first; all stay in it.
+
+        Not those that come after it began.
+        """
+        for place, chunk in self._standing(queue):
+            for message in chunk:
+                with self._open() as db:
+                    found = self._content(db, place, message)
+                if found is not None:  # it may have gone on meanwhile
+                    yield found
 
     def everything(self) -> Iterator[Stored]:
         """Yield every message of every queue that carries mail, also those in hand; all stay.
@@ -106,7 +111,13 @@ class EmbeddedSteward:
         """Return nothing: ``everything`` shows what consumers have in hand, too."""
         return {}
 
-    def move(self, queue: str, message_ids: Sequence[str], onward: Onward) -> int:
+    def move(
+        self,
+        queue: str,
+        message_ids: Sequence[str] | None,
+        onward: Onward,
+        moved: Callable[[Stored], None] = unnoticed,
+    ) -> int:
         """Send messages on, each as ``onward`` says; return how many.
 
         Each is in one queue or the other at every moment.
@@ -115,22 +126,29 @@ class EmbeddedSteward:
             Refused: a destination does not exist.
         """
 
-        def send(db: sqlite3.Connection, known: store.Places, stored: Stored) -> bool | None:
+        def send(db: sqlite3.Connection, known: store.Places, stored: Stored) -> Stored | None:
             sent = onward(stored)
             if sent is None:
                 return None
             if sent.queue not in known:
                 raise Refused(printable(sent.queue), "there is no queue of this name")
             store.put(db, known, [store.row(sent)], self._clock.now())
-            return True
+            return stored
 
-        return len(self._take(queue, message_ids, send))
+        count = 0
+        for stored in self._take(queue, message_ids, send):
+            count += 1
+            moved(stored)
+        return count
 
     def drop(
-        self, queue: str, message_ids: Sequence[str], note: Callable[[Stored], T | None]
+        self,
+        queue: str,
+        message_ids: Sequence[str] | None,
+        note: Callable[[Stored], T | None],
     ) -> list[T]:
         """Delete messages for good; return what ``note`` says of those that are gone now."""
-        return self._take(queue, message_ids, lambda _, __, stored: note(stored))
+        return list(self._take(queue, message_ids, lambda _, __, stored: note(stored)))
 
     def close(self) -> None:
         """Close the file."""
@@ -152,47 +170,66 @@ class EmbeddedSteward:
         """Return whether there is a file, or was one: then opening it says what became of it."""
         return self._path.exists() or mark_of(self._path).exists()
 
-    def _standing(self, queue: str) -> list[store.Standing]:
+    def _standing(self, queue: str) -> Iterator[tuple[store.Place, list[store.Standing]]]:
+        """Yield the messages that wait in a queue now, ``CHUNK`` at a time."""
         if not self._made():
-            return []
+            return
         with self._open() as db:
             place = store.places(db).get(queue)
-            return [] if place is None else store.standing(db, place)
+            last = None if place is None else store.last(db, place)
+        after: store.Standing | None = None
+        while place is not None and last is not None:
+            with self._open() as db:
+                chunk = store.standing(db, place, after, last, CHUNK)
+            if not chunk:
+                return
+            after = chunk[-1]
+            yield place, chunk
+
+    def _content(
+        self, db: sqlite3.Connection, place: store.Place, message: store.Standing
+    ) -> Stored | None:
+        """Return a message, None where it stands there no more."""
+        found = store.content(db, place, message)
+        if found is None:
+            return None
+        id_, headers, body = found
+        return Stored(place.name, id_, readable(headers, body, place.name, self._queues), body)
 
     def _take(
         self,
         queue: str,
-        message_ids: Sequence[str],
+        message_ids: Sequence[str] | None,
         settle: Callable[[sqlite3.Connection, store.Places, Stored], T | None],
-    ) -> list[T]:
+    ) -> Iterator[T]:
         """Take messages out of a queue, some in a transaction.
 
-        Returns:
-            What ``settle`` has returned for each; one for which that is None stays.
+        Yields:
+            What ``settle`` has returned for each, when it is gone; one for which that is None
+            stays.
         """
-        wanted = frozenset(message_ids)
-        messages = [m for m in self._standing(queue) if m.message_id in wanted]
-        taken: list[T] = []
-        for start in range(0, len(messages), CHUNK):
+        wanted = None if message_ids is None else frozenset(message_ids)
+        for place, chunk in self._standing(queue):
+            asked = [m for m in chunk if wanted is None or m.message_id in wanted]
+            if not asked:
+                continue
             with self._open() as db, store.transaction(db):
                 known = store.places(db)
-                chunk = messages[start : start + CHUNK]
-                settled = [self._taken(db, known, queue, message, settle) for message in chunk]
-            taken += [each for each in settled if each is not None]
-        return taken
+                settled = [self._taken(db, known, place, message, settle) for message in asked]
+            yield from (each for each in settled if each is not None)
 
     def _taken(
         self,
         db: sqlite3.Connection,
         known: store.Places,
-        queue: str,
+        place: store.Place,
         message: store.Standing,
         settle: Callable[[sqlite3.Connection, store.Places, Stored], T | None],
     ) -> T | None:
-        found = store.content(db, known[queue], message)
+        found = self._content(db, place, message)
         if found is None:  # it has gone on meanwhile
             return None
-        settled = settle(db, known, Stored(queue, *found))
+        settled = settle(db, known, found)
         if settled is not None:
-            store.take_out(db, known[queue], message)
+            store.take_out(db, place, message)
         return settled

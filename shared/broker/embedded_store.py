@@ -100,10 +100,18 @@ _DECLARE: Final = """
 
 _STANDING: Final = """
     SELECT w.id, m.message_id, NULL
-    FROM waiting w CROSS JOIN message m ON m.id = w.id WHERE w.queue = ? ORDER BY w.id"""
+    FROM waiting w CROSS JOIN message m ON m.id = w.id
+    WHERE w.queue = :queue AND w.id > :id AND w.id <= :last
+    ORDER BY w.id LIMIT :limit"""
 _STANDING_DELAYED: Final = """
     SELECT d.id, m.message_id, d.due
-    FROM delayed d CROSS JOIN message m ON m.id = d.id WHERE d.queue = ? ORDER BY d.due, d.id"""
+    FROM delayed d CROSS JOIN message m ON m.id = d.id
+    WHERE d.queue = :queue AND (d.due, d.id) > (:due, :id) AND (d.due, d.id) <= (:until, :last)
+    ORDER BY d.due, d.id LIMIT :limit"""
+_LAST: Final = """
+    SELECT id, '', NULL FROM waiting WHERE queue = ? ORDER BY id DESC LIMIT 1"""
+_LAST_DELAYED: Final = """
+    SELECT id, '', due FROM delayed WHERE queue = ? ORDER BY due DESC, id DESC LIMIT 1"""
 # Row numbers come again, so a number alone is no message: it has to stand where it was seen, too.
 _CONTENT: Final = """
     SELECT m.message_id, m.headers, m.body
@@ -370,10 +378,32 @@ def is_drained(db: sqlite3.Connection, queues: Sequence[str]) -> bool:
     return not holds
 
 
-def standing(db: sqlite3.Connection, place: Place) -> list[Standing]:
-    """Return the messages of a queue that are not handed out, in the order they go on."""
+def last(db: sqlite3.Connection, place: Place) -> Standing | None:
+    """Return where the last message of a queue stands that is not handed out; None if it has none.
+
+    Its message id is not looked up.
+    """
+    statement = _LAST if place.ttl is None else _LAST_DELAYED
+    found = db.execute(statement, (place.id,)).fetchone()
+    return None if found is None else Standing(*found)
+
+
+def standing(
+    db: sqlite3.Connection, place: Place, after: Standing | None, until: Standing, limit: int
+) -> list[Standing]:
+    """Return messages of a queue that are not handed out, in the order they go on.
+
+    Args:
+        place: the queue.
+        after: those behind this one, None for the first.
+        until: and none behind this one.
+        limit: how many at the most.
+    """
+    begin = Standing(-1, "", -1.0) if after is None else after
+    bounds = {"id": begin.id, "due": begin.due, "last": until.id, "until": until.due}
     statement = _STANDING if place.ttl is None else _STANDING_DELAYED
-    return [Standing(*found) for found in db.execute(statement, (place.id,))]
+    found = db.execute(statement, {"queue": place.id, "limit": limit, **bounds})
+    return [Standing(*each) for each in found]
 
 
 def content(
@@ -419,8 +449,8 @@ def _quarantine(
         return
     times = f"handed out {spent.handouts} times without being settled"
     told: dict[str, Header] = {
+        **described(body),
         **_read(headers),
-        **described(body, inbox),
         "reason": f"{times}: it may crash the process that takes it",
         "inbox": inbox,
         "stage": _STAGES.get(inbox, ""),

@@ -9,15 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, TypeAlias, TypeVar
 
 from shared import wire
 from shared.broker import Header, Send, Stored
 from shared.errors import NewerSchema, Undecodable
 from shared.log import printable
-from shared.message import Addressed, Envelope, Failure, Fetched, Hop, Mail, Parsed, Poll, Requeue
-from shared.queues import INCOMING, PARSED, PICKUP, POLL, RETRIED, failed_queue
+from shared.message import (
+    Addressed,
+    Envelope,
+    Failure,
+    Fetched,
+    Hop,
+    Mail,
+    P,
+    Parsed,
+    Payload,
+    Poll,
+    Requeue,
+)
+from shared.ownership import require_ours
+from shared.queues import INCOMING, POLL, RETRIED, failed_queue
 
 Letter: TypeAlias = Envelope[Mail]
 T = TypeVar("T")
@@ -30,12 +43,7 @@ HOPS_KEPT: Final = 60
 """How much of the past a message that is requeued again and again takes along: the very first, and
 the latest."""
 
-_KINDS: Final[dict[str, type[Poll | Fetched | Parsed | Addressed]]] = {
-    POLL: Poll,
-    INCOMING: Fetched,
-    PARSED: Parsed,
-    PICKUP: Addressed,
-}
+_INBOXES: Final = frozenset((POLL, *RETRIED))
 _ORIGINS: Final = {failed_queue(inbox): inbox for inbox in RETRIED}
 
 
@@ -61,12 +69,25 @@ def letter_in(body: bytes) -> Letter | None:
     return _decoded(body, Addressed) or _decoded(body, Parsed) or _decoded(body, Fetched)
 
 
+def hindrance(stored: Stored, order: Order) -> str | None:
+    """Return why a message that was given up cannot be sent round again, None where it can."""
+    if letter_in(stored.body) is not None:
+        return None
+    if order.recipients or order.destination:
+        return "no message that this version can read, and so none to be directed elsewhere"
+    if _origin(stored) is None:
+        return "no envelope that this version can read, and nothing tells whose queue it is from"
+    return None
+
+
 def again(stored: Stored, order: Order) -> Send | None:
     """Return as what a message that was given up is sent round again, and where to.
 
+    What it is decides, and not where it lay: a message goes to the parser, a poll job to the
+    fetcher, whoever moved them. Only what cannot be read goes by its headers, or by its queue.
+
     Returns:
-        None for one that cannot be: it is no message that this version can read, and does not say
-        where it came from, or is to go elsewhere than that.
+        None for one of which ``hindrance`` says why not.
     """
     headers = {k: v for k, v in stored.headers.items() if k not in FAILURE_HEADERS}
     found = letter_in(stored.body)
@@ -79,6 +100,17 @@ def again(stored: Stored, order: Order) -> Send | None:
     return Send(origin, stored.body, stored.message_id, headers)
 
 
+def id_in(body: bytes) -> str | None:
+    """Return the id in an envelope, None where these bytes are none, or it is no id of ours."""
+    found = _any_in(body)
+    try:
+        if found is not None:
+            require_ours(found)
+    except Undecodable:
+        return None
+    return None if found is None else found.id
+
+
 def directed_alike(one: bytes, other: bytes) -> bool:
     """Return whether two envelopes for ``incoming`` go to the same recipients, as far as is known.
 
@@ -87,22 +119,18 @@ def directed_alike(one: bytes, other: bytes) -> bool:
     return _direction(one) == _direction(other)
 
 
-def described(body: bytes, inbox: str) -> dict[str, Header]:
+def described(body: bytes) -> dict[str, Header]:
     """Return what an envelope says of its message, as the headers that an operator reads.
 
     Args:
-        body: an encoded envelope, or bytes that are none.
-        inbox: the queue whose stage it was meant for.
+        body: an encoded envelope, whatever stage it was meant for, or bytes that are none.
 
     Returns:
-        Account, from, subject and message-id, as far as they can be read.
+        Account, from, subject and message-id, as far as they can be read; and how often it was
+        tried, if it was.
     """
-    kind = _KINDS.get(inbox)
-    if kind is None:
-        return {}
-    try:
-        envelope = wire.decode(body, kind)
-    except (Undecodable, NewerSchema):
+    envelope = _any_in(body)
+    if envelope is None:
         return {}
     headers: dict[str, Header] = {"account": printable(envelope.account)}
     if not isinstance(envelope.payload, Poll):
@@ -110,10 +138,18 @@ def described(body: bytes, inbox: str) -> dict[str, Header]:
         headers["from"] = printable(summary.from_)
         headers["subject"] = printable(summary.subject)
         headers["message-id"] = printable(summary.message_id)
+    if envelope.first_failure is not None:
+        first = datetime.fromtimestamp(envelope.first_failure, UTC)
+        headers["attempts"] = envelope.attempt
+        headers["first-failure"] = first.isoformat(timespec="seconds")
     return headers
 
 
-def _decoded(body: bytes, kind: type[Fetched | Parsed | Addressed]) -> Letter | None:
+def _any_in(body: bytes) -> Envelope[Payload] | None:
+    return letter_in(body) or _decoded(body, Poll)
+
+
+def _decoded(body: bytes, kind: type[P]) -> Envelope[P] | None:
     try:
         return wire.decode(body, kind)
     except (Undecodable, NewerSchema):
@@ -165,8 +201,10 @@ def _moment(written: Header | None, otherwise: float) -> float:
 
 
 def _origin(stored: Stored) -> str | None:
+    if _decoded(stored.body, Poll) is not None:
+        return POLL
     named = stored.headers.get("inbox")
-    return named if isinstance(named, str) and named in _KINDS else _ORIGINS.get(stored.queue)
+    return named if isinstance(named, str) and named in _INBOXES else _ORIGINS.get(stored.queue)
 
 
 def _direction(body: bytes) -> Requeue | None:

@@ -1,8 +1,9 @@
 """The operator's side of RabbitMQ, over kombu: declare, count, look, move, drop. Blocking.
 
-It looks into a queue by taking its messages without acknowledging them, and gives them back by
-closing the channel. What it moves is confirmed at its destination before it is acknowledged here:
-interrupted at any point, a message may be in both places, and is never in none.
+It looks into a queue by taking its messages without acknowledging them (``steward_look``). What it
+moves is confirmed at its destination before it is acknowledged here: interrupted at any point, a
+message may be in both places, and is never in none. So it is with a bundle, an entry of several
+messages, of which some are moved or dropped: the others get entries of their own in the same queue.
 """
 
 # kombu has few annotations.
@@ -17,42 +18,38 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
-from amqp import Message
-from amqp.exceptions import (
-    AccessRefused,
-    AMQPError,
-    ChannelError,
-    MessageNacked,
-    NotAllowed,
-    NotFound,
-)
+from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, NotFound
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
 
-from shared import topology
-from shared.broker import Header, Onward, Send, Stored
+from shared import topology, wire
+from shared.broker import Onward, Send, Stored, unnoticed
 from shared.broker.amqp_url import WHERE, AmqpUrl, parse, tls_context
+from shared.broker.bundled import each
 from shared.broker.dead_letter import readable
 from shared.broker.refusals import refusal
+from shared.broker.requeue import id_in
+from shared.broker.steward_batch import Batch, Entry
+from shared.broker.steward_frames import lenient
+from shared.broker.steward_look import Look, looking
 from shared.broker.steward_memory import remember, remembered
 from shared.broker.steward_migration import Migration, described
+from shared.broker.steward_outgoing import ANSWERING, Outgoing, outgoing, text
 from shared.errors import BrokerRefuses, BrokerUnavailable, ConfigError, Refused
-from shared.log import printable
+from shared.log import Report, printable, silent
 from shared.queues import DECLARED, HELD, POLL, Tier, plan, reachable
 
 T = TypeVar("T")
 
 SENDER: Final = "postmaster"
 CONNECTING: Final = 10
-ANSWERING: Final = 60
-"""Seconds after which a broker that says nothing counts as gone."""
 SETTLING: Final = 45.0
 """Seconds after which a message that nobody could see can be seen: a stage that was told to stop
 finishes what it has in hand within 30, and a retry tier passes a message on in milliseconds."""
 _OUTWARDS: Final = ("failed", "quarantine", "retry", "work")
 """Kinds of queues in the order in which messages move without a stage, by an operator or a timer:
 looked into in this order, one that moves meanwhile is seen in either place."""
-_PERSISTENT: Final = 2
+_KEPT: Final = ("failed", "quarantine")
 _TURN: Final = 0.01
 _RETURNING: Final = 100
 """Turns to wait until a quorum queue, which takes things back in its own time, has done so."""
@@ -68,13 +65,21 @@ class KombuSteward:
         url: ``amqp://user:password@host:port/vhost``, or ``amqps://``.
         tiers: the retry tiers of the topology.
         ca_file: the authority that TLS trusts; the system's store if None.
+        report: is told of what this waits for.
 
     Raises:
         ConfigError: the URL or the file is wrong.
     """
 
-    def __init__(self, url: str, tiers: Sequence[Tier], ca_file: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        tiers: Sequence[Tier],
+        ca_file: str | None = None,
+        report: Report = silent,
+    ) -> None:
         self._url = parse(url)
+        self._report = report
         self._tiers = tiers
         self._queues = plan(tiers)
         self._reach = frozenset(reachable(SENDER, self._queues))
@@ -133,10 +138,14 @@ class KombuSteward:
         """Yield the waiting messages of a queue, oldest first; all stay in it.
 
         They are out of reach for everybody else until the iteration ends.
+
+        Raises:
+            ConfigError: there is no such queue.
+            BrokerUnavailable: the broker does not answer, or others look into it for too long.
         """
         with self._looking(queue) as look:
             for message in look.messages():
-                yield self._stored(queue, message)
+                yield from self._messages(queue, message)
 
     def everything(self) -> Iterator[Stored]:
         """Yield every message of every queue that carries mail, most of them twice; all stay.
@@ -155,7 +164,13 @@ class KombuSteward:
         counts = {name: int(said.consumer_count) for name, said in found.items() if said}
         return {name: count for name, count in counts.items() if count}
 
-    def move(self, queue: str, message_ids: Sequence[str], onward: Onward) -> int:
+    def move(
+        self,
+        queue: str,
+        message_ids: Sequence[str] | None,
+        onward: Onward,
+        moved: Callable[[Stored], None] = unnoticed,
+    ) -> int:
         """Send messages on, each as ``onward`` says when it is in our hands; return how many.
 
         Each is durable at its destination before it is gone here.
@@ -166,21 +181,29 @@ class KombuSteward:
             BrokerUnavailable: the broker does not answer. Whatever was raised, what was not moved
                 by then is where it was.
         """
+        count = 0
 
-        def send(channel: Any, stored: Stored) -> bool | None:
+        def decide(stored: Stored) -> Send | None:
             sent = onward(stored)
-            if sent is None:
-                return None
-            self._publish(channel, sent)
-            return True
+            if sent is not None and sent.queue not in self._reach:
+                raise Refused(printable(sent.queue), "no mail can be moved there")
+            return sent
 
-        return len(self._take(queue, message_ids, send))
+        for entry in self._take(queue, message_ids, decide, lambda sent: sent):
+            for stored, _ in entry.taken:
+                count += 1
+                moved(stored)
+        return count
 
     def drop(
-        self, queue: str, message_ids: Sequence[str], note: Callable[[Stored], T | None]
+        self,
+        queue: str,
+        message_ids: Sequence[str] | None,
+        note: Callable[[Stored], T | None],
     ) -> list[T]:
         """Delete messages for good; return what ``note`` says of those that are gone now."""
-        return self._take(queue, message_ids, lambda _, stored: note(stored))
+        entries = self._take(queue, message_ids, note, lambda _: None)
+        return [said for entry in entries for _, said in entry.taken]
 
     def close(self) -> None:
         """Disconnect."""
@@ -190,46 +213,58 @@ class KombuSteward:
                 connection.release()
 
     def _take(
-        self, queue: str, message_ids: Sequence[str], settle: Callable[[Any, Stored], T | None]
-    ) -> list[T]:
-        """Acknowledge messages of these ids, unless ``settle`` says None; return what it says."""
-        wanted = frozenset(message_ids)
-        taken: list[T] = []
-        with self._looking(queue) as look, self._channel(queue) as publishing:
-            for message in look.messages():
-                if _id(message) not in wanted:
-                    continue
-                settled = settle(publishing, self._stored(queue, message))
-                if settled is not None:
-                    look.take(message)
-                    taken.append(settled)
-        return taken
+        self,
+        queue: str,
+        message_ids: Sequence[str] | None,
+        decide: Callable[[Stored], T | None],
+        sent: Callable[[T], Send | None],
+    ) -> Iterator[Entry[T]]:
+        """Acknowledge entries, when all that is to follow from their messages is confirmed.
 
-    def _publish(self, channel: Any, send: Send) -> None:
-        if send.queue not in self._reach:
-            raise Refused(printable(send.queue), "no mail can be moved there")
-        message = Message(
-            send.body,
-            content_type="application/msgpack",
-            delivery_mode=_PERSISTENT,
-            message_id=send.message_id,
-            application_headers=dict(send.headers),
-        )
-        try:
-            channel.basic_publish(
-                message, SENDER, send.queue, mandatory=True, confirm_timeout=ANSWERING
-            )
-        except (MessageNacked, ChannelError) as error:
-            raise Refused(send.queue, _text(error)) from error
+        Args:
+            queue: where they are.
+            message_ids: the ids of the messages that are asked about, None for all.
+            decide: returns what becomes of a message, None for one that stays.
+            sent: returns what is published in its place, None for nothing.
 
-    def _stored(self, queue: str, message: Any) -> Stored:
+        Yields:
+            Each entry of which a message was taken.
+        """
+        wanted = None if message_ids is None else frozenset(message_ids)
+        with self._looking(queue) as look, self._outgoing(queue) as out:
+            batch: Batch[T] = Batch(look, out)
+            try:
+                for message in look.messages():
+                    entry: Entry[T] = Entry(message, [], [])
+                    for stored in self._messages(queue, message):
+                        asked = wanted is None or stored.message_id in wanted
+                        entry.decide(stored, decide(stored) if asked else None)
+                    if entry.taken:
+                        batch.add(entry, sent)
+                    if batch.is_full:
+                        yield from batch.settled()
+            except Refused:
+                yield from batch.settled()
+                raise
+            yield from batch.settled()
+
+    def _messages(self, queue: str, message: Any) -> Iterator[Stored]:
+        """Yield what an entry holds: a message, or those of a bundle."""
         body = _body(message)
-        headers: Mapping[str, Header] = readable(message.headers, body, self._queues)
-        return Stored(queue, _id(message), headers, body)
+        bundle = wire.unbundled(body)
+        headers = message.headers or {}
+        if bundle is None:
+            yield self._stored(queue, _id(message), headers, body)
+            return
+        for id_, part in bundle:
+            yield self._stored(queue, id_, each(headers), part)
+
+    def _stored(self, queue: str, id_: str, headers: Mapping[str, Any], body: bytes) -> Stored:
+        return Stored(queue, id_, readable(headers, body, queue, self._queues), body)
 
     def _look_everywhere(self) -> Iterator[Stored]:
         for spec in sorted(self._queues, key=lambda spec: _OUTWARDS.index(spec.kind)):
-            if spec.name != POLL and self._depth(spec.name):
+            if spec.name != POLL and self._depth(spec.name) is not None:
                 yield from self.browse(spec.name)
         for name in self.strays():
             yield from self.browse(name)
@@ -247,16 +282,19 @@ class KombuSteward:
                 return None
 
     @contextmanager
-    def _looking(self, queue: str) -> Iterator[_Look]:
+    def _looking(self, queue: str) -> Iterator[Look]:
         """Look into a queue; what is not taken goes back, and is there again at the end."""
-        look: _Look | None = None
+        look: Look | None = None
+        alone = any(spec.name == queue and spec.kind in _KEPT for spec in self._queues)
         try:
-            with self._channel(queue) as channel:
-                look = _Look(channel, queue)
+            with (
+                self._translated(f"queue {queue}"),
+                looking(self._connected(), queue, SENDER, alone=alone, report=self._report) as look,
+            ):
                 yield look
         finally:
-            if look is not None and self._connection is not None:
-                self._await_return(queue, look.left)
+            if look is not None and look.found and self._connection is not None:
+                self._await_return(queue, look.found - look.taken)
 
     def _await_return(self, queue: str, left: int) -> None:
         for _ in range(_RETURNING):
@@ -265,15 +303,16 @@ class KombuSteward:
             time.sleep(_TURN)
 
     @contextmanager
-    def _channel(self, queue: str) -> Iterator[Any]:
-        with self._translated(f"queue {queue}"), self._connected().channel() as channel:
-            yield channel
+    def _outgoing(self, queue: str) -> Iterator[Outgoing]:
+        with self._translated(f"queue {queue}"), outgoing(self._connected(), SENDER) as out:
+            yield out
 
     def _connected(self) -> Connection:
         if self._connection is None:
             connection = _connection(self._url, self._tls)
             with self._translated(WHERE):
                 connection.connect()
+                lenient(connection)
             self._connection = connection
         return self._connection
 
@@ -283,58 +322,30 @@ class KombuSteward:
         try:
             yield
         except (AccessRefused, NotAllowed) as error:
-            said = f"access refused by {self._url}: {_text(error)}"
-            known = refusal([_text(error)], self._url)
+            said = f"access refused by {self._url}: {text(error)}"
+            known = refusal([text(error)], self._url)
             raise known or BrokerRefuses(what, said, login=False) from error
         except NotFound as error:
             advice = "it does not exist; declare the topology"
-            raise ConfigError(what, f"{advice} ({_text(error)})") from error
+            raise ConfigError(what, f"{advice} ({text(error)})") from error
         except (AMQPError, KombuError, OSError) as error:
             self.close()
-            raise BrokerUnavailable(f"{self._url}: {_text(error)}") from error
-
-
-class _Look:
-    """The messages that waited in a queue when we began to look; not those that come later."""
-
-    def __init__(self, channel: Any, queue: str) -> None:
-        self._channel = channel
-        self._queue = queue
-        self._found = int(channel.queue_declare(queue, passive=True).message_count)
-        self.taken = 0
-
-    @property
-    def left(self) -> int:
-        """How many of them are to be in the queue afterwards."""
-        return self._found - self.taken
-
-    def messages(self) -> Iterator[Any]:
-        for _ in range(self._found):
-            message = self._channel.basic_get(self._queue)
-            if message is None:
-                return
-            yield message
-
-    def take(self, message: Any) -> None:
-        self._channel.basic_ack(message.delivery_tag)
-        self.taken += 1
+            raise BrokerUnavailable(f"{self._url}: {text(error)}") from error
 
 
 def _id(message: Any) -> str:
-    """Return the message id; for a message that nobody of ours sent, a name by its content."""
+    """Return the message id; where it was lost, that of the envelope, or a name by the content."""
+    body = _body(message)
     return str(
         message.properties.get("message_id")
-        or "unnamed-" + hashlib.sha256(_body(message)).hexdigest()[:16]
+        or id_in(body)
+        or "unnamed-" + hashlib.sha256(body).hexdigest()[:16]
     )
 
 
 def _body(message: Any) -> bytes:
     body = message.body
     return body if isinstance(body, bytes) else str(body).encode()
-
-
-def _text(error: Exception) -> str:
-    return printable(getattr(error, "reply_text", None) or str(error) or type(error).__name__)
 
 
 def _tls(url: AmqpUrl, ca_file: str | None) -> dict[str, Any] | bool:

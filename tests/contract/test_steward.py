@@ -9,7 +9,7 @@ import pytest
 from shared import wire
 from shared.broker import Delivery, Send, Stored
 from shared.errors import Refused
-from shared.message import Failure, Fetched, Hop, Requeue
+from shared.message import Envelope, Failure, Fetched, Hop, Poll, Requeue, poll_id
 from shared.queues import DELIVERY_LIMIT, plan
 from tests.contract.conftest import TIERS, Bench
 from tests.contract.messages import FAILURE, LETTER, eventually, failed, has_depth, one, send
@@ -126,6 +126,45 @@ async def test_a_quarantined_message_is_moved_to_where_it_came_from(bench: Bench
 
     delivery = await one(bench.consume(broker, "pickup"))
     assert (delivery.body, delivery.message_id) == (b"no envelope", "id-1")
+
+
+@pytest.mark.parametrize("queue", ["incoming.failed", "quarantine"])
+async def test_what_nothing_is_said_of_is_known_by_its_envelope(bench: Bench, queue: str) -> None:
+    broker = await bench.broker()
+    job = wire.encode(Envelope(poll_id("sales"), "sales", Poll(), NOW))
+    await broker.publish(
+        Send(queue, wire.encode(LETTER), "id-1"), Send(queue, job, poll_id("sales"))
+    )
+    await has_depth(broker, queue, 2)
+
+    letter, poll = (dict(stored.headers) for stored in bench.steward.browse(queue))
+    assert (letter["account"], letter["subject"], letter["attempts"]) == ("sales", "hello", 7)
+    assert poll["account"] == "sales"
+    assert {letter["reason"], poll["reason"]} == {
+        "nothing tells why: moved here by hand, or by another program"
+    }
+    moved: list[Stored] = []
+    assert bench.steward.move(queue, None, back, moved.append) == 2
+    assert [stored.message_id for stored in moved] == ["id-1", "poll-sales"]
+    assert (await one(bench.consume(broker, "incoming"))).message_id == "id-1"
+    assert (await one(bench.consume(broker, "poll"))).body == job
+
+
+async def test_of_more_than_are_held_at_once_each_is_seen_and_moved_once(bench: Bench) -> None:
+    broker = await bench.broker()
+    count = 3 * 100 + 1
+    await broker.publish(*(failed(n) for n in range(count)))
+    await has_depth(broker, "incoming.failed", count)
+    ids = [f"id-{n}" for n in range(count)]
+    assert [s.message_id for s in bench.steward.browse("incoming.failed")] == ids
+
+    def odd(stored: Stored) -> Send | None:
+        return back(stored) if int(stored.message_id[3:]) % 2 else None
+
+    assert bench.steward.move("incoming.failed", None, odd) == count // 2
+    assert [s.message_id for s in bench.steward.browse("incoming.failed")] == ids[::2]
+    assert bench.steward.drop("incoming.failed", None, its_id) == ids[::2]
+    assert [s.message_id for s in bench.steward.browse("incoming")] == ids[1::2]
 
 
 async def test_moving_to_an_unknown_queue_leaves_the_message(bench: Bench) -> None:

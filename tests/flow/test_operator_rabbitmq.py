@@ -5,29 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from shared.broker.rabbitmq import RabbitBroker
-from shared.broker.steward import KombuSteward
-from tests.servers.rabbitmq import shared_rabbitmq
-from tests.unit.postmaster.conftest import CONFIG, RAW, TIERS, Office, fetched
+from tests.flow.office import rabbitmq_office
+from tests.unit.postmaster.conftest import RAW, Office, fetched
 
 
 @pytest.fixture
 def office(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Office]:
-    server = shared_rabbitmq()
-    vhost = server.vhost()
-    url = server.url(vhost)
-    config = tmp_path / "connector.toml"
-    config.write_text(CONFIG.format(data=tmp_path) + f'[broker]\nurl = "{url}"')
-    yield Office(
-        config,
-        tmp_path,
-        capfd,
-        lambda: RabbitBroker(
-            url, sender="postmaster", name="operator@test", tiers=TIERS, version="0"
-        ),
-        lambda: KombuSteward(url, TIERS),
-    )
-    server.drop_vhost(vhost)
+    with rabbitmq_office(tmp_path, capfd) as (office, _):
+        yield office
 
 
 def test_a_message_from_failure_to_a_new_start(office: Office, tmp_path: Path) -> None:

@@ -131,13 +131,21 @@ async def test_it_refuses_while_a_stage_has_messages_in_hand(
 
 
 async def test_force_sweeps_all_the_same(office: Office) -> None:
-    async with consuming(office.broker, "quarantine"), consuming(office.broker, "pickup"):
+    async with consuming(office.broker, "pickup"):
         swept = await asyncio.to_thread(office, "spool", "sweep", "--force", "--json")
-    assert [each["key"] for each in swept.json["orphans"]] == [
-        "0bpickup",
-        "0equarantine",
-        "0forphan",
-    ]
+    assert [each["key"] for each in swept.json["orphans"]] == ["0bpickup", "0forphan"]
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+async def test_it_refuses_while_others_have_what_is_for_the_operator_in_hand(
+    office: Office, monkeypatch: pytest.MonkeyPatch, force: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("shared.broker.steward_look.LOOKING", 0.0)
+    async with consuming(office.broker, "quarantine"):
+        refused = await asyncio.to_thread(office, "spool", "sweep", *force)
+    assert (refused.status, refused.out) == (1, "")
+    assert "quarantine: others have had its messages in hand" in refused.err
+    assert len(await asyncio.to_thread(keys, office)) == len(PLACES) + 1
 
 
 async def test_it_refuses_if_a_stage_is_started_meanwhile(
@@ -162,12 +170,12 @@ async def test_what_is_out_of_sight_at_the_first_look_is_seen_at_the_second(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else holds a message for a moment, without being a consumer of a work queue."""
-    holding = consuming(office.broker, "pickup.failed")
+    holding = consuming(office.broker, "parsed.retry.6h")
     loop = asyncio.get_running_loop()
 
     def let_go() -> None:
         asyncio.run_coroutine_threadsafe(holding.__aexit__(None, None, None), loop).result()
-        wait_until(lambda: office.ids("pickup.failed") != [], "the message to be back")
+        wait_until(lambda: office.ids("parsed.retry.6h") != [], "the message to be back")
 
     pauses = Pauses(monkeypatch, let_go)
     await holding.__aenter__()

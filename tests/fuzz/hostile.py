@@ -113,9 +113,8 @@ def deliver_to_stage(data: bytes) -> None:
         assert sent.body == body
         assert len(sent.message_id.encode("utf-8", "replace")) <= 255
         assert len(table) <= TABLE_LIMIT
-        stored = Stored(
-            "quarantine", sent.message_id, dead_letter.readable(raw, body, QUEUES), body
-        )
+        headers = dead_letter.readable(raw, body, "quarantine", QUEUES)
+        stored = Stored("quarantine", sent.message_id, headers, body)
         assert json.dumps(show.record(stored))
     assert found.follows.release is None
     _one_text.cache_clear()  # it keeps a thousand, and memory is looked at

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -8,9 +9,17 @@ from pika.data import decode_table
 
 from shared import wire
 from shared.broker import Header, Stored
-from shared.broker.dead_letter import inbox, own, readable
+from shared.broker.dead_letter import own, readable
 from shared.broker.rabbitmq import frames
-from shared.broker.requeue import HOPS_KEPT, Order, again, described, directed_alike
+from shared.broker.requeue import (
+    HOPS_KEPT,
+    Order,
+    again,
+    described,
+    directed_alike,
+    hindrance,
+    id_in,
+)
 from shared.message import (
     Addressed,
     Envelope,
@@ -23,6 +32,7 @@ from shared.message import (
     Poll,
     Requeue,
     Summary,
+    poll_id,
 )
 from shared.queues import Tier, plan
 
@@ -36,6 +46,7 @@ PAYLOADS: dict[str, Payload] = {
     "parsed": Parsed(RAW, "u", "s", SUMMARY, None, (), 0, ()),
     "pickup": Addressed(RAW, "u", "s", SUMMARY, "", ("x@y",), "default", b"X: y\r\n"),
 }
+STAGES = {"poll": "fetcher", "incoming": "parser", "parsed": "rewriter", "pickup": "deliverer"}
 KILLED = {"queue": "incoming", "reason": "delivery_limit", "time": datetime(2026, 1, 2, 3, 4, 5)}  # noqa: DTZ001 - as AMQP has it
 WAITED = {"queue": "incoming.retry.5m", "reason": "expired"}
 
@@ -135,18 +146,21 @@ def test_parts_that_go_to_different_recipients_are_told_apart() -> None:
 
 
 def test_an_envelope_is_described_by_its_summary_safely() -> None:
-    assert described(wire.encode(tried("incoming")), "incoming") == {
+    assert described(wire.encode(tried("incoming"))) == {
         "account": "sales",
         "from": "a@b\\x1b[2J",
         "subject": "hello",
         "message-id": "<1@b>",
+        "attempts": 7,
+        "first-failure": "1970-01-01T00:00:02+00:00",
     }
 
 
 def test_what_cannot_be_read_is_described_by_nothing() -> None:
-    assert described(b"junk", "incoming") == {}
-    assert described(wire.encode(tried("incoming")), "quarantine") == {}
-    assert described(wire.encode(tried("poll")), "poll") == {"account": "sales"}
+    assert described(b"junk") == {}
+    assert described(wire.encode(replace(tried("poll"), first_failure=None))) == {
+        "account": "sales"
+    }
 
 
 def test_the_brokers_own_headers_are_not_ours() -> None:
@@ -163,39 +177,85 @@ def test_a_number_of_64_bits_is_a_header_like_any_other() -> None:
     assert {type(found["attempts"]), type(found["size"])} == {int}
 
 
+@pytest.mark.parametrize("queue", PAYLOADS)
 @pytest.mark.parametrize(
-    ("headers", "queue"),
+    ("why", "said"),
     [
-        ({"inbox": "pickup", "x-death": [KILLED]}, "pickup"),
-        ({"x-death": [KILLED, WAITED], "x-first-death-queue": WAITED["queue"]}, "incoming"),
-        ({"x-death": [WAITED]}, None),
-        ({"inbox": "elsewhere"}, None),
-        ({"inbox": "pickup.failed"}, None),
-        ({"x-death": [{"queue": "elsewhere", "reason": "delivery_limit"}]}, None),
-        ({"x-death": "nonsense"}, None),
-        ({}, None),
+        ("delivery_limit", "handed out of {} too many times without being settled"),
+        ("expired", "it lay in {} for longer than a policy of RabbitMQ allows (message-ttl)"),
+        ("maxlen", "{} was fuller than a policy of RabbitMQ allows (max-length)"),
+        ("rejected", "somebody else took it out of {}, and rejected it"),
+        ("something new", "RabbitMQ moved it here from {}"),
     ],
 )
-def test_where_a_message_came_from(headers: dict[str, object], queue: str | None) -> None:
-    assert inbox(headers, QUEUES) == queue
-
-
-def test_a_native_dead_letter_is_explained() -> None:
-    body = wire.encode(tried("incoming"))
-    found = readable({"account": "sales", "x-death": [KILLED, WAITED]}, body, QUEUES)
-    assert "handed out" in str(found.pop("reason"))
+def test_a_native_dead_letter_is_explained(queue: str, why: str, said: str) -> None:
+    body = wire.encode(tried(queue))
+    death = {"queue": queue, "reason": why, "time": KILLED["time"]}
+    found = readable({"account": "sales", "x-death": [death, WAITED]}, body, "quarantine", QUEUES)
+    assert str(found.pop("reason")).startswith(said.format(queue))
+    mail = {"from": "a@b\\x1b[2J", "subject": "hello", "message-id": "<1@b>"}
     assert found == {
         "account": "sales",
-        "from": "a@b\\x1b[2J",
-        "subject": "hello",
-        "message-id": "<1@b>",
-        "inbox": "incoming",
-        "stage": "parser",
+        "attempts": 7,
+        "first-failure": "1970-01-01T00:00:02+00:00",
+        "inbox": queue,
+        "stage": STAGES[queue],
         "size": len(body),
         "failed-at": "2026-01-02T03:04:05Z",
+        **(mail if queue != "poll" else {}),
     }
 
 
-def test_a_message_that_a_stage_gave_up_speaks_for_itself() -> None:
-    headers = {"reason": "550 no", "inbox": "pickup", "x-death": [KILLED]}
-    assert readable(headers, b"", QUEUES) == {"reason": "550 no", "inbox": "pickup"}
+def told(headers: Mapping[str, object] | None, queue: str = "pickup.failed") -> str:
+    return str(readable(headers, wire.encode(tried("pickup")), queue, QUEUES).get("reason"))
+
+
+def test_what_a_stage_or_an_operator_read_last_comes_first() -> None:
+    by_stage = {"reason": "550 no", "inbox": "pickup"}
+    assert told(by_stage) == "550 no"
+    assert told({**by_stage, "x-death": [WAITED]}) == "550 no"
+    moved = {"queue": "pickup.failed", "reason": "expired"}
+    assert told({**by_stage, "x-death": [moved, KILLED]}, "quarantine") == "550 no"
+    killed_at_its_next_try = told({**by_stage, "x-death": [KILLED, WAITED]})
+    assert killed_at_its_next_try.startswith("handed out of incoming too many times")
+    assert killed_at_its_next_try.endswith("; before that: 550 no")
+
+
+@pytest.mark.parametrize(
+    "headers", [None, {}, {"x-death": "nonsense"}, {"x-death": []}, {"x-death": [7]}]
+)
+def test_a_message_that_was_moved_by_hand_is_known_by_its_envelope(
+    headers: dict[str, object] | None,
+) -> None:
+    found = readable(headers, wire.encode(tried("parsed")), "pickup.failed", QUEUES)
+    assert found["reason"] == "nothing tells why: moved here by hand, or by another program"
+    assert (found["account"], found["subject"], found["attempts"]) == ("sales", "hello", 7)
+
+
+def test_a_death_that_somebody_has_made_up_is_harmless() -> None:
+    assert "\x1b" not in told({"x-death": [{"queue": "\x1b[2J", "reason": 7}]})
+    assert told({"x-death": [{}]}) == "RabbitMQ moved it here from ?"
+
+
+def test_where_nothing_was_given_up_nothing_is_explained() -> None:
+    headers = {"account": "sales", "x-death": [KILLED]}
+    assert readable(headers, wire.encode(tried("pickup")), "pickup", QUEUES) == {"account": "sales"}
+
+
+def test_an_id_that_was_lost_is_that_of_the_envelope() -> None:
+    ours = replace(tried("pickup"), id="0" * 31 + "f")
+    assert id_in(wire.encode(ours)) == ours.id
+    poll = replace(tried("poll"), id=poll_id("sales"))
+    assert id_in(wire.encode(poll)) == "poll-sales"
+    assert id_in(wire.encode(replace(ours, id="../../x"))) is None
+    assert id_in(b"junk") is None
+
+
+@pytest.mark.parametrize("queue", ["quarantine", "incoming.failed", "pickup.failed"])
+def test_a_poll_job_goes_back_to_the_fetchers_from_wherever_it_lies(queue: str) -> None:
+    job = Stored(queue, "poll-sales", {"inbox": "pickup"}, wire.encode(tried("poll")))
+    send = again(job, ORDER)
+    assert send is not None
+    assert (send.queue, send.body) == ("poll", job.body)
+    assert hindrance(job, ORDER) is None
+    assert "none to be directed elsewhere" in str(hindrance(job, replace(ORDER, destination="x")))

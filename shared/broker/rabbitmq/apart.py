@@ -15,7 +15,7 @@ from typing import Final
 
 from shared import wire
 from shared.broker import Delivery, Send
-from shared.broker.rabbitmq import bundles
+from shared.broker.bundled import each
 from shared.broker.rabbitmq.consumer import Session
 from shared.broker.rabbitmq.publisher import Publisher
 from shared.clock import Clock
@@ -71,7 +71,7 @@ class Apart:
     async def _take(
         self, session: Session, bundle: Delivery, messages: Sequence[tuple[str, bytes]]
     ) -> None:
-        headers = bundles.each(bundle.headers)
+        headers = each(bundle.headers)
         sends = [Send(bundle.queue, body, id_, headers) for id_, body in messages]
         try:
             async with asyncio.timeout(PATIENCE):

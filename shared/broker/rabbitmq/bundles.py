@@ -11,11 +11,12 @@ taken apart (``shared.broker.rabbitmq``): a message that crashes its process sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from shared import wire
-from shared.broker import Header, Send
+from shared.broker import Send
+from shared.broker.bundled import COUNT
 from shared.queues import RETRIED
 
 MOST: Final = wire.BUNDLED
@@ -26,9 +27,6 @@ FEW: Final = 8
 
 SIZE: Final = 120_000
 """Bytes of all that is in a bundle. It fits into one frame (128 KiB) with what stands around it."""
-
-COUNT: Final = "messages"
-"""The header that tells an operator how many messages an entry holds."""
 
 
 class Item(NamedTuple):
@@ -81,8 +79,3 @@ def joined(items: Sequence[Item]) -> Send:
     first = sends[0]
     body = wire.bundle([(send.message_id, send.body) for send in sends])
     return Send(first.queue, body, first.message_id, {**first.headers, COUNT: len(sends)})
-
-
-def each(headers: Mapping[str, Header]) -> Mapping[str, Header]:
-    """Return the headers of each message in a bundle, by those of the bundle."""
-    return {name: value for name, value in headers.items() if name != COUNT}

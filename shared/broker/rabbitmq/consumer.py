@@ -19,8 +19,9 @@ from typing import Any, Final, cast
 
 from shared import wire
 from shared.broker import LONGEST_KEPT, Delivery, Header
+from shared.broker.bundled import each
 from shared.broker.dead_letter import own
-from shared.broker.rabbitmq import bundles, frames
+from shared.broker.rabbitmq import frames
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 from shared.broker.rabbitmq.connection import MailConnection
 from shared.errors import DeliveryLost
@@ -121,9 +122,7 @@ class Session:
         """Hand on the messages of a bundle that was handed on whole, or give it back."""
         tag = self._unsettled.pop(_number(bundle), None)
         if tag is not None:
-            self._again(
-                self._entry(tag, messages, bundles.each(bundle.headers), bundle.redeliveries)
-            )
+            self._again(self._entry(tag, messages, each(bundle.headers), bundle.redeliveries))
 
     def _again(self, entry: list[Delivery]) -> None:
         self._in_hand -= 1
@@ -206,7 +205,7 @@ class Session:
         if messages is None:
             entry = self._entry(tag, [(message_id, body)], headers, redeliveries)
         else:
-            entry = self._entry(tag, messages, bundles.each(headers), redeliveries)
+            entry = self._entry(tag, messages, each(headers), redeliveries)
         self._buffer.append(entry)
         if self._arrival is not None:
             self._wake()

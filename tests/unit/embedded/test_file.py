@@ -181,14 +181,19 @@ async def test_what_the_steward_drops_or_moves_leaves_nothing_behind(
     assert [d.message_id for d in await take(broker, queue="pickup")] == ["id-3"]
 
 
+def _standing(db: sqlite3.Connection, place: store.Place) -> list[store.Standing]:
+    last = store.last(db, place)
+    return [] if last is None else store.standing(db, place, None, last, 10)
+
+
 def _replace(path: Path, queue: str) -> None:
     """Have the only message of quarantine go, and another one come with its number."""
     with closing(schema.connect(path, 5)) as db, store.transaction(db):
         known = store.places(db)
-        (gone,) = store.standing(db, known["quarantine"])
+        (gone,) = _standing(db, known["quarantine"])
         store.take_out(db, known["quarantine"], gone)
         store.put(db, known, [store.row(send(2, queue))], 0.0)
-        (come,) = store.standing(db, known[queue])
+        (come,) = _standing(db, known[queue])
         assert come.id == gone.id
 
 
@@ -202,9 +207,15 @@ async def test_a_number_that_comes_again_is_another_message(
     await broker.close()
     found = store.standing
 
-    def then_replaced(db: sqlite3.Connection, place: store.Place) -> list[store.Standing]:
+    def then_replaced(
+        db: sqlite3.Connection,
+        place: store.Place,
+        after: store.Standing | None,
+        until: store.Standing,
+        limit: int,
+    ) -> list[store.Standing]:
         monkeypatch.setattr(store, "standing", found)
-        standing = found(db, place)
+        standing = found(db, place, after, until, limit)
         _replace(path, queue)
         return standing
 
