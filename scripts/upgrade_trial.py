@@ -38,15 +38,15 @@ PARKED: Final = re.compile(
 """In the log of a container: it has passed on a message that was too new for it, as it was."""
 
 PYTHON: Final = ("python", "-ISc")
-_LAST_STEP: Final = 'PRIMARY KEY (server, name)\n    ){keyed}\n    """,\n'
+_END: Final = ')\n"""Statements that lead from each schema version'
 LATER: Final = (
     ("pyproject.toml", 'version = "0.1.0"', 'version = "0.2.0"'),
     ("shared/wire.py", "SCHEMA: Final = 1", f"SCHEMA: Final = {SCHEMA}"),
     ("shared/wire.py", " pack(payload),\n", ' pack(payload), None, "later",\n'),
     (
         "shared/state/schema.py",
-        _LAST_STEP,
-        f'{_LAST_STEP}    "ALTER TABLE account ADD COLUMN later {{text}}",\n',
+        _END,
+        f'    "ALTER TABLE account ADD COLUMN later {{text}}",\n{_END}',
     ),
 )
 """What makes a later version of this one: file, text, text in its place. Behind the payload stands
