@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+KEPT: Final = 90 * 86_400.0
+"""Seconds that the ledgers go back at the least. Within this time a provider may restore a mailbox
+from a backup, and the mail in it is not delivered a second time."""
 
 
 class Delivery(NamedTuple):
@@ -128,3 +132,17 @@ class Finished(NamedTuple):
 
     delivery: Delivery
     receipts: Mapping[str, str]
+
+
+def safe_age(give_up_after: float) -> float:
+    """Return how many seconds the ledgers have to go back.
+
+    A message that is on its way must find what is recorded of it: while it is retried, which is
+    ``give_up_after``, and when it is requeued from Failed Mail and retried for as long again. How
+    long it lies in Failed Mail does not matter much: it is there for those recipients alone who
+    never had it, of whom nothing is recorded.
+
+    Args:
+        give_up_after: seconds for which a message is retried.
+    """
+    return max(KEPT, 3 * give_up_after)

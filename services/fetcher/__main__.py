@@ -20,10 +20,11 @@ from services.fetcher.login import Login
 from services.fetcher.pace import Deadlines
 from services.fetcher.ports import World
 from services.fetcher.schedule import Scheduler
-from services.fetcher.upkeep import Upkeep, safe_age
+from services.fetcher.upkeep import Upkeep
 from services.host import serve as host
 from services.parts import Assembly, Part, Resources
 from shared import settings
+from shared.claims import safe_age
 from shared.errors import ConfigError
 from shared.known_secrets import KnownSecrets
 from shared.log import Lines

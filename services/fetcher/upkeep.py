@@ -26,10 +26,6 @@ EVERY: Final = DAY
 AGAIN: Final = HOUR
 """Seconds to the next time: after all went well, and after something did not."""
 
-KEPT: Final = 90 * DAY
-"""Seconds that the ledgers go back at the least. Within this time a provider may restore a mailbox
-from a backup, and the mail in it is not delivered a second time."""
-
 DRAFT_AGE: Final = DAY
 """Seconds after which nobody writes any more to what was begun in the spool: a session that made
 no progress for a minute has long been closed."""
@@ -67,20 +63,6 @@ class Journal(Protocol):
         """Something is wrong."""
 
 
-def safe_age(give_up_after: float) -> float:
-    """Return how many seconds the ledgers have to go back.
-
-    A message that is on its way must find what is recorded of it: while it is retried, which is
-    ``give_up_after``, and when it is requeued from Failed Mail and retried for as long again. How
-    long it lies in Failed Mail does not matter much: it is there for those recipients alone who
-    never had it, of whom nothing is recorded.
-
-    Args:
-        give_up_after: seconds for which a message is retried.
-    """
-    return max(KEPT, 3 * give_up_after)
-
-
 class Upkeep:
     """Does the housekeeping while a fetcher runs.
 
@@ -92,7 +74,7 @@ class Upkeep:
         spool: where large messages lie.
         journal: told what was done.
         clock: the time.
-        age: seconds that the ledgers go back, see ``safe_age``.
+        age: seconds that the ledgers go back, see ``shared.claims.safe_age``.
     """
 
     def __init__(

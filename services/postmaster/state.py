@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -15,6 +15,7 @@ import click
 from services.postmaster import show
 from services.postmaster.errors import Unfit
 from services.postmaster.invocation import Invocation, pass_invocation
+from services.postmaster.lost import Lost, lost_from
 from shared import faultpoint
 from shared.broker import embedded_owners as owners
 from shared.broker import embedded_schema as schema
@@ -76,7 +77,8 @@ def rebuild_(invocation: Invocation, as_json: bool) -> int:
 
     The damaged file is kept beside it, as FILE.damaged (FILE.damaged.1 and so on where that is
     there already). A file that is gone is made anew, and is empty. Messages of which it is no
-    longer known where they stood go to quarantine.
+    longer known where they stood go to quarantine. Those that are lost from the queues, and that
+    the ledgers know as fetched, are told, and fetched again if they are still at the provider.
     """
     settings = invocation.settings()
     faultpoint.arm(invocation.environ)
@@ -114,11 +116,33 @@ def rebuild_(invocation: Invocation, as_json: bool) -> int:
             for table in tables:
                 some = "all" if table.whole else "some are lost"
                 click.echo(f"  {table.table}: {table.rows} rows, {some}")
+    lost = _lost(settings, [Path(str(each["file"])) for each in done])
     if as_json:
-        show.as_json(done)
+        show.as_json(done if lost is None else [*done, {"lost": lost._asdict()}])
+    elif lost is not None:
+        _tell_lost(lost)
     elif not done:
         click.echo("no file is damaged")
     return 0
+
+
+def _lost(settings: Settings, anew: Sequence[Path]) -> Lost | None:
+    """Compare the ledgers with the queue file if it was made anew; None where nothing is lost."""
+    ledgers = ledger_file(settings)
+    if settings.queue_file not in anew or (ledgers is not None and not ledgers.exists()):
+        return None
+    lost = lost_from(settings, ledgers)
+    return lost if lost.again or lost.gone else None
+
+
+def _tell_lost(lost: Lost) -> None:
+    what = "fetched again" if lost.forgotten else "not fetched again, as the ledgers were damaged"
+    for counts, where in (
+        (lost.again, f"they may still be at the provider, and are {what}"),
+        (lost.gone, "they are at the provider no more"),
+    ):
+        for name, count in counts.items():
+            click.echo(f"{printable(name)}: {count} messages are lost from the queues; {where}")
 
 
 def _files(settings: Settings) -> dict[Path, Callable[[Path], None]]:

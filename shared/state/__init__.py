@@ -43,6 +43,7 @@ from shared.state.ledger import (
     Sizes,
     Some,
 )
+from shared.state.lost import DELIVERED_TO_NOBODY, FORGET_LOST, Undelivered
 from shared.state.owner import new_owner
 from shared.state.schedule import (
     ACCOUNTS,
@@ -94,6 +95,7 @@ _ORDER: Final[tuple[Operation[Any, Any], ...]] = (
     RECORD,
     MEASURE,
     FORGET,
+    FORGET_LOST,
     SEEN,
     KNOWN,
     HEADS,
@@ -108,6 +110,7 @@ _ORDER: Final[tuple[Operation[Any, Any], ...]] = (
     CLAIM_DUE,
     RECALL,
     ACCOUNTS,
+    DELIVERED_TO_NOBODY,
     PRUNE_DELIVERIES,
     PRUNE_IDENTITIES,
     PRUNE_LEASES,
@@ -416,6 +419,14 @@ class State:
         marked = self._unrecorded.intersection(deliveries)
         self._unrecorded -= marked
         await self._ask_all(UNCLAIM, [d for d in deliveries if d not in marked])
+
+    async def delivered_to_nobody(self, since: float) -> Sequence[Undelivered]:
+        """Return what was taken over after a moment (since 1970), and delivered to nobody."""
+        return await self._ask(DELIVERED_TO_NOBODY, since)
+
+    async def forget_lost(self, lost: Sequence[Undelivered]) -> None:
+        """Forget messages with their identities: they come again, if they are still there."""
+        await self._ask(FORGET_LOST, lost)
 
     async def prune(self, older_than: float) -> int:
         """Delete finished deliveries, and identities that no maildrop holds any more.

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from services.fetcher.upkeep import AGAIN, DAY, EVERY, FIRST, LEASE, Upkeep, safe_age
-from shared.claims import Entry
+from services.fetcher.upkeep import AGAIN, DAY, EVERY, FIRST, LEASE, Upkeep
+from shared.claims import Entry, safe_age
 from shared.spool import Spool
 from shared.state import State, new_owner
 from tests.claims import claim_one, finish_one

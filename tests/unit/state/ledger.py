@@ -112,6 +112,29 @@ class Ledger(Opening):
         await one.forget("sales", texts)
         assert await one.known("sales") == {}
 
+    async def test_what_was_delivered_to_nobody_is_found_and_forgotten(
+        self, one: State, clock: ManualClock
+    ) -> None:
+        await one.record("sales", [Entry("old", "old")])
+        await clock.advance(HOUR)
+        since = clock.now() - 1
+        await one.record("sales", [Entry("u1", "a"), Entry("u2", "b"), Entry(None, "c\\")])
+        await one.record("info", [Entry("u1", "d"), Entry("gone", "e")])
+        await one.forget("info", ["gone"])
+        await finish_one(one, "b", "default", {"anna": "250 ok"})
+        lost = await one.delivered_to_nobody(since)
+        assert [tuple(each) for each in lost] == [
+            ("info", "d", True),
+            ("info", "e", False),
+            ("sales", "a", True),
+            ("sales", "c\\", False),
+        ]
+        await one.forget_lost(lost[1:])
+        assert set(await one.known("sales")) == {"old", "u2"}
+        assert set(await one.known("info")) == {"u1"}
+        assert set(await one.seen(["a", "b", "c\\", "d", "e", "old"])) == {"b", "d", "old"}
+        await one.forget_lost([])
+
     async def test_a_large_maildrop(self, one: State) -> None:
         entries = [Entry(f"uid{n:020}", f"{n:064x}") for n in range(30_000)]
         await one.record("sales", entries)
