@@ -3,9 +3,9 @@
 Healthy means that this process works: its event loop turns, and no file of its own is damaged. To
 start it anew because the broker is away would bring the broker back no sooner: it waits, and comes
 back by itself. Ready means that it can take work: all is open, connected to a broker that takes
-publishes. Whether some destination is up is none of its business here. It is served from the
-beginning, while what is away is waited for, and from a thread of its own, so that a loop that hangs
-cannot answer for itself.
+publishes, confirms them, and hands out what is in the inbox. Whether some destination is up is none
+of its business here. It is served from the beginning, while what is away is waited for, and from a
+thread of its own, so that a loop that hangs cannot answer for itself.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from typing import Final
 
 from shared.broker import Broker
 from shared.clock import Clock
-from shared.metrics import BLOCKED, BUILD, CONNECTED, Metrics
+from shared.metrics import BLOCKED, BUILD, CONNECTED, UNCONFIRMED, UNSUBSCRIBED, Metrics
 from shared.supervised import supervised
 
 BEAT: Final = 1.0
 STALLED: Final = 30.0
 """Seconds without a turn of the event loop after which the process counts as hung."""
+
+UNCONFIRMED_FOR: Final = 30.0
+"""Seconds after which a message that the broker does not confirm is told of."""
 
 Answer = tuple[int, str, bytes]
 TEXT: Final = "text/plain; charset=utf-8"
@@ -56,12 +59,16 @@ class Vitals:
         self._beat = self.clock.monotonic()
         self._metrics.watch(CONNECTED, lambda: float(self._broker.connected))
         self._metrics.watch(BLOCKED, lambda: float(self._broker.blocked is not None))
+        self._unconfirmed = 0.0
+        self._metrics.watch(UNSUBSCRIBED, lambda: float(len(self._broker.unsubscribed)))
+        self._metrics.watch(UNCONFIRMED, lambda: self._unconfirmed)
         self._metrics.gauge(BUILD, version).set(1)
 
     async def beat(self) -> None:
-        """Note, every second, that the event loop turns."""
+        """Note, every second, that the event loop turns, and what only the loop may look at."""
         while True:
             self._beat = self.clock.monotonic()
+            self._unconfirmed = self._broker.unconfirmed
             await self.clock.sleep(BEAT)
 
     def damage(self) -> str | None:
@@ -83,6 +90,10 @@ class Vitals:
             return "not connected to the broker"
         if (blocked := self._broker.blocked) is not None:
             return f"the broker is blocked: {blocked}"
+        if queues := self._broker.unsubscribed:
+            return f"the broker gives no subscription to {', '.join(queues)}"
+        if self._unconfirmed >= UNCONFIRMED_FOR:
+            return f"the broker has not confirmed a message for {self._unconfirmed:.0f} s"
         return None if self.started else "not everything that it needs is open yet"
 
     def answer(self, path: str) -> Answer:

@@ -5,6 +5,9 @@ many of them at once, the event is one by itself. Another reason than those befo
 lest the usual hides the new, up to ``SOME`` reasons. What is left out is counted, and told with the
 first line of any kind after its time, or at the end of the process. A count names no message: what
 became of each is in the queues and ledgers.
+
+What lasts as long as its cause, and is the same for all that it befalls (a queue that is full), has
+one line, and then a count.
 """
 
 from __future__ import annotations
@@ -81,8 +84,16 @@ class Flood:
         """Return how many troubles there are in their stretch of time."""
         return len(self._told)
 
-    def tells(self, event: Event, about: Mapping[str, object]) -> bool:
-        """Return whether a line is to be written about this, or it is only counted."""
+    def tells(self, event: Event, about: Mapping[str, object], *, lasting: bool = False) -> bool:
+        """Return whether a line is to be written about this, or it is only counted.
+
+        Args:
+            event: what happened.
+            about: whom it befell, and why.
+            lasting: it befalls all alike, for as long as its cause lasts.
+        """
+        if lasting:
+            return self._tells_once(event, about)
         whom = tuple([str(about.get(name, "")) for name in _WHOM])
         told = self._trouble((event, whom), SOME)
         if not told.takes(_kind(about)):
@@ -94,6 +105,12 @@ class Flood:
         every.lines -= 1
         every.left_out += every.lines < 0
         return every.lines >= 0
+
+    def _tells_once(self, event: Event, about: Mapping[str, object]) -> bool:
+        told = self._trouble((event, _NOBODY), 1)
+        takes = told.takes(_kind(about))
+        told.left_out += not takes
+        return takes
 
     def _trouble(self, trouble: Trouble, lines: int) -> _Told:
         told = self._told.get(trouble)

@@ -145,14 +145,30 @@ class Lines:
         for (level, stage, what), told in self._flood.over(ended=ended):
             self._put(self._render(self._moment(), _NAMES[level], stage, what, told))
 
-    def say_some(self, level: int, stage: str, event: str, about: Mapping[str, object]) -> None:
+    def say_some(
+        self,
+        level: int,
+        stage: str,
+        event: str,
+        about: Mapping[str, object],
+        *,
+        lasting: bool = False,
+    ) -> None:
         """Write a line, unless there were many of the kind just now: then it is counted.
 
         Who debugs gets them all.
+
+        Args:
+            level: how bad it is.
+            stage: where it happened.
+            event: what happened.
+            about: whom it befell, and why.
+            lasting: it befalls all alike, for as long as its cause lasts: one line will do.
         """
         if level < self._level:
             return
-        if self._level <= DEBUG or self._flood.tells(Event(level, stage, event), about):
+        told = Event(level, stage, event)
+        if self._level <= DEBUG or self._flood.tells(told, about, lasting=lasting):
             self.say(level, stage, event, about)
 
     def tells(self, level: int) -> bool:
@@ -305,16 +321,20 @@ class MailLog:
         self._count("left_undone")
         self.trouble("left undone", account=account, what=what)
 
-    def account_failed(self, account: str, reason: str, again_in: float) -> None:
-        """An account could not be polled; it is backed off."""
+    def account_failed(
+        self, account: str, reason: str, again_in: float, *, ours: bool = False
+    ) -> None:
+        """An account could not be polled; it is backed off.
+
+        Args:
+            account: its name.
+            reason: why.
+            again_in: seconds until the next try.
+            ours: it is no fault of its own, and of no server: others fail for the same reason.
+        """
         self._count("accounts_failed")
-        self._say_some(
-            ERROR,
-            "account failed",
-            account=account,
-            reason=printable(reason),
-            again_in=round(again_in),
-        )
+        said = {"account": account, "reason": printable(reason), "again_in": round(again_in)}
+        self._lines.say_some(ERROR, self._stage, "account failed", said, lasting=ours)
 
     def crashed(self, id_: str, account: str, error: BaseException) -> None:
         """A handler raised what it should not; the message is retried, the programmer told."""
@@ -349,7 +369,7 @@ class MailLog:
     def trouble(self, what: str, /, **about: object) -> None:
         """Something that is not a message is wrong: a connection, a database, a worker."""
         said = {name: printable(str(value)) for name, value in about.items()}
-        self._lines.say_some(WARNING, self._stage, what, said)
+        self._lines.say_some(WARNING, self._stage, what, said, lasting=what in _LASTING)
 
     def finish(self) -> None:
         """Tell what was only counted, as the process ends."""
@@ -358,6 +378,18 @@ class MailLog:
     def note(self, what: str, /, **about: object) -> None:
         """A step in the life of the process: started, connected, stopping."""
         self._say(INFO, what, **about)
+
+
+_LASTING: Final = frozenset(
+    {
+        "the broker does not settle",
+        "poll jobs could not be queued",
+        "cannot consume yet",
+        "cannot publish: the topology is not declared yet",
+        "a bundle cannot be taken apart",
+    }
+)
+"""Troubles that befall all alike while a queue is full or absent."""
 
 
 def _traceback(error: BaseException) -> str:

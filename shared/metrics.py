@@ -24,6 +24,8 @@ SPOOL: Final = "pop3_connector_spool_failures_total"
 IN_HAND: Final = "pop3_connector_in_hand"
 CONNECTED: Final = "pop3_connector_broker_connected"
 BLOCKED: Final = "pop3_connector_broker_blocked"
+UNSUBSCRIBED: Final = "pop3_connector_broker_unsubscribed"
+UNCONFIRMED: Final = "pop3_connector_broker_unconfirmed_seconds"
 BREAKER: Final = "pop3_connector_breaker_open"
 BUILD: Final = "pop3_connector_build_info"
 
@@ -61,6 +63,13 @@ METRICS: Final = (
     Metric(IN_HAND, "gauge", ("stage",), "Deliveries that a stage has in hand."),
     Metric(CONNECTED, "gauge", (), "1 while the connections to the broker are open."),
     Metric(BLOCKED, "gauge", (), "1 while the broker takes no publishes (an alarm)."),
+    Metric(UNSUBSCRIBED, "gauge", (), "Queues that it should consume, and has no subscription to."),
+    Metric(
+        UNCONFIRMED,
+        "gauge",
+        (),
+        "Seconds for which the oldest message it has published waits for the broker's confirm.",
+    ),
     Metric(BREAKER, "gauge", ("destination",), "1 while a destination's breaker is open."),
     Metric(BUILD, "gauge", ("version",), "1, for the version that runs."),
 )

@@ -139,13 +139,14 @@ class Runner:
         consuming = asyncio.create_task(self._consume())
         ends = [asyncio.create_task(event.wait()) for event in (stop, self._ending)]
         await asyncio.wait({consuming, *ends}, return_when=asyncio.FIRST_COMPLETED)
+        end = asyncio.get_running_loop().time() + grace
         for task in (*ends, consuming):
             task.cancel()
         try:
             with suppress(asyncio.CancelledError):
                 await consuming
         finally:
-            await self._finish(grace)
+            await self._finish(end)
         if self._broken is not None:
             raise self._broken
 
@@ -231,11 +232,11 @@ class Runner:
         finally:
             enough.cancel()
 
-    async def _finish(self, grace: float) -> None:
+    async def _finish(self, end: float) -> None:
+        """Settle what is in hand, until this moment of the event loop's clock at the latest."""
         if self._inspector is not None:
             self._inspector.cancel()
         clock = asyncio.get_running_loop().time
-        end = clock() + grace
         # One that settles many begins others for those that could not be settled with the rest.
         while (self._tasks or self._done) and clock() < end:
             self._settle_done()

@@ -364,10 +364,11 @@ class Fetcher:
     ) -> None:
         progress = sessions.fetched > 0
         wait = account.poll_every
-        if not isinstance(error, OURS):
+        ours = isinstance(error, OURS)
+        if not ours:
             failures = 0 if progress else standing.failures
             wait = backoff(wait, failures, busy=isinstance(error, MaildropBusy))
-        self._world.journal.account_failed(account.name, str(error), wait)
+        self._world.journal.account_failed(account.name, str(error), wait, ours=ours)
         now = self._world.clock.now()
         refused = await _refused(account, error)
         # A disk that fills up is no failure of any account: they would all look the same.
@@ -397,7 +398,7 @@ class Fetcher:
         It goes back to its queue, for whoever is there when the database is.
         """
         why = f"the state database is out of reach: {error}"
-        self._world.journal.account_failed(name, why, STATE_AWAY)
+        self._world.journal.account_failed(name, why, STATE_AWAY, ours=True)
         return Retry(why, after=STATE_AWAY)
 
 

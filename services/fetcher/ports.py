@@ -143,8 +143,10 @@ class Journal(Protocol):
     def left_undone(self, account: str, what: str) -> None:
         """A poll has left something undone, told in a sentence."""
 
-    def account_failed(self, account: str, reason: str, again_in: float) -> None:
-        """An account could not be polled."""
+    def account_failed(
+        self, account: str, reason: str, again_in: float, *, ours: bool = False
+    ) -> None:
+        """An account could not be polled; ``ours`` where no server is at fault."""
 
     def crashed(self, id_: str, account: str, error: BaseException) -> None:
         """Something was raised that must not be."""

@@ -143,6 +143,14 @@ class Broker(Protocol):
     def blocked(self) -> str | None:
         """Why the broker takes no publishes just now (an alarm), or None."""
 
+    @property
+    def unsubscribed(self) -> Sequence[str]:
+        """The queues that are consumed, as far as we are concerned, and not yet for the broker."""
+
+    @property
+    def unconfirmed(self) -> float:
+        """Seconds for which the oldest publish has waited for its confirm; 0 if none does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:

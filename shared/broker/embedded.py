@@ -238,6 +238,16 @@ class EmbeddedBroker:
         return None if self._worker is None else self._worker.trouble
 
     @property
+    def unsubscribed(self) -> Sequence[str]:
+        """No queue: to consume one is to be in a list of this process."""
+        return ()
+
+    @property
+    def unconfirmed(self) -> float:
+        """Nought: what the file does not take is told by ``blocked``."""
+        return 0.0
+
+    @property
     def damage(self) -> str | None:
         """Why the file will not be used again by itself (it is damaged, or was made unusable)."""
         return None if self._worker is None else self._worker.damage

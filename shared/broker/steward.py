@@ -35,6 +35,7 @@ from shared.broker.steward_look import Look, looking
 from shared.broker.steward_memory import remember, remembered
 from shared.broker.steward_migration import Migration, described
 from shared.broker.steward_outgoing import ANSWERING, Outgoing, outgoing, text
+from shared.broker.steward_probe import require_answer
 from shared.errors import BrokerRefuses, BrokerUnavailable, ConfigError, Refused
 from shared.log import Report, printable, silent
 from shared.queues import DECLARED, HELD, POLL, Tier, plan, reachable
@@ -123,7 +124,11 @@ class KombuSteward:
         return Migration(self._connected(), self._tiers, ANSWERING, say)
 
     def depths(self) -> Mapping[str, int | None]:
-        """Return for each queue of the topology how many messages wait in it, None if absent."""
+        """Return for each queue of the topology how many messages wait in it, None if absent.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer, or a queue does not.
+        """
         return {spec.name: self._depth(spec.name) for spec in self._queues}
 
     def strays(self) -> Mapping[str, int]:
@@ -271,7 +276,12 @@ class KombuSteward:
 
     def _depth(self, queue: str) -> int | None:
         found = self._declared(queue)
-        return None if found is None else int(found.message_count)
+        if found is None:
+            return None
+        if not found.message_count and not found.consumer_count:
+            with self._translated(f"queue {queue}"):
+                require_answer(self._connected(), queue)
+        return int(found.message_count)
 
     def _declared(self, queue: str) -> Any:
         """Return what the broker says of a queue, None where there is none of this name."""
@@ -298,7 +308,8 @@ class KombuSteward:
 
     def _await_return(self, queue: str, left: int) -> None:
         for _ in range(_RETURNING):
-            if (self._depth(queue) or 0) >= left:
+            found = self._declared(queue)
+            if found is None or int(found.message_count) >= left:
                 return
             time.sleep(_TURN)
 

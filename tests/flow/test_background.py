@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from shared.broker import Send
+from shared.broker.rabbitmq.confirms import ConfirmChannel
 from shared.broker.rabbitmq.link import Link
-from shared.broker.rabbitmq.publisher import ConfirmChannel, Publisher
+from shared.broker.rabbitmq.publisher import Publisher
 from shared.supervised import DEFECT, told
 from tests.flow.rabbitmq_site import PATIENCE, Site, eventually
 from tests.flow.test_bundles import lose, mail, taken

@@ -2,12 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from shared.broker import Send
+from shared.broker.rabbitmq.stubborn import FIRST
 from shared.broker.refusals import PATIENCE as PATIENCE_WITH_LOGINS
 from shared.broker.steward import KombuSteward
 from shared.errors import BrokerLimit, ConfigError, Refused
@@ -72,20 +74,67 @@ async def test_what_cannot_be_routed_is_refused_and_the_rest_is_not(site: Site) 
     assert not await site.held("incoming")
 
 
-async def test_a_full_queue_refuses(site: Site) -> None:
+@contextmanager
+def limited(site: Site) -> Iterator[None]:
+    """Let the queue ``parsed`` take hardly anything."""
+    policy = f"policies/{site.vhost}/short"
+    definition = {"max-length": 1, "overflow": "reject-publish"}
     site.server.api(
-        "PUT",
-        f"policies/{site.vhost}/short",
-        {"pattern": "^parsed$", "definition": {"max-length": 1}, "apply-to": "queues"},
+        "PUT", policy, {"pattern": "^parsed$", "definition": definition, "apply-to": "queues"}
     )
-    async with site.broker() as broker:
-        taken = 0
-        with pytest.raises(Refused, match="could not store"):
-            async with asyncio.timeout(PATIENCE):
-                while True:
-                    await broker.publish(Send("parsed", b"y", f"m{taken}"))
-                    taken += 1
+    yield
+    site.server.api("DELETE", policy)
+
+
+async def test_a_full_queue_refuses(site: Site) -> None:
+    taken = 0
+    with limited(site):
+        async with site.broker() as broker:
+            with pytest.raises(Refused, match="could not store"):
+                async with asyncio.timeout(PATIENCE):
+                    while True:
+                        await broker.publish(Send("parsed", b"y", f"m{taken}"))
+                        taken += 1
     assert set(await site.held("parsed")) == {f"m{n}" for n in range(taken)}
+
+
+async def test_refusals_that_stay_when_there_is_room_again_end_with_another_channel(
+    site: Site, tmp_path: Path
+) -> None:
+    clock = ShiftedClock(tmp_path / "clock")
+    broker = site.make(clock=clock)
+    await broker.open()
+    taken: list[str] = []
+
+    async def takes(*ids: str) -> bool:
+        """Return whether all are taken, each by itself, and remember which are."""
+        sends = [broker.publish(Send("parsed", b"y", id_)) for id_ in ids]
+        answers = await asyncio.gather(*sends, return_exceptions=True)
+        taken.extend(id_ for id_, answer in zip(ids, answers, strict=True) if answer is None)
+        assert all(answer is None or isinstance(answer, Refused) for answer in answers)
+        return len(answers) == answers.count(None)
+
+    with limited(site):
+        async with asyncio.timeout(PATIENCE):
+            while await takes(f"full-{len(taken)}"):
+                pass
+        clock.advance(FIRST)
+        assert not await takes("m1", "m2")
+        await eventually(lambda: site.reported("another channel is tried"), "a report")
+        clock.advance(FIRST)
+        assert not await takes("m3")
+        assert not site.reported("another connection")
+        clock.advance(FIRST)
+        assert not await takes("m4")
+        await eventually(lambda: site.reported("broker connected again"), "another connection")
+        await eventually(lambda: broker.connected, "the broker to be back")
+        assert not await takes("m5")
+    clock.advance(4 * FIRST)
+    async with asyncio.timeout(PATIENCE):
+        while not await takes("m6"):  # 3.10: the channel that met the limit goes on refusing
+            await asyncio.sleep(0.1)
+    await broker.close()
+    assert await site.held("parsed") == dict.fromkeys(taken, 1)
 
 
 async def test_a_login_that_is_refused_for_long_is_the_users_to_mend(

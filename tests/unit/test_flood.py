@@ -101,3 +101,25 @@ def test_another_reason_has_a_line_but_not_each_of_very_many() -> None:
     for number in range(TIMES):
         log.mail.retrying(f"id{number}", "sales", "pickup", "x" * number, 1)
     assert len(log.lines()) == SOME - 2
+
+
+def test_what_befalls_all_alike_is_one_line_for_each_reason_and_then_a_count() -> None:
+    log = Log()
+    for number in range(TIMES):
+        why = "incoming: full"
+        log.mail.account_failed(f"account-{number}", why, 1.0, ours=True)
+        log.mail.trouble("the broker does not settle", why=f"{number} bytes: full")
+    log.mail.account_failed("account-0", "no connection", 1.0, ours=True)
+    told = [(line["event"], line.get("reason")) for line in log.lines()]
+    assert told == [
+        ("account failed", "incoming: full"),
+        ("the broker does not settle", None),
+        ("account failed", "no connection"),
+    ]
+    log.now += STRETCH
+    log.mail.note("anything")
+    counts = [(line["event"], line.get("left_out")) for line in log.lines()]
+    assert counts[:2] == [
+        ("account failed", TIMES - 1),
+        ("the broker does not settle", TIMES - 1),
+    ]

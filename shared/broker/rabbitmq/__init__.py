@@ -22,16 +22,19 @@ from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 from shared.broker.rabbitmq.consumer import Session
 from shared.broker.rabbitmq.link import Link
 from shared.broker.rabbitmq.publisher import Publisher
+from shared.broker.rabbitmq.watch import Watch
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokerUnavailable, DeliveryLost, Refused
 from shared.faultpoint import reach
 from shared.log import Report, silent
 from shared.queues import Tier, plan, reachable
+from shared.supervised import supervised
 
 LONGEST_PAUSE: Final = 5.0
 """Seconds between two tries to consume a queue that is not declared yet."""
 
-_NOT_FOUND: Final = 404
+_UNKNOWN: Final = (403, 404)
+"""Reply codes for a queue that we may not look into, and one that does not exist."""
 
 
 class RabbitBroker:
@@ -75,6 +78,10 @@ class RabbitBroker:
         )
         self._publisher = Publisher(self._publishing, sender, report, self._clock)
         self._apart = Apart(self._publisher, self._clock, report)
+        self._watch = Watch(
+            lambda: self._publisher.oldest, lambda: self.connected, self._clock, report
+        )
+        self._watching: asyncio.Task[None] | None = None
         self._sessions: WeakSet[Session] = WeakSet()
 
     async def open(self) -> None:
@@ -83,6 +90,8 @@ class RabbitBroker:
         Raises:
             BrokerRefuses: the broker does not accept user name and password.
         """
+        what = "watches what the broker does not do"
+        self._watching = supervised(self._watch.look, what, self._clock)
         await self._publishing.start()
         await self._consuming.start()
         await self._publisher.start()
@@ -90,6 +99,8 @@ class RabbitBroker:
     async def close(self) -> None:
         """Give back what is unsettled and disconnect."""
         self._apart.stop()
+        if self._watching is not None:
+            self._watching.cancel()
         for session in list(self._sessions):
             session.flush()
         await self._publisher.close()
@@ -105,19 +116,33 @@ class RabbitBroker:
         """Why the broker takes no publishes just now (an alarm), or None."""
         return self._publishing.blocked
 
+    @property
+    def unsubscribed(self) -> Sequence[str]:
+        """The queues that are to be consumed, and are not."""
+        return self._watch.unsubscribed
+
+    @property
+    def unconfirmed(self) -> float:
+        """Seconds for which the oldest publish has waited for its confirm; 0 if none does."""
+        return self._watch.unconfirmed
+
     async def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Sequence[Delivery], None]:
         """Yield what has come, at most ``prefetch`` unsettled at a time, until closed."""
         backoff = Backoff(self._clock, LONGEST_PAUSE)
         session: Session | None = None
         try:
+            self._watch.wants(queue)
             while (session := await self._subscribe(queue, prefetch, backoff)) is not None:
+                self._watch.has(queue)
                 while arrived := await session.next():
                     if ready := self._apart.sifted(session, arrived):
                         yield ready
+                self._watch.wants(queue)
                 if self._consuming.up:
                     self._report("consumer lost", queue=queue, reason=session.lost)
                 await backoff.pause()
         finally:
+            self._watch.has(queue)
             if session is not None:
                 await session.stop()
 
@@ -200,15 +225,21 @@ class RabbitBroker:
     async def _depth(self, queue: str) -> int:
         channel = AsyncChannel()
         await channel.open(self._consuming.now())
+        count = 0
         try:
-            answer = await channel.call(channel.pika.queue_declare, queue=queue, passive=True)
+            said = (
+                await channel.call(channel.pika.queue_declare, queue=queue, passive=True)
+            ).method
+            count = int(said.message_count)
+            if not count and not said.consumer_count:
+                # It says so of a queue that has lost its majority, too; that one does not answer.
+                await channel.look(queue)
         except ChannelEnded as error:
-            if error.code == _NOT_FOUND:
-                return 0
-            raise
+            if error.code not in _UNKNOWN:
+                raise
         finally:
             channel.close()
-        return int(answer.method.message_count)
+        return count
 
     async def _subscribe(self, queue: str, prefetch: int, backoff: Backoff) -> Session | None:
         """Return a session, once the broker lets us have one; None if we are closed."""

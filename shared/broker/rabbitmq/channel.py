@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from pika.channel import Channel
 from pika.exceptions import AMQPError
+from pika.spec import Basic
 
 from shared.broker.rabbitmq.connection import MailConnection
 from shared.errors import BrokerUnavailable
 from shared.log import printable
+
+ANSWERING: Final = 90.0
+"""Seconds that the broker has for an answer. It needs long where a queue has lost its quorum, and
+then says so itself, after some 65."""
+
+
+LOOKING: Final = 10.0
+"""Seconds that a queue has to say that it is empty."""
 
 
 class ChannelEnded(BrokerUnavailable):
@@ -37,6 +46,7 @@ class AsyncChannel:
 
     def __init__(self, on_end: Callable[[ChannelEnded], None] | None = None) -> None:
         self.pika: Channel
+        self._begun = False
         self.ended: ChannelEnded | None = None
         self._on_end = on_end
         self._waiting: set[asyncio.Future[Any]] = set()
@@ -45,7 +55,7 @@ class AsyncChannel:
         """Open the channel.
 
         Raises:
-            ChannelEnded: the connection or the channel is gone.
+            ChannelEnded: the connection or the channel is gone, or the broker does not answer.
         """
         opened = self._future()
         try:
@@ -53,6 +63,7 @@ class AsyncChannel:
         except AMQPError as error:
             self._waiting.discard(opened)
             raise ChannelEnded(0, _text(error)) from error
+        self._begun = True
         self.pika.add_on_close_callback(self._closed)
         await self._answer(opened)
 
@@ -63,7 +74,7 @@ class AsyncChannel:
 
         Raises:
             ChannelEnded: the channel has ended, or (when awaited) ends before the answer, perhaps
-                because of the request.
+                because of the request; or there is none.
         """
         answer = self._future()
         try:
@@ -73,9 +84,20 @@ class AsyncChannel:
             raise self.ended or ChannelEnded(0, _text(error)) from error
         return self._answer(answer)
 
+    async def look(self, queue: str) -> None:
+        """Return when a queue has answered what its first message is; that goes back at the end.
+
+        Raises:
+            ChannelEnded: there is no such queue, it is not ours to read, or does not answer.
+        """
+        looked = self._future()
+        self.pika.add_callback(_resolver(looked), [Basic.GetEmpty])
+        self.pika.basic_get(queue, lambda *_: _resolver(looked)(None))
+        await self._answer(looked, LOOKING)
+
     def close(self) -> None:
         """Close the channel, if it is not; unsettled deliveries go back to their queue."""
-        if not (self.pika.is_closed or self.pika.is_closing):
+        if self._begun and not (self.pika.is_closed or self.pika.is_closing):
             self.pika.close()
 
     def _future(self) -> asyncio.Future[Any]:
@@ -83,9 +105,13 @@ class AsyncChannel:
         self._waiting.add(future)
         return future
 
-    async def _answer(self, future: asyncio.Future[Any]) -> Any:
+    async def _answer(self, future: asyncio.Future[Any], seconds: float = ANSWERING) -> Any:
         try:
-            return await future
+            async with asyncio.timeout(seconds):
+                return await future
+        except TimeoutError as error:
+            said = f"the broker has not answered for {seconds:g} seconds"
+            raise ChannelEnded(0, said) from error
         finally:
             self._waiting.discard(future)
 

@@ -30,6 +30,11 @@ DELIVERY_COUNT: Final = "x-delivery-count"
 """How often a quorum queue has taken the message back; absent or 0 the first time."""
 
 
+PARTING: Final = 5.0
+"""Seconds that the broker has to end a subscription. That of a queue which has lost its quorum it
+cannot, and what is in hand is to be settled all the same."""
+
+
 class Session:
     """One subscription to a queue, for as long as its channel lives.
 
@@ -76,7 +81,7 @@ class Session:
                 on_message_callback=self._on_message,
                 consumer_tag=self._consumer_tag,
             )
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ChannelEnded):
             self._undivert()
             self._channel.close()
             raise
@@ -178,8 +183,9 @@ class Session:
             self._channel.pika.basic_cancel, consumer_tag=self._consumer_tag
         )
         self._give_back()
-        with suppress(ChannelEnded):
-            await cancelled
+        with suppress(ChannelEnded, TimeoutError):
+            async with asyncio.timeout(PARTING):
+                await cancelled
             self._close_when_settled()
 
     def _receive(self, message: frames.Delivered) -> None:

@@ -118,6 +118,12 @@ class Link:
             raise BrokerUnavailable(f"not connected to {nodes}")
         return self._connection
 
+    def drop(self) -> None:
+        """Disconnect, and connect anew."""
+        if self._connection is not None:
+            with suppress(ConnectionWrongStateError):
+                self._connection.close()
+
     async def close(self) -> None:
         """Say goodbye and disconnect; with a broker that does not answer, just stop."""
         self._closed = True
@@ -127,8 +133,7 @@ class Link:
         if self._connection is None:
             self._task.cancel()
         else:
-            with suppress(ConnectionWrongStateError):
-                self._connection.close()
+            self.drop()
         _, pending = await asyncio.wait([self._task], timeout=CLOSING)
         for task in pending:
             task.cancel()

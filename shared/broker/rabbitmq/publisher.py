@@ -1,203 +1,40 @@
-"""Publishing with pipelined confirms: many messages on their way, each caller told of its own.
+"""Keeps a channel to publish over: opened, lost and opened again, and renewed where it is stubborn.
 
-A message counts as sent when the broker has confirmed it, which for a quorum queue is after the
-write is on disk. Unroutable messages are returned before they are confirmed (``mandatory``). When
-the channel ends, everything not confirmed is in doubt, and its senders are told so.
-https://www.rabbitmq.com/docs/confirms#publisher-confirms
+It has a connection of its own: a broker that is short of memory or disk stops reading from
+connections that publish, and acknowledgements of deliveries must not wait behind that.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
-
-from pika.spec import Basic
+from typing import Any, Final
 
 from shared.broker import Send
-from shared.broker.rabbitmq import frames
 from shared.broker.rabbitmq.backoff import Backoff
-from shared.broker.rabbitmq.bundles import Item, arranged, joined
-from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
+from shared.broker.rabbitmq.channel import ChannelEnded
+from shared.broker.rabbitmq.confirms import ConfirmChannel
 from shared.broker.rabbitmq.connection import MailConnection
 from shared.broker.rabbitmq.link import Link
-from shared.broker.rabbitmq.properties import fitting
+from shared.broker.rabbitmq.stubborn import Renewed, Stubborn
 from shared.clock import Clock
-from shared.errors import BrokerUnavailable, ConfigError, Refused
-from shared.faultpoint import reach_all
-from shared.log import Report, printable
+from shared.errors import BrokerUnavailable, ConfigError
+from shared.log import Report
 from shared.supervised import supervised
-from shared.wire import BODY_LIMIT
 
-CONTENT_TYPE: Final = "application/msgpack"
 LONGEST_PAUSE: Final = 5.0
 
 _NOT_FOUND: Final = 404
 
 
-class _Batch:
-    """The messages of one caller, in groups, each with an answer; he waits for the last confirm."""
-
-    __slots__ = ("answers", "done", "left")
-
-    def __init__(self, groups: int) -> None:
-        self.done: asyncio.Future[list[Exception | None]] = (
-            asyncio.get_running_loop().create_future()
-        )
-        self.answers: list[Exception | None] = [None] * groups
-        self.left = 0
-
-    def less(self, count: int) -> None:
-        self.left -= count
-        if not self.left and not self.done.done():
-            self.done.set_result(self.answers)
-
-
-class _Pending(NamedTuple):
-    """An entry that is not confirmed yet: a message, or a bundle of them."""
-
-    batch: _Batch
-    queue: str
-    message_id: str
-    items: Sequence[Item]
-
-    def refuse(self, why: Exception) -> None:
-        for item in self.items:
-            self.batch.answers[item.group] = why
-
-
-class ConfirmChannel:
-    """One channel in confirm mode.
+class Publisher:
+    """Publishes, over one channel at a time.
 
     Args:
-        exchange: where to publish; the routing key is the name of the queue.
-    """
-
-    def __init__(self, exchange: str) -> None:
-        self.ended: asyncio.Future[ChannelEnded] = asyncio.get_running_loop().create_future()
-        self._exchange = exchange
-        self._channel = AsyncChannel(self._end)
-        self._connection: MailConnection
-        self._number = self._frame_max = 0
-        self._last = 0
-        self._floor = 1
-        self._pending: dict[int, _Pending] = {}
-        self._returned: set[int] = set()
-
-    async def open(self, connection: MailConnection) -> None:
-        """Open the channel and make sure of the exchange.
-
-        Raises:
-            ChannelEnded: the exchange does not exist, or the connection is gone.
-        """
-        await self._channel.open(connection)
-        pika = self._channel.pika
-        await self._channel.call(pika.exchange_declare, exchange=self._exchange, passive=True)
-        pika.add_on_return_callback(self._on_return)
-        await self._channel.call(pika.confirm_delivery, ack_nack_callback=self._on_frame)
-        self._connection = connection
-        self._number = int(pika.channel_number)
-        connection.confirm(self._number, self._on_confirm)
-        self._frame_max = int(connection.params.frame_max)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether messages can be published; false from the first sign of the channel's end."""
-        return bool(self._channel.pika.is_open)
-
-    def publish(
-        self, groups: Sequence[Sequence[Send]], *, apart: bool = False
-    ) -> asyncio.Future[list[Exception | None]]:
-        """Publish each group whole, or nothing of it.
-
-        Args:
-            groups: messages that stand or fall together.
-            apart: each message gets an entry of its own.
-
-        Returns:
-            A future that ends with the last confirm; for each group None, Refused, or
-            BrokerUnavailable where the channel ended before all of it was confirmed.
-
-        Raises:
-            BrokerUnavailable: the channel is closed.
-        """
-        if not self._channel.pika.is_open:
-            raise BrokerUnavailable("the channel is closed")
-        batch = _Batch(len(groups))
-        items: list[Item] = []
-        for number, sends in enumerate(groups):
-            try:
-                items += [_item(number, send) for send in sends]
-            except Refused as error:
-                batch.answers[number] = error
-        for entry in ([item] for item in items) if apart else arranged(items):
-            self._publish(batch, entry)
-        batch.less(0)  # there may be none to wait for
-        return batch.done
-
-    def _publish(self, batch: _Batch, items: Sequence[Item]) -> None:
-        send, table = items[0].send, items[0].table
-        if len(items) > 1:
-            send, table = fitting(joined(items))
-        message = frames.published(
-            self._number,
-            self._exchange,
-            send.queue,
-            CONTENT_TYPE,
-            send.message_id,
-            table,
-            send.body,
-            self._frame_max,
-        )
-        self._connection.emit(message)
-        self._last += 1
-        self._pending[self._last] = _Pending(batch, send.queue, send.message_id, items)
-        batch.left += 1
-
-    def _on_frame(self, frame: Any) -> None:
-        method = frame.method
-        nack = isinstance(method, Basic.Nack)
-        self._on_confirm(method.delivery_tag, bool(method.multiple), refused=nack)
-
-    def _on_confirm(self, last: int, multiple: bool, *, refused: bool = False) -> None:
-        tags: Sequence[int] = (last,)
-        if multiple:
-            tags = range(self._floor, last + 1)
-            self._floor = last + 1
-        confirmed = [entry for tag in tags if (entry := self._pending.pop(tag, None)) is not None]
-        reach_all([i.send.queue for entry in confirmed for i in entry.items], "published")
-        self._returned.difference_update(tags)
-        for entry in confirmed:
-            if refused:
-                entry.refuse(Refused(entry.queue, "the broker could not store it"))
-            entry.batch.less(1)
-
-    def _on_return(self, _: object, method: Any, properties: Any, __: bytes) -> None:
-        """Find the message that came back; the broker does not say by which tag it went."""
-        for tag, entry in self._pending.items():
-            same = (entry.queue, entry.message_id) == (method.routing_key, properties.message_id)
-            if same and tag not in self._returned:
-                self._returned.add(tag)
-                entry.refuse(Refused(entry.queue, printable(method.reply_text)))
-                return
-
-    def _end(self, reason: ChannelEnded) -> None:
-        if self._number:
-            self._connection.confirm(self._number, None)  # another channel gets this one's number
-        pending, self._pending = self._pending, {}
-        why = BrokerUnavailable(f"the channel ended before the broker had confirmed: {reason}")
-        for entry in pending.values():
-            entry.refuse(why)
-            entry.batch.less(1)
-        if not self.ended.done():
-            self.ended.set_result(reason)
-
-
-class Publisher:
-    """Keeps a channel in confirm mode open, on a connection of its own.
-
-    It is needed because a broker that is short of memory or disk stops reading from connections
-    that publish; acknowledgements of deliveries must not wait behind that.
+        link: the connection for it.
+        exchange: where to publish.
+        report: is told of losses.
+        clock: times the pauses.
     """
 
     def __init__(self, link: Link, exchange: str, report: Report, clock: Clock) -> None:
@@ -207,6 +44,9 @@ class Publisher:
         self._clock = clock
         self._backoff = Backoff(clock, LONGEST_PAUSE)
         self._channel: ConfirmChannel | None = None
+        self._open: list[ConfirmChannel] = []  # those that are retired, too
+        self._stubborn = Stubborn(clock, self._want)
+        self._wanted: asyncio.Queue[Renewed] = asyncio.Queue()
         self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -214,6 +54,11 @@ class Publisher:
     def up(self) -> bool:
         """Whether messages can be published just now."""
         return self._channel is not None and self._channel.is_open
+
+    @property
+    def oldest(self) -> tuple[float, str] | None:
+        """Since when a confirm is waited for, and of which queue; None where all are there."""
+        return min((each.oldest for each in self._open if each.oldest is not None), default=None)
 
     async def start(self) -> None:
         """Return once messages can be published."""
@@ -245,24 +90,56 @@ class Publisher:
                 connection = await self._link.connection()
             except (BrokerUnavailable, ConfigError):
                 return  # it is closed, or was refused: its owner has been told
-            channel = ConfirmChannel(self._exchange)
-            try:
-                await channel.open(connection)
-            except ChannelEnded as error:
-                self._tell(error)
-            else:
+            channel = await self._opened(connection)
+            if channel is not None:
                 await self._until_end(channel)
             await self._backoff.pause()
+
+    async def _opened(self, connection: MailConnection) -> ConfirmChannel | None:
+        channel = ConfirmChannel(self._exchange, self._stubborn, self._clock)
+        try:
+            await channel.open(connection)
+        except ChannelEnded as error:
+            channel.close()
+            self._tell(error)
+            return None
+        self._open = [each for each in self._open if not each.ended.done()] + [channel]
+        return channel
 
     async def _until_end(self, channel: ConfirmChannel) -> None:
         self._backoff.succeeded()
         self._channel = channel
         self._ready.set()
         try:
-            self._tell(await channel.ended)
+            while (wanted := await self._wanted_of(channel)) is not None:
+                channel = await self._renewed(channel, wanted)
+            self._tell(channel.ended.result())
         finally:
             self._channel = None
             self._ready.clear()
+
+    async def _wanted_of(self, channel: ConfirmChannel) -> Renewed | None:
+        """Return what is to be renewed; None when the channel has ended."""
+        wanted = asyncio.create_task(self._wanted.get())
+        either: list[asyncio.Future[Any]] = [channel.ended, wanted]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            wanted.cancel()
+        return None if channel.ended.done() else wanted.result()
+
+    async def _renewed(self, channel: ConfirmChannel, wanted: Renewed) -> ConfirmChannel:
+        """Return the channel to go on with: what is on its way goes over the old one to its end."""
+        if wanted == "connection":
+            self._link.drop()
+        elif self._link.up and (fresh := await self._opened(self._link.now())) is not None:
+            channel.retire()
+            self._channel = channel = fresh
+        return channel
+
+    def _want(self, wanted: Renewed, queue: str) -> None:
+        self._report(f"refused for long; another {wanted} is tried", queue=queue)
+        self._wanted.put_nowait(wanted)
 
     def _tell(self, error: ChannelEnded) -> None:
         if error.code == _NOT_FOUND:
@@ -272,14 +149,3 @@ class Publisher:
         else:
             return
         self._report(what, exchange=self._exchange, reason=str(error))
-
-
-def _item(group: int, send: Send) -> Item:
-    """Return a message, made sure of before anything of its group is sent.
-
-    Raises:
-        Refused: it cannot be sent.
-    """
-    if len(send.body) > BODY_LIMIT:
-        raise Refused(send.queue, f"{len(send.body)} bytes are more than a broker takes")
-    return Item(group, *fitting(send))
