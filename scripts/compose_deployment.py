@@ -191,6 +191,10 @@ class Deployment:
         """Return the queues by name."""
         return {queue["name"]: queue for queue in self.api("queues")}
 
+    def depths(self) -> dict[str, int | None]:
+        """Return how many messages are in each queue; None where RabbitMQ has not counted yet."""
+        return {name: queue.get("messages") for name, queue in self.queues().items()}
+
     def delivered(self) -> list[str]:
         """Return the Message-IDs in the mailboxes of the house, one for each copy."""
         found = self.inside(
@@ -205,7 +209,7 @@ class Deployment:
     def idle(self) -> bool:
         """Return whether no message is on its way."""
         kept = ("failed", "quarantine", "held", "poll", "topology")  # the last one carries no mail
-        return not any(q["messages"] for n, q in self.queues().items() if not n.endswith(kept))
+        return all(count == 0 for n, count in self.depths().items() if not n.endswith(kept))
 
     def ended(self, service: str) -> bool:
         """Return whether the container of a service has ended."""

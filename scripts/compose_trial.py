@@ -169,13 +169,13 @@ def what_the_management_api_says(plain: Deployment) -> None:
 
 def holds(plain: Deployment, queue: str, count: int) -> bool:
     """Return whether so many messages are in a queue."""
-    return bool(plain.queues()[queue]["messages"] == count)
+    return plain.depths()[queue] == count
 
 
 def who_monitors_looks_and_takes_nothing(plain: Deployment) -> None:
     """Counts what is kept; what is in it, the operator's command says."""
     for queue in ("pickup.failed", "quarantine"):
-        before = plain.queues()[queue]["messages"]
+        before = plain.depths()[queue] or 0
         body = {"count": 1, "ackmode": "ack_requeue_false", "encoding": "auto"}
         try:
             plain.api(f"queues/%2F/{queue}/get", body)

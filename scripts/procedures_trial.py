@@ -209,7 +209,7 @@ def failed_mail(here: Procedures) -> None:
         exported.startswith(b"From: old-friend@home.example\r\n") and exported.endswith(b"\r\n"),
         f"the message is exported with its own line ends, {len(exported)} bytes",
     )
-    wait_until(lambda: here.deployment.queues()["pickup.failed"]["messages"] == 1, "the refusal")
+    wait_until(lambda: here.deployment.depths()["pickup.failed"] == 1, "the refusal")
 
 
 def scaling(here: Procedures) -> None:
@@ -305,7 +305,7 @@ def backup(here: Procedures) -> None:
     here.deployment.inside("provider", "seed")  # of these the attachment alone is new
     waiting = ("pickup", "pickup.retry.5s", "pickup.retry.30s", "pickup.retry.5m")
     wait_until(
-        lambda: sum(here.deployment.queues()[name]["messages"] for name in waiting) == 9,
+        lambda: sum(here.deployment.depths()[name] or 0 for name in waiting) == 9,
         "9 messages on their way",
     )
     here.follow("Backup", **{"done\ndocker compose up --detach": "done"})

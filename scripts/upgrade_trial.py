@@ -64,7 +64,7 @@ def story(revision: str) -> None:
     wait_until(lambda: plain.ended("demo"), "the samples of the demo")
     update(plain, images["now"], "now")
     update(plain, images["next"], "next")
-    check(plain.queues()["quarantine"]["messages"] == 1, "nothing but the sample is in quarantine")
+    check(plain.depths()["quarantine"] == 1, "nothing but the sample is in quarantine")
     no_way_back(plain, images["now"])
 
 
