@@ -131,6 +131,18 @@ def _stage(name: str, summary: str) -> click.Command:
     return stage
 
 
+@click.command("trial", hidden=True)
+@click.argument("stage", type=click.Choice([name for name in STAGES if name != "fetcher"]))
+@pass_invocation
+def trial(invocation: Invocation, stage: str) -> int:
+    """Handle what may crash its process, for the process that starts this one."""
+    lines = log.configure("DEBUG" if invocation.debug else "WARNING")
+    settings = invocation.settings()
+    from services.trial.__main__ import serve
+
+    return serve(settings, lines, stage)
+
+
 def _end_on_signals(status: int) -> None:
     """End at once on SIGTERM and SIGHUP while all is loaded: nothing is in hand, all is settled.
 
@@ -180,7 +192,7 @@ class _Program(click.Group):
             module = importlib.import_module(f"services.postmaster.{OPERATOR[name]}")
             command: click.Command = getattr(module, name.replace("-", "_"))
             return command
-        return {"run": run, "check-config": check_config}.get(name)
+        return {"run": run, "check-config": check_config, "trial": trial}.get(name)
 
 
 def program() -> click.Group:

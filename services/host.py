@@ -26,13 +26,14 @@ from services.monitor import Vitals, monitored
 from services.parts import Assembly, Part, Resources
 from services.postmaster.open import open_management
 from services.room import room_of, watched
+from services.trial import process
 from shared import faultpoint
 from shared.broker import Broker
 from shared.clock import SystemClock
 from shared.errors import SpoolUnavailable, StateUnavailable
 from shared.log import Lines, MailLog
 from shared.metrics import IN_HAND
-from shared.queues import plan
+from shared.queues import RETRIED, plan
 from shared.room import Room
 from shared.runner import Runner
 from shared.settings import Settings
@@ -40,6 +41,7 @@ from shared.settings_known import known_in
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
 from shared.supervised import supervised, told
+from shared.trial import Start
 from shared.tried import Tried
 
 if TYPE_CHECKING:
@@ -175,7 +177,7 @@ async def _monitored(
     hostname = socket.getfqdn()
     clock = SystemClock()
     room = room_of(settings)
-    broker = _broker(settings, name, f"{name}@{hostname}", version, log, room)
+    broker = broker_of(settings, name, f"{name}@{hostname}", version, log, room)
     stack.push_async_callback(broker.close)
     vitals = Vitals(broker, clock, log.metrics, version)
     await stack.enter_async_context(monitored(vitals, settings.monitor.listen))
@@ -183,7 +185,7 @@ async def _monitored(
 
     async def state() -> State:
         if not states:
-            states.append(await unless(stop, _state(settings, log)))
+            states.append(await unless(stop, open_state(settings, log)))
             stack.push_async_callback(states[0].close)
             vitals.damages.append(lambda: states[0].damage)
         return states[0]
@@ -198,7 +200,7 @@ async def _monitored(
     return replace(resources, damage=vitals.damage, known=known), vitals
 
 
-def _broker(
+def broker_of(
     settings: Settings, sender: str, name: str, version: str, log: MailLog, room: Room
 ) -> Broker:
     """Return the broker that the settings name: RabbitMQ, or the embedded one without a URL."""
@@ -252,7 +254,7 @@ def _tell_strays(strays: Mapping[str, int], log: MailLog) -> None:
         log.trouble("a queue that was removed holds messages", queue=queue, messages=count)
 
 
-async def _state(settings: Settings, log: MailLog) -> State:
+async def open_state(settings: Settings, log: MailLog) -> State:
     """Open the state database, waiting for it with backoff for as long as it takes."""
     # Not at the top: a parser and a rewriter have no state, and SQLAlchemy takes 0.1 s to load.
     from shared.state import State, new_owner
@@ -304,9 +306,19 @@ def runner(assembly: Assembly, resources: Resources, *, once: bool = False) -> R
         resources.clock,
         resources.spool,
         Tried(stage.inbox, policy) if once else None,
+        _trials(assembly, resources),
     )
     resources.log.metrics.watch(IN_HAND, lambda: float(run.in_hand), stage.name)
     return run
+
+
+def _trials(assembly: Assembly, resources: Resources) -> Start | None:
+    """Return what starts a process for this stage's suspects; a poll job is none."""
+    stage = assembly.stage
+    if stage.inbox not in RETRIED:
+        return None
+    debug = resources.log.dialogue() is not None
+    return partial(process.start, process.command(resources.settings.file, stage.name, debug=debug))
 
 
 async def run_until(

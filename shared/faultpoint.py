@@ -20,6 +20,8 @@ from typing import Final
 
 VARIABLE: Final = "POP3_CONNECTOR_FAULT"
 
+_ID_LENGTH: Final = 32
+
 
 class _Point:
     """The step to die at, and how often it is still to be reached until then."""
@@ -59,6 +61,16 @@ def arm(environ: Mapping[str, str]) -> str | None:
     step, _, times = named.partition("#")
     _ARMED.set(_Point(step, int(times or 1)))
     return named
+
+
+def arm_for_a_message(environ: Mapping[str, str]) -> None:
+    """Arm the step that the environment names if it is about one message.
+
+    For a process that another one has started: a step of a stage is meant for that one.
+    """
+    where, _, _ = environ.get(VARIABLE, "").partition(".")
+    if len(where) == _ID_LENGTH:
+        arm(environ)
 
 
 def reach_all(places: Iterable[str], step: str) -> None:

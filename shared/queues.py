@@ -29,7 +29,8 @@ RETRIED: Final = (INCOMING, PARSED, PICKUP)
 """The inboxes whose stages may retry and dead-letter."""
 
 DELIVERY_LIMIT: Final = 20
-"""How often a message is handed out unsettled (it crashes its process) before quarantine."""
+"""How often RabbitMQ hands a message out unsettled before it gives it up by itself. No stage lets
+it come to that (``shared.runner.RENEW``): what a message does is found out, and not counted."""
 
 
 @dataclass(frozen=True, slots=True)

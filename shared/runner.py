@@ -3,49 +3,34 @@
 It trusts no handler, and knows the Broker protocol but no implementation of it. Deliveries that
 arrive together are handled together: all of them where a stage only computes, those of one lane
 where it does I/O. There each is settled when it is answered for, with what else is at that moment.
-What may be a message that kills its process is handled alone.
+What may be a message that crashes its process is handled in another one (``shared.trial``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Final, Protocol, TypeAlias
 
-from shared.broker import Broker, Delivery, Send
+from shared.broker import HANDED_OUT, Broker, Delivery, Send
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, DeliveryLost, Refused, SpoolMissing, SpoolUnavailable
 from shared.faultpoint import reach_all
 from shared.log import MailLog
-from shared.queues import DELIVERY_LIMIT, RETRIED
-from shared.settlement import RetryPolicy
+from shared.queues import RETRIED, retry_queue
+from shared.settlement import RetryPolicy, Settlement
 from shared.stage import Case, Handling, Opened, Stage
+from shared.trial import Start, hand_outs, kept
+from shared.trial.suspects import Suspects
 from shared.tried import Tried
 
-SUSPECT: Final = 2
-"""Hand-outs without a settlement after which a message may be what crashes its process."""
+RENEW: Final = 10
+"""Hand-outs after which a message is put back as a new entry, with which the broker counts anew: a
+queue that an older version declared gives a message up after 20."""
 
-ALONE: Final = 1.0
-"""Seconds that a suspect is handled alone, at the most. What crashes its process does so when it is
-handled; one that has not by then waits for a server, and is not waited for."""
-
-VERGE: Final = DELIVERY_LIMIT // 2
-LAST_CHANCE: Final = 60.0
-"""Hand-outs after which a suspect is on its way to quarantine, and seconds that it is handled alone
-then. Until that many, others that wait for a slow server die with the culprit; with so much time to
-itself, and after all others, a sound message is delivered and gone."""
-
-FAREWELL: Final = 0.02
-"""Seconds between two messages of which one may be what crashes its process. A settlement is on its
-way to the broker then, and not lost with the process: or the same neighbour would be there again
-each time, and be taken for the culprit as well."""
-
-HEAD_START: Final = 1.0
-"""Seconds, at the most, by which suspects are held back. The wait is a random one: of the stages in
-one process, the one with the culprit must not always be the first, or the others get nowhere."""
-
+PATIENCE: Final = 5.0
+"""Seconds that the broker may take for that."""
 
 TOGETHER: Final = 128
 """Deliveries that are handled together at the most: while these wait for the disk, others are
@@ -80,6 +65,8 @@ class Runner:
         clock: the time.
         blobs: the spool, for copies and for deleting what nobody refers to any more.
         tried: remembers what was refused, in a run that tries nothing twice.
+        start: starts a process in which suspects are tried; None for a stage that has none, as poll
+            jobs are handed out again because the broker was away.
     """
 
     def __init__(
@@ -91,11 +78,10 @@ class Runner:
         clock: Clock,
         blobs: Blobs,
         tried: Tried | None = None,
+        start: Start | None = None,
     ) -> None:
         self._stage = stage
-        # A poll job is the name of an account. It was handed out again as the broker was away, or
-        # its fetcher died, and in a line of suspects accounts would wait for each other.
-        self._is_mail = stage.inbox in RETRIED
+        self._policy = policy
         self._broker = broker
         self._log = log
         self._clock = clock
@@ -104,8 +90,11 @@ class Runner:
         self._handling = Handling(stage, policy, log, clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._done: list[Case] = []
-        self._suspects: list[Delivery] = []
-        self._inspector: asyncio.Task[None] | None = None
+        self._suspects: Suspects | None = None
+        if start is not None:
+            self._suspects = Suspects(
+                stage, start, self._found, self._start, self._ended, clock, log
+            )
         self.taken = 0
         """How many deliveries were taken in hand since the start; grows while anything moves.
         What is only put back, as it was tried in this run, does not count."""
@@ -161,12 +150,49 @@ class Runner:
         """Take in hand what came together."""
         ready = list[Delivery]()
         for delivery in deliveries:
-            if self._is_mail and (delivery.redeliveries >= SUSPECT or self._resembles(delivery)):
-                self._suspect(delivery)
-            else:
+            if delivery.redeliveries >= RENEW:
+                self._start(self._renew(delivery))
+            elif not self._tries(delivery):
                 ready.append(delivery)
         for work in self._works(ready):
             self._start(work)
+
+    def _tries(self, delivery: Delivery) -> bool:
+        """Have a message tried in another process, if it is a suspect."""
+        suspects = self._suspects
+        if suspects is None or not (
+            delivery.redeliveries or HANDED_OUT in delivery.headers or suspects.any
+        ):
+            return False
+        if not suspects.concerns(delivery):
+            return False
+        if self.tried is not None and self.tried.knows(delivery):
+            return False  # it was read in this run, and goes back unhandled
+        suspects.take(delivery)
+        return True
+
+    def _found(self, delivery: Delivery, follows: Settlement) -> None:
+        """Settle what was handled in another process."""
+        self._settle_soon(self._handling.case(delivery, follows))
+
+    async def _renew(self, delivery: Delivery) -> None:
+        """Put a message back as a new entry, so that the broker counts anew; we do not."""
+        inbox = self._stage.inbox
+        waits = [retry_queue(inbox, self._policy.pause(0.0))] if inbox in RETRIED else []
+        for queue in (inbox, *waits):
+            again = Send(queue, delivery.body, delivery.message_id, kept(delivery))
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self._broker.settle(delivery, again)
+            except DeliveryLost:
+                pass
+            except (Refused, BrokerUnavailable, TimeoutError):
+                continue
+            self._let_go += 1
+            return
+        if not self._tries(delivery):
+            for work in self._works([delivery]):
+                self._start(work)
 
     def _works(self, deliveries: Sequence[Delivery]) -> Iterator[Work]:
         """Yield what is to be done with deliveries."""
@@ -196,46 +222,10 @@ class Runner:
             self._broken = self._broken or task.exception()
             self._ending.set()
 
-    def _resembles(self, delivery: Delivery) -> bool:
-        """Return whether it is a copy of a suspect: fetched anew, as its fetcher died with it."""
-        return any(delivery.message_id == other.message_id for other in self._suspects)
-
-    def _suspect(self, delivery: Delivery) -> None:
-        # A message that crashes its process takes its neighbours' delivery counts up with its own.
-        # Handled alone and in random order, the neighbours get away before the limit is reached.
-        self._suspects.append(delivery)
-        if self._inspector is None or self._inspector.done():
-            self._inspector = asyncio.create_task(self._inspect())
-            self._inspector.add_done_callback(self._ended)
-
-    async def _inspect(self) -> None:
-        await self._clock.sleep(random.uniform(0.0, HEAD_START))  # noqa: S311
-        while self._suspects:
-            delivery = self._next_suspect()
-            alone = LAST_CHANCE if delivery.redeliveries >= VERGE else ALONE
-            for work in self._works([delivery]):
-                await self._watched(self._start(work), alone)
-            self._settle_done()
-            await self._clock.sleep(FAREWELL)
-
-    def _next_suspect(self) -> Delivery:
-        """Take one by chance; those that are on the verge of quarantine come last."""
-        early = [n for n, one in enumerate(self._suspects) if one.redeliveries < VERGE]
-        among = early or range(len(self._suspects))
-        return self._suspects.pop(among[random.randrange(len(among))])  # noqa: S311
-
-    async def _watched(self, task: asyncio.Task[None], alone: float) -> None:
-        """Return when a suspect is done with, or has lived for so long that it will live on."""
-        enough = asyncio.create_task(self._clock.sleep(alone))
-        try:
-            await asyncio.wait({task, enough}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            enough.cancel()
-
     async def _finish(self, end: float) -> None:
         """Settle what is in hand, until this moment of the event loop's clock at the latest."""
-        if self._inspector is not None:
-            self._inspector.cancel()
+        if self._suspects is not None:
+            self._let_go += self._suspects.stop()
         clock = asyncio.get_running_loop().time
         # One that settles many begins others for those that could not be settled with the rest.
         while (self._tasks or self._done) and clock() < end:
@@ -247,6 +237,8 @@ class Runner:
         if late:
             await asyncio.wait(late)
             self._log.trouble("stopped with messages in hand", left_to_the_broker=self.in_hand)
+        if self._suspects is not None:
+            await self._suspects.close()
 
     async def _handle(self, lane: list[Opened]) -> None:
         if self._stage.prompt:
@@ -272,7 +264,7 @@ class Runner:
     async def _settle_all(self, cases: Sequence[Case]) -> None:
         reach_all([self._stage.name] * len(cases), "before-publish")
         simple = [case for case in cases if case.simple]
-        answers = await self._broker.settle_all([(c.delivery, c.sends) for c in simple])
+        answers = await self._broker.settle_all([(c.delivery, _sends(c)) for c in simple])
         for case, error in zip(simple, answers, strict=True):
             if error is None:
                 await self._settled(case)
@@ -297,7 +289,7 @@ class Runner:
             await self._clock.sleep(case.follows.after)
         case = await self._copied(case)
         try:
-            await self._insist(case.delivery, case.sends)
+            await self._insist(case.delivery, _sends(case))
         except DeliveryLost as error:
             self._log.trouble("not settled; it will be handed out again", id=case.id, why=error)
             self._let_go += 1
@@ -341,3 +333,20 @@ class Runner:
             await self._blobs.delete(key)
         except SpoolUnavailable as error:
             self._log.trouble("a blob stays in the spool until it is swept", key=key, why=error)
+
+
+def _sends(case: Case) -> list[Send]:
+    """Return what is to be durable; what waits for another try stays a suspect meanwhile.
+
+    It may not have been handled at all, as the claim of a process that crashed with it still runs.
+    """
+    if not hand_outs(case.delivery):
+        return case.sends
+    again = ("retrying", "waiting")
+    return [
+        step.send._replace(headers={**step.send.headers, HANDED_OUT: hand_outs(case.delivery)})
+        if step.event in again
+        else step.send
+        for step in case.follows.steps
+        if step.send is not None
+    ]

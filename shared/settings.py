@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from shared.queues import Tier
 from shared.room import USUAL
@@ -268,6 +268,16 @@ class Settings(_Table):
     limits: Limits = Limits()
     monitor: Monitor = Monitor()
     accounts: tuple[Account, ...] = Field((), alias="account")
+    _file: Path | None = PrivateAttr(None)
+
+    def model_post_init(self, context: Any) -> None:
+        """Keep where it was read from."""
+        self._file = (context or {}).get("file")
+
+    @property
+    def file(self) -> Path | None:
+        """Where it was read from; None for the environment alone."""
+        return self._file
 
     @property
     def uses_data_dir(self) -> bool:
@@ -335,7 +345,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     source = Source(path, environ, _FILE_KEYS)
     document = {"data_dir": str(usual(environ)), **source.document}
     try:
-        settings = Settings.model_validate(document, context={"environ": environ})
+        settings = Settings.model_validate(document, context={"environ": environ, "file": path})
     except ValidationError as error:
         found = findings(error, _TABLES)
     else:

@@ -264,6 +264,11 @@ class Handling:
             return case
         return case._replace(follows=self._follows(case.envelope, Retry(reason)))
 
+    def case(self, delivery: Delivery, follows: Settlement) -> Case:
+        """Return a delivery with what follows, which was found out elsewhere."""
+        found = self.open(delivery)
+        return found._replace(follows=follows) if isinstance(found, Case) else Case(*found, follows)
+
     def _parked(self, delivery: Delivery, reason: str) -> Settlement:
         """Send a newer version's message round a tier, as it is, until a newer worker takes it.
 

@@ -32,6 +32,7 @@ class Tried:
         self._inbox = inbox
         self._policy = policy
         self._refused: set[tuple[str, int]] = set()
+        self._ids: set[str] = set()
         self._met: set[tuple[str, int]] = set()
         self.been_round = False
         """Whether one message has come twice since ``begin_round``. An inbox hands out in order:
@@ -42,11 +43,16 @@ class Tried:
         self._met.clear()
         self.been_round = False
 
+    def knows(self, delivery: Delivery) -> bool:
+        """Return whether a message of this id was refused in this run."""
+        return delivery.message_id in self._ids
+
     def note(self, case: Case) -> None:
         """Remember what goes into a retry tier."""
         for step in case.follows.steps:
             if step.event == "retrying":
                 self._refused.add((case.id, step.attempt))
+                self._ids.add(case.id)
 
     def apart(
         self, found: Sequence[Case | Opened]

@@ -16,6 +16,10 @@ Header: TypeAlias = str | int | float
 LONGEST_KEPT: Final = 300
 """Bytes or characters of all headers up to which what they are encoded, or decoded, is kept for the
 next message: mostly it is the account alone. A thousand of what others write would be 100 MB."""
+HANDED_OUT: Final = "handed-out"
+"""The header in which the hand-outs are kept that a broker's own count has lost: the message was
+put back as a new entry, waits out a retry tier, or is in quarantine for what came of them."""
+
 T = TypeVar("T")
 
 # Of the next two there are six for each message on its way. They are named tuples because those are

@@ -23,8 +23,8 @@ _STAGES: Final = {POLL: "fetcher", INCOMING: "parser", PARSED: "rewriter", PICKU
 _KEPT: Final = ("failed", "quarantine")
 _PLAIN: Final = (str, int, float, Decimal)
 _REASONS: Final = {
-    "delivery_limit": "handed out of {} too many times without being settled:"
-    " it may crash the process that takes it",
+    "delivery_limit": "handed out of {} more often than RabbitMQ allows without being settled"
+    " (delivery-limit)",
     "expired": "it lay in {} for longer than a policy of RabbitMQ allows (message-ttl)",
     "maxlen": "{} was fuller than a policy of RabbitMQ allows (max-length)",
     "rejected": "somebody else took it out of {}, and rejected it",

@@ -33,6 +33,7 @@ from shared.broker.embedded_jobs import (
 from shared.errors import DeliveryLost, Refused
 from shared.faultpoint import reach_all
 from shared.log import printable
+from shared.queues import QUARANTINE
 
 _New: TypeAlias = tuple[int, store.Row]
 """A message that was just stored, with its number; it is in no queue yet."""
@@ -165,9 +166,9 @@ class Dispatcher:
                 self._places = self._places or store.places(db)
                 self._do_chores(db, owner, chores, moment)
                 self._transfer(db, owner, jobs, moment.now, changes, report)
-                self._return_unseen(db, owner, moment.now, changes)
+                self._return_unseen(db, owner, changes)
                 self._lease(db, owner, changes)
-                self._finish(db, owner, jobs, moment.now, report)
+                self._finish(db, owner, jobs, report)
         except BaseException:
             changes.undo()
             raise
@@ -184,7 +185,7 @@ class Dispatcher:
         self, db: sqlite3.Connection, owner: int, chores: Chores, moment: Moment
     ) -> None:
         for dead in chores.dead:
-            store.take_back(db, self._places, dead, moment.now)
+            store.take_back(db, dead)
             owners.remove(db, self._path, dead)
         if chores.due:
             store.release_due(db, self._places, moment.now)
@@ -228,11 +229,14 @@ class Dispatcher:
         for queue, *_ in part.rows:
             if queue not in self._places and self._place(db, queue) is None:
                 return Refused(printable(queue), "there is no queue of this name")
-        rows += part.rows
+        rows += [new for new in part.rows if not self._is_there(db, new)]
         if lease is not None:
             lease.consumer.held.discard(lease)
             changes.settled.append(lease)
         return None
+
+    def _is_there(self, db: sqlite3.Connection, new: store.Row) -> bool:
+        return new[0] == QUARANTINE and store.counts_as_copy(db, self._places[QUARANTINE], new)
 
     def _put(
         self,
@@ -281,15 +285,13 @@ class Dispatcher:
             changes.leased.append((consumer, _deliveries(consumer, owner, place, heads)))
         return left
 
-    def _return_unseen(
-        self, db: sqlite3.Connection, owner: int, now: float, changes: _Changes
-    ) -> None:
+    def _return_unseen(self, db: sqlite3.Connection, owner: int, changes: _Changes) -> None:
         """Give back what was leased for consumers that have ended, and never seen by anybody."""
         changes.unwanted = [lease for c in self._consumers if c.closed for lease in _unseen(c)]
         if not changes.unwanted:
             return
         returned = [store.Returned(u.id, u.queue, u.handouts - 1) for u in changes.unwanted]
-        store.give_back(db, self._places, owner, returned, now)
+        store.give_back(db, owner, returned)
         self.look_again()
 
     def _lease(self, db: sqlite3.Connection, owner: int, changes: _Changes) -> None:
@@ -306,13 +308,13 @@ class Dispatcher:
                 changes.leased.append((consumer, _deliveries(consumer, owner, place, heads)))
 
     def _finish(
-        self, db: sqlite3.Connection, owner: int, jobs: Sequence[Job], now: float, report: Report
+        self, db: sqlite3.Connection, owner: int, jobs: Sequence[Job], report: Report
     ) -> None:
         for job in jobs:
             if isinstance(job, Cancel):
                 report.answers.append((job.done, None))
             elif isinstance(job, Stop):
-                store.take_back(db, self._places, owner, now)
+                store.take_back(db, owner)
                 owners.remove(db, self._path, owner)
                 report.answers.append((job.done, None))
 

@@ -16,30 +16,19 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
-from shared.broker import LONGEST_KEPT, Header, Send, Stored
-from shared.broker.requeue import described, directed_alike
+from shared.broker import HANDED_OUT, LONGEST_KEPT, Header, Send, Stored
+from shared.broker.requeue import directed_alike
 from shared.errors import Refused
 from shared.log import printable
-from shared.queues import (
-    DELIVERY_LIMIT,
-    INCOMING,
-    PARSED,
-    PICKUP,
-    POLL,
-    QUARANTINE,
-    QueueSpec,
-)
+from shared.queues import INCOMING, QueueSpec
 from shared.wire import BODY_LIMIT
 
 CLOCK_SLACK: Final = 60.0
 """Seconds by which the wall clock may be set back before waiting retries are no longer trusted."""
-
-_STAGES: Final = {POLL: "fetcher", INCOMING: "parser", PARSED: "rewriter", PICKUP: "deliverer"}
 
 _PUT: Final = "INSERT INTO message (id, message_id, headers, body) VALUES "
 _PUT_BY: Final = {count: _PUT + ", ".join(["(?, ?, ?, ?)"] * count) for count in (32, 8, 1)}
@@ -121,7 +110,6 @@ _CONTENT_DELAYED: Final = """
     SELECT m.message_id, m.headers, m.body
     FROM delayed d CROSS JOIN message m ON m.id = d.id
     WHERE d.queue = ? AND d.id = ? AND m.message_id = ? AND d.due = ?"""
-_LEASED_CONTENT: Final = "SELECT message_id, headers, body FROM message WHERE id = ?"
 _EVERYTHING: Final = """
     SELECT q.name, m.message_id, m.headers, m.body
     FROM (SELECT queue, id FROM waiting
@@ -325,27 +313,15 @@ def forget(db: sqlite3.Connection, owner: int, ids: Sequence[int]) -> None:
     db.executemany(_FORGET_RUN, runs)
 
 
-def give_back(
-    db: sqlite3.Connection, known: Places, owner: int, returned: Sequence[Returned], now: float
-) -> None:
-    """Put leased messages back where they stood; to quarantine what was handed out too often.
-
-    Args:
-        now: the wall clock, for what goes to quarantine.
-    """
-    by_id = {place.id: place for place in known.values()}
+def give_back(db: sqlite3.Connection, owner: int, returned: Sequence[Returned]) -> None:
+    """Put leased messages back where they stood."""
     db.executemany(_UNLEASE, [(owner, each.id) for each in returned])
-    spent = [r for r in returned if r.handouts >= DELIVERY_LIMIT and by_id[r.queue].kind == "work"]
-    for each in spent:
-        _quarantine(db, known, by_id[each.queue].name, each, now)
-    kept = set(returned).difference(spent)
-    db.executemany(_PUT_WAITING, [(r.queue, r.id, r.handouts) for r in kept])
+    db.executemany(_PUT_WAITING, [(each.queue, each.id, each.handouts) for each in returned])
 
 
-def take_back(db: sqlite3.Connection, known: Places, owner: int, now: float) -> None:
+def take_back(db: sqlite3.Connection, owner: int) -> None:
     """Give back everything that an owner holds; each message counts as handed out."""
-    held = [Returned(*found) for found in db.execute(_OWNED, (owner,))]
-    give_back(db, known, owner, held, now)
+    give_back(db, owner, [Returned(*found) for found in db.execute(_OWNED, (owner,))])
 
 
 def is_due(db: sqlite3.Connection, now: float) -> bool:
@@ -440,38 +416,21 @@ def _due(db: sqlite3.Connection, now: float, limit: int) -> list[tuple[int, floa
     return db.execute(_DUE, {"now": now, "slack": CLOCK_SLACK, "limit": limit}).fetchall()
 
 
-def _quarantine(
-    db: sqlite3.Connection, known: Places, inbox: str, spent: Returned, now: float
-) -> None:
-    message_id, headers, body = db.execute(_LEASED_CONTENT, (spent.id,)).fetchone()
-    if inbox == INCOMING and _counted(db, known[QUARANTINE], message_id, body):
-        db.execute(_FORGET, (spent.id,))
-        return
-    times = f"handed out {spent.handouts} times without being settled"
-    told: dict[str, Header] = {
-        **described(body),
-        **_read(headers),
-        "reason": f"{times}: it may crash the process that takes it",
-        "inbox": inbox,
-        "stage": _STAGES.get(inbox, ""),
-        "failed-at": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
-        "size": len(body),
-    }
-    db.execute(_TELL, (json.dumps(told), spent.id))
-    db.execute(_PUT_WAITING, (known[QUARANTINE].id, spent.id, 0))
+def counts_as_copy(db: sqlite3.Connection, quarantine: Place, new: Row) -> bool:
+    """Return whether a message that crashes its process is in quarantine already.
 
-
-def _counted(db: sqlite3.Connection, quarantine: Place, message_id: str, body: bytes) -> bool:
-    """Return whether a fetched message is in quarantine already; then it counts one copy more.
-
-    A fetcher that died with the process, before it knew that its message was queued, has fetched it
-    anew. Only in ``incoming`` does one id stand for one message with all of its recipients, unless
-    an operator has said otherwise.
+    Then that one counts a copy more. A fetcher that died with the process, before it knew that its
+    message was queued, has fetched it anew. Only in ``incoming`` does one id stand for one message
+    with all of its recipients, unless an operator has said otherwise.
     """
-    for id_, headers, other in db.execute(_QUARANTINED, (quarantine.id, message_id)):
-        told = dict(_read(headers))
-        if told.get("inbox") == INCOMING and directed_alike(body, other):
-            told["copies"] = int(told.get("copies", 1)) + 1
-            db.execute(_TELL, (json.dumps(told), id_))
+    _, message_id, headers, body = new
+    about = told(headers)
+    if HANDED_OUT not in about or about.get("inbox") != INCOMING:
+        return False
+    for id_, written, other in db.execute(_QUARANTINED, (quarantine.id, message_id)):
+        kept = dict(_read(written))
+        if kept.get("inbox") == INCOMING and directed_alike(body, other):
+            kept["copies"] = int(kept.get("copies", 1)) + 1
+            db.execute(_TELL, (json.dumps(kept), id_))
             return True
     return False

@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from services.fetcher.schedule import LOOK_EVERY
-from shared.queues import INCOMING, PARSED, PICKUP, POLL
+from shared.broker import rabbitmq as rabbitmq_broker
+from shared.queues import DELIVERY_LIMIT, INCOMING, PARSED, PICKUP, POLL, QUARANTINE
 from tests.corpus.messages import sample_messages
 from tests.flow.connector import STAGES
 from tests.flow.forked import ForkedConnector
@@ -398,3 +399,41 @@ def test_a_consumer_that_holds_messages_too_long_loses_its_channel_and_nothing_e
         close(works)
     works.drain()
     works.unlimit(PARSED)
+
+
+def impatient() -> None:
+    """Consume again soon after a channel was lost, in a process that loses many in a row."""
+    vars(rabbitmq_broker).update(LONGEST_PAUSE=0.2)
+
+
+def test_what_is_held_for_longer_than_twenty_time_outs_is_not_taken_for_what_crashes(
+    works: Works,
+) -> None:
+    """The queue after the parser is full: RabbitMQ hands out again and again."""
+    times = "consumer_timeout, {}), application:set_env(rabbit, channel_tick_interval, {}"
+    works.server.ctl("eval", f"application:set_env(rabbit, {times.format(600, 200)}).")
+    assert isinstance(works.product, ForkedConnector)
+    works.product.first = impatient
+    lost = works.product.count("parser", "consumer lost") + DELIVERY_LIMIT + 5
+    try:
+        with works.away("parser"):
+            pass
+        close(works)
+        works.limit(PARSED, FULL)
+        with works.away("rewriter"):
+            works.hand_in(QUICK, sample_messages(MANY, 7_000, max_size=20_000))
+            works.product.wait(lambda: (works.waiting(PARSED) or 0) >= FULL, "a full queue")
+            works.product.wait(
+                lambda: works.product.count("parser", "consumer lost") >= lost, "time-outs", 90
+            )
+            assert not works.waiting(QUARANTINE)
+    finally:
+        works.product.first = None
+        works.server.ctl("eval", f"application:set_env(rabbit, {times.format(1_800_000, 60_000)}).")
+        close(works)
+    works.drain()
+    works.unlimit(PARSED)
+    for stage in STAGES[1:]:  # copies, whose acknowledgement was too late, may be in hand
+        with works.away(stage):
+            pass
+    works.drain()

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import msgpack
 import pytest
 
 from shared import wire
-from shared.broker import Send
+from shared.broker import HANDED_OUT, Delivery, Send
 from shared.broker.embedded import EmbeddedBroker
 from shared.broker.embedded_steward import EmbeddedSteward
 from shared.clock import Clock, SystemClock
@@ -23,10 +24,12 @@ from shared.log import Lines, MailLog
 from shared.message import Addressed, Envelope, Inline, Poll, Spooled, Summary, poll_id
 from shared.outcome import Answer, Busy, DeadLetter, Done, Forward, Outcome, Retry, Split
 from shared.queues import PICKUP, POLL, QUARANTINE, Tier, plan
-from shared.runner import ALONE, FAREWELL, HEAD_START, LAST_CHANCE, SUSPECT, VERGE, Runner
-from shared.settlement import RetryPolicy
+from shared.runner import RENEW, Runner
+from shared.settlement import RetryPolicy, Settlement, Step
 from shared.spool import Spool
 from shared.stage import Compute, Perform, Stage, alone
+from shared.trial import NotStarted, Start, Tell, hand_outs
+from shared.trial.suspects import SUSPECT
 from tests.clock import ManualClock
 from tests.deliveries import singly
 from tests.ids import id_of, name_of
@@ -94,6 +97,7 @@ async def at_work(
     concurrency: int = 8,
     clock: Clock | None = None,
     lane: Callable[[Envelope[Any]], str | None] = alone,
+    start: Start | None = None,
 ) -> AsyncIterator[Bench]:
     broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="test")
     spool = Spool(str(folder / "spool"))
@@ -111,7 +115,7 @@ async def at_work(
     whole = one_by_one(handle) if lane is alone else cast(Perform, handle)
     stage = Stage("deliverer", PICKUP, Addressed, None, whole, concurrency, lane)
     policy = RetryPolicy(TIERS, 86_400)
-    runner = Runner(stage, broker, policy, log, clock or SystemClock(), spool)
+    runner = Runner(stage, broker, policy, log, clock or SystemClock(), spool, start=start)
     running = asyncio.create_task(runner.run(bench.stop, grace=5))
     try:
         yield bench
@@ -377,157 +381,83 @@ async def hand_out(folder: Path, *ids: str, times: int = SUSPECT) -> None:
         await broker.close()
 
 
-async def test_suspects_are_handled_one_by_one_and_wait_for_no_neighbour(
-    tmp_path: Path, clock: ManualClock
-) -> None:
-    """Each is settled before the next, while a neighbour is in hand for as long as it likes."""
+class Apart:
+    """A process that tries suspects, with what it was given; it says nothing until it may."""
+
+    def __init__(self) -> None:
+        self.ended: str | None = None
+        self.taken = list[tuple[str, int]]()
+        self.go_on = asyncio.Event()
+
+    async def start(self) -> "Apart":
+        return self
+
+    async def handle(self, delivery: Delivery, _: Tell) -> Settlement:
+        self.taken.append((name_of(delivery.message_id), hand_outs(delivery)))
+        await self.go_on.wait()
+        return Settlement((Step("delivered", "250 ok"),))
+
+    async def close(self) -> None:
+        """End."""
+
+
+async def test_suspects_are_tried_elsewhere_and_keep_nobody_waiting(tmp_path: Path) -> None:
     await hand_out(tmp_path, "s1", "s2", "s3")
-    begun, one_more, go_on = list[str](), asyncio.Semaphore(0), asyncio.Semaphore(0)
-    neighbour = asyncio.Event()
-
-    async def handle(envelope: Envelope[Any]) -> Outcome:
-        begun.append(name_of(envelope.id))
-        one_more.release()
-        await (neighbour.wait() if name_of(envelope.id) == "neighbour" else go_on.acquire())
-        return Done("250 ok")
-
-    async with at_work(tmp_path, handle, clock=clock) as bench:
-        await bench.put("neighbour")
-        await one_more.acquire()
-        await clock.advance(HEAD_START)
-        for settled in range(3):
-            await one_more.acquire()
-            await clock.advance(FAREWELL)
-            assert len(begun) == 2 + settled
-            go_on.release()
-            await bench.events("delivered", settled + 1)
-            await clock.advance(FAREWELL)
-        neighbour.set()
-        await bench.events("delivered", 4)
-    assert (begun[0], set(begun[1:])) == ("neighbour", {"s1", "s2", "s3"})
-
-
-async def test_a_suspect_that_waits_for_a_server_does_not_keep_the_others_waiting(
-    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("random.uniform", lambda low, high: high)
-    await hand_out(tmp_path, "s1", "s2", "s3")
-    begun, one_more, go_on = list[str](), asyncio.Semaphore(0), asyncio.Event()
-
-    async def handle(envelope: Envelope[Any]) -> Outcome:
-        begun.append(name_of(envelope.id))
-        one_more.release()
-        await go_on.wait()
-        return Done("250 ok")
-
-    async with at_work(tmp_path, handle, clock=clock) as bench:
-        await bench.put("neighbour")
-        await one_more.acquire()
-        await clock.advance(HEAD_START)
-        for others in range(3):
-            async with asyncio.timeout(20):
-                await one_more.acquire()
-            await clock.advance(ALONE / 2)
-            assert len(begun) == 2 + others
-            await clock.advance(ALONE / 2 + FAREWELL)
-        go_on.set()
-        await bench.events("delivered", 4)
-
-
-async def test_what_is_on_the_verge_of_quarantine_comes_last_and_has_time_to_itself(
-    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Waiting for a slow server it dies with the one that kills: not in its last tries, though."""
-    monkeypatch.setattr("random.uniform", lambda low, high: high)
-    monkeypatch.setattr("random.randrange", lambda count: 0)
-    await hand_out(tmp_path, "v1", "v2", times=VERGE)
-    begun, one_more, go_on = list[str](), asyncio.Semaphore(0), asyncio.Event()
-
-    async def handle(envelope: Envelope[Any]) -> Outcome:
-        begun.append(name_of(envelope.id))
-        one_more.release()
-        await go_on.wait()
-        return Done("250 ok")
-
-    async with asyncio.timeout(20), at_work(tmp_path, handle, clock=clock) as bench:
-        await bench.put("v1")  # a copy: a suspect, and handed out for the first time
-        await bench.put("neighbour")
-        await one_more.acquire()
-        await clock.advance(HEAD_START)
-        await one_more.acquire()
-        await clock.advance(ALONE + FAREWELL)
-        await one_more.acquire()
-        await clock.advance(LAST_CHANCE / 2)
-        assert begun == ["neighbour", "v1", "v1"]
-        await clock.advance(LAST_CHANCE / 2 + FAREWELL)
-        await one_more.acquire()
-        go_on.set()
-        await bench.events("delivered", 4)
-    assert begun == ["neighbour", "v1", "v1", "v2"]
-
-
-async def test_suspects_come_in_random_order_after_a_random_while(
-    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that no neighbour is handed out with the culprit each time, nor the culprit first."""
-    monkeypatch.setattr("random.uniform", lambda low, high: high / 2)
-    monkeypatch.setattr("random.randrange", lambda count: count - 1)
-    await hand_out(tmp_path, "s1", "s2")
-    begun = list[str]()
+    begun, apart = list[str](), Apart()
 
     def handle(envelope: Envelope[Any]) -> Outcome:
         begun.append(name_of(envelope.id))
         return Done("250 ok")
 
-    async with at_work(tmp_path, handle, clock=clock) as bench:
-        await bench.put("neighbour")
+    async with at_work(tmp_path, handle, start=apart.start) as bench:
+        await bench.put("neighbour", "s1")  # the second is a copy of a suspect
         await bench.events("delivered", 1)
-        await clock.advance(HEAD_START / 2 - 0.01)
-        assert begun == ["neighbour"]
-        await clock.advance(0.01)
-        await bench.events("delivered", 2)
-        await clock.advance(FAREWELL)
-        await bench.events("delivered", 3)
-    assert begun == ["neighbour", "s2", "s1"]
-
-
-async def test_a_copy_of_a_suspect_is_one_too(tmp_path: Path, clock: ManualClock) -> None:
-    """Fetched anew, as the fetcher died with it: it has never been handed out itself."""
-    await hand_out(tmp_path, "s1")
-    begun = list[str]()
-
-    def handle(envelope: Envelope[Any]) -> Outcome:
-        begun.append(name_of(envelope.id))
-        return Done("250 ok")
-
-    async with at_work(tmp_path, handle, clock=clock) as bench:
-        await bench.put("s1", "neighbour")
-        await bench.events("delivered", 1)
-        assert begun == ["neighbour"]
-        for settled in (2, 3):
-            await clock.advance(HEAD_START)
-            await bench.events("delivered", settled)
-    assert begun == ["neighbour", "s1", "s1"]
-
-
-async def test_suspects_that_wait_when_the_stage_stops_stay_in_the_queue(
-    tmp_path: Path, clock: ManualClock
-) -> None:
-    await hand_out(tmp_path, "s1", "s2")
-    begun = list[str]()
-
-    def handle(envelope: Envelope[Any]) -> Outcome:
-        begun.append(name_of(envelope.id))
-        return Done("250 ok")
-
-    async with at_work(tmp_path, handle, clock=clock) as bench:
-        await bench.put("neighbour")
-        await bench.events("delivered", 1)
-    await clock.advance(HEAD_START)
+        apart.go_on.set()
+        await bench.events("delivered", 5)
     assert begun == ["neighbour"]
+    assert Counter(apart.taken) == Counter(
+        [("s1", SUSPECT), ("s2", SUSPECT), ("s3", SUSPECT), ("s1", 0)]
+    )
+
+
+async def test_suspects_that_wait_when_the_stage_stops_stay_in_the_queue(tmp_path: Path) -> None:
+    await hand_out(tmp_path, "s1", "s2")
+
+    async def never() -> Apart:
+        raise NotStarted("no memory")
+
+    async with at_work(tmp_path, lambda _: Done("250 ok"), start=never) as bench:
+        await bench.put("neighbour")
+        await bench.events("delivered", 1)
+        assert "no memory" in bench.said.getvalue()
     steward = EmbeddedSteward(tmp_path / "queue.db", TIERS)
     assert {name_of(message.message_id) for message in steward.browse(PICKUP)} == {"s1", "s2"}
     steward.close()
+
+
+async def test_what_is_tried_again_stays_a_suspect(tmp_path: Path) -> None:
+    """It may not have been handled: the claim of the process that crashed with it still ran."""
+    await hand_out(tmp_path, "a", times=SUSPECT - 1)
+    async with at_work(tmp_path, lambda _: Retry("claimed"), start=Apart().start) as bench:
+        await bench.put("b")
+        await bench.until("pickup.retry.1h", 2)
+        found = {name_of(m.message_id): m.headers for m in bench.steward.browse("pickup.retry.1h")}
+    assert found["a"][HANDED_OUT] == SUSPECT - 1
+    assert HANDED_OUT not in found["b"]
+
+
+async def test_what_comes_near_the_limit_of_its_queue_is_put_back_and_still_a_suspect(
+    tmp_path: Path,
+) -> None:
+    """Put back as a new entry: the broker counts anew."""
+    await hand_out(tmp_path, "a", times=RENEW)
+    apart = Apart()
+    async with at_work(tmp_path, lambda _: Done(""), start=apart.start):
+        async with asyncio.timeout(20):
+            while not apart.taken:
+                await asyncio.sleep(0.005)
+        apart.go_on.set()
+    assert apart.taken == [("a", RENEW)]
 
 
 async def test_poll_jobs_that_were_handed_out_again_wait_for_no_other(

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from shared import wire
+from shared.broker import HANDED_OUT, Header, Send
 from shared.broker import embedded_owners as owners
 from shared.broker.embedded_steward import EmbeddedSteward
 from shared.errors import DeliveryLost
 from shared.message import Requeue
-from shared.queues import DELIVERY_LIMIT
 from tests.clock import ManualClock
 from tests.contract.messages import LETTER
 from tests.deliveries import singly
@@ -49,27 +49,27 @@ async def test_only_what_was_seen_counts_as_handed_out(opened: Open) -> None:
     ]
 
 
-async def test_copies_of_a_fetched_message_that_kills_are_one_in_quarantine(
+def given_up(number: int, queue: str, body: bytes = b"body") -> Send:
+    """Return what is sent on of a message that crashes its process."""
+    told: dict[str, Header] = {"inbox": queue, "reason": "it crashed", HANDED_OUT: 2}
+    return Send("quarantine", body, f"id-{number}", told)
+
+
+async def test_copies_of_a_fetched_message_that_crashes_are_one_in_quarantine(
     opened: Open, path: Path
 ) -> None:
     """And counted; in pickup one id can stand for several parts, each with its own recipients."""
     broker = await opened()
-    copies = [send(1, queue) for queue in ("incoming", "pickup") for _ in range(3)]
-    await broker.publish(*copies, send(1, "parsed"))
-    for _ in range(DELIVERY_LIMIT):
-        await take(broker, 3)
-        await take(broker, 3, "pickup")
-        await broker.close()
-        await broker.open()
+    for queue in ("incoming", "pickup"):
+        for _ in range(3):
+            await broker.publish(send(1, queue))
+            (delivery,) = await take(broker, 1, queue)
+            await broker.settle(delivery, given_up(1, queue))
     with closing(EmbeddedSteward(path, TIERS)) as steward:
         kept = list(steward.browse("quarantine"))
     found = Counter((m.headers["inbox"], m.headers.get("copies", 1)) for m in kept)
     assert found == {("incoming", 3): 1, ("pickup", 1): 3}
-    assert await broker.depths(["incoming", "pickup", "parsed"]) == {
-        "incoming": 0,
-        "pickup": 0,
-        "parsed": 1,
-    }
+    assert await broker.depths(["incoming", "pickup"]) == {"incoming": 0, "pickup": 0}
 
 
 async def test_parts_of_a_message_that_an_operator_sent_again_are_no_copies(
@@ -79,14 +79,32 @@ async def test_parts_of_a_message_that_an_operator_sent_again_are_no_copies(
     whole = replace(LETTER, id="id-1")
     parts = [replace(whole, requeue=Requeue(undelivered=(r,))) for r in ("a@b", "c@d")]
     bodies = [wire.encode(e) for e in (whole, whole, *parts, parts[0])]
-    await broker.publish(*(send(1, body=body) for body in bodies))
-    for _ in range(DELIVERY_LIMIT):
-        await take(broker, len(bodies))
-        await broker.close()
-        await broker.open()
+    for body in bodies:
+        await broker.publish(given_up(1, "incoming", body))
     with closing(EmbeddedSteward(path, TIERS)) as steward:
         kept = [(m.body, m.headers.get("copies", 1)) for m in steward.browse("quarantine")]
     assert Counter(kept) == Counter([(bodies[0], 2), (bodies[2], 2), (bodies[3], 1)])
+
+
+async def test_what_is_corrupt_is_no_copy_of_what_crashes(opened: Open, path: Path) -> None:
+    broker = await opened()
+    corrupt = given_up(1, "incoming")
+    await broker.publish(given_up(1, "incoming"))
+    for _ in range(2):
+        await broker.publish(corrupt._replace(headers={"inbox": "incoming"}))
+    with closing(EmbeddedSteward(path, TIERS)) as steward:
+        assert len(list(steward.browse("quarantine"))) == 3
+
+
+async def test_hand_outs_alone_put_nothing_into_quarantine(opened: Open) -> None:
+    broker = await opened()
+    await broker.publish(send(1))
+    for turn in range(30):
+        (delivery,) = await take(broker)
+        assert delivery.redeliveries == turn
+        await broker.close()
+        await broker.open()
+    assert await broker.depths(["incoming", "quarantine"]) == {"incoming": 1, "quarantine": 0}
 
 
 async def test_two_consumers_that_wait_take_turns(opened: Open) -> None:

@@ -1,0 +1,1 @@
+"""A process in which suspects are tried: how it is started, and what it does."""

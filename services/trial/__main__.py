@@ -1,0 +1,167 @@
+"""The child's side: ``python -m services.trial STAGE`` handles what its parent hands it over.
+
+It is there to be crashed: the kernel's out-of-memory killer takes it before any other process, and
+it does not outlive its parent. Frames come on standard input, and answers go to what was standard
+output; what anything else prints goes to standard error. It ends when its input does. Signals that
+are meant for the parent are none of its business.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":  # before anything is loaded
+    from pop3_connector import main
+
+    sys.exit(main("trial"))
+
+import asyncio
+import ctypes
+import importlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Final, TypeAlias, cast
+
+from services.host import broker_of, open_state, spare_collections
+from services.parts import Part, Resources
+from services.room import room_of
+from shared import faultpoint
+from shared.broker import Delivery
+from shared.clock import SystemClock
+from shared.log import Lines, MailLog
+from shared.settings import Settings
+from shared.settlement import RetryPolicy, failure_headers
+from shared.spool import Spool
+from shared.stage import Case, Handling, Stage
+from shared.state import State
+from shared.trial import frames
+
+BEAT: Final = 5.0
+"""Seconds between two signs of life."""
+
+_PR_SET_PDEATHSIG: Final = 1
+"""See prctl(2)."""
+
+Say: TypeAlias = Callable[[bytes], None]
+"""Sends a frame to the parent."""
+
+
+def serve(settings: Settings, lines: Lines, stage: str) -> int:
+    """Try what the parent hands over until it is gone; return the exit status."""
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)
+    _yield_to_others()
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    part: Part = importlib.import_module(f"services.{stage}.__main__").PART
+    asyncio.run(_serve(settings, lines, part, answers))
+    return 0
+
+
+def _yield_to_others() -> None:
+    """Be the first to be killed where memory is short, and die with the parent."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+async def _serve(settings: Settings, lines: Lines, part: Part, answers: int) -> None:
+    say = partial(_say, answers)
+    source = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(source), sys.stdin
+    )
+    log = MailLog(part.name, lines=lines)
+    faultpoint.arm_for_a_message(os.environ)
+    beating = asyncio.create_task(_beat(say))
+    async with AsyncExitStack() as stack:
+        stack.callback(beating.cancel)
+        stack.callback(log.finish)
+        resources = _resources(settings, part.name, log, stack)
+        assembly = await stack.enter_async_context(part.assemble(resources))
+        policy = RetryPolicy(settings.retry.tiers, settings.retry.give_up_after)
+        handling = Handling(assembly.stage, policy, log, resources.clock)
+        spare_collections()
+        say(frames.packed(["ready"]))
+        await _try_all(source, handling, assembly.stage, say)
+
+
+async def _try_all(
+    source: asyncio.StreamReader, handling: Handling, stage: Stage, say: Say
+) -> None:
+    """Handle whatever comes, until nothing does; then give up what is in hand."""
+    trials = set[asyncio.Task[None]]()
+    with suppress(asyncio.IncompleteReadError):
+        while True:
+            delivery = frames.delivery(await frames.read(source))
+            task = asyncio.create_task(_try(delivery, handling, stage, say))
+            trials.add(task)
+            task.add_done_callback(trials.discard)
+    left = set(trials)
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left)
+
+
+async def _try(delivery: Delivery, handling: Handling, stage: Stage, say: Say) -> None:
+    number = cast(int, delivery.tag)
+    cases = list[Case]()
+    found = handling.open(delivery)
+    if isinstance(found, Case):
+        cases.append(found)
+    else:
+        told = failure_headers(
+            found.envelope, "", stage=stage.name, inbox=stage.inbox, now=time.time()
+        )
+        say(frames.packed(["read", number, told]))
+        await handling.handle([found], cases.append)
+    say(frames.answered(number, cases[0].follows))
+
+
+async def _beat(say: Say) -> None:
+    while True:
+        say(frames.packed(["beat"]))
+        await asyncio.sleep(BEAT)
+
+
+def _say(answers: int, frame: bytes) -> None:
+    left = memoryview(frame)
+    while left:
+        left = left[os.write(answers, left) :]
+
+
+def _resources(settings: Settings, name: str, log: MailLog, stack: AsyncExitStack) -> Resources:
+    """Return what there is for a stage; the broker is not opened, as nothing is sent from here."""
+    version, hostname, room = (
+        metadata.version("pop3-connector"),
+        socket.getfqdn(),
+        room_of(settings),
+    )
+    states = list[State]()
+
+    async def state() -> State:
+        if not states:
+            states.append(await open_state(settings, log))
+            stack.push_async_callback(states[0].close)
+        return states[0]
+
+    return Resources(
+        settings,
+        broker_of(settings, name, name, version, log, room),
+        state,
+        Spool(settings.spool_url, dict(settings.spool.options)),
+        log,
+        SystemClock(),
+        hostname,
+        version,
+        room,
+    )

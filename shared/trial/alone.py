@@ -1,0 +1,91 @@
+"""A suspect by itself: a process of its own from the first moment to the last, few at a time.
+
+What ends the process there has not been another message. Three crashes in a row, and it is given
+up; a process that does not start is no crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from shared.clock import Clock
+from shared.log import MailLog
+from shared.settlement import Settlement
+from shared.trial import Ended, Start
+from shared.trial.bench import PAUSE, Answered, Spawn, Suspect, started
+
+AT_A_TIME: Final = 2
+CRASHES: Final = 3
+"""Crashes in a row that a message is given up for."""
+
+
+class Alone:
+    """Tries suspects by themselves.
+
+    Args:
+        start: starts a process.
+        answered: is told what follows.
+        convict: says what follows from one that crashes its process, in the words for how.
+        spawn: starts tasks that are waited for when the stage ends.
+        clock: times the pause between two crashes.
+        log: is told of each.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        answered: Answered,
+        convict: Callable[[Suspect, str], Settlement],
+        spawn: Spawn,
+        clock: Clock,
+        log: MailLog,
+    ) -> None:
+        self._start = start
+        self._answered = answered
+        self._convict = convict
+        self._spawn = spawn
+        self._clock = clock
+        self._log = log
+        self._places = asyncio.Semaphore(AT_A_TIME)
+        self._waiting: dict[Suspect, asyncio.Task[None]] = {}  # those nobody has in hand
+
+    def take(self, suspect: Suspect) -> None:
+        """Have one tried."""
+        self._waiting[suspect] = self._spawn(self._try(suspect))
+
+    def stop(self) -> int:
+        """Begin no trial any more; return how many waited for one."""
+        for task in self._waiting.values():
+            task.cancel()
+        return len(self._waiting)
+
+    async def _try(self, suspect: Suspect) -> None:
+        task = self._waiting[suspect]
+        try:
+            async with self._places:
+                follows = await self._tried(suspect, task)
+        finally:
+            self._waiting.pop(suspect, None)
+        self._answered(suspect, follows)
+
+    async def _tried(self, suspect: Suspect, task: asyncio.Task[None]) -> Settlement:
+        while True:
+            process = await started(self._start, self._clock, self._log)
+            try:
+                del self._waiting[suspect]
+                return await process.handle(suspect.delivery, suspect.tell)
+            except Ended as error:
+                self._waiting[suspect] = task
+                suspect.crashes += 1
+                self._tell(suspect, str(error))
+                if suspect.crashes >= CRASHES:
+                    return self._convict(suspect, str(error))
+            finally:
+                await process.close()
+            await self._clock.sleep(PAUSE)
+
+    def _tell(self, suspect: Suspect, how: str) -> None:
+        what = "a message crashed the process that tried it, by itself"
+        self._log.trouble(what, id=suspect.delivery.message_id, how=how, times=suspect.crashes)

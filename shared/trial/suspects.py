@@ -1,0 +1,163 @@
+"""Which suspects are tried with whom, and what it means when their process ends.
+
+Three lines. In the first many are tried side by side: nearly all of them are sound, there may be
+thousands after a restart of the broker, and those for a server that hangs must not hold up others.
+If that process ends, each that was in its first moments there goes to the second line, where one is
+in its first moments at a time. Who is there when that process ends, goes to the third, and so does
+who was in hand at the end of three processes, as what crashes late. There each has a process of its
+own to its end, few at a time. Three crashes in a row there, and the message is convicted.
+
+So no message is given up for what others do: a neighbour that crashes, somebody who kills. Known
+limit: who kills three processes in a row with the same message alone in them has it given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from shared.broker import Delivery
+from shared.clock import Clock
+from shared.log import MailLog
+from shared.settlement import Settlement
+from shared.stage import Stage
+from shared.trial import Start, hand_outs
+from shared.trial.alone import Alone
+from shared.trial.bench import Bench, Fallen, Spawn, Suspect
+from shared.trial.verdict import convicted
+
+SUSPECT: Final = 2
+"""Hand-outs without a settlement that make a message a suspect."""
+
+ABREAST: Final = 32
+"""Suspects that are in their first moments side by side, while none has crashed."""
+
+ENDS: Final = 3
+"""Ends of processes that a message was in beyond its first moments; then it is tried by itself."""
+
+REMEMBERED: Final = 1000
+"""Messages that were given up, of which copies are suspects."""
+
+Settle: TypeAlias = Callable[[Delivery, Settlement], None]
+"""Takes what follows from a delivery."""
+
+
+class Suspects:
+    """All suspects of one stage.
+
+    Args:
+        stage: which one.
+        start: starts a process that handles messages of this stage.
+        settle: is told what follows from each.
+        spawn: starts tasks that are waited for when the stage ends.
+        watch: is told of each other task that ends, in case it failed.
+        clock: the time.
+        log: is told of crashes, and of a process that does not start.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        start: Start,
+        settle: Settle,
+        spawn: Spawn,
+        watch: Callable[[asyncio.Task[None]], None],
+        clock: Clock,
+        log: MailLog,
+    ) -> None:
+        self._stage = stage
+        self._settle = settle
+        self._watch = watch
+        self._clock = clock
+        self._log = log
+        self._ids: Counter[str] = Counter()  # of those that are waiting or in hand
+        self._given_up: OrderedDict[str, None] = OrderedDict()
+        self._stopped = False
+
+        def bench(width: int, fallen: Fallen) -> Bench:
+            return Bench(width, start, self._answered, fallen, spawn, clock, log)
+
+        self._abreast = bench(ABREAST, self._among_many)
+        self._single = bench(1, self._alone_at_first)
+        self._alone = Alone(start, self._answered, self._convict, spawn, clock, log)
+        self._running: dict[Bench, asyncio.Task[None]] = {}
+
+    def concerns(self, delivery: Delivery) -> bool:
+        """Return whether a message is a suspect, or a copy of one.
+
+        A copy was fetched anew, as the fetcher died with the one that crashed its process.
+        """
+        id_ = delivery.message_id
+        return hand_outs(delivery) >= SUSPECT or id_ in self._ids or id_ in self._given_up
+
+    @property
+    def any(self) -> bool:
+        """Whether a message may be a copy of a suspect."""
+        return bool(self._ids or self._given_up)
+
+    def take(self, delivery: Delivery) -> None:
+        """Have a message tried."""
+        self._ids[delivery.message_id] += 1
+        self._put(self._abreast, Suspect(delivery))
+
+    def stop(self) -> int:
+        """Begin no trial any more; return how many wait for theirs, and are left to the broker."""
+        self._stopped = True
+        return sum(line.stop() for line in (self._abreast, self._single, self._alone))
+
+    async def close(self) -> None:
+        """End the processes, with what they have in hand."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+
+    def _put(self, line: Bench | Alone, suspect: Suspect) -> None:
+        if self._stopped:
+            return
+        if isinstance(line, Alone):
+            line.take(suspect)
+            return
+        line.put(suspect)
+        running = self._running.get(line)
+        if running is None or running.done():
+            self._running[line] = task = asyncio.create_task(line.run())
+            task.add_done_callback(self._watch)
+
+    def _answered(self, suspect: Suspect, follows: Settlement) -> None:
+        id_ = suspect.delivery.message_id
+        self._ids[id_] -= 1
+        if not self._ids[id_]:
+            del self._ids[id_]
+        self._settle(suspect.delivery, follows)
+
+    def _convict(self, suspect: Suspect, how: str) -> Settlement:
+        self._given_up[suspect.delivery.message_id] = None
+        if len(self._given_up) > REMEMBERED:
+            self._given_up.popitem(last=False)
+        return convicted(self._stage, suspect, how, self._clock.now())
+
+    def _among_many(self, how: str, young: list[Suspect], others: list[Suspect]) -> None:
+        self._tell(how, len(young) + len(others))
+        for suspect in young:
+            self._put(self._single if len(young) > 1 else self._alone, suspect)
+        self._once_more(self._abreast, others)
+
+    def _alone_at_first(self, how: str, young: list[Suspect], others: list[Suspect]) -> None:
+        self._tell(how, len(young) + len(others))
+        for suspect in young:
+            self._put(self._alone, suspect)
+        self._once_more(self._single, others)
+
+    def _once_more(self, line: Bench, suspects: list[Suspect]) -> None:
+        """Try again what had lived through its first moments, but not for ever."""
+        for suspect in suspects:
+            suspect.ends += 1
+            self._put(self._alone if suspect.ends >= ENDS else line, suspect)
+
+    def _tell(self, how: str, suspects: int) -> None:
+        what = "a process that tried suspects has ended; they are tried again"
+        self._log.trouble(what, how=how, suspects=suspects)

@@ -1,0 +1,271 @@
+"""What was handed out again and again: sound mail arrives, and what crashes its process does not.
+
+A message that crashes its process does so here in earnest (SIGSEGV), in the process that tries it:
+Python is made to when it opens the file of that message in the Maildir.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from services.fetcher.identity import identify
+from shared.broker import Send
+from shared.faultpoint import VARIABLE
+from shared.message import Envelope, Fetched, Inline
+from shared.queues import INCOMING, PICKUP, QUARANTINE, Tier
+from shared.runner import RENEW
+from shared.trial.suspects import SUSPECT
+from shared.wire import encode
+from tests.deliveries import singly
+from tests.flow.addressed import ACCOUNT, put_addressed
+from tests.flow.connector import Connector
+from tests.flow.forked import ForkedConnector
+from tests.flow.place import ONCE
+from tests.flow.queues import opened, steward
+from tests.servers.smtp import HANG, SmtpServer, smtp_server
+
+TIERS = (Tier("1s", 1.0),)
+PATIENCE = 60.0
+
+CRASHES = """
+import ctypes, sys
+
+def crash(event, arguments):
+    if event == "open" and "{id}" in str(arguments[0]):
+        ctypes.string_at(0)
+
+sys.addaudithook(crash)
+"""
+DOES_NOT_START = """
+import os, sys
+
+if "trial" in sys.orig_argv:
+    os._exit(3)
+"""
+
+
+def letters(count: int) -> list[bytes]:
+    return [b"Subject: %d\r\n\r\nhello\r\n" % n for n in range(count)]
+
+
+def configure(product: Connector, broker: str | None, url: str) -> None:
+    product.configure([], url, broker, retry={"tiers": ["1s"]})
+    assert product.cli("topology", "declare").returncode == 0
+
+
+async def put(product: Connector, broker: str | None, messages: Sequence[bytes]) -> None:
+    async with opened(product, broker, TIERS, "rewriter") as rewriter:
+        for message in messages:  # one by one, so that each has an entry of its own
+            await put_addressed(rewriter, "default", ["sales"], [message])
+
+
+async def hand_out(
+    product: Connector, broker: str | None, count: int, times: int = SUSPECT, queue: str = PICKUP
+) -> None:
+    """Have all messages handed out so many times to somebody who is gone then."""
+    for _ in range(times):
+        async with opened(product, broker, TIERS, "postmaster") as gone, asyncio.timeout(PATIENCE):
+            deliveries = singly(gone.consume(queue, count))
+            for _ in range(count):
+                await anext(deliveries)
+
+
+def python(product: Connector, startup: str) -> dict[str, str]:
+    """Return an environment in which every Python that is started does this first."""
+    folder = product.folder / "startup"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(startup)
+    return {"PYTHONPATH": str(folder)}
+
+
+def children(product: Connector, name: str) -> list[int]:
+    """Return the processes that a process has started and not buried."""
+    pid = product.processes[name].pid
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def lives(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+async def waited(product: Connector, true: object, what: str) -> None:
+    assert callable(true)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not true():
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"no {what}\n{product.tail()}") from None
+
+
+def depth(product: Connector, broker: str | None, queue: str) -> int:
+    with steward(product, broker, TIERS) as looking:
+        return looking.depths()[queue] or 0
+
+
+def stored(mail: Path) -> int:
+    return len(list(mail.glob("*/new/*")))
+
+
+async def test_what_crashes_its_process_ends_in_quarantine_and_its_neighbours_arrive(
+    product: ForkedConnector, broker: str | None, tmp_path: Path
+) -> None:
+    """The process that it was handed out to lives on, and the claims of the dead are no way out."""
+    mail, messages = tmp_path / "mail", letters(40)
+    configure(product, broker, f"maildir://{mail}/{{local}}")
+    await put(product, broker, messages)
+    await hand_out(product, broker, len(messages))
+    poison = identify(ACCOUNT, messages[7])
+    product.start("deliverer", **python(product, CRASHES.format(id=poison)))
+    await waited(product, lambda: depth(product, broker, QUARANTINE), "quarantine")
+    await waited(product, lambda: stored(mail) == len(messages) - 1, "neighbours")
+
+    (kept,) = product.json("quarantine", "list")
+    assert (kept["id"], kept["account"], kept["subject"]) == (poison, ACCOUNT, "7")
+    assert kept["reason"] == (
+        "it crashed the process that took it, 3 times, by itself: signal 11 (SIGSEGV)"
+    )
+    assert kept["stage"] == "deliverer"
+    out = product.folder / "out.eml"
+    assert product.cli("quarantine", "export", poison, "-o", str(out)).returncode == 0
+    assert out.read_bytes() == messages[7]
+    assert product.stop("deliverer") == 0
+    assert depth(product, broker, PICKUP) == 0
+    assert stored(mail) == len(messages) - 1
+
+
+async def test_hundreds_of_sound_suspects_arrive(
+    product: ForkedConnector, broker: str | None, tmp_path: Path
+) -> None:
+    """As there are after the broker was started again twice."""
+    mail, messages = tmp_path / "mail", letters(300)
+    configure(product, broker, f"maildir://{mail}/{{local}}")
+    await put(product, broker, messages)
+    await hand_out(product, broker, len(messages))
+    product.start("deliverer")
+    await waited(product, lambda: stored(mail) == len(messages), "mail")
+    assert product.stop("deliverer") == 0
+    assert depth(product, broker, PICKUP) == depth(product, broker, QUARANTINE) == 0
+    assert not product.count("deliverer", "a process that tried suspects has ended")
+
+
+@pytest.fixture
+async def slow() -> AsyncIterator[SmtpServer]:
+    """A server that takes its time, and hangs at first."""
+    async with smtp_server(rule=lambda key, _: HANG if key == "EHLO" else None) as server:
+        yield server
+
+
+async def test_sound_mail_survives_thirty_kills_of_its_process(
+    product: ForkedConnector, broker: str | None, slow: SmtpServer
+) -> None:
+    """It waits for a server that hangs, while somebody kills and kills."""
+    messages = letters(12)
+    configure(product, broker, f"{slow.url}?tls=none")
+    await put(product, broker, messages)
+    for _ in range(3):
+        await hand_out(product, broker, len(messages), RENEW - 1)
+        before = slow.connections
+        product.start("deliverer")
+        await waited(product, lambda n=before: slow.connections > n, "mail in hand")
+        product.kill("deliverer")
+    slow.rule = lambda _, __: None
+    product.start("deliverer")
+    await waited(product, lambda: len(slow.received) >= len(messages), "mail")
+    assert product.stop("deliverer") == 0
+    assert sorted(r.data.partition(b"Subject")[2] for r in slow.received) == sorted(
+        m.partition(b"Subject")[2] for m in messages
+    )
+    assert depth(product, broker, QUARANTINE) == 0
+
+
+async def test_a_process_that_does_not_start_is_nobodys_fault(
+    product: ForkedConnector, broker: str | None, tmp_path: Path
+) -> None:
+    mail, messages = tmp_path / "mail", letters(12)
+    configure(product, broker, f"maildir://{mail}/{{local}}")
+    await put(product, broker, messages[:5])
+    await hand_out(product, broker, 5)
+    await put(product, broker, messages[5:])
+    product.start("deliverer", **python(product, DOES_NOT_START))
+    await waited(product, lambda: stored(mail) == len(messages) - 5, "those that are no suspects")
+    said = "the process that tries suspects does not start; they wait"
+    await waited(product, lambda: product.count("deliverer", said) >= 2, "word of it")
+    assert product.events("deliverer")[-1].get("why", "exit status 3") == "exit status 3"
+    assert product.stop("deliverer") == 0
+    assert depth(product, broker, QUARANTINE) == 0
+
+    product.start("deliverer")
+    await waited(product, lambda: stored(mail) == len(messages), "all mail")
+    assert product.stop("deliverer") == 0
+
+
+async def test_what_is_on_trial_as_the_stage_ends_is_settled_and_no_process_is_left(
+    product: ForkedConnector, broker: str | None, slow: SmtpServer
+) -> None:
+    """Signals are for the parent; the child has a session of its own, and heeds none."""
+    slow.rule, slow.slow = lambda _, __: None, 2.0
+    configure(product, broker, f"{slow.url}?tls=none")
+    await put(product, broker, letters(3))
+    await hand_out(product, broker, 3)
+    product.start("deliverer")
+    await waited(product, lambda: slow.connections > 0, "a connection")
+    (child,) = children(product, "deliverer")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(child, number)
+    assert await asyncio.to_thread(product.stop, "deliverer") == 0
+    assert len(slow.received) == 3
+    assert not lives(child)
+    assert depth(product, broker, PICKUP) == depth(product, broker, QUARANTINE) == 0
+
+
+async def test_a_stage_ends_well_while_a_process_starts_for_its_suspects(
+    product: ForkedConnector, tmp_path: Path
+) -> None:
+    configure(product, None, f"maildir://{tmp_path}/mail/{{local}}")
+    await put(product, None, letters(3))
+    await hand_out(product, None, 3)
+    product.start("deliverer")
+    await waited(product, lambda: children(product, "deliverer"), "child")
+    assert await asyncio.to_thread(product.stop, "deliverer") == 0, product.tail()
+    assert depth(product, None, PICKUP) + stored(tmp_path / "mail") == 3
+
+
+async def test_a_child_does_not_outlive_its_parent(
+    product: ForkedConnector, slow: SmtpServer
+) -> None:
+    configure(product, None, f"{slow.url}?tls=none")
+    await put(product, None, letters(1))
+    await hand_out(product, None, 1)
+    product.start("deliverer")
+    await waited(product, lambda: slow.connections > 0, "a connection")
+    (child,) = children(product, "deliverer")
+    assert Path(f"/proc/{child}/oom_score_adj").read_text().strip() == "1000"
+    product.kill("deliverer")
+    await waited(product, lambda: not lives(child), "end of the child")
+
+
+async def test_once_ends_over_a_message_that_crashes(
+    product: ForkedConnector, broker: str | None, tmp_path: Path
+) -> None:
+    mail, message = tmp_path / "mail", letters(1)[0]
+    configure(product, broker, f"maildir://{mail}/{{local}}")
+    id_ = identify("sales", message)
+    fetched = Envelope(id_, "sales", Fetched(Inline(message), "u", "pop:110"), 1.0)
+    async with opened(product, broker, TIERS, "fetcher") as fetcher:
+        await fetcher.publish(Send(INCOMING, encode(fetched), id_, {"account": "sales"}))
+    await hand_out(product, broker, 1, queue=INCOMING)
+    product.start(ONCE, **{VARIABLE: f"{id_}.handled"})
+    assert product.processes.pop(ONCE).wait(PATIENCE) == 1
+    summary = next(e for e in product.events(ONCE) if "accounts" in e)
+    assert (summary["quarantined"], summary["delivered"]) == (1, 0)
+    (kept,) = product.json("quarantine", "list")
+    assert kept["reason"].endswith("by itself: signal 9 (SIGKILL)")
