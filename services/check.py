@@ -81,8 +81,7 @@ def _refused(name: str, check: Callable[[], object]) -> Iterator[Problem]:
 
 def _broker(settings: Settings) -> Iterator[Problem]:
     table = settings.broker
-    if (url := table.url) is not None:
-        yield from _refused("", partial(amqp_url.parse, url.reveal()))
+    yield from _refused("", partial(amqp_url.parsed, [url.reveal() for url in table.every_url]))
     if (file := table.ca_file) is not None:
         yield from _refused("", partial(amqp_url.tls_context, str(file)))
 
@@ -92,7 +91,7 @@ def _places(settings: Settings) -> Iterator[Problem]:
     if settings.uses_data_dir:
         place = str(settings.data_dir.absolute())
         yield from _refused("data_dir", partial(require_writable, place))
-    if settings.broker.url is None:
+    if settings.broker.embedded:
         yield from _refused("", partial(_sqlite_file, settings.queue_file.absolute(), QUEUES_LOST))
     yield from _refused("", partial(Spool, settings.spool_url, settings.spool.options))
     if (url := settings.state.url) is not None:

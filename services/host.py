@@ -192,7 +192,7 @@ async def _monitored(
 
     spool = Spool(settings.spool_url, dict(settings.spool.options))
     vitals.damages.append(lambda: getattr(broker, "damage", None))
-    embedded = settings.broker.url is None
+    embedded = settings.broker.embedded
     stuck = lambda: embedded and broker.blocked is not None  # noqa: E731
     await stack.enter_async_context(watched(settings, room, stuck, log, clock))
     resources = Resources(settings, broker, state, spool, log, clock, hostname, version, room)
@@ -204,10 +204,10 @@ def broker_of(
     settings: Settings, sender: str, name: str, version: str, log: MailLog, room: Room
 ) -> Broker:
     """Return the broker that the settings name: RabbitMQ, or the embedded one without a URL."""
-    url = settings.broker.address()
+    urls = settings.broker.addresses()
     tiers = settings.retry.tiers
     # Of the two brokers, only the one in use is loaded.
-    if url is None:
+    if not urls:
         from shared.broker.embedded import EmbeddedBroker
 
         return EmbeddedBroker(
@@ -221,7 +221,7 @@ def broker_of(
 
     ca_file = settings.broker.ca_file
     return RabbitBroker(
-        url,
+        urls,
         sender=sender,
         name=name,
         tiers=tiers,

@@ -31,7 +31,7 @@ RESERVE: Final = "reserve"
 
 def databases(settings: Settings) -> list[Path]:
     """Return the SQLite files that these settings lead to."""
-    files = [settings.queue_file] if settings.broker.url is None else []
+    files = [settings.queue_file] if settings.broker.embedded else []
     if settings.state.url is None:
         files.append(settings.data_dir / "state.db")
     elif settings.state.url.scheme == "sqlite":

@@ -79,7 +79,7 @@ async def _declare(settings: Settings, lines: Lines) -> None:
 
     Stages of their own process wait for ``topology declare`` instead: they may not configure.
     """
-    if settings.broker.url is None:
+    if settings.broker.embedded:
         return
     log = MailLog("run", lines=lines)
     doubt = Doubt(SystemClock())

@@ -21,6 +21,7 @@ from shared.queues import Tier
 from shared.room import USUAL
 from shared.settings_fields import (
     BrokerUrl,
+    BrokerUrls,
     Bytes,
     DeliveryUrl,
     Free,
@@ -91,13 +92,18 @@ class _Remote(_Login):
     def _password_belongs_to_somebody(self) -> _Remote:
         if self.secret is None:
             return self
-        if self.url is None:
+        if not self.every_url:
             raise ValueError("there is a password, but no url")
-        if self.url.has_password:
+        if any(url.has_password for url in self.every_url):
             raise ValueError(f"the password is given twice: in the url and as {self.secret.source}")
-        if not self.username and not self.url.username:
+        if not self.username and not all(url.username for url in self.every_url):
             raise ValueError("there is a password, but no username here or in the url")
         return self
+
+    @property
+    def every_url(self) -> tuple[Url, ...]:
+        """The URL, if there is one; of several each is as good as the others."""
+        return () if self.url is None else (self.url,)
 
     def address(self) -> str | None:
         """Return the URL with its password in it, None where no URL is set.
@@ -105,29 +111,54 @@ class _Remote(_Login):
         Raises:
             ConfigError: the password cannot be had.
         """
-        if self.url is None:
-            return None
-        if self.secret is None:
-            return self.url.reveal()
-        return self.url.with_credentials(self.username, self.secret.reveal()).reveal()
+        return next(iter(self.addresses()), None)
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return every URL with its password in it.
+
+        Raises:
+            ConfigError: the password cannot be had.
+        """
+        if self.secret is None or not self.every_url:
+            return tuple(url.reveal() for url in self.every_url)
+        name, password = self.username, self.secret.reveal()
+        return tuple(url.with_credentials(name, password).reveal() for url in self.every_url)
 
 
 class Broker(_Remote):
     """``[broker]``: the RabbitMQ that carries the queues; without a URL, the embedded broker.
 
     Attributes:
+        urls: those of the nodes of a cluster, in place of one URL.
         management_url: RabbitMQ's management API, where policies can be seen and declared.
     """
 
     url: BrokerUrl | None = None
+    urls: BrokerUrls = ()
     ca_file: Location | None = None
     management_url: ManagementUrl | None = None
 
     @model_validator(mode="after")
     def _manages_a_broker(self) -> Broker:
-        if self.management_url is not None and self.url is None:
+        if self.management_url is not None and self.embedded:
             raise ValueError("there is a management_url, but no url: the embedded broker has none")
         return self
+
+    @model_validator(mode="after")
+    def _one_way_to_it(self) -> Broker:
+        if self.url is not None and self.urls:
+            raise ValueError("there are a url and urls: write all of them into urls")
+        return self
+
+    @property
+    def every_url(self) -> tuple[Url, ...]:
+        """The URL of each node; none for the embedded broker."""
+        return self.urls or super().every_url
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is the embedded broker."""
+        return not self.every_url
 
 
 class State(_Remote):
@@ -282,11 +313,11 @@ class Settings(_Table):
     @property
     def uses_data_dir(self) -> bool:
         """Whether anything is kept in ``data_dir``: not all three have a URL."""
-        return any(table.url is None for table in (self.broker, self.state, self.spool))
+        return self.broker.embedded or self.state.url is None or self.spool.url is None
 
     @property
     def queue_file(self) -> Path:
-        """The file of the embedded broker; of no meaning where ``broker.url`` is set."""
+        """The file of the embedded broker; of no meaning where there is another."""
         return self.data_dir / "queue.db"
 
     @property

@@ -162,7 +162,7 @@ def _secrets(settings: Settings) -> list[Secret]:
 def _written_down(settings: Settings, secrets: list[Secret]) -> bool:
     """Return whether a secret stands in the configuration itself."""
     remotes = (settings.broker, settings.state, *settings.every_destination.values())
-    urls = [remote.url for remote in remotes]
-    return any(url and url.has_password for url in urls) or any(
+    urls = [url for remote in remotes for url in remote.every_url]
+    return any(url.has_password for url in urls) or any(
         secret.source == "password" for secret in secrets
     )

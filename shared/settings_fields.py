@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
@@ -19,8 +19,18 @@ from pydantic_core.core_schema import CoreSchema, ValidationInfo
 from shared.queues import Tier
 from shared.room import Floor
 from shared.settings_secret import SOURCES, Secret
-from shared.settings_values import Keep, Url, duration, floor, path, size, tiers
+from shared.settings_values import (
+    Keep,
+    Url,
+    duration,
+    floor,
+    names_several,
+    path,
+    size,
+    tiers,
+)
 
+_BROKERS: Final = 20
 _HOSTED: Final = ("smtp", "smtps", "lmtp")
 _FOLDERS: Final = ("lmtp+unix", "maildir", "pickup", "replay")
 
@@ -55,6 +65,11 @@ def _delivery_url(value: object) -> Url:
 
 
 def _broker_url(value: object) -> Url:
+    if isinstance(value, str) and names_several(value):
+        raise ValueError(
+            'several brokers are a list: urls = ["amqp://...", "amqp://..."];'
+            " in a password ; is written as %3B and , as %2C"
+        )
     url = Url.parse(value)
     if url.scheme not in ("amqp", "amqps"):
         raise ValueError(
@@ -70,6 +85,14 @@ def _management_url(value: object) -> Url:
     if not re.match(r"https?://[^/?#]+/?[^?#]*$", url.reveal()):
         raise ValueError("expected http://user:password@host:15672 or https://...")
     return url
+
+
+def _broker_urls(value: object) -> tuple[Url, ...]:
+    """Return the URLs in a list, or in a text with commas between them."""
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, Sequence) or not 1 <= len(items) <= _BROKERS:
+        raise ValueError(f"expected a list of 1 to {_BROKERS} URLs, each of them amqp://...")
+    return tuple(_broker_url(item.strip() if isinstance(item, str) else item) for item in items)
 
 
 def _state_url(value: object) -> Url:
@@ -133,6 +156,7 @@ Password: TypeAlias = Annotated[Secret, _MadeSecret()]
 Retention: TypeAlias = Annotated[Keep, Made(Keep.parse)]
 Tiers: TypeAlias = Annotated[tuple[Tier, ...], Made(tiers)]
 BrokerUrl: TypeAlias = Annotated[Url, Made(_broker_url)]
+BrokerUrls: TypeAlias = Annotated[tuple[Url, ...], Made(_broker_urls)]
 ManagementUrl: TypeAlias = Annotated[Url, Made(_management_url)]
 StateUrl: TypeAlias = Annotated[Url, Made(_state_url)]
 SpoolUrl: TypeAlias = Annotated[Url, Made(_spool_url)]

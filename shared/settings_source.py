@@ -27,6 +27,9 @@ PREFIX: Final = "POP3_CONNECTOR__"
 NAMED_LISTS: Final = ("account",)
 """Lists of tables that an environment variable may address by the ``name`` in them."""
 
+_INSTEAD: Final = (SOURCES, ("url", "urls"))
+"""Keys that are ways to say the same."""
+
 _HEADER: Final = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]")
 _KEY: Final = re.compile(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*[^\s.=]+)*)\s*=""")
 _PART: Final = re.compile(r"""\s*("[^"]*"|'[^']*'|[^.\s]+)\s*\.?""")
@@ -83,9 +86,9 @@ class Source:
         if key.endswith("_file") and key not in self._plain:
             key, value = key.removesuffix("_file"), read_secret(Path(value), name)
         place, path = self._descend(name, tables)
-        if key in SOURCES:
-            # A password from here replaces one from the file, whichever way that one was given.
-            for other in SOURCES:
+        for group in _INSTEAD:
+            # What is given here replaces what the file gives, whichever way it does.
+            for other in group if key in group else ():
                 if (*path, other) not in self._variables:
                     place.pop(other, None)
         place[key] = value

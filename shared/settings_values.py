@@ -137,6 +137,18 @@ class Keep:
             raise ValueError('expected "delete", "forever" or a duration such as "7d"') from None
 
 
+def names_several(url: str) -> bool:
+    """Return whether a text is several URLs, or several hosts, with ``;`` or ``,`` between them.
+
+    Other programs take that; read as one URL, a password would be taken for part of a path.
+    """
+    if re.search(r"[;,]\s*[A-Za-z]+://", url):
+        return True
+    authority = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    user, _, host = authority.rpartition("@")
+    return bool(re.search(r"[;,]", host) or ("@" in user and re.search(r"[;,]", user)))
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Url:
     """A URL that may hold a password: as text it is masked, ``reveal`` gives the whole."""

@@ -81,7 +81,8 @@ def understood(settings: Settings, path: Path | None) -> dict[str, object]:
     """Return what the settings come to, as plain values without secrets."""
     return {
         "file": None if path is None else str(path),
-        "broker": str(settings.broker.url or f"embedded, in {settings.queue_file}"),
+        "broker": ", ".join(map(str, settings.broker.every_url))
+        or f"embedded, in {settings.queue_file}",
         "state": str(settings.state.url or f"SQLite, in {settings.data_dir / 'state.db'}"),
         "spool": str(settings.spool.url or settings.data_dir / "spool"),
         "inline_limit": show.size(settings.spool.inline_limit, exact=True),

@@ -95,13 +95,13 @@ async def _account_states(address: str | Path) -> Mapping[str, AccountState]:
 
 
 def _rabbitmq(settings: Settings) -> Steward | None:
-    url = settings.broker.address()
-    if url is None:
+    urls = settings.broker.addresses()
+    if not urls:
         return None
     from shared.broker.steward import KombuSteward
 
     ca_file = settings.broker.ca_file
-    return KombuSteward(url, settings.retry.tiers, None if ca_file is None else str(ca_file), _say)
+    return KombuSteward(urls, settings.retry.tiers, None if ca_file is None else str(ca_file), _say)
 
 
 def _say(what: str, /, **about: object) -> None:

@@ -42,7 +42,7 @@ class Parts(NamedTuple):
         from shared.spool import folder_of
 
         return cls(
-            settings.queue_file if settings.broker.url is None else None,
+            settings.queue_file if settings.broker.embedded else None,
             ledger_file(settings),
             folder_of(settings.spool_url, settings.spool.options),
             settings.unrecorded_file,

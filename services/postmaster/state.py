@@ -148,7 +148,7 @@ def _tell_lost(lost: Lost) -> None:
 def _files(settings: Settings) -> dict[Path, Callable[[Path], None]]:
     """Return the files that these settings lead to and that are there, each with what makes it."""
     files: dict[Path, Callable[[Path], None]] = {}
-    if settings.broker.url is None:
+    if settings.broker.embedded:
         files[settings.queue_file] = lambda path: make_queues(settings, path)
     ledgers = ledger_file(settings)
     if ledgers is not None:
@@ -218,7 +218,7 @@ def require_stopped(settings: Settings) -> None:
         ConfigError: one does.
     """
     folder = settings.queue_file.with_name(f"{settings.queue_file.name}.owners")
-    if settings.broker.url is None and any(map(owners.is_locked, folder.glob("*"))):
+    if settings.broker.embedded and any(map(owners.is_locked, folder.glob("*"))):
         raise ConfigError(str(settings.data_dir), "processes use these files; stop them first")
 
 

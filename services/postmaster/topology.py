@@ -163,7 +163,7 @@ def _required(settings: Settings) -> Management:
 
 def _warn(settings: Settings) -> None:
     """Say what policies could do to mail, on standard error; it is no reason to show nothing."""
-    if settings.broker.url is None:
+    if settings.broker.embedded:
         return
     found = [f"whether a policy could lose mail is not known: {WHERE} is not set"]
     try:

@@ -6,7 +6,9 @@ https://www.rabbitmq.com/docs/uri-spec, except that an empty path means the virt
 
 from __future__ import annotations
 
+import re
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -14,6 +16,20 @@ from urllib.parse import unquote, urlsplit
 from shared.errors import ConfigError
 
 WHERE: Final = "broker.url"
+_OPTIONS: Final = (
+    "heartbeat",
+    "connection_timeout",
+    "channel_max",
+    "frame_max",
+    "auth_mechanism",
+    "cacertfile",
+    "certfile",
+    "keyfile",
+    "verify",
+    "server_name_indication",
+)
+"""Those of https://www.rabbitmq.com/docs/uri-query-parameters, none of which is ours."""
+
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
 
 
@@ -38,6 +54,18 @@ class AmqpUrl:
         return f"{scheme}://{self.user}@{self.host}:{self.port}/{self.vhost.removeprefix('/')}"
 
 
+def parsed(urls: str | Sequence[str]) -> tuple[AmqpUrl, ...]:
+    """Return the parts of a URL, or of those of the nodes of one cluster.
+
+    Raises:
+        ConfigError: one is not such a URL, or they are not of one virtual host.
+    """
+    found = tuple(parse(url) for url in ([urls] if isinstance(urls, str) else urls))
+    if len({url.vhost for url in found}) > 1:
+        raise ConfigError("broker.urls", "they are nodes of one cluster: expected one virtual host")
+    return found
+
+
 def parse(url: str) -> AmqpUrl:
     """Return the parts of an ``amqp://`` or ``amqps://`` URL.
 
@@ -53,8 +81,13 @@ def parse(url: str) -> AmqpUrl:
     if parts.scheme not in _PORTS or not parts.hostname:
         raise ConfigError(WHERE, "expected amqp://user:password@host:port/vhost, or amqps://")
     if parts.query or parts.fragment:
+        # Only names that are no secret: after a ? may stand the rest of a password.
+        options = [name for name in _OPTIONS if re.search(rf"(?:^|&){name}=", parts.query)]
+        named = f" ({', '.join(options)})" if options else ""
         raise ConfigError(
-            WHERE, "only a virtual host may follow the host; write ? in it as %3F, # as %23"
+            WHERE,
+            f"there are no options in this URL{named}, only a virtual host may follow the host;"
+            " write ? in it as %3F, # as %23",
         )
     return AmqpUrl(
         parts.hostname,

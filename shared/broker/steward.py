@@ -12,6 +12,7 @@ messages, of which some are moved or dropped: the others get entries of their ow
 from __future__ import annotations
 
 import hashlib
+import random
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from kombu.exceptions import KombuError
 
 from shared import topology, wire
 from shared.broker import Onward, Send, Stored, unnoticed
-from shared.broker.amqp_url import WHERE, AmqpUrl, parse, tls_context
+from shared.broker.amqp_url import WHERE, AmqpUrl, parsed, tls_context
 from shared.broker.bundled import each
 from shared.broker.dead_letter import readable
 from shared.broker.refusals import refusal
@@ -63,7 +64,7 @@ class KombuSteward:
     are declared so that it does not matter how often somebody looks.
 
     Args:
-        url: ``amqp://user:password@host:port/vhost``, or ``amqps://``.
+        urls: ``amqp://user:password@host:port/vhost``, or ``amqps://``; or one for each node.
         tiers: the retry tiers of the topology.
         ca_file: the authority that TLS trusts; the system's store if None.
         report: is told of what this waits for.
@@ -74,17 +75,18 @@ class KombuSteward:
 
     def __init__(
         self,
-        url: str,
+        urls: str | Sequence[str],
         tiers: Sequence[Tier],
         ca_file: str | None = None,
         report: Report = silent,
     ) -> None:
-        self._url = parse(url)
+        self._urls = parsed(urls)
+        self._url = self._urls[0]  # or the one we are connected to
         self._report = report
         self._tiers = tiers
         self._queues = plan(tiers)
         self._reach = frozenset(reachable(SENDER, self._queues))
-        self._tls = _tls(self._url, ca_file)
+        self._tls = [_tls(url, ca_file) for url in self._urls]
         self._connection: Connection | None = None
 
     def declare(self) -> Sequence[str]:
@@ -320,12 +322,27 @@ class KombuSteward:
 
     def _connected(self) -> Connection:
         if self._connection is None:
-            connection = _connection(self._url, self._tls)
-            with self._translated(WHERE):
-                connection.connect()
-                lenient(connection)
-            self._connection = connection
+            self._connection = self._first()
         return self._connection
+
+    def _first(self) -> Connection:
+        """Return a connection to the first node that lets us in, tried in random order."""
+        nodes = list(zip(self._urls, self._tls, strict=True))
+        errors: list[BrokerUnavailable | BrokerRefuses] = []
+        for self._url, tls in random.sample(nodes, len(nodes)):
+            connection = _connection(self._url, tls)
+            try:
+                with self._translated(WHERE):
+                    connection.connect()
+                    lenient(connection)
+            except (BrokerUnavailable, BrokerRefuses) as error:
+                errors.append(error)
+            else:
+                return connection
+        away = [error for error in errors if isinstance(error, BrokerUnavailable)]
+        if len(away) > 1:
+            raise BrokerUnavailable("; ".join(map(str, away)))
+        raise (away or errors)[0]
 
     @contextmanager
     def _translated(self, what: str) -> Iterator[None]:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.broker.amqp_url import AmqpUrl, parse, tls_context
+from shared.broker.amqp_url import AmqpUrl, parse, parsed, tls_context
 from shared.errors import ConfigError
 
 
@@ -37,6 +37,21 @@ def test_what_is_no_such_url_is_refused_without_its_password(url: str) -> None:
         parse(url)
     assert "hush" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_the_options_of_other_programs_are_named_and_what_may_be_a_password_is_not() -> None:
+    with pytest.raises(ConfigError, match=r"no options in this URL \(heartbeat, verify\)"):
+        parse("amqp://u:hush@mq/x?verify=verify_none&heartbeat=1&hush=hush")
+    with pytest.raises(ConfigError, match="no options in this URL, only") as caught:
+        parse("amqp://u:12?hush@mq/x")
+    assert "hush" not in str(caught.value)
+
+
+def test_the_nodes_of_a_cluster_have_one_virtual_host() -> None:
+    assert [url.host for url in parsed(["amqp://a/v", "amqp://b/v"])] == ["a", "b"]
+    assert parsed("amqp://a/v") == (parse("amqp://a/v"),)
+    with pytest.raises(ConfigError, match="one virtual host"):
+        parsed(["amqp://a/v", "amqp://b/w"])
 
 
 def test_the_password_is_shown_nowhere() -> None:

@@ -59,7 +59,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "rabbitmq": {"enabled": True, "storageClassName": "fast"},
     },
-    "with a shared disk": {"spool": {"existingClaim": "spool"}},
+    "with a shared disk": {
+        "spool": {"existingClaim": "spool"},
+        "broker": {"urls": ["amqp://rabbit-1.mail:5672/", "amqp://rabbit-2.mail:5672/"]},
+    },
 }
 
 
@@ -168,9 +171,11 @@ def test_the_program_understands_what_it_is_given(variant: str, tmp_path: Path) 
                 secret.write_text("a-secret")
                 given[name] = str(secret)
         settings = load(file, given)
-        if "POP3_CONNECTOR__BROKER__URL" in given:
+        if "POP3_CONNECTOR__BROKER__USERNAME_FILE" in given:
             assert settings.broker.username == "a-secret"
-            assert "a-secret" in (settings.broker.address() or "")
+            addresses = settings.broker.addresses()
+            assert len(addresses) == (2 if variant == "with a shared disk" else 1)
+            assert all("a-secret" in address for address in addresses)
         if "POP3_CONNECTOR__STATE__URL" in given:
             assert "a-secret" in str(settings.state_address())
 

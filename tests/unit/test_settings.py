@@ -256,3 +256,52 @@ def test_problems_are_there_for_programs_too(tmp_path: Path) -> None:
         loaded(tmp_path, MINIMAL + "port = 0")
     assert [problem.what for problem in caught.value.problems] == ["expected 1 or more"]
     assert os.linesep not in caught.value.what
+
+
+def test_a_broker_may_have_several_nodes(tmp_path: Path) -> None:
+    nodes = '[broker]\nurls = ["amqp://a", "amqp://b:99/v"]\nusername = "u"\npassword = "p"'
+    broker = loaded(tmp_path, f"{nodes}\n{MINIMAL}").broker
+    assert broker.addresses() == ("amqp://u:p@a", "amqp://u:p@b:99/v")
+    assert not broker.embedded
+    both = nodes.replace("urls", 'url = "amqp://c"\nurls')
+    (said,) = refusal(tmp_path, f"{both}\n{MINIMAL}")
+    assert said.endswith("broker: there are a url and urls: write all of them into urls")
+    (said,) = refusal(tmp_path, f'[broker]\nurls = ["amqp://a", "http://b"]\n{MINIMAL}')
+    assert "broker.urls: expected amqp://user:password@host:5672/vhost" in said
+    (said,) = refusal(tmp_path, f"[broker]\nurls = []\n{MINIMAL}")
+    assert "broker.urls: expected a list of 1 to 20 URLs" in said
+
+
+def test_nodes_from_the_environment_replace_the_url_of_the_file(tmp_path: Path) -> None:
+    environ = {"POP3_CONNECTOR__BROKER__URLS": "amqp://u:p%2C@a, amqp://u:p%2C@b"}
+    broker = loaded(tmp_path, f'[broker]\nurl = "amqp://c"\n{MINIMAL}', environ).broker
+    assert broker.addresses() == ("amqp://u:p%2C@a", "amqp://u:p%2C@b")
+    environ = {"POP3_CONNECTOR__BROKER__URL": "amqp://c"}
+    assert loaded(tmp_path, f'[broker]\nurls = ["amqp://a"]\n{MINIMAL}', environ).broker.addresses()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://u:hush@a:5672//;amqp://u:hush@b:5672//",
+        "amqp://u:hush@a;amqp://u:hush@b",
+        "amqp://u:hush@a,amqp://u:hush@b",
+        "amqp://u:hush@a/v; amqps://u:hush@b/v",
+        "amqp://u:hush@a;b/v",
+        "amqp://u:hush@a,b:5672/v",
+        "amqp://u:hush@a;u:hush@b/v",
+    ],
+)
+@pytest.mark.parametrize("key", ["url = {}", "urls = [{}]"])
+def test_several_brokers_in_one_url_are_refused_without_their_passwords(
+    tmp_path: Path, url: str, key: str
+) -> None:
+    text = key.format(f'"{url}"')
+    (said,) = refusal(tmp_path, f"[broker]\n{text}\n{MINIMAL}")
+    assert "several brokers are a list: urls = [" in said
+    assert "hush" not in said
+
+
+def test_what_may_stand_between_urls_may_stand_in_one(tmp_path: Path) -> None:
+    url = "amqp://u;,:p;,@a/v;,"
+    assert loaded(tmp_path, f'[broker]\nurl = "{url}"\n{MINIMAL}').broker.address() == url

@@ -15,7 +15,7 @@ from typing import Final, cast
 from weakref import WeakSet
 
 from shared.broker import Delivery, Send
-from shared.broker.amqp_url import parse
+from shared.broker.amqp_url import parsed
 from shared.broker.rabbitmq.apart import Apart
 from shared.broker.rabbitmq.backoff import Backoff
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
@@ -41,7 +41,7 @@ class RabbitBroker:
     """A ``shared.broker.Broker`` over RabbitMQ 3.10 or later.
 
     Args:
-        url: ``amqp://user:password@host:port/vhost``, or ``amqps://``.
+        urls: ``amqp://user:password@host:port/vhost``, or ``amqps://``; or one for each node.
         sender: who publishes, a key of ``shared.queues.SENDERS``; its exchange has the same name.
         name: this process in the management UI, as ``parser@host``.
         tiers: the retry tiers of the topology.
@@ -56,7 +56,7 @@ class RabbitBroker:
 
     def __init__(
         self,
-        url: str,
+        urls: str | Sequence[str],
         *,
         sender: str,
         name: str,
@@ -70,9 +70,9 @@ class RabbitBroker:
         self._clock = clock or SystemClock()
         self._report = report
         self._reach = frozenset(reachable(sender, plan(tiers)))
-        address = parse(url)
+        addresses = parsed(urls)
         self._publishing, self._consuming = (
-            Link([address], ca_file, f"{title} ({use})", version, report, self._clock)
+            Link(addresses, ca_file, f"{title} ({use})", version, report, self._clock)
             for title in [f"pop3-connector {name} {version}"]
             for use in ("publishing", "consuming")
         )

@@ -72,7 +72,15 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     ),
     "the broker's URL": (
         '[broker]\nurl = "amqp://mq.example/?heartbeat=3"',
-        "broker.url: only a virtual host may follow the host",
+        "broker.url: there are no options in this URL (heartbeat), only a virtual host may follow",
+    ),
+    "a URL of the broker's": (
+        '[broker]\nurls = ["amqp://a.example", "amqp://b.example/?verify=no"]',
+        "broker.url: there are no options in this URL (verify), only a virtual host may follow",
+    ),
+    "several virtual hosts": (
+        '[broker]\nurls = ["amqp://a.example/x", "amqp://b.example/y"]',
+        "broker.urls: they are nodes of one cluster: expected one virtual host",
     ),
     "a database in memory": ('[state]\nurl = "sqlite://"', "state.url: names no file"),
     "a spool of an unknown kind": ('[spool]\nurl = "nonsense://x"', "spool.url: fsspec does not"),

@@ -57,7 +57,11 @@ capabilities: {drop: [ALL]}
 - {name: POP3_CONNECTOR_CONFIG, value: /etc/pop3-connector/connector.toml}
 - {name: POP3_CONNECTOR__DATA_DIR, value: /tmp}
 {{- if include "connector.usesBroker" $service }}
+{{- if $values.broker.urls }}
+- {name: POP3_CONNECTOR__BROKER__URLS, value: {{ join "," $values.broker.urls | quote }}}
+{{- else }}
 - {name: POP3_CONNECTOR__BROKER__URL, value: {{ $values.broker.url | quote }}}
+{{- end }}
 - {name: POP3_CONNECTOR__BROKER__USERNAME_FILE, value: /run/secrets/broker/username}
 - {name: POP3_CONNECTOR__BROKER__PASSWORD_FILE, value: /run/secrets/broker/password}
 {{- if $values.broker.caSecret }}
