@@ -75,16 +75,22 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     world = World(state, state, incoming, r.spool, limit, r.log, r.clock, r.room.lacking)
     most = Limits(max_messages=r.settings.limits.max_messages)
     fetcher = Fetcher(accounts, world, most, r.settings.limits.connections_per_host)
+
+    async def waiting() -> int:
+        return (await r.broker.depths([POLL]))[POLL]
+
     schedule = Scheduler(
         list(accounts),
         state,
         poll,
+        waiting,
         r.log,
         r.clock,
         blocked=lambda: r.broker.blocked or r.room.lacking(),
         first=first_polls(accounts.values()),
     )
-    upkeep = Upkeep(state, r.spool, r.log, r.clock, safe_age(r.settings.retry.give_up_after))
+    age = safe_age(r.settings.retry.give_up_after)
+    upkeep = Upkeep(list(accounts), state, r.spool, r.log, r.clock, age)
     await upkeep.begin()
     stage = Stage("fetcher", POLL, Poll, None, fetcher.handle, CONCURRENCY)
     try:

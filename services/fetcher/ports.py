@@ -94,6 +94,12 @@ class Schedule(Protocol):
     async def queued(self, accounts: Sequence[str], *, hold: float) -> None:
         """Hold them for longer: their poll jobs are queued, and perhaps done already."""
 
+    async def release_lost(self, accounts: Sequence[str], *, age: float) -> Sequence[str]:
+        """Let accounts be due again that were queued so long ago and are not being polled.
+
+        Their queue is empty. Return which.
+        """
+
     async def give_back(self, accounts: Sequence[str]) -> None:
         """Undo ``claim_due``: they are due again at once."""
 

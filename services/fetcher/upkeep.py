@@ -1,14 +1,16 @@
 """Housekeeping beside the fetcher, once a day: what is long over is forgotten.
 
-The ledgers lose finished deliveries, and identities that no maildrop holds any more; the spool
-loses what was begun there and never finished. Blobs are left alone: a look at the ledgers cannot
-tell which of them a queue still refers to. It trusts the database that an identity is kept as long
-as a maildrop holds its message. What cannot be done now is reported, and tried again in an hour.
+The ledgers lose finished deliveries, identities that no maildrop holds any more, and how accounts
+stand that nobody has any more; the spool loses what was begun there and never finished. Blobs are
+left alone: a look at the ledgers cannot tell which of them a queue still refers to. It trusts the
+database that an identity is kept as long as a maildrop holds its message. What cannot be done now
+is reported, and tried again in an hour.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -30,6 +32,11 @@ DRAFT_AGE: Final = DAY
 """Seconds after which nobody writes any more to what was begun in the spool: a session that made
 no progress for a minute has long been closed."""
 
+LEFT_AFTER: Final = 30 * DAY
+"""Seconds after which it is forgotten how an account stands that nobody has queued or polled: long
+beyond any time in which fetchers of two configurations run side by side. What was fetched of it is
+not forgotten, should it come back."""
+
 LEASE: Final = "upkeep"
 
 
@@ -44,6 +51,9 @@ class Ledgers(Protocol):
 
     async def prune(self, older_than: float) -> int:
         """Delete what has been over for so many seconds; return how many rows."""
+
+    async def prune_accounts(self, accounts: Sequence[str], *, age: float) -> int:
+        """Forget how all others stand that nobody has polled for so long; return how many."""
 
 
 class Spool(Protocol):
@@ -70,6 +80,7 @@ class Upkeep:
     the spool, because unfinished blobs may lie on its own machine.
 
     Args:
+        accounts: the names of all accounts that are polled.
         ledgers: the state database.
         spool: where large messages lie.
         journal: told what was done.
@@ -78,8 +89,15 @@ class Upkeep:
     """
 
     def __init__(
-        self, ledgers: Ledgers, spool: Spool, journal: Journal, clock: Clock, age: float
+        self,
+        accounts: Sequence[str],
+        ledgers: Ledgers,
+        spool: Spool,
+        journal: Journal,
+        clock: Clock,
+        age: float,
     ) -> None:
+        self._accounts = accounts
         self._ledgers = ledgers
         self._spool = spool
         self._journal = journal
@@ -114,6 +132,7 @@ class Upkeep:
     async def _prune_alone(self) -> None:
         try:
             rows = await self._ledgers.prune(self._age)
+            rows += await self._ledgers.prune_accounts(self._accounts, age=LEFT_AFTER)
         finally:
             with suppress(StateUnavailable):  # then the lease expires by itself
                 await self._ledgers.release(LEASE)

@@ -20,6 +20,10 @@ LATE: Final = 300.0
 """Seconds after which an account that is due, and that nobody polls, is worth a word: a fetcher
 looks every second."""
 
+QUEUED_LONG: Final = 900.0
+"""Seconds after which a poll job that was queued was lost, or has nobody to take it. A poll keeps
+its job for ten minutes at the most, and says so from then on."""
+
 _COLUMNS: Final = (
     "account",
     "status",
@@ -123,7 +127,7 @@ def _status(account: Account, state: AccountState | None, now: float) -> str:
         return "disabled"
     if state is not None and state.failures:
         return "failing"
-    if state is not None and state.queued_until > now:
+    if state is not None and state.queued_until > now and not _overdue(account, state, now):
         return "polling"
     return "ok" if state is not None and state.last_ok else "never polled"
 
@@ -138,7 +142,8 @@ def _next(account: Account, state: AccountState | None, now: float) -> str:
 
 
 def _overdue(account: Account, state: AccountState | None, now: float) -> bool:
-    """Return whether an account has been due for long, and no poll job for it is on its way."""
-    if state is None or not account.enabled or state.queued_until > now:
+    """Return whether an account has been due for long, and nobody is polling it or about to."""
+    if state is None or not account.enabled:
         return False
-    return 0 < state.next_poll < now - LATE
+    queued = state.queued_until > now and state.queued_at > now - QUEUED_LONG
+    return not queued and 0 < state.next_poll < now - LATE

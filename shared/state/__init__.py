@@ -50,10 +50,14 @@ from shared.state.schedule import (
     CLAIM_DUE,
     HOLD,
     POLLED,
+    PRUNE_ACCOUNTS,
     PUT_OFF,
+    RELEASE,
     UNQUEUE,
     AccountState,
     Due,
+    Left,
+    Lost,
     Polled,
     PutOff,
     Queued,
@@ -107,6 +111,7 @@ _ORDER: Final[tuple[Operation[Any, Any], ...]] = (
     HOLD,
     UNQUEUE,
     PUT_OFF,
+    RELEASE,
     CLAIM_DUE,
     RECALL,
     ACCOUNTS,
@@ -115,6 +120,7 @@ _ORDER: Final[tuple[Operation[Any, Any], ...]] = (
     PRUNE_IDENTITIES,
     PRUNE_LEASES,
     PRUNE_STANDING,
+    PRUNE_ACCOUNTS,
     EXPIRE,
 )
 """The order of operations in a transaction: what frees a name before what takes it, what writes
@@ -122,6 +128,10 @@ before what reads."""
 
 UNKNOWN: Final = "fetched, and cannot be recorded: it stays at the server, and each poll fetches it"
 UNRECORDABLE: Final = "delivered, and cannot be recorded: if it comes again, it comes twice"
+
+ENROL_EVERY: Final = 3_600.0
+"""Seconds after which it is made sure again that all accounts have a row: it may have been deleted,
+or lost in a failover or by a backup that was put back."""
 
 _SYSTEM_CLOCK: Final = SystemClock()
 _AT_ONCE: Final[Mapping[str, float]] = MappingProxyType({})
@@ -140,6 +150,8 @@ class State:
         self._claims: dict[Delivery, Since | None] = {}  # None for what is not ours
         self._unrecorded: set[Delivery] = set()
         self._enrolled: set[str] = set()
+        self._enrol_at = 0.0
+        self._by_name = False
         self._has_leases = False  # or may have
         self._report: Report = silent
         self._renewing: asyncio.Task[None] | None = None
@@ -298,11 +310,27 @@ class State:
             hold: seconds after which one that was not polled is due again.
             first: seconds after which one never seen before is due, where not at once.
         """
-        names = frozenset(accounts)
+        names, now = frozenset(accounts), self._clock.monotonic()
+        if now >= self._enrol_at:
+            self._enrolled.clear()
+            self._enrol_at, self._by_name = now + ENROL_EVERY, False
         new = {name: first.get(name, 0.0) for name in names - self._enrolled}
-        due = await self._ask(CLAIM_DUE, Due(names, new, hold))
+        due, strangers = await self._ask(CLAIM_DUE, Due(names, new, hold, self._by_name))
         self._enrolled |= names
+        self._by_name = self._by_name or strangers > len(names)
         return due
+
+    async def release_lost(self, accounts: Collection[str], *, age: float) -> list[str]:
+        """Let accounts be due again whose poll jobs are in no queue, and which nobody polls.
+
+        Args:
+            accounts: the names of all accounts served, whose queue is empty.
+            age: seconds since they were queued, at the least.
+
+        Returns:
+            Their names.
+        """
+        return await self._ask(RELEASE, Lost(frozenset(accounts), age))
 
     async def polled(
         self,
@@ -427,6 +455,20 @@ class State:
     async def forget_lost(self, lost: Sequence[Undelivered]) -> None:
         """Forget messages with their identities: they come again, if they are still there."""
         await self._ask(FORGET_LOST, lost)
+
+    async def prune_accounts(self, accounts: Collection[str], *, age: float) -> int:
+        """Forget how accounts stand that nobody has queued or polled for so many seconds.
+
+        Their UIDLs and identities stay: should one come back, its mail is not delivered again.
+
+        Args:
+            accounts: the names of those that are served, which stay.
+            age: seconds; one that somebody else serves all the same is enrolled anew by him.
+
+        Returns:
+            How many.
+        """
+        return await self._ask(PRUNE_ACCOUNTS, Left(frozenset(accounts), age))
 
     async def prune(self, older_than: float) -> int:
         """Delete finished deliveries, and identities that no maildrop holds any more.

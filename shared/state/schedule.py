@@ -9,12 +9,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Executable, and_, case, func, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Double,
+    Executable,
+    Integer,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+    type_coerce,
+    update,
+)
 
 from shared.state.batch import MAX_SKEW, Batch, Operation, chunks, insert_into
-from shared.state.schema import ACCOUNT
+from shared.state.schema import ACCOUNT, LEASE
+from shared.state.several import among, each, pairs
+from shared.state.statement import Made, Statement
+
+POLLING: Final = "account:"
+"""How the name of the lease on an account begins, under which it is polled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +49,7 @@ class AccountState:
     Attributes:
         next_poll: when it is due.
         queued_until: until when a poll job for it counts as on its way; 0 if there is none.
+        queued_at: since when.
         failures: how many polls failed one after the other, up to now.
         last_ok: when a poll last came to its end, None before the first.
         last_error: why the last poll failed, None where it did not.
@@ -36,6 +62,7 @@ class AccountState:
     last_ok: float | None
     last_error: str | None
     undone: str | None = None
+    queued_at: float = 0.0
 
 
 class Due(NamedTuple):
@@ -46,11 +73,38 @@ class Due(NamedTuple):
         new: those of them that may not be in the table yet, and in how many seconds they are due
             for the first time.
         hold: seconds for which they then count as queued.
+        by_name: ask for these names one by one, as more are due that are none of them.
     """
 
     names: frozenset[str]
     new: Mapping[str, float]
     hold: float
+    by_name: bool = False
+
+
+class Lost(NamedTuple):
+    """A question for accounts whose poll jobs are lost: their queue is empty.
+
+    Attributes:
+        names: the accounts that the asker serves.
+        age: seconds since they were queued, at the least; by then a job is in the queue, or
+            somebody polls the account.
+    """
+
+    names: frozenset[str]
+    age: float
+
+
+class Left(NamedTuple):
+    """A question for accounts that nobody has any more.
+
+    Attributes:
+        names: the accounts that the asker serves.
+        age: seconds for which nobody has queued or polled them, at the least.
+    """
+
+    names: frozenset[str]
+    age: float
 
 
 class Queued(NamedTuple):
@@ -89,44 +143,106 @@ class Polled(NamedTuple):
     retry_at: float = 0.0
 
 
-def _claim_due(batch: Batch, asked: Sequence[Due]) -> Sequence[list[str]]:
-    new = {name: wait for due in asked for name, wait in due.new.items()}
-    if new:
-        rows = [
-            {
-                **_blank(name),
-                **({"next_poll": batch.now + wait, "set_at": batch.now} if wait else {}),
-            }
-            for name, wait in sorted(new.items())
-        ]
-        batch.connection.execute(_enrol(batch.dialect), rows)
-    ready = set(batch.connection.scalars(_ready(batch.now)))
-    return [_queue(batch, due, ready) for due in asked]
+def _claim_due(batch: Batch, asked: Sequence[Due]) -> Sequence[tuple[list[str], int]]:
+    return [_claimed(batch, due) for due in asked]
 
 
-def _queue(batch: Batch, due: Due, ready: set[str]) -> list[str]:
-    mine = sorted(due.names & ready)
-    ready.difference_update(mine)
-    for portion in chunks(mine):
-        batch.connection.execute(
-            update(ACCOUNT)
-            .where(ACCOUNT.c.name.in_(portion))
-            .values(queued_until=batch.now + due.hold, queued_at=batch.now)
-        )
-    return mine
+def _claimed(batch: Batch, due: Due) -> tuple[list[str], int]:
+    """Claim what is due; answer which, and how many more are due that are none of the asker's.
+
+    Those are only looked at: locked, as what is claimed has to be, each would write to the log of
+    PostgreSQL again every second for as long as its row is there.
+    """
+    if due.new:
+        _enrol(batch, due.new)
+    moments = {"now": batch.now, "ahead": batch.now + MAX_SKEW}
+    if due.by_name:
+        ready, strangers = _names(_DUE_AMONG, batch, {**moments, "names": sorted(due.names)}), 0
+    else:
+        found = _names(_DUE, batch, moments)
+        ready = [name for name in found if name in due.names]
+        strangers = len(found) - len(ready)
+    if not ready:
+        return [], strangers
+    mine = sorted(_names(_LOCK, batch, {**moments, "names": sorted(ready)}))
+    until = batch.now + due.hold
+    _QUEUE.run(batch.connection, {"names": mine, "now": batch.now, "until": until})
+    return mine, strangers
 
 
-def _ready(now: float) -> Executable:
-    """Select, and in PostgreSQL lock, what is due and in no other scheduler's hands."""
-    due = _reached(ACCOUNT.c.next_poll, ACCOUNT.c.set_at, now)
-    free = _reached(ACCOUNT.c.queued_until, ACCOUNT.c.queued_at, now)
-    return select(ACCOUNT.c.name).where(and_(due, free)).with_for_update(skip_locked=True)
+def _names(statement: Statement, batch: Batch, values: Mapping[str, object]) -> list[str]:
+    return [name for (name,) in statement.run(batch.connection, values)]
 
 
-def _reached(
-    moment: ColumnElement[float], written: ColumnElement[float], now: float
-) -> ColumnElement[bool]:
-    return or_(moment <= now, written > now + MAX_SKEW)
+def _enrol(batch: Batch, new: Mapping[str, float]) -> None:
+    at_once = sorted(name for name, wait in new.items() if not wait)
+    later = {name: repr(batch.now + wait) for name, wait in sorted(new.items()) if wait}
+    if at_once:
+        _ENROL.run(batch.connection, {"names": at_once})
+    if later:
+        _ENROL_LATER.run(batch.connection, {"waits": later, "now": batch.now})
+
+
+_NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
+_AHEAD: Final[BindParameter[float]] = bindparam("ahead", type_=Double())
+
+
+def _is_due() -> ColumnElement[bool]:
+    """Return whether an account is to be polled, and in no other scheduler's hands.
+
+    What was written in the future was written by a clock that has since been set back.
+    """
+    due = or_(ACCOUNT.c.next_poll <= _NOW, ACCOUNT.c.set_at > _AHEAD)
+    free = or_(ACCOUNT.c.queued_until <= _NOW, ACCOUNT.c.queued_at > _AHEAD)
+    return and_(due, free)
+
+
+def _due(_: str) -> Made:
+    return select(ACCOUNT.c.name).where(_is_due())
+
+
+def _due_among(dialect: str) -> Made:
+    return select(ACCOUNT.c.name).where(among(dialect, ACCOUNT.c.name, "names"), _is_due())
+
+
+def _lock(dialect: str) -> Made:
+    these = (among(dialect, ACCOUNT.c.name, "names"), _is_due())
+    return select(ACCOUNT.c.name).where(*these).with_for_update(of=ACCOUNT, skip_locked=True)
+
+
+def _queue(dialect: str) -> Made:
+    until: BindParameter[float] = bindparam("until", type_=Double())
+    changes = {"queued_until": until, "queued_at": _NOW}
+    return update(ACCOUNT).where(among(dialect, ACCOUNT.c.name, "names")).values(changes)
+
+
+def _enrol_at_once(dialect: str) -> Made:
+    zero: ColumnElement[float] = literal_column("0.0", Double())
+    none: ColumnElement[int] = literal_column("0", Integer())
+    rows = select(each(dialect, "names"), zero, zero, zero, zero, none).where(true())
+    return _unless_there(dialect, rows)
+
+
+def _enrol_later(dialect: str) -> Made:
+    name, at = pairs(dialect, "waits")
+    zero: ColumnElement[float] = literal_column("0.0", Double())
+    none: ColumnElement[int] = literal_column("0", Integer())
+    rows = select(name, cast(at, Double), _NOW, zero, zero, none).where(true())
+    return _unless_there(dialect, rows)
+
+
+def _unless_there(dialect: str, rows: Any) -> Made:
+    columns = ("name", "next_poll", "set_at", "queued_until", "queued_at", "failures")
+    insert = insert_into(dialect, ACCOUNT).from_select(columns, rows)
+    return insert.on_conflict_do_nothing()
+
+
+_DUE: Final = Statement(_due)
+_DUE_AMONG: Final = Statement(_due_among)
+_LOCK: Final = Statement(_lock)
+_QUEUE: Final = Statement(_queue)
+_ENROL: Final = Statement(_enrol_at_once)
+_ENROL_LATER: Final = Statement(_enrol_later)
 
 
 def _blank(name: str) -> Mapping[str, object]:
@@ -144,11 +260,6 @@ def _blank(name: str) -> Mapping[str, object]:
         "refused": None,
         "retry_at": None,
     }
-
-
-@cache
-def _enrol(dialect: str) -> Executable:
-    return insert_into(dialect, ACCOUNT).on_conflict_do_nothing()
 
 
 def _polled(batch: Batch, polls: Sequence[Polled]) -> Sequence[int]:
@@ -238,10 +349,75 @@ def _accounts(batch: Batch, asked: Sequence[None]) -> Sequence[Mapping[str, Acco
             columns.last_ok,
             columns.last_error,
             columns.undone,
+            columns.queued_at,
         ).order_by(columns.name)
     )
     found = {name: AccountState(*state) for name, *state in rows}
     return [found] * len(asked)
+
+
+def _release(batch: Batch, asked: Sequence[Lost]) -> Sequence[list[str]]:
+    """Let accounts be due again that count as queued, and that nobody polls."""
+    released: list[list[str]] = []
+    for lost in asked:
+        values = {"now": batch.now, "before": batch.now - lost.age, "prefix": POLLING}
+        mine = sorted(lost.names.intersection(_names(_UNATTENDED, batch, values)))
+        if mine:
+            mine = sorted(_names(_RELEASE, batch, {**values, "names": mine}))
+        released.append(mine)
+    return released
+
+
+def _is_unattended() -> ColumnElement[bool]:
+    prefix: BindParameter[str] = bindparam("prefix", type_=Text())
+    lease = prefix + type_coerce(ACCOUNT.c.name, Text)
+    polled = exists().where(type_coerce(LEASE.c.name, Text) == lease, LEASE.c.expires > _NOW)
+    return and_(ACCOUNT.c.queued_until > _NOW, ACCOUNT.c.queued_at < _BEFORE, ~polled)
+
+
+_BEFORE: Final[BindParameter[float]] = bindparam("before", type_=Double())
+
+
+def _unattended(_: str) -> Made:
+    return select(ACCOUNT.c.name).where(_is_unattended())
+
+
+def _released(dialect: str) -> Made:
+    these = (among(dialect, ACCOUNT.c.name, "names"), _is_unattended())
+    never: ColumnElement[float] = literal_column("0.0", Double())
+    free = {"queued_until": never, "queued_at": never}
+    return update(ACCOUNT).where(*these).values(free).returning(ACCOUNT.c.name)
+
+
+def _prune(batch: Batch, asked: Sequence[Left]) -> Sequence[int]:
+    """Delete how accounts stand that nobody has any more; what was fetched of them stays known."""
+    gone = 0
+    for left in asked:
+        values = {"before": batch.now - left.age}
+        theirs = [name for name in _names(_LEFT, batch, values) if name not in left.names]
+        if theirs:
+            gone += len(_names(_FORGET, batch, {**values, "names": sorted(theirs)}))
+    return [gone] * len(asked)
+
+
+def _is_left() -> ColumnElement[bool]:
+    moments = (ACCOUNT.c.next_poll, ACCOUNT.c.set_at, ACCOUNT.c.queued_until, ACCOUNT.c.queued_at)
+    return and_(*(moment < _BEFORE for moment in moments))
+
+
+def _left(_: str) -> Made:
+    return select(ACCOUNT.c.name).where(_is_left())
+
+
+def _forgotten(dialect: str) -> Made:
+    these = (among(dialect, ACCOUNT.c.name, "names"), _is_left())
+    return delete(ACCOUNT).where(*these).returning(ACCOUNT.c.name)
+
+
+_UNATTENDED: Final = Statement(_unattended)
+_RELEASE: Final = Statement(_released)
+_LEFT: Final = Statement(_left)
+_FORGET: Final = Statement(_forgotten)
 
 
 CLAIM_DUE: Final = Operation(_claim_due)
@@ -249,4 +425,6 @@ POLLED: Final = Operation(_polled)
 HOLD: Final = Operation(_hold)
 UNQUEUE: Final = Operation(_unqueue)
 PUT_OFF: Final = Operation(_put_off)
+RELEASE: Final = Operation(_release)
+PRUNE_ACCOUNTS: Final = Operation(_prune)
 ACCOUNTS: Final = Operation(_accounts, writes=False)

@@ -5,6 +5,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from shared.claims import Claim, Entry
@@ -57,6 +58,30 @@ class TestServer:
         await finish_one(state, "id", "küche", {"änne@x": "250 schön"})
         assert await claim_one(state, "id", "küche") == Claim(frozenset({"änne@x"}), replay=False)
         await state.close()
+
+    async def test_accounts_of_nobody_cost_the_log_nothing(
+        self, server: PostgresqlServer, url: str
+    ) -> None:
+        """Rows of removed and disabled accounts are due for ever, and looked at each second."""
+        async with contextlib.AsyncExitStack() as stack:
+
+            async def opened() -> State:
+                state = await State.open(url, owner=new_owner())
+                stack.push_async_callback(state.close)
+                return state
+
+            removed = [f"removed{n}" for n in range(300)]
+            await (await opened()).claim_due(removed, hold=0)
+            fetchers = [await opened() for _ in range(4)]
+            for fetcher in fetchers:
+                await fetcher.claim_due(["sales"], hold=3600)
+            written = 0
+            with server.connect() as connection:
+                for fetcher in fetchers * 5:
+                    written -= _log_position(connection)
+                    await fetcher.claim_due(["sales"], hold=3600)
+                    written += _log_position(connection)
+        assert written < 20 * len(removed)  # of which each lock would be some 50 bytes
 
     async def test_a_server_that_is_away_is_temporary(
         self, server: PostgresqlServer, url: str
@@ -191,3 +216,9 @@ class TestServer:
             connection.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
         with pytest.raises(ConfigError, match="permission denied"):
             await State.open(server.url("guest", "guest"), owner=new_owner(), patience=1)
+
+
+def _log_position(connection: psycopg.Connection[tuple[object, ...]]) -> int:
+    found = connection.execute("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn").fetchone()
+    assert found is not None
+    return int(str(found[0]))

@@ -131,11 +131,15 @@ class Desk:
             names,
             self.state,
             outbox,
+            self.waiting,
             self.log,
             self.clock,
             blocked=lambda: blocked,
             first=first or {},
         )
+
+    async def waiting(self) -> int:
+        return (await self.broker.depths([POLL]))[POLL]
 
     def jobs(self) -> list[str]:
         return [wire.decode(m.body, Poll).account for m in self.steward.browse(POLL)]

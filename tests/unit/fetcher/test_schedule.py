@@ -11,7 +11,7 @@ from services.fetcher.account import Account, backoff, first_polls, spread
 from services.fetcher.fetch import CROWDED, ELSEWHERE, ONCE, STATE_AWAY
 from services.fetcher.login import Login
 from services.fetcher.places import CONNECTIONS
-from services.fetcher.schedule import CLAIM, HOLD
+from services.fetcher.schedule import CLAIM, HOLD, MISS_EVERY, MISSED_AFTER
 from shared.outbox import Outbox
 from shared.outcome import Done, Retry
 from shared.queues import POLL
@@ -133,6 +133,21 @@ async def test_an_account_whose_poll_job_waits_is_not_due_again(desk: Desk) -> N
     assert await desk.state.claim_due(["a"], hold=60) == []
     await desk.clock.advance(1)
     assert await desk.state.claim_due(["a"], hold=60) == ["a"]
+
+
+async def test_a_running_schedule_finds_what_was_lost(desk: Desk) -> None:
+    stop, schedule, started = asyncio.Event(), desk.scheduler("a"), desk.clock.now()
+    await schedule.queue_due()
+    found = [message.message_id for message in desk.steward.browse(POLL)]
+    assert desk.steward.drop(POLL, found, lambda message: message.message_id) == found
+    running = asyncio.create_task(schedule.run(stop))
+    async with asyncio.timeout(60):
+        while not desk.jobs():
+            await desk.clock.skip()
+            await asyncio.sleep(0.001)
+    assert MISSED_AFTER <= desk.clock.now() - started < MISSED_AFTER + 2 * MISS_EVERY
+    running.cancel()
+    await asyncio.wait({running})
 
 
 async def test_poll_jobs_that_cannot_be_queued_are_due_again_at_once(desk: Desk) -> None:

@@ -109,6 +109,18 @@ def test_what_nobody_polls_is_said_to_be_overdue(office: Office) -> None:
     assert office("accounts").err == ""
 
 
+def test_an_account_whose_poll_job_is_lost_is_overdue(office: Office) -> None:
+    """It counts as queued for half an hour, which says nothing after a quarter of one."""
+    tell(office, 9000, polled("sales", -7300))
+    tell(office, 800, lambda state: state.claim_due(["sales"], hold=1800))
+    assert rows(office)["sales"][0] == "polling"
+    assert office("accounts").err == ""
+    tell(office, 9000, polled("sales", -7300))
+    tell(office, 1000, lambda state: state.claim_due(["sales"], hold=1800))
+    assert rows(office)["sales"][:2] == ["ok", "overdue 2h"]
+    assert office("accounts").err == "1 overdue: is a fetcher running, and the broker up?\n"
+
+
 def test_without_accounts(office: Office) -> None:
     text = office.config.read_text()
     office.config.write_text(text[: text.index("[[account]]")])

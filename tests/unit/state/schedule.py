@@ -2,9 +2,11 @@
 
 import asyncio
 
-from shared.state import State
+from shared.claims import Entry
+from shared.state import ENROL_EVERY, State
 from tests.clock import ManualClock
-from tests.unit.state.opening import HOUR, Opener, Opening
+from tests.unit.state.opening import DAY, HOUR, Opener, Opening
+from tests.unit.state.processes import execute
 
 
 class Schedule(Opening):
@@ -93,6 +95,69 @@ class Schedule(Opening):
         asked = [state.claim_due(names, hold=60) for state in (one, two, one, two)]
         got = await asyncio.gather(*asked)
         assert sorted(name for names in got for name in names) == sorted(names)
+
+    async def test_others_are_not_asked_about_however_many_are_due(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        """More strangers than ours are due: from then on it is asked by name."""
+        others = [f"other{n}" for n in range(20)]
+        assert set(await two.claim_due(others, hold=1)) == set(others)
+        await clock.advance(2)
+        assert await one.claim_due(["a", "b"], hold=HOUR) == ["a", "b"]
+        await one.polled("a", next_poll=clock.now() + 10, error=None)
+        assert await one.claim_due(["a", "b"], hold=HOUR) == []
+        await clock.advance(10)
+        assert await one.claim_due(["a", "b", "new"], hold=HOUR) == ["a", "new"]
+        assert set(await two.claim_due(others, hold=1)) == set(others)
+        await clock.advance(HOUR)
+        assert await one.claim_due(["a", "b", "new"], hold=HOUR) == ["a", "b", "new"]
+
+    async def test_an_account_whose_row_is_lost_is_due_within_the_hour(
+        self, url: str, one: State, clock: ManualClock
+    ) -> None:
+        assert await one.claim_due(["a"], hold=60) == ["a"]
+        execute(url, "DELETE FROM account")
+        await clock.advance(ENROL_EVERY)
+        assert await one.claim_due(["a"], hold=60) == ["a"]
+
+    async def test_an_account_is_released_that_is_ours_and_that_nobody_polls(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        names = ["a", "late", "later", "polled"]
+        assert await two.claim_due([*names, "theirs"], hold=HOUR) == [*names, "theirs"]
+        await two.polled("later", next_poll=clock.now() + HOUR, error=None)
+        assert await two.lease("account:polled")
+        assert await one.release_lost(names, age=100) == []
+        await clock.advance(101)
+        await two.queued(["late"], hold=HOUR)
+        assert await two.lease("account:polled")
+        assert await one.release_lost(names, age=100) == ["a"]
+        assert await one.release_lost(names, age=100) == []
+        assert await one.claim_due([*names, "theirs"], hold=HOUR) == ["a"]
+        await two.release("account:polled")
+        await clock.advance(101)
+        assert await one.release_lost(names, age=100) == ["a", "late", "polled"]
+
+    async def test_how_an_account_stands_is_forgotten_when_nobody_has_it_any_more(
+        self, one: State, open_state: Opener, clock: ManualClock
+    ) -> None:
+        """What was fetched of it is not: it may come back, and its mail is here."""
+        start = clock.now()
+        await one.claim_due(["ours", "theirs", "gone", "waits"], hold=60)
+        for name in ("ours", "theirs", "gone"):
+            await one.polled(name, next_poll=start + 300, error="no")
+        await one.polled("waits", next_poll=start + 31 * DAY, error="no")
+        await one.record("gone", [Entry("u1", "id")])
+        soon = await open_state(at=ManualClock(start + 29 * DAY))
+        assert await soon.prune_accounts(["ours"], age=30 * DAY) == 0
+        await soon.polled("theirs", next_poll=start + 30 * DAY, error=None)
+        later = await open_state(at=ManualClock(start + 30 * DAY + 301))
+        assert await later.prune_accounts(["ours"], age=30 * DAY) == 1
+        assert set(await one.accounts()) == {"ours", "theirs", "waits"}
+        await later.prune(90 * DAY)
+        assert set(await one.known("gone")) == {"u1"}
+        assert set(await one.seen(["id"])) == {"id"}
+        assert await later.claim_due(["gone"], hold=60) == ["gone"]
 
     async def test_failures_are_counted_until_a_poll_succeeds(
         self, one: State, two: State, clock: ManualClock
