@@ -226,6 +226,7 @@ def broker_of(
         name=name,
         tiers=tiers,
         version=version,
+        names=settings.broker.names,
         ca_file=None if ca_file is None else str(ca_file),
         report=log.trouble,
     )

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from shared.broker import CONNECTOR
 from shared.queues import Tier
 from shared.room import USUAL
 from shared.settings_fields import (
@@ -131,12 +132,21 @@ class Broker(_Remote):
     Attributes:
         urls: those of the nodes of a cluster, in place of one URL.
         management_url: RabbitMQ's management API, where policies can be seen and declared.
+        instance: the name of this connector, in each message of its own at RabbitMQ.
+        instance_before: names that it had before; messages of these are its own, too.
     """
 
     url: BrokerUrl | None = None
     urls: BrokerUrls = ()
     ca_file: Location | None = None
     management_url: ManagementUrl | None = None
+    instance: Name = CONNECTOR
+    instance_before: tuple[Name, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of this connector, and those that it had before."""
+        return (self.instance, *self.instance_before)
 
     @model_validator(mode="after")
     def _manages_a_broker(self) -> Broker:

@@ -101,7 +101,13 @@ def _rabbitmq(settings: Settings) -> Steward | None:
     from shared.broker.steward import KombuSteward
 
     ca_file = settings.broker.ca_file
-    return KombuSteward(urls, settings.retry.tiers, None if ca_file is None else str(ca_file), _say)
+    return KombuSteward(
+        urls,
+        settings.retry.tiers,
+        None if ca_file is None else str(ca_file),
+        _say,
+        names=settings.broker.names,
+    )
 
 
 def _say(what: str, /, **about: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import click
@@ -47,6 +48,8 @@ def declare(invocation: Invocation, as_json: bool, policies: bool) -> None:
     with open_steward(settings) as steward:
         outdated = steward.declare()
         strays = steward.strays()
+        neighbours = steward.neighbours()
+    _tell(neighbours)
     if outdated:
         click.echo(f"{', '.join(outdated)}: {OUTDATED}", err=True)
     for queue, count in strays.items():
@@ -98,6 +101,8 @@ def show_(invocation: Invocation, as_json: bool) -> None:
     with open_steward(settings) as steward:
         depths = steward.depths()
         strays = steward.strays()
+        neighbours = steward.neighbours()
+    _tell(neighbours)
     _warn(settings)
     queues = plan(settings.retry.tiers)
     if as_json:
@@ -147,6 +152,15 @@ def _stray(queue: str, count: int) -> str:
         " what waits out a retry tier goes back to its stage when its time is over",
     }
     return said[_kind(queue)]
+
+
+def _tell(neighbours: Sequence[str]) -> None:
+    for name in neighbours:
+        click.echo(
+            f"warning: the connector {printable(name)} uses this virtual host, too; give each one"
+            " of its own, or their messages wait for each other",
+            err=True,
+        )
 
 
 def _required(settings: Settings) -> Management:

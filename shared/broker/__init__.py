@@ -13,6 +13,13 @@ from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 Header: TypeAlias = str | int | float
 
+CONNECTOR: Final = "pop3-connector"
+"""The name of a connector to which nobody has given another."""
+
+INSTANCE: Final = "instance"
+"""The header that names the connector, at a broker that others can use, too. It comes with each
+message that was sent; a message that is sent with one keeps it."""
+
 LONGEST_KEPT: Final = 300
 """Bytes or characters of all headers up to which what they are encoded, or decoded, is kept for the
 next message: mostly it is the account alone. A thousand of what others write would be 100 MB."""
@@ -210,6 +217,9 @@ class Steward(Protocol):
         Returns:
             How many messages wait in each.
         """
+
+    def neighbours(self) -> Sequence[str]:
+        """Return the names of other connectors that have declared their queues in this place."""
 
     def browse(self, queue: str) -> Iterator[Stored]:
         """Yield the waiting messages of a queue, oldest first; all stay in it.

@@ -85,6 +85,10 @@ class EmbeddedSteward:
         with self._open() as db:
             return store.strays(db, named)
 
+    def neighbours(self) -> Sequence[str]:
+        """Return nothing: nobody else has a data directory of ours."""
+        return ()
+
     def browse(self, queue: str) -> Iterator[Stored]:
         """Yield the waiting messages of a queue, oldest first; all stay in it.
 

@@ -24,7 +24,7 @@ from kombu.connection import Connection
 from kombu.exceptions import KombuError
 
 from shared import topology, wire
-from shared.broker import Onward, Send, Stored, unnoticed
+from shared.broker import CONNECTOR, Onward, Send, Stored, unnoticed
 from shared.broker.amqp_url import WHERE, AmqpUrl, parsed, tls_context
 from shared.broker.bundled import each
 from shared.broker.dead_letter import readable
@@ -33,7 +33,7 @@ from shared.broker.requeue import id_in
 from shared.broker.steward_batch import Batch, Entry
 from shared.broker.steward_frames import lenient
 from shared.broker.steward_look import Look, looking
-from shared.broker.steward_memory import remember, remembered
+from shared.broker.steward_memory import NAMED, remember, remembered
 from shared.broker.steward_migration import Migration, described
 from shared.broker.steward_outgoing import ANSWERING, Outgoing, outgoing, text
 from shared.broker.steward_probe import require_answer
@@ -68,6 +68,7 @@ class KombuSteward:
         tiers: the retry tiers of the topology.
         ca_file: the authority that TLS trusts; the system's store if None.
         report: is told of what this waits for.
+        names: of this connector: the one that it has, then those that it had before.
 
     Raises:
         ConfigError: the URL or the file is wrong.
@@ -79,11 +80,13 @@ class KombuSteward:
         tiers: Sequence[Tier],
         ca_file: str | None = None,
         report: Report = silent,
+        names: Sequence[str] = (CONNECTOR,),
     ) -> None:
         self._urls = parsed(urls)
         self._url = self._urls[0]  # or the one we are connected to
         self._report = report
         self._tiers = tiers
+        self._names = names
         self._queues = plan(tiers)
         self._reach = frozenset(reachable(SENDER, self._queues))
         self._tls = [_tls(url, ca_file) for url in self._urls]
@@ -101,7 +104,7 @@ class KombuSteward:
         """
         with self._translated("the topology"):
             outdated = topology.declare(self._connected(), self._tiers)
-            names = (*(spec.name for spec in self._queues), HELD)
+            names = (*(spec.name for spec in self._queues), HELD, NAMED + self._names[0])
             remember(self._connected(), names, ANSWERING)
             return outdated
 
@@ -137,9 +140,18 @@ class KombuSteward:
         """Return the queues that were declared once, are in no topology now, and hold messages."""
         named = {spec.name for spec in self._queues}
         with self._translated(f"queue {DECLARED}"):
-            others = remembered(self._connected()) - named
+            others = {
+                name for name in remembered(self._connected()) - named if not name.startswith(NAMED)
+            }
         counts = {name: self._depth(name) for name in sorted(others)}
         return {name: count for name, count in counts.items() if count}
+
+    def neighbours(self) -> Sequence[str]:
+        """Return the names of other connectors that have declared their queues here."""
+        with self._translated(f"queue {DECLARED}"):
+            found = remembered(self._connected())
+        names = {name.removeprefix(NAMED) for name in found if name.startswith(NAMED)}
+        return sorted(names.difference(self._names))
 
     def browse(self, queue: str) -> Iterator[Stored]:
         """Yield the waiting messages of a queue, oldest first; all stay in it.

@@ -2,7 +2,8 @@
 
 One message in a queue of its own holds their names. Two who declare at once may leave two messages,
 which count together; at no moment is there none for longer than somebody looks at it. Queues that
-were declared by versions before this one are not in it. It trusts the broker's permissions: only
+were declared by versions before this one are not in it. The names of the connectors that declared
+are among them. It trusts the broker's permissions: only
 who may configure declares, and nobody else can write here.
 """
 
@@ -20,6 +21,10 @@ from amqp.exceptions import AccessRefused, NotFound
 from kombu.connection import Connection
 
 from shared.queues import DECLARED
+
+NAMED: Final = "connector="
+"""What a name begins with that is a connector's, and no queue's: a version that does not know of
+these takes it for a queue that does not exist."""
 
 _PERSISTENT: Final = 2
 

@@ -1,13 +1,13 @@
 """What the contract suite sends, takes and waits for."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import replace
 
 import pytest
 
 from shared import wire
-from shared.broker import Broker, Delivery, Header, Send
+from shared.broker import INSTANCE, Broker, Delivery, Header, Send
 from shared.message import Envelope, Fetched, Hop, Inline, Summary
 
 PATIENCE = 60.0
@@ -68,3 +68,8 @@ async def has_depth(broker: Broker, queue: str, depth: int) -> None:
         return (await broker.depths([queue]))[queue] == depth
 
     await eventually(true, f"{depth} messages in {queue}")
+
+
+def as_sent(headers: Mapping[str, Header]) -> dict[str, Header]:
+    """Return headers as they were sent, without the name of the connector."""
+    return {name: value for name, value in headers.items() if name != INSTANCE}

@@ -57,7 +57,8 @@ async def test_many_small_ones_share_entries_and_an_operator_sees_how_many(site:
     steward = site.steward()
     by_message = [(m.message_id, dict(m.headers)) for m in steward.browse("incoming")]
     steward.close()
-    assert by_message == [(f"m{n}", ACCOUNT) for n in range(100)]
+    signed = {**ACCOUNT, "instance": "pop3-connector"}
+    assert by_message == [(f"m{n}", signed) for n in range(100)]
     assert await site.held("incoming") == Counter(f"m{n}" for n in range(100))
 
 

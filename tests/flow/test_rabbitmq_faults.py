@@ -296,7 +296,7 @@ async def test_what_crashes_its_process_is_explained_in_quarantine(site: Site) -
             except TimeoutError:
                 continue
             assert delivery.redeliveries == handed_out
-            assert delivery.headers == {"account": "sales"}
+            assert delivery.headers == {"account": "sales", "instance": "pop3-connector"}
             handed_out += 1
             await _lose(site, broker, delivery)
             await deliveries.aclose()

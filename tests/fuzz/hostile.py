@@ -18,7 +18,7 @@ from services.fetcher.unrevealing import _stand_ins
 from services.postmaster import show
 from shared import wire
 from shared.broker import Delivery, Stored, dead_letter
-from shared.broker.rabbitmq.properties import TABLE_LIMIT, _one_text, fitting
+from shared.broker.rabbitmq.properties import TABLE_LIMIT, _texts, fitting
 from shared.claims import Known
 from shared.clock import SystemClock
 from shared.known_secrets import HIDDEN, KnownSecrets
@@ -117,7 +117,7 @@ def deliver_to_stage(data: bytes) -> None:
         stored = Stored("quarantine", sent.message_id, headers, body)
         assert json.dumps(show.record(stored))
     assert found.follows.release is None
-    _one_text.cache_clear()  # it keeps a thousand, and memory is looked at
+    _texts.cache_clear()  # it keeps a thousand, and memory is looked at
 
 
 def _headers(data: bytes) -> tuple[dict[str, Any], bytes]:

@@ -16,7 +16,7 @@ from shared import wire
 from shared.broker import Delivery, Header, Send
 from shared.broker.rabbitmq import frames
 from shared.broker.rabbitmq.consumer import _kept, _told
-from shared.broker.rabbitmq.properties import TABLE_LIMIT, _one_text, fitting
+from shared.broker.rabbitmq.properties import TABLE_LIMIT, _texts, fitting
 from shared.clock import SystemClock
 from shared.errors import NewerSchema, Undecodable
 from shared.log import Lines, MailLog
@@ -180,10 +180,10 @@ def test_what_amqp_cannot_carry_of_id_and_headers_is_left_out(
 
 def test_headers_that_others_write_are_not_kept_in_memory() -> None:
     fitting(Send(INCOMING, b"", ID, {"account": "sales"}))
-    before, heard = _one_text.cache_info().currsize, _kept.cache_info().currsize
+    before, heard = _texts.cache_info().currsize, _kept.cache_info().currsize
     for number in range(50):
         sent, _ = fitting(Send(QUARANTINE, b"", ID, {"account": f"{number}" * 20_000}))
         assert sent.headers
         assert _told(fitting(sent)[1])[0] == sent.headers
-    assert _one_text.cache_info().currsize == before
+    assert _texts.cache_info().currsize == before
     assert _kept.cache_info().currsize == heard

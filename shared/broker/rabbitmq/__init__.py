@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Final, cast
 from weakref import WeakSet
 
-from shared.broker import Delivery, Send
+from shared.broker import CONNECTOR, Delivery, Send
 from shared.broker.amqp_url import parsed
 from shared.broker.rabbitmq.apart import Apart
 from shared.broker.rabbitmq.backoff import Backoff
@@ -22,6 +22,7 @@ from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 from shared.broker.rabbitmq.consumer import Session
 from shared.broker.rabbitmq.link import Link
 from shared.broker.rabbitmq.publisher import Publisher
+from shared.broker.rabbitmq.strangers import Strangers
 from shared.broker.rabbitmq.watch import Watch
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokerUnavailable, DeliveryLost, Refused
@@ -46,6 +47,8 @@ class RabbitBroker:
         name: this process in the management UI, as ``parser@host``.
         tiers: the retry tiers of the topology.
         version: the version of this program.
+        names: of this connector: the one that it has, then those that it had before. Messages of
+            another one are not handed out.
         ca_file: the authority that TLS trusts; the system's store if None.
         clock: times the pauses between tries.
         report: is told of losses, refusals and alarms.
@@ -62,6 +65,7 @@ class RabbitBroker:
         name: str,
         tiers: Sequence[Tier],
         version: str,
+        names: Sequence[str] = (CONNECTOR,),
         ca_file: str | None = None,
         clock: Clock | None = None,
         report: Report = silent,
@@ -78,6 +82,7 @@ class RabbitBroker:
         )
         self._publisher = Publisher(self._publishing, sender, report, self._clock)
         self._apart = Apart(self._publisher, self._clock, report)
+        self._strangers = Strangers(names, self._publisher, tiers, self._clock, report)
         self._watch = Watch(
             lambda: self._publisher.oldest, lambda: self.connected, self._clock, report
         )
@@ -99,6 +104,7 @@ class RabbitBroker:
     async def close(self) -> None:
         """Give back what is unsettled and disconnect."""
         self._apart.stop()
+        self._strangers.stop()
         if self._watching is not None:
             self._watching.cancel()
         for session in list(self._sessions):
@@ -135,7 +141,8 @@ class RabbitBroker:
             while (session := await self._subscribe(queue, prefetch, backoff)) is not None:
                 self._watch.has(queue)
                 while arrived := await session.next():
-                    if ready := self._apart.sifted(session, arrived):
+                    ours = self._strangers.sifted(session, arrived)
+                    if ready := self._apart.sifted(session, ours):
                         yield ready
                 self._watch.wants(queue)
                 if self._consuming.up:
@@ -196,7 +203,8 @@ class RabbitBroker:
         if not going:
             return answers
         try:
-            confirmed = await self._publisher.publish([groups[at] for at in going])
+            signed = [self._strangers.signed(groups[at]) for at in going]
+            confirmed = await self._publisher.publish(signed)
         except BrokerUnavailable as error:
             confirmed = [error for _ in going]
         for at, answer in zip(going, confirmed, strict=True):

@@ -26,6 +26,7 @@ TABLE_LIMIT: Final = 64_000
 VALUE_LIMIT: Final = 2_000
 """Characters of a header, where they have to be cut."""
 
+_FEW: Final = 2
 _UNSENDABLE: Final = (
     ShortStringTooLong,
     UnsupportedAMQPFieldException,
@@ -62,16 +63,21 @@ def _cut(send: Send) -> tuple[Send, bytes]:
 
 
 def _table(headers: Mapping[str, Header]) -> bytes:
-    if len(headers) == 1:
-        ((name, value),) = headers.items()
-        if type(value) is str and len(name) + len(value) <= LONGEST_KEPT:
-            return _one_text(name, value)  # the account, of which there are not many
+    # The account, and the connector's name: of these there are not many.
+    if len(headers) <= _FEW:
+        texts = tuple((name, value) for name, value in headers.items() if type(value) is str)
+        if len(texts) == len(headers) and _length(texts) <= LONGEST_KEPT:
+            return _texts(texts)
     return _encoded(headers)
 
 
+def _length(texts: tuple[tuple[str, str], ...]) -> int:
+    return sum(len(name) + len(value) for name, value in texts)
+
+
 @lru_cache(maxsize=1024)
-def _one_text(name: str, value: str) -> bytes:
-    return _encoded({name: value})
+def _texts(headers: tuple[tuple[str, str], ...]) -> bytes:
+    return _encoded(dict(headers))
 
 
 def _encoded(headers: Mapping[str, Header]) -> bytes:
