@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tests.servers.disk import Disk, memory_disk
-from tests.servers.postgresql import PostgresqlServer, postgresql
+from tests.servers.postgresql import PostgresqlServer, postgresql, several
 
 Fault = Callable[[], AbstractContextManager[None]]
 
@@ -87,10 +87,34 @@ class Postgresql:
             self._server.start()
 
 
+class Pair:
+    """A primary and its replica, which has all that was committed; the replica is named first."""
+
+    def __init__(self, primary: PostgresqlServer, replica: PostgresqlServer) -> None:
+        self._primary, self._replica = primary, replica
+        self.url = several(replica, primary)
+        self.faults: Mapping[str, Fault] = {"failed over": self._failed_over}
+        with primary.connect() as connection:
+            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            connection.execute("SELECT pg_reload_conf()")
+
+    @contextlib.contextmanager
+    def _failed_over(self) -> Iterator[None]:
+        """Have no server that takes writes; afterwards the replica does, for good."""
+        self._primary.stop()
+        try:
+            yield
+        finally:
+            self._replica.promote()
+
+
 @contextlib.contextmanager
 def database(kind: str, folder: Path) -> Iterator[Database]:
     """Have a database until the block ends; skip the test where it cannot be had."""
-    if kind == "postgresql":
+    if kind == "pair":
+        with postgresql() as primary, postgresql(primary) as replica:
+            yield Pair(primary, replica)
+    elif kind == "postgresql":
         with postgresql() as server:
             yield Postgresql(server)
     else:

@@ -39,8 +39,14 @@ BATCH = 20
 MANY = 400
 """Messages that are not fetched all at once, so that the fault comes in the middle of a poll."""
 
-SITES = ("embedded sqlite", "rabbitmq sqlite", "rabbitmq postgresql")
-FAULTS = [(SITES[0], "full"), (SITES[1], "locked"), (SITES[2], "locked"), (SITES[2], "stopped")]
+SITES = ("embedded sqlite", "rabbitmq sqlite", "rabbitmq postgresql", "embedded pair")
+FAULTS = [
+    (SITES[0], "full"),
+    (SITES[1], "locked"),
+    (SITES[2], "locked"),
+    (SITES[2], "stopped"),
+    (SITES[3], "failed over"),
+]
 KILLED = [(SITES[0], "locked"), (SITES[2], "stopped")]
 
 

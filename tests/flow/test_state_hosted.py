@@ -14,7 +14,7 @@ from shared.state import State, new_owner
 from tests.claims import claim_one, finish_one
 from tests.flow.connector import connector
 from tests.servers.pgbouncer import Pgbouncer, pgbouncer
-from tests.servers.postgresql import QUOTED, USER, PostgresqlServer, postgresql
+from tests.servers.postgresql import USER, PostgresqlServer, postgresql, several
 from tests.servers.process import wait_until
 
 STATES = 4
@@ -40,12 +40,6 @@ async def opened(url: str, patience: float = 5.0) -> AsyncIterator[State]:
         yield state
     finally:
         await state.close()
-
-
-def hosts(*servers: PostgresqlServer) -> str:
-    """Return the URL of several servers, of which one takes writes."""
-    these = "&".join(f"host=127.0.0.1:{server.port}" for server in servers)
-    return f"postgresql+psycopg://{USER}:{QUOTED}@/postgres?{these}"
 
 
 async def a_life(state: State, name: str) -> None:
@@ -140,7 +134,7 @@ def test_what_the_user_has_to_mend_ends_the_process(
 class TestFailover:
     async def test_the_ledger_goes_on_where_the_replica_is_promoted(self) -> None:
         with postgresql() as primary, postgresql(primary) as replica:
-            async with opened(hosts(replica, primary), 1.0) as state:
+            async with opened(several(replica, primary), 1.0) as state:
                 await state.record("sales", [Entry("u1", "a")])
                 wait_until(lambda: _uidls(replica) == ["u1"], "the replica to have it")
                 primary.stop()
@@ -152,7 +146,7 @@ class TestFailover:
             # What was the primary comes back, first in the list, and is none any more.
             primary.configure("default_transaction_read_only = on\n")
             primary.start()
-            async with opened(hosts(primary, replica), 1.0) as state:
+            async with opened(several(primary, replica), 1.0) as state:
                 await state.record("sales", [Entry("u3", "c")])
             assert _uidls(replica) == ["u1", "u2", "u3"]
             assert _uidls(primary) == ["u1"]
@@ -160,14 +154,14 @@ class TestFailover:
     async def test_a_connection_to_a_server_that_was_made_read_only_is_thrown_away(self) -> None:
         with postgresql() as demoted, postgresql(demoted) as promoted:
             async with (
-                opened(hosts(demoted, promoted), 2.0) as several,
+                opened(several(demoted, promoted), 2.0) as both,
                 opened(demoted.url(), 0.5) as alone,
             ):
-                await several.record("sales", [Entry("u1", "a")])
+                await both.record("sales", [Entry("u1", "a")])
                 wait_until(lambda: _uidls(promoted) == ["u1"], "the replica to have it")
                 promoted.promote()
                 demoted.refuse_writes(refused=True)
-                await several.record("sales", [Entry("u2", "b")])
+                await both.record("sales", [Entry("u2", "b")])
                 assert _uidls(promoted) == ["u1", "u2"]
                 with pytest.raises(StateUnavailable, match="replica, or was made read-only"):
                     await alone.record("sales", [Entry("u2", "b")])

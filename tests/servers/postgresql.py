@@ -190,6 +190,12 @@ def postgresql(primary: PostgresqlServer | None = None) -> Iterator[PostgresqlSe
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def several(*servers: PostgresqlServer) -> str:
+    """Return an SQLAlchemy URL of several servers, of which one takes writes."""
+    hosts = "&".join(f"host=127.0.0.1:{server.port}" for server in servers)
+    return f"postgresql+psycopg://{USER}:{QUOTED}@/postgres?{hosts}"
+
+
 def _program(name: str) -> Path | None:
     """Return the newest version's program; Debian keeps them out of PATH."""
     found = [*Path("/usr/lib/postgresql").glob(f"*/bin/{name}")]
