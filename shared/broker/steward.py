@@ -173,6 +173,7 @@ class KombuSteward:
         hand. Queues that were declared once, and are no longer, count too.
         """
         yield from self._look_everywhere()
+        self.close()  # a proxy in between may end what says nothing for so long
         time.sleep(SETTLING)
         yield from self._look_everywhere()
 

@@ -282,6 +282,30 @@ async def test_tls_trusts_the_given_authority_and_no_other(
     await stranger.close()
 
 
+async def test_another_authority_is_trusted_once_it_stands_in_the_file(
+    site: Site, certificates: Certificates, tls_port: int
+) -> None:
+    url = f"amqps://guest:guest@localhost:{tls_port}/{site.vhost}"
+    broker = RabbitBroker(
+        url,
+        sender="parser",
+        name="parser@test",
+        tiers=TIERS,
+        version="0",
+        ca_file=str(certificates.ca),
+        report=site.report,
+    )
+    await broker.open()
+    made = await asyncio.to_thread(make_certificates, certificates.ca.parent)
+    assert made == certificates  # new ones, in the same files
+    await asyncio.to_thread(site.server.restart)
+    await eventually(lambda: site.reported("connected again"), "another connection")
+    await eventually(lambda: broker.connected, "the broker to be back")
+    await broker.publish(Send("parsed", b"y", "m1"))
+    await broker.close()
+    assert await site.held("parsed") == {"m1": 1}
+
+
 async def test_what_crashes_its_process_is_explained_in_quarantine(site: Site) -> None:
     letter = Envelope(
         "id", "sales", Fetched(Inline(b"x"), "u", "s", Summary("a@b", "hello")), 1.0, attempt=3

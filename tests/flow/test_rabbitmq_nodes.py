@@ -4,8 +4,10 @@ Two ways to one node stand for two nodes here; ``scripts/test-cluster`` has thre
 """
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from functools import partial
+from typing import Any, cast
 
 import pytest
 
@@ -16,6 +18,8 @@ from shared.errors import BrokerUnavailable
 from tests.flow.rabbitmq_site import PATIENCE, TIERS, Site, eventually
 from tests.servers.process import free_port
 from tests.servers.proxy import Proxy, proxy
+
+NAME = "rabbit.example"
 
 
 @pytest.fixture
@@ -58,6 +62,31 @@ async def test_a_node_that_is_there_is_used(site: Site, ways: tuple[Proxy, Proxy
     finally:
         await broker.close()
     assert await site.held("parsed") == {"m0": 1, "m1": 1, "m2": 1}
+
+
+async def test_a_name_is_looked_up_for_each_connection(
+    site: Site, ways: tuple[Proxy, Proxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leads_to = ways[0]
+    look_up = socket.getaddrinfo
+
+    def moving(host: str, port: object, *rest: Any, **named: Any) -> Any:
+        if host != NAME:
+            return look_up(host, cast(int, port), *rest, **named)
+        return look_up("127.0.0.1", leads_to.port, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", moving)
+    broker = site.make(url=site.url.replace("127.0.0.1", NAME))
+    try:
+        await broker.open()
+        leads_to = ways[1]
+        down(ways[0])
+        await eventually(partial(_more, ways[1], 1), "both connections, at the new address")
+        await eventually(lambda: broker.connected, "the broker to be back")
+        await broker.publish(Send("parsed", b"y", "m1"))
+    finally:
+        await broker.close()
+    assert await site.held("parsed") == {"m1": 1}
 
 
 def test_an_operator_uses_a_node_that_is_there(site: Site, ways: tuple[Proxy, Proxy]) -> None:
