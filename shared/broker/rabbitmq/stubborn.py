@@ -3,7 +3,7 @@
 RabbitMQ 3.10 keeps for each channel which quorum queues it takes for full. Where a limit is lifted,
 and not the queue emptied, it is told nothing, and refuses what comes over that channel for ever. No
 client can see the difference to a queue that is full; so after a while another channel is tried,
-then another connection, ever more seldom.
+then another connection, and so on, more seldom.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shared.clock import Clock
 FIRST: Final = 30.0
 """Seconds of refusals after which another channel is tried; doubled with each further try."""
 
-LONGEST: Final = 600.0
+LONGEST: Final = 120.0
 
 Renewed: TypeAlias = Literal["channel", "connection"]
 """What is tried anew."""
