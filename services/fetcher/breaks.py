@@ -9,10 +9,9 @@ deleted. Known limit: good messages among many bad ones may take some polls.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from array import array
+from collections.abc import Container
 from typing import Final
-
-from services.fetcher.worklist import Listed
 
 IN_VAIN: Final = 5
 """Sessions of a poll that may break, at messages not known as bad, before any brought something."""
@@ -62,19 +61,19 @@ class Breaks:
         return self._against_server <= IN_VAIN and self._all <= BREAKS
 
 
-def elsewhere(messages: Sequence[Listed], in_vain: int) -> Sequence[Listed]:
-    """Return messages in the order in which to try them.
+def elsewhere(places: array[int], in_vain: int) -> array[int]:
+    """Return places of messages in the order in which to try them.
 
     Args:
-        messages: from the front of the maildrop.
+        places: from the front of the maildrop.
         in_vain: sessions that brought nothing, one after the other.
     """
     turn = in_vain - FROM_THE_FRONT
     if turn < 0:
-        return messages
+        return places
     if turn == 0:
-        return messages[::-1]
+        return places[::-1]
     parts = 1 << turn.bit_length()  # 1/2; 1/4, 3/4; 1/8, 3/8, ...
     odd = 2 * turn + 1 - parts
-    at = len(messages) * odd // parts
-    return [*messages[at:], *messages[:at]]
+    at = len(places) * odd // parts
+    return places[at:] + places[:at]

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from services.fetcher.account import Account
 from services.fetcher.intake import Found
@@ -20,6 +20,10 @@ from services.fetcher.worklist import Listed
 from shared.claims import Entry
 from shared.faultpoint import reach
 from shared.message import Envelope, Fetched, Hop
+
+SINCE_KEPT: Final = 10_000
+"""Messages of a session of which it is known without the ledger since when they are here: more
+than can be on their way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,10 @@ class Commits:
             return
         before = self._underway[-1] if self._underway else None
         first_here = [t for t in chunk if t.found.id not in self._since]
-        self._since.update([(t.found.id, t.at) for t in first_here])
+        for taken in chunk:  # the last ones are the newest, also of those seen again
+            self._since[taken.found.id] = self._since.pop(taken.found.id, taken.at)
+        while len(self._since) > SINCE_KEPT:
+            del self._since[next(iter(self._since))]
         self._underway.append(asyncio.create_task(self._commit(chunk, first_here, before)))
 
     async def _committed(self, underway: int) -> None:

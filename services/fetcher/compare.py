@@ -15,8 +15,9 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Final
 
+from services.fetcher.fetchlist import FetchList
 from services.fetcher.numbered import Numbered
-from services.fetcher.worklist import Listed, Safe, Worklist, age
+from services.fetcher.worklist import Changed, Safe, Worklist, age
 from shared.claims import Known
 
 FETCH_MOST: Final = 100_000
@@ -66,7 +67,7 @@ class Comparison:
         self._all_sizes = len(sizes) >= len(uidls)
         self._is_new = bytearray(b"\1") * (count + 1)  # by number
         self._known = 0
-        self._changed: dict[str, str] = {}
+        self._changed = Changed(count)
         self._due: list[Safe] = []
         self.octets: int | None = 0
 
@@ -108,7 +109,7 @@ class Comparison:
             if self._all_sizes:
                 unknown[uidl] = size
         elif not self._vary:
-            self._changed[uidl] = known.id
+            self._changed.add(number, known.id)
             self._is_new[number] = 1
             self._known -= 1
 
@@ -127,13 +128,14 @@ class Comparison:
 
     def worklist(self) -> Iterator[Worklist | None]:
         """Yield what there is to do; before it None, now and then, so that others have a turn."""
-        fetch: list[Listed] = []
+        fetch = FetchList()
         new = len(self._uidls) - self._known
         items = iter(self._uidls.items() if new else ())
         while len(fetch) < min(new, FETCH_MOST) and (some := list(islice(items, SLICE))):
             chosen = compress(some, map(self._is_new.__getitem__, [n for _, n in some]))
             room = FETCH_MOST - len(fetch)
-            fetch += [Listed(n, uidl, self._sizes.get(n)) for uidl, n in islice(chosen, room)]
+            for uidl, number in islice(chosen, room):
+                fetch.add(number, uidl, self._sizes.get(number))
             yield None
         if len(self._uidls) < self._count:
             items = iter(self._uidls.items())
@@ -142,13 +144,14 @@ class Comparison:
                     self._is_new[number] = 0
                 yield None
             for start in range(1, self._count + 1, SLICE):
-                numbers = range(start, min(start + SLICE, self._count + 1))
-                fetch += [Listed(n, None, self._sizes.get(n)) for n in numbers if self._is_new[n]]
+                for number in range(start, min(start + SLICE, self._count + 1)):
+                    if self._is_new[number]:
+                        fetch.add(number, None, self._sizes.get(number))
                 yield None
         more = new > FETCH_MOST
         due = tuple(self._due)
         unnamed = self._count - len(self._uidls)
-        yield Worklist(self._count, tuple(fetch), self._changed, due, unnamed, more)
+        yield Worklist(self._count, fetch, self._changed, due, unnamed, more)
 
 
 def usable(uidls: Mapping[str, int], count: int, highest: int) -> Mapping[str, int]:

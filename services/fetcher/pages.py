@@ -1,8 +1,8 @@
 """What the ledger knows of one maildrop, page by page in the order of its UIDLs.
 
 Of a million messages it would be 400 MB in memory. What fits into some pages is read while we log
-in and the server lists, and kept; what does not is read page by page when it is wanted, and again
-if it is wanted again.
+in and the server lists, and kept, for one maildrop of a process at a time; what does not is read
+page by page when it is wanted, and again if it is wanted again.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ class Pages:
     Args:
         ledger: that is read.
         account: whose maildrop it is.
+        ahead: held while more than one page is kept; where another one has it, no more is.
         size: entries of a page.
     """
 
-    def __init__(self, ledger: Ledger, account: str, size: int = PAGE) -> None:
+    def __init__(self, ledger: Ledger, account: str, ahead: asyncio.Lock, size: int = PAGE) -> None:
         self._ledger = ledger
         self._account = account
+        self._ahead = ahead
+        self._keeps = False
         self._size = size
         self._first = asyncio.create_task(self._read_ahead())
 
@@ -59,15 +62,27 @@ class Pages:
         self._first.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await self._first
+        self._keep_no_more()
 
     async def _read_ahead(self) -> list[Mapping[str, Known]]:
         pages: list[Mapping[str, Known]] = [
             await self._ledger.known(self._account, most=self._size)
         ]
+        if len(pages[0]) < self._size or self._ahead.locked():
+            return pages
+        await self._ahead.acquire()
+        self._keeps = True
         while len(pages[-1]) == self._size and len(pages) < KEPT:
             pages.append(await self._after(pages[-1]))
-        # Of a very large maildrop the listing takes the room that these would.
-        return pages[:1] if len(pages[-1]) == self._size else pages
+        if len(pages[-1]) < self._size:
+            return pages
+        self._keep_no_more()
+        return pages[:1]  # of a very large maildrop the listing takes the room of the others
+
+    def _keep_no_more(self) -> None:
+        if self._keeps:
+            self._keeps = False
+            self._ahead.release()
 
     async def _after(self, page: Mapping[str, Known]) -> Mapping[str, Known]:
         last = next(reversed(page.keys())) if isinstance(page, dict) else list(page)[-1]

@@ -68,7 +68,7 @@ class Sessions:
         self._confirm_most = CONFIRM_MOST
         self._large = standing.large
         self._deleted: dict[str, Safe] = {}
-        self._still_there = 0
+        self._still_there: set[str] = set()
         self._blamed: tuple[Blame, str] | None = None
         self._failure: ServerFault | SpoolUnavailable | NoRoom | None = None
         self._notes: tuple[str, ...] = ()
@@ -83,7 +83,7 @@ class Sessions:
     def undone(self) -> list[str]:
         """What is left undone, a sentence each."""
         said = [*self._troubles.said(), *self._notes]
-        if (count := self._still_there) > 0:
+        if (count := len(self._still_there)) > 0:
             what = "1 message is" if count == 1 else f"{count} messages are"
             said.append(f"{what} there still, though the server said +OK to DELE and QUIT")
         if self._breaks.enough:
@@ -129,7 +129,7 @@ class Sessions:
         """Run a session; return whether there is to be another one."""
         ledger, name = self._world.ledger, self._account.name
         # On its way while we log in: of a large maildrop it takes a second.
-        known = Pages(ledger, name)
+        known = Pages(ledger, name, self._world.turns.ahead)
         try:
             session = await self._open()
             visit = Visit(
@@ -143,6 +143,7 @@ class Sessions:
                 confirm_most=self._confirm_most,
                 large=self._large,
                 deleted=self._deleted,
+                again=self._still_there,
                 in_vain=self._breaks.in_vain,
             )
             try:
@@ -249,8 +250,9 @@ class Sessions:
         ledger, name = self._world.ledger, self._account.name
         self.found = max(self.found, visit.found)
         self.fetched += visit.fetched
-        self._deleted |= visit.deleted
-        self._still_there += visit.still_there
+        if visit.listed:  # what it did not see again is gone
+            self._deleted = visit.deleted
+        self._still_there.update(visit.still_there)
         self._notes = visit.notes or self._notes
         self._failure = visit.failure or self._failure
         if visit.listed:

@@ -9,17 +9,18 @@ seen to change them (``SIZES_VARY``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from services.fetcher.compare import Comparison, usable
+from services.fetcher.fetchlist import FetchList
 from services.fetcher.listing import Uidls
 from services.fetcher.pages import Pages
 from services.fetcher.ports import Ledger
 from services.fetcher.session import Session, Survey
 from services.fetcher.turns import Turn
-from services.fetcher.worklist import Listed, Worklist
+from services.fetcher.worklist import Worklist
 
 FEW: Final = 1_000
 """Messages up to which a whole listing of sizes costs no more than asking what to list."""
@@ -31,17 +32,14 @@ SIZES_VARY: Final = "sizes_vary"
 class Keys:
     """The keys of all messages that there are (``Listed.key``)."""
 
-    def __init__(self, uidls: Container[str], fetch: Iterable[Listed]) -> None:
+    def __init__(self, uidls: Container[str], fetch: FetchList) -> None:
         self._uidls = uidls
         self._fetch = fetch
-        self._unnamed: frozenset[str] | None = None
 
-    def __contains__(self, key: object) -> bool:
-        if key in self._uidls:
-            return True
-        if self._unnamed is None:
-            self._unnamed = frozenset(m.key for m in self._fetch if m.uidl is None)
-        return key in self._unnamed
+    def among(self, keys: Collection[str]) -> Collection[str]:
+        """Return those of these keys that a message has."""
+        unnamed = [key for key in keys if key not in self._uidls]
+        return {key for key in keys if key in self._uidls} | self._fetch.places(unnamed).keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class Stock:
     """
 
     work: Worklist
-    listed: Container[str]
+    listed: Keys
     quirk: str | None
     notes: tuple[str, ...]
 
@@ -114,8 +112,7 @@ async def take_stock(
         if len(sizes) > len(work.fetch):
             work, _ = await compared(sizes)
         else:
-            fetch = tuple([Listed(n, uidl, sizes.get(n)) for n, uidl, _ in work.fetch])
-            work = replace(work, fetch=fetch)
+            work = replace(work, fetch=work.fetch.sized(sizes))
     notes = _notes(survey, work, sizes, keep)
     return Stock(work, Keys(uidls, work.fetch), survey.quirk, notes)
 
@@ -128,8 +125,7 @@ async def _asked(
     few = survey.count // 10 if "PIPELINING" in session.capabilities else survey.count // 1_000
     if comparison.fresh > max(1, min(few, FEW)):
         return await session.sizes()
-    new = [message.number for message in work.fetch]
-    sizes = await session.sizes(new) if new else {}
+    sizes = await session.sizes(work.fetch.numbers) if work.fetch else {}
     if vary or _adds_up(survey.octets, sizes, work, comparison):
         return sizes
     return await session.sizes()

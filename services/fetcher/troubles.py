@@ -6,10 +6,13 @@ left alone for a day. How often it was tried counts polls, not sessions.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
-from services.fetcher.breaks import elsewhere
+from services.fetcher.breaks import FROM_THE_FRONT, elsewhere
+from services.fetcher.fetchlist import FetchList
 from services.fetcher.worklist import Listed
 from shared.claims import Trouble
 from shared.log import printable
@@ -56,14 +59,22 @@ class Troubles:
         self._now = now
         self._tried: set[str] = set()
         self._doubted: set[str] = set()
+        # Of very many in one poll, the rest is left alone in it, and counted.
+        self._beyond: dict[bool, set[str]] = {False: set(), True: set()}
+        self._unnamed = 0
         self._new: dict[str, Trouble] = {}
         self._over: set[str] = set()
         self._passed: list[Trouble] = []
         self._passed_over = 0
 
     def __len__(self) -> int:
-        """Return with how many messages there is trouble."""
+        """Return with how many messages there is trouble, of very many with some of them."""
         return len(self._known)
+
+    @property
+    def keys(self) -> Collection[str]:
+        """The keys of these."""
+        return self._known.keys()
 
     def get(self, key: str) -> Trouble | None:
         """Return what is known of a message, None where there is no trouble with it."""
@@ -73,15 +84,15 @@ class Troubles:
         """Return whether not to try a message (or its deletion) now: in this poll, or for a day."""
         trouble = self._known.get(key)
         if trouble is None or trouble.deletes is not deletes:
-            return False
+            return key in self._beyond[deletes]
         return key in self._tried or self._now < trouble.until < self._now + 2 * LEFT_FOR
 
     def doubted(self, key: str) -> bool:
         """Return whether a session of this poll has broken at this message, perhaps."""
         return key in self._doubted
 
-    def in_order(self, messages: Iterable[Listed], in_vain: int | None = 0) -> list[Listed]:
-        """Return the messages that are to be tried: what broke last time comes last.
+    def in_order(self, messages: FetchList, in_vain: int | None = 0) -> Iterator[Listed]:
+        """Yield the messages that are to be tried: what broke last time comes last.
 
         Args:
             messages: from the front of the maildrop.
@@ -89,11 +100,18 @@ class Troubles:
                 message is to be tried.
         """
         if in_vain is None:
-            return []
-        if not self._known:
-            return list(messages)
-        tried = [m for m in messages if not self.left_alone(m.key)]
-        return sorted(elsewhere(tried, in_vain), key=lambda m: self._tries(m.key))
+            return iter(())
+        if not self._known and in_vain < FROM_THE_FRONT:
+            return iter(messages)
+        places = messages.places(self._known.keys() | self._beyond[False])
+        alone = {place for key, place in places.items() if self.left_alone(key)}
+        tries = {place: self._tries(key) for key, place in places.items()}
+        late = {place for place in tries if tries[place] and place not in alone}
+        every = range(len(messages))
+        order = elsewhere(array("I", (place for place in every if place not in alone)), in_vain)
+        first = (place for place in order if place not in late)
+        last = sorted((place for place in order if place in late), key=tries.__getitem__)
+        return map(messages.at, chain(first, last))
 
     def was_tried(self, key: str) -> bool:
         """Return whether a message could not be fetched before."""
@@ -133,10 +151,23 @@ class Troubles:
         earlier = before.tries if same and before is not None else 0
         tries = TRIES if lasting else max(1, earlier + (counts and key not in self._tried))
         until = self._now + LEFT_FOR if tries >= TRIES else 0.0
+        if before is None and len(self._new) >= KEPT:
+            self._beyond[deletes].add(key)
+            return
         (self._doubted if again else self._tried).add(key)
         self._over.discard(key)
         trouble = Trouble(key, number, tries, until, reason, id_, deletes)
         self._known[key] = self._new[key] = trouble
+
+    def add_very_many(self, uidls: Iterable[str], unnamed: int) -> None:
+        """Note that many more could not be fetched; they are tried again in the next poll.
+
+        Args:
+            uidls: of those that have one: in this poll they are left alone.
+            unnamed: how many have none.
+        """
+        self._beyond[False].update(uidls)
+        self._unnamed = max(self._unnamed, unnamed)  # in another session they are the same
 
     def pass_over(self, key: str, number: int, reason: str) -> None:
         """Note that a message is not asked for in this session, for what the server says of it.
@@ -158,7 +189,7 @@ class Troubles:
                 self._new.pop(key, None)
                 self._over.add(key)
 
-    def keep_only(self, listed: Container[str]) -> None:
+    def keep_only(self, listed: Collection[str]) -> None:
         """A session begins: forget the trouble with messages that the server lists no longer."""
         self._passed, self._passed_over = [], 0
         gone = [key for key in self._known if key not in listed]
@@ -180,10 +211,10 @@ class Troubles:
         sentences = []
         for deletes, what in ((False, "fetched"), (True, "deleted at the server")):
             some = [t for t in self._known.values() if t.deletes is deletes]
-            total = len(some)
+            total = len(some) + len(self._beyond[deletes])
             if not deletes:
                 some = [*some[:NAMED], *self._passed]
-                total += self._passed_over
+                total += self._passed_over + self._unnamed
             if some:
                 count = "1 message" if total == 1 else f"{total} messages"
                 named = "; ".join(_named(trouble) for trouble in some[:NAMED])

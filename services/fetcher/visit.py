@@ -13,10 +13,8 @@ after it out of step; what was asked along with it waits for the same.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
@@ -24,13 +22,15 @@ from services.fetcher.account import Account
 from services.fetcher.commits import Commits, Limits, Taken
 from services.fetcher.confirm import confirmed
 from services.fetcher.exchange import FRAMED_LIMIT
+from services.fetcher.fetchlist import FetchList, Waiting
 from services.fetcher.intake import Found, Intake, too_short
 from services.fetcher.pages import Pages
 from services.fetcher.ports import World
+from services.fetcher.refusals import Refusals
 from services.fetcher.session import Retrieved, Session
 from services.fetcher.stock import SIZES_VARY, Stock, take_stock
 from services.fetcher.troubles import Blame, Troubles
-from services.fetcher.worklist import Listed, Safe, Worklist, age
+from services.fetcher.worklist import Changed, Listed, Safe, Worklist, age
 from shared.claims import Entry
 from shared.errors import (
     Broken,
@@ -44,19 +44,6 @@ from shared.errors import (
 )
 from shared.faultpoint import reach
 from shared.log import printable
-
-REFUSED: Final = 5
-"""Messages that a server may refuse in one session for the first time, before that is a trouble of
-its own and none of theirs, if it then hands over nothing any more."""
-
-REPLY_LIMIT: Final = 500
-"""Characters of a refusal that are kept."""
-
-REPLIES_KEPT: Final = 200
-"""Refusals of a session whose words are kept: there may be one for each message. As many as there
-are troubles that are remembered; of the others it counts whether they are temporary."""
-
-TEMPORARY: Final = "[SYS/TEMP]"
 
 LOOK_AFTER: Final = 8
 LOOK_AFTER_BYTES: Final = 1024 * 1024
@@ -82,7 +69,8 @@ class Visit:
         carefully: delete one message after the other, to see at which one the server breaks.
         confirm_most: messages of earlier sessions that are confirmed and deleted, at the most.
         large: whether much is recorded of this maildrop.
-        deleted: what earlier sessions of this poll have deleted, by UIDL.
+        deleted: what the session of this poll before it has deleted, by UIDL.
+        again: UIDLs of what earlier ones have deleted, and it was there again.
         in_vain: sessions of this poll before it that broke and brought nothing; None where
             it is to fetch nothing.
     """
@@ -100,6 +88,7 @@ class Visit:
         confirm_most: int = CONFIRM_MOST,
         large: bool = False,
         deleted: Mapping[str, Safe] = _NONE,
+        again: Container[str] = (),
         in_vain: int | None = 0,
     ) -> None:
         self._account = account
@@ -112,9 +101,10 @@ class Visit:
         self._intake = Intake(
             account.name, world.spool, world.inline_limit, self._is_kept, world.lacking
         )
-        self._changed: Mapping[str, str] = {}
-        self._waiting: deque[Listed] = deque()
-        self._asked: dict[int, Listed] = {}
+        self._changed = Changed(0)
+        self._waiting = Waiting()
+        self._asked: dict[int, Listed] = {}  # less what has come before what comes now
+        self._count = 0  # of all that were asked for
         self._by_size: dict[int, int] = {}
         self._arriving: Listed | None = None
         self._until = math.inf
@@ -124,17 +114,18 @@ class Visit:
         self._unmarked: list[Taken] = []  # since the server was last seen in step
         self._doubtful: list[Taken] = []
         self._suspect: Listed | None = None
-        self._refused: list[tuple[Listed, str]] = []
-        self._refuses_all = True  # unless it is seen that it does not
+        self._refusals = Refusals(account.name, account.server, troubles, world.journal)
         self._came: Listed | None = None  # a small one
         self._commits = Commits(account, world, limits, self._recorded)
         self._remove: list[Safe] = []
+        self._left_out: set[int] = set()
         self._confirm_most = confirm_most
         self._large = large
         self._deleted = deleted
+        self._again = again
         self._in_vain = in_vain
-        self.still_there = 0
-        """How many of these the server lists all the same."""
+        self.still_there: list[str] = []
+        """The UIDLs of those of these that the server lists all the same."""
         self.deleted: dict[str, Safe] = {}
         """What the server took the deletion of, by UIDL."""
         self._confirmed: list[Safe] = []
@@ -197,7 +188,7 @@ class Visit:
             await self._commits.all()
             raise
         finally:
-            self._judge_refusals()
+            self.failure = self._refusals.judge(self.failure)
             await self._commits.cancel()
         await self._delete()
         return left
@@ -206,15 +197,19 @@ class Visit:
         """See which message it was at which the session broke while it was looked at."""
         suspect = self._suspect
         if isinstance(error, TooLarge) and not self.confirming:
-            blame = self._blamed(self._asked.values(), deletes=False)
+            blame = self._blamed(self._retrieved(), deletes=False)
             self.blame = blame and blame._replace(lasting=True)
         elif suspect is not None and not isinstance(error, Unreachable):
             self.blame = Blame(suspect.key, suspect.number, deletes=False)
         elif self.confirming:
             self.blame = self._blamed(self._confirmed, deletes=True)
         else:
-            blame = self._blamed(self._asked.values(), deletes=False)
+            blame = self._blamed(self._retrieved(), deletes=False)
             self.blame = blame and blame._replace(exact=self._is_exact(blame, error))
+
+    def _retrieved(self) -> list[Listed]:
+        """Return the messages at which a session that retrieves may have broken."""
+        return [*self._asked.values(), *([self._came] if self._came else [])]
 
     def _is_exact(self, blame: Blame, error: Exception) -> bool:
         """Return whether it is this message that broke the session, and no chance.
@@ -226,7 +221,7 @@ class Visit:
         """
         if self._after_refusal():
             return False
-        if self._troubles.doubted(blame.key) or len(self._asked) == 1 or isinstance(error, Silent):
+        if self._troubles.doubted(blame.key) or self._count == 1 or isinstance(error, Silent):
             return True
         begun = self._arriving is not None and self._arriving.number == blame.number
         last = next(reversed(self._asked), 0) == blame.number
@@ -239,7 +234,7 @@ class Visit:
 
     def _after_refusal(self) -> bool:
         """Return whether the last answer was a refusal: some servers refuse, and hang up then."""
-        return bool(self._refused) and self._refused[-1][0] is self._arriving
+        return self._arriving is not None and self._refusals.last is self._arriving
 
     async def _work(self, known: Pages) -> Worklist:
         """Return what there is to do."""
@@ -259,28 +254,24 @@ class Visit:
             self._noted(stock)
             work = stock.work
             del stock  # and with it all UIDLs
-        if not self._deleted:
-            return work
-        again = [safe for safe in map(self._there_again, work.fetch) if safe is not None]
-        return await self._without(work, again) if again else work
+        if self._deleted:
+            await self._leave_out(work.fetch)
+        return work
 
-    def _there_again(self, listed: Listed) -> Safe | None:
-        safe = self._deleted.get(listed.uidl or "")
-        if safe is None or safe.size != listed.size:
-            return None
-        return safe._replace(number=listed.number)
-
-    async def _without(self, work: Worklist, again: Sequence[Safe]) -> Worklist:
-        """Return what there is to do less what is there again that an earlier session deleted.
+    async def _leave_out(self, fetch: FetchList) -> None:
+        """Do not fetch again what is there again that the session before has deleted.
 
         Some servers say +OK to all of it, and delete nothing: the others would not have their turn.
         The next poll sees whether it is the same, and deletes it once more.
         """
+        again = []
+        for uidl, place in fetch.places(self._deleted.keys()).items():
+            listed, safe = fetch.at(place), self._deleted[uidl]
+            if listed.size == safe.size:
+                again.append(safe)
+                self._left_out.add(listed.number)
         await self._record(again)
-        self.still_there = len(again)
-        numbers = {safe.number for safe in again}
-        fetch = tuple(listed for listed in work.fetch if listed.number not in numbers)
-        return replace(work, fetch=fetch)
+        self.still_there = [safe.uidl for safe in again if safe.uidl is not None]
 
     async def _record(self, messages: Sequence[Safe]) -> None:
         entries = [Entry(s.uidl, s.id, s.size, s.head) for s in messages if s.uidl is not None]
@@ -293,7 +284,7 @@ class Visit:
             Whether some is left for another session.
         """
         left_alone = self._troubles.left_alone
-        due = [safe for safe in due if safe.uidl not in self._deleted]
+        due = [safe for safe in due if safe.uidl not in self._again]
         due = [safe for safe in due if not left_alone(safe.uidl or "", deletes=True)]
         self._confirmed = due[: self._confirm_most]
         self.confirming = len(self._confirmed)
@@ -307,7 +298,8 @@ class Visit:
             for safe in self._confirmed
             if safe.number not in numbers
         ]
-        left = await self._fetch(self._troubles.in_order(unsure)) if unsure else False
+        in_order = self._troubles.in_order(FetchList.of(unsure))
+        left = await self._fetch(in_order) if unsure else False
         return left or len(due) > self._confirm_most
 
     def _noted(self, stock: Stock) -> None:
@@ -318,9 +310,9 @@ class Visit:
         self._changed = stock.work.changed
         if stock.quirk is not None:
             self.quirks.add(stock.quirk)
-        self._troubles.keep_only(stock.listed)
+        self._troubles.keep_only(stock.listed.among(self._troubles.keys))
 
-    async def _fetch(self, messages: Sequence[Listed]) -> bool:
+    async def _fetch(self, messages: Iterable[Listed]) -> bool:
         """Retrieve messages; return whether some are left for another session."""
         self._waiting.extend(messages)
         if not self._asked:
@@ -353,13 +345,17 @@ class Visit:
         """
         asked = alone = False
         troubles = self._troubles
-        while self._waiting and not (self._enough() or alone or self._has_filled()):
+        while (message := self._waiting.first) and not (
+            self._enough() or alone or self._has_filled()
+        ):
             if self._pipelining and self._suspect is not None:
                 return
-            alone = bool(troubles) and troubles.get(self._waiting[0].key) is not None
+            alone = bool(troubles) and troubles.get(message.key) is not None
             if alone and asked:
                 return
-            message = self._waiting.popleft()
+            self._waiting.take()
+            if message.number in self._left_out:
+                continue
             size = message.size or 0
             if size > self._account.max_size:
                 said = f"LIST says {size} bytes, and max_size is {self._account.max_size}"
@@ -367,11 +363,12 @@ class Visit:
                 continue
             if 0 < size < FRAMED_LIMIT and troubles and troubles.was_tried(message.key):
                 self._by_size[message.number] = size
-            if message.uidl in self._changed and SIZES_VARY in self.quirks:
+            if message.number in self._changed and SIZES_VARY in self.quirks:
                 continue  # as one message has shown, another size means nothing here
             if size > self._world.inline_limit and self._no_room(size):
                 continue  # it keeps none of the others
             self._asked[message.number] = message
+            self._count += 1
             self._unlooked += size or self._world.inline_limit
             asked = True
             yield message.number
@@ -381,12 +378,12 @@ class Visit:
         if self._until == math.inf:
             return False
         deletes = self._account.keep < math.inf
-        many = deletes and len(self._asked) >= self._limits.session_messages
+        many = deletes and self._count >= self._limits.session_messages
         return many or self._world.clock.monotonic() > self._until
 
     def _has_filled(self) -> bool:
         """Return whether there is no room; a look at the disks is too dear for each message."""
-        if len(self._asked) % LOOK_AFTER and self._unlooked < LOOK_AFTER_BYTES:
+        if self._count % LOOK_AFTER and self._unlooked < LOOK_AFTER_BYTES:
             return False
         self._unlooked = 0
         return self._no_room()
@@ -401,52 +398,26 @@ class Visit:
     async def _arrived(self, retrieved: Retrieved) -> None:
         if not self._pipelining or self._marks < self._session.marks:
             await self._be_certain()  # an answer in turn has followed
-        listed = self._arriving = self._asked[retrieved.number]
+        listed = self._asked[retrieved.number]
+        if self._arriving is not None and self._arriving.number != listed.number:
+            self._asked.pop(self._arriving.number, None)
+        self._arriving = listed
         if retrieved.refused is not None:
             # One message that the server will not hand over keeps none of the others.
-            self._refused.append((listed, self._kept_of(retrieved.refused)))
+            self._refusals.add(listed, retrieved.refused)
         else:
             await self._take(listed, retrieved)
-
-    def _kept_of(self, reply: str) -> str:
-        if len(self._refused) < REPLIES_KEPT:
-            return reply[:REPLY_LIMIT]
-        return TEMPORARY if _is_temporary(reply) else ""
-
-    def _fresh_refusals(self) -> int:
-        return sum(self._troubles.get(listed.key) is None for listed, _ in self._refused)
 
     async def _see_refusals(self) -> None:
         """After many refusals, see whether the server hands over what it has handed over already.
 
         If so, it is these messages that it refuses; else it is all, as at the limit of a day.
         """
-        if self._came is None or self._fresh_refusals() <= REFUSED:
+        if self._came is None or not self._refusals.many:
             return
         with suppress(Unreachable):
             async for retrieved in self._session.retrieve([self._came.number]):
-                self._refuses_all = retrieved.refused is not None
-
-    def _judge_refusals(self) -> None:
-        fresh = self._fresh_refusals()
-        for listed, reply in self._refused:
-            said = f"RETR is refused: {printable(reply)}" if reply else "RETR is refused"
-            self._world.journal.trouble(
-                "message refused",
-                account=self._account.name,
-                number=listed.number,
-                uidl=listed.uidl or "",
-                reply=reply,
-            )
-            if fresh > REFUSED and self._refuses_all:
-                if not reply and self.failure is not None:
-                    continue  # there is one that says why
-                said = f"message {listed.number} is refused: {printable(reply)}"
-                self.failure = ServerFault(self._account.server, said)
-            else:
-                # RFC 3206 section 4: what is temporary by its own word is tried at each poll.
-                lasting = not _is_temporary(reply)
-                self._troubles.add(listed.key, listed.number, said, counts=lasting)
+                self._refusals.all = retrieved.refused is not None
 
     async def _take(self, listed: Listed, retrieved: Retrieved) -> None:
         found = None if retrieved.whole is None else self._intake.at_hand(retrieved.whole)
@@ -458,7 +429,7 @@ class Visit:
                 self.failure = error
                 self._world.journal.spool_failed(error, self._account.name)
                 return
-        if self._changed and self._changed.get(listed.uidl or "") == found.id:
+        if self._changed.was(listed.number, found.id):
             self.quirks.add(SIZES_VARY)
         if not (fits := found.fits(listed.size)):
             found = self._intake.less_a_status_line(found, listed.size)
@@ -604,10 +575,6 @@ class Visit:
 
 def _key(message: Listed | Safe) -> str:
     return Listed(message.number, message.uidl, message.size).key
-
-
-def _is_temporary(reply: str) -> bool:
-    return reply[: len(TEMPORARY)].upper() == TEMPORARY
 
 
 def _is_mixed_up(error: Exception) -> bool:

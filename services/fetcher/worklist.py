@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from services.fetcher.fetchlist import FetchList
 
 
 class Listed(NamedTuple):
@@ -41,6 +44,35 @@ class Safe(NamedTuple):
     head: str | None = None
 
 
+class Changed:
+    """What the ledger knows messages as whose UIDL it knows with another size, 8 bytes for each.
+
+    Hashes of their identities, which are seeded: that two are the same by chance may make us
+    believe that the server says other sizes of the same message, once in 2**63.
+
+    Args:
+        count: how many messages there are.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._hashes = array("q")  # by number; 0 where it is none of them
+
+    def add(self, number: int, id_: str) -> None:
+        """Note a message, and what it was."""
+        if not self._hashes:
+            self._hashes = array("q", [0]) * (self._count + 1)
+        self._hashes[number] = hash(id_) | 1
+
+    def __contains__(self, number: object) -> bool:
+        """Return whether the message of this number is one of them."""
+        return bool(self._hashes) and isinstance(number, int) and self._hashes[number] != 0
+
+    def was(self, number: int, id_: str) -> bool:
+        """Return whether it is one of them, and is what it was."""
+        return number in self and self._hashes[number] == hash(id_) | 1
+
+
 @dataclass(frozen=True, slots=True)
 class Worklist:
     """What to do in one session.
@@ -48,15 +80,15 @@ class Worklist:
     Attributes:
         found: how many messages the server has.
         fetch: messages that the ledger does not know.
-        changed: the identities of those among them whose UIDL it knows with another size, by UIDL.
+        changed: those among them whose UIDL it knows with another size.
         due: messages that it knows, and whose time on the server is over.
         unnamed: how many messages have no usable UIDL.
         more: whether there is more to be fetched than a session does.
     """
 
     found: int
-    fetch: tuple[Listed, ...]
-    changed: Mapping[str, str]
+    fetch: FetchList
+    changed: Changed
     due: tuple[Safe, ...]
     unnamed: int
     more: bool = False

@@ -71,7 +71,8 @@ def test_a_large_listing_is_compared_like_a_small_one(monkeypatch: pytest.Monkey
         comparison = Comparison(uidls.numbers, 402, 0.0, 1.0)
         gone, _ = comparison.take(page)
         work = [work for work in comparison.worklist() if work is not None]
-        results.append((gone, work, comparison.octets))
+        fetch, due = [list(w.fetch) for w in work], [w.due for w in work]
+        results.append((gone, fetch, due, comparison.octets))
     assert results[0] == results[1]
     assert len(results[0][0]) == 48, "what is known and not listed is gone"
 

@@ -2,6 +2,7 @@
 
 import math
 
+from services.fetcher.fetchlist import FetchList
 from services.fetcher.troubles import LEFT_FOR, NAMED, TRIES, Troubles
 from services.fetcher.worklist import Listed
 from shared.claims import Trouble
@@ -15,17 +16,18 @@ NOW = 1_700_000_000.0
 def test_what_broke_comes_last_and_is_left_alone_after_some_tries() -> None:
     known: dict[str, Trouble] = {}
     listed = [Listed(1, "bad"), Listed(2, "good")]
+    messages = FetchList.of(listed)
     for tries in range(1, TRIES + 1):
         troubles = Troubles(known, NOW)
-        in_order = troubles.in_order(listed)
+        in_order = list(troubles.in_order(messages))
         assert in_order == (listed if tries == 1 else listed[::-1])
         troubles.add("bad", 1, "cut")
         troubles.add("bad", 1, "cut")  # another session of the same poll
-        assert troubles.in_order(listed) == listed[1:]
+        assert list(troubles.in_order(messages)) == listed[1:]
         (known["bad"],) = troubles.to_record()
         assert known["bad"].tries == tries
-    assert Troubles(known, NOW + LEFT_FOR - 1).in_order(listed) == listed[1:]
-    assert Troubles(known, NOW + LEFT_FOR).in_order(listed) == listed[::-1]
+    assert list(Troubles(known, NOW + LEFT_FOR - 1).in_order(messages)) == listed[1:]
+    assert list(Troubles(known, NOW + LEFT_FOR).in_order(messages)) == listed[::-1]
 
 
 def test_a_line_that_broke_is_no_try() -> None:
@@ -50,7 +52,7 @@ def test_what_is_over_is_forgotten() -> None:
 def test_a_deletion_that_failed_does_not_keep_a_message_from_being_fetched() -> None:
     known = {"u": Trouble("u", 1, 9, NOW + 60, "refused", deletes=True)}
     troubles = Troubles(known, NOW)
-    assert troubles.in_order([Listed(1, "u")]) == [Listed(1, "u")]
+    assert list(troubles.in_order(FetchList.of([Listed(1, "u")]))) == [Listed(1, "u")]
     assert troubles.left_alone("u", deletes=True)
 
 

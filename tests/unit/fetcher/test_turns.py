@@ -3,18 +3,20 @@
 import asyncio
 import math
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import pytest
 
 from services.fetcher import turns
 from services.fetcher.session import Session
-from services.fetcher.turns import Turn, Turns
+from services.fetcher.turns import Turns
 from tests.unit.fetcher.desk import Desk, some
 from tests.unit.fetcher.pop3_session import MAIL, login
 
 
 @pytest.fixture(autouse=True)
 def _large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "MIDDLING", 5)
     monkeypatch.setattr(turns, "LARGE", 10)
 
 
@@ -44,18 +46,41 @@ async def test_a_large_listing_waits_for_another_and_a_small_one_does_not(desk: 
 
 
 async def test_a_turn_is_given_back_where_the_server_fails_and_done_without_after_a_while() -> None:
-    lock = asyncio.Lock()
+    both = Turns()
     with pytest.raises(ConnectionError):
-        async with Turn(lock) as first:
-            assert not await first.take(9)
-            assert not lock.locked()
+        async with both.turn() as first:
             assert await first.take(10)
-            assert lock.locked()
             raise ConnectionError
-    assert not lock.locked()
-    async with Turn(lock) as first:
+    async with both.turn() as first, asyncio.timeout(5):
         await first.take(10)
-        async with Turn(lock, patience=0.01) as second:
+        async with both.turn(patience=0.01) as second:
             assert await second.take(10)
             assert not await second.take(11), "once is enough"
-        assert lock.locked()
+        waits = asyncio.create_task(taken(both))
+        await asyncio.sleep(0)
+        assert not waits.done(), "it is still the first one's"
+    async with asyncio.timeout(5):
+        await waits
+
+
+async def taken(turns: Turns) -> None:
+    async with turns.turn() as turn:
+        await turn.take(10)
+
+
+async def test_of_those_that_are_not_small_some_have_their_turn_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "SEVERAL", 2)
+    both = Turns()
+    async with asyncio.timeout(5), AsyncExitStack() as stack:
+        first, second, third = [await stack.enter_async_context(both.turn()) for _ in range(3)]
+        assert not await first.take(4)
+        assert await first.take(5)
+        assert await second.take(20)
+        waits = asyncio.create_task(third.take(9))
+        await asyncio.sleep(0)
+        assert not await first.take(6)
+        assert not waits.done()
+        await first.__aexit__(None, None, None)
+        assert await waits

@@ -51,7 +51,7 @@ def gone(listing: Sequence[tuple[int, str]] | None, ledger: Mapping[str, Known])
 
 def test_only_what_the_ledger_does_not_know_is_fetched() -> None:
     found = work([(1, "a"), (2, "b"), (3, "c")], known("b"))
-    assert found.fetch == (Listed(1, "a"), Listed(3, "c"))
+    assert list(found.fetch) == [Listed(1, "a"), Listed(3, "c")]
     assert (found.due, found.found, found.unnamed) == ((), 3, 0)
 
 
@@ -81,10 +81,10 @@ def test_an_empty_uidl_identifies_nothing() -> None:
 
 def test_uidls_that_are_the_message_numbers_identify_nothing() -> None:
     found = work([(1, "1"), (2, "02"), (3, "3")], known("1", "02"), 0)
-    assert found.fetch == (Listed(1, None), Listed(2, None), Listed(3, None))
+    assert list(found.fetch) == [Listed(1, None), Listed(2, None), Listed(3, None)]
     assert found.due == ()
     assert gone([(1, "1"), (2, "02"), (3, "3")], known("1", "02")) == {"1", "02"}
-    assert work([(1, "1"), (2, "4")], known("1")).fetch == (Listed(2, "4"),)
+    assert list(work([(1, "1"), (2, "4")], known("1")).fetch) == [Listed(2, "4")]
 
 
 def test_messages_without_a_line_in_the_listing_are_fetched_by_number() -> None:
@@ -95,15 +95,17 @@ def test_messages_without_a_line_in_the_listing_are_fetched_by_number() -> None:
 
 def test_without_uidls_all_is_fetched() -> None:
     found = work(None, known("a"), 0, count=2)
-    assert found.fetch == (Listed(1, None), Listed(2, None))
+    assert list(found.fetch) == [Listed(1, None), Listed(2, None)]
     assert gone(None, known("a")) == {"a"}
 
 
 def test_a_known_uidl_with_another_size_is_a_new_message() -> None:
     ledger = known("a", "b", size=10) | known("c")
     found = work([(1, "a"), (2, "b"), (3, "c")], ledger, 0, sizes={1: 10, 2: 11, 3: 12})
-    assert found.fetch == (Listed(2, "b", 11),)
-    assert found.changed == {"b": "id-b"}
+    assert list(found.fetch) == [Listed(2, "b", 11)]
+    assert found.changed.was(2, "id-b")
+    assert not found.changed.was(2, "id-a")
+    assert 3 not in found.changed
     assert [safe.uidl for safe in found.due] == ["a", "c"]
 
 
