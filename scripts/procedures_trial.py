@@ -36,6 +36,10 @@ from compose_deployment import (
 
 PAGE: Final = (ROOT / "docs" / "operations.md").read_text()
 BACKUPS: Final = "/var/backups/pop3-connector"
+ELSEWHERE: Final = ("pop3-connector ", "cat deploy/images.env")
+"""How blocks begin that are not followed here: of who has the connector installed without
+containers, and those that ask a registry."""
+
 WORDS: Final = {
     "git pull\n": "",  # the copy of the tree is no checkout
     " --pull": "",  # base images may be stand-ins of this machine
@@ -122,7 +126,8 @@ def blocks() -> dict[str, list[str]]:
     """Return the shell commands of the page, block by block, by section."""
     sections = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
     found = {s.partition("\n")[0]: re.findall(r" *```sh\n(.*?)```", s, re.DOTALL) for s in sections}
-    return {heading: [*map(dedent, scripts)] for heading, scripts in found.items() if scripts}
+    here = {h: [d for d in map(dedent, s) if not d.startswith(ELSEWHERE)] for h, s in found.items()}
+    return {heading: scripts for heading, scripts in here.items() if scripts}
 
 
 @contextmanager
@@ -270,6 +275,9 @@ def upgrade(here: Procedures) -> None:
     here.deployment.compose("build")
     here.follow("Upgrade")
     check(versions(here) == {"0.1.2"}, "the next one runs, after having run beside it")
+    here.mail_goes_through()
+    here.follow("Upgrade")  # the queues of an earlier version, of which there are none
+    here.healthy()
     here.mail_goes_through()
     here.follow("Upgrade")
 
