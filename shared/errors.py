@@ -129,6 +129,10 @@ class BrokerLimit(BrokerUnavailable):
     """The broker has as many connections, channels or queues as it may have just now."""
 
 
+class QueueSilent(BrokerUnavailable):
+    """The broker is there, and a queue of it does not answer: its majority of nodes is away."""
+
+
 class QueueFileUnavailable(BrokerUnavailable):
     """The file of the embedded broker cannot be used just now: a full disk, or a lock."""
 

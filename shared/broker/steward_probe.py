@@ -17,15 +17,12 @@ from amqp import spec
 from amqp.exceptions import AccessRefused, NotFound
 from kombu.connection import Connection
 
-from shared.errors import BrokerUnavailable
+from shared.errors import QueueSilent
 
 ANSWERING: Final = 10.0
 """Seconds that a queue has to say that it is empty."""
 
-NO_ANSWER: Final = (
-    "the broker cannot say what is in {queue}: the queue does not answer;"
-    " has it lost the majority of its nodes?"
-)
+NO_ANSWER: Final = "the broker cannot say what is in {queue}: the queue does not answer"
 
 
 def require_answer(connection: Connection, queue: str) -> None:
@@ -39,7 +36,7 @@ def require_answer(connection: Connection, queue: str) -> None:
         queue: its name.
 
     Raises:
-        BrokerUnavailable: it does not answer.
+        QueueSilent: it does not answer.
     """
     channel = connection.channel()
     try:
@@ -49,5 +46,5 @@ def require_answer(connection: Connection, queue: str) -> None:
         return
     except TimeoutError as error:
         connection.collect()
-        raise BrokerUnavailable(NO_ANSWER.format(queue=queue)) from error
+        raise QueueSilent(NO_ANSWER.format(queue=queue)) from error
     channel.close()

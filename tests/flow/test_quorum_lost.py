@@ -123,4 +123,5 @@ async def test_what_the_broker_calls_empty_is_not_believed(
                 await asked
     assert shown.returncode == 1
     assert "cannot say what is in parsed" in shown.stderr
+    assert "Are the nodes of the broker running" in shown.stderr
     assert not shown.stdout
