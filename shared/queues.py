@@ -29,8 +29,9 @@ RETRIED: Final = (INCOMING, PARSED, PICKUP)
 """The inboxes whose stages may retry and dead-letter."""
 
 DELIVERY_LIMIT: Final = 20
-"""How often RabbitMQ hands a message out unsettled before it gives it up by itself. No stage lets
-it come to that (``shared.runner.RENEW``): what a message does is found out, and not counted."""
+"""How often RabbitMQ hands a message out unsettled before it gives it up by itself, in queues that
+an earlier version declared. No stage lets it come to that (``shared.runner.RENEW``): what a message
+does is found out, and not counted."""
 
 
 @dataclass(frozen=True, slots=True)

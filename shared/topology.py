@@ -189,6 +189,10 @@ def _dead_letters_to(routing_key: str) -> dict[str, Any]:
 
 def _work(_: QueueSpec) -> dict[str, Any]:
     # Straight to quarantine: through a retry tier it would be a cycle, which the broker drops.
+    return {"x-delivery-limit": NEVER} | _dead_letters_to(QUARANTINE)
+
+
+def _counting(_: QueueSpec) -> dict[str, Any]:
     return {"x-delivery-limit": DELIVERY_LIMIT} | _dead_letters_to(QUARANTINE)
 
 
@@ -229,6 +233,7 @@ _ARGUMENTS: Final[Mapping[str, Callable[[QueueSpec], dict[str, Any]]]] = {
     "memory": _memory,
 }
 _EARLIER: Final[Mapping[str, Callable[[QueueSpec], dict[str, Any]]]] = {
+    "work": _counting,
     "failed": _endless,
     "quarantine": _endless,
     "memory": _endless,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from services.postmaster.guard import Guard
 from shared.broker import Steward
 from shared.clock import SystemClock
 from shared.log import printable
@@ -107,6 +108,7 @@ def _rabbitmq(settings: Settings) -> Steward | None:
         None if ca_file is None else str(ca_file),
         _say,
         names=settings.broker.names,
+        require_harmless=Guard(open_management(settings)),
     )
 
 

@@ -69,6 +69,7 @@ class KombuSteward:
         ca_file: the authority that TLS trusts; the system's store if None.
         report: is told of what this waits for.
         names: of this connector: the one that it has, then those that it had before.
+        require_harmless: raises where a look into the queue of this name would lose messages.
 
     Raises:
         ConfigError: the URL or the file is wrong.
@@ -81,12 +82,14 @@ class KombuSteward:
         ca_file: str | None = None,
         report: Report = silent,
         names: Sequence[str] = (CONNECTOR,),
+        require_harmless: Callable[[str], object] = str,
     ) -> None:
         self._urls = parsed(urls)
         self._url = self._urls[0]  # or the one we are connected to
         self._report = report
         self._tiers = tiers
         self._names = names
+        self._require_harmless = require_harmless
         self._queues = plan(tiers)
         self._reach = frozenset(reachable(SENDER, self._queues))
         self._tls = [_tls(url, ca_file) for url in self._urls]
@@ -309,6 +312,7 @@ class KombuSteward:
     @contextmanager
     def _looking(self, queue: str) -> Iterator[Look]:
         """Look into a queue; what is not taken goes back, and is there again at the end."""
+        self._require_harmless(queue)
         look: Look | None = None
         alone = any(spec.name == queue and spec.kind in _KEPT for spec in self._queues)
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from shared.broker import Broker, Steward
 from shared.broker.rabbitmq import RabbitBroker
 from shared.broker.steward import KombuSteward
-from shared.queues import Tier
+from shared.queues import DELIVERY_LIMIT, Tier
 from tests.servers.rabbitmq import shared_rabbitmq
 
 
@@ -17,6 +17,9 @@ async def rabbitmq_pair(
 ) -> AsyncIterator[tuple[Callable[[], Broker], Steward]]:
     server = shared_rabbitmq()
     vhost = server.vhost()
+    # So that it gives up what nobody settles, as it does by itself where an earlier version
+    # declared the queue.
+    server.impose(vhost, "^incoming$", {"delivery-limit": DELIVERY_LIMIT})
     url = server.url(vhost)
 
     def make() -> Broker:

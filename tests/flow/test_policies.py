@@ -213,7 +213,12 @@ def test_a_queue_of_an_earlier_version_says_that_it_throws_away() -> None:
 
 
 @pytest.fixture
-def office(tmp_path: Path, capfd: pytest.CaptureFixture[str], place: Place) -> Iterator[Office]:
+def office(tmp_path: Path, capfd: pytest.CaptureFixture[str], place: Place) -> Office:
+    return visit(place, tmp_path, capfd)
+
+
+def visit(place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Office:
+    """Return the commands of an operator there."""
     config = tmp_path / "connector.toml"
     url = place.server.url(place.vhost)
     broker = f'[broker]\nurl = "{url}"\nmanagement_url = "{management_url(place.server)}"\n'
@@ -222,7 +227,7 @@ def office(tmp_path: Path, capfd: pytest.CaptureFixture[str], place: Place) -> I
     def no_broker() -> Any:
         raise AssertionError("not needed")
 
-    yield Office(config, tmp_path, capfd, no_broker, no_broker)
+    return Office(config, tmp_path, capfd, no_broker, no_broker)
 
 
 def test_the_operator_is_told(office: Office, place: Place) -> None:
@@ -239,6 +244,25 @@ def test_the_operator_is_told(office: Office, place: Place) -> None:
     assert (declared.status, declared.err) == (0, "")
     assert declared.out == "declared: 23 queues\npolicies: backlog, kept\n"
     assert "warning" not in office("topology", "show").err
+
+
+def test_nothing_is_lost_by_looking(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], server: RabbitServer, vhost: str
+) -> None:
+    before = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
+    server.api("PUT", f"queues/{vhost}/pickup.failed", {"durable": True, "arguments": before})
+    place = Place(server, vhost)
+    office = visit(place, tmp_path, capfd)
+    put = place.put("pickup.failed")
+    place.impose({"delivery-limit": 2})
+    place.await_policy("all")
+    for _ in range(4):
+        refused = office("failed", "list")
+        assert refused.status == 2
+        assert "queue pickup.failed: policy all throws away what was looked at" in refused.err
+    assert office("topology", "declare", "--policies").status == 0
+    for _ in range(4):
+        assert {row["id"] for row in office("failed", "list", "--json").json} == put
 
 
 def test_what_is_not_known_is_said_once(office: Office) -> None:

@@ -307,6 +307,7 @@ async def test_another_authority_is_trusted_once_it_stands_in_the_file(
 
 
 async def test_what_crashes_its_process_is_explained_in_quarantine(site: Site) -> None:
+    site.server.impose(site.vhost, "^incoming$", {"delivery-limit": DELIVERY_LIMIT})
     letter = Envelope(
         "id", "sales", Fetched(Inline(b"x"), "u", "s", Summary("a@b", "hello")), 1.0, attempt=3
     )

@@ -129,6 +129,11 @@ class RabbitServer:
         self.api("PUT", f"vhosts/{name}")
         return name
 
+    def impose(self, vhost: str, pattern: str, definition: dict[str, object]) -> None:
+        """Set a policy on queues of a virtual host."""
+        policy = {"pattern": pattern, "definition": definition, "apply-to": "queues"}
+        self.api("PUT", f"policies/{vhost}/imposed", policy)
+
     def drop_vhost(self, name: str) -> None:
         """Delete a virtual host with all that is in it."""
         self.api("DELETE", f"vhosts/{name}")

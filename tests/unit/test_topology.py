@@ -5,7 +5,7 @@ import pytest
 from shared import topology
 from shared.broker.steward import KombuSteward
 from shared.errors import ConfigError
-from shared.queues import DECLARED, DELIVERY_LIMIT, HELD, SENDERS, Tier, plan, reachable
+from shared.queues import DECLARED, HELD, SENDERS, Tier, plan, reachable
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import RabbitServer
 
@@ -29,7 +29,7 @@ def publish(server: RabbitServer, vhost: str, queue: str) -> None:
 def test_a_work_queue_gives_up_into_quarantine_and_loses_nothing_on_the_way() -> None:
     assert topology.arguments(PLAN["incoming"]) == {
         "x-queue-type": "quorum",
-        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-delivery-limit": topology.NEVER,
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": "quarantine",
         "x-dead-letter-strategy": "at-least-once",

@@ -1,0 +1,49 @@
+"""Nothing is looked at where looking throws it away: a delivery limit, in a queue that passes on to
+no other what it gives up (one that an earlier version declared).
+
+It trusts the management API. Where that is not known, or does not answer, nothing is known of
+policies, and nothing is refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.errors import BrokerUnavailable, ConfigError
+from shared.policies import loses_by_looking
+
+if TYPE_CHECKING:
+    from shared.broker.management import Management
+
+
+class Guard:
+    """Refuses to look into a queue that would lose messages by it.
+
+    Args:
+        management: the management API; None where nobody says where it is.
+    """
+
+    def __init__(self, management: Management | None) -> None:
+        self._management = management
+
+    def __call__(self, queue: str) -> None:
+        """Return where a look is harmless, or nobody knows.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        if self._management is None:
+            return
+        try:
+            seen = self._management.queues([queue]).get(queue)
+        except (ConfigError, BrokerUnavailable):
+            self._management = None  # it is not asked again, for each queue in turn
+            return
+        if seen is not None and loses_by_looking(seen):
+            limit = seen.effective["delivery-limit"]
+            raise ConfigError(
+                f"queue {queue}",
+                f"{' and '.join(seen.policies)} throws away what was looked at more than {limit}"
+                " times (delivery-limit). First run: topology declare --policies, or topology"
+                " migrate",
+            )
