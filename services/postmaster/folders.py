@@ -6,6 +6,8 @@ import asyncio
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import closing
+from itertools import islice
 from typing import Any, Final
 
 import click
@@ -28,6 +30,7 @@ from services.postmaster.selection import (
     Selection,
     filtered,
     filters_in,
+    newest,
     selecting,
     selection_in,
 )
@@ -41,6 +44,9 @@ from shared.settings_fields import MAILBOX
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _id = click.argument("id_", metavar="ID")
+
+NEWEST: Final = 100
+"""Messages that are listed, newest first, if nothing else is said: so many are held in memory."""
 
 _AGAIN: Final = """Try messages again, directed anew: to the mailbox and destination that the
 configuration names now for their account, or that you name here. Who has a message already does not
@@ -57,19 +63,40 @@ def _commands(folder: Folder) -> click.Group:
 
 
 def _list(folder: Folder) -> click.Command:
-    @click.command("list", help=f"List the messages in {folder.title}, oldest first.")
+    @click.command("list", help=f"List the messages in {folder.title}, oldest first in each queue.")
     @filtered
+    @click.option(
+        "--limit", metavar="N", type=click.IntRange(min=1), help="List so many, and no more."
+    )
+    @click.option(
+        "--newest",
+        "newest_first",
+        is_flag=True,
+        help=f"Begin with those that came here last; list {NEWEST}, unless --limit says how many.",
+    )
     @_json
     @pass_invocation
-    def list_(invocation: Invocation, /, as_json: bool, **options: Any) -> None:
+    def list_(
+        invocation: Invocation,
+        /,
+        limit: int | None,
+        newest_first: bool,
+        as_json: bool,
+        **options: Any,
+    ) -> None:
         filters = filters_in(options)
-        with open_steward(invocation.settings()) as steward:
-            messages = filter(filters.take, parked.browse(steward, folder))
+        with (
+            open_steward(invocation.settings()) as steward,
+            closing(parked.browse(steward, folder)) as browsed,
+        ):
+            found = filter(filters.take, browsed)
+            messages = newest(found, limit or NEWEST) if newest_first else found
+            listed = islice(messages, limit)
             if as_json:
-                show.as_json([show.record(message) for message in messages])
+                show.as_json_array(show.record(message) for message in listed)
             else:
                 title = folder.title[0].upper() + folder.title[1:]
-                show.listed(messages, title if filters == Filters() else f"{title}, so filtered,")
+                show.listed(listed, title if filters == Filters() else f"{title}, so filtered,")
 
     return list_
 

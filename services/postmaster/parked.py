@@ -7,7 +7,7 @@ envelope are shown by their headers, and exported as they are.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Protocol
@@ -60,10 +60,11 @@ class Blobs(Protocol):
         """Delete the blob; no error where there is none."""
 
 
-def browse(steward: Steward, folder: Folder) -> Iterator[Stored]:
+def browse(steward: Steward, folder: Folder) -> Generator[Stored]:
     """Yield the messages in a folder, oldest first in each queue; all stay there.
 
-    A queue that seems empty is looked into as well: others may have its messages in hand.
+    A queue that seems empty is looked into as well: others may have its messages in hand. Who does
+    not want all of them closes it, before the broker.
     """
     depths = steward.depths()
     for queue in folder.queues:

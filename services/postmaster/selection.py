@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from heapq import nlargest
 from typing import Any, Final, ParamSpec, TypeVar
 
 import click
@@ -105,13 +106,29 @@ class Selection:
         self.require_some(matching, folder)
 
 
+def newest(messages: Iterable[Stored], count: int) -> Iterator[Stored]:
+    """Return the messages that came last to where they are, the last of them first.
+
+    One of which nobody knows when counts as old. Their bytes are left out: it holds ``count`` of
+    them in memory.
+    """
+    known = ((_since(message) or 0.0, at, message) for at, message in enumerate(messages))
+    bare = ((since, at, replace(message, body=b"")) for since, at, message in known)
+    return (message for *_, message in nlargest(count, bare, key=lambda found: found[:2]))
+
+
 def _age(message: Stored) -> float:
     """Return for how many seconds a message has been where it is; 0 where nobody knows."""
+    since = _since(message)
+    return 0.0 if since is None else time.time() - since
+
+
+def _since(message: Stored) -> float | None:
+    """Return when a message came to where it is, None where nobody knows."""
     try:
-        since = datetime.fromisoformat(str(message.headers.get("failed-at")))
-    except ValueError:
-        return 0.0
-    return time.time() - since.timestamp()
+        return datetime.fromisoformat(str(message.headers.get("failed-at"))).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _filled(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:

@@ -15,10 +15,12 @@ import sys
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, Final
 
 import click
 
+from services.postmaster.columns import lines
 from services.postmaster.parked import letter
 from shared.broker import Stored
 from shared.broker.requeue import Letter
@@ -47,6 +49,16 @@ def as_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=True))
 
 
+def as_json_array(values: Iterable[object]) -> None:
+    """Print values as one JSON array, each when it comes; without its end if there is an error."""
+    begun = False
+    for value in values:
+        text = json.dumps(value, indent=2, ensure_ascii=True).replace("\n", "\n  ")
+        click.echo(f"{',' if begun else '['}\n  {text}", nl=False)
+        begun = True
+    click.echo("\n]" if begun else "[]")
+
+
 def table(
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
@@ -56,8 +68,7 @@ def table(
 ) -> None:
     """Print a table as wide as the terminal; where there is none, with one line a row.
 
-    ``$COLUMNS`` counts as a terminal of that width. Cells that are too long go on below, in their
-    own column.
+    ``$COLUMNS`` counts as a terminal of that width. Rows are printed as they come.
 
     Args:
         columns: the headings.
@@ -66,30 +77,10 @@ def table(
         under: columns that stand beneath another one where the terminal is too narrow for all: by
             heading, the heading of that other.
     """
-    # Not at the top: stages and commands that show no table do not wait for it.
-    from rich import box
-    from rich.cells import cell_len
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    cells = [[printable(str(cell), _CELL) for cell in row] for row in rows]
-    width = _width()
-    needed = sum(max(map(cell_len, column)) + 2 for column in zip(columns, *cells, strict=True)) - 2
-    narrow = needed > width
-    layout = [[at] for at in range(len(columns))]
-    if narrow and under:
-        layout = _layout(columns, under)
-    grid = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, highlight=False, leading=int(narrow)
-    )
-    height = max(map(len, layout))  # headings that are shorter would go to the bottom
-    for places in layout:
-        heading = [columns[at] for at in places] + [""] * (height - len(places))
-        grid.add_column("\n".join(heading), overflow="fold", no_wrap=heading[0] in whole)
-    for row in cells:
-        grid.add_row(*(Text("\n".join(row[at] for at in places)) for places in layout))
-    Console(file=sys.stdout, width=width, soft_wrap=False).print(grid)
+    cells = ([printable(str(cell), _CELL) for cell in row] for row in rows)
+    width = _width() if _is_narrow() else None
+    for line in lines(columns, cells, width, _rule(), whole=whole, under=under):
+        sys.stdout.write(line + "\n")  # click would not keep to the encoding of a terminal
 
 
 def entry(title: str, text: str) -> None:
@@ -106,18 +97,21 @@ def entry(title: str, text: str) -> None:
     click.echo(title.ljust(_TITLE) + f"\n{' ' * _TITLE}".join(lines))
 
 
+def _rule() -> str:
+    """Return what a line below headings is made of, where that can be written."""
+    try:
+        "─".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "-"
+    return "─"
+
+
+def _is_narrow() -> bool:
+    return sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+
+
 def _width() -> int:
-    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
-    return shutil.get_terminal_size().columns if known else PIPE_WIDTH
-
-
-def _layout(columns: Sequence[str], under: Mapping[str, str]) -> list[list[int]]:
-    """Return which columns stand beneath each other, from left to right."""
-    above = [column for column in columns if column not in under]
-    return [
-        [columns.index(top), *(columns.index(c) for c in columns if under.get(c) == top)]
-        for top in above
-    ]
+    return shutil.get_terminal_size().columns if _is_narrow() else PIPE_WIDTH
 
 
 def duration(seconds: float) -> str:
@@ -158,15 +152,17 @@ def minute(text: str) -> str:
 
 def listed(messages: Iterable[Stored], place: str) -> None:
     """Print a table of messages, or that there are none in this place."""
-    rows = [(m.message_id[:ID_LENGTH], *_cells(m)) for m in messages]
-    if rows:
-        table(("id", *_COLUMNS), rows, whole=("id", "since"), under=_UNDER)
-    else:
+    rows = ((m.message_id[:ID_LENGTH], *_cells(m)) for m in messages)
+    first = next(rows, None)
+    if first is None:
         click.echo(f"{place} is empty.")
+    else:
+        table(("id", *_COLUMNS), chain((first,), rows), whole=("id", "since"), under=_UNDER)
 
 
 def _cells(message: Stored) -> list[object]:
-    since = minute(str(message.headers.get("first-failure", "")))
+    known = message.headers
+    since = minute(str(known.get("first-failure", known.get("failed-at", ""))))
     headers = {"since": since, **message.headers}
     return [headers.get(column, "") for column in _COLUMNS]
 

@@ -10,7 +10,7 @@ What is missing is then read from the envelope. Nothing in the headers is truste
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
@@ -78,7 +78,7 @@ def readable(
     if work:
         found |= {"inbox": str(origin), "stage": _STAGES.get(str(origin), "")}
     if death is not None and isinstance(at := death.get("time"), datetime):
-        found["failed-at"] = at.isoformat(timespec="seconds") + "Z"
+        found["failed-at"] = at.replace(tzinfo=UTC).isoformat(timespec="seconds")
     return found
 
 

@@ -80,9 +80,10 @@ class Batch(Generic[T]):
         entries, self._entries, self._size = self._entries, [], 0
         refused = self._out.settled()
         reach("steward", "before-ack")
-        for entry, numbers in entries:
-            if refused.keys().isdisjoint(numbers):
-                self._look.take(entry.message)
-                yield entry
+        done = [entry for entry, numbers in entries if refused.keys().isdisjoint(numbers)]
+        for entry in done:
+            self._look.take(entry.message)
+        self._look.acknowledge()
+        yield from done
         for error in refused.values():
             raise error

@@ -2,10 +2,11 @@
 
 A look takes the messages that waited when it began, without acknowledging them, and gives back what
 it did not ``take`` when it ends, in the old order. They come through one consumer after the other,
-each for ``WINDOW`` messages, so neither side holds more than that in memory, however long the queue
-is. (A window that gave back at once what was seen would be handed the same again: quorum queues put
-what is returned at the head.) If its process is killed, the broker gives all back, some windows
-before others.
+each for a ``WINDOW`` of messages, and ``AHEAD`` of them at a time; so neither side holds more than
+these in memory, however long the queue is. (A window that gave back at once what was seen would be
+handed the same again: quorum queues put what is returned at the head.) If its process is killed,
+the broker gives all back, some windows before others. If it looks at a part only, the rest may be
+before that afterwards.
 
 Nobody else sees them meanwhile. So who looks into a queue that nothing else consumes waits until
 others have done, for ``LOOKING`` seconds: a look shows all or ends with an error, never a part as
@@ -39,8 +40,11 @@ from shared.errors import BrokerUnavailable, InUse
 from shared.log import Report
 
 WINDOW: Final = 32
-"""Messages that are on their way to us at most, unread. Of more than these, given back together, a
-quorum queue does not keep the order."""
+"""Messages of a consumer. Of more than these, given back together, a quorum queue does not keep the
+order."""
+
+AHEAD: Final = 4
+"""Windows that are on their way to us at most."""
 
 LOOKING: Final = 60.0
 """Seconds to wait until others have done."""
@@ -88,23 +92,40 @@ def looking(
 
 @dataclass(slots=True)
 class _Window:
-    """Messages that came through one consumer, one after the other.
+    """Messages that come through one consumer, one after the other.
 
     Attributes:
+        tag: of the consumer.
+        size: how many it was opened for.
         first: the delivery tag of the first; those of the others follow.
         count: how many have come.
         taken: a bit for each that was taken, the lowest for the first.
+        acked: a bit for each that was acknowledged.
     """
 
+    tag: str
+    size: int
     first: int = 0
     count: int = 0
     taken: int = 0
+    acked: int = 0
 
     @property
     def left(self) -> int:
         """The delivery tag of the last that was not taken, 0 where all were."""
         untaken = ~self.taken & ((1 << self.count) - 1)
         return self.first + untaken.bit_length() - 1 if untaken else 0
+
+    @property
+    def unacked(self) -> list[int]:
+        """The delivery tags of those that were taken, and are not acknowledged."""
+        due = self.taken & ~self.acked
+        return [self.first + bit for bit in range(due.bit_length()) if due >> bit & 1]
+
+    @property
+    def begins_taken(self) -> bool:
+        """Whether no other comes before one that was taken."""
+        return self.taken & (self.taken + 1) == 0
 
 
 class Look:
@@ -124,11 +145,12 @@ class Look:
         self._queue = queue
         self._sender = sender
         self._arrived: deque[Any] = deque()
+        self._asked = 0  # messages that windows were opened for
         self._given = 0
-        self._windows: deque[_Window] = deque()  # of which something is left, and the last
-        self._room = 0  # messages that may still come through the last
+        self._windows: deque[_Window] = deque()  # of which something is left
+        self._coming: dict[str, _Window] = {}  # those that are not complete, by consumer
+        self._opened = 0
         self._prefetch = 0
-        self._opened = 0  # windows
         self._others = 0  # consumers
         self._alone = False
 
@@ -151,18 +173,33 @@ class Look:
             yield self._arrived.popleft()
 
     def take(self, message: Any) -> None:
-        """Delete a message of this look for good."""
+        """Note that a message of this look is to be deleted for good."""
         tag = message.delivery_tag
-        self._channel.basic_ack(tag)
+        window = next(w for w in self._windows if w.first <= tag < w.first + w.count)
+        window.taken |= 1 << (tag - window.first)
         self.taken += 1
-        for window in self._windows:  # those before are gone, so it is one of the first
-            if tag < window.first + window.count:
-                window.taken |= 1 << (tag - window.first)
-                break
-        if window is self._windows[-1]:
-            self._room += 1
-        elif not window.left:
-            self._windows.remove(window)
+
+    def acknowledge(self) -> None:
+        """Delete what was taken, but for windows that are not complete: more would come in them."""
+        cleared = True
+        for window in list(self._windows):
+            if window.tag in self._coming:
+                return
+            self._acknowledge(window, cleared)
+            if window.left:
+                cleared = False
+            else:
+                self._windows.remove(window)
+
+    def _acknowledge(self, window: _Window, cleared: bool) -> None:
+        """Acknowledge what was taken of a window, at once where nothing is left before it."""
+        due = window.unacked
+        if due and cleared and window.begins_taken:
+            self._channel.basic_ack(due[-1], multiple=True)
+        else:
+            for tag in due:
+                self._channel.basic_ack(tag)
+        window.acked = window.taken
 
     def end(self) -> None:
         """Give back all that was not taken; return when what was taken is gone for certain.
@@ -178,7 +215,11 @@ class Look:
                 self._channel.close()
 
     def _give_back(self) -> None:
-        self._channel.basic_cancel(self._tag())
+        self._await_the_coming()
+        for consumer in list(self._coming):
+            self._channel.basic_cancel(consumer)
+        self._coming.clear()
+        self.acknowledge()
         lefts = [tag for window in self._windows if (tag := window.left)]
         together = PIPELINED if self.taken < PIPELINED else 1
         for start in range(0, len(lefts), together):
@@ -188,10 +229,19 @@ class Look:
         self._nack(0)  # what has come since
         self._until_gone(0)
 
+    def _await_the_coming(self) -> None:
+        """Let the windows be complete: what comes for a consumer that is gone goes back too early.
+
+        Others may have taken what there was for them; then nothing comes.
+        """
+        with suppress(TimeoutError):
+            while self._coming:
+                self._connection.drain_events(timeout=QUIET)
+                self._arrived.clear()
+
     def _until_gone(self, consumers: int) -> None:
         """Wait until no more than so many of ours are there."""
-        patience = SILENCE if self._alone else AMONG_OTHERS
-        until = time.monotonic() + patience
+        until = time.monotonic() + (SILENCE if self._alone else AMONG_OTHERS)
         while self._said().consumer_count > self._others + consumers:
             if time.monotonic() > until:
                 if self._alone and self.taken:
@@ -208,8 +258,7 @@ class Look:
 
     def _wait(self) -> bool:
         """Return whether a message has arrived; not so where others have taken what there was."""
-        if not self._arrived and self._room <= 0:
-            self._channel.basic_cancel(self._tag(), nowait=True)
+        while len(self._coming) < AHEAD and self._asked < self.found:
             self._open()
         since, gone = time.monotonic(), 0
         while not self._arrived:
@@ -227,32 +276,35 @@ class Look:
     def _is_empty(self) -> bool:
         """Return whether nothing waits, and nobody but us has anything in hand."""
         said = self._said()
-        ours = sum(1 for window in self._windows if window.left or window is self._windows[-1])
+        ours = sum(1 for w in self._windows if w.left or w.tag in self._coming)
         return not said.message_count and said.consumer_count <= self._others + ours
 
     def _open(self) -> None:
         """Let the broker send a window of messages more."""
-        self._room = min(WINDOW, self.found - self._given)
-        if self._room != self._prefetch:
-            self._channel.basic_qos(0, self._room, False)
-            self._prefetch = self._room
-        self._windows.append(_Window())
+        size = min(WINDOW, self.found - self._asked)
+        if size != self._prefetch:
+            self._channel.basic_qos(0, size, False)
+            self._prefetch = size
+        self._asked += size
         self._opened += 1
-        first = self._opened == 1
+        window = _Window(f"{self._sender}.{os.getpid()}.{self._opened}", size)
+        self._windows.append(window)
+        self._coming[window.tag] = window
+        waits = self._opened == 1  # for the answer, which may be that there is no such queue
         self._channel.basic_consume(
-            self._queue, self._tag(), nowait=not first, callback=self._arrive
+            self._queue, window.tag, nowait=not waits, callback=self._arrive
         )
 
     def _arrive(self, message: Any) -> None:
-        window = self._windows[-1]
-        if not window.count:
-            window.first = message.delivery_tag
+        window = self._coming.get(message.delivery_info["consumer_tag"])
+        if window is None:  # the look has ended, and what has come since goes back
+            return
+        window.first = window.first or message.delivery_tag
         window.count += 1
-        self._room -= 1
         self._arrived.append(message)
-
-    def _tag(self) -> str:
-        return f"{self._sender}.{os.getpid()}.{self._opened}"
+        if window.count == window.size:
+            del self._coming[window.tag]
+            self._channel.basic_cancel(window.tag, nowait=True)
 
     def _said(self) -> Any:
         return self._channel.queue_declare(self._queue, passive=True)

@@ -181,7 +181,10 @@ def test_a_number_of_64_bits_is_a_header_like_any_other() -> None:
 @pytest.mark.parametrize(
     ("why", "said"),
     [
-        ("delivery_limit", "handed out of {} too many times without being settled"),
+        (
+            "delivery_limit",
+            "handed out of {} more often than RabbitMQ allows without being settled",
+        ),
         ("expired", "it lay in {} for longer than a policy of RabbitMQ allows (message-ttl)"),
         ("maxlen", "{} was fuller than a policy of RabbitMQ allows (max-length)"),
         ("rejected", "somebody else took it out of {}, and rejected it"),
@@ -201,7 +204,7 @@ def test_a_native_dead_letter_is_explained(queue: str, why: str, said: str) -> N
         "inbox": queue,
         "stage": STAGES[queue],
         "size": len(body),
-        "failed-at": "2026-01-02T03:04:05Z",
+        "failed-at": "2026-01-02T03:04:05+00:00",
         **(mail if queue != "poll" else {}),
     }
 
@@ -217,7 +220,9 @@ def test_what_a_stage_or_an_operator_read_last_comes_first() -> None:
     moved = {"queue": "pickup.failed", "reason": "expired"}
     assert told({**by_stage, "x-death": [moved, KILLED]}, "quarantine") == "550 no"
     killed_at_its_next_try = told({**by_stage, "x-death": [KILLED, WAITED]})
-    assert killed_at_its_next_try.startswith("handed out of incoming too many times")
+    assert killed_at_its_next_try.startswith(
+        "handed out of incoming more often than RabbitMQ allows"
+    )
     assert killed_at_its_next_try.endswith("; before that: 550 no")
 
 

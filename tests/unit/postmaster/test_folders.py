@@ -80,6 +80,38 @@ class TestList:
                 assert control not in shown
         assert office("failed", "list", "--json").json[0]["subject"] == HOSTILE
 
+    def test_no_more_than_the_first_or_the_last(self, office: Office) -> None:
+        for day, queue in enumerate(("parsed.failed", "pickup.failed", "parsed.failed"), 10):
+            office.park(f"{day}", queue=queue, failed_at=f"2023-11-{day}T00:00:00+00:00")
+        office.park("old", queue="pickup.failed")
+
+        def listed(*options: str) -> list[str]:
+            return [m["id"] for m in office("failed", "list", *options, "--json").json]
+
+        assert listed() == ["10", "12", "11", "old"]
+        assert listed("--limit", "3") == ["10", "12", "11"]
+        assert listed("--newest") == ["12", "11", "10", "old"]
+        assert listed("--newest", "--limit", "2") == ["12", "11"]
+        assert listed("--limit", "1", "--reason", "no such") == ["10"]
+        assert len(office("failed", "list", "--limit", "1").out.splitlines()) == 3
+        refused = office("failed", "list", "--limit", "0")
+        assert (refused.status, "Invalid value for '--limit'" in refused.err) == (2, True)
+
+    def test_newest_are_no_more_than_fit(
+        self, office: Office, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(folders, "NEWEST", 2)
+        for day in (10, 11, 12):
+            office.park(f"{day}", failed_at=f"2023-11-{day}T00:00:00+00:00")
+        printed = office("failed", "list", "--newest", "--json")
+        assert [m["id"] for m in printed.json] == ["12", "11"]
+
+    def test_json_is_one_array_whose_elements_come_one_by_one(self, office: Office) -> None:
+        office.park("a1")
+        office.park("b2", subject="two\nlines")
+        printed = office("failed", "list", "--json")
+        assert printed.out == json.dumps(printed.json, indent=2) + "\n"
+
     def test_looking_takes_nothing_away(self, office: Office) -> None:
         office.park("a1")
         for _ in range(30):

@@ -1,11 +1,13 @@
 """Tables in 80 columns: nothing runs over the edge, and what is copied stays whole."""
 
 import re
+import tracemalloc
+from collections.abc import Iterator
 
 import pytest
 from rich.cells import cell_len
 
-from services.postmaster import show
+from services.postmaster import columns, show
 from tests.unit.postmaster.conftest import Office
 from tests.unit.postmaster.test_accounts import ACCOUNT, polled, tell
 
@@ -91,6 +93,48 @@ def test_a_pipe_has_a_line_for_each_row(office: Office, monkeypatch: pytest.Monk
     office.park(ID, reason=REASON)
     (row,) = lines_of(office)[2:]
     assert REASON in row
+
+
+def many(count: int, last: str = "last") -> Iterator[tuple[str, str, str]]:
+    yield from ((f"{n:032x}", "x" * 60, "some words " * 4) for n in range(count))
+    yield ("f" * 32, last, last)
+
+
+def test_a_long_table_is_printed_as_its_rows_come_in_columns_that_stay() -> None:
+    taken = 0
+
+    def counted() -> Iterator[tuple[str, str, str]]:
+        nonlocal taken
+        for row in many(3 * columns.MEASURED, "y" * 300):
+            taken += 1
+            yield row
+
+    table = columns.lines(("id", "one", "other"), counted(), 80, "-", whole=("id",))
+    first = next(table)
+    assert taken == columns.MEASURED
+    found = [first, *table]
+    assert max(map(len, found)) <= 80
+    places = [first.index(heading) for heading in ("id", "one", "other")]
+    rows = [line for line in found[2:] if line and not line.startswith(" ")]
+    assert len(rows) == 3 * columns.MEASURED + 1
+    assert all(row[at - 1] == " " != row[at] for row in rows for at in places[1:])
+    assert words(found).count("y") == 600
+
+
+def test_a_long_table_through_a_pipe_has_a_line_for_each_row() -> None:
+    found = list(columns.lines(("id", "one", "other"), many(200, "y " * 300), None, "-"))
+    assert len(found) == 2 + 201
+
+
+def test_a_long_table_is_not_held_in_memory() -> None:
+    tracemalloc.start()
+    try:
+        for _ in columns.lines(("id", "one", "other"), many(20_000), 80, "-"):
+            pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000  # all of it is ten times that
 
 
 def test_accounts(office: Office) -> None:
