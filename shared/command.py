@@ -1,7 +1,8 @@
 """What a program of the operator's prints, within limits of time and size.
 
 It gets a process group of its own, and where it goes over a limit all of the group is killed: what
-a shell has started would live on, and print on, without it.
+a shell has started would live on, and print on, without it. So it is where the program has ended
+and something that it started holds its output open: what it has printed by then is all.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from typing import IO, Final, cast
 
 _CHUNK: Final = 65_536
 
+_LOOK: Final = 0.05
+"""Seconds between two looks whether it has ended, while its output has not."""
+
 
 def printed(arguments: Sequence[str], limit: int, seconds: float) -> tuple[bytes, int]:
     """Return what a program prints to its standard output, and its exit status.
@@ -24,7 +28,7 @@ def printed(arguments: Sequence[str], limit: int, seconds: float) -> tuple[bytes
     Args:
         arguments: the program and its arguments.
         limit: bytes; one that prints more is killed, and what it printed is longer than this.
-        seconds: for all of it, until its output and the program itself have ended.
+        seconds: until the program has ended.
 
     Raises:
         TimeoutError: it took longer, and was killed.
@@ -40,8 +44,8 @@ def printed(arguments: Sequence[str], limit: int, seconds: float) -> tuple[bytes
         start_new_session=True,
     ) as process:
         try:
-            output = _read(process, limit, end)
-            if len(output) <= limit:
+            output, ended = _read(process, limit, end)
+            if len(output) <= limit and ended:
                 return output, process.wait(max(0.0, end - time.monotonic()))
             _kill(process)
             return output, process.wait()
@@ -53,19 +57,31 @@ def printed(arguments: Sequence[str], limit: int, seconds: float) -> tuple[bytes
             raise
 
 
-def _read(process: subprocess.Popen[bytes], limit: int, end: float) -> bytes:
+def _read(process: subprocess.Popen[bytes], limit: int, end: float) -> tuple[bytes, bool]:
+    """Return what it prints, and whether that has an end; it has none where others hold it open."""
     output, pipe = b"", cast(IO[bytes], process.stdout)
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         while len(output) <= limit:
-            left = end - time.monotonic()
-            if left <= 0 or not selector.select(left):
+            if (left := end - time.monotonic()) <= 0:
                 raise TimeoutError
-            chunk = os.read(pipe.fileno(), _CHUNK)
-            if not chunk:
-                break
-            output += chunk
-    return output
+            over = _has_ended(process)  # before the look: what it printed is there then
+            if selector.select(0 if over else min(left, _LOOK)):
+                if not (chunk := os.read(pipe.fileno(), _CHUNK)):
+                    return output, True
+                output += chunk
+            elif over:
+                return output, False
+    return output, False
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Return whether it has ended; its id stays its own, so that no other group is killed."""
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    try:
+        return os.waitid(os.P_PID, process.pid, options) is not None
+    except ChildProcessError:  # nobody waits for children here (SIGCHLD is ignored)
+        return False
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

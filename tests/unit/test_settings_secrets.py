@@ -100,6 +100,15 @@ class TestSecrets:
         assert "hunter2" not in str(caught.value)
         wait_until(lambda: ended(int((tmp_path / "child").read_text())), "its child to be gone")
 
+    def test_what_a_command_has_started_and_left_behind_keeps_no_password(
+        self, tmp_path: Path
+    ) -> None:
+        """It holds the output open: without a look at the command itself, 10 s passed in vain."""
+        script = tmp_path / "password"
+        script.write_text(f"sleep 600 &\necho $! >{tmp_path}/child\nprintf hunter2\n")
+        assert self.password(tmp_path, f'password_command = "sh {script}"') == "hunter2"
+        wait_until(lambda: ended(int((tmp_path / "child").read_text())), "its child to be gone")
+
     def test_a_command_line_is_checked_when_it_is_read(self, tmp_path: Path) -> None:
         text = MINIMAL.replace('password = "hunter2"', 'password_command = "sh -c \'x"')
         assert "a quotation mark is not closed" in refusal(tmp_path, text)[0]
