@@ -13,6 +13,10 @@ from shared.same_host import same_host
 FIRST_BACKOFF: Final = 60.0
 LONGEST_BACKOFF: Final = 3_600.0
 
+LONGEST_LOGIN_DELAY: Final = 3_600.0
+"""Seconds between two logins that a server may ask for (LOGIN-DELAY, RFC 2449 section 6.5). Those
+that limit logins ask for minutes; mail is to come no later than from a server that fails."""
+
 HANDFUL: Final = 20
 """Accounts up to which all are polled at once; more are spread over their interval."""
 

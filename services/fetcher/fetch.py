@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from services.fetcher.account import HANDFUL, Account, backoff, spread
+from services.fetcher.account import HANDFUL, LONGEST_LOGIN_DELAY, Account, backoff, spread
 from services.fetcher.commits import Limits
 from services.fetcher.going_on import GoingOn
 from services.fetcher.lanes import Lanes, Seat
@@ -208,6 +208,8 @@ class Fetcher:
         """Return for how many seconds not to log in: the server wants that, or it refused us."""
         time = self._world.clock.now()
         wait = _ahead(standing.login_after, time)
+        if wait > LONGEST_LOGIN_DELAY:  # an earlier version believed it
+            wait = 0.0
         if now:
             if wait > PATIENCE:
                 self._world.journal.trouble(

@@ -12,7 +12,7 @@ import asyncio
 import gc
 from typing import Final
 
-from services.fetcher.account import Account
+from services.fetcher.account import LONGEST_LOGIN_DELAY, Account
 from services.fetcher.breaks import Breaks
 from services.fetcher.commits import Limits
 from services.fetcher.lessons import Lessons
@@ -72,6 +72,7 @@ class Sessions:
         self._blamed: tuple[Blame, str] | None = None
         self._failure: ServerFault | SpoolUnavailable | NoRoom | None = None
         self._notes: tuple[str, ...] = ()
+        self._login_delay = 0.0  # that the server asks for
         self.login_after = standing.login_after
         """When the server wants the next login at the earliest, in seconds since 1970."""
         self.logged_in: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -86,6 +87,11 @@ class Sessions:
         if (count := len(self._still_there)) > 0:
             what = "1 message is" if count == 1 else f"{count} messages are"
             said.append(f"{what} there still, though the server said +OK to DELE and QUIT")
+        if self._login_delay > LONGEST_LOGIN_DELAY:
+            said.append(
+                f"the server wants {self._login_delay:.0f} seconds between two logins"
+                f" (LOGIN-DELAY): it is given {LONGEST_LOGIN_DELAY:.0f}"
+            )
         if self._breaks.enough:
             said.append("the session broke too often for one poll: the next one goes on")
         return said
@@ -182,7 +188,9 @@ class Sessions:
                 self.logged_in.set_result(session is not None)
         await self._count()
         if session.login_delay:
-            self.login_after = self._world.clock.now() + session.login_delay
+            self._login_delay = session.login_delay
+            wait = min(session.login_delay, LONGEST_LOGIN_DELAY)
+            self.login_after = self._world.clock.now() + wait
         self._lessons.logged_in(session.quirks)
         return session
 

@@ -324,6 +324,28 @@ async def test_login_delay_is_kept_from_poll_to_poll(desk: Desk) -> None:
         assert server.connections == 2
 
 
+async def test_an_absurd_login_delay_is_kept_for_an_hour_and_told(desk: Desk) -> None:
+    offers = ("UIDL", "TOP", "USER", "LOGIN-DELAY 999999")
+    async with some(1, capabilities=offers).serving() as server:
+        await desk.poll(server)
+        state = (await desk.state.accounts())["sales"]
+        assert state.next_poll == desk.clock.now() + 3_600
+        assert state.undone == (
+            "the server wants 999999 seconds between two logins (LOGIN-DELAY): it is given 3600"
+        )
+        await desk.clock.advance(3_600)
+        await desk.poll(server)
+        assert server.connections == 2
+
+
+async def test_an_absurd_login_delay_that_was_believed_once_is_not_waited_for(desk: Desk) -> None:
+    until = desk.clock.now() + 999_999
+    await desk.state.polled("sales", next_poll=until, error=None, login_after=until)
+    async with some(1).serving() as server:
+        await desk.poll(server)
+        assert server.connections == 1
+
+
 async def test_login_delay_is_kept_between_the_sessions_of_a_poll(desk: Desk) -> None:
     offers = ("UIDL", "TOP", "USER", "LOGIN-DELAY 30")
     broken = {"RETR 1": Say(b"", "drop")}
