@@ -127,6 +127,7 @@ async def _once(settings: Settings, lines: Lines, as_json: bool, quiet: bool) ->
         async with opened(settings, lines, PARTS, stop, counts, declare) as (resources, assemblies):
             drained = await drain(resources, assemblies, stop)
             if drained.hung:
+                lines.flush()
                 _leave(
                     INTERRUPTED if stop.is_set() else max(1, _status(counts, drained)),
                     summary(drained),

@@ -16,13 +16,13 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from json.encoder import encode_basestring as quoted
 from typing import Any, Final, Protocol, TextIO, TypeAlias
 
 from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.flood import Event, Flood
 from shared.metrics import BYTES, EVENTS, HANDLING, LATENCY, SPOOL, Metrics
+from shared.outlet import Outlet
 
 DEBUG: Final = logging.DEBUG
 INFO: Final = logging.INFO
@@ -66,10 +66,11 @@ def configure(level: str = "INFO", stream: TextIO | None = None) -> Lines:
     Returns:
         Where this process's lines go, for its MailLog.
     """
-    logging.basicConfig(stream=stream, level=WARNING, format="%(name)s: %(message)s")
-    logging.getLogger("pika").setLevel(logging.CRITICAL)
     render = _for_a_person() if (stream or sys.stderr).isatty() else as_json
-    return Lines(stream, logging.getLevelNamesMapping()[level], render)
+    lines = Lines(stream, logging.getLevelNamesMapping()[level], render)
+    logging.basicConfig(stream=lines.outlet, level=WARNING, format="%(name)s: %(message)s")
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    return lines
 
 
 Render: TypeAlias = Callable[[str, str, str, str, Mapping[str, object]], str]
@@ -110,7 +111,8 @@ class Lines:
     """Writes log lines; one that cannot be written is no reason to stop the mail.
 
     In an event loop the lines of one turn are written together, at the next: a write for each line
-    costs more than making it. A process that is killed takes the lines of its last turn with it.
+    costs more than making it. A process that is killed takes the lines of its last turn with it,
+    and those that the stream has not taken yet: nobody waits for that (``Outlet``).
 
     Args:
         stream: where to; None for what standard error is at that moment.
@@ -127,7 +129,8 @@ class Lines:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._flood = Flood(monotonic)
-        self._stream = stream
+        self.outlet = Outlet(stream, self._lost)
+        """Where they are written; what else goes to this stream goes here, too."""
         self._level = level
         self._render = render
         self._held: list[str] = []
@@ -188,7 +191,8 @@ class Lines:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self._write(f"{line}\n")
+            self.outlet.write(f"{line}\n")
+            self.outlet.flush()
             return
         if not self._held:
             loop.call_soon(self._flush)
@@ -196,12 +200,19 @@ class Lines:
 
     def _flush(self) -> None:
         held, self._held = self._held, []
-        held.append("")  # a line end for the last one too
-        self._write("\n".join(held))
+        if held:
+            held.append("")  # a line end for the last one too
+            self.outlet.write("\n".join(held))
 
-    def _write(self, lines: str) -> None:
-        with suppress(OSError, ValueError):
-            print(lines, end="", file=self._stream or sys.stderr, flush=True)
+    def flush(self) -> None:
+        """Write what is held, as far as somebody reads it, before the process ends."""
+        self._flush()
+        self.outlet.flush()
+
+    def _lost(self, count: int) -> str:
+        """Return the line that tells how many were lost."""
+        event = "log lines were lost: nobody read them"
+        return self._render(self._moment(), "warning", "log", event, {"lines": count}) + "\n"
 
 
 class MailLog:
@@ -374,6 +385,7 @@ class MailLog:
     def finish(self) -> None:
         """Tell what was only counted, as the process ends."""
         self._lines.tell_left_out(ended=True)
+        self._lines.flush()
 
     def note(self, what: str, /, **about: object) -> None:
         """A step in the life of the process: started, connected, stopping."""
