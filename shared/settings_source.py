@@ -14,10 +14,12 @@ variable names a file that holds the value, as container secrets do. Empty varia
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeAlias
+
+import tomli
 
 from shared.errors import ConfigError
 from shared.settings_secret import SOURCES, read_secret
@@ -54,17 +56,27 @@ class Source:
         self, path: Path | None, environ: Mapping[str, str], plain: Collection[str]
     ) -> None:
         self._path = path
-        self._lines: dict[KeyPath, int] = {}
         self._variables: dict[KeyPath, str] = {}
         self._plain = frozenset(plain)
         self.document: Document = {}
         if path is not None:
-            text = _read(path)
-            self.document = _parse(path, text)
-            self._lines = dict(_key_lines(text))
+            self.document = _parse(path, _read(path))
         for name in sorted(environ):
             if name.startswith(PREFIX) and environ[name]:
                 self._overlay(name, environ[name])
+
+    @cached_property
+    def _lines(self) -> Mapping[KeyPath, int]:
+        """The line of each key: looked for where there is an error, as it takes its time.
+
+        Should the file be another one by now, a line may be off.
+        """
+        if self._path is None:
+            return {}
+        try:
+            return dict(_key_lines(_read(self._path)))
+        except ConfigError:
+            return {}
 
     def where(self, path: KeyPath) -> str:
         """Return where a key stands, for an error: file and line or variable, then the key.
@@ -154,8 +166,8 @@ def _read(path: Path) -> str:
 
 def _parse(path: Path, text: str) -> Document:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
         said = str(error)
         at = _AT_LINE.search(said)
         where = f"{path}:{at[1]}:{at[2]}" if at else str(path)
@@ -167,7 +179,7 @@ def _key_lines(text: str) -> Iterator[tuple[KeyPath, int]]:
     """Yield the path of each key and table header with its line.
 
     It reads line by line, and so takes a line inside a multi-line string for what it looks like;
-    the document itself comes from tomllib, only the line in an error message might be off.
+    the document itself comes from tomli, only the line in an error message might be off.
     """
     table: KeyPath = ()
     counts: dict[KeyPath, int] = {}

@@ -55,7 +55,11 @@ def report(
         advice: the warnings.
         trials: None where nothing was tried.
     """
-    _print(understood(settings, path))
+    _print(_general(settings, path))
+    if settings.accounts:
+        accounts = (tuple(_account(account).values()) for account in settings.accounts)
+        click.echo()
+        show.table(tuple(_account(settings.accounts[0])), accounts, under=_UNDER)
     for line in advice:
         click.echo(f"warning: {printable(line, 1000)}", err=True)
     failed = sum(not trial.ok for trial in trials or ())
@@ -79,6 +83,11 @@ def record(
 
 def understood(settings: Settings, path: Path | None) -> dict[str, object]:
     """Return what the settings come to, as plain values without secrets."""
+    accounts = [_account(account) for account in settings.accounts]
+    return {**_general(settings, path), "accounts": accounts}
+
+
+def _general(settings: Settings, path: Path | None) -> dict[str, object]:
     return {
         "file": None if path is None else str(path),
         "broker": ", ".join(map(str, settings.broker.every_url))
@@ -95,7 +104,6 @@ def understood(settings: Settings, path: Path | None) -> dict[str, object]:
         ],
         "monitor": settings.monitor.listen,
         "destinations": {n: str(d.url) for n, d in settings.every_destination.items()},
-        "accounts": [_account(account) for account in settings.accounts],
     }
 
 
@@ -117,7 +125,6 @@ def _account(account: Account) -> dict[str, object]:
 
 
 def _print(values: dict[str, object]) -> None:
-    accounts = values.pop("accounts")
     for key, value in values.items():
         match value:
             case dict():
@@ -130,8 +137,3 @@ def _print(values: dict[str, object]) -> None:
                 lines = [str(value)]
         for title, line in zip([f"{key}:", *[""] * len(lines)], lines, strict=False):
             show.entry(title, line)
-    if isinstance(accounts, list) and accounts:
-        columns = tuple(accounts[0])
-        rows = (tuple(account.values()) for account in accounts)
-        click.echo()
-        show.table(columns, rows, under=_UNDER)
