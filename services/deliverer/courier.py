@@ -6,7 +6,7 @@ itself; it decides between temporary and permanent, for it alone saw what the fa
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from shared.errors import Unreachable
@@ -65,7 +65,7 @@ class Letter(NamedTuple):
     id: str
     prefix: bytes
     size: int
-    chunks: Callable[[], AsyncIterator[bytes]]
+    chunks: Callable[[], AsyncGenerator[bytes, None]]
     data: bytes | None
     replay: bool = False
     held: Callable[[], bool] = lambda: True

@@ -11,8 +11,8 @@ case that this process ends first; and nothing more is delivered that could not 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Final, Protocol
 
@@ -66,8 +66,8 @@ class Deliveries(Protocol):
 class Blobs(Protocol):
     """What the deliverer needs of the spool."""
 
-    def chunks(self, key: str) -> AsyncIterator[bytes]:
-        """Yield a blob; raise SpoolMissing or SpoolUnavailable."""
+    def chunks(self, key: str, *, length: int | None) -> AsyncGenerator[bytes, None]:
+        """Yield a blob of so many bytes; raise SpoolMissing, or SpoolUnavailable if it has not."""
 
 
 class Deliverer:
@@ -309,17 +309,18 @@ class Deliverer:
         chunks = partial(self._blob, raw, mail.skip)
         return Letter(id_, mail.prefix, size, chunks, None, replay, held)
 
-    async def _blob(self, raw: Spooled, skip: int) -> AsyncIterator[bytes]:
+    async def _blob(self, raw: Spooled, skip: int) -> AsyncGenerator[bytes, None]:
         """Yield a blob, and do not end well if it is not as long as the message was."""
         size = 0
-        async for chunk in self._blobs.chunks(raw.key):
-            yield chunk[max(0, skip - size) :]
-            size += len(chunk)
+        async with aclosing(self._blobs.chunks(raw.key, length=raw.size)) as chunks:
+            async for chunk in chunks:
+                yield chunk[max(0, skip - size) :]
+                size += len(chunk)
         if size != raw.size:
             raise SpoolUnavailable(f"blob {raw.key} has {size} bytes, and should have {raw.size}")
 
 
-async def _once(data: bytes) -> AsyncIterator[bytes]:
+async def _once(data: bytes) -> AsyncGenerator[bytes, None]:
     yield data
 
 

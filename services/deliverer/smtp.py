@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.deliverer.addresses import refusals
+from services.deliverer.begun import begun as begun_to_read
 from services.deliverer.channel import Silent
 from services.deliverer.courier import (
     Crowded,
@@ -37,7 +38,7 @@ from services.deliverer.target import Target
 from services.deliverer.transaction import transact
 from services.deliverer.waiting import Batch, Bound, Waiting
 from shared.clock import Clock
-from shared.errors import Unreachable
+from shared.errors import SpoolMissing, SpoolUnavailable, Unreachable
 from shared.supervised import supervised
 
 DOWN: Final = 5
@@ -260,8 +261,16 @@ class SmtpCourier:
         begun, before = self._clock.monotonic(), session.served
         try:
             following = bound.following if self._pace.steady else _nobody
-            delivered = await transact(session, waiting.post, following)
+            if waiting.post.letter.data is not None:
+                delivered = await transact(session, waiting.post, following)
+            else:
+                async with begun_to_read(waiting.post) as post:
+                    delivered = await transact(session, post, following)
         except Exception as error:  # noqa: BLE001  (that of one letter; whose fault, its type says)
+            if session.served == before and isinstance(error, SpoolMissing | SpoolUnavailable):
+                hand.at = None  # the server has not heard of it
+                waiting.tell(error)
+                return None
             self._drop(hand)
             if bound.next is not None:
                 self._line.put_back(bound.next)

@@ -104,6 +104,11 @@ def _unfit(session: Session, post: Post) -> dict[str, Result]:
     return {r: Result("permanent", why + printable(r)) for r in recipients if not r.isascii()}
 
 
+def _can_be_announced(session: Session, post: Post) -> bool:
+    """Return whether a letter can follow another one: it is at hand, and this server takes it."""
+    return post.letter.data is not None and not _unfit(session, post)
+
+
 def _not_as_sender(session: Session, sender: str) -> str | None:
     """Return why this server cannot be told this sender, or None if it can."""
     if not sender:
@@ -271,7 +276,7 @@ def _announcement(session: Session, following: Following) -> bytes:
     """Return the commands for the next letter, if they may go with the end of this one."""
     if not session.follows:
         return b""
-    post = session.announced = following(lambda post: not _unfit(session, post))
+    post = session.announced = following(lambda post: _can_be_announced(session, post))
     if post is None:
         return b""
     session.announced_why = _not_as_sender(session, post.sender)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Callable, Container, Mapping
+import os
+from collections.abc import AsyncGenerator, Callable, Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from shared.clock import Clock, SystemClock
 from shared.disk_words import disk_words
 from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.log import printable
+from shared.mark import LONGEST
 from shared.spool.local import LocalStore
 from shared.spool.store import Draft, Listed, Store, path_of, valid
 
@@ -119,16 +121,24 @@ class Spool:
         """Begin a blob."""
         return Blob(self._store, self._threads)
 
-    async def chunks(self, key: str, size: int = CHUNK) -> AsyncIterator[bytes]:
+    async def chunks(
+        self, key: str, size: int = CHUNK, *, length: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """Yield a blob in chunks of at most so many bytes.
+
+        Args:
+            key: of the blob.
+            size: bytes of a chunk.
+            length: bytes that it has to have, where that is known.
 
         Raises:
             SpoolMissing: there is no blob of this key.
-            SpoolUnavailable: it cannot be read just now.
+            SpoolUnavailable: it cannot be read just now, or is not as long as it has to be; that
+                is found before anything is yielded.
         """
         if not valid(key):
             raise SpoolMissing(key)
-        file = await self._call(partial(self._open, key))
+        file = await self._call(partial(self._open, key, length))
         try:
             while chunk := await self._call(partial(file.read, size)):
                 yield chunk
@@ -186,6 +196,22 @@ class Spool:
         """
         await self._call(partial(self._store.discard_drafts, self._clock.now() - older_than))
 
+    async def mark(self) -> bytes | None:
+        """Return what says who fills the spool (``shared.mark``), None where nothing does.
+
+        Raises:
+            SpoolUnavailable: it cannot be read just now.
+        """
+        return await self._call(partial(self._store.mark, LONGEST))
+
+    async def set_mark(self, content: bytes) -> bool:
+        """Put that in the place of what is there; return False where there is no spool yet.
+
+        Raises:
+            SpoolUnavailable: it cannot be written just now.
+        """
+        return await self._call(partial(self._store.set_mark, content))
+
     async def sweep(self, older_than: float, keep: Container[str]) -> list[str]:
         """Delete blobs that nothing refers to, and what was begun and never committed.
 
@@ -215,11 +241,16 @@ class Spool:
         orphans = [key for key in self._store.listed() if key not in keep]
         return [key for key in orphans if self._store.delete_old(key, before)]
 
-    def _open(self, key: str) -> BinaryIO:
+    def _open(self, key: str, length: int | None) -> BinaryIO:
         try:
-            return self._store.open(key)
+            file = self._store.open(key)
         except FileNotFoundError as error:
             raise SpoolMissing(key) from error
+        if length is not None and (found := file.seek(0, os.SEEK_END)) != length:
+            file.close()
+            raise SpoolUnavailable(f"blob {key} has {found} bytes, and should have {length}")
+        file.seek(0)
+        return file
 
 
 class _Threads:

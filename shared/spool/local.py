@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shared.durable import sync
-from shared.spool.store import TMP, Listed, key_of, path_of
+from shared.mark_file import read_file, write_file
+from shared.spool.store import MARK, TMP, Listed, key_of, path_of
 
 
 class LocalDraft:
@@ -111,6 +112,20 @@ class LocalStore:
             with contextlib.suppress(FileNotFoundError):  # committed meanwhile
                 found = path.stat()
                 yield Listed(f"{TMP}/{path.name}", found.st_size, found.st_mtime)
+
+    def mark(self, longest: int) -> bytes | None:
+        """Return the beginning of what says who fills the spool; None where nothing does."""
+        return read_file(self._root / MARK, longest)
+
+    def set_mark(self, content: bytes) -> bool:
+        """Put that in the place of what is there; return False where there is no spool yet.
+
+        The folder is not made: where a disk is not mounted, blobs would be missing, and not away.
+        """
+        if not self._root.is_dir():
+            return False
+        write_file(self._root / MARK, content)
+        return True
 
     def discard_drafts(self, before: float) -> None:
         """Delete drafts of dead processes, and those that nobody wrote to since this moment.

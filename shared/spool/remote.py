@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Final, cast
 import fsspec
 
 from shared.errors import ConfigError
-from shared.spool.store import Listed, key_of, path_of
+from shared.spool.store import MARK, Listed, key_of, path_of
 
 _PREFIX: Final = "pop3-connector-spool-"
 _READ: Final = 1024 * 1024
@@ -129,6 +129,18 @@ class RemoteStore:
             with contextlib.suppress(FileNotFoundError, PermissionError):  # gone, or another user's
                 if path.stat().st_mtime < before:
                     path.unlink()
+
+    def mark(self, longest: int) -> bytes | None:
+        """Return the beginning of what says who fills the spool; None where nothing does."""
+        try:
+            return bytes(self._filesystem.cat_file(f"{self._root}/{MARK}")[:longest])
+        except FileNotFoundError:
+            return None
+
+    def set_mark(self, content: bytes) -> bool:
+        """Put that in the place of what is there; return False where there is no spool yet."""
+        self._filesystem.pipe_file(f"{self._root}/{MARK}", content)
+        return True
 
     def _written(self, path: str) -> float:
         moment = self._filesystem.modified(path)

@@ -16,6 +16,10 @@ TMP: Final = "tmp"
 _KEY: Final = re.compile(r"[0-9A-Za-z]{3}[0-9A-Za-z.-]{0,250}")
 
 
+MARK: Final = "ledger"
+"""The file that says who fills the spool; no blob lies right below the root."""
+
+
 class Listed(NamedTuple):
     """A blob that lies there: its key, its bytes, and when it was written (since 1970, UTC)."""
 
@@ -64,6 +68,12 @@ class Store(Protocol):
 
     def drafts(self) -> Iterator[Listed]:
         """Yield what was begun and not committed, as far as that can be seen from here."""
+
+    def mark(self, longest: int) -> bytes | None:
+        """Return the beginning of what says who fills the spool; None where nothing does."""
+
+    def set_mark(self, content: bytes) -> bool:
+        """Put that in the place of what is there; return False where there is no spool yet."""
 
     def discard_drafts(self, before: float) -> None:
         """Delete what was begun and never committed: by a process that is dead, where that can be

@@ -54,6 +54,17 @@ class TestEveryStore:
         assert b"".join(chunks) == data
         assert max(map(len, chunks)) <= 100_000
 
+    async def test_a_blob_of_another_length_yields_nothing(self, at: At) -> None:
+        await put(at(), KEY, b"x" * 10)
+        assert [chunk async for chunk in at().chunks(KEY, 4, length=10)] == [
+            b"xxxx",
+            b"xxxx",
+            b"xx",
+        ]
+        for length in (9, 11):
+            with pytest.raises(SpoolUnavailable, match=f"has 10 bytes, and should have {length}"):
+                await anext(at().chunks(KEY, length=length))
+
     async def test_an_empty_blob(self, at: At) -> None:
         spool = at()
         await put(spool, KEY, b"")
@@ -132,6 +143,17 @@ class TestEveryStore:
         spool = at(ManualClock(4_000_000_000.0))
         await spool.check()
         assert await spool.sweep(0, set()) == []
+
+    async def test_a_mark_is_there_and_no_blob(self, at: At) -> None:
+        spool = at()
+        assert await spool.mark() is None
+        await put(spool, "abc1", b"x")
+        assert await spool.set_mark(b"first")
+        assert await spool.set_mark(b"second")
+        assert await at().mark() == b"second"
+        assert [blob.key for blob in await spool.blobs()] == ["abc1"]
+        assert await spool.sweep(-1, ()) == ["abc1"]
+        assert await at().mark() == b"second"
 
     async def test_many_blobs_at_once(self, at: At) -> None:
         spool = at()

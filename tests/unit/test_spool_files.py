@@ -204,7 +204,7 @@ class TestFiles:
         early = spool.chunks(KEY, 1000)
         await anext(early)
         assert _open_files(path) == 1
-        await early.aclose()  # type: ignore[attr-defined]
+        await early.aclose()
         assert _open_files(path) == 0
 
     async def test_a_reader_goes_on_with_the_blob_it_opened(self, root: Path) -> None:

@@ -1,7 +1,7 @@
 """Letters for couriers, and couriers for letters."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ def letter(
     spooled = chunks is not None or error is not None
     parts = [message] if chunks is None else chunks
 
-    async def read() -> AsyncIterator[bytes]:
+    async def read() -> AsyncGenerator[bytes, None]:
         for part in parts:
             yield part
         if error is not None:

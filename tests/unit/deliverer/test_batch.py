@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from services.deliverer.courier import ClaimLost, Delivered, Letter, Post
 from services.deliverer.couriers import courier_for
 from services.deliverer.smtp import SmtpCourier
-from shared.errors import Unreachable
+from shared.errors import SpoolMissing, Unreachable
 from tests.servers.smtp import DROP, HANG, SmtpServer, smtp_server
 from tests.unit.deliverer.letters import ANNA, BERT, CARL, SENDER, letter, told, until
 
@@ -207,7 +207,7 @@ async def test_what_follows_a_letter_that_is_never_sent_is_not_forgotten() -> No
     """It was bound to a connection that broke with the last byte of the one before."""
     async with smtp_server(lmtp=True) as server, opened(server) as courier:
 
-        async def breaking() -> AsyncIterator[bytes]:
+        async def breaking() -> AsyncGenerator[bytes, None]:
             yield b"Subject: 0\r\n\r\n"
             (hand,) = courier._hands.values()
             session = hand.session
@@ -271,3 +271,21 @@ async def test_a_server_out_of_order_fails_each() -> None:
         server.answer("GREETING", *["554 5.3.2 closed"] * 3)
         delivered = await told(courier, posts(ANNA, BERT, CARL))
     assert [type(d) for d in delivered] == [Unreachable] * 3
+
+
+@pytest.mark.parametrize("lmtp", [True, False])
+async def test_of_what_is_missing_no_server_hears_and_no_session_is_cut(lmtp: bool) -> None:
+    """Also where letters follow each other, and the next one would be announced."""
+    given = posts(ANNA, BERT, CARL, ANNA, BERT)
+    for n in (1, 2, 4):
+        missing = letter(chunks=[], error=SpoolMissing(str(n)))
+        given[n] = given[n]._replace(letter=missing)
+    async with smtp_server(lmtp=lmtp) as server, opened(server) as courier:
+        first = await told(courier, [Post(text(9), SENDER, [ANNA])])
+        found = await told(courier, given)
+    assert verdicts(first) == ["delivered"]
+    assert [isinstance(each, SpoolMissing) for each in found] == [False, True, True, False, True]
+    assert verdicts([found[0], found[3]]) == ["delivered", "delivered"]
+    assert subjects(server) == ["0", "3", "9"]
+    assert sum(command.startswith("MAIL") for command in server.commands) == 3
+    assert server.connections == 1
