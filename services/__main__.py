@@ -58,6 +58,7 @@ STAGES: Final = {
 }
 
 OPERATOR: Final = {
+    "account": "account",
     "accounts": "accounts",
     "backup": "backup",
     "failed": "folders",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
+from services.marks import Marks
 from services.monitor import Vitals, monitored
 from services.parts import Assembly, Part, Resources
 from services.postmaster.open import open_management
@@ -197,7 +198,16 @@ async def _monitored(
     await stack.enter_async_context(watched(settings, room, stuck, log, clock))
     resources = Resources(settings, broker, state, spool, log, clock, hostname, version, room)
     known = known_in(settings)
-    return replace(resources, damage=vitals.damage, known=known), vitals
+    marks = Marks(settings, spool, name, log.trouble)
+    ready = replace(
+        resources,
+        damage=vitals.damage,
+        known=known,
+        marks=marks,
+        unless_stopped=partial(unless, stop),
+        wait=vitals.waits.append,
+    )
+    return ready, vitals
 
 
 def broker_of(

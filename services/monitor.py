@@ -41,6 +41,7 @@ class Vitals:
         started: whether all that it needs is open.
         damages: each tells what is damaged, and will not mend by itself, if that is so.
         warnings: each tells what is not wrong yet, and could lose mail; who is ready says it too.
+        waits: each tells what somebody has to do before all work is done, if that is so.
 
     Args:
         broker: its connection, which need not be open yet.
@@ -53,6 +54,7 @@ class Vitals:
         self.started = False
         self.damages: list[Callable[[], str | None]] = []
         self.warnings: list[Callable[[], Sequence[str]]] = []
+        self.waits: list[Callable[[], str | None]] = []
         self._broker = broker
         self.clock = clock
         self._metrics = metrics
@@ -94,7 +96,9 @@ class Vitals:
             return f"the broker gives no subscription to {', '.join(queues)}"
         if self._unconfirmed >= UNCONFIRMED_FOR:
             return f"the broker has not confirmed a message for {self._unconfirmed:.0f} s"
-        return None if self.started else "not everything that it needs is open yet"
+        if not self.started:
+            return "not everything that it needs is open yet"
+        return next(filter(None, (wait() for wait in self.waits)), None)
 
     def answer(self, path: str) -> Answer:
         """Return status, content type and body for a path."""

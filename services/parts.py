@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from services.marks import Marks
 from shared.broker import Broker
 from shared.clock import Clock
 from shared.known_secrets import KnownSecrets
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from shared.state import State
 
 
+async def _await(work: Awaitable[None]) -> None:
+    await work
+
+
 @dataclass(frozen=True, slots=True)
 class Resources:
     """What is open in this process.
@@ -33,6 +38,9 @@ class Resources:
         hostname: of this machine, for trace lines.
         version: of this program, for trace lines.
         room: how much there is on the disks that fetched mail comes to lie on.
+        marks: what tells whether the state database is the one of this installation.
+        unless_stopped: awaits something, and gives up when this process is told to stop.
+        wait: is given what tells why this process is not ready.
         damage: tells which file is damaged and will not mend by itself, and what to do.
         known: the passwords that this process has read: no server is quoted with one of them.
     """
@@ -48,6 +56,9 @@ class Resources:
     room: Room = field(default_factory=lambda: Room((), USUAL))
     damage: Callable[[], str | None] = lambda: None
     known: KnownSecrets = field(default_factory=KnownSecrets)
+    marks: Marks | None = None
+    unless_stopped: Callable[[Awaitable[None]], Awaitable[None]] = _await
+    wait: Callable[[Callable[[], str | None]], None] = lambda _: None
 
 
 Companion: TypeAlias = Callable[[asyncio.Event], Coroutine[None, None, None]]

@@ -35,11 +35,21 @@ class Claim(NamedTuple):
     replay: bool
 
 
+ADOPTED: Final = "adopted"
+"""In place of an identity: the message counts as delivered, and nobody has looked into it yet."""
+
+ADOPT: Final = "adopt"
+FETCH_AGAIN: Final = "fetch again"
+UNDELIVERED: Final = "fetch the undelivered again"
+"""What the operator may choose for an account: what lies at the server counts as delivered, as not
+delivered, or as delivered where the ledger of deliveries says so."""
+
+
 class Known(NamedTuple):
     """A line of the UID ledger: what has been fetched under a UIDL.
 
     Attributes:
-        id: of the message.
+        id: of the message, or ``ADOPTED``.
         first_seen: when that was first fetched, in seconds since 1970 (UTC).
         size: what LIST said then, None where it did not.
     """
@@ -114,6 +124,8 @@ class Standing(NamedTuple):
         quirks: what has been learnt of its server and still holds, by name.
         own: likewise, of its maildrop there alone; the value of what is on trial is 0.
         large: whether more than a thousand messages of its maildrop are recorded.
+        held: why it is not polled before the operator has chosen; None where it is.
+        choice: what the operator has chosen (``ADOPT``, ...) and is not done yet.
     """
 
     failures: int = 0
@@ -125,6 +137,8 @@ class Standing(NamedTuple):
     quirks: Mapping[str, Quirk] = MappingProxyType({})
     large: bool = False
     own: Mapping[str, Quirk] = MappingProxyType({})
+    held: str | None = None
+    choice: str | None = None
 
 
 class Finished(NamedTuple):

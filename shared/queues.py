@@ -24,6 +24,8 @@ HELD: Final = "quarantine.held"
 MOVING: Final = ".moving"
 """At RabbitMQ, follows the name of a queue in that of the queue which has its messages while it is
 given other arguments."""
+MARK: Final = "ledger"
+"""At RabbitMQ, the queue that says which state database the others were filled with; no mail."""
 
 RETRIED: Final = (INCOMING, PARSED, PICKUP)
 """The inboxes whose stages may retry and dead-letter."""

@@ -44,12 +44,13 @@ from (values
     ('fetcher', 'account', 'select, insert, update, delete'),
     ('fetcher', 'trouble', 'select, insert, update, delete'),
     ('fetcher', 'quirk', 'select, insert, update, delete'),
-    -- It prunes what is old.
-    ('fetcher', 'delivered', 'select (id, destination, recipient, at), delete'),
+    -- It prunes what is old, and adds what is to count as delivered.
+    ('fetcher', 'delivered', 'select (id, destination, recipient, at), insert, delete'),
+    ('fetcher', 'installation', 'select, insert, update'),
     -- What was delivered is never changed, nor forgotten, by who delivers.
     ('deliverer', 'delivered', 'select, insert'),
-    -- The command "accounts".
-    ('postmaster', 'account', 'select'),
+    -- The commands "accounts" and "account".
+    ('postmaster', 'account', 'select, insert, update'),
     ('postmaster', 'trouble', 'select')
 ) as granted(role, tablename, may)
 join pg_tables using (tablename)

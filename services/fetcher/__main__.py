@@ -15,6 +15,7 @@ from typing import Final
 
 from services.fetcher.account import Account, first_polls
 from services.fetcher.commits import Limits
+from services.fetcher.doubts import Doubts
 from services.fetcher.fetch import CONCURRENCY, Fetcher
 from services.fetcher.login import Login
 from services.fetcher.pace import Deadlines
@@ -22,7 +23,7 @@ from services.fetcher.ports import World
 from services.fetcher.schedule import Scheduler
 from services.fetcher.upkeep import Upkeep
 from services.host import serve as host
-from services.parts import Assembly, Part, Resources
+from services.parts import Assembly, Companion, Part, Resources
 from shared import settings
 from shared.claims import safe_age
 from shared.errors import ConfigError
@@ -72,7 +73,18 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     limit = r.settings.spool.inline_limit
     state: State = await r.state()
     incoming, poll = Outbox(r.broker, INCOMING), Outbox(r.broker, POLL)
-    world = World(state, state, incoming, r.spool, limit, r.log, r.clock, r.room.lacking)
+    remembers = safe_age(r.settings.retry.give_up_after)
+    world = World(
+        state,
+        state,
+        incoming,
+        r.spool,
+        limit,
+        r.log,
+        r.clock,
+        r.room.lacking,
+        remembers=remembers,
+    )
     most = Limits(max_messages=r.settings.limits.max_messages)
     fetcher = Fetcher(accounts, world, most, r.settings.limits.connections_per_host)
 
@@ -89,12 +101,18 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         blocked=lambda: r.broker.blocked or r.room.lacking(),
         first=first_polls(accounts.values()),
     )
-    age = safe_age(r.settings.retry.give_up_after)
-    upkeep = Upkeep(list(accounts), state, r.spool, r.log, r.clock, age)
+    upkeep = Upkeep(list(accounts), state, r.spool, r.log, r.clock, remembers)
     await upkeep.begin()
+    beside: tuple[Companion, ...] = (schedule.run, upkeep.run)
+    if r.marks is not None:
+        names = [table.name for table in r.settings.accounts]
+        doubts = Doubts(state, r.marks, r.log, r.clock, names)
+        await r.unless_stopped(doubts.check())
+        r.wait(doubts.unready)
+        beside = (*beside, doubts.run)
     stage = Stage("fetcher", POLL, Poll, None, fetcher.handle, CONCURRENCY)
     try:
-        yield Assembly(stage, (schedule.run, upkeep.run))
+        yield Assembly(stage, beside)
     finally:
         await fetcher.close()
 

@@ -25,6 +25,8 @@ SINCE_KEPT: Final = 10_000
 """Messages of a session of which it is known without the ledger since when they are here: more
 than can be on their way."""
 
+_AGAIN: Final = "the maildrop holds it again"
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -71,6 +73,7 @@ class Commits:
         world: ledger, outbox and the rest.
         limits: how much is done at once.
         recorded: told of each message that is recorded, and since when it is known to us.
+        adopts: tells whether a message counts as delivered.
     """
 
     def __init__(
@@ -79,12 +82,14 @@ class Commits:
         world: World,
         limits: Limits,
         recorded: Callable[[Taken, float], None],
+        adopts: Callable[[Listed], bool] = lambda _: False,
     ) -> None:
         self._account = account
         self._server = account.server
         self._world = world
         self._limits = limits
         self._recorded = recorded
+        self._adopts = adopts
         self._since: dict[str, float] = {}
         self._chunk: list[Taken] = []
         self._chunk_bytes = 0
@@ -142,8 +147,13 @@ class Commits:
         seen = await self._world.ledger.seen([t.found.id for t in fresh])
         self._since.update(seen)
         new = {t.found.id: t for t in fresh if t.found.id not in seen}
+        adopted = [id_ for id_, taken in new.items() if self._adopts(taken.listed)]
+        for id_ in adopted:
+            del new[id_]
         if new:
             await self._world.outbox.put(*[self._envelope(t) for t in new.values()])
+        if adopted:
+            await self._world.ledger.count_as_delivered(adopted)
         # In order: the ledger must not know a second copy before the first one is published.
         if before is not None:
             await before
@@ -160,7 +170,9 @@ class Commits:
             self.published += 1
             journal.fetched(id_, name, taken.listed.uidl or "", taken.found.raw.size)
         else:
-            journal.suppressed(id_, name, "the maildrop holds it again")
+            adopted = self._adopts(taken.listed)
+            again = "it counts as delivered: account adopt" if adopted else _AGAIN
+            journal.suppressed(id_, name, again)
         self._recorded(taken, self._since[id_])
 
     def _envelope(self, taken: Taken) -> Envelope[Fetched]:

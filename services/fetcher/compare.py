@@ -9,7 +9,7 @@ that identity suppresses, and remembering wrongly costs a mail.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import compress, islice
 from operator import attrgetter
 from types import MappingProxyType
@@ -18,7 +18,7 @@ from typing import Final
 from services.fetcher.fetchlist import FetchList
 from services.fetcher.numbered import Numbered
 from services.fetcher.worklist import Changed, Safe, Worklist, age
-from shared.claims import Known
+from shared.claims import ADOPTED, Known
 
 FETCH_MOST: Final = 100_000
 """Messages with a UIDL that one session fetches; another one goes on."""
@@ -31,6 +31,7 @@ DUE_MOST: Final = 10_000
 
 _NOTHING: Final[Mapping[int, int]] = MappingProxyType({})
 _SIZE: Final[Callable[[Known], int]] = attrgetter("size")
+_ID: Final[Callable[[Known], str]] = attrgetter("id")
 
 
 class Comparison:
@@ -68,6 +69,7 @@ class Comparison:
         self._is_new = bytearray(b"\1") * (count + 1)  # by number
         self._known = 0
         self._changed = Changed(count)
+        self._adopted: set[str] = set()
         self._due: list[Safe] = []
         self.octets: int | None = 0
 
@@ -84,6 +86,8 @@ class Comparison:
         listed = [number for number in numbers if number is not None]
         for number in listed:
             self._is_new[number] = 0
+        if ADOPTED in map(_ID, page.values()):
+            self._look_into(page, listed)
         self._known += len(listed)
         self._add_up(page)
         unknown: dict[str, int] = {}
@@ -94,6 +98,14 @@ class Comparison:
             self._judge(page, listed)
         return gone, unknown
 
+    def _look_into(self, page: Mapping[str, Known], numbers: Sequence[int]) -> None:
+        """Have what counts as delivered fetched, for its identity: a UIDL alone is not enough."""
+        for (uidl, known), number in zip(page.items(), numbers, strict=True):
+            if known.id == ADOPTED:
+                self._adopted.add(uidl)
+                self._is_new[number] = 1
+                self._known -= 1
+
     def _add_up(self, page: Mapping[str, Known]) -> None:
         if self.octets is not None:
             try:
@@ -103,7 +115,7 @@ class Comparison:
 
     def _measure(self, uidl: str, known: Known, number: int, unknown: dict[str, int]) -> None:
         size = self._sizes.get(number)
-        if size is None or size == known.size:
+        if size is None or size == known.size or known.id == ADOPTED:
             return
         if known.size is None:
             if self._all_sizes:
@@ -128,14 +140,17 @@ class Comparison:
 
     def worklist(self) -> Iterator[Worklist | None]:
         """Yield what there is to do; before it None, now and then, so that others have a turn."""
-        fetch = FetchList()
+        fetch, adopted = FetchList(), list[tuple[int, str]]()
         new = len(self._uidls) - self._known
         items = iter(self._uidls.items() if new else ())
         while len(fetch) < min(new, FETCH_MOST) and (some := list(islice(items, SLICE))):
             chosen = compress(some, map(self._is_new.__getitem__, [n for _, n in some]))
             room = FETCH_MOST - len(fetch)
             for uidl, number in islice(chosen, room):
-                fetch.add(number, uidl, self._sizes.get(number))
+                if uidl in self._adopted:
+                    adopted.append((number, uidl))
+                else:
+                    fetch.add(number, uidl, self._sizes.get(number))
             yield None
         if len(self._uidls) < self._count:
             items = iter(self._uidls.items())
@@ -151,7 +166,9 @@ class Comparison:
         more = new > FETCH_MOST
         due = tuple(self._due)
         unnamed = self._count - len(self._uidls)
-        yield Worklist(self._count, fetch, self._changed, due, unnamed, more)
+        for number, uidl in adopted[: FETCH_MOST - len(fetch)]:  # after what is new
+            fetch.add(number, uidl, self._sizes.get(number))
+        yield Worklist(self._count, fetch, self._changed, due, unnamed, more, self._adopted)
 
 
 def usable(uidls: Mapping[str, int], count: int, highest: int) -> Mapping[str, int]:

@@ -31,7 +31,7 @@ from services.fetcher.places import CONNECTIONS, Places
 from services.fetcher.ports import World
 from services.fetcher.refused_password import fingerprint, unchanged
 from services.fetcher.sessions import PATIENCE, Sessions
-from shared.claims import Standing
+from shared.claims import ADOPT, FETCH_AGAIN, UNDELIVERED, Standing
 from shared.errors import (
     BrokerUnavailable,
     ConfigError,
@@ -70,6 +70,9 @@ STATE_AWAY: Final = 5.0
 ELSEWHERE: Final = 20.0
 """Seconds after which to look again at an account that another fetcher has: by then that one has
 said when the account is due, or renewed its lease, or is dead."""
+
+HELD: Final = 86_400.0
+"""Seconds to the next look at an account that is held; with a choice of the operator it is due."""
 
 CROWDED: Final = 15.0
 """Seconds after which to try again at a server that had no place for our connection."""
@@ -167,6 +170,8 @@ class Fetcher:
         """
         standing = await self._world.ledger.recall(account.name, account.server)
         self._places.learn(account.server, standing.quirks.get(CONNECTIONS))
+        if standing.held is not None and standing.choice is None:
+            return await self._held(account, standing.held, now=now)
         if (wait := await self._too_early(account, standing, now=now)) > 0:
             return await self._later(account, wait, "it is too early to log in")
         if not now and (lacking := self._world.lacking(0)) is not None:
@@ -183,6 +188,12 @@ class Fetcher:
         finally:
             took = self._world.clock.monotonic() - started
             self._places.give_back(server, took, slow=slow and not now)
+
+    async def _held(self, account: Account, why: str, *, now: bool) -> Outcome:
+        """Leave an account alone before the operator has chosen: its mail stays at the provider."""
+        if now:
+            self._world.journal.account_failed(account.name, why, 0.0)
+        return await self._later(account, HELD, f"it is held: {why}")
 
     async def _seated(
         self, account: Account, standing: Standing, left: Callable[[], None], *, now: bool
@@ -242,6 +253,7 @@ class Fetcher:
             await self._world.schedule.queued([account.name], hold=ELSEWHERE)
             return Done(f"another fetcher is at account {account.name}", "polled")
         try:
+            standing = await self._follow(account, standing)
             await self._poll(account, standing, pace, now=now)
         except StateUnavailable:
             raise
@@ -250,6 +262,20 @@ class Fetcher:
         finally:
             await self._world.ledger.release(lease)
         return Done(account.name, "polled")
+
+    async def _follow(self, account: Account, standing: Standing) -> Standing:
+        """Forget what the operator wants to come again; return how the account stands then."""
+        choice = standing.choice
+        if choice not in (FETCH_AGAIN, UNDELIVERED):
+            return standing
+        since = None
+        if choice == UNDELIVERED:
+            since = self._world.clock.now() - self._world.remembers
+        count = await self._world.ledger.fetch_again(account.name, choice, since=since)
+        self._world.journal.note(
+            "messages count as not fetched, and come again", account=account.name, messages=count
+        )
+        return standing._replace(troubles={}, choice=None)
 
     async def _poll(
         self,
@@ -334,6 +360,8 @@ class Fetcher:
             for sentence in undone:
                 self._world.journal.left_undone(account.name, sentence)
         self._undone[account.name] = undone
+        if sessions.adopting and not more:
+            await self._world.ledger.adopt(account.name, {}, choice=ADOPT)
         now = self._world.clock.now()
         many = len(self._accounts) > HANDFUL
         interval = spread(account, now) if many else account.poll_every

@@ -5,6 +5,7 @@ The wiring gives it real ones; the fetcher knows no database and no broker.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -54,6 +55,17 @@ class Ledger(Protocol):
 
     async def learn(self, server: str, quirk: Quirk, account: str | None = None) -> None:
         """Record a quirk of a server, for all its accounts, or for the one that is given."""
+
+    async def adopt(
+        self, account: str, sizes: Mapping[str, int | None], *, choice: str | None
+    ) -> None:
+        """Record UIDLs as delivered, with their sizes; with it a choice of the operator is done."""
+
+    async def count_as_delivered(self, ids: Sequence[str]) -> None:
+        """Record identities as delivered."""
+
+    async def fetch_again(self, account: str, choice: str, *, since: float | None) -> int:
+        """Forget what was fetched, or what was since then and never delivered; return how many."""
 
     async def move_in(self, account: str, maildrop: str) -> Sequence[str]:
         """Record which maildrop an account polls; return other accounts that polled it."""
@@ -163,6 +175,9 @@ class Journal(Protocol):
     def spool_failed(self, error: SpoolUnavailable, account: str) -> None:
         """A large message stays on the server: the spool does not take it."""
 
+    def note(self, what: str, /, **about: object) -> None:
+        """Something was done."""
+
     def trouble(self, what: str, /, **about: object) -> None:
         """Something else is wrong."""
 
@@ -175,6 +190,7 @@ class World:
         inline_limit: bytes up to which a message travels in its envelope.
         lacking: tells why there is no room for so many bytes more, if that is so.
         turns: of very large listings.
+        remembers: seconds for which the ledger of deliveries goes back.
     """
 
     ledger: Ledger
@@ -186,3 +202,4 @@ class World:
     clock: Clock
     lacking: Callable[[int], str | None] = lambda _: None
     turns: Turns = field(default_factory=Turns)
+    remembers: float = math.inf

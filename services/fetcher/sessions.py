@@ -25,7 +25,7 @@ from services.fetcher.troubles import Blame, Troubles
 from services.fetcher.turns import LARGE
 from services.fetcher.visit import CONFIRM_MOST, Visit
 from services.fetcher.worklist import Safe
-from shared.claims import Standing
+from shared.claims import ADOPT, Standing
 from shared.errors import (
     NoAnswer,
     NoRoom,
@@ -67,6 +67,8 @@ class Sessions:
         self._carefully = False
         self._confirm_most = CONFIRM_MOST
         self._large = standing.large
+        self.adopting = standing.choice == ADOPT
+        """Whether the operator's choice to adopt the maildrop is not done yet."""
         self._deleted: dict[str, Safe] = {}
         self._still_there: set[str] = set()
         self._blamed: tuple[Blame, str] | None = None
@@ -151,6 +153,7 @@ class Sessions:
                 deleted=self._deleted,
                 again=self._still_there,
                 in_vain=self._breaks.in_vain,
+                adopt=self.adopting,
             )
             try:
                 return await visit.run(known)
@@ -256,6 +259,7 @@ class Sessions:
     async def _written_down(self, visit: Visit, session: Session) -> None:
         """Remember what a session came to, however it ended."""
         ledger, name = self._world.ledger, self._account.name
+        self.adopting = visit.adopt
         self.found = max(self.found, visit.found)
         self.fetched += visit.fetched
         if visit.listed:  # what it did not see again is gone

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
@@ -31,7 +32,7 @@ from services.fetcher.session import Retrieved, Session
 from services.fetcher.stock import SIZES_VARY, Stock, take_stock
 from services.fetcher.troubles import Blame, Troubles
 from services.fetcher.worklist import Changed, Listed, Safe, Worklist, age
-from shared.claims import Entry
+from shared.claims import ADOPT, Entry
 from shared.errors import (
     Broken,
     NoRoom,
@@ -73,6 +74,7 @@ class Visit:
         again: UIDLs of what earlier ones have deleted, and it was there again.
         in_vain: sessions of this poll before it that broke and brought nothing; None where
             it is to fetch nothing.
+        adopt: whether all that is new counts as delivered.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Visit:
         deleted: Mapping[str, Safe] = _NONE,
         again: Container[str] = (),
         in_vain: int | None = 0,
+        adopt: bool = False,
     ) -> None:
         self._account = account
         self._session = session
@@ -116,7 +119,8 @@ class Visit:
         self._suspect: Listed | None = None
         self._refusals = Refusals(account.name, account.server, troubles, world.journal)
         self._came: Listed | None = None  # a small one
-        self._commits = Commits(account, world, limits, self._recorded)
+        self._adopted: Container[str] = ()
+        self._commits = Commits(account, world, limits, self._recorded, self._adopts)
         self._remove: list[Safe] = []
         self._left_out: set[int] = set()
         self._confirm_most = confirm_most
@@ -124,6 +128,8 @@ class Visit:
         self._deleted = deleted
         self._again = again
         self._in_vain = in_vain
+        self.adopt = adopt
+        """Whether what is new counts as delivered; not any more once all that is written down."""
         self.still_there: list[str] = []
         """The UIDLs of those of these that the server lists all the same."""
         self.deleted: dict[str, Safe] = {}
@@ -254,9 +260,28 @@ class Visit:
             self._noted(stock)
             work = stock.work
             del stock  # and with it all UIDLs
+        if self.adopt:
+            work = await self._adopting(work)
+        self._adopted = work.adopted
         if self._deleted:
             await self._leave_out(work.fetch)
         return work
+
+    async def _adopting(self, work: Worklist) -> Worklist:
+        """Write down at once that what is new counts as delivered: what comes later does not.
+
+        What has no UIDL cannot be written down before it was retrieved; then the choice stands
+        until a poll comes to its end.
+        """
+        sizes = {listed.uidl: listed.size for listed in work.fetch if listed.uidl is not None}
+        self.adopt = bool(work.more or work.unnamed)
+        choice = None if self.adopt else ADOPT
+        await self._world.ledger.adopt(self._account.name, sizes, choice=choice)
+        return replace(work, adopted=sizes.keys())
+
+    def _adopts(self, listed: Listed) -> bool:
+        """Return whether a message counts as delivered."""
+        return self.adopt if listed.uidl is None else listed.uidl in self._adopted
 
     async def _leave_out(self, fetch: FetchList) -> None:
         """Do not fetch again what is there again that the session before has deleted.
@@ -490,6 +515,8 @@ class Visit:
         listed = self._arriving
         short = listed is not None and too_short(size, listed.size)
         if short and listed is not None and not self._same_as_before(listed.key, id_):
+            return False
+        if listed is not None and self._adopts(listed):
             return False
         return await self._commits.is_new(id_)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -84,6 +85,7 @@ class Worklist:
         due: messages that it knows, and whose time on the server is over.
         unnamed: how many messages have no usable UIDL.
         more: whether there is more to be fetched than a session does.
+        adopted: those to be fetched that count as delivered, by UIDL.
     """
 
     found: int
@@ -92,6 +94,7 @@ class Worklist:
     due: tuple[Safe, ...]
     unnamed: int
     more: bool = False
+    adopted: Container[str] = ()
 
 
 def age(since: float, now: float) -> float:

@@ -39,7 +39,7 @@ _LONG: Final = 2000
 """Characters of a reason that are shown."""
 
 FAILING: Final = 1
-"""The exit status where an account fails."""
+"""The exit status where an account fails, or is held."""
 
 
 @click.command("accounts")
@@ -53,7 +53,7 @@ def accounts(
     """Show how each account stands, or the one of this NAME in full.
 
     When it was polled last, what went wrong or was left undone, and when it is polled next. The
-    exit status is 1 where an account fails.
+    exit status is 1 where an account fails, or is held.
     """
     settings = invocation.settings()
     states = account_states(settings)
@@ -72,10 +72,13 @@ def accounts(
     else:
         rows = (_row(account, state, now) for account, state in stand)
         show.table(_COLUMNS, rows, whole=_WHOLE, under=_UNDER)
+    held = sum(_status(account, state, now) == "held" for account, state in stand)
+    if held and not as_json:
+        click.echo(f"{held} held: choose with account adopt, or account fetch-again", err=True)
     late = sum(_overdue(account, state, now) for account, state in stand)
     if late and not as_json:
         click.echo(f"{late} overdue: is a fetcher running, and the broker up?", err=True)
-    if any(_status(account, state, now) == "failing" for account, state in stand):
+    if any(_status(account, state, now) in ("failing", "held") for account, state in stand):
         context.exit(FAILING)
 
 
@@ -99,6 +102,8 @@ def _record(account: Account, state: AccountState | None, now: float) -> dict[st
         "last_ok": show.time(state.last_ok) if state and state.last_ok else None,
         "failures": state.failures if state else 0,
         "last_error": state.last_error if state else None,
+        "held": state.held if state else None,
+        "choice": state.choice if state else None,
         "left_undone": _undone(state),
     }
 
@@ -116,7 +121,7 @@ def _row(account: Account, state: AccountState | None, now: float) -> tuple[obje
         _next(account, state, now),
         ok,
         state.failures if state else 0,
-        state.last_error or "" if state else "",
+        state.held or state.last_error or "" if state else "",
         "; ".join(_undone(state)),
     )
 
@@ -125,6 +130,8 @@ def _status(account: Account, state: AccountState | None, now: float) -> str:
     """Return a word for how an account stands."""
     if not account.enabled:
         return "disabled"
+    if state is not None and (state.choice or state.held):
+        return state.choice or "held"
     if state is not None and state.failures:
         return "failing"
     if state is not None and state.queued_until > now and not _overdue(account, state, now):
@@ -133,7 +140,7 @@ def _status(account: Account, state: AccountState | None, now: float) -> str:
 
 
 def _next(account: Account, state: AccountState | None, now: float) -> str:
-    if state is None or not account.enabled:
+    if state is None or not account.enabled or (state.held and not state.choice):
         return ""
     if _overdue(account, state, now):
         return f"overdue {show.roughly(now - state.next_poll)}"

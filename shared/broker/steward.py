@@ -24,7 +24,7 @@ from kombu.connection import Connection
 from kombu.exceptions import KombuError
 
 from shared import topology, wire
-from shared.broker import CONNECTOR, Onward, Send, Stored, unnoticed
+from shared.broker import CONNECTOR, Onward, Send, Stored, steward_mark, unnoticed
 from shared.broker.amqp_url import WHERE, AmqpUrl, parsed, tls_context
 from shared.broker.bundled import each
 from shared.broker.dead_letter import readable
@@ -39,7 +39,7 @@ from shared.broker.steward_outgoing import ANSWERING, Outgoing, outgoing, text
 from shared.broker.steward_probe import require_answer
 from shared.errors import BrokerRefuses, BrokerUnavailable, ConfigError, Refused
 from shared.log import Report, printable, silent
-from shared.queues import DECLARED, HELD, POLL, Tier, plan, reachable
+from shared.queues import DECLARED, HELD, MARK, POLL, Tier, plan, reachable
 
 T = TypeVar("T")
 
@@ -109,6 +109,7 @@ class KombuSteward:
             outdated = topology.declare(self._connected(), self._tiers)
             names = (*(spec.name for spec in self._queues), HELD, NAMED + self._names[0])
             remember(self._connected(), names, ANSWERING)
+            steward_mark.declare(self._connected())
             return outdated
 
     def outdated(self) -> Sequence[str]:
@@ -155,6 +156,26 @@ class KombuSteward:
             found = remembered(self._connected())
         names = {name.removeprefix(NAMED) for name in found if name.startswith(NAMED)}
         return sorted(names.difference(self._names))
+
+    def mark(self) -> bytes | None:
+        """Return the mark of who filled the queues, None where there is none.
+
+        Raises:
+            ConfigError: an older version declared the topology, or this user may not look.
+            BrokerUnavailable: the broker does not answer.
+        """
+        with self._translated(f"queue {MARK}"):
+            return steward_mark.read(self._connected())
+
+    def set_mark(self, sender: str, text: str) -> None:
+        """Put a mark in the place of the one that is there, over the exchange of a sender.
+
+        Raises:
+            ConfigError: an older version declared the topology, or this user may not write it.
+            BrokerUnavailable: the broker does not take it.
+        """
+        with self._translated(f"queue {MARK}"):
+            steward_mark.write(self._connected(), sender, text, ANSWERING)
 
     def browse(self, queue: str) -> Iterator[Stored]:
         """Yield the waiting messages of a queue, oldest first; all stay in it.

@@ -26,9 +26,23 @@ from shared.errors import StateUnavailable, Unstorable
 from shared.grouped import Grouped
 from shared.halved import halved
 from shared.log import Report, silent
+from shared.mark import Mark
 from shared.state.batch import Asked, Batch, Operation, parts, run_all
+from shared.state.choices import (
+    ADOPTION,
+    AGAIN,
+    CHOOSE,
+    COUNT_AS_DELIVERED,
+    HOLD_BACK,
+    Adoption,
+    Again,
+    Choice,
+    Hold,
+)
 from shared.state.database import Database
 from shared.state.deliveries import CLAIM, FINISH, UNCLAIM, lease_of
+from shared.state.installation import ASK, COUNT_HELD, MARKED, NOTE, STANDING, Noted
+from shared.state.installation import Standing as Installation
 from shared.state.leases import EXPIRE, GIVE_BACK, RENEW, RENEWAL, TAKE, Since
 from shared.state.ledger import (
     EVERYTHING,
@@ -107,6 +121,14 @@ _ORDER: Final[tuple[Operation[Any, Any], ...]] = (
     SETTLED,
     LEARN,
     MOVE_IN,
+    ADOPTION,
+    COUNT_AS_DELIVERED,
+    AGAIN,
+    CHOOSE,
+    HOLD_BACK,
+    ASK,
+    NOTE,
+    MARKED,
     POLLED,
     HOLD,
     UNQUEUE,
@@ -116,6 +138,8 @@ _ORDER: Final[tuple[Operation[Any, Any], ...]] = (
     RECALL,
     ACCOUNTS,
     DELIVERED_TO_NOBODY,
+    STANDING,
+    COUNT_HELD,
     PRUNE_DELIVERIES,
     PRUNE_IDENTITIES,
     PRUNE_LEASES,
@@ -383,6 +407,66 @@ class State:
     async def accounts(self) -> Mapping[str, AccountState]:
         """Return how every account stands, for the operator."""
         return await self._ask(ACCOUNTS, None)
+
+    async def installation(self) -> Installation:
+        """Return which database this is, how far it has got, and whether it knows of any mail."""
+        return await self._ask(STANDING, None)
+
+    async def note(self, *, beyond: int = 0) -> Mark:
+        """Get on by one, beyond a number; return how far that is. Nothing is asked any more."""
+        return await self._ask(NOTE, Noted(beyond))
+
+    async def asked(self, marks: str) -> None:
+        """Record the marks that the operator is asked about."""
+        await self._ask(ASK, marks)
+
+    async def marked(self, places: str) -> None:
+        """Record the places that took the last mark."""
+        await self._ask(MARKED, places)
+
+    async def hold(self, accounts: Sequence[str], why: str) -> None:
+        """Have accounts not polled before the operator has chosen."""
+        await self._ask(HOLD_BACK, Hold(accounts, why))
+
+    async def held(self) -> int:
+        """Return how many accounts are held, for which nothing was chosen yet."""
+        return await self._ask(COUNT_HELD, None)
+
+    async def choose(self, accounts: Sequence[str], choice: str) -> None:
+        """Record what the operator has chosen for accounts; they are due at once."""
+        await self._ask(CHOOSE, Choice(accounts, choice))
+
+    async def adopt(
+        self, account: str, sizes: Mapping[str, int | None], *, choice: str | None
+    ) -> None:
+        """Record messages as delivered that nobody has looked into.
+
+        Args:
+            account: whose.
+            sizes: what LIST says of them, by UIDL.
+            choice: what is done with this; None where more is to come.
+        """
+        texts = {uidl: "" if size is None else str(size) for uidl, size in sizes.items()}
+        try:
+            await self._ask(ADOPTION, Adoption(account, texts, choice))
+        except Unstorable as bad:  # these will be fetched
+            self._report("UIDLs that cannot be recorded", account=account, why=bad)
+            await self._ask(ADOPTION, Adoption(account, {}, choice))
+
+    async def count_as_delivered(self, ids: Sequence[str]) -> None:
+        """Record identities as delivered, to nobody that we know of."""
+        await self._ask(COUNT_AS_DELIVERED, ids)
+
+    async def fetch_again(self, account: str, choice: str, *, since: float | None) -> int:
+        """Forget what was fetched from an account, and how it was delivered; return how many.
+
+        Args:
+            account: whose.
+            choice: what is done with this.
+            since: only what was fetched later, in seconds since 1970, and never delivered to
+                anybody; None for all.
+        """
+        return await self._ask(AGAIN, Again(account, choice, since))
 
     async def claim(self, deliveries: Sequence[Delivery]) -> list[Claim | Unstorable | None]:
         """Claim messages for delivery.

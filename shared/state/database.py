@@ -23,6 +23,7 @@ from shared.disk_words import disk_words
 from shared.errors import ConfigError, StateDamaged, StateUnavailable, Unstorable
 from shared.log import printable
 from shared.made import LEDGERS_LOST, gone, note_made, require_there
+from shared.own_log import require_own_log
 from shared.private_file import make_private
 from shared.rebuild import damaged, is_damage
 from shared.room import log_pages
@@ -229,6 +230,7 @@ def _parse(url: str | Path) -> URL:
 def _sqlite(url: URL, patience: float) -> Engine:
     path = Path(_named(url))
     require_there(path, LEDGERS_LOST)
+    require_own_log(path)
     _create(path)
     engine = _engine(url, {"timeout": patience}, paramstyle="named")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import BindParameter, ColumnElement, delete, func, select
 
 from shared.state.batch import Batch, Operation, chunks
 from shared.state.schema import DELIVERED, MESSAGE, UIDL
@@ -33,9 +33,14 @@ def _undelivered(batch: Batch, moments: Sequence[float]) -> Sequence[list[Undeli
     return [_since(batch, moment) for moment in moments]
 
 
-def _since(batch: Batch, moment: float) -> list[Undelivered]:
+def to_nobody(moment: float | BindParameter[float]) -> tuple[ColumnElement[bool], ...]:
+    """Return conditions for a message: taken over after this moment, and delivered to nobody."""
     since = func.coalesce(MESSAGE.c.since, MESSAGE.c.first_seen)
     delivered = select(DELIVERED.c.id).where(DELIVERED.c.id == MESSAGE.c.id).exists()
+    return since > moment, ~delivered
+
+
+def _since(batch: Batch, moment: float) -> list[Undelivered]:
     listed = (
         select(UIDL.c.id)
         .where(UIDL.c.account == MESSAGE.c.account, UIDL.c.id == MESSAGE.c.id)
@@ -43,7 +48,7 @@ def _since(batch: Batch, moment: float) -> list[Undelivered]:
     )
     found = batch.connection.execute(
         select(MESSAGE.c.account, MESSAGE.c.id, listed)
-        .where(since > moment, ~delivered)
+        .where(*to_nobody(moment))
         .order_by(MESSAGE.c.account, MESSAGE.c.id)
     )
     return [Undelivered(account, id_, bool(lies)) for account, id_, lies in found]

@@ -54,6 +54,8 @@ class AccountState:
         last_ok: when a poll last came to its end, None before the first.
         last_error: why the last poll failed, None where it did not.
         undone: what the last poll that came to its end left undone, None where there is nothing.
+        held: why it is not polled before the operator has chosen; None where it is.
+        choice: what the operator has chosen, and the next poll does.
     """
 
     next_poll: float
@@ -63,6 +65,8 @@ class AccountState:
     last_error: str | None
     undone: str | None = None
     queued_at: float = 0.0
+    held: str | None = None
+    choice: str | None = None
 
 
 class Due(NamedTuple):
@@ -350,6 +354,8 @@ def _accounts(batch: Batch, asked: Sequence[None]) -> Sequence[Mapping[str, Acco
             columns.last_error,
             columns.undone,
             columns.queued_at,
+            columns.held,
+            columns.choice,
         ).order_by(columns.name)
     )
     found = {name: AccountState(*state) for name, *state in rows}

@@ -110,11 +110,14 @@ ACCOUNT: Final = Table(
     Column("login_after", Double),
     Column("refused", Escaped),
     Column("retry_at", Double),
+    Column("held", Escaped),
+    Column("choice", Escaped),
 )
 """``set_at`` and ``queued_at`` say when the time beside them was written: from a moment in the
 future it was written by a clock that has since been set back, and counts for nothing. ``undone`` is
 what the last poll left undone; ``refused`` a hash of a refused password, not tried again before
-``retry_at``."""
+``retry_at``. ``held`` says why nothing is polled before the operator has chosen; ``choice`` what
+that was, until it is done."""
 
 TROUBLE: Final = Table(
     "trouble",
@@ -149,6 +152,20 @@ DELIVERED: Final = Table(
     Column("at", Double, nullable=False),
     Column("receipt", Escaped, nullable=False),
 )
+
+INSTALLATION: Final = Table(
+    "installation",
+    METADATA,
+    Column("one", Integer, primary_key=True),
+    Column("id", Escaped, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("asked", Escaped),
+    Column("marked", Escaped),
+)
+"""Which state database this is, in one row, and how far it has got: ``number`` grows, and stands in
+marks elsewhere. ``asked`` are those marks that the operator was asked about; ``marked`` the places
+that took one."""
 
 VERSION: Final = Table("schema_version", METADATA, Column("version", Integer, nullable=False))
 
@@ -224,6 +241,18 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         until DOUBLE PRECISION NOT NULL,
         PRIMARY KEY (server, name)
     ){keyed}
+    """,
+    """
+    ALTER TABLE account ADD COLUMN held {text};
+    ALTER TABLE account ADD COLUMN choice {text};
+    CREATE TABLE installation (
+        one INTEGER NOT NULL PRIMARY KEY,
+        id {text} NOT NULL,
+        number BIGINT NOT NULL,
+        at DOUBLE PRECISION NOT NULL,
+        asked {text},
+        marked {text}
+    )
     """,
 )
 """Statements that lead from each schema version to the next; the first ones from nothing."""

@@ -111,7 +111,8 @@ def _standing(batch: Batch, account: str, server: str) -> Standing:
         quirk = Quirk(*row)
         quirks[whose][quirk.name] = quirk
     large = bool(_BEYOND.run(batch.connection, values))
-    failures, maildrop, login_after, refused, retry_at = rows[0] if rows else (0, None, 0, None, 0)
+    nothing = (0, None, 0, None, 0, None, None)
+    failures, maildrop, login_after, refused, retry_at, held, choice = rows[0] if rows else nothing
     return Standing(
         failures,
         maildrop,
@@ -122,11 +123,13 @@ def _standing(batch: Batch, account: str, server: str) -> Standing:
         quirks[server],
         large,
         quirks[own],
+        held,
+        choice,
     )
 
 
 def _of_account(_: str) -> Made:
-    names = ("failures", "maildrop", "login_after", "refused", "retry_at")
+    names = ("failures", "maildrop", "login_after", "refused", "retry_at", "held", "choice")
     return select(*(ACCOUNT.c[name] for name in names)).where(ACCOUNT.c.name == _ACCOUNT)
 
 

@@ -103,5 +103,6 @@ class Place:
         return self.tally() == Tally(count, count)
 
     def blobs(self) -> list[Path]:
-        """Return the files in the spool."""
-        return [p for p in (self.product.folder / "data" / "spool").rglob("*") if p.is_file()]
+        """Return the files in the spool, less the mark of whose it is."""
+        spool = self.product.folder / "data" / "spool"
+        return [p for p in spool.rglob("*") if p.is_file() and p.parent != spool]

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
-from shared.claims import Claim, Entry, Quirk, Trouble
+from shared.claims import ADOPT, FETCH_AGAIN, UNDELIVERED, Claim, Entry, Quirk, Trouble
 from shared.errors import ConfigError, StateUnavailable
 from shared.state import State, new_owner
 from shared.state.schema import METADATA
@@ -31,6 +31,7 @@ MAY: dict[str, dict[str, set[str]]] = {
     "fetcher": {
         **dict.fromkeys(("lease", "uidl", "message", "account", "trouble", "quirk"), CHANGE),
         "delivered": {"delete"},
+        "installation": {"select", "insert", "update"},
         "schema_version": {"select"},
     },
     "deliverer": {
@@ -38,7 +39,11 @@ MAY: dict[str, dict[str, set[str]]] = {
         "delivered": {"select", "insert"},
         "schema_version": {"select"},
     },
-    "postmaster": {"account": {"select"}, "trouble": {"select"}, "schema_version": {"select"}},
+    "postmaster": {
+        "account": CHANGE - {"delete"},
+        "trouble": {"select"},
+        "schema_version": {"select"},
+    },
 }
 """What each role may do with which table as a whole."""
 
@@ -165,11 +170,21 @@ async def test_the_fetcher_does_all_its_work(site: Site) -> None:
         await state.settled("sales", ["u2"])
         await state.forget("sales", ["u2"])
         await state.put_off("sales", until=1.0)
+        assert (await state.installation()).used
+        await state.hold(["sales"], "it is new")
+        await state.asked("a mark")
+        await state.note()
+        await state.marked("queues")
+        assert await state.held() == 1
+        await state.adopt("sales", {"u3": 1}, choice=ADOPT)
+        await state.count_as_delivered(["c"])
+        await state.fetch_again("sales", UNDELIVERED, since=2e9)
+        await state.fetch_again("other", FETCH_AGAIN, since=None)
         await state.give_back(["sales"])
         await state.polled("sales", next_poll=1.0, error=None)
         await state.release("account/sales")
         await state.prune(older_than=1)
-        assert set(await state.known("sales")) == {"u1"}
+        assert set(await state.known("sales")) == {"u1", "u3"}
 
 
 async def test_the_deliverer_does_all_its_work(site: Site) -> None:
@@ -189,6 +204,8 @@ async def test_the_operators_command_does_all_its_work(site: Site) -> None:
         await state.claim_due(["info"], hold=60)
     async with site.state("postmaster") as state:
         assert "info" in await state.accounts()
+        await state.choose(["info", "never seen"], ADOPT)
+        assert (await state.accounts())["info"].choice == ADOPT
 
 
 @pytest.mark.parametrize("role", SERVICES)

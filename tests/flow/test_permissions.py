@@ -27,6 +27,7 @@ from shared.broker.steward import KombuSteward
 from shared.queues import (
     DECLARED,
     HELD,
+    MARK,
     PICKUP,
     POLL,
     QUARANTINE,
@@ -45,6 +46,7 @@ QUEUES = tuple(spec.name for spec in plan(TIERS))
 INBOXES = {"fetcher": "poll", "parser": "incoming", "rewriter": "parsed", "deliverer": "pickup"}
 READABLE = {
     **{service: (inbox,) for service, inbox in INBOXES.items()},
+    "fetcher": (POLL, MARK),
     "postmaster": (*QUEUES, DECLARED, HELD),
     "monitor": (),
 }
@@ -130,7 +132,7 @@ def test_a_user_takes_from_its_own_queues_and_no_other(
     def refused(queue: str) -> bool:
         return deployment.refused(user, lambda channel: action(channel, queue))
 
-    assert {q for q in (*QUEUES, DECLARED, HELD) if not refused(q)} == set(READABLE[user])
+    assert {q for q in (*QUEUES, DECLARED, HELD, MARK) if not refused(q)} == set(READABLE[user])
 
 
 @pytest.mark.parametrize("user", READABLE)
@@ -161,7 +163,7 @@ def test_a_user_changes_nothing_of_the_topology(deployment: Deployment, user: st
 
 def test_the_topology_is_whole_after_all_these_attempts(deployment: Deployment) -> None:
     names = {queue["name"] for queue in deployment.api("monitor", "queues")}
-    assert names == {*QUEUES, DECLARED, HELD}
+    assert names == {*QUEUES, DECLARED, HELD, MARK}
 
 
 def test_a_wrong_password_is_refused(deployment: Deployment) -> None:

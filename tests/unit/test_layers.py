@@ -28,6 +28,7 @@ LIBRARIES = {
     "structlog": ("shared.log",),
     "pydantic": ("shared.settings*",),
     "pydantic_core": ("shared.settings*",),
+    "tomli": ("shared.settings_source",),
     "prometheus_client": ("shared.metrics*",),
     "tenacity": ("shared.*", "services.*"),
     "click": ("services.__main__", "services.postmaster.*"),
@@ -47,6 +48,7 @@ _NETWORK = (
 )
 _OF_DISKS = ("shared.disk_words",)
 _OF_TASKS = ("shared.supervised",)
+_OF_MARKS = ("shared.mark",)
 HANDLERS_MAY = (
     *(f"shared.{name}" for name in CORE),
     "shared.grouped",
@@ -54,6 +56,7 @@ HANDLERS_MAY = (
     *_OF_THE_LOG,
     *_OF_TASKS,
     *_OF_DISKS,
+    *_OF_MARKS,
 )
 """What the modules of a stage import beside their own folder."""
 

@@ -5,7 +5,7 @@ import pytest
 from shared import topology
 from shared.broker.steward import KombuSteward
 from shared.errors import ConfigError
-from shared.queues import DECLARED, HELD, SENDERS, Tier, plan, reachable
+from shared.queues import DECLARED, HELD, MARK, SENDERS, Tier, plan, reachable
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import RabbitServer
 
@@ -76,6 +76,7 @@ def test_everything_is_declared_as_planned_and_again_without_effect(
     declare(server, vhost)
 
     queues = {q["name"]: q for q in server.api("GET", f"queues/{vhost}")}
+    assert queues.pop(MARK)["arguments"]["x-max-length"] == 1
     assert queues.keys() == PLAN.keys() | {DECLARED, HELD}
     assert {name: q["arguments"] for name, q in queues.items()} == {
         spec.name: topology.arguments(spec) for spec in topology.every(TIERS)
@@ -91,8 +92,9 @@ def test_an_exchange_reaches_what_its_sender_may_send_to(
     exchange = server.api("GET", f"exchanges/{vhost}/{sender}")
     assert (exchange["type"], exchange["durable"]) == ("direct", True)
     bindings = server.api("GET", f"exchanges/{vhost}/{sender}/bindings/source")
+    marks = (MARK,) if sender in ("fetcher", "postmaster") else ()
     assert {(b["destination"], b["routing_key"]) for b in bindings} == {
-        (queue, queue) for queue in reachable(sender, plan(TIERS))
+        (queue, queue) for queue in (*reachable(sender, plan(TIERS)), *marks)
     }
 
 

@@ -59,6 +59,8 @@ def test_before_anything_was_polled_no_database_is_made(office: Office) -> None:
         "last_ok": None,
         "failures": 0,
         "last_error": None,
+        "held": None,
+        "choice": None,
         "left_undone": [],
     }
     assert not office.data.exists()

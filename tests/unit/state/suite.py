@@ -1,5 +1,6 @@
 """The suite that every database has to pass."""
 
+from tests.unit.state.choices import Choices
 from tests.unit.state.deliveries import Deliveries
 from tests.unit.state.leases import Leases
 from tests.unit.state.ledger import Ledger
@@ -9,5 +10,5 @@ from tests.unit.state.trouble import Trouble
 from tests.unit.state.values import Values
 
 
-class StateSuite(Leases, Deliveries, Ledger, Schedule, Standing, Trouble, Values):
+class StateSuite(Leases, Deliveries, Ledger, Schedule, Standing, Trouble, Values, Choices):
     """What holds on every database. A subclass brings a fixture ``url``: an empty database."""

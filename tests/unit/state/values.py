@@ -53,6 +53,8 @@ CALLS: Mapping[str, Call] = {
     "account.login_after": lambda s, v: _polled(account=f"of {v}", login_after=v)(s),
     "account.refused": lambda s, v: _polled(account=f"of {v}", error="no", refused=v)(s),
     "account.retry_at": lambda s, v: _polled(account=f"of {v}", retry_at=v)(s),
+    "account.held": lambda s, v: s.hold([f"of {v}"], v),
+    "account.choice": lambda s, v: s.choose([f"of {v}"], v),
     "trouble.account": lambda s, v: s.troubled(v, [_trouble()]),
     "trouble.key": lambda s, v: s.troubled("a", [_trouble(key=v)]),
     "trouble.number": lambda s, v: s.troubled(f"of {v}", [_trouble(number=v)]),

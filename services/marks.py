@@ -1,0 +1,161 @@
+"""Where the marks of an installation lie (``shared.mark``), and whether its mail lies anywhere.
+
+One lies with the queues: beside the file of the embedded broker, or at RabbitMQ; one in the spool.
+Where a place has none, or may not be asked (a topology or permissions of an older version), there
+is nothing to compare with. At RabbitMQ those of all connectors of a virtual host are one message;
+should two write at once, one is gone until the next hour. A broker that is away is waited for; a
+spool is not, since small messages do without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
+
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from shared.delivered_here import found
+from shared.errors import BrokerUnavailable, ConfigError, SpoolUnavailable
+from shared.log import Report
+from shared.mark import LONGEST, Mark, read
+from shared.mark_file import read_file, write_file
+from shared.settings import Settings
+from shared.spool import Spool
+
+if TYPE_CHECKING:
+    from shared.broker.steward import KombuSteward
+
+QUEUES: Final = "the queues"
+SPOOL: Final = "the blobs in the spool"
+
+
+class Marks:
+    """The marks of one installation.
+
+    Args:
+        settings: its configuration.
+        spool: its spool.
+        sender: whose exchange this process sends with.
+        report: told of what cannot be read or written.
+    """
+
+    def __init__(self, settings: Settings, spool: Spool, sender: str, report: Report) -> None:
+        self._settings = settings
+        self._spool = spool
+        self._sender = sender
+        self._report = report
+        self._refused: set[str] = set()
+
+    async def read(self) -> Sequence[tuple[str, Mark]]:
+        """Return what marks there are, each with the words for its place."""
+        waits = AsyncRetrying(
+            retry=retry_if_exception_type(BrokerUnavailable),
+            wait=wait_random_exponential(multiplier=0.2, max=15),
+        )
+        texts: dict[str, bytes | None] = {}
+        texts[QUEUES] = await waits(asyncio.to_thread, self._read_queues)
+        try:
+            texts[SPOOL] = await self._spool.mark()
+        except SpoolUnavailable as error:
+            self._tell(SPOOL, error)
+        marks = ((where, read(text)) for where, text in texts.items() if text is not None)
+        return [(where, mark) for where, mark in marks if mark is not None]
+
+    async def write(self, mark: Mark) -> Sequence[str]:
+        """Write a mark wherever that works; return these places."""
+        done = []
+        try:
+            if await asyncio.to_thread(self._write_queues, mark.text()):
+                done.append(QUEUES)
+        except (BrokerUnavailable, OSError) as error:
+            self._tell(QUEUES, error)
+        try:
+            if await self._spool.set_mark(mark.text().encode()):
+                done.append(SPOOL)
+        except SpoolUnavailable as error:
+            self._tell(SPOOL, error)
+        return done
+
+    def delivered(self, accounts: Sequence[str]) -> str | None:
+        """Return why these accounts are known to have delivered mail here; blocking."""
+        # Not at the top: only a state database that is new is a reason to look.
+        from services.deliverer.maildir import SUFFIX
+
+        names = frozenset(accounts)
+        for destination in self._settings.every_destination.values():
+            url = urlsplit(destination.url.reveal())
+            template = unquote(url.path).rstrip("/")
+            if url.scheme == "maildir" and (path := found(template, SUFFIX, names)):
+                return (
+                    "the state database is new, and mail that was delivered before is not: there is"
+                    f" {Path(path).parent.parent}"
+                )
+        return None
+
+    @property
+    def _file(self) -> Path:
+        queues = self._settings.queue_file
+        return queues.with_name(f"{queues.name}.mark")
+
+    def _read_queues(self) -> bytes | None:
+        if self._settings.broker.embedded:
+            try:
+                return read_file(self._file, LONGEST)
+            except OSError as error:
+                self._tell(QUEUES, error)
+                return None
+        return self._at_rabbitmq(lambda steward: self._own(_by_connector(steward.mark())))
+
+    def _write_queues(self, text: str) -> bool:
+        if self._settings.broker.embedded:
+            write_file(self._file, text.encode())
+            return True
+
+        def write(steward: KombuSteward) -> bytes:
+            names = self._settings.broker.names
+            others = _by_connector(steward.mark())
+            kept = {name: other for name, other in others.items() if name not in names}
+            steward.set_mark(self._sender, json.dumps({**kept, names[0]: text}))
+            return b""
+
+        return self._at_rabbitmq(write) is not None
+
+    def _own(self, marks: Mapping[str, str]) -> bytes | None:
+        """Return the mark of this connector, under the name that it has, or had."""
+        own = next((marks[name] for name in self._settings.broker.names if name in marks), None)
+        return None if own is None else own.encode()
+
+    def _at_rabbitmq(self, work: Callable[[KombuSteward], bytes | None]) -> bytes | None:
+        from shared.broker.steward import KombuSteward
+
+        broker = self._settings.broker
+        ca_file = None if broker.ca_file is None else str(broker.ca_file)
+        tiers = self._settings.retry.tiers
+        try:
+            with closing(KombuSteward(broker.addresses(), tiers, ca_file)) as steward:
+                return work(steward)
+        except ConfigError as error:
+            self._tell(QUEUES, error)
+            return None
+
+    def _tell(self, where: str, error: Exception) -> None:
+        """Say it once for each place: without a mark nothing is worse than it was before."""
+        if where not in self._refused:
+            self._refused.add(where)
+            what = "no mark can be kept that tells whether the state database is the right one"
+            self._report(what, where=where, why=error)
+
+
+def _by_connector(text: bytes | None) -> Mapping[str, str]:
+    """Return the marks at RabbitMQ, by the names of the connectors; none where it is none."""
+    try:
+        found = json.loads(text or b"{}")
+    except ValueError:
+        return {}
+    marks = found.items() if isinstance(found, dict) else ()
+    return {name: mark for name, mark in marks if isinstance(mark, str)}

@@ -1,0 +1,138 @@
+"""The commands ``account adopt`` and ``account fetch-again``: what lies at a server, and what not.
+
+They write a word beside the account; whoever polls it next follows it. So they work while processes
+run, and where they do not, and need no password of the account.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from services.postmaster import show
+from services.postmaster.invocation import Invocation, pass_invocation
+from shared.claims import ADOPT, FETCH_AGAIN, UNDELIVERED
+from shared.log import printable
+
+if TYPE_CHECKING:
+    from shared.settings import Account, Settings
+
+_names = click.argument("names", nargs=-1, metavar="[NAME]...")
+_all = click.option("--all", "every", is_flag=True, help="All accounts.")
+_yes = click.option("--yes", is_flag=True, help="Do not ask.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+_SAID: Final = {
+    ADOPT: "what lies at its server then counts as delivered",
+    FETCH_AGAIN: "all that lies at its server then is delivered again",
+    UNDELIVERED: "what lies at its server then is fetched again, if it was never delivered",
+}
+
+
+@click.group(help="What lies at the server of an account: delivered already, or to come again.")
+def account() -> None:
+    """Group the commands."""
+
+
+@account.command("adopt")
+@_names
+@_all
+@_yes
+@_json
+@pass_invocation
+def adopt(
+    invocation: Invocation, names: Sequence[str], every: bool, yes: bool, as_json: bool
+) -> None:
+    """Count what lies at the servers of these accounts as delivered; what comes later is fetched.
+
+    The next poll does so, and an account that is held is polled again. For its identity each
+    message is read once. It is kept at the server as the account says.
+    """
+    settings = invocation.settings()
+    chosen = _chosen(settings, names, every)
+    deleting = [found.name for found in chosen if not math.isinf(found.keep.seconds)]
+    if deleting and not yes:
+        click.confirm(
+            f"{_some(deleting)}: mail is deleted at the server when it was kept there for its time"
+            " (keep), also what was never delivered and counts as delivered from now on. Go on?",
+            abort=True,
+            err=True,
+        )
+    _choose(settings, chosen, ADOPT, as_json=as_json)
+
+
+@account.command("fetch-again")
+@_names
+@_all
+@click.option("--undelivered", is_flag=True, help="Only what was never delivered to anybody.")
+@_yes
+@_json
+@pass_invocation
+def fetch_again(
+    invocation: Invocation,
+    names: Sequence[str],
+    every: bool,
+    undelivered: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Fetch again what lies at the servers of these accounts, and deliver it again.
+
+    The next poll does so, and an account that is held is polled again. With --undelivered only what
+    the ledger of deliveries does not know, as after the queues were lost.
+    """
+    settings = invocation.settings()
+    chosen = _chosen(settings, names, every)
+    if not (undelivered or yes):
+        click.confirm(
+            f"{_some([found.name for found in chosen])}: all that lies at the server is delivered"
+            " once more, also what was delivered. Go on?",
+            abort=True,
+            err=True,
+        )
+    _choose(settings, chosen, UNDELIVERED if undelivered else FETCH_AGAIN, as_json=as_json)
+
+
+def _chosen(settings: Settings, names: Sequence[str], every: bool) -> list[Account]:
+    """Return the accounts that are meant.
+
+    Raises:
+        click.ClickException: there is none of that name, or nobody knows which are meant.
+    """
+    if every == bool(names):
+        raise click.UsageError("say which: give names of accounts, or --all")
+    known = {account.name: account for account in settings.accounts}
+    if unknown := [name for name in names if name not in known]:
+        raise click.ClickException(f"no account is called {printable(unknown[0])}")
+    return list(known.values()) if every else [known[name] for name in dict.fromkeys(names)]
+
+
+def _choose(settings: Settings, accounts: Sequence[Account], choice: str, *, as_json: bool) -> None:
+    names = [account.name for account in accounts]
+    asyncio.run(_written(settings, names, choice))
+    if as_json:
+        show.as_json([{"account": name, "choice": choice} for name in names])
+        return
+    for account in accounts:
+        when = "with its next poll" if account.enabled else "once it is enabled"
+        click.echo(f"{printable(account.name)}: {when}, {_SAID[choice]}")
+
+
+async def _written(settings: Settings, names: Sequence[str], choice: str) -> None:
+    # Not at the top: SQLAlchemy takes its time to load.
+    from shared.state import State, new_owner
+
+    state = await State.open(settings.state_address(), owner=new_owner())
+    try:
+        await state.choose(names, choice)
+    finally:
+        await state.close()
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(map(printable, names[:3]))
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -1,0 +1,195 @@
+"""What the operator chooses for an account, and how the ledgers follow.
+
+A held account is not polled before there is a choice. The choice is a word beside the account, so
+that the operator's command needs no more than that table; who polls the account next does it, under
+the account's lease. Nobody knows any more of a message whose deliveries were pruned whether it was
+delivered: what is older than that counts as delivered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Final, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    Double,
+    Executable,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    literal_column,
+    select,
+    true,
+    update,
+)
+
+from shared.claims import ADOPTED
+from shared.state.batch import Batch, Operation, chunks, insert_into
+from shared.state.lost import to_nobody
+from shared.state.schema import ACCOUNT, DELIVERED, MESSAGE, TROUBLE, UIDL, Escaped
+from shared.state.several import each, pairs
+from shared.state.statement import Made, Statement
+
+_LONG: Final = 86_400.0
+"""Seconds to the next look at a held account; the operator's choice comes before."""
+
+
+class Hold(NamedTuple):
+    """Accounts that are not to be polled, and why."""
+
+    accounts: Sequence[str]
+    why: str
+
+
+class Choice(NamedTuple):
+    """Accounts, and what was chosen for them."""
+
+    accounts: Sequence[str]
+    choice: str
+
+
+class Adoption(NamedTuple):
+    """Messages of an account that count as delivered.
+
+    Attributes:
+        sizes: what LIST says of them, by UIDL; an empty text where it does not.
+        choice: what is done with this, as it was chosen; None where more is to come.
+    """
+
+    account: str
+    sizes: Mapping[str, str]
+    choice: str | None
+
+
+class Again(NamedTuple):
+    """An account whose messages count as not fetched any more.
+
+    Attributes:
+        choice: as it was chosen.
+        since: those alone that came later (since 1970) and have no delivery; None for all.
+    """
+
+    account: str
+    choice: str
+    since: float | None
+
+
+_ACCOUNT: Final = bindparam("account", type_=Escaped())
+_NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
+_ADOPTED: Final = literal_column(f"'{ADOPTED}'", Text())
+_SINCE: Final[BindParameter[float]] = bindparam("since", type_=Double())
+
+
+def _hold(batch: Batch, items: Sequence[Hold]) -> Sequence[None]:
+    for accounts, why in items:
+        _change(batch, accounts, {"held": why})
+        later = update(ACCOUNT).values(next_poll=batch.now + _LONG, set_at=batch.now)
+        for portion in chunks(accounts):  # what was chosen already, is chosen
+            these = (ACCOUNT.c.name.in_(portion), ACCOUNT.c.choice.is_(None))
+            batch.connection.execute(later.where(*these))
+    return [None] * len(items)
+
+
+def _choose(batch: Batch, items: Sequence[Choice]) -> Sequence[None]:
+    for accounts, choice in items:
+        _change(batch, accounts, {"next_poll": 0.0, "set_at": 0.0, "choice": choice})
+    return [None] * len(items)
+
+
+def _change(batch: Batch, accounts: Sequence[str], values: Mapping[str, object]) -> None:
+    blank = {"next_poll": 0.0, "set_at": 0.0, "queued_until": 0.0, "queued_at": 0.0, "failures": 0}
+    rows = [{"name": name, **blank, **values} for name in sorted(set(accounts))]
+    for portion in chunks(rows):
+        batch.connection.execute(_changed(batch.dialect, tuple(values)), list(portion))
+
+
+@cache
+def _changed(dialect: str, names: tuple[str, ...]) -> Executable:
+    insert = insert_into(dialect, ACCOUNT)
+    return insert.on_conflict_do_update(
+        index_elements=[ACCOUNT.c.name], set_={name: insert.excluded[name] for name in names}
+    )
+
+
+def _adopt(batch: Batch, items: Sequence[Adoption]) -> Sequence[None]:
+    for account, sizes, choice in items:
+        values = {"account": account, "sizes": sizes, "now": batch.now}
+        _ADOPT.run(batch.connection, values)
+        _done(batch, account, choice)
+    return [None] * len(items)
+
+
+def _adopting(dialect: str) -> Made:
+    uidl, size = pairs(dialect, "sizes")
+    number = cast(func.nullif(size, literal_column("''")), BigInteger)
+    found = select(_ACCOUNT, uidl, _ADOPTED, _NOW, number).where(true())
+    columns = [UIDL.c[name] for name in ("account", "uidl", "id", "first_seen", "size")]
+    return insert_into(dialect, UIDL).from_select(columns, found).on_conflict_do_nothing()
+
+
+def _done(batch: Batch, account: str, choice: str | None) -> None:
+    """Forget a choice that is done, unless there is another one by now."""
+    if choice is not None:
+        mine = (ACCOUNT.c.name == account, ACCOUNT.c.choice == choice)
+        batch.connection.execute(update(ACCOUNT).where(*mine).values(held=None, choice=None))
+
+
+def _delivered(batch: Batch, items: Sequence[Sequence[str]]) -> Sequence[None]:
+    for ids in items:
+        _DELIVERED.run(batch.connection, {"ids": ids, "now": batch.now})
+    return [None] * len(items)
+
+
+def _one_by_one(ids: Sequence[str]) -> Sequence[Sequence[str]]:
+    return [[id_] for id_ in ids]
+
+
+def _counted(dialect: str) -> Made:
+    nobody = literal_column("''", Text())
+    found = select(each(dialect, "ids"), nobody, nobody, _NOW, _ADOPTED).where(true())
+    insert = insert_into(dialect, DELIVERED).from_select(list(DELIVERED.c), found)
+    return insert.on_conflict_do_nothing()
+
+
+def _again(batch: Batch, items: Sequence[Again]) -> Sequence[int]:
+    return [_forget(batch, *item) for item in items]
+
+
+def _forget(batch: Batch, account: str, choice: str, since: float | None) -> int:
+    """Forget messages; their UIDLs last, as the others are known by them."""
+    run = batch.connection.execute
+    values: dict[str, object] = {"account": account}
+    if since is None:
+        ids = select(MESSAGE.c.id).where(MESSAGE.c.account == _ACCOUNT)
+        run(delete(DELIVERED).where(DELIVERED.c.id.in_(ids)), values)
+        run(delete(MESSAGE).where(MESSAGE.c.account == _ACCOUNT), values)
+        count = run(delete(UIDL).where(UIDL.c.account == _ACCOUNT), values).rowcount
+    else:
+        values["since"] = since
+        # Without UIDLs an identity is all that keeps a message from coming again.
+        lost = select(MESSAGE.c.id).where(MESSAGE.c.account == _ACCOUNT, *to_nobody(_SINCE))
+        listed = (UIDL.c.account == _ACCOUNT, UIDL.c.id.in_(lost))
+        run(delete(UIDL).where(*listed), values)
+        count = run(delete(MESSAGE).where(MESSAGE.c.id.in_(lost)), values).rowcount
+    run(delete(TROUBLE).where(TROUBLE.c.account == _ACCOUNT), values)
+    _done(batch, account, choice)
+    return count
+
+
+_ADOPT: Final = Statement(_adopting)
+_DELIVERED: Final = Statement(_counted)
+
+HOLD_BACK: Final = Operation(_hold)
+CHOOSE: Final = Operation(_choose)
+ADOPTION: Final = Operation(
+    _adopt,
+    parts=lambda a: [Adoption(a.account, {u: size}, None) for u, size in a.sizes.items()] or [a],
+)
+COUNT_AS_DELIVERED: Final = Operation(_delivered, parts=_one_by_one)
+AGAIN: Final = Operation(_again)
+"""Forgets messages; answers how many."""

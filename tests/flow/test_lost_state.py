@@ -1,0 +1,274 @@
+"""A state database that is new, or an earlier one: nothing is delivered again before it is said so.
+
+And the opposite: what was fetched and got lost with the queues comes again when that is asked for.
+"""
+
+import asyncio
+import json
+import shutil
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.corpus.messages import sample_messages
+from tests.flow.forked import ForkedConnector
+from tests.flow.oracle import Tally
+from tests.flow.place import ONCE, Place
+from tests.servers.dovecot import Dovecot, dovecot
+from tests.servers.pop3 import Pop3Server
+from tests.servers.process import free_port
+
+USERS = (
+    "lost",
+    "lost-too",
+    "earlier-too",
+    "mixed",
+    "earlier",
+    "moved",
+    "queue",
+    "running",
+    "upgraded",
+    "blobs",
+)
+
+
+@pytest.fixture(scope="module")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
+    users = dict.fromkeys(USERS, "secret")
+    with dovecot(tmp_path_factory.mktemp("provider"), users) as server:
+        yield server
+
+
+def state_file(product: ForkedConnector) -> Path:
+    return product.folder / "data" / "state.db"
+
+
+def lose(file: Path) -> None:
+    """Delete an SQLite file with all that lies beside it, as who means to begin anew."""
+    for path in file.parent.glob(f"{file.name}*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def standing(place: Place, name: str) -> dict[str, object]:
+    done = place.product.cli("accounts", name, "--json")
+    (found,) = json.loads(done.stdout)
+    return dict(found)
+
+
+def said(place: Place, what: str) -> list[dict[str, object]]:
+    return [e for e in place.product.events(ONCE) if what in str(e.get("event"))]
+
+
+def test_a_new_state_beside_queues_that_are_not_new_has_all_accounts_held(
+    place: Place, broker: str | None
+) -> None:
+    user = "lost" if broker is None else "lost-too"
+    messages = sample_messages(20, seed=1)
+    place.put(user, messages)
+    place.configure(place.account(user, keep="forever"), url=broker)
+    assert place.once()[1]["delivered"] == 20
+    assert not said(place, "held"), "a first installation is asked nothing"
+    lose(state_file(place.product))
+
+    for _ in range(2):  # however often it is begun
+        status, summary = place.once()
+        assert (status, summary["fetched"], summary["accounts_failed"]) == (1, 0, 1)
+        assert len(said(place, "accounts are held")) == 1
+        assert "account adopt" in str(said(place, "accounts are held")[0]["advice"])
+    found = standing(place, user)
+    assert found["status"] == "held"
+    assert "the state database is new, and the queues are not" in str(found["held"])
+    done = place.product.cli("accounts")
+    assert (done.returncode, "1 held" in done.stderr) == (1, True)
+
+    done = place.product.cli("account", "adopt", user)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert standing(place, user)["status"] == "adopt"
+    status, summary = place.once()
+    assert (status, summary["fetched"], summary["suppressed"]) == (0, 0, 20)
+    assert standing(place, user)["status"] == "ok"
+    place.put(user, sample_messages(3, seed=2))
+    assert place.once()[1]["fetched"] == 3, "what comes later is fetched"
+    place.provider.renumber(user)
+    status, summary = place.once()
+    assert (status, summary["fetched"]) == (0, 0), "what was adopted is known by its content"
+    assert place.all_well()
+    assert not said(place, "held")
+
+
+def test_an_earlier_state_has_all_accounts_held(place: Place, broker: str | None) -> None:
+    user = "earlier" if broker is None else "earlier-too"
+    place.put(user, sample_messages(5, seed=3))
+    place.configure(place.account(user, keep="forever"), url=broker)
+    assert place.once()[1]["delivered"] == 5
+    file = state_file(place.product)
+    yesterday = shutil.copy(file, place.product.folder / "yesterday.db")
+    place.put(user, sample_messages(4, seed=4))
+    assert place.once()[1]["delivered"] == 4
+    shutil.copy(yesterday, file)
+
+    status, summary = place.once()
+    assert (status, summary["fetched"]) == (1, 0)
+    assert "an earlier one was put back" in str(standing(place, user)["held"])
+    done = place.product.json("account", "fetch-again", "--all", "--undelivered")
+    assert done == [{"account": user, "choice": "fetch the undelivered again"}]
+    status, summary = place.once()
+    assert (status, summary["fetched"]) == (0, 4), "what the ledger does not know"
+    status, summary = place.once()
+    assert (status, summary["fetched"]) == (0, 0)
+    assert not said(place, "held"), "the marks follow the state that the operator took"
+
+
+def test_a_data_dir_that_is_new_is_told_by_the_maildirs(place: Place) -> None:
+    place.put("moved", sample_messages(5, seed=5))
+    place.configure(place.account("moved", keep="forever"))
+    assert place.once()[1]["delivered"] == 5
+    (place.product.folder / "data").rename(place.product.folder / "elsewhere")
+    status, summary = place.once()
+    assert (status, summary["fetched"]) == (1, 0)
+    assert f"there is {place.mail}/moved" in str(standing(place, "moved")["held"])
+    assert place.product.cli("account", "adopt", "--all").returncode == 0
+    status, summary = place.once()
+    assert (status, summary["fetched"], summary["suppressed"]) == (0, 0, 5)
+    assert place.all_well()
+
+
+def test_mail_of_other_accounts_in_a_maildir_is_none_of_ours(place: Place) -> None:
+    place.put("mixed", sample_messages(2, seed=6))
+    place.configure(place.account("mixed", keep="forever"))
+    assert place.once()[1]["delivered"] == 2
+    shutil.rmtree(place.product.folder / "data")
+    place.configure(place.account("mixed", keep="forever", name="another"))
+    status, summary = place.once()
+    assert (status, summary["fetched"]) == (0, 2)
+
+
+def test_what_was_lost_with_the_queues_is_fetched_again(place: Place) -> None:
+    """Not what was delivered; and not before it is asked for."""
+    first, lost = sample_messages(3, seed=7), sample_messages(10, seed=8)
+    place.put("queue", first)
+    account = place.account("queue", keep="forever")
+    place.configure(account)
+    assert place.once()[1]["delivered"] == 3
+    place.put("queue", lost)
+    place.product.start("fetcher")
+    place.product.wait(lambda: place.product.count("fetcher", "fetched") == 10, "all fetched")
+    assert place.product.stop("fetcher") == 0
+    lose(place.product.queue_file)
+    status, summary = place.once()
+    assert (status, summary["fetched"]) == (0, 0)
+    assert said(place, "the queues are new, and the state database is not")
+    assert place.product.cli("account", "fetch-again", "queue", "--undelivered").returncode == 0
+    status, summary = place.once()
+    assert (status, summary["fetched"], summary["delivered"]) == (0, 10, 10)
+    assert place.all_well()
+    assert not said(place, "the queues are new")
+
+
+def test_all_comes_again_when_that_is_asked_for(place: Place) -> None:
+    place.put("blobs", sample_messages(5, seed=9))
+    place.configure(place.account("blobs", keep="forever"))
+    assert place.once()[1]["delivered"] == 5
+    for file in place.mail.glob("*/new/*"):
+        file.unlink()
+    done = place.product.cli("account", "fetch-again", "blobs")
+    assert done.returncode == 130, "nobody has said yes"
+    assert place.once()[1]["fetched"] == 0
+    assert place.product.cli("account", "fetch-again", "blobs", "--yes").returncode == 0
+    assert place.once()[1]["delivered"] == 5
+    assert place.all_well()
+
+
+def test_it_is_asked_and_chosen_while_processes_run(place: Place) -> None:
+    place.put("running", sample_messages(5, seed=10))
+    port = free_port()
+    account = place.account("running", keep="forever")
+    place.configure(account, monitor={"listen": f"127.0.0.1:{port}"})
+    assert place.once()[1]["delivered"] == 5
+    lose(state_file(place.product))
+    place.product.start("run")
+    place.product.wait(lambda: place.product.count("run", "accounts are held") == 1, "it is said")
+    place.product.wait(lambda: "1 account is held" in ready(port), "it is not ready")
+    place.put("running", sample_messages(1, seed=11))
+    assert place.product.cli("account", "fetch-again", "running", "--undelivered").returncode == 0
+    place.product.wait(lambda: place.product.count("run", "delivered") == 6, "all mail")
+    place.product.wait(lambda: ready(port) == "ok\n", "it is ready")
+    assert place.product.stop("run") == 0
+    assert place.tally() == Tally(6, 6)
+    assert place.once()[0] == 0
+
+
+def ready(port: int) -> str:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as answer:
+            return bytes(answer.read()).decode()
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
+    except OSError:
+        return ""
+
+
+def test_an_installation_of_an_older_version_gets_marks_and_is_asked_nothing(place: Place) -> None:
+    place.put("upgraded", sample_messages(2, seed=12))
+    place.configure(place.account("upgraded", keep="forever"))
+    assert place.once()[1]["delivered"] == 2
+    with sqlite3.connect(state_file(place.product)) as db:
+        db.execute("DELETE FROM installation")
+    mark = place.product.queue_file.with_name("queue.db.mark")
+    mark.unlink()
+    status, summary = place.once()
+    assert (status, summary["fetched"]) == (0, 0)
+    assert not said(place, "held")
+    assert mark.exists()
+
+
+async def ended(product: ForkedConnector, *words: str) -> int:
+    """Run a command to its end beside this loop; return its exit status."""
+    return (await asyncio.to_thread(product.cli, *words)).returncode
+
+
+@pytest.mark.parametrize("uidls", [None, ("a", "b", "c")])
+async def test_what_lies_at_a_server_is_adopted_with_uidls_and_without(
+    product: ForkedConnector, tmp_path: Path, uidls: tuple[str, ...] | None
+) -> None:
+    """Also before anything was ever fetched, and through a session that breaks."""
+    messages = [b"Subject: %d\r\n\r\nbody\r\n" % n for n in range(3)]
+    server = Pop3Server(messages, uidls)
+    account = {
+        "name": "one",
+        "host": server.host,
+        "tls": "none",
+        "username": "x",
+        "password": "secret",
+        "mailbox": "x@corp.example",
+    }
+    async with server.serving():
+        product.configure(
+            [{**account, "port": server.port}], f"maildir://{tmp_path}/mail/{{local}}"
+        )
+        assert await ended(product, "account", "adopt", "one") == 0
+        assert await ended(product, "run", "--once") == 0
+        assert list(tmp_path.glob("mail/*/new/*")) == []
+        server.messages = [*messages, b"Subject: new\r\n\r\nbody\r\n"]
+        server.uidls = None if uidls is None else [*uidls, "d"]
+        assert await ended(product, "run", "--once") == 0
+        (file,) = tmp_path.glob("mail/*/new/*")
+        assert b"Subject: new" in file.read_bytes()
+
+
+def test_accounts_are_named_as_they_are_configured(place: Place) -> None:
+    place.configure(place.account("lost", keep="delete"))
+    for words in (("adopt",), ("fetch-again", "--undelivered")):
+        done = place.product.cli("account", *words, "nobody")
+        assert (done.returncode, "no account is called nobody" in done.stderr) == (1, True)
+        assert place.product.cli("account", *words).returncode == 2
+        assert place.product.cli("account", *words, "lost", "--all").returncode == 2
+    done = place.product.cli("account", "adopt", "lost")
+    assert done.returncode == 130, "its mail would be deleted: nobody has said yes"
+    assert "deleted at the server" in done.stderr
+    done = place.product.cli("account", "adopt", "lost", "--yes")
+    assert done.returncode == 0

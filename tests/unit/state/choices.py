@@ -1,0 +1,131 @@
+"""What the operator chooses for accounts, and what the database says of itself."""
+
+from shared.claims import ADOPT, ADOPTED, FETCH_AGAIN, UNDELIVERED, Entry
+from shared.state import State
+from shared.state.installation import Standing
+from tests.claims import claim_one, finish_one
+from tests.clock import ManualClock
+from tests.unit.state.opening import DAY, HOUR, Opening
+
+
+class Choices(Opening):
+    """What holds of choices on every database."""
+
+    async def test_a_database_gets_on_and_keeps_its_name(self, one: State, two: State) -> None:
+        assert await one.installation() == Standing(None, used=False, asked=None, marked=None)
+        first = await one.note()
+        second = await two.note()
+        assert (second.state, first.number, second.number) == (first.state, 1, 2)
+        assert (await one.note(beyond=70)).number == 71
+        assert (await one.note(beyond=5)).number == 72
+        last = await one.note()
+        assert (await two.installation()).own == last
+
+    async def test_what_was_asked_stands_until_it_gets_on(self, one: State, two: State) -> None:
+        await one.asked("these marks")
+        found = await two.installation()
+        assert (found.asked, found.own and found.own.number) == ("these marks", 0)
+        await one.note()
+        await one.marked("queues")
+        found = await two.installation()
+        assert (found.asked, found.marked, found.own and found.own.number) == (None, "queues", 1)
+
+    async def test_a_database_that_knows_of_mail_is_used(self, one: State) -> None:
+        assert not (await one.installation()).used
+        await one.record("a", [Entry(None, "i1")])
+        assert (await one.installation()).used
+
+    async def test_a_database_that_has_polled_is_used(self, one: State) -> None:
+        await one.polled("a", next_poll=1.0, error="no")
+        assert not (await one.installation()).used
+        await one.polled("a", next_poll=1.0, error=None)
+        assert (await one.installation()).used
+
+    async def test_a_held_account_is_not_due_before_there_is_a_choice(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        await one.claim_due(["a", "b"], hold=1)
+        await clock.advance(2)
+        await one.hold(["a", "new"], "it is new\0")
+        assert await one.held() == 2
+        assert await two.claim_due(["a", "b", "new"], hold=1) == ["b"]
+        standing = await two.recall("a", "s")
+        assert (standing.held, standing.choice) == ("it is new\0", None)
+        await two.choose(["a"], ADOPT)
+        await one.hold(["a"], "it is new, still")
+        assert await one.held() == 1
+        assert await two.claim_due(["a", "new"], hold=1) == ["a"]
+        assert (await one.recall("a", "s")).choice == ADOPT
+        assert (await one.accounts())["a"].choice == ADOPT
+
+    async def test_a_choice_for_an_account_never_seen(self, one: State, two: State) -> None:
+        await one.choose(["never seen"], UNDELIVERED)
+        assert (await two.recall("never seen", "s")).choice == UNDELIVERED
+        assert await two.claim_due(["never seen"], hold=1) == ["never seen"]
+
+    async def test_what_is_adopted_is_known_and_has_no_identity(
+        self, one: State, two: State
+    ) -> None:
+        await one.record("a", [Entry("u1", "i1", 5)])
+        await one.hold(["a"], "why")
+        await one.choose(["a"], ADOPT)
+        await one.adopt("a", {"u1": 5, "u2": 7, "\0": None}, choice=None)
+        known = await two.known("a")
+        assert {uidl: (k.id, k.size) for uidl, k in known.items()} == {
+            "u1": ("i1", 5),
+            "u2": (ADOPTED, 7),
+            "\0": (ADOPTED, None),
+        }
+        assert (await two.recall("a", "s")).choice == ADOPT
+        await one.adopt("a", {}, choice=ADOPT)
+        standing = await two.recall("a", "s")
+        assert (standing.held, standing.choice) == (None, None)
+        await one.record("a", [Entry("u2", "i2", 7)])
+        assert (await two.known("a"))["u2"].id == "i2"
+
+    async def test_a_choice_that_has_been_changed_meanwhile_stands(self, one: State) -> None:
+        await one.choose(["a"], FETCH_AGAIN)
+        await one.adopt("a", {}, choice=ADOPT)
+        assert (await one.recall("a", "s")).choice == FETCH_AGAIN
+
+    async def test_all_of_an_account_is_forgotten(self, one: State, two: State) -> None:
+        for account in ("a", "b"):
+            await one.record(account, [Entry("u1", f"{account}1"), Entry(None, f"{account}2")])
+            for n in (1, 2):
+                await claim_one(one, f"{account}{n}", "default")
+                await finish_one(one, f"{account}{n}", "default", {"x@y": "250"})
+        await one.choose(["a"], FETCH_AGAIN)
+        assert await one.fetch_again("a", FETCH_AGAIN, since=None) == 1
+        assert await two.known("a") == {}
+        assert list(await two.seen(["a1", "a2", "b1", "b2"])) == ["b1", "b2"]
+        claim = await claim_one(two, "a1", "default")
+        assert claim is not None
+        assert claim.delivered == frozenset()
+        claim = await claim_one(two, "b1", "default")
+        assert claim is not None
+        assert claim.delivered == {"x@y"}
+        assert (await one.recall("a", "s")).choice is None
+
+    async def test_what_was_never_delivered_is_forgotten(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        """But for what is older than the ledger of deliveries goes back, and what is adopted."""
+        await one.record("a", [Entry("u0", "old")])
+        await clock.advance(90 * DAY)
+        now = clock.now()
+        await one.record("a", [Entry(f"u{n}", f"i{n}") for n in (1, 2, 3)])
+        await one.record("a", [Entry(None, "unnamed")])
+        await one.record("b", [Entry("u1", "other")])
+        await claim_one(one, "i1", "default")
+        await finish_one(one, "i1", "default", {"x@y": "250"})
+        await one.count_as_delivered(["i3", "i3"])
+        await one.choose(["a"], UNDELIVERED)
+        assert await one.fetch_again("a", UNDELIVERED, since=now - HOUR) == 2
+        assert list(await two.known("a")) == ["u0", "u1", "u3"]
+        assert set(await two.seen(["old", "i1", "i2", "i3", "unnamed", "other"])) == {
+            "old",
+            "i1",
+            "i3",
+            "other",
+        }
+        assert (await one.recall("a", "s")).choice is None
