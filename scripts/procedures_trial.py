@@ -22,6 +22,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Final
 
+import procedures_sqlite
 from compose_deployment import (
     ROOT,
     STAGES,
@@ -36,9 +37,11 @@ from compose_deployment import (
 
 PAGE: Final = (ROOT / "docs" / "operations.md").read_text()
 BACKUPS: Final = "/var/backups/pop3-connector"
-ELSEWHERE: Final = ("pop3-connector ", "cat deploy/images.env")
-"""How blocks begin that are not followed here: of who has the connector installed without
-containers, and those that ask a registry."""
+ALONE: Final = "pop3-connector "
+"""How blocks begin of who has the connector installed without containers."""
+
+ELSEWHERE: Final = (ALONE, "cat deploy/images.env")
+"""How blocks begin that are not followed with containers: those, and what asks a registry."""
 
 WORDS: Final = {
     "git pull\n": "",  # the copy of the tree is no checkout
@@ -80,14 +83,15 @@ class Procedures:
         for before, after in {**WORDS, **places, **words}.items():
             script = script.replace(before, after)
         say(f"{heading}: {script.strip().splitlines()[0]} ...")
-        return self._at_terminal(script, typed)
+        return self.at_terminal(script, typed)
 
     def type(self, command: str) -> None:
         """Run a command that stands within a line of the page."""
         check(f"`{command}`" in " ".join(PAGE.split()), command)
-        self._at_terminal(command)
+        self.at_terminal(command)
 
-    def _at_terminal(self, script: str, typed: str = "") -> str:
+    def at_terminal(self, script: str, typed: str = "") -> str:
+        """Run a script at a terminal; return what that showed."""
         (self.folder / ".procedure").write_text(script)
         done = subprocess.run(
             ["script", "-qefc", "bash -euo pipefail .procedure", "/dev/null"],
@@ -130,6 +134,13 @@ def blocks() -> dict[str, list[str]]:
     return {heading: scripts for heading, scripts in here.items() if scripts}
 
 
+def alone(heading: str) -> list[str]:
+    """Return the commands of a section for who has no containers, block by block."""
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    found = map(dedent, re.findall(r" *```sh\n(.*?)```", section, re.DOTALL))
+    return [script for script in found if script.startswith(ALONE)]
+
+
 @contextmanager
 def copied() -> Iterator[Path]:
     """Make a copy of the tree, less what is nobody's business, until the block ends."""
@@ -162,6 +173,7 @@ def story() -> None:
         upgrade(here)
         new_database(here)
         tls(here)
+        procedures_sqlite.follow(alone("Backup"), here.at_terminal)
         backup(here)
         with copied() as elsewhere:
             move(here, elsewhere)

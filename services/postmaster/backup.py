@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import click
 
 from services.postmaster import archive, restored, show
+from services.postmaster.archive import LEDGERS
 from services.postmaster.errors import Unfit
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.parts import Parts
@@ -104,6 +105,13 @@ def restore(invocation: Invocation, file: Path, as_json: bool) -> None:
         click.echo(
             f"restored as of {show.minute(found.about.moment)}: {found.messages} messages in queues"
         )
+        if LEDGERS in found.about.holds:
+            click.echo(
+                "All accounts are held. Choose: account fetch-again --all --undelivered (what was"
+                " delivered since is delivered again), or account adopt --all (what lies at the"
+                " providers counts as delivered)",
+                err=True,
+            )
 
 
 @contextlib.contextmanager

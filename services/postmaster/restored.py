@@ -8,10 +8,11 @@ disk. It trusts that nobody starts the product meanwhile.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -25,14 +26,16 @@ from shared.broker import embedded_store as store
 from shared.durable import sync
 from shared.log import printable
 from shared.queues import POLL
-from shared.rebuild import remove
+from shared.rebuild import SIDES, remove
 from shared.spool.local import LocalStore
+from shared.spool.store import MARK
 
 if TYPE_CHECKING:
     from shared.settings import Settings
 
-_NOTHING: Final = frozenset(("lost+found",))
-"""What lies in a folder that is empty: the root of a file system of its own has this."""
+_NOTHING: Final = frozenset(("lost+found", MARK))
+"""What lies in a folder that is empty: the root of a file system of its own has the one; the other
+tells that a spool was used with a newer state."""
 
 
 class Restored(NamedTuple):
@@ -71,6 +74,8 @@ def restore(parts: Parts, settings: Settings, file: Path) -> Restored:
         note, blobs = _unpacked(file, drafts)
         for name, draft in drafts.items():
             _require_whole(name, draft, makers[name])
+        if archive.LEDGERS in drafts:
+            _hold(drafts[archive.LEDGERS], settings, about)
         messages = _require_blobs(parts, drafts, blobs, about)
         _put_blobs(parts, file)
         for name, draft in drafts.items():
@@ -105,7 +110,9 @@ def _and(names: Iterable[str]) -> str:
 def _require_empty(parts: Parts) -> None:
     folders = (folder for folder in (parts.data_dir, parts.spool) if folder is not None)
     there = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
-    there += [path for path in parts.databases if path.exists()]
+    # A log of another file would be taken for that of the one that is put there.
+    named = [path.with_name(path.name + side) for path in parts.databases for side in ("", *SIDES)]
+    there += [path for path in named if path.exists()]
     if found := next((path for path in there if path.name not in _NOTHING), None):
         raise Unfit(
             f"{printable(str(found))} is there: a backup is put back where nothing is. Stop all"
@@ -155,6 +162,26 @@ def _require_whole(name: str, draft: Path, make: Callable[[Path], None]) -> None
     with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode = DELETE").fetchone()  # a file that is whole by itself
     sync(draft)
+
+
+def _hold(ledgers: Path, settings: Settings, about: archive.About) -> None:
+    """Have no account polled before the operator has chosen: what came since is not in them."""
+    why = f"the state database was restored from a backup of {about.moment}"
+    asyncio.run(_held(ledgers, [account.name for account in settings.accounts], why))
+    with contextlib.closing(sqlite3.connect(ledgers, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = DELETE").fetchone()
+    sync(ledgers)
+
+
+async def _held(ledgers: Path, accounts: Sequence[str], why: str) -> None:
+    # Not at the top: SQLAlchemy takes its time to load.
+    from shared.state import State, new_owner
+
+    state = await State.open(ledgers, owner=new_owner())
+    try:
+        await state.hold(accounts, why)
+    finally:
+        await state.close()
 
 
 def _require_blobs(

@@ -23,6 +23,7 @@ from shared.broker import embedded_store as store
 from shared.errors import BrokerUnavailable, ConfigError, StateUnavailable
 from shared.log import printable
 from shared.made import LEDGERS_LOST, QUEUES_LOST, gone, mark_of
+from shared.own_log import require_own_log
 from shared.queues import QUARANTINE, plan
 from shared.rebuild import Health, look, rebuild, remove
 from shared.settings import Settings
@@ -88,6 +89,7 @@ def rebuild_(invocation: Invocation, as_json: bool) -> int:
     for file, make in files.items():
         empty = file.with_name(f"{file.name}.new")
         remove(empty)  # what a rebuild has left that was killed
+        require_own_log(file)  # the mixture would be kept, and nothing is damaged
         health = health_of(file, make)
         if health.unknown:
             raise Unfit(f"{printable(str(file))}: {health.unknown}")
@@ -199,6 +201,10 @@ async def _opened(address: str | Path) -> None:
 
 def health_of(file: Path, make: Callable[[Path], None]) -> Health:
     """Return how a file is; one that is opened as ever and lacks something is damaged, too."""
+    try:
+        require_own_log(file)
+    except ConfigError as error:
+        return Health([error.what], {})
     health = Health([], {}) if gone(file) else look(file)
     if health.faults or health.unknown:
         return health

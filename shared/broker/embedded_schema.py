@@ -24,6 +24,7 @@ from shared.errors import (
 )
 from shared.log import printable
 from shared.made import QUEUES_LOST, note_made, require_there
+from shared.own_log import require_own_log
 from shared.private_file import make_private
 from shared.rebuild import damaged, is_damage
 from shared.room import PAGE, log_pages
@@ -123,10 +124,11 @@ def connect(path: Path, patience: float) -> sqlite3.Connection:
 
     Raises:
         ConfigError: the file cannot be used at all: not writable, not ours, of a newer version; or
-            it was made once, and is gone.
+            it was made once, and is gone; or the log beside it is another file's.
         BrokerUnavailable: it cannot be used just now: locked, or the disk is full.
     """
     require_there(path, QUEUES_LOST)
+    require_own_log(path)
     try:
         make_private(path)
         connection = sqlite3.connect(path, timeout=patience, isolation_level=None)

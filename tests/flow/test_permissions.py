@@ -178,7 +178,7 @@ def test_no_service_sees_the_management_api(deployment: Deployment, user: str) -
 
 
 def test_the_monitor_can_look_and_not_touch(deployment: Deployment) -> None:
-    assert deployment.api("monitor", "overview")["object_totals"]["queues"] == len(QUEUES) + 2
+    assert deployment.api("monitor", "overview")["object_totals"]["queues"] == len(QUEUES) + 3
     with pytest.raises(urllib.error.HTTPError, match="401"):
         deployment.api("monitor", "users")
 
