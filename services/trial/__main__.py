@@ -37,6 +37,7 @@ from shared.broker import Delivery
 from shared.clock import SystemClock
 from shared.log import Lines, MailLog
 from shared.settings import Settings
+from shared.settings_known import known_in
 from shared.settlement import RetryPolicy, failure_headers
 from shared.spool import Spool
 from shared.stage import Case, Handling, Stage
@@ -141,11 +142,7 @@ def _say(answers: int, frame: bytes) -> None:
 
 def _resources(settings: Settings, name: str, log: MailLog, stack: AsyncExitStack) -> Resources:
     """Return what there is for a stage; the broker is not opened, as nothing is sent from here."""
-    version, hostname, room = (
-        metadata.version("pop3-connector"),
-        socket.getfqdn(),
-        room_of(settings),
-    )
+    version, room = metadata.version("pop3-connector"), room_of(settings)
     states = list[State]()
 
     async def state() -> State:
@@ -161,7 +158,8 @@ def _resources(settings: Settings, name: str, log: MailLog, stack: AsyncExitStac
         Spool(settings.spool_url, dict(settings.spool.options)),
         log,
         SystemClock(),
-        hostname,
+        socket.getfqdn(),
         version,
         room,
+        known=known_in(settings),
     )

@@ -239,6 +239,23 @@ async def test_a_stage_ends_well_while_a_process_starts_for_its_suspects(
     assert depth(product, None, PICKUP) + stored(tmp_path / "mail") == 3
 
 
+async def test_a_server_is_not_quoted_with_a_password_of_others_on_trial_either(
+    product: ForkedConnector, slow: SmtpServer
+) -> None:
+    secret = "Hunter2-Secret9"
+    slow.rule = lambda key, _: f"550 5.7.1 {secret}" if key == "END" else None
+    names = {"name": "info", "host": "pop.example.net", "username": "info"}
+    account: dict[str, object] = {**names, "password": secret, "mailbox": "info@corp.example"}
+    product.configure([account], f"{slow.url}?tls=none", retry={"tiers": ["1s"]})
+    await put(product, None, letters(1))
+    await hand_out(product, None, 1)
+    product.start("deliverer")
+    await waited(product, lambda: depth(product, None, "pickup.failed"), "Failed Mail")
+    assert product.stop("deliverer") == 0
+    (kept,) = product.json("failed", "list")
+    assert "5.7.1 ***" in kept["reason"]
+
+
 async def test_a_child_does_not_outlive_its_parent(
     product: ForkedConnector, slow: SmtpServer
 ) -> None:

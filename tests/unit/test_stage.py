@@ -387,6 +387,7 @@ class Apart:
     def __init__(self) -> None:
         self.ended: str | None = None
         self.taken = list[tuple[str, int]]()
+        self.counted = list[int]()
         self.go_on = asyncio.Event()
 
     async def start(self) -> "Apart":
@@ -394,6 +395,7 @@ class Apart:
 
     async def handle(self, delivery: Delivery, _: Tell) -> Settlement:
         self.taken.append((name_of(delivery.message_id), hand_outs(delivery)))
+        self.counted.append(delivery.redeliveries)
         await self.go_on.wait()
         return Settlement((Step("delivered", "250 ok"),))
 
@@ -457,7 +459,7 @@ async def test_what_comes_near_the_limit_of_its_queue_is_put_back_and_still_a_su
             while not apart.taken:
                 await asyncio.sleep(0.005)
         apart.go_on.set()
-    assert apart.taken == [("a", RENEW)]
+    assert (apart.taken, apart.counted) == ([("a", RENEW)], [0])
 
 
 async def test_poll_jobs_that_were_handed_out_again_wait_for_no_other(
