@@ -76,12 +76,13 @@ class Refusals:
             self._others.add(message.uidl)
 
     def judge(
-        self, failure: ServerFault | SpoolUnavailable | NoRoom | None
+        self, failure: ServerFault | SpoolUnavailable | NoRoom | None, found: int = 0
     ) -> ServerFault | SpoolUnavailable | NoRoom | None:
         """Tell the journal, and the troubles if it is the fault of the messages.
 
         Args:
             failure: why others were left where they are.
+            found: how many messages there are, if none was handed over; else 0.
 
         Returns:
             The same; where it is the fault of the server, that.
@@ -98,6 +99,8 @@ class Refusals:
                 # RFC 3206 section 4: what is temporary by its own word is tried at each poll.
                 lasting = not _is_temporary(reply)
                 self._troubles.add(message.key, message.number, said, counts=lasting)
+        if self._kept and found:
+            self._troubles.all_refused([message.key for message, _ in self._kept], found)
         if (count := len(self._others) + self._unnamed) > 0:
             what = "more messages are refused"
             self._journal.trouble(what, account=self._account, messages=count)

@@ -23,6 +23,10 @@ TRIES: Final = 3
 LEFT_FOR: Final = 86_400.0
 """Seconds for which it is left alone then."""
 
+ALL_LEFT_FOR: Final = 3_600.0
+"""The same, where all there is is refused: then it may be the server's trouble, and an account at a
+server in trouble is tried after an hour at most."""
+
 NAMED: Final = 3
 """Messages that are named in a sentence; the others are counted."""
 
@@ -168,6 +172,22 @@ class Troubles:
         """
         self._beyond[False].update(uidls)
         self._unnamed = max(self._unnamed, unnamed)  # in another session they are the same
+
+    def all_refused(self, keys: Iterable[str], found: int) -> None:
+        """Note that these were refused, and nothing was handed over: sooner if that is all.
+
+        Args:
+            keys: of messages that were added.
+            found: how many messages the maildrop has.
+        """
+        bad = sum(not trouble.deletes for trouble in self._known.values())
+        if bad < found:
+            return
+        for key in keys:
+            trouble = self._known.get(key)
+            if trouble is not None and trouble.until > self._now + ALL_LEFT_FOR:
+                sooner = trouble._replace(until=self._now + ALL_LEFT_FOR)
+                self._known[key] = self._new[key] = sooner
 
     def pass_over(self, key: str, number: int, reason: str) -> None:
         """Note that a message is not asked for in this session, for what the server says of it.

@@ -194,7 +194,8 @@ class Visit:
             await self._commits.all()
             raise
         finally:
-            self.failure = self._refusals.judge(self.failure)
+            alone = 0 if self._came else self.found
+            self.failure = self._refusals.judge(self.failure, alone)
             await self._commits.cancel()
         await self._delete()
         return left

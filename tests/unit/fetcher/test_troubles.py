@@ -2,8 +2,10 @@
 
 import math
 
+import pytest
+
 from services.fetcher.fetchlist import FetchList
-from services.fetcher.troubles import LEFT_FOR, NAMED, TRIES, Troubles
+from services.fetcher.troubles import ALL_LEFT_FOR, LEFT_FOR, NAMED, TRIES, Troubles
 from services.fetcher.worklist import Listed
 from shared.claims import Trouble
 from tests.servers.pop3 import Say
@@ -85,6 +87,26 @@ async def test_a_few_messages_that_are_always_refused_do_not_fail_the_account(de
     undone = (await desk.state.accounts())["sales"].undone
     assert undone is not None
     assert undone.startswith("3 messages cannot be fetched")
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_where_all_there_is_is_refused_it_is_tried_again_after_an_hour(
+    desk: Desk, others: int
+) -> None:
+    """A server in trouble over night kept the mail of a small maildrop for a day."""
+    no = Say(b"-ERR unreadable\r\n")
+    refused = {f"RETR {n}": no for n in range(others + 1, others + 3)}
+    async with some(others + 2, says=refused).serving() as server:
+        for _ in range(TRIES + 1):
+            assert (await desk.poll(server, keep=math.inf))["accounts_failed"] == 0
+        server.says = {}
+        await desk.clock.advance(ALL_LEFT_FOR - 1)
+        assert (await desk.poll(server, keep=math.inf))["fetched"] == 0
+        await desk.clock.advance(1)
+        assert (await desk.poll(server, keep=math.inf))["fetched"] == (0 if others else 2)
+        await desk.clock.advance(LEFT_FOR)
+        await desk.poll(server, keep=math.inf)
+    assert sorted(desk.raws()) == sorted(MAIL[: others + 2])
 
 
 async def test_what_is_temporary_by_its_own_word_is_tried_at_each_poll(desk: Desk) -> None:
