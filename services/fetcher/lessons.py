@@ -23,6 +23,10 @@ from shared.claims import Quirk, Standing
 REMEMBERED: Final = 7 * 86_400.0
 """Seconds for which a quirk is remembered; then it is tried anew."""
 
+LISTING_REMEMBERED: Final = 86_400.0
+"""The same of a listing that hung or was refused: without, each poll costs more than a trial does,
+and one that hung once may have been one bad moment of the server."""
+
 _ON_TRIAL: Final = 0
 _BELIEVED: Final = 1
 
@@ -94,7 +98,9 @@ class Lessons:
         self._tried.clear()
 
     async def _write(
-        self, name: str, value: int, account: str | None, seconds: float = REMEMBERED
+        self, name: str, value: int, account: str | None, seconds: float | None = None
     ) -> None:
+        if seconds is None:
+            seconds = LISTING_REMEMBERED if name in LISTINGS else REMEMBERED
         until = self._world.clock.now() + seconds
         await self._world.ledger.learn(self._account.server, Quirk(name, value, until), account)

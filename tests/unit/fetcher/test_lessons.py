@@ -39,6 +39,10 @@ async def test_a_maildrop_at_which_a_listing_hangs_costs_its_neighbours_nothing(
         server.commands.clear()
         await desk.poll(server, keep=math.inf)
         assert server.commands.count("UIDL") == (verb != "UIDL")  # its own is remembered
+        await desk.clock.advance(86_400)
+        server.commands.clear()
+        await desk.poll(server, keep=math.inf)
+        assert verb in {*server.commands, "STAT"}, "for a day; LIST makes do without STAT"
         server.commands.clear()
         await desk.poll_all(server, ["neighbour"])
         assert {"UIDL", "LIST"} <= set(server.commands)
