@@ -205,7 +205,7 @@ async def _monitored(
         known=known,
         marks=marks,
         unless_stopped=partial(unless, stop),
-        wait=vitals.waits.append,
+        warn=vitals.warnings.append,
     )
     return ready, vitals
 

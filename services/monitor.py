@@ -40,8 +40,7 @@ class Vitals:
         clock: the time.
         started: whether all that it needs is open.
         damages: each tells what is damaged, and will not mend by itself, if that is so.
-        warnings: each tells what is not wrong yet, and could lose mail; who is ready says it too.
-        waits: each tells what somebody has to do before all work is done, if that is so.
+        warnings: each tells what somebody should look at; a process that is ready says it too.
 
     Args:
         broker: its connection, which need not be open yet.
@@ -54,7 +53,6 @@ class Vitals:
         self.started = False
         self.damages: list[Callable[[], str | None]] = []
         self.warnings: list[Callable[[], Sequence[str]]] = []
-        self.waits: list[Callable[[], str | None]] = []
         self._broker = broker
         self.clock = clock
         self._metrics = metrics
@@ -96,9 +94,7 @@ class Vitals:
             return f"the broker gives no subscription to {', '.join(queues)}"
         if self._unconfirmed >= UNCONFIRMED_FOR:
             return f"the broker has not confirmed a message for {self._unconfirmed:.0f} s"
-        if not self.started:
-            return "not everything that it needs is open yet"
-        return next(filter(None, (wait() for wait in self.waits)), None)
+        return None if self.started else "not everything that it needs is open yet"
 
     def answer(self, path: str) -> Answer:
         """Return status, content type and body for a path."""

@@ -6,7 +6,7 @@ Opening happens in ``services.host``, by settings; a stage itself gets only what
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -40,7 +40,7 @@ class Resources:
         room: how much there is on the disks that fetched mail comes to lie on.
         marks: what tells whether the state database is the one of this installation.
         unless_stopped: awaits something, and gives up when this process is told to stop.
-        wait: is given what tells why this process is not ready.
+        warn: is given what tells of things that somebody should look at; /readyz says them.
         damage: tells which file is damaged and will not mend by itself, and what to do.
         known: the passwords that this process has read: no server is quoted with one of them.
     """
@@ -58,7 +58,7 @@ class Resources:
     known: KnownSecrets = field(default_factory=KnownSecrets)
     marks: Marks | None = None
     unless_stopped: Callable[[Awaitable[None]], Awaitable[None]] = _await
-    wait: Callable[[Callable[[], str | None]], None] = lambda _: None
+    warn: Callable[[Callable[[], Sequence[str]]], None] = lambda _: None
 
 
 Companion: TypeAlias = Callable[[asyncio.Event], Coroutine[None, None, None]]

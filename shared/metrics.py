@@ -27,6 +27,7 @@ BLOCKED: Final = "pop3_connector_broker_blocked"
 UNSUBSCRIBED: Final = "pop3_connector_broker_unsubscribed"
 UNCONFIRMED: Final = "pop3_connector_broker_unconfirmed_seconds"
 BREAKER: Final = "pop3_connector_breaker_open"
+HELD: Final = "pop3_connector_accounts_held"
 BUILD: Final = "pop3_connector_build_info"
 
 _SHORT: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300)
@@ -71,6 +72,12 @@ METRICS: Final = (
         "Seconds for which the oldest message it has published waits for the broker's confirm.",
     ),
     Metric(BREAKER, "gauge", ("destination",), "1 while a destination's breaker is open."),
+    Metric(
+        HELD,
+        "gauge",
+        (),
+        "Accounts that are not polled until somebody chooses: their ledger may be another one.",
+    ),
     Metric(BUILD, "gauge", ("version",), "1, for the version that runs."),
 )
 

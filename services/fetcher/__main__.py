@@ -30,6 +30,7 @@ from shared.errors import ConfigError
 from shared.known_secrets import KnownSecrets
 from shared.log import Lines
 from shared.message import Poll
+from shared.metrics import HELD
 from shared.outbox import Outbox
 from shared.queues import INCOMING, POLL
 from shared.stage import Stage
@@ -108,7 +109,8 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         names = [table.name for table in r.settings.accounts]
         doubts = Doubts(state, r.marks, r.log, r.clock, names)
         await r.unless_stopped(doubts.check())
-        r.wait(doubts.unready)
+        r.warn(doubts.warnings)
+        r.log.metrics.watch(HELD, lambda: float(doubts.held))
         beside = (*beside, doubts.run)
     stage = Stage("fetcher", POLL, Poll, None, fetcher.handle, CONCURRENCY)
     try:

@@ -113,6 +113,9 @@ class Doubts:
         journal: told of what does not go together.
         clock: the time.
         accounts: the names of all that are configured.
+
+    Attributes:
+        held: how many accounts are held, when it looked last.
     """
 
     def __init__(
@@ -128,24 +131,24 @@ class Doubts:
         self._journal = journal
         self._clock = clock
         self._accounts = accounts
-        self._held = 0
+        self.held = 0
 
-    def unready(self) -> str | None:
-        """Return why accounts are not polled, None where they are."""
-        if not self._held:
-            return None
-        accounts = "1 account is" if self._held == 1 else f"{self._held} accounts are"
-        return f"{accounts} held: see pop3-connector accounts"
+    def warnings(self) -> Sequence[str]:
+        """Return that accounts are not polled, if that is so; the others are."""
+        if not self.held:
+            return ()
+        accounts = "1 account is" if self.held == 1 else f"{self.held} accounts are"
+        return (f"{accounts} held: see pop3-connector accounts",)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look again, until ``stop`` is set."""
         while not stop.is_set():
-            await self._clock.sleep(SOON if self._held else EVERY)
+            await self._clock.sleep(SOON if self.held else EVERY)
             try:
-                before = self._held
+                before = self.held
                 if before:
-                    self._held = await self._ledger.held()
-                if not before or not self._held:
+                    self.held = await self._ledger.held()
+                if not before or not self.held:
                     await self.check()
             except StateUnavailable as error:
                 self._journal.trouble("the state database could not be compared", why=error)
@@ -162,9 +165,9 @@ class Doubts:
             await self._compare()
         finally:
             await self._ledger.release(LEASE)
-        self._held = await self._ledger.held()
-        if self._held:
-            self._journal.trouble("accounts are held", held=self._held, advice=ADVICE)
+        self.held = await self._ledger.held()
+        if self.held:
+            self._journal.trouble("accounts are held", held=self.held, advice=ADVICE)
 
     async def _compare(self) -> None:
         standing = await self._ledger.installation()
