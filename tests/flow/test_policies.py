@@ -327,3 +327,5 @@ async def test_a_process_says_so_when_it_starts_and_when_it_is_asked(
 class _Connected:
     connected = True
     blocked = None
+    unsubscribed = ()
+    unconfirmed = 0.0

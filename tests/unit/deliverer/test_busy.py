@@ -114,7 +114,7 @@ async def test_one_wait_for_a_server_that_says_nothing_is_enough(
         await until(lambda: mute.open == CONNECTIONS)
         await clock.advance(deliverer.breakers["mute"].remaining())
         late = Given(deliverer, 1, "mute", "late")
-        await _pass(clock, 3, late.task.done)
+        await until(late.task.done)
         assert late.kinds() == {"Done"}
         await deliverer.close()
 
