@@ -31,7 +31,7 @@ from services.fetcher.places import CONNECTIONS, Places
 from services.fetcher.ports import World
 from services.fetcher.refused_password import fingerprint, unchanged
 from services.fetcher.sessions import PATIENCE, Sessions
-from shared.claims import ADOPT, FETCH_AGAIN, UNDELIVERED, Standing
+from shared.claims import FETCH_AGAIN, UNDELIVERED, Standing
 from shared.errors import (
     BrokerUnavailable,
     ConfigError,
@@ -322,6 +322,7 @@ class Fetcher:
         else:
             seconds = self._world.clock.monotonic() - started
             self._world.journal.polled(account.name, sessions.found, sessions.fetched, seconds)
+            await sessions.end_adopting()
             await self._done(account, sessions, [*moved, *sessions.undone], more=more)
         finally:
             underway.remove(sessions)
@@ -360,8 +361,6 @@ class Fetcher:
             for sentence in undone:
                 self._world.journal.left_undone(account.name, sentence)
         self._undone[account.name] = undone
-        if sessions.adopting and not more:
-            await self._world.ledger.adopt(account.name, {}, choice=ADOPT)
         now = self._world.clock.now()
         many = len(self._accounts) > HANDFUL
         interval = spread(account, now) if many else account.poll_every

@@ -42,6 +42,13 @@ PATIENCE: Final = 60.0
 """Seconds between two logins that are waited for in the middle of a poll (LOGIN-DELAY)."""
 
 
+_ADOPTING: Final = (
+    "account adopt goes on until more can be fetched of what has no UIDL: what comes meanwhile"
+    " counts as delivered, too"
+)
+_LATER: Final = "what could not be fetched counts as delivered all the same (account adopt)"
+
+
 class Sessions:
     """The sessions of one poll of one account.
 
@@ -69,6 +76,7 @@ class Sessions:
         self._large = standing.large
         self.adopting = standing.choice == ADOPT
         """Whether the operator's choice to adopt the maildrop is not done yet."""
+        self._complete = False  # all that is there was tried
         self._deleted: dict[str, Safe] = {}
         self._still_there: set[str] = set()
         self._blamed: tuple[Blame, str] | None = None
@@ -122,7 +130,26 @@ class Sessions:
                 return True
         if self._failure is not None:
             raise self._failure
+        self._complete = not self._breaks.enough
         return False
+
+    async def end_adopting(self) -> None:
+        """Write down that the maildrop is adopted, if all was tried, and what there still is to be.
+
+        Raises:
+            StateUnavailable: it is done in another poll.
+        """
+        if not (self.adopting and self._complete):
+            return
+        ledger, name = self._world.ledger, self._account.name
+        unread = self._troubles.adopt()
+        if unread is None:
+            self._notes = (*self._notes, _ADOPTING)
+            return
+        if unread:
+            await ledger.troubled(name, unread)
+            self._notes = (*self._notes, _LATER)
+        await ledger.adopt(name, {}, choice=ADOPT)
 
     async def _may_log_in(self) -> bool:
         """Wait for the next login to be welcome; return whether it is."""

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from services.fetcher.breaks import FROM_THE_FRONT, elsewhere
 from services.fetcher.fetchlist import FetchList
 from services.fetcher.worklist import Listed
-from shared.claims import Trouble
+from shared.claims import ADOPTED, Trouble
 from shared.log import printable
 
 TRIES: Final = 3
@@ -154,13 +154,14 @@ class Troubles:
         same = before is not None and before.deletes is deletes
         earlier = before.tries if same and before is not None else 0
         tries = TRIES if lasting else max(1, earlier + (counts and key not in self._tried))
-        until = self._now + LEFT_FOR if tries >= TRIES else 0.0
+        adopted = before is not None and before.id == ADOPTED
+        until = self._now + LEFT_FOR if tries >= TRIES else self._now if adopted else 0.0
         if before is None and len(self._new) >= KEPT:
             self._beyond[deletes].add(key)
             return
         (self._doubted if again else self._tried).add(key)
         self._over.discard(key)
-        trouble = Trouble(key, number, tries, until, reason, id_, deletes)
+        trouble = Trouble(key, number, tries, until, reason, ADOPTED if adopted else id_, deletes)
         self._known[key] = self._new[key] = trouble
 
     def add_very_many(self, uidls: Iterable[str], unnamed: int) -> None:
@@ -172,6 +173,46 @@ class Troubles:
         """
         self._beyond[False].update(uidls)
         self._unnamed = max(self._unnamed, unnamed)  # in another session they are the same
+
+    def is_adopted(self, key: str) -> bool:
+        """Return whether a message counts as delivered, once it can be fetched."""
+        trouble = self._known.get(key)
+        return trouble is not None and trouble.id == ADOPTED
+
+    def adopt(self) -> Sequence[Trouble] | None:
+        """Have what could not be fetched, and has no UIDL, count as delivered once it can be.
+
+        Returns:
+            These, to be recorded; None where there are more than can be told apart.
+        """
+        if self._unnamed or any(map(_is_unnamed, self._beyond[False])):
+            return None
+        some = [t for t in self._known.values() if _is_unnamed(t.key) and not t.deletes]
+        # Of what is not left alone, too, the moment is one at which nothing is pruned.
+        these = [t._replace(id=ADOPTED, until=max(t.until, self._now)) for t in some]
+        self._known.update({trouble.key: trouble for trouble in these})
+        return these
+
+    def move_up(self, deleted: Collection[int]) -> None:
+        """Follow messages without a UIDL whose numbers are others, as some before them are gone."""
+        before = {t.key: t for t in self._known.values() if _is_unnamed(t.key)}
+        if not before or not deleted:
+            return
+        for key in before:
+            del self._known[key]
+            self._new.pop(key, None)
+            self._over.add(key)
+        tried = self._tried.intersection(before)
+        self._tried -= tried
+        for key, trouble in before.items():
+            if trouble.number in deleted:
+                continue
+            number = trouble.number - sum(gone < trouble.number for gone in deleted)
+            moved = trouble._replace(key=f" {number} {key.rpartition(' ')[2]}", number=number)
+            self._known[moved.key] = self._new[moved.key] = moved
+            if key in tried:
+                self._tried.add(moved.key)
+        self._over.difference_update(self._known)
 
     def all_refused(self, keys: Iterable[str], found: int) -> None:
         """Note that these were refused, and nothing was handed over: sooner if that is all.
@@ -241,6 +282,10 @@ class Troubles:
                 more = f"; and {total - NAMED} more" if total > NAMED else ""
                 sentences.append(f"{count} cannot be {what}: {named}{more}")
         return sentences
+
+
+def _is_unnamed(key: str) -> bool:
+    return key.startswith(" ")
 
 
 def _named(trouble: Trouble) -> str:

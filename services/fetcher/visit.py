@@ -272,7 +272,7 @@ class Visit:
         """Write down at once that what is new counts as delivered: what comes later does not.
 
         What has no UIDL cannot be written down before it was retrieved; then the choice stands
-        until a poll comes to its end.
+        until a poll comes to its end, and beyond that for what could not be fetched, by its number.
         """
         sizes = {listed.uidl: listed.size for listed in work.fetch if listed.uidl is not None}
         self.adopt = bool(work.more or work.unnamed)
@@ -282,7 +282,9 @@ class Visit:
 
     def _adopts(self, listed: Listed) -> bool:
         """Return whether a message counts as delivered."""
-        return self.adopt if listed.uidl is None else listed.uidl in self._adopted
+        if listed.uidl is None:
+            return self.adopt or self._troubles.is_adopted(listed.key)
+        return listed.uidl in self._adopted
 
     async def _leave_out(self, fetch: FetchList) -> None:
         """Do not fetch again what is there again that the session before has deleted.
@@ -553,6 +555,7 @@ class Visit:
                 self.blame = self.blame or self._blamed(self._remove, deletes=True)
             raise
         self._troubles.settle([_key(s) for s in risky if s.number in accepted], deletes=True)
+        self._troubles.move_up(accepted)
         await self._kept([safe for safe in self._remove if safe.number not in accepted])
         for safe in self._remove:
             if safe.number in accepted:

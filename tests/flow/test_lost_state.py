@@ -19,7 +19,7 @@ from tests.flow.forked import ForkedConnector
 from tests.flow.oracle import Tally
 from tests.flow.place import ONCE, Place
 from tests.servers.dovecot import Dovecot, dovecot
-from tests.servers.pop3 import Pop3Server
+from tests.servers.pop3 import Pop3Server, Say
 from tests.servers.process import free_port
 
 USERS = (
@@ -259,6 +259,46 @@ async def test_what_lies_at_a_server_is_adopted_with_uidls_and_without(
         assert await ended(product, "run", "--once") == 0
         (file,) = tmp_path.glob("mail/*/new/*")
         assert b"Subject: new" in file.read_bytes()
+
+
+REFUSED = Say(b"-ERR busy\r\n")
+CUT = Say(b"+OK\r\nSubj", "drop")
+
+
+@pytest.mark.parametrize("keep", ["forever", "delete"])
+@pytest.mark.parametrize("says", [REFUSED, CUT], ids=["refused", "cut"])
+async def test_what_could_not_be_read_while_it_was_adopted_is_not_delivered_later(
+    product: ForkedConnector, tmp_path: Path, keep: str, says: Say
+) -> None:
+    """Also when those before it were deleted, so that it has another number."""
+    messages = [b"Subject: %d\r\n\r\nbody %d\r\n" % (n, n) for n in range(4)]
+    server = Pop3Server(messages, None, says={"RETR 3": says})
+    account = {
+        "name": "one",
+        "host": server.host,
+        "tls": "none",
+        "username": "x",
+        "password": "secret",
+        "mailbox": "x@corp.example",
+        "keep": keep,
+    }
+    async with server.serving():
+        product.configure(
+            [{**account, "port": server.port}], f"maildir://{tmp_path}/mail/{{local}}"
+        )
+        assert await ended(product, "account", "adopt", "one", "--yes") == 0
+        assert await ended(product, "run", "--once") == 0
+        said = await asyncio.to_thread(product.json, "accounts", "one")
+        assert "counts as delivered" in str(said[0]["left_undone"])
+        server.says = {}
+        left = [messages[2]] if keep == "delete" else messages
+        server.messages = [*left, b"Subject: new\r\n\r\nbody\r\n"]
+        assert await ended(product, "run", "--once") == 0
+        (file,) = tmp_path.glob("mail/*/new/*")
+        assert b"Subject: new" in file.read_bytes()
+        said = await asyncio.to_thread(product.json, "accounts", "one")
+        assert said[0]["status"] == "ok"
+        assert "cannot be fetched" not in str(said[0]["left_undone"])
 
 
 def test_accounts_are_named_as_they_are_configured(place: Place) -> None:
