@@ -51,7 +51,8 @@ from (values
     ('deliverer', 'delivered', 'select, insert'),
     -- The commands "accounts" and "account".
     ('postmaster', 'account', 'select, insert, update'),
-    ('postmaster', 'trouble', 'select')
+    ('postmaster', 'trouble', 'select'),
+    ('postmaster', 'installation', 'update (doubted)')
 ) as granted(role, tablename, may)
 join pg_tables using (tablename)
 where schemaname = current_schema() \gexec

@@ -3,7 +3,9 @@
 A ledger that is new, or as it was yesterday, looks as one that was never needed: all that lies at
 the providers would be delivered again. So before anything is polled, what the database says of
 itself is compared with marks that lie elsewhere, and where it is new, with what was delivered into
-Maildirs. Where they do not go together, every account is held, and the operator is asked, once.
+Maildirs. Where they do not go together, every account is held, and the operator is asked, once:
+for each account, also for one that is configured later, as it may have been there before; or for
+all.
 Then the marks follow the database. It trusts the clock for words alone. Limits: where database,
 queues and spool are all new, and mail goes to a server, there is nothing to tell it by; where all
 were put back together, as they were at one moment, neither.
@@ -78,10 +80,13 @@ class Ledger(Protocol):
         """Record the places that took the last mark."""
 
     async def hold(self, accounts: Sequence[str], why: str) -> None:
-        """Have accounts not polled."""
+        """Have these accounts not polled, nor any other, also if it is not known yet."""
 
-    async def held(self) -> int:
-        """Return how many accounts are held."""
+    async def enrol(self, accounts: Sequence[str]) -> None:
+        """Have these known; those that were not are held where the database was doubted."""
+
+    async def held(self, accounts: Sequence[str]) -> int:
+        """Return how many of these are held."""
 
 
 class Marks(Protocol):
@@ -147,7 +152,7 @@ class Doubts:
             try:
                 before = self.held
                 if before:
-                    self.held = await self._ledger.held()
+                    self.held = await self._ledger.held(self._accounts)
                 if not before or not self.held:
                     await self.check()
             except StateUnavailable as error:
@@ -165,7 +170,8 @@ class Doubts:
             await self._compare()
         finally:
             await self._ledger.release(LEASE)
-        self.held = await self._ledger.held()
+        await self._ledger.enrol(self._accounts)
+        self.held = await self._ledger.held(self._accounts)
         if self.held:
             self._journal.trouble("accounts are held", held=self.held, advice=ADVICE)
 
@@ -185,7 +191,7 @@ class Doubts:
                 await self._ledger.hold(self._accounts, why)
                 await self._ledger.asked(about)
                 return
-            if await self._ledger.held():
+            if await self._ledger.held(self._accounts):
                 return
         ours = [mark.number for _, mark in found if own is not None and mark.state == own.state]
         mark = await self._ledger.note(beyond=max(ours, default=0))

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from shared.settings import Account, Settings
 
 _names = click.argument("names", nargs=-1, metavar="[NAME]...")
-_all = click.option("--all", "every", is_flag=True, help="All accounts.")
+_all = click.option(
+    "--all", "every", is_flag=True, help="All accounts; one that comes later is not held."
+)
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -62,7 +64,7 @@ def adopt(
             abort=True,
             err=True,
         )
-    _choose(settings, chosen, ADOPT, as_json=as_json)
+    _choose(settings, chosen, ADOPT, every, as_json=as_json)
 
 
 @account.command("fetch-again")
@@ -94,7 +96,7 @@ def fetch_again(
             abort=True,
             err=True,
         )
-    _choose(settings, chosen, UNDELIVERED if undelivered else FETCH_AGAIN, as_json=as_json)
+    _choose(settings, chosen, UNDELIVERED if undelivered else FETCH_AGAIN, every, as_json=as_json)
 
 
 def _chosen(settings: Settings, names: Sequence[str], every: bool) -> list[Account]:
@@ -111,9 +113,11 @@ def _chosen(settings: Settings, names: Sequence[str], every: bool) -> list[Accou
     return list(known.values()) if every else [known[name] for name in dict.fromkeys(names)]
 
 
-def _choose(settings: Settings, accounts: Sequence[Account], choice: str, *, as_json: bool) -> None:
+def _choose(
+    settings: Settings, accounts: Sequence[Account], choice: str, every: bool, *, as_json: bool
+) -> None:
     names = [account.name for account in accounts]
-    asyncio.run(_written(settings, names, choice))
+    asyncio.run(_written(settings, names, choice, every))
     if as_json:
         show.as_json([{"account": name, "choice": choice} for name in names])
         return
@@ -122,13 +126,13 @@ def _choose(settings: Settings, accounts: Sequence[Account], choice: str, *, as_
         click.echo(f"{printable(account.name)}: {when}, {_SAID[choice]}")
 
 
-async def _written(settings: Settings, names: Sequence[str], choice: str) -> None:
+async def _written(settings: Settings, names: Sequence[str], choice: str, every: bool) -> None:
     # Not at the top: SQLAlchemy takes its time to load.
     from shared.state import State, new_owner
 
     state = await State.open(settings.state_address(), owner=new_owner())
     try:
-        await state.choose(names, choice)
+        await state.choose(names, choice, ends=every)
     finally:
         await state.close()
 

@@ -62,6 +62,7 @@ from shared.state.owner import new_owner
 from shared.state.schedule import (
     ACCOUNTS,
     CLAIM_DUE,
+    ENROL,
     HOLD,
     POLLED,
     PRUNE_ACCOUNTS,
@@ -134,6 +135,7 @@ _ORDER: Final[tuple[Operation[Any, Any], ...]] = (
     UNQUEUE,
     PUT_OFF,
     RELEASE,
+    ENROL,
     CLAIM_DUE,
     RECALL,
     ACCOUNTS,
@@ -425,16 +427,31 @@ class State:
         await self._ask(MARKED, places)
 
     async def hold(self, accounts: Sequence[str], why: str) -> None:
-        """Have accounts not polled before the operator has chosen."""
+        """Have no account polled before the operator has chosen, also of those not known yet.
+
+        Args:
+            accounts: those that are configured.
+            why: as the operator is told.
+        """
         await self._ask(HOLD_BACK, Hold(accounts, why))
 
-    async def held(self) -> int:
-        """Return how many accounts are held, for which nothing was chosen yet."""
-        return await self._ask(COUNT_HELD, None)
+    async def enrol(self, accounts: Sequence[str]) -> None:
+        """Add accounts that are not known yet; they are held where the database was doubted."""
+        await self._ask(ENROL, accounts)
 
-    async def choose(self, accounts: Sequence[str], choice: str) -> None:
-        """Record what the operator has chosen for accounts; they are due at once."""
-        await self._ask(CHOOSE, Choice(accounts, choice))
+    async def held(self, accounts: Sequence[str]) -> int:
+        """Return how many of these are held, for which nothing was chosen yet."""
+        return await self._ask(COUNT_HELD, accounts)
+
+    async def choose(self, accounts: Sequence[str], choice: str, *, ends: bool = False) -> None:
+        """Record what the operator has chosen for accounts; they are due at once.
+
+        Args:
+            accounts: which.
+            choice: ``ADOPT``, ...
+            ends: whether accounts that are not known yet are not held any more.
+        """
+        await self._ask(CHOOSE, Choice(accounts, choice, ends))
 
     async def adopt(
         self, account: str, sizes: Mapping[str, int | None], *, choice: str | None

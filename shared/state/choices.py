@@ -1,6 +1,7 @@
 """What the operator chooses for an account, and how the ledgers follow.
 
-A held account is not polled before there is a choice. The choice is a word beside the account, so
+A held account is not polled before there is a choice. Nor is one, once the database was doubted,
+that is not known yet: it may have been. The choice is a word beside the account, so
 that the operator's command needs no more than that table; who polls the account next does it, under
 the account's lease. Nobody knows any more of a message whose deliveries were pruned whether it was
 delivered: what is older than that counts as delivered.
@@ -8,6 +9,7 @@ delivered: what is older than that counts as delivered.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Final, NamedTuple
@@ -31,7 +33,15 @@ from sqlalchemy import (
 from shared.claims import ADOPTED
 from shared.state.batch import Batch, Operation, chunks, insert_into
 from shared.state.lost import to_nobody
-from shared.state.schema import ACCOUNT, DELIVERED, MESSAGE, TROUBLE, UIDL, Escaped
+from shared.state.schema import (
+    ACCOUNT,
+    DELIVERED,
+    INSTALLATION,
+    MESSAGE,
+    TROUBLE,
+    UIDL,
+    Escaped,
+)
 from shared.state.several import each, pairs
 from shared.state.statement import Made, Statement
 
@@ -40,17 +50,22 @@ _LONG: Final = 86_400.0
 
 
 class Hold(NamedTuple):
-    """Accounts that are not to be polled, and why."""
+    """Accounts that are not to be polled, nor is any other, and why."""
 
     accounts: Sequence[str]
     why: str
 
 
 class Choice(NamedTuple):
-    """Accounts, and what was chosen for them."""
+    """Accounts, and what was chosen for them.
+
+    Attributes:
+        ends: whether those that are not known yet are not held any more.
+    """
 
     accounts: Sequence[str]
     choice: str
+    ends: bool = False
 
 
 class Adoption(NamedTuple):
@@ -85,18 +100,27 @@ _ADOPTED: Final = literal_column(f"'{ADOPTED}'", Text())
 _SINCE: Final[BindParameter[float]] = bindparam("since", type_=Double())
 
 
-def _hold(batch: Batch, items: Sequence[Hold]) -> Sequence[None]:
+def _hold_all(batch: Batch, items: Sequence[Hold]) -> Sequence[None]:
+    """Hold all accounts: the given ones, those that are known, and those that come to be known."""
     for accounts, why in items:
+        insert = insert_into(batch.dialect, INSTALLATION).values(
+            one=1, id=secrets.token_hex(16), number=0, at=batch.now, doubted=why
+        )
+        new = {"doubted": insert.excluded.doubted}
+        batch.connection.execute(
+            insert.on_conflict_do_update(index_elements=[INSTALLATION.c.one], set_=new)
+        )
         _change(batch, accounts, {"held": why})
-        later = update(ACCOUNT).values(next_poll=batch.now + _LONG, set_at=batch.now)
-        for portion in chunks(accounts):  # what was chosen already, is chosen
-            these = (ACCOUNT.c.name.in_(portion), ACCOUNT.c.choice.is_(None))
-            batch.connection.execute(later.where(*these))
+        held = {"held": why, "next_poll": batch.now + _LONG, "set_at": batch.now}
+        # What was chosen already, is chosen.
+        batch.connection.execute(update(ACCOUNT).where(ACCOUNT.c.choice.is_(None)).values(held))
     return [None] * len(items)
 
 
 def _choose(batch: Batch, items: Sequence[Choice]) -> Sequence[None]:
-    for accounts, choice in items:
+    for accounts, choice, ends in items:
+        if ends:
+            batch.connection.execute(update(INSTALLATION).values(doubted=None))
         _change(batch, accounts, {"next_poll": 0.0, "set_at": 0.0, "choice": choice})
     return [None] * len(items)
 
@@ -184,7 +208,7 @@ def _forget(batch: Batch, account: str, choice: str, since: float | None) -> int
 _ADOPT: Final = Statement(_adopting)
 _DELIVERED: Final = Statement(_counted)
 
-HOLD_BACK: Final = Operation(_hold)
+HOLD_BACK: Final = Operation(_hold_all)
 CHOOSE: Final = Operation(_choose)
 ADOPTION: Final = Operation(
     _adopt,

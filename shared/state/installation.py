@@ -18,7 +18,6 @@ from sqlalchemy import (
     Executable,
     bindparam,
     case,
-    func,
     literal,
     select,
     update,
@@ -113,10 +112,10 @@ def _mark(batch: Batch, texts: Sequence[str]) -> Sequence[None]:
     return [None] * len(texts)
 
 
-def _count(batch: Batch, asked: Sequence[None]) -> Sequence[int]:
+def _count(batch: Batch, asked: Sequence[Sequence[str]]) -> Sequence[int]:
     open_ = (ACCOUNT.c.held.is_not(None), ACCOUNT.c.choice.is_(None))
-    count = batch.connection.scalar(select(func.count()).select_from(ACCOUNT).where(*open_))
-    return [count or 0] * len(asked)
+    held = set(batch.connection.scalars(select(ACCOUNT.c.name).where(*open_)))
+    return [len(held.intersection(names)) for names in asked]
 
 
 STANDING: Final = Operation(_standing, writes=False)

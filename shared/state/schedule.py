@@ -34,7 +34,7 @@ from sqlalchemy import (
 )
 
 from shared.state.batch import MAX_SKEW, Batch, Operation, chunks, insert_into
-from shared.state.schema import ACCOUNT, LEASE
+from shared.state.schema import ACCOUNT, INSTALLATION, LEASE
 from shared.state.several import among, each, pairs
 from shared.state.statement import Made, Statement
 
@@ -158,7 +158,7 @@ def _claimed(batch: Batch, due: Due) -> tuple[list[str], int]:
     PostgreSQL again every second for as long as its row is there.
     """
     if due.new:
-        _enrol(batch, due.new)
+        _add(batch, due.new)
     moments = {"now": batch.now, "ahead": batch.now + MAX_SKEW}
     if due.by_name:
         ready, strangers = _names(_DUE_AMONG, batch, {**moments, "names": sorted(due.names)}), 0
@@ -178,7 +178,13 @@ def _names(statement: Statement, batch: Batch, values: Mapping[str, object]) -> 
     return [name for (name,) in statement.run(batch.connection, values)]
 
 
-def _enrol(batch: Batch, new: Mapping[str, float]) -> None:
+def _enrol(batch: Batch, asked: Sequence[Sequence[str]]) -> Sequence[None]:
+    _add(batch, {name: 0.0 for names in asked for name in names})
+    return [None] * len(asked)
+
+
+def _add(batch: Batch, new: Mapping[str, float]) -> None:
+    """Add accounts that are not known yet, held where the database was doubted."""
     at_once = sorted(name for name, wait in new.items() if not wait)
     later = {name: repr(batch.now + wait) for name, wait in sorted(new.items()) if wait}
     if at_once:
@@ -223,7 +229,8 @@ def _queue(dialect: str) -> Made:
 def _enrol_at_once(dialect: str) -> Made:
     zero: ColumnElement[float] = literal_column("0.0", Double())
     none: ColumnElement[int] = literal_column("0", Integer())
-    rows = select(each(dialect, "names"), zero, zero, zero, zero, none).where(true())
+    held = select(INSTALLATION.c.doubted).scalar_subquery()
+    rows = select(each(dialect, "names"), zero, zero, zero, zero, none, held).where(true())
     return _unless_there(dialect, rows)
 
 
@@ -231,12 +238,13 @@ def _enrol_later(dialect: str) -> Made:
     name, at = pairs(dialect, "waits")
     zero: ColumnElement[float] = literal_column("0.0", Double())
     none: ColumnElement[int] = literal_column("0", Integer())
-    rows = select(name, cast(at, Double), _NOW, zero, zero, none).where(true())
+    held = select(INSTALLATION.c.doubted).scalar_subquery()
+    rows = select(name, cast(at, Double), _NOW, zero, zero, none, held).where(true())
     return _unless_there(dialect, rows)
 
 
 def _unless_there(dialect: str, rows: Any) -> Made:
-    columns = ("name", "next_poll", "set_at", "queued_until", "queued_at", "failures")
+    columns = ("name", "next_poll", "set_at", "queued_until", "queued_at", "failures", "held")
     insert = insert_into(dialect, ACCOUNT).from_select(columns, rows)
     return insert.on_conflict_do_nothing()
 
@@ -427,6 +435,7 @@ _FORGET: Final = Statement(_forgotten)
 
 
 CLAIM_DUE: Final = Operation(_claim_due)
+ENROL: Final = Operation(_enrol)
 POLLED: Final = Operation(_polled)
 HOLD: Final = Operation(_hold)
 UNQUEUE: Final = Operation(_unqueue)

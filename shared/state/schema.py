@@ -162,10 +162,11 @@ INSTALLATION: Final = Table(
     Column("at", Double, nullable=False),
     Column("asked", Escaped),
     Column("marked", Escaped),
+    Column("doubted", Escaped),
 )
 """Which state database this is, in one row, and how far it has got: ``number`` grows, and stands in
 marks elsewhere. ``asked`` are those marks that the operator was asked about; ``marked`` the places
-that took one."""
+that took one. ``doubted`` is why an account that is not known yet is held, as it may have been."""
 
 VERSION: Final = Table("schema_version", METADATA, Column("version", Integer, nullable=False))
 
@@ -254,6 +255,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         marked {text}
     )
     """,
+    "ALTER TABLE installation ADD COLUMN doubted {text}",
 )
 """Statements that lead from each schema version to the next; the first ones from nothing."""
 

@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from shared.claims import Quirk, Standing, Trouble
 from shared.state.batch import Batch, Operation, insert_into
-from shared.state.schema import ACCOUNT, QUIRK, TROUBLE, UIDL, Escaped
+from shared.state.schema import ACCOUNT, INSTALLATION, QUIRK, TROUBLE, UIDL, Escaped
 from shared.state.several import among
 from shared.state.statement import Made, Statement
 
@@ -111,8 +111,10 @@ def _standing(batch: Batch, account: str, server: str) -> Standing:
         quirk = Quirk(*row)
         quirks[whose][quirk.name] = quirk
     large = bool(_BEYOND.run(batch.connection, values))
-    nothing = (0, None, 0, None, 0, None, None)
-    failures, maildrop, login_after, refused, retry_at, held, choice = rows[0] if rows else nothing
+    if not rows:
+        doubted = batch.connection.scalar(select(INSTALLATION.c.doubted))
+        rows = [(0, None, 0, None, 0, doubted, None)]
+    failures, maildrop, login_after, refused, retry_at, held, choice = rows[0]
     return Standing(
         failures,
         maildrop,

@@ -172,10 +172,11 @@ async def test_the_fetcher_does_all_its_work(site: Site) -> None:
         await state.put_off("sales", until=1.0)
         assert (await state.installation()).used
         await state.hold(["sales"], "it is new")
+        await state.enrol(["another"])
         await state.asked("a mark")
         await state.note()
         await state.marked("queues")
-        assert await state.held() == 1
+        assert await state.held(["sales"]) == 1
         await state.adopt("sales", {"u3": 1}, choice=ADOPT)
         await state.count_as_delivered(["c"])
         await state.fetch_again("sales", UNDELIVERED, since=2e9)
@@ -204,7 +205,7 @@ async def test_the_operators_command_does_all_its_work(site: Site) -> None:
         await state.claim_due(["info"], hold=60)
     async with site.state("postmaster") as state:
         assert "info" in await state.accounts()
-        await state.choose(["info", "never seen"], ADOPT)
+        await state.choose(["info", "never seen"], ADOPT, ends=True)
         assert (await state.accounts())["info"].choice == ADOPT
 
 

@@ -33,6 +33,11 @@ USERS = (
     "running",
     "upgraded",
     "blobs",
+    "left",
+    "later",
+    "latest",
+    "known",
+    "unknown",
 )
 
 
@@ -135,6 +140,56 @@ def test_a_data_dir_that_is_new_is_told_by_the_maildirs(place: Place) -> None:
     status, summary = place.once()
     assert (status, summary["fetched"], summary["suppressed"]) == (0, 0, 5)
     assert place.all_well()
+
+
+def test_an_account_that_was_not_configured_when_the_state_was_lost_is_held_later(
+    place: Place,
+) -> None:
+    """Beside one that is held, and after all those were chosen for; until it is for all."""
+    for user in ("left", "later", "latest"):
+        place.put(user, sample_messages(3, seed=20))
+    left, later, latest = (
+        place.account(user, keep="forever") for user in ("left", "later", "latest")
+    )
+    place.configure(left, later)
+    assert place.once()[1]["delivered"] == 6
+    lose(state_file(place.product))
+    place.configure(left)
+    assert place.once()[1]["accounts_failed"] == 1
+    place.configure(left, later)
+    status, summary = place.once()
+    assert (status, summary["fetched"], summary["accounts_failed"]) == (1, 0, 2)
+    assert place.product.cli("account", "adopt", "left").returncode == 0
+    status, summary = place.once()
+    assert (status, summary["fetched"], summary["accounts_failed"]) == (1, 0, 1)
+    assert place.product.cli("account", "adopt", "later").returncode == 0
+    assert place.once()[0] == 0
+
+    place.configure(left, later, latest)
+    status, summary = place.once()
+    assert (status, summary["fetched"]) == (1, 0), "nobody knows that it is new"
+    assert standing(place, "latest")["status"] == "held"
+    assert len(said(place, "accounts are held")) == 1
+    assert place.product.cli("account", "fetch-again", "--all", "--undelivered").returncode == 0
+    status, summary = place.once()
+    assert (status, summary["fetched"]) == (0, 3)
+    assert place.all_well()
+
+
+def test_after_a_choice_for_all_an_account_that_is_new_is_polled(place: Place) -> None:
+    place.put("known", sample_messages(1, seed=22))
+    place.configure(place.account("known", keep="forever"))
+    assert place.once()[1]["fetched"] == 1
+    lose(state_file(place.product))
+    assert place.once()[1]["accounts_failed"] == 1
+    assert place.product.cli("account", "adopt", "--all").returncode == 0
+    assert place.once()[0] == 0
+    place.put("unknown", sample_messages(2, seed=23))
+    place.configure(
+        place.account("known", keep="forever"), place.account("unknown", keep="forever")
+    )
+    status, summary = place.once()
+    assert (status, summary["fetched"]) == (0, 2)
 
 
 def test_mail_of_other_accounts_in_a_maildir_is_none_of_ours(place: Place) -> None:

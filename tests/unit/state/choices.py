@@ -47,16 +47,31 @@ class Choices(Opening):
         await one.claim_due(["a", "b"], hold=1)
         await clock.advance(2)
         await one.hold(["a", "new"], "it is new\0")
-        assert await one.held() == 2
-        assert await two.claim_due(["a", "b", "new"], hold=1) == ["b"]
+        assert await one.held(["a", "b", "new"]) == 3
+        assert await two.claim_due(["a", "b", "new"], hold=1) == []
         standing = await two.recall("a", "s")
         assert (standing.held, standing.choice) == ("it is new\0", None)
         await two.choose(["a"], ADOPT)
         await one.hold(["a"], "it is new, still")
-        assert await one.held() == 1
+        assert await one.held(["a", "b", "new"]) == 2
         assert await two.claim_due(["a", "new"], hold=1) == ["a"]
         assert (await one.recall("a", "s")).choice == ADOPT
         assert (await one.accounts())["a"].choice == ADOPT
+
+    async def test_once_doubted_accounts_that_are_not_known_are_held(
+        self, one: State, two: State
+    ) -> None:
+        await one.claim_due(["old"], hold=1)
+        await one.hold(["a"], "it is new\0")
+        await two.enrol(["a", "b"])
+        assert await two.held(["old", "a", "b", "c"]) == 3
+        await two.claim_due(["c"], hold=1)
+        await one.choose(["a"], ADOPT)
+        for name in ("old", "b", "c", "d"):
+            assert (await two.recall(name, "s")).held == "it is new\0"
+        await one.choose(["a", "b"], ADOPT, ends=True)
+        assert (await two.recall("d", "s")).held is None
+        assert await one.held(["old", "a", "b", "c", "d"]) == 2  # they were there before
 
     async def test_a_choice_for_an_account_never_seen(self, one: State, two: State) -> None:
         await one.choose(["never seen"], UNDELIVERED)

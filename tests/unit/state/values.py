@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared.claims import Claim, Entry, Quirk, Trouble
+from shared.claims import ADOPT, Claim, Entry, Quirk, Trouble
 from shared.errors import Unstorable
 from shared.state import UNKNOWN, UNRECORDABLE, State, new_owner
 from tests.claims import claim_one, finish_one
@@ -32,6 +32,12 @@ def _polled(**values: Any) -> Callable[[State], Awaitable[object]]:
     return lambda state: state.polled(account, **given)
 
 
+async def _held(state: State, why: Any) -> None:
+    """Hold an account for which something was chosen: a later reason is that of the others."""
+    await state.choose([f"of {why}"], ADOPT)
+    await state.hold([f"of {why}"], why)
+
+
 def _trouble(**values: Any) -> Trouble:
     return Trouble("key", 1, 1, 0.0, "reason")._replace(**values)
 
@@ -53,7 +59,7 @@ CALLS: Mapping[str, Call] = {
     "account.login_after": lambda s, v: _polled(account=f"of {v}", login_after=v)(s),
     "account.refused": lambda s, v: _polled(account=f"of {v}", error="no", refused=v)(s),
     "account.retry_at": lambda s, v: _polled(account=f"of {v}", retry_at=v)(s),
-    "account.held": lambda s, v: s.hold([f"of {v}"], v),
+    "account.held": _held,
     "account.choice": lambda s, v: s.choose([f"of {v}"], v),
     "trouble.account": lambda s, v: s.troubled(v, [_trouble()]),
     "trouble.key": lambda s, v: s.troubled("a", [_trouble(key=v)]),
