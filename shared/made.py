@@ -19,7 +19,10 @@ from shared.errors import ConfigError
 from shared.log import printable
 
 QUEUES_LOST: Final = "mail that waited in it is lost, unless it still lies at the provider"
-LEDGERS_LOST: Final = "all mail that still lies at the providers is delivered again"
+LEDGERS_LOST: Final = (
+    "accounts are held then, until you choose what becomes of the mail that still lies at the"
+    " providers"
+)
 
 _MARK: Final = ".made"
 _EMPTY: Final = 1

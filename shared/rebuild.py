@@ -13,7 +13,7 @@ import errno
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote
@@ -103,7 +103,7 @@ def look(path: Path) -> Health:
 
 
 def rebuild(
-    path: Path, empty: Path, put_right: Callable[[Path], None]
+    path: Path, empty: Path, put_right: Callable[[Path, Sequence[Rebuilt]], None]
 ) -> tuple[list[Rebuilt], Path | None]:
     """Copy what can be read of a file into a new one, which then takes its place.
 
@@ -118,7 +118,7 @@ def rebuild(
         path: the damaged file; it is kept, with ``.damaged`` at the end of its name, and a number
             where there is one already.
         empty: a file with all tables, and nothing in them.
-        put_right: what is to be done with the new file before it is used.
+        put_right: what is to be done with the new file before it is used, given what is in it.
 
     Returns:
         What became of each table, and where the damaged file is now; None if there was none.
@@ -126,7 +126,7 @@ def rebuild(
     with contextlib.closing(sqlite3.connect(empty, isolation_level=None)) as new:
         new.execute("PRAGMA synchronous = FULL")
         found = [_copied(path, new, table) for table, _ in _tables(new) if table != _VERSION]
-    put_right(empty)
+    put_right(empty, found)
     with contextlib.closing(sqlite3.connect(empty, isolation_level=None)) as new:
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     sync(empty)

@@ -8,11 +8,10 @@ disk. It trusts that nobody starts the product meanwhile.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from services.postmaster import archive, sweep
 from services.postmaster.errors import Unfit
 from services.postmaster.parts import Parts
-from services.postmaster.state import health_of, make_ledgers, make_queues
+from services.postmaster.state import health_of, hold, make_ledgers, make_queues
 from shared.broker import Stored
 from shared.broker import embedded_store as store
 from shared.durable import sync
@@ -167,21 +166,10 @@ def _require_whole(name: str, draft: Path, make: Callable[[Path], None]) -> None
 def _hold(ledgers: Path, settings: Settings, about: archive.About) -> None:
     """Have no account polled before the operator has chosen: what came since is not in them."""
     why = f"the state database was restored from a backup of {about.moment}"
-    asyncio.run(_held(ledgers, [account.name for account in settings.accounts], why))
+    hold(ledgers, settings, why)
     with contextlib.closing(sqlite3.connect(ledgers, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode = DELETE").fetchone()
     sync(ledgers)
-
-
-async def _held(ledgers: Path, accounts: Sequence[str], why: str) -> None:
-    # Not at the top: SQLAlchemy takes its time to load.
-    from shared.state import State, new_owner
-
-    state = await State.open(ledgers, owner=new_owner())
-    try:
-        await state.hold(accounts, why)
-    finally:
-        await state.close()
 
 
 def _require_blobs(

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -22,11 +24,19 @@ from shared.broker import embedded_schema as schema
 from shared.broker import embedded_store as store
 from shared.errors import BrokerUnavailable, ConfigError, StateUnavailable
 from shared.log import printable
-from shared.made import LEDGERS_LOST, QUEUES_LOST, gone, mark_of
+from shared.made import QUEUES_LOST, gone, mark_of
 from shared.own_log import require_own_log
 from shared.queues import QUARANTINE, plan
-from shared.rebuild import Health, look, rebuild, remove
+from shared.rebuild import Health, Rebuilt, look, rebuild, remove
 from shared.settings import Settings
+
+_KNOWLEDGE: Final = frozenset(("uidl", "message", "delivered", "account", "installation"))
+"""Tables without all of which mail comes again, or is not known to be held."""
+
+_HELD: Final = (
+    "All accounts are held, as not all that was fetched or delivered is known any more: choose with"
+    " account adopt, or account fetch-again"
+)
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -99,7 +109,8 @@ def rebuild_(invocation: Invocation, as_json: bool) -> int:
         queues = file == settings.queue_file
         try:
             make(empty)
-            tables, kept = rebuild(file, empty, _put_right if queues else _as_it_is)
+            put_right = _put_right if queues else partial(_doubted, settings)
+            tables, kept = rebuild(file, empty, put_right)
         except (OSError, sqlite3.Error, BrokerUnavailable, StateUnavailable) as error:
             raise Unfit(
                 f"{printable(str(file))} is as it was, as no new file could be made beside it:"
@@ -111,13 +122,15 @@ def rebuild_(invocation: Invocation, as_json: bool) -> int:
         if as_json:
             continue
         if how:
-            loss = QUEUES_LOST if queues else LEDGERS_LOST
-            click.echo(f"{file}: made anew, and empty, as the old one {how}: {loss}")
+            loss = f": {QUEUES_LOST}" if queues else ""
+            click.echo(f"{file}: made anew, and empty, as the old one {how}{loss}")
         else:
             click.echo(f"{file}: made anew; the damaged one is {kept.name if kept else 'gone'}")
             for table in tables:
                 some = "all" if table.whole else "some are lost"
                 click.echo(f"  {table.table}: {table.rows} rows, {some}")
+        if not queues and _knows_less(tables):
+            click.echo(_HELD)
     lost = _lost(settings, [Path(str(each["file"])) for each in done])
     if as_json:
         show.as_json(done if lost is None else [*done, {"lost": lost._asdict()}])
@@ -228,11 +241,34 @@ def require_stopped(settings: Settings) -> None:
         raise ConfigError(str(settings.data_dir), "processes use these files; stop them first")
 
 
-def _as_it_is(_: Path) -> None:
-    """Leave the ledgers as they are."""
+def hold(ledgers: Path, settings: Settings, why: str) -> None:
+    """Have no account polled before the operator has chosen; nobody uses the ledgers."""
+    asyncio.run(_held(ledgers, [account.name for account in settings.accounts], why))
 
 
-def _put_right(file: Path) -> None:
+async def _held(ledgers: Path, accounts: Sequence[str], why: str) -> None:
+    # Not at the top: SQLAlchemy takes its time to load.
+    from shared.state import State, new_owner
+
+    state = await State.open(ledgers, owner=new_owner())
+    try:
+        await state.hold(accounts, why)
+    finally:
+        await state.close()
+
+
+def _knows_less(tables: Sequence[Rebuilt]) -> bool:
+    """Return whether something may be lost of what was fetched and delivered, or is held."""
+    return any(not table.whole and table.table in _KNOWLEDGE for table in tables)
+
+
+def _doubted(settings: Settings, file: Path, tables: Sequence[Rebuilt]) -> None:
+    """Have accounts held by ledgers that do not know all any more: mail would come again."""
+    if _knows_less(tables):
+        hold(file, settings, "the state database was damaged, and some of what it knew is lost")
+
+
+def _put_right(file: Path, _: Sequence[Rebuilt]) -> None:
     """Let every message stand in a queue, and nothing stand there that is no message."""
     db = sqlite3.connect(file, isolation_level=None)
     with store.transaction(db):

@@ -123,6 +123,27 @@ def test_whole_files_are_counted_and_left_alone(plant: Plant) -> None:
     assert plant.product.cli("state", "rebuild").stdout == "no file is damaged\n"
 
 
+@pytest.mark.parametrize("harm", ["uidl", "delivered", "gone"])
+def test_ledgers_that_do_not_know_all_any_more_have_accounts_held(plant: Plant, harm: str) -> None:
+    file = plant.data / "state.db"
+    if harm == "gone":
+        file.unlink()
+        for side in ("-wal", "-shm"):
+            file.with_name(f"{file.name}{side}").unlink(missing_ok=True)
+    else:
+        spoil(file, harm)
+    rebuilt = plant.product.cli("state", "rebuild")
+    assert (rebuilt.returncode, "All accounts are held" in rebuilt.stdout) == (0, True)
+    assert "delivered again" not in rebuilt.stdout
+    plant.product.once()
+    stands = json.loads(plant.product.cli("accounts", NAME, "--json").stdout)
+    assert stands[0]["status"] == "held"
+    if harm != "delivered":
+        assert plant.tally() == plant.right()
+    assert plant.product.cli("account", "adopt", "--all").returncode == 0
+    assert plant.product.once()[0] == 0
+
+
 def test_no_file_is_made_anew_under_a_process_that_uses_it(plant: Plant) -> None:
     plant.run("run")
     plant.product.processes["run"].send_signal(signal.SIGSTOP)  # it would notice, and end
