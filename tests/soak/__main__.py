@@ -32,6 +32,8 @@ def main() -> int:
         sqlite=asked.state == "sqlite",
         pace=asked.pace,
     )
+    if asked.folder is not None:
+        Path(asked.folder).mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="pop3-soak-", dir=asked.folder))
     folder.chmod(0o755)
     print(f"{_command(plan)}\n{_machine()}\nlogs and files in {folder}", flush=True)

@@ -25,6 +25,8 @@ UNHEARD = {
 }
 """What the deliverer says of a message if it did not hear whether it was taken. A Dovecot that is
 told to end when it has just stored a message says 421 (going away) in place of 250."""
+TRIED = "a process that tried suspects has ended; they are tried again"
+"""What a deliverer says when a process that delivered suspects for it was killed."""
 FROZEN = "deliverer frozen"
 """Kinds of faults that look like a dead deliverer from outside."""
 _ID = re.compile(rb"^X-POP3-Connector-Id: (\S+)", re.MULTILINE)
@@ -110,6 +112,8 @@ def _why(
             return reason
     if any(begin <= d.at <= end and stage_of(d.name) == "deliverer" for d in deaths):
         return "deliverer killed before the ledger"
+    if any(begin <= line.at <= end and line.event == TRIED for line in said):
+        return "process with suspects killed before the ledger"
     frozen = (f for f in struck if f.begin <= end and begin <= f.end and f.name.startswith(FROZEN))
     return next((f"{fault.name}, before the ledger" for fault in frozen), None)
 
@@ -118,10 +122,11 @@ def _said(logs: Iterable[Path], ids: Iterable[str]) -> dict[str, list[Line]]:
     said: dict[str, list[Line]] = {id_: [] for id_ in ids}
     for log in logs:
         for event in events(log):
-            id_ = event.get("id")
-            if id_ in said:
+            id_, what = event.get("id"), str(event.get("event"))
+            concerned = said if what == TRIED else {str(id_)} & said.keys()
+            for one in concerned:
                 at = datetime.fromisoformat(str(event["timestamp"])).timestamp()
-                said[str(id_)].append(Line(at, str(event["event"]), str(event.get("reason", ""))))
+                said[one].append(Line(at, what, str(event.get("reason", ""))))
     return said
 
 

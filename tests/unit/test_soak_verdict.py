@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.soak.crew import Death
-from tests.soak.duplicates import explained
+from tests.soak.duplicates import TRIED, explained
 from tests.soak.lanes import Struck
 
 NOW = 1_700_000_000.0
@@ -58,6 +58,8 @@ def log(folder: Path, *said: tuple[float, str, str]) -> Path:
         ([], [CUT], [(NOW + 1, "retrying", LOST)], "connection cut"),
         ([], [], [(NOW + 1, "retrying", GOING)], "server shut down"),
         ([], [], [(NOW + 1, "retrying", FULL)], None),
+        ([], [], [(NOW + 2, TRIED, "")], "process with suspects killed"),
+        ([], [], [(NOW - 60, TRIED, "")], None),
         ([KILLED], [], [(NOW + 1.5, "delivered", "250 taken")], None),  # the ledger knew
     ],
     ids=[
@@ -68,6 +70,8 @@ def log(folder: Path, *said: tuple[float, str, str]) -> Path:
         "cut, and unheard",
         "going away",
         "refused",
+        "tried",
+        "tried earlier",
         "recorded",
     ],
 )
