@@ -384,3 +384,29 @@ async def test_messages_outlive_the_connection(bench: Bench) -> None:
     got = await take(bench.consume(other, "incoming"), 3)
     assert [d.message_id for d in got] == ["id-0", "id-1", "id-2"]
     assert all(d.redeliveries == 0 for d in got)
+
+
+@pytest.mark.parametrize("left", [0, 1])
+async def test_a_consumer_that_ends_leaves_nothing_that_was_settled(
+    bench: Bench, left: int
+) -> None:
+    """The first is settled last, or never: so each of the others is acknowledged by itself."""
+    broker, there = await bench.broker(), await bench.broker()
+    await asyncio.gather(*(broker.publish(send(number)) for number in range(200)))
+    async with aclosing(broker.consume("incoming", 200)) as consumer:
+        got = list(await anext(consumer))
+        while len(got) < 200:
+            got += await anext(consumer)
+    answers = await broker.settle_all([(delivery, ()) for delivery in got[1:]])
+    await asyncio.sleep(0)  # acknowledgements of one turn go out together
+    if not left:
+        answers += await broker.settle_all([(got[0], ())])
+    await broker.close()
+
+    assert answers == [None] * (200 - left)
+    again = bench.consume(there, "incoming", 500)
+    await there.publish(send(777))
+    come = []
+    while "id-777" not in come:
+        come.append((await one(again)).message_id)
+    assert len(come) == 1 + left

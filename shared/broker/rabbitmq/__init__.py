@@ -107,8 +107,7 @@ class RabbitBroker:
         self._strangers.stop()
         if self._watching is not None:
             self._watching.cancel()
-        for session in list(self._sessions):
-            session.flush()
+        await asyncio.gather(*(session.end() for session in list(self._sessions)))
         await self._publisher.close()
         await asyncio.gather(self._publishing.close(), self._consuming.close())
 

@@ -24,15 +24,11 @@ from shared.broker.dead_letter import own
 from shared.broker.rabbitmq import frames
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 from shared.broker.rabbitmq.connection import MailConnection
+from shared.broker.rabbitmq.parting import PARTING, asked, taken
 from shared.errors import DeliveryLost
 
 DELIVERY_COUNT: Final = "x-delivery-count"
 """How often a quorum queue has taken the message back; absent or 0 the first time."""
-
-
-PARTING: Final = 5.0
-"""Seconds that the broker has to end a subscription. That of a queue which has lost its quorum it
-cannot, and what is in hand is to be settled all the same."""
 
 
 class Session:
@@ -57,6 +53,9 @@ class Session:
         self._in_hand = 0
         self._acked: list[int] = []
         self._stopped = False
+        self._parted = False  # the broker was told, and has answered or had its time
+        self._consumers = 0  # of the queue when we still were one of them, 0 if it did not say
+        self._ending: asyncio.Task[None] | None = None
         self._lost: str | None = None
         self._loop = asyncio.get_running_loop()
         self._undivert = _nothing
@@ -174,8 +173,11 @@ class Session:
     async def stop(self) -> None:
         """Take no more; give back what was not handed on. The rest can still be settled."""
         self._stopped = True
-        self._undivert()  # what still comes pika rejects
         self._wake()
+        with suppress(ChannelEnded, TimeoutError):
+            async with asyncio.timeout(PARTING):
+                self._consumers = (await asked(self._channel, self.queue)).consumer_count
+        self._undivert()  # what still comes pika rejects
         if self._lost is not None or not self._channel.pika.is_open:
             return
         # Cancelled first: what is given back would come straight here again.
@@ -183,10 +185,24 @@ class Session:
             self._channel.pika.basic_cancel, consumer_tag=self._consumer_tag
         )
         self._give_back()
-        with suppress(ChannelEnded, TimeoutError):
-            async with asyncio.timeout(PARTING):
-                await cancelled
+        try:
+            with suppress(ChannelEnded, TimeoutError):
+                async with asyncio.timeout(PARTING):
+                    await cancelled
+        finally:
+            self._parted = True
+        self.flush()
+        self._close_when_settled()
+
+    async def end(self) -> None:
+        """Give back what is unsettled, if we have stopped; return when the queue has it all."""
+        self.flush()
+        if self._parted and self._unsettled and self._channel.pika.is_open:
+            self._channel.pika.basic_nack(0, multiple=True, requeue=True)
+            self._lose("it was given back at the end")
             self._close_when_settled()
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
 
     def _receive(self, message: frames.Delivered) -> None:
         told, count = _told(message.table)
@@ -246,8 +262,13 @@ class Session:
         self._buffer.clear()
 
     def _close_when_settled(self) -> None:
-        if self._stopped and not self._unsettled and self._channel.pika.is_open:
-            self._channel.close()
+        if self._parted and not self._unsettled and self._ending is None:
+            self._ending = self._loop.create_task(self._close())
+
+    async def _close(self) -> None:
+        if self._consumers and self._channel.pika.is_open:
+            await taken(self._channel, self.queue, self._consumers)
+        self._channel.close()
 
     def _on_cancel(self, _: object) -> None:
         """End the session: the queue was deleted, or has moved to another node."""
