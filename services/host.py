@@ -34,7 +34,7 @@ from shared.clock import SystemClock
 from shared.errors import SpoolUnavailable, StateUnavailable
 from shared.log import Lines, MailLog
 from shared.metrics import IN_HAND
-from shared.queues import RETRIED, plan
+from shared.queues import RETRIED
 from shared.room import Room
 from shared.runner import Runner
 from shared.settings import Settings
@@ -42,6 +42,7 @@ from shared.settings_known import known_in
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
 from shared.supervised import supervised, told
+from shared.topology import protected
 from shared.trial import Start
 from shared.tried import Tried
 
@@ -249,7 +250,7 @@ async def _watch_policies(resources: Resources, vitals: Vitals, stack: AsyncExit
     # Not at the top: whoever has no such URL needs none of it.
     from services.policies import PolicyWatch
 
-    ask = partial(management.dangers, plan(resources.settings.retry.tiers))
+    ask = partial(management.dangers, protected(resources.settings.retry.tiers))
     watch = PolicyWatch(ask, resources.log, resources.clock)
     vitals.warnings.append(lambda: watch.found)
     task = supervised(watch.watch, "looks at the policies of the broker", resources.clock)

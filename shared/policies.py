@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from shared.queues import DELIVERY_LIMIT, QueueSpec
+from shared.queues import DELIVERY_LIMIT, MARK, QueueSpec
 
 PRIORITY: Final = 1_000_000
 """Above whatever somebody gives to a policy for everything."""
 
 REJECT: Final = "reject-publish"
+REPLACE: Final = "drop-head"
 _MANY: Final = 1_000_000
 """A delivery limit that nobody reaches by looking."""
 
@@ -52,6 +53,7 @@ POLICIES: Final = (
         r"^((poll|topology|quarantine)(\..+)?|(incoming|parsed|pickup)\..+)$",
         {"overflow": REJECT},
     ),
+    Policy("mark", rf"^{MARK}(\..+)?$", {"overflow": REPLACE}),
 )
 
 
@@ -94,8 +96,12 @@ def _expires(_: QueueSpec, seen: Seen) -> Iterator[str]:
         yield f"expires {after}: deletes it, with all that is in it, when unused for so long (ms)"
 
 
-def _full(_: QueueSpec, seen: Seen) -> Iterator[str]:
+def _full(spec: QueueSpec, seen: Seen) -> Iterator[str]:
     overflow = seen.effective.get("overflow", seen.arguments.get("x-overflow"))
+    if spec.kind == "mark":
+        if overflow != REPLACE:
+            yield f"overflow {overflow}: the mark of the state database cannot be replaced"
+        return
     for key in ("max-length", "max-length-bytes"):
         limit = seen.effective.get(key)
         if limit is not None and overflow != REJECT:

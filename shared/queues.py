@@ -51,12 +51,13 @@ class QueueSpec:
     Attributes:
         kind: ``work`` queues are consumed by stages; ``retry`` queues hold each message for
             ``ttl`` seconds and then pass it back to ``back_to``; ``failed`` and ``quarantine``
-            keep messages for the operator, however often somebody looks at them. ``held`` and
-            ``memory`` are at RabbitMQ alone, one of each: ``HELD`` and ``DECLARED``.
+            keep messages for the operator, however often somebody looks at them. ``held``,
+            ``memory`` and ``mark`` are at RabbitMQ alone, one of each: ``HELD``, ``DECLARED`` and
+            ``MARK``.
     """
 
     name: str
-    kind: Literal["work", "retry", "failed", "quarantine", "held", "memory"]
+    kind: Literal["work", "retry", "failed", "quarantine", "held", "memory", "mark"]
     ttl: float | None = None
     back_to: str | None = None
 

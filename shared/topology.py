@@ -31,6 +31,7 @@ from shared.queues import (
     DECLARED,
     DELIVERY_LIMIT,
     HELD,
+    MARK,
     QUARANTINE,
     SENDERS,
     QueueSpec,
@@ -64,6 +65,11 @@ def arguments(spec: QueueSpec) -> dict[str, Any]:
 def every(tiers: Sequence[Tier]) -> tuple[QueueSpec, ...]:
     """Return the queues of the topology, and those that only a RabbitMQ has."""
     return (*plan(tiers), QueueSpec(HELD, "held"), QueueSpec(DECLARED, "memory"))
+
+
+def protected(tiers: Sequence[Tier]) -> tuple[QueueSpec, ...]:
+    """Return the queues in which a policy could do harm."""
+    return (*every(tiers), QueueSpec(MARK, "mark"))
 
 
 def earlier(spec: QueueSpec) -> Sequence[dict[str, Any]]:

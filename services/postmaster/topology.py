@@ -16,6 +16,7 @@ from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import printable
 from shared.queues import HELD, MOVING, plan
 from shared.settings import Settings
+from shared.topology import protected
 
 REMOVED: Final = "removed"
 """The kind of a queue that the configuration no longer names, such as that of a retry tier."""
@@ -62,9 +63,9 @@ def declare(invocation: Invocation, as_json: bool, policies: bool) -> None:
     if management is not None:
         changed = management.declare()
         click.echo(f"policies: {', '.join(changed) or 'all as they should be'}", err=as_json)
-        for name in management.displaced(names):
+        for name in management.displaced(queue.name for queue in protected(settings.retry.tiers)):
             click.echo(f"warning: {name}: another policy counts, not ours", err=True)
-        for line in management.dangers(plan(settings.retry.tiers)):
+        for line in management.dangers(protected(settings.retry.tiers)):
             click.echo(f"warning: {line}", err=True)
 
 
@@ -182,7 +183,7 @@ def _warn(settings: Settings) -> None:
     found = [f"whether a policy could lose mail is not known: {WHERE} is not set"]
     try:
         if (management := open_management(settings)) is not None:
-            found = management.dangers(plan(settings.retry.tiers))
+            found = management.dangers(protected(settings.retry.tiers))
     except (ConfigError, BrokerUnavailable) as error:
         found = [f"policies cannot be looked at: {error}"]
     for line in found:

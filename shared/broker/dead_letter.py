@@ -32,17 +32,26 @@ _REASONS: Final = {
 _OTHERWISE: Final = "RabbitMQ moved it here from {}"
 _UNKNOWN: Final = "nothing tells why: moved here by hand, or by another program"
 
+ROUTING: Final = ("CC", "BCC")
+"""Headers by which RabbitMQ routes a message once more, wherever it is published; anything but a
+list in one closes the channel. https://www.rabbitmq.com/docs/sender-selected"""
+
 
 def own(headers: Mapping[str, Any] | None) -> dict[str, Header]:
-    """Return the headers that a sender has set, without the broker's own (``x-death`` and such).
+    """Return the headers that a sender has set, without the broker's own (``x-death`` and such),
+    and those by which it would route the message to other queues besides.
 
     Whoever sends the message on would send those too, and RabbitMQ 4 would believe them.
     """
     return {
         name: value if isinstance(value, str) else _number(value)
         for name, value in (headers or {}).items()
-        if isinstance(value, _PLAIN) and type(value) is not bool and not name.startswith("x-")
+        if isinstance(value, _PLAIN) and type(value) is not bool and not _brokers(name)
     }
+
+
+def _brokers(name: str) -> bool:
+    return name.startswith("x-") or name in ROUTING
 
 
 def _number(value: float | Decimal) -> int | float:

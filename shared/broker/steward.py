@@ -30,6 +30,7 @@ from shared.broker.bundled import each
 from shared.broker.dead_letter import readable
 from shared.broker.refusals import refusal
 from shared.broker.requeue import id_in
+from shared.broker.steward_alone import alone, require_none_moving
 from shared.broker.steward_batch import Batch, Entry
 from shared.broker.steward_frames import lenient
 from shared.broker.steward_look import Look, looking
@@ -102,14 +103,18 @@ class KombuSteward:
             The queues that have the arguments of an earlier version; ``migrate`` changes them.
 
         Raises:
-            ConfigError: something of that name exists with other arguments, or access is refused.
-            BrokerUnavailable: the broker does not answer.
+            ConfigError: something of that name exists with other arguments, or access is refused;
+                or a ``migrate`` was begun, and has not come to its end.
+            BrokerUnavailable: the broker does not answer, or a ``migrate`` is running.
         """
         with self._translated("the topology"):
-            outdated = topology.declare(self._connected(), self._tiers)
-            names = (*(spec.name for spec in self._queues), HELD, NAMED + self._names[0])
-            remember(self._connected(), names, ANSWERING)
-            steward_mark.declare(self._connected())
+            connection = self._connected()
+            with alone(connection):
+                require_none_moving(connection, self._tiers)
+                outdated = topology.declare(connection, self._tiers)
+                names = (*(spec.name for spec in self._queues), HELD, NAMED + self._names[0])
+                remember(connection, names, ANSWERING)
+                steward_mark.declare(connection)
             return outdated
 
     def outdated(self) -> Sequence[str]:

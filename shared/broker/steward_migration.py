@@ -6,9 +6,12 @@ when nothing is in it, declared anew, and gets them back in their order. Killed 
 message is in one of the two, at worst in both, and the next run goes on from there.
 
 A quorum queue cannot be told to go only if it is empty, so first nothing may come into it: no stage
-consumes, its bindings are gone, and the retry tiers that lead to it are emptied before. Limits:
-what RabbitMQ itself holds back in a retry tier, because the inbox was full, can come in all the
-same; so can what another program sends to the queue by its name.
+consumes, its bindings are gone, nobody may declare (``steward_alone``), and the retry tiers that
+lead to it are emptied before. It goes when nothing has come in for a while since its bindings were
+taken away, and they are taken away again before the last look. Limits: what RabbitMQ itself holds
+back in a retry tier, because the inbox was full, can come in all the same; so can what another
+program sends to the queue by its name, or over a binding that it makes, as does a ``declare`` of a
+version that knows no lock. Between the last look and the deletion that is lost, and said.
 """
 
 # kombu has few annotations.
@@ -17,30 +20,37 @@ same; so can what another program sends to the queue by its name.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from amqp import Message
-from amqp.exceptions import ChannelError, MessageNacked, NotFound, ResourceLocked
+from amqp.exceptions import ChannelError, MessageNacked, NotFound
 from kombu.connection import Connection
 
 from shared import topology
+from shared.broker.dead_letter import ROUTING
+from shared.broker.steward_alone import alone
 from shared.broker.steward_memory import remember, remembered
 from shared.errors import Refused
 from shared.faultpoint import reach
 from shared.log import printable
 from shared.queues import HELD, MOVING, QUARANTINE, SENDERS, QueueSpec, Tier, reachable
 
-_LOCK: Final = "topology.migrating"
 _OUTWARDS: Final = ("retry", "work", "failed", "quarantine", "held", "memory")
 """Kinds of queues in the order in which they are emptied: what leads to others first."""
 _QUIET: Final = 0.5
 """Seconds for which nothing may have come into a queue that is deleted."""
+_ROUNDS: Final = 5
+"""How often a queue is emptied of what was in it by then, before it is said that more comes in."""
+_MORE: Final = 100
+"""Messages that may come in, or come back, while a queue is emptied once."""
 _COUNTERS: Final = ("x-delivery-count", "x-acquired-count")
 """Headers that a quorum queue adds for whoever takes a message."""
+
+
+_COMING: Final = "messages keep coming in, or somebody takes some; stop that, and migrate again"
 
 
 class Due(NamedTuple):
@@ -92,7 +102,7 @@ class Migration:
             Refused: somebody consumes, or is at it already, or a queue takes nothing.
             ConfigError: a queue has arguments of no version, or this user may not declare it.
         """
-        with self._alone():
+        with alone(self.connection):
             due = self.due()
             self._require_quiet()
             outdated = [each.spec for each in due if each.outdated]
@@ -105,23 +115,6 @@ class Migration:
                 self._fill(spec)
             self._release()
             return len(due)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let nobody else migrate: an exclusive queue goes with its connection."""
-        with self.connection.channel() as channel:
-            try:
-                channel.queue_declare(
-                    _LOCK,
-                    exclusive=True,
-                    durable=False,
-                    auto_delete=False,
-                    arguments={"x-queue-type": "classic"},
-                )
-            except ResourceLocked:
-                raise Refused(_LOCK, "another topology migrate is running") from None
-            yield
-            channel.queue_delete(_LOCK)
 
     def _require_quiet(self) -> None:
         for spec in topology.every(self.tiers):
@@ -157,26 +150,47 @@ class Migration:
                 channel.queue_declare(
                     spec.name + MOVING, durable=True, auto_delete=False, arguments=beside
                 )
-                for sender in SENDERS:
-                    if reachable(sender, (spec,)):
-                        channel.queue_unbind(spec.name, sender, spec.name)
-            reach("migrate", "unbound")
-            moved = self._move(spec.name, spec.name + MOVING)
+            moved = self._drain(spec)
             self.say(f"{spec.name}: {moved} messages put into {spec.name}{MOVING}")
 
     def _replace(self, specs: Sequence[QueueSpec]) -> None:
         """Delete queues, from which everything has been taken, and declare them anew.
 
         Raises:
-            Refused: something came into one after all.
+            Refused: something comes into one after all.
         """
         if specs:
             time.sleep(_QUIET)
         for spec in specs:
-            self._move(spec.name, spec.name + MOVING)
+            for _ in range(_ROUNDS):
+                if not self._drain(spec):
+                    break
+                time.sleep(_QUIET)  # what has come in says that there was a way into it
+            else:
+                raise Refused(spec.name, _COMING)
             self._delete(spec.name)
             topology.declare_queue(self.connection, spec)
             reach("migrate", "declared")
+
+    def _drain(self, spec: QueueSpec) -> int:
+        """Take the ways into a queue away, and put what is in it beside it; return how many.
+
+        Raises:
+            Refused: more comes in than is taken out.
+        """
+        total = 0
+        for _ in range(_ROUNDS):
+            with self.connection.channel() as channel:
+                for sender in SENDERS:
+                    if reachable(sender, (spec,)):
+                        channel.queue_unbind(spec.name, sender, spec.name)
+            reach("migrate", "unbound")
+            most = (self._count(spec.name) or 0) + _MORE
+            moved = self._move(spec.name, spec.name + MOVING, most=most)
+            total += moved
+            if moved < most:
+                return total
+        raise Refused(spec.name, _COMING)
 
     def _fill(self, spec: QueueSpec) -> None:
         """Put back what is beside a queue."""
@@ -192,13 +206,16 @@ class Migration:
         if self._count(HELD) and (moved := self._move(HELD, QUARANTINE)):
             self.say(f"{QUARANTINE}: {moved} messages that a policy had thrown out put back")
 
-    def _move(self, source: str, target: str, ttl: float | None = None) -> int:
-        """Move all messages of a queue to another; return how many.
+    def _move(
+        self, source: str, target: str, ttl: float | None = None, most: int | None = None
+    ) -> int:
+        """Move the messages of a queue to another; return how many.
 
         Args:
             source: where they are.
             target: where they go.
             ttl: seconds that they have to wait there in all; None for ever.
+            most: how many at the most; None for all.
 
         Raises:
             Refused: the other queue does not take them.
@@ -206,7 +223,7 @@ class Migration:
         moved, before = 0, None
         with self.connection.channel() as taking, self.connection.channel() as giving:
             taking.auto_decode = False  # a body stays bytes, whatever its sender says of it
-            while (message := taking.basic_get(source)) is not None:
+            while moved != most and (message := taking.basic_get(source)) is not None:
                 copy = _copy(message)
                 if before is None or not _same(before, copy):
                     self._give(giving, copy, target, None if ttl is None else _left(ttl, copy))
@@ -232,18 +249,18 @@ class Migration:
         """Delete a queue that is empty.
 
         Raises:
-            Refused: it is not, or somebody takes from it.
+            Refused: it is not, or somebody takes from it, or messages were lost with it.
         """
-        said = self._declared(name)
-        if said is not None and (said.message_count or said.consumer_count):
-            what = "something puts messages into it, or takes some; stop that, and migrate again"
-            raise Refused(name, what)
         with self.connection.channel() as channel:
             reach("migrate", "deleting")
+            said = channel.queue_declare(name, passive=True)
+            if said.message_count or said.consumer_count:
+                raise Refused(name, _COMING)
             gone = channel.queue_delete(name)
             reach("migrate", "deleted")
         if gone:
-            self.say(f"{name}: {gone} messages came in that moment, and are gone with it")
+            what = "messages came in at the moment of its deletion, and are LOST; stop what sends"
+            raise Refused(name, f"{gone} {what} to it, and migrate again")
 
     def _count(self, name: str) -> int | None:
         said = self._declared(name)
@@ -274,7 +291,7 @@ def _copy(message: Any) -> Message:
     properties: dict[str, Any] = dict(message.properties)
     headers: Mapping[str, Any] = properties.pop("application_headers", None) or {}
     properties.pop("expiration", None)
-    kept = {name: value for name, value in headers.items() if name not in _COUNTERS}
+    kept = {name: value for name, value in headers.items() if name not in (*_COUNTERS, *ROUTING)}
     return Message(message.body, application_headers=kept, **properties)
 
 

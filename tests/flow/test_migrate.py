@@ -11,15 +11,17 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from amqp import Connection, Message
+from amqp import Channel, Connection, Message
 
 from shared import faultpoint, topology
+from shared.broker import steward_alone, steward_migration
 from shared.broker.steward import KombuSteward
-from shared.errors import Refused
+from shared.errors import BrokerUnavailable, ConfigError, Refused
 from shared.queues import DECLARED, HELD, INCOMING, QUARANTINE, SENDERS, Tier, plan, reachable
 from shared.wire import bundle
 from tests.flow.forked import ForkedConnector
@@ -257,8 +259,101 @@ def test_two_do_not_meet(place: Place) -> None:
         KombuStewardAt(place.url) as steward,
     ):
         other.channel().queue_declare("topology.migrating", exclusive=True, durable=False)
-        with pytest.raises(Refused, match="another topology migrate is running"):
+        for change in (partial(steward.migrate, print), steward.declare):
+            with pytest.raises(BrokerUnavailable, match="another topology migrate is running"):
+                change()
+
+
+def test_a_declare_in_the_middle_binds_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a start of the stages does at each step, while one of them sends on."""
+    before = place.held()[INCOMING]
+    monkeypatch.setattr(steward_alone, "_PATIENCE", 0.0)
+    seen: set[str] = set()
+    taken: list[str] = []
+    with place.channel() as sending, KombuStewardAt(place.url) as steward:
+
+        def step(_: str, name: str) -> None:
+            if name not in seen or name == "deleting":
+                with KombuStewardAt(place.url) as other, contextlib.suppress(BrokerUnavailable):
+                    other.declare()
+            seen.add(name)
+            id_ = f"new-{len(taken)}"
+            if sent(sending, letter(id_)):
+                taken.append(id_)
+
+        monkeypatch.setattr(steward_migration, "reach", step)
+        assert steward.migrate(print) == len(CHANGED)
+    assert seen >= set(STEPS)
+    assert taken  # before it is cut off, and again when it is back
+    ids = [each[0].get("message_id") for each in place.held()[INCOMING]]
+    assert {*taken, *(each[0].get("message_id") for each in before)} <= set(ids)
+
+
+def test_what_keeps_coming_in_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sender that needs no binding, and is as fast as we are."""
+    monkeypatch.setattr(steward_migration, "_MORE", 3)
+    sent_ids = itertools.count()
+    with place.channel() as sending, KombuStewardAt(place.url) as steward:
+
+        def step(_: str, name: str) -> None:
+            if name == "copied":
+                sending.basic_publish(letter(f"eager-{next(sent_ids)}"), "", "pickup.failed")
+
+        monkeypatch.setattr(steward_migration, "reach", step)
+        with pytest.raises(Refused, match=r"pickup\.failed: .*messages keep coming in"):
             steward.migrate(print)
+    both = place.waiting("pickup.failed") + place.waiting("pickup.failed.moving")
+    assert both == MANY + next(sent_ids)
+
+
+def test_what_is_lost_with_a_queue_is_an_error(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with place.channel() as sending, KombuStewardAt(place.url) as steward:
+
+        def late(self: Any, name: str, *args: Any, **named: Any) -> Any:
+            if name == "parsed.failed":
+                sending.basic_publish(letter("late"), "", name)
+            return delete(self, name, *args, **named)
+
+        delete = Channel.queue_delete
+        monkeypatch.setattr(Channel, "queue_delete", late)
+        with pytest.raises(Refused, match=r"parsed\.failed: .*1 messages came in .* LOST"):
+            steward.migrate(print)
+
+
+def test_a_declare_after_a_killed_migration_asks_for_the_rest_of_it(place: Place) -> None:
+    assert place.migrate("migrate.deleting") == -signal.SIGKILL
+    with KombuStewardAt(place.url) as steward:
+        with pytest.raises(ConfigError, match=r"moving: .* has not come to its end; run it again"):
+            steward.declare()
+        steward.migrate(print)
+        assert steward.declare() == []
+
+
+@pytest.mark.parametrize("name", ["CC", "BCC"])
+def test_it_goes_nowhere_else_by_its_headers(place: Place, name: str) -> None:
+    before = len(place.held()[QUARANTINE])
+    odd = letter("copied")
+    odd.properties["application_headers"] = {name: [QUARANTINE]}
+    with place.channel() as channel:
+        channel.basic_publish(odd, "", "pickup.failed")
+    before += 1  # by whoever sent it
+    with KombuStewardAt(place.url) as steward:
+        steward.migrate(print)
+    after = place.held()
+    assert len(after["pickup.failed"]) == MANY + 1
+    assert len(after[QUARANTINE]) == before
+
+
+def sent(channel: Any, message: Message) -> bool:
+    """Return whether a queue has taken a message that the fetcher sends."""
+    returned: list[object] = []
+    channel.events["basic_return"] = {lambda *said: returned.append(said)}
+    channel.basic_publish(message, "fetcher", INCOMING, mandatory=True, confirm_timeout=30)
+    return not returned
 
 
 def test_an_upgrade_goes_on_with_the_queues_as_they_are(

@@ -20,7 +20,8 @@ from shared.broker.management import Management
 from shared.broker.steward import KombuSteward
 from shared.log import MailLog, configure
 from shared.policies import POLICIES, Seen, dangers
-from shared.queues import DECLARED, HELD, QueueSpec, Tier, plan
+from shared.queues import DECLARED, HELD, MARK, QueueSpec, Tier, plan
+from shared.topology import protected
 from tests.clock import ManualClock
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import PASSWORD, USER, RabbitServer, rabbitmq
@@ -82,6 +83,16 @@ class Place:
             return all(any(name in p for p in seen.policies) for seen in self.seen().values())
 
         wait_until(counts, f"the policy {name}", 30)
+
+    def await_ours(self) -> None:
+        """Wait until RabbitMQ says of every queue that there is that one of ours counts."""
+        ours = {policy.name for policy in POLICIES}
+
+        def counts() -> bool:
+            queues = self.server.api("GET", f"queues/{self.vhost}")
+            return all(row.get("policy") in ours for row in queues)
+
+        wait_until(counts, "a policy of ours on every queue", 30)
 
     def impose(
         self, definition: object, pattern: str = ".*", *, operator: bool = False, name: str = "all"
@@ -172,11 +183,31 @@ def test_our_policies_displace_those_of_others(place: Place) -> None:
     wait_until(lambda: all(ours(seen) for seen in place.seen().values()), "ours", 30)
     assert not any(dangers(SPECS[name], seen) for name, seen in place.seen().items())
     assert place.management.displaced(SPECS) == []
+    place.await_ours()
     taken = {queue: place.put(queue) for queue in LASTING}
     assert all(len(ids) == SENT for ids in taken.values())
     for _ in range(4):
         for queue, ids in taken.items():
             wait_until(partial(place.sees, queue, ids), f"all of {queue}")
+
+
+def test_the_mark_is_replaced_under_our_policies(place: Place) -> None:
+    place.management.declare()
+    place.await_ours()
+    with closing(KombuSteward(place.server.url(place.vhost), TIERS)) as steward:
+        for mark in ("first", "second"):
+            steward.set_mark("postmaster", mark)
+        wait_until(lambda: steward.mark() == b"second", "the second mark")
+
+
+@pytest.mark.parametrize("queue", [MARK, HELD])
+def test_what_a_policy_could_do_to_a_queue_of_ours_is_said(place: Place, queue: str) -> None:
+    place.impose({"expires": 3_600_000}, f"^{queue}$")
+    spec = {spec.name: spec for spec in protected(TIERS)}[queue]
+    said = f"{queue}: policy all: expires 3600000: deletes it"
+    wait_until(
+        lambda: any(line.startswith(said) for line in place.management.dangers([spec])), said
+    )
 
 
 def test_what_an_operator_policy_could_do_is_known(place: Place) -> None:
@@ -242,7 +273,7 @@ def test_the_operator_is_told(office: Office, place: Place) -> None:
     ) in shown.err
     declared = office("topology", "declare", "--policies")
     assert (declared.status, declared.err) == (0, "")
-    assert declared.out == "declared: 23 queues\npolicies: backlog, kept\n"
+    assert declared.out == "declared: 23 queues\npolicies: backlog, kept, mark\n"
     assert "warning" not in office("topology", "show").err
 
 

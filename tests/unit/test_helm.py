@@ -22,7 +22,7 @@ import pytest
 from shared.policies import POLICIES, PRIORITY
 from shared.queues import MOVING, SENDERS, Tier
 from shared.settings import load
-from shared.topology import every, exchange
+from shared.topology import every, exchange, protected
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/pop3-connector"
@@ -235,7 +235,7 @@ def test_the_policies_are_those_of_the_program() -> None:
     assert [[p[key] for key in _KEYS] for p in definitions["policies"]] == [
         [policy.name, policy.pattern, dict(policy.definition), PRIORITY] for policy in POLICIES
     ]
-    names = {spec.name for spec in every((Tier("30s", 30.0),))}
+    names = {spec.name for spec in protected((Tier("30s", 30.0),))}
     names |= {name + MOVING for name in names}
     for name in names:  # one of them for each queue, and not two
         assert sum(bool(re.search(policy.pattern, name)) for policy in POLICIES) == 1
