@@ -101,12 +101,9 @@ def never_comes_back() -> None:
     fsync = os.fsync
 
     def away(fd: int) -> None:
-        place = Path(f"/proc/self/fd/{fd}").readlink()
-        ours = "unrecorded" in str(place) or place.name == "data"
-        if ours:
-            fsync(fd)
-        else:
+        if "mail" in Path(f"/proc/self/fd/{fd}").readlink().parts:
             time.sleep(1_000)
+        fsync(fd)
 
     setattr(os, "fsync", away)  # noqa: B010
 
