@@ -54,7 +54,8 @@ class Drained(NamedTuple):
 
     Attributes:
         waiting: how many messages wait for a retry, None if the broker could not be asked.
-        broken: whether a stage ended by itself, or nothing moved any more.
+        broken: whether a stage ended by itself, suspects could not be tried, or nothing moved any
+            more.
         hung: whether something does not end though it was told to, and would keep the process.
         damage: which file turned out to be damaged, and what to do; None where none is.
     """
@@ -105,7 +106,12 @@ async def drain(
         doing.result()
     for task in ended:
         _tell(resources.log.of(runs[task]), runs[task], task)
-    broken = bool(ended) or not (finished or interrupted.is_set())
+    if put_off := sum(r.put_off for r in work.runners):
+        resources.log.trouble(
+            "suspects were not tried, as no process starts that tries them; they wait for a retry",
+            suspects=put_off,
+        )
+    broken = bool(ended or put_off) or not (finished or interrupted.is_set())
     if damage := resources.damage():
         resources.log.trouble("given up, as a file is damaged", why=damage)
     return Drained(await _waiting(resources, finished), broken, bool(hung), damage)

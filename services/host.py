@@ -320,6 +320,7 @@ def runner(assembly: Assembly, resources: Resources, *, once: bool = False) -> R
         Tried(stage.inbox, policy) if once else None,
         _trials(assembly, resources),
     )
+    resources.warn(run.warnings)
     resources.log.metrics.watch(IN_HAND, lambda: float(run.in_hand), stage.name)
     return run
 
@@ -330,7 +331,11 @@ def _trials(assembly: Assembly, resources: Resources) -> Start | None:
     if stage.inbox not in RETRIED:
         return None
     debug = resources.log.dialogue() is not None
-    return partial(process.start, process.command(resources.settings.file, stage.name, debug=debug))
+    return partial(
+        process.start,
+        process.command(resources.settings.file, stage.name, debug=debug),
+        resources.settings.digest,
+    )
 
 
 async def run_until(

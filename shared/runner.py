@@ -93,13 +93,15 @@ class Runner:
         self._suspects: Suspects | None = None
         if start is not None:
             self._suspects = Suspects(
-                stage, start, self._found, self._start, self._ended, clock, log
+                stage, start, self._found, self._later, self._start, self._ended, clock, log
             )
         self.taken = 0
         """How many deliveries were taken in hand since the start; grows while anything moves.
         What is only put back, as it was tried in this run, does not count."""
         self.returns_at = 0.0
         """When the last of those comes back that wait for room (seconds since 1970, UTC)."""
+        self.put_off = 0
+        """How often a suspect was put off, as no process started that would try it."""
         self._let_go = 0
         self._broken: BaseException | None = None
         self._ending = asyncio.Event()
@@ -113,6 +115,10 @@ class Runner:
     def in_hand(self) -> int:
         """How many deliveries were taken and are not settled yet."""
         return self.taken - self._let_go
+
+    def warnings(self) -> Sequence[str]:
+        """Return what somebody should look at; from any thread."""
+        return () if self._suspects is None else self._suspects.warnings()
 
     async def run(self, stop: asyncio.Event, grace: float = 30.0) -> None:
         """Consume until ``stop`` is set, then finish what is in hand and return.
@@ -166,6 +172,10 @@ class Runner:
             return False
         if not suspects.concerns(delivery):
             return False
+        if self.tried is not None and self.tried.put_off(delivery):
+            self.taken -= 1
+            self._start(self._put_back([(delivery, self._again_later(delivery))]))
+            return True
         if self.tried is not None and self.tried.knows(delivery):
             return False  # it was read in this run, and goes back unhandled
         suspects.take(delivery)
@@ -174,6 +184,22 @@ class Runner:
     def _found(self, delivery: Delivery, follows: Settlement) -> None:
         """Settle what was handled in another process."""
         self._settle_soon(self._handling.case(delivery, follows))
+
+    def _later(self, delivery: Delivery) -> None:
+        """Put off a suspect that cannot be tried: what it keeps here, sound mail would lack."""
+        self.put_off += 1
+        if self.tried is not None:
+            self.tried.note_put_off(delivery)
+        self._start(self._put_off(delivery))
+
+    async def _put_off(self, delivery: Delivery) -> None:
+        await self._put_back([(delivery, self._again_later(delivery))])
+        self._let_go += 1
+
+    def _again_later(self, delivery: Delivery) -> Send:
+        """Return a message as it is, as a new entry that is back after the shortest time."""
+        queue = retry_queue(self._stage.inbox, self._policy.pause(0.0))
+        return Send(queue, delivery.body, delivery.message_id, kept(delivery))
 
     async def _renew(self, delivery: Delivery) -> None:
         """Put a message back as a new entry, so that the broker counts anew; we do not."""
@@ -257,9 +283,9 @@ class Runner:
             self._settle_done()
 
     def _settle_done(self) -> None:
-        done, self._done = self._done, []
-        if done:
-            self._start(self._settle_all(done))
+        if self._done:
+            self._start(self._settle_all(self._done))
+            self._done = []  # not before: what nobody settles stays in hand
 
     async def _settle_all(self, cases: Sequence[Case]) -> None:
         reach_all([self._stage.name] * len(cases), "before-publish")
@@ -297,7 +323,7 @@ class Runner:
         await self._settled(case)
 
     async def _put_back(self, left: Sequence[tuple[Delivery, Send]]) -> None:
-        """Let what was refused in this run wait on, as it is."""
+        """Let what was refused in this run, or cannot be tried now, wait on as it is."""
         answers = await self._broker.settle_all([(delivery, [send]) for delivery, send in left])
         for (delivery, send), error in zip(left, answers, strict=True):
             if error is not None:

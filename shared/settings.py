@@ -312,15 +312,22 @@ class Settings(_Table):
     monitor: Monitor = Monitor()
     accounts: tuple[Account, ...] = Field((), alias="account")
     _file: Path | None = PrivateAttr(None)
+    _digest: str = PrivateAttr("")
 
     def model_post_init(self, context: Any) -> None:
-        """Keep where it was read from."""
+        """Keep where it was read from, and what it was then."""
         self._file = (context or {}).get("file")
+        self._digest = (context or {}).get("digest", "")
 
     @property
     def file(self) -> Path | None:
         """Where it was read from; None for the environment alone."""
         return self._file
+
+    @property
+    def digest(self) -> str:
+        """A hash of all that was read; it may be guessed from: it is for no log or command line."""
+        return self._digest
 
     @property
     def uses_data_dir(self) -> bool:
@@ -387,8 +394,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     """
     source = Source(path, environ, _FILE_KEYS)
     document = {"data_dir": str(usual(environ)), **source.document}
+    context = {"environ": environ, "file": path, "digest": source.digest}
     try:
-        settings = Settings.model_validate(document, context={"environ": environ, "file": path})
+        settings = Settings.model_validate(document, context=context)
     except ValidationError as error:
         found = findings(error, _TABLES)
     else:

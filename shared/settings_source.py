@@ -13,6 +13,7 @@ variable names a file that holds the value, as container secrets do. Empty varia
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
@@ -58,12 +59,20 @@ class Source:
         self._path = path
         self._variables: dict[KeyPath, str] = {}
         self._plain = frozenset(plain)
+        self._hash = hashlib.sha256()
         self.document: Document = {}
         if path is not None:
-            self.document = _parse(path, _read(path))
+            text = _read(path)
+            self._hash.update(text.encode())
+            self.document = _parse(path, text)
         for name in sorted(environ):
             if name.startswith(PREFIX) and environ[name]:
                 self._overlay(name, environ[name])
+
+    @property
+    def digest(self) -> str:
+        """What no other configuration has: a hash of the file, and of what is laid over it."""
+        return self._hash.hexdigest()
 
     @cached_property
     def _lines(self) -> Mapping[KeyPath, int]:
@@ -97,6 +106,7 @@ class Source:
         key = key.lower()
         if key.endswith("_file") and key not in self._plain:
             key, value = key.removesuffix("_file"), read_secret(Path(value), name)
+        self._hash.update(f"\0{name}\0{value}".encode(errors="surrogateescape"))
         place, path = self._descend(name, tables)
         for group in _INSTEAD:
             # What is given here replaces what the file gives, whichever way it does.

@@ -244,9 +244,10 @@ class Handling:
         lane.clear()
 
         def answer(place: int, answered: Outcome | Exception) -> None:
-            delivery, envelope = waiting.pop(place)
+            delivery, envelope = waiting[place]
             self._log.handled(monotonic() - started)
             tell(Case(delivery, envelope, self._follows(envelope, answered)))
+            del waiting[place]  # not before: should this fail, it is answered for once more
 
         handling = handle(envelopes, answer)
         del envelopes

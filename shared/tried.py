@@ -3,7 +3,8 @@
 A message that was put into a retry tier in this run can be back before the run has ended: a tier
 may be shorter than a round of tries. It is told by its id and the number of its attempt, and goes
 into its tier again as it is. What had been put there before this run is not known here, and is
-tried; nor is what waits for room, of which no try is counted.
+tried; nor is what waits for room, of which no try is counted. A suspect that could not be tried, as
+no process started for it, is not tried again in this run either.
 
 Known limits: the tier is that of the attempt, whatever hint there was the first time. A copy of a
 message that has as many attempts behind it is left alone with it, for this run.
@@ -33,6 +34,7 @@ class Tried:
         self._policy = policy
         self._refused: set[tuple[str, int]] = set()
         self._ids: set[str] = set()
+        self._put_off: set[str] = set()
         self._met: set[tuple[str, int]] = set()
         self.been_round = False
         """Whether one message has come twice since ``begin_round``. An inbox hands out in order:
@@ -46,6 +48,19 @@ class Tried:
     def knows(self, delivery: Delivery) -> bool:
         """Return whether a message of this id was refused in this run."""
         return delivery.message_id in self._ids
+
+    def note_put_off(self, delivery: Delivery) -> None:
+        """Remember a suspect that could not be tried."""
+        self._put_off.add(delivery.message_id)
+
+    def put_off(self, delivery: Delivery) -> bool:
+        """Return whether a message of this id is such a one; it has to be put back."""
+        if delivery.message_id not in self._put_off:
+            return False
+        key = delivery.message_id, -1
+        self.been_round = self.been_round or key in self._met
+        self._met.add(key)
+        return True
 
     def note(self, case: Case) -> None:
         """Remember what goes into a retry tier."""

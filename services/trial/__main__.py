@@ -3,7 +3,11 @@
 It is there to be crashed: the kernel's out-of-memory killer takes it before any other process, and
 it does not outlive its parent. Frames come on standard input, and answers go to what was standard
 output; what anything else prints goes to standard error. It ends when its input does. Signals that
-are meant for the parent are none of its business.
+are meant for the parent are none of its business. With another configuration than its parent's it
+does not begin: it would speak of queues that the parent does not know, or use another ledger.
+
+What fails here and must not, ends the process, as a crash does: the parent waits for an answer for
+as long as it sees signs of life.
 """
 
 from __future__ import annotations
@@ -22,12 +26,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from services.host import broker_of, open_state, spare_collections
 from services.parts import Part, Resources
@@ -46,6 +50,11 @@ from shared.trial import frames
 
 BEAT: Final = 5.0
 """Seconds between two signs of life."""
+
+FAILED: Final = 70
+"""The exit status where something failed that must not (EX_SOFTWARE of sysexits.h)."""
+
+CHANGED: Final = "the configuration has changed since this process started; restart it"
 
 _PR_SET_PDEATHSIG: Final = 1
 """See prctl(2)."""
@@ -81,8 +90,11 @@ async def _serve(settings: Settings, lines: Lines, part: Part, answers: int) -> 
         lambda: asyncio.StreamReaderProtocol(source), sys.stdin
     )
     log = MailLog(part.name, lines=lines)
+    if (await frames.read(source)).head != ["settings", settings.digest]:
+        say(frames.packed(["unfit", CHANGED]))
+        return
     faultpoint.arm_for_a_message(os.environ)
-    beating = asyncio.create_task(_beat(say))
+    beating = asyncio.create_task(_or_end(_beat(say), log))
     async with AsyncExitStack() as stack:
         stack.callback(beating.cancel)
         stack.callback(log.finish)
@@ -92,18 +104,33 @@ async def _serve(settings: Settings, lines: Lines, part: Part, answers: int) -> 
         handling = Handling(assembly.stage, policy, log, resources.clock)
         spare_collections()
         say(frames.packed(["ready"]))
-        await _try_all(source, handling, assembly.stage, say)
+        await _try_all(source, handling, assembly.stage, say, log)
+
+
+async def _or_end(work: Coroutine[Any, Any, None], log: MailLog) -> None:
+    """Do this work, which nobody waits for; where it fails, the process ends."""
+    try:
+        await work
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001  (whatever it is)
+        try:
+            log.crashed("", "", error)
+            log.finish()
+        finally:  # there may be no memory to say it
+            os._exit(FAILED)
 
 
 async def _try_all(
-    source: asyncio.StreamReader, handling: Handling, stage: Stage, say: Say
+    source: asyncio.StreamReader, handling: Handling, stage: Stage, say: Say, log: MailLog
 ) -> None:
     """Handle whatever comes, until nothing does; then give up what is in hand."""
     trials = set[asyncio.Task[None]]()
     with suppress(asyncio.IncompleteReadError):
         while True:
             delivery = frames.delivery(await frames.read(source))
-            task = asyncio.create_task(_try(delivery, handling, stage, say))
+            trial = _try(delivery, handling, stage, say)
+            task = asyncio.create_task(_or_end(trial, log))
             trials.add(task)
             task.add_done_callback(trials.discard)
     left = set(trials)

@@ -1,8 +1,9 @@
 """The parent's side: starts a process of this program that tries suspects, and speaks with it.
 
-The child has the same configuration and connections of its own. It is trusted to be broken: how it
-ends is told, and what it says that is no answer, or that it says nothing for a minute although it
-should every few seconds, is its end as well. Its standard error is ours.
+The child has the same configuration, or does not start, and connections of its own. It is trusted
+to be broken: how it ends is told, and what it says that is no answer, or that it says nothing for a
+minute although it should every few seconds, is its end as well; so is a message of which it may
+have got a part, as what comes next would be taken for the rest. Its standard error is ours.
 """
 
 from __future__ import annotations
@@ -18,15 +19,12 @@ from typing import Final
 
 from shared.broker import Delivery
 from shared.settlement import Settlement
-from shared.trial import Ended, NotStarted, Tell, frames
+from shared.trial import Ended, NotHandedOver, NotStarted, Tell, frames
 
 LISTEN_EVERY: Final = 5.0
 SILENT: Final = 12
 """Seconds between two looks whether the child has said anything, and looks in vain after which it
 stands still for good. A parent that stood still itself has looked once meanwhile."""
-
-_NO_FRAME: Final = (ValueError, TypeError, LookupError, StopIteration)
-"""What reading raises where it says what is no answer."""
 
 FAREWELL: Final = 5.0
 """Seconds that a child may take to end when it is asked to."""
@@ -49,11 +47,12 @@ def command(file: Path | None, stage: str, *, debug: bool) -> tuple[str, ...]:
     return (*program, *configured, *debugging, "trial", stage)
 
 
-async def start(command: Sequence[str]) -> Child:
+async def start(command: Sequence[str], digest: str) -> Child:
     """Start a child; return when it is ready.
 
     Args:
         command: the program and its arguments.
+        digest: that of the settings it must have.
 
     Raises:
         NotStarted: it could not be started, or has ended before that.
@@ -68,11 +67,13 @@ async def start(command: Sequence[str]) -> Child:
         )
     except OSError as error:
         raise NotStarted(error.strerror or str(error)) from error
+    except Exception as error:  # no thread, no memory: the next one may have it
+        raise NotStarted(f"{type(error).__name__}: {error}") from error
     if process.stdin is None or process.stdout is None:
         raise NotStarted("it has no pipes")
     child = Child(process, process.stdin, process.stdout)
     try:
-        await child.ready()
+        await child.ready(digest)
     except BaseException:
         await child.close()
         raise
@@ -103,7 +104,7 @@ class Child:
         self._numbered = 0
         self._ended: str | None = None
         self._silent = 0
-        self._hung = False
+        self._wrong: str | None = None  # why it was ended
         self._listening = loop.create_task(self._listen())
         self._watching = loop.create_task(self._watch())
 
@@ -112,18 +113,23 @@ class Child:
         """How it has ended; None while it lives."""
         return self._ended
 
-    async def ready(self) -> None:
+    async def ready(self, digest: str) -> None:
         """Return when it is ready.
+
+        Args:
+            digest: that of the settings it must have.
 
         Raises:
             NotStarted: it has ended before that.
         """
+        self._stdin.write(frames.packed(["settings", digest]))
         await self._is_ready
 
     async def handle(self, delivery: Delivery, tell: Tell) -> Settlement:
         """Have a message handled; others may be in hand beside it.
 
         Raises:
+            NotHandedOver: the child had to be ended, as it may have got a part of it.
             Ended: the child has ended before it said what follows.
         """
         if self._ended is not None:
@@ -131,9 +137,14 @@ class Child:
         self._numbered += 1
         number = self._numbered
         answer: asyncio.Future[Settlement] = asyncio.get_running_loop().create_future()
-        self._asked[number] = answer, tell
         try:
             self._stdin.write(frames.taken(number, delivery))
+        except Exception as error:
+            self._end_it(f"it could not be handed a message: {type(error).__name__}")
+            await asyncio.shield(self._listening)
+            raise NotHandedOver(self._ended) from error
+        self._asked[number] = answer, tell
+        try:
             with suppress(ConnectionError):  # then how it has ended is known soon
                 await self._stdin.drain()
             return await answer
@@ -148,6 +159,10 @@ class Child:
         self._kill()
         await self._listening
 
+    def _end_it(self, why: str) -> None:
+        self._wrong = self._wrong or why
+        self._kill()
+
     def _kill(self) -> None:
         # Not Process.kill: that looks whether it has ended, and whoever waits never learns how
         # (https://github.com/python/cpython/issues/87744).
@@ -160,7 +175,8 @@ class Child:
             await self._take_all()
         finally:
             self._watching.cancel()
-            self._end(_words(await self._status(), hung=self._hung))
+            status = await self._status()
+            self._end(self._wrong or _words(status))
 
     async def _status(self) -> int:
         """Return how it ends, now that it says nothing more; it may live on."""
@@ -171,13 +187,19 @@ class Child:
         return await ending
 
     async def _take_all(self) -> None:
-        with suppress(asyncio.IncompleteReadError, *_NO_FRAME):
+        try:
             while True:
                 self._take(await frames.read(self._stdout))
                 self._silent = 0
+        except asyncio.IncompleteReadError:
+            pass
+        except Exception as error:  # noqa: BLE001  (no frame, or no memory for it)
+            self._wrong = self._wrong or f"what it said could not be read: {type(error).__name__}"
 
     def _take(self, frame: frames.Frame) -> None:
         match frame.head:
+            case ["unfit", why]:
+                self._wrong = str(why)
             case ["ready"]:
                 if not self._is_ready.done():  # nobody may wait for it any more
                     self._is_ready.set_result(None)
@@ -193,8 +215,7 @@ class Child:
         while self._silent < SILENT:
             await asyncio.sleep(LISTEN_EVERY)
             self._silent += 1
-        self._hung = True
-        self._kill()
+        self._end_it(f"it stood still for {round(LISTEN_EVERY * SILENT)} seconds")
 
     def _end(self, how: str) -> None:
         self._ended = how
@@ -205,9 +226,7 @@ class Child:
                 answer.set_exception(Ended(how))
 
 
-def _words(status: int, *, hung: bool) -> str:
-    if hung:
-        return f"it stood still for {round(LISTEN_EVERY * SILENT)} seconds"
+def _words(status: int) -> str:
     if status >= 0:
         return f"exit status {status}"
     try:

@@ -25,6 +25,10 @@ class Ended(Exception):
     """
 
 
+class NotHandedOver(Ended):
+    """The process had to be ended, as it has not got the message whole: not the message's fault."""
+
+
 class NotStarted(Exception):
     """A process could not be started, or had ended before it was ready: no message's fault."""
 
@@ -51,6 +55,7 @@ class Trial(Protocol):
             What follows; nothing is sent or settled yet.
 
         Raises:
+            NotHandedOver: it has not got the message.
             Ended: the process has ended before it said so.
         """
 

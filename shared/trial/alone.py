@@ -1,7 +1,7 @@
 """A suspect by itself: a process of its own from the first moment to the last, few at a time.
 
 What ends the process there has not been another message. Three crashes in a row, and it is given
-up; a process that does not start is no crash.
+up; a process that does not start is no crash: who waits for it is put off.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Final
 from shared.clock import Clock
 from shared.log import MailLog
 from shared.settlement import Settlement
-from shared.trial import Ended, Start
-from shared.trial.bench import PAUSE, Answered, Spawn, Suspect, started
+from shared.trial import Ended, NotHandedOver, NotStarted
+from shared.trial.bench import Answered, PutOff, Spawn, Suspect
+from shared.trial.starts import PAUSE, Starts
 
 AT_A_TIME: Final = 2
 CRASHES: Final = 3
@@ -25,8 +26,9 @@ class Alone:
     """Tries suspects by themselves.
 
     Args:
-        start: starts a process.
+        starts: starts processes.
         answered: is told what follows.
+        put_off: is told of one for which no process starts, or that none can be handed.
         convict: says what follows from one that crashes its process, in the words for how.
         spawn: starts tasks that are waited for when the stage ends.
         clock: times the pause between two crashes.
@@ -35,15 +37,17 @@ class Alone:
 
     def __init__(
         self,
-        start: Start,
+        starts: Starts,
         answered: Answered,
+        put_off: PutOff,
         convict: Callable[[Suspect, str], Settlement],
         spawn: Spawn,
         clock: Clock,
         log: MailLog,
     ) -> None:
-        self._start = start
+        self._starts = starts
         self._answered = answered
+        self._put_off = put_off
         self._convict = convict
         self._spawn = spawn
         self._clock = clock
@@ -66,16 +70,21 @@ class Alone:
         try:
             async with self._places:
                 follows = await self._tried(suspect, task)
+        except (NotStarted, NotHandedOver):
+            self._put_off(suspect)
+            return
         finally:
             self._waiting.pop(suspect, None)
         self._answered(suspect, follows)
 
     async def _tried(self, suspect: Suspect, task: asyncio.Task[None]) -> Settlement:
         while True:
-            process = await started(self._start, self._clock, self._log)
+            process = await self._starts.process()
             try:
                 del self._waiting[suspect]
                 return await process.handle(suspect.delivery, suspect.tell)
+            except NotHandedOver:
+                raise
             except Ended as error:
                 self._waiting[suspect] = task
                 suspect.crashes += 1

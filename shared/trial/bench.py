@@ -3,7 +3,7 @@
 What crashes its process does so when it is handled. So a suspect has its first moments, in which a
 crash is likely its doing, and after them waits for a server, beside whoever comes next. A bench
 starts its process when there is somebody to try, says who was in it when it ended, and judges
-nobody. A process that cannot be started charges nobody either: it is said, and tried again.
+nobody. A process that cannot be started charges nobody either: who waits for it is put off.
 """
 
 from __future__ import annotations
@@ -16,19 +16,15 @@ from typing import Any, Final, TypeAlias
 
 from shared.broker import Delivery, Header
 from shared.clock import Clock
-from shared.log import MailLog
 from shared.settlement import Settlement
-from shared.trial import Ended, NotStarted, Start, Trial
+from shared.trial import Ended, NotStarted, Trial
+from shared.trial.starts import Starts
 
 FIRST_MOMENTS: Final = 1.0
 """Seconds in which a message crashes the process that handles it, if it does."""
 
 IDLE: Final = 10.0
 """Seconds for which a process waits for another suspect: starting one costs a third of one."""
-
-PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 30.0
-"""Seconds until a process is started again that could not be, or in which a message was alone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +50,9 @@ class Suspect:
 Answered: TypeAlias = Callable[[Suspect, Settlement], None]
 """Takes what follows from a suspect."""
 
+PutOff: TypeAlias = Callable[[Suspect], None]
+"""Takes one that cannot be tried now."""
+
 Fallen: TypeAlias = Callable[[str, list[Suspect], list[Suspect]], None]
 """Takes how a process ended, who was in its first moments there, and who else was in hand."""
 
@@ -61,47 +60,35 @@ Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 """Starts a task that is waited for when the stage ends."""
 
 
-async def started(start: Start, clock: Clock, log: MailLog) -> Trial:
-    """Return a process, however long it takes to get one."""
-    pause = PAUSE
-    while True:
-        try:
-            return await start()
-        except NotStarted as error:
-            log.trouble("the process that tries suspects does not start; they wait", why=error)
-        await clock.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
-
-
 class Bench:
     """One line, and its process.
 
     Args:
         width: how many may be in their first moments at a time.
-        start: starts a process.
+        starts: starts processes.
         answered: is told what follows.
+        put_off: is told of those for whom no process starts.
         fallen: is told of each end of a process that was not asked for.
         spawn: starts what hands a suspect over.
-        clock: times first moments and pauses.
-        log: is told of a process that does not start.
+        clock: times first moments.
     """
 
     def __init__(
         self,
         width: int,
-        start: Start,
+        starts: Starts,
         answered: Answered,
+        put_off: PutOff,
         fallen: Fallen,
         spawn: Spawn,
         clock: Clock,
-        log: MailLog,
     ) -> None:
-        self._start = start
+        self._starts = starts
         self._answered = answered
+        self._put_off = put_off
         self._fallen = fallen
         self._spawn = spawn
         self._clock = clock
-        self._log = log
         self._width = width
         self._line: deque[Suspect] = deque()
         self._change = asyncio.Event()
@@ -140,13 +127,22 @@ class Bench:
         while self._line or self._in_hand or not await self._idle():
             if self._process is None or (self._process.ended is not None and not self._in_hand):
                 await self.close()
-                self._process = await started(self._start, self._clock, self._log)
+                try:
+                    self._process = await self._starts.process()
+                except NotStarted:
+                    self._let_go()
+                    return
             self._admit(self._process)
             if not self._in_hand:
                 continue
             await self._changed(self._until_next())
             if self._process.ended is not None and len(self._lost) == len(self._in_hand):
                 await self._bury(self._process.ended)
+
+    def _let_go(self) -> None:
+        """Put off who is in the line."""
+        while self._line:
+            self._put_off(self._line.popleft())
 
     def _admit(self, process: Trial) -> None:
         while self._line and process.ended is None and len(self._young()) < self._width:

@@ -4,8 +4,9 @@ A frame is four bytes of length, a head of that length in JSON (what it is about
 the bodies), and the bodies as they are. Mail is only ever in a body. Neither side trusts the other
 to be whole: what is no frame, or too large for one, ends the conversation.
 
-    to the child      take, number, queue, id, headers, hand-outs; the body
-    from the child    ready; beat; read, number, headers; answer, number, settlement; its bodies
+    to the child      settings, their digest; take, number, queue, id, headers, hand-outs; the body
+    from the child    unfit, why; ready; beat; read, number, headers;
+                      answer, number, settlement; its bodies
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@ in its first moments at a time. Who is there when that process ends, goes to the
 who was in hand at the end of three processes, as what crashes late. There each has a process of its
 own to its end, few at a time. Three crashes in a row there, and the message is convicted.
 
+Where no process starts, suspects are put off: they wait somewhere else, and come again, so that
+sound mail is not held up by those that wait here.
+
 So no message is given up for what others do: a neighbour that crashes, somebody who kills. Known
 limit: who kills three processes in a row with the same message alone in them has it given up.
 """
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from shared.broker import Delivery
@@ -26,6 +29,7 @@ from shared.stage import Stage
 from shared.trial import Start, hand_outs
 from shared.trial.alone import Alone
 from shared.trial.bench import Bench, Fallen, Spawn, Suspect
+from shared.trial.starts import Starts
 from shared.trial.verdict import convicted
 
 SUSPECT: Final = 2
@@ -51,6 +55,7 @@ class Suspects:
         stage: which one.
         start: starts a process that handles messages of this stage.
         settle: is told what follows from each.
+        put_off: is told of each that cannot be tried now, and is to come again later.
         spawn: starts tasks that are waited for when the stage ends.
         watch: is told of each other task that ends, in case it failed.
         clock: the time.
@@ -62,6 +67,7 @@ class Suspects:
         stage: Stage,
         start: Start,
         settle: Settle,
+        put_off: Callable[[Delivery], None],
         spawn: Spawn,
         watch: Callable[[asyncio.Task[None]], None],
         clock: Clock,
@@ -69,6 +75,8 @@ class Suspects:
     ) -> None:
         self._stage = stage
         self._settle = settle
+        self._put_off = put_off
+        self._starts = starts = Starts(start, clock, log)
         self._watch = watch
         self._clock = clock
         self._log = log
@@ -77,11 +85,11 @@ class Suspects:
         self._stopped = False
 
         def bench(width: int, fallen: Fallen) -> Bench:
-            return Bench(width, start, self._answered, fallen, spawn, clock, log)
+            return Bench(width, starts, self._answered, self._later, fallen, spawn, clock)
 
         self._abreast = bench(ABREAST, self._among_many)
         self._single = bench(1, self._alone_at_first)
-        self._alone = Alone(start, self._answered, self._convict, spawn, clock, log)
+        self._alone = Alone(starts, self._answered, self._later, self._convict, spawn, clock, log)
         self._running: dict[Bench, asyncio.Task[None]] = {}
 
     def concerns(self, delivery: Delivery) -> bool:
@@ -101,6 +109,10 @@ class Suspects:
         """Have a message tried."""
         self._ids[delivery.message_id] += 1
         self._put(self._abreast, Suspect(delivery))
+
+    def warnings(self) -> Sequence[str]:
+        """Return that suspects cannot be tried, if that is so for long; from any thread."""
+        return self._starts.warnings()
 
     def stop(self) -> int:
         """Begin no trial any more; return how many wait for theirs, and are left to the broker."""
@@ -128,11 +140,17 @@ class Suspects:
             task.add_done_callback(self._watch)
 
     def _answered(self, suspect: Suspect, follows: Settlement) -> None:
-        id_ = suspect.delivery.message_id
+        self._forget(suspect.delivery.message_id)
+        self._settle(suspect.delivery, follows)
+
+    def _later(self, suspect: Suspect) -> None:
+        self._forget(suspect.delivery.message_id)
+        self._put_off(suspect.delivery)
+
+    def _forget(self, id_: str) -> None:
         self._ids[id_] -= 1
         if not self._ids[id_]:
             del self._ids[id_]
-        self._settle(suspect.delivery, follows)
 
     def _convict(self, suspect: Suspect, how: str) -> Settlement:
         self._given_up[suspect.delivery.message_id] = None

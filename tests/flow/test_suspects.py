@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from services.fetcher.identity import identify
-from shared.broker import Send
+from shared.broker import HANDED_OUT, Send
 from shared.faultpoint import VARIABLE
 from shared.message import Envelope, Fetched, Inline
 from shared.queues import INCOMING, PICKUP, QUARANTINE, Tier
@@ -46,6 +46,18 @@ import os, sys
 
 if "trial" in sys.orig_argv:
     os._exit(3)
+"""
+CANNOT_ANSWER = f"""
+import sys
+
+if "trial" in sys.orig_argv:
+    sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+    from shared.trial import frames
+
+    def answered(*_):
+        raise MemoryError
+
+    frames.answered = answered
 """
 
 
@@ -205,6 +217,66 @@ async def test_a_process_that_does_not_start_is_nobodys_fault(
 
     product.start("deliverer")
     await waited(product, lambda: stored(mail) == len(messages), "all mail")
+    assert product.stop("deliverer") == 0
+
+
+async def test_once_ends_where_no_process_starts_for_suspects(
+    product: ForkedConnector, broker: str | None, tmp_path: Path
+) -> None:
+    configure(product, broker, f"maildir://{tmp_path}/mail/{{local}}")
+    await put(product, broker, letters(3))
+    await hand_out(product, broker, 3)
+    product.start(ONCE, **python(product, DOES_NOT_START))
+    assert product.processes.pop(ONCE).wait(PATIENCE) == 1
+    said = "suspects were not tried, as no process starts that tries them; they wait for a retry"
+    assert [e["suspects"] for e in product.events(ONCE) if e.get("event") == said] == ["3"]
+    left = ("pickup.retry.1s", PICKUP)
+    await waited(product, lambda: sum(depth(product, broker, q) for q in left) == 3, "suspects")
+    assert stored(tmp_path / "mail") == 0
+
+
+async def test_suspects_are_not_tried_with_another_configuration_and_mail_goes_on(
+    product: ForkedConnector, broker: str | None, tmp_path: Path
+) -> None:
+    mail = tmp_path / "mail"
+    url = f"maildir://{mail}/{{local}}"
+    configure(product, broker, url)
+    product.start("deliverer")
+    await waited(product, lambda: product.count("deliverer", "started"), "start")
+    product.configure([], url, broker, retry={"tiers": ["2s", "3s"]})
+    message, fresh = letters(2)
+    async with opened(product, broker, TIERS, "rewriter") as rewriter:
+        publish = rewriter.publish
+
+        async def suspect(*sends: Send) -> None:
+            await publish(*(s._replace(headers={**s.headers, HANDED_OUT: 2}) for s in sends))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rewriter, "publish", suspect)
+            await put_addressed(rewriter, "default", ["sales"], [message])
+    said = "the process that tries suspects does not start; they wait"
+    await waited(product, lambda: product.count("deliverer", said), "word of it")
+    why = {e["why"] for e in product.events("deliverer") if "why" in e}
+    assert why == {"the configuration has changed since this process started; restart it"}
+    await put(product, broker, [fresh])
+    await waited(product, lambda: stored(mail) == 1, "fresh mail")
+    assert product.stop("deliverer") == 0
+    configure(product, broker, url)
+    product.start("deliverer")
+    await waited(product, lambda: stored(mail) == 2, "the suspect")
+    assert product.stop("deliverer") == 0
+
+
+async def test_what_fails_in_the_process_that_tries_is_a_crash(
+    product: ForkedConnector, tmp_path: Path
+) -> None:
+    configure(product, None, f"maildir://{tmp_path}/mail/{{local}}")
+    await put(product, None, letters(1))
+    await hand_out(product, None, 1)
+    product.start("deliverer", **python(product, CANNOT_ANSWER))
+    await waited(product, lambda: depth(product, None, QUARANTINE), "quarantine")
+    (kept,) = product.json("quarantine", "list")
+    assert kept["reason"].endswith("3 times, by itself: exit status 70")
     assert product.stop("deliverer") == 0
 
 

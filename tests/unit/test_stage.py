@@ -25,7 +25,7 @@ from shared.message import Addressed, Envelope, Inline, Poll, Spooled, Summary, 
 from shared.outcome import Answer, Busy, DeadLetter, Done, Forward, Outcome, Retry, Split
 from shared.queues import PICKUP, POLL, QUARANTINE, Tier, plan
 from shared.runner import RENEW, Runner
-from shared.settlement import RetryPolicy, Settlement, Step
+from shared.settlement import RetryPolicy, Route, Settlement, Step
 from shared.spool import Spool
 from shared.stage import Compute, Perform, Stage, alone
 from shared.trial import NotStarted, Start, Tell, hand_outs
@@ -329,6 +329,26 @@ async def test_what_a_handler_of_a_lane_does_not_answer_for_is_retried(
         assert bench.log.counts["delivered"] == 1
         reason = str(next(bench.steward.browse("pickup.retry.1h")).headers["reason"])
         assert (str(defect) if defect else "it did not say what became of") in reason
+
+
+async def test_a_message_of_which_nothing_could_be_said_is_answered_for_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = Route.settlement, [MemoryError(), MemoryError()]
+
+    def settlement(*arguments: Any) -> Settlement:
+        if failures:
+            raise failures.pop()
+        return real(*arguments)
+
+    monkeypatch.setattr(Route, "settlement", settlement)
+
+    async def perform(_: Sequence[Envelope[Any]], answer: Answer) -> None:
+        answer(0, Done("250 ok"))
+
+    async with at_work(tmp_path, perform, lane=lambda _: "one") as bench:
+        await bench.put("a")
+        await bench.until("pickup.retry.1h", 1)
 
 
 def test_a_policy_needs_a_tier() -> None:

@@ -15,9 +15,10 @@ from shared.outcome import Done
 from shared.queues import PICKUP, QUARANTINE
 from shared.settlement import Settlement, Step
 from shared.stage import Stage
-from shared.trial import Ended, NotStarted, Tell, hand_outs, kept
+from shared.trial import Ended, NotHandedOver, NotStarted, Tell, hand_outs, kept
 from shared.trial.alone import CRASHES
-from shared.trial.bench import FIRST_MOMENTS, IDLE, LONGEST_PAUSE, PAUSE
+from shared.trial.bench import FIRST_MOMENTS, IDLE
+from shared.trial.starts import LONGEST_PAUSE, PAUSE, TRIES, WARN_AFTER
 from shared.trial.suspects import ABREAST, SUSPECT, Suspects
 from tests.clock import ManualClock
 
@@ -66,6 +67,7 @@ class Court:
     clock: ManualClock
     processes: list[Process] = field(default_factory=list)
     settled: dict[str, Settlement] = field(default_factory=dict)
+    put_off: list[str] = field(default_factory=list)
     fails: int = 0
     said: StringIO = field(default_factory=StringIO)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -75,7 +77,14 @@ class Court:
         stage = Stage("deliverer", PICKUP, Addressed, None, lambda _: Done(""), 8)
         log = MailLog("deliverer", lines=Lines(self.said))
         self.suspects = Suspects(
-            stage, self.start, self._settle, self._spawn, self._watch, self.clock, log
+            stage,
+            self.start,
+            self._settle,
+            lambda delivery: self.put_off.append(delivery.message_id),
+            self._spawn,
+            self._watch,
+            self.clock,
+            log,
         )
 
     async def start(self) -> Process:
@@ -245,13 +254,45 @@ async def test_what_crashes_late_is_found_as_well_and_not_the_one_that_came_then
 async def test_a_process_that_does_not_start_is_tried_again_and_charges_nobody(
     court: Court,
 ) -> None:
-    court.fails = 4
+    court.fails = TRIES - 1
     await court.take("a")
     await court.turn(LONGEST_PAUSE)
-    assert court.said.getvalue().count("does not start; they wait") == 4
+    assert court.said.getvalue().count("does not start; they wait") == TRIES - 1
     court.holding("a").answer()
     await court.turn()
     assert court.settled == {"a": DONE}
+
+
+async def test_where_no_process_starts_suspects_are_put_off_and_it_is_told(court: Court) -> None:
+    court.fails = 1000
+    await court.take("a", "b")
+    await court.until(lambda: court.put_off == ["a", "b"])
+    tried = court.fails
+    assert not court.suspects.any
+    await court.take("c")
+    await court.turn()
+    assert (court.put_off, court.fails) == (["a", "b", "c"], tried), "not tried for each"
+    assert not court.suspects.warnings()
+    await court.turn(WARN_AFTER)
+    (said,) = court.suspects.warnings()
+    assert "exit status 3" in said
+    court.fails = 0
+    await court.take("d")
+    await court.turn()
+    court.holding("d").answer()
+    await court.turn()
+    assert court.settled == {"d": DONE}
+    assert not court.suspects.warnings()
+
+
+async def test_what_no_process_can_be_handed_is_put_off_and_not_given_up(court: Court) -> None:
+    await court.take("a")
+    while not court.put_off:
+        process = court.holding("a")
+        process.ended = "no memory"
+        process.hand["a"].set_exception(NotHandedOver("no memory"))
+        await court.turn(PAUSE)
+    assert (court.put_off, court.settled) == (["a"], {})
 
 
 async def test_a_copy_of_a_suspect_is_one_too(court: Court) -> None:
