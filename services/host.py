@@ -42,7 +42,6 @@ from shared.settings_known import known_in
 from shared.settlement import RetryPolicy
 from shared.spool import Spool
 from shared.supervised import supervised, told
-from shared.topology import protected
 from shared.trial import Start
 from shared.tried import Tried
 
@@ -247,8 +246,9 @@ async def _watch_policies(resources: Resources, vitals: Vitals, stack: AsyncExit
     """Have it said what policies could do to mail, where the settings say how to see them."""
     if (management := open_management(resources.settings)) is None:
         return
-    # Not at the top: whoever has no such URL needs none of it.
+    # Not at the top: whoever has no such URL needs none of it, kombu least of all.
     from services.policies import PolicyWatch
+    from shared.topology import protected
 
     ask = partial(management.dangers, protected(resources.settings.retry.tiers))
     watch = PolicyWatch(ask, resources.log, resources.clock)

@@ -15,11 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from amqp.exceptions import AMQPError, NotFound, ResourceLocked
+from amqp.exceptions import AccessRefused, AMQPError, NotFound, ResourceLocked
 from kombu.connection import Connection
 
 from shared import topology
 from shared.errors import BrokerUnavailable, ConfigError
+from shared.log import printable
 from shared.queues import MOVING, Tier
 
 LOCK: Final = "topology.migrating"
@@ -37,6 +38,7 @@ def alone(connection: Connection) -> Iterator[None]:
 
     Raises:
         BrokerUnavailable: somebody else does, for longer than declaring takes.
+        ConfigError: this user may not.
     """
     until = time.monotonic() + _PATIENCE
     while not _taken(connection):
@@ -80,4 +82,9 @@ def _taken(connection: Connection) -> bool:
             )
         except ResourceLocked:
             return False
+        except AccessRefused as error:
+            what = "this user may not declare it; use one with the permission to configure"
+            raise ConfigError(
+                f"queue {LOCK}", f"{what}. RabbitMQ says: {printable(str(error))}"
+            ) from error
     return True

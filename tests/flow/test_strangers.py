@@ -156,7 +156,7 @@ def test_mail_of_two_connectors_gets_to_its_own_mailboxes(
         def stored(name: str) -> list[bytes]:
             return [p.read_bytes() for p in (tmp_path / name / "mail").glob("**/new/*")]
 
-        both["live"].wait(lambda: all(len(stored(name)) >= 12 for name in both), "all mail", 60)
+        both["live"].wait(lambda: all(len(stored(name)) >= 12 for name in both), "all mail", 300)
         for name, product in both.items():
             assert product.stop("run") == 0
             assert len(stored(name)) == 12

@@ -231,6 +231,9 @@ async def test_a_delivery_that_cannot_be_recorded_stays_in_hand_until_it_can(
     async with asyncio.timeout(10):
         while not courier.letters:
             await asyncio.sleep(0.001)
+    async with asyncio.timeout(10):
+        while not told:
+            await asyncio.sleep(0.001)
     await clock.advance(3 * LONGEST_PAUSE)
     assert set(told) == {UNRECORDED}
     assert not delivering.done()  # settled now, it would come to others, and out of a dead claim
