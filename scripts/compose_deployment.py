@@ -208,7 +208,7 @@ class Deployment:
 
     def idle(self) -> bool:
         """Return whether no message is on its way."""
-        kept = ("failed", "quarantine", "held", "poll", "topology")  # the last one carries no mail
+        kept = ("failed", "quarantine", "held", "poll", "topology", "ledger")  # the last two: no mail
         return all(count == 0 for n, count in self.depths().items() if not n.endswith(kept))
 
     def ended(self, service: str) -> bool:
