@@ -208,7 +208,8 @@ class Deployment:
 
     def idle(self) -> bool:
         """Return whether no message is on its way."""
-        kept = ("failed", "quarantine", "held", "poll", "topology", "ledger")  # the last two: no mail
+        # The last two carry no mail.
+        kept = ("failed", "quarantine", "held", "poll", "topology", "ledger")
         return all(count == 0 for n, count in self.depths().items() if not n.endswith(kept))
 
     def ended(self, service: str) -> bool:
