@@ -1,5 +1,6 @@
 """The command line over a real RabbitMQ, with a virtual host of its own."""
 
+import asyncio
 import base64
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from shared.broker import Send
 from shared.broker.rabbitmq import RabbitBroker
 from shared.broker.steward import KombuSteward
 from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
@@ -78,3 +80,15 @@ class Neighbour:
         (found,) = self.get(origin, mode="ack_requeue_false")
         properties = found["properties"] if kept else {}
         self.publish(queue, base64.b64decode(found["payload"]), **properties)
+
+
+def put(office: Office, *sends: Send) -> None:
+    """Publish messages as a stage does."""
+
+    async def publish() -> None:
+        broker = office.broker()
+        await broker.open()
+        await broker.publish(*sends)
+        await broker.close()
+
+    asyncio.run(publish())

@@ -1,11 +1,10 @@
 """Looking into Failed Mail of a RabbitMQ: beside others who look, however much there is, killed."""
 
-import asyncio
 import json
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from shared.broker import steward_look as look
 from shared.broker.steward import KombuSteward
 from shared.errors import InUse
 from tests.contract.messages import failed
-from tests.flow.office import Neighbour, rabbitmq_office
+from tests.flow.office import Neighbour, put, rabbitmq_office
 from tests.servers.process import wait_until
 from tests.stewards import back
 from tests.unit.postmaster.conftest import TIERS, Office
@@ -44,16 +43,6 @@ def url(pair: tuple[Office, Neighbour]) -> str:
     return pair[1].url
 
 
-def put(office: Office, sends: Sequence[Send]) -> None:
-    async def publish() -> None:
-        broker = office.broker()
-        await broker.open()
-        await broker.publish(*sends)
-        await broker.close()
-
-    asyncio.run(publish())
-
-
 def ids(url: str) -> list[str]:
     """Return what an operator sees, with a connection of their own."""
     steward = KombuSteward(url, TIERS)
@@ -64,14 +53,14 @@ def ids(url: str) -> list[str]:
 
 
 def test_several_at_once_each_see_all_of_it(office: Office, url: str) -> None:
-    put(office, [failed(n) for n in range(COUNT)])
+    put(office, *[failed(n) for n in range(COUNT)])
     with ThreadPoolExecutor(4) as threads:
         seen = list(threads.map(ids, [url] * 4))
     assert [sorted(each) for each in seen] == [sorted(IDS)] * 4
 
 
 def test_who_comes_second_is_told_and_waits(office: Office, url: str) -> None:
-    put(office, [failed(n) for n in range(COUNT)])
+    put(office, *[failed(n) for n in range(COUNT)])
     told: list[str] = []
 
     def report(what: str, /, **about: object) -> None:
@@ -93,7 +82,7 @@ def test_who_comes_second_is_told_and_waits(office: Office, url: str) -> None:
 def test_who_waits_in_vain_is_told_so_and_never_that_nothing_is_there(
     office: Office, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(office, [failed(0)])
+    put(office, *[failed(0)])
     steward = KombuSteward(url, TIERS)
     looking = steward.browse(QUEUE)
     next(looking)
@@ -111,7 +100,7 @@ def test_who_waits_in_vain_is_told_so_and_never_that_nothing_is_there(
 
 
 def test_a_look_that_is_killed_leaves_everything(office: Office, url: str) -> None:
-    put(office, [failed(n) for n in range(1000)])
+    put(office, *[failed(n) for n in range(1000)])
     command = [sys.executable, "-m", "services", "--config", str(office.config), "failed", "list"]
     with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE) as listing:
         assert listing.stdout is not None
@@ -121,7 +110,7 @@ def test_a_look_that_is_killed_leaves_everything(office: Office, url: str) -> No
 
 
 def test_who_has_seen_enough_gives_back_the_rest(office: Office, url: str) -> None:
-    put(office, [failed(n) for n in range(COUNT)])
+    put(office, *[failed(n) for n in range(COUNT)])
     command = [sys.executable, "-m", "services", "--config", str(office.config), "failed", "list"]
     done = subprocess.run([*command, "--limit", "2", "--json"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -130,7 +119,7 @@ def test_who_has_seen_enough_gives_back_the_rest(office: Office, url: str) -> No
 
 
 def test_what_some_are_taken_of_stays_in_its_order(office: Office, url: str) -> None:
-    put(office, [failed(n) for n in range(COUNT)])
+    put(office, *[failed(n) for n in range(COUNT)])
     steward = KombuSteward(url, TIERS)
 
     def some(stored: Stored) -> Send | None:
@@ -147,7 +136,7 @@ def test_it_takes_no_more_memory_for_more_messages(office: Office, url: str) -> 
     count = 8 * look.AHEAD * look.WINDOW
     headers = failed(0).headers
     for start in range(0, count, 64):
-        put(office, [Send(QUEUE, bytes(LARGE), f"id-{start + n}", headers) for n in range(64)])
+        put(office, *[Send(QUEUE, bytes(LARGE), f"id-{start + n}", headers) for n in range(64)])
     steward = KombuSteward(url, TIERS)
     list(steward.depths())
     tracemalloc.start()

@@ -1,6 +1,5 @@
 """What the broker, a policy or a person puts into Failed Mail and quarantine, and not a stage."""
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from shared.errors import Refused
 from shared.faultpoint import VARIABLE
 from shared.message import Envelope, Fetched, Parsed, Payload, Poll, Summary, poll_id
 from shared.queues import QUARANTINE
-from tests.flow.office import Neighbour, rabbitmq_office
+from tests.flow.office import Neighbour, put, rabbitmq_office
 from tests.ids import id_of
 from tests.servers.process import wait_until
 from tests.unit.postmaster.conftest import FIRST_SEEN, RAW, Office, addressed, fetched
@@ -60,16 +59,6 @@ def envelope(name: str, payload: Payload) -> tuple[str, bytes]:
     return id_, wire.encode(Envelope(id_, "sales", payload, FIRST_SEEN))
 
 
-def send(office: Office, *sends: Send) -> None:
-    async def publish() -> None:
-        broker = office.broker()
-        await broker.open()
-        await broker.publish(*sends)
-        await broker.close()
-
-    asyncio.run(publish())
-
-
 def one(queue: str, name: str = "m") -> Send:
     id_, body = envelope(name, KINDS[queue])
     return Send(queue, body, id_, {"account": "sales"})
@@ -92,17 +81,17 @@ def has(office: Office, queue: str, count: int) -> None:
 
 def expired(office: Office, neighbour: Neighbour, *sends: Send) -> None:
     neighbour.policy("^(poll|incoming|parsed|pickup)$", **{"message-ttl": 1})
-    send(office, *sends)
+    put(office, *sends)
 
 
 def pushed_out(office: Office, neighbour: Neighbour, *sends: Send) -> None:
     definition = {"max-length-bytes": 0, "overflow": "drop-head"}
     neighbour.policy("^(poll|incoming|parsed|pickup)$", **definition)
-    send(office, *sends)
+    put(office, *sends)
 
 
 def rejected(office: Office, neighbour: Neighbour, *sends: Send) -> None:
-    send(office, *sends)
+    put(office, *sends)
     for queue in {send.queue for send in sends}:
         neighbour.get(queue, 20, "reject_requeue_false")
 
@@ -142,7 +131,7 @@ def test_what_the_broker_gave_up_is_known_and_released_like_any_other(
 
 def in_failed_mail(office: Office, neighbour: Neighbour, *sends: Send) -> None:
     """Have somebody move what is in an inbox, a bundle among it, to a failed queue of another."""
-    send(office, *sends)
+    put(office, *sends)
     count = Counter(send.queue for send in sends)
     for queue in count:
         while depth(office, queue):
@@ -218,7 +207,7 @@ def test_killed_while_it_takes_a_bundle_apart_it_has_lost_nothing(
 
 
 def test_what_stays_is_told_with_the_reason(office: Office, neighbour: Neighbour) -> None:
-    send(office, one("poll"), one("parsed", "pa"))
+    put(office, one("poll"), one("parsed", "pa"))
     neighbour.move("poll", QUARANTINE, kept=True)
     neighbour.move("parsed", QUARANTINE, kept=False)
     neighbour.publish(QUARANTINE, b"\xc1junk")
@@ -240,7 +229,7 @@ def test_what_a_full_inbox_refuses_stays(office: Office, neighbour: Neighbour) -
     neighbour.policy("^incoming$", **{"max-length": 1, "overflow": "reject-publish"})
     with pytest.raises(Refused):
         for number in range(1000):
-            send(office, one("incoming", f"m{number}"))
+            put(office, one("incoming", f"m{number}"))
     printed = office("failed", "requeue", "--all")
     assert (printed.status, printed.out) == (1, "")
     assert "incoming: RabbitMQ takes no more messages" in printed.err
