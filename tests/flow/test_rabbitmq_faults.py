@@ -4,13 +4,15 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import cast
 
 import pytest
+from amqp import Connection
 
-from shared import wire
+from shared import topology, wire
 from shared.broker import Delivery, Send
+from shared.broker import rabbitmq as rabbitmq_broker
 from shared.broker.rabbitmq import RabbitBroker
 from shared.broker.rabbitmq.consumer import Session
 from shared.broker.steward import KombuSteward
@@ -25,6 +27,8 @@ from tests.servers.rabbitmq import RabbitServer, rabbitmq
 from tests.stewards import back
 
 MESSAGES = 300
+ALARM = ("set_vm_memory_high_watermark", "0.0000001")
+NO_ALARM = ("set_vm_memory_high_watermark", "absolute", "2GB")
 
 _TLS = """\
 listeners.ssl.1 = 127.0.0.1:{port}
@@ -232,7 +236,7 @@ async def test_an_alarm_blocks_publishing_and_not_consuming(site: Site) -> None:
     async with site.broker() as broker:
         deliveries = singly(broker.consume("incoming", 10))
         first, second = await one(deliveries), await one(deliveries)
-        await asyncio.to_thread(site.server.ctl, "set_vm_memory_high_watermark", "0.0000001")
+        await asyncio.to_thread(site.server.ctl, *ALARM)
         publishing = asyncio.create_task(broker.settle(first, Send("parsed", b"y", "m1")))
         try:
             await eventually(lambda: broker.blocked is not None, "the alarm")
@@ -240,15 +244,82 @@ async def test_an_alarm_blocks_publishing_and_not_consuming(site: Site) -> None:
             assert not publishing.done()
             await broker.settle(second)
         finally:
-            await asyncio.to_thread(
-                site.server.ctl, "set_vm_memory_high_watermark", "absolute", "2GB"
-            )
+            await asyncio.to_thread(site.server.ctl, *NO_ALARM)
         async with asyncio.timeout(PATIENCE):
             await publishing
         await eventually(lambda: broker.blocked is None, "the end of the alarm")
         await deliveries.aclose()
     assert not await site.held("incoming")
     assert await site.held("parsed") == {"m1": 1}
+
+
+@pytest.fixture
+def impatient(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the broker take back what was not acknowledged for half a second."""
+    monkeypatch.setattr(rabbitmq_broker, "LONGEST_PAUSE", 0.2)
+    times = "consumer_timeout, {}), application:set_env(rabbit, channel_tick_interval, {}"
+    site.server.ctl("eval", f"application:set_env(rabbit, {times.format(500, 200)}).")
+    yield
+    site.server.ctl("eval", f"application:set_env(rabbit, {times.format(1_800_000, 60_000)}).")
+
+
+def _as_an_earlier_version(site: Site, queue: str) -> None:
+    """Let a queue have the arguments, and so the delivery limit, of an earlier version."""
+    spec = next(spec for spec in topology.every(TIERS) if spec.name == queue)
+    with (
+        Connection(f"127.0.0.1:{site.server.port}", virtual_host=site.vhost) as connection,
+        connection.channel() as channel,
+    ):
+        channel.queue_delete(queue)
+        (before,) = topology.earlier(spec)
+        channel.queue_declare(queue, durable=True, auto_delete=False, arguments=before)
+    site.declare()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_alarm_that_lasts_sends_nothing_to_quarantine(site: Site) -> None:
+    """Two processes hold what cannot be published, and RabbitMQ takes it back time and again."""
+    _as_an_earlier_version(site, "incoming")
+    await site.publish("m1")
+    steward = site.steward()
+
+    async def passing_on(broker: RabbitBroker) -> None:
+        async for delivery in singly(broker.consume("incoming", 10)):
+            settling.append(asyncio.ensure_future(_settle(broker, delivery)))
+
+    settling: list[asyncio.Future[None]] = []
+    async with site.broker() as here, site.broker() as there:
+        await asyncio.to_thread(site.server.ctl, *ALARM)
+        consuming = [asyncio.create_task(passing_on(broker)) for broker in (here, there)]
+        # Each is told of the alarm when it sends; one of them may have nothing to send.
+        blocked = [asyncio.create_task(b.publish(Send("parsed", b"", "no"))) for b in (here, there)]
+
+        def over() -> bool:
+            waits = not steward.consumers() and steward.depths()["incoming"]
+            return bool(waits and site.reported("nothing is taken")) or quarantined()
+
+        def quarantined() -> bool:
+            return bool(steward.depths()["quarantine"])
+
+        try:
+            await eventually(over, "nobody to take it any more")
+            assert not quarantined()
+        finally:
+            await asyncio.to_thread(site.server.ctl, *NO_ALARM)
+        await asyncio.wait(blocked)
+        await eventually(lambda: not steward.depths()["incoming"], "it to be passed on")
+        for task in consuming:
+            task.cancel()
+        await asyncio.wait([*consuming, *settling])
+    steward.close()
+    assert "m1" in await site.held("parsed")
+    assert not await site.held("quarantine")
+    assert not await site.held("incoming")
+
+
+async def _settle(broker: RabbitBroker, delivery: Delivery) -> None:
+    with suppress(DeliveryLost, BrokerUnavailable):
+        await broker.settle(delivery, Send("parsed", b"y", delivery.message_id))
 
 
 async def test_tls_trusts_the_given_authority_and_no_other(

@@ -34,6 +34,10 @@ from shared.supervised import supervised
 LONGEST_PAUSE: Final = 5.0
 """Seconds between two tries to consume a queue that is not declared yet."""
 
+WORN: Final = 5
+"""Hand-outs after which a message is not taken during an alarm: it can only be held until RabbitMQ
+hands it out again, which a queue of an older version does 20 times."""
+
 _UNKNOWN: Final = (403, 404)
 """Reply codes for a queue that we may not look into, and one that does not exist."""
 
@@ -143,6 +147,7 @@ class RabbitBroker:
                     ours = self._strangers.sifted(session, arrived)
                     if ready := self._apart.sifted(session, ours):
                         yield ready
+                await self._spared(session)
                 self._watch.wants(queue)
                 if self._consuming.up:
                     self._report("consumer lost", queue=queue, reason=session.lost)
@@ -151,6 +156,13 @@ class RabbitBroker:
             self._watch.has(queue)
             if session is not None:
                 await session.stop()
+
+    async def _spared(self, session: Session) -> None:
+        """Let the alarm pass, if there is one, for which messages were handed out often enough."""
+        if self.blocked is not None and session.most >= WORN:
+            what = "nothing is taken during the alarm; it was handed out often"
+            self._report(what, queue=session.queue, times=session.most + 1)
+            await self._publishing.unblocked()
 
     async def settle(self, delivery: Delivery, *sends: Send) -> None:
         """Make the sends durable, then forget the delivery.

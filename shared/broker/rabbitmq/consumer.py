@@ -38,10 +38,14 @@ class Session:
         queue: the queue.
         prefetch: how many deliveries may be unsettled at a time.
         consumer_tag: how the management UI shows this consumer.
+
+    Attributes:
+        most: how often the broker had handed out before what it has handed out most often.
     """
 
     def __init__(self, queue: str, prefetch: int, consumer_tag: str) -> None:
         self.queue = queue
+        self.most = 0
         self._prefetch = prefetch
         self._consumer_tag = consumer_tag
         self._channel = AsyncChannel(self._end)
@@ -223,6 +227,7 @@ class Session:
         redeliveries: int,
         body: bytes,
     ) -> None:
+        self.most = max(self.most, redeliveries)
         messages = None if redeliveries else wire.unbundled(body)
         if messages is None:
             entry = self._entry(tag, [(message_id, body)], headers, redeliveries)

@@ -71,6 +71,8 @@ class Link:
         self._backoff = Backoff(clock, LONGEST_PAUSE)
         self._connection: MailConnection | None = None
         self._change = asyncio.Event()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._refused: ConfigError | None = None
         self._doubt = Doubt(clock)
         self._closed = False
@@ -118,6 +120,10 @@ class Link:
             raise BrokerUnavailable(f"not connected to {nodes}")
         return self._connection
 
+    async def unblocked(self) -> None:
+        """Return when no alarm is known of: it is over, or its connection is gone or closed."""
+        await self._flowing.wait()
+
     def drop(self) -> None:
         """Disconnect, and connect anew."""
         if self._connection is not None:
@@ -128,6 +134,7 @@ class Link:
         """Say goodbye and disconnect; with a broker that does not answer, just stop."""
         self._closed = True
         self._change.set()
+        self._flowing.set()
         if self._task is None:
             return
         if self._connection is None:
@@ -176,6 +183,7 @@ class Link:
             reason = await lost
         finally:
             self._connection = self.blocked = None
+            self._flowing.set()
         if not self._closed:
             self._report("broker connection lost", broker=str(url), reason=reason)
 
@@ -208,8 +216,10 @@ class Link:
     def _alarm(self, url: AmqpUrl, reason: str | None) -> None:
         self.blocked = reason
         if reason is None:
+            self._flowing.set()
             self._report("broker takes messages again", broker=str(url))
         else:
+            self._flowing.clear()
             self._report("broker takes no messages", broker=str(url), reason=reason)
 
 
