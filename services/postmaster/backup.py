@@ -17,7 +17,7 @@ from services.postmaster.archive import LEDGERS
 from services.postmaster.errors import Unfit
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.parts import Parts
-from services.postmaster.snapshot import Snapshot, own_folder, snapshot
+from services.postmaster.snapshot import Snapshot, own_folder, readable, snapshot
 from services.postmaster.state import require_stopped
 from shared import faultpoint
 from shared.clock import SystemClock
@@ -79,7 +79,8 @@ def backup(invocation: Invocation, file: Path, as_json: bool) -> None:
         f" as of {show.minute(saved.about.moment)}; {show.size(saved.size)}"
     )
     if saved.about.missing:
-        click.echo(f"missing from the spool already: {' '.join(saved.about.missing)}", err=True)
+        keys = " ".join(map(printable, saved.about.missing))
+        click.echo(f"missing from the spool already, or cannot be read: {keys}", err=True)
     for what in parts.elsewhere:
         click.echo(f"not in it: {what}; see Backup in docs/operations.md", err=True)
 
@@ -160,8 +161,8 @@ def _written(parts: Parts, found: Snapshot, folder: Path) -> _Saved:
     messages, missing, blobs = 0, [], found.blobs
     if archive.QUEUES in copies:
         messages, held = restored.held(copies[archive.QUEUES])
+        blobs = {k: path for k, path in blobs.items() if held.hold(k) and readable(path)}
         missing = sorted(held.keys - blobs.keys()) if parts.spool is not None else []
-        blobs = {key: path for key, path in blobs.items() if held.hold(key)}
     about = archive.About(moment, metadata.version("pop3-connector"), parts.holds, tuple(missing))
     draft = folder / _DRAFT
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:

@@ -21,6 +21,7 @@ from services.postmaster.parked import (
     QUARANTINED,
     Choice,
     Chosen,
+    Dropped,
     Folder,
     Matching,
     Sent,
@@ -191,9 +192,14 @@ def _drop(folder: Folder) -> click.Command:
         faultpoint.arm(invocation.environ)
         selection, settings = selection_in(options), invocation.settings()
         with open_steward(settings) as steward:
-            choice = _to_drop(selection, steward, folder, yes)
-            dropped = asyncio.run(parked.drop(steward, open_spool(settings), choice))
-            selection.require_some(choice, folder)
+            choice, dropped = _to_drop(selection, steward, folder, yes), Dropped()
+            try:
+                asyncio.run(parked.drop(steward, open_spool(settings), choice, dropped))
+                selection.require_some(choice, folder)
+            except (BrokerUnavailable, Refused):
+                if dropped.messages:  # the rest of it is where it was
+                    show.report({"dropped": dropped.messages}, json_wanted=as_json)
+                raise
         show.report({"dropped": dropped.messages}, json_wanted=as_json)
         if dropped.left:
             raise click.ClickException(_left(dropped.left))

@@ -7,7 +7,7 @@ envelope are shown by their headers, and exported as they are.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Protocol
@@ -235,7 +235,6 @@ def send_again(steward: Steward, choice: Choice, order: Order, sent: Sent) -> No
         steward.move(queue, ids, onward, sent.note)
 
 
-@dataclass(frozen=True, slots=True)
 class Dropped:
     """What was deleted.
 
@@ -244,24 +243,35 @@ class Dropped:
         left: the keys of their blobs that could not be deleted, each with the reason.
     """
 
-    messages: int
-    left: Mapping[str, str]
+    def __init__(self) -> None:
+        self.messages = 0
+        self.left: dict[str, str] = {}
 
 
-async def drop(steward: Steward, blobs: Blobs, choice: Choice) -> Dropped:
-    """Delete messages for good, and then what those that are gone have in the spool."""
+async def drop(steward: Steward, blobs: Blobs, choice: Choice, dropped: Dropped) -> None:
+    """Delete messages for good, and what those that are gone have in the spool.
+
+    Args:
+        steward: the broker.
+        blobs: the spool.
+        choice: which messages.
+        dropped: is told what is gone of each queue in turn, whatever is raised at a later one.
+
+    Raises:
+        BrokerUnavailable: the broker cannot be used just now.
+    """
 
     def note(message: Stored) -> str | None:
         return _key(message) if choice.takes(message) else None
 
-    keys = [key for queue, ids in choice.places(steward) for key in steward.drop(queue, ids, note)]
-    left = {}
-    for key in filter(None, keys):
-        try:
-            await blobs.delete(key)
-        except SpoolUnavailable as error:
-            left[key] = str(error)
-    return Dropped(len(keys), left)
+    for queue, ids in choice.places(steward):
+        keys = steward.drop(queue, ids, note)
+        dropped.messages += len(keys)
+        for key in filter(None, keys):
+            try:
+                await blobs.delete(key)
+            except SpoolUnavailable as error:
+                dropped.left[key] = str(error)
 
 
 def _key(message: Stored) -> str:

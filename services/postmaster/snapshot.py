@@ -158,10 +158,28 @@ def _copier(reader: sqlite3.Connection, file: Path) -> Callable[[Path], None]:
 def _linked(spool: Path, links: Path) -> dict[str, Path]:
     found = {}
     for key in LocalStore(spool).listed():
-        with contextlib.suppress(FileNotFoundError):  # it goes, so no queue names it any more
-            _link(spool / path_of(key), links / key)
-            found[key] = links / key
+        blob = spool / path_of(key)
+        try:
+            _link(blob, links / key)
+        except FileNotFoundError:  # it goes, so no queue names it any more
+            continue
+        except OSError:
+            (links / key).unlink(missing_ok=True)
+            if readable(blob):
+                raise
+            continue  # as if it were missing
+        found[key] = links / key
     return found
+
+
+def readable(blob: Path) -> bool:
+    """Return whether a file can be read; where not, that concerns it alone."""
+    try:
+        with blob.open("rb") as file:
+            file.read(1)
+    except OSError:
+        return False
+    return True
 
 
 def _link(blob: Path, name: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +13,7 @@ from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.open import open_spool, open_steward
 from shared.broker import Steward
 from shared.clock import SystemClock
+from shared.log import printable
 from shared.settings import Settings
 from shared.settings_values import duration
 
@@ -43,17 +44,40 @@ def list_(invocation: Invocation, as_json: bool) -> None:
         show.as_json(
             [_record(blob) for blob in blobs] + [_record(d) | {"draft": True} for d in drafts]
         )
-        return
-    if not blobs and not drafts:
+    elif blobs or drafts:
+        _list([*blobs, *drafts], drafts)
+    else:
         click.echo("The spool is empty.")
-        return
-    _print([*blobs, *drafts])
+    _tell(_troubles([*blobs, *drafts]), "looked at")
+
+
+def _list(every: Sequence[Listed], drafts: Sequence[Listed]) -> None:
+    _print(every)
     if drafts:
         size = show.size(sum(draft.size for draft in drafts))
         click.echo(
             f"drafts: {len(drafts)} ({size}): on their way in, or left by a process that was"
             " killed; these are cleared away when a fetcher starts"
         )
+
+
+def _troubles(blobs: Sequence[Listed]) -> dict[str, str]:
+    """Return why blobs cannot be looked at, by key."""
+    from shared.spool import said
+
+    return {blob.key: said(blob.trouble) for blob in blobs if blob.trouble is not None}
+
+
+def _tell(left: Mapping[str, str], what: str) -> None:
+    """Say of each blob why something could not be done with it.
+
+    Raises:
+        ClickException: there is one.
+    """
+    for key, why in left.items():
+        click.echo(f"{printable(key)}: {why}", err=True)
+    if left:
+        raise click.ClickException(f"{len(left)} could not be {what}; all others were")
 
 
 def _age(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
@@ -94,12 +118,17 @@ def sweep_(
         held = _held(steward, force)
     blobs = open_spool(settings)
     before = SystemClock().now() - age
-    found = sweep.orphans(asyncio.run(blobs.blobs()), held, before)
+    every = asyncio.run(blobs.blobs())
+    found = sweep.orphans(every, held, before)
+    left = {key: why for key, why in _troubles(every).items() if not held.hold(key)}
     deleted: Sequence[str] = ()
     if found and not dry_run:
         keep = sweep.AllBut({blob.key for blob in found})
-        deleted = asyncio.run(blobs.sweep(age, keep))
+        swept = asyncio.run(blobs.sweep(age, keep))
+        deleted = swept.deleted
+        left |= swept.left
     _report(found, deleted, dry_run, as_json)
+    _tell(left, "swept")
 
 
 def _allowed(settings: Settings, age: float | None) -> float:
@@ -160,9 +189,16 @@ def _report(found: Sequence[Listed], deleted: Sequence[str], dry_run: bool, as_j
 
 
 def _record(blob: Listed) -> dict[str, object]:
+    if blob.trouble is not None:
+        return {"key": blob.key, "size": None, "written": None}
     return {"key": blob.key, "size": blob.size, "written": show.time(blob.written)}
 
 
 def _print(blobs: Sequence[Listed]) -> None:
-    rows = ((b.key, show.size(b.size), show.minute(show.time(b.written))) for b in blobs)
-    show.table(_COLUMNS, rows, whole=_COLUMNS)
+    show.table(_COLUMNS, map(_row, blobs), whole=_COLUMNS)
+
+
+def _row(blob: Listed) -> tuple[str, str, str]:
+    if blob.trouble is not None:
+        return blob.key, "?", "?"
+    return blob.key, show.size(blob.size), show.minute(show.time(blob.written))

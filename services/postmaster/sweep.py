@@ -70,7 +70,8 @@ def references(messages: Iterable[Stored]) -> References:
 
 def orphans(blobs: Iterable[Listed], held: References, before: float) -> list[Listed]:
     """Return the blobs that were written before a moment and that nobody refers to."""
-    return [blob for blob in blobs if blob.written < before and not held.hold(blob.key)]
+    known = (blob for blob in blobs if blob.trouble is None)
+    return [blob for blob in known if blob.written < before and not held.hold(blob.key)]
 
 
 def youngest(give_up_after: float) -> float:

@@ -102,8 +102,15 @@ def show_(invocation: Invocation, as_json: bool) -> None:
     with open_steward(settings) as steward:
         depths = steward.depths()
         strays = steward.strays()
+        looked_into = steward.looked_into()
         neighbours = steward.neighbours()
     _tell(neighbours)
+    for name in looked_into:
+        click.echo(
+            f"warning: {printable(name)}: another command has messages of it in hand, and they are"
+            " not counted; they go back when it ends",
+            err=True,
+        )
     _warn(settings)
     queues = plan(settings.retry.tiers)
     if as_json:

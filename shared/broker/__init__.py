@@ -218,6 +218,9 @@ class Steward(Protocol):
             How many messages wait in each.
         """
 
+    def looked_into(self) -> Sequence[str]:
+        """Return the queues whose messages another command has in hand, so that none count them."""
+
     def neighbours(self) -> Sequence[str]:
         """Return the names of other connectors that have declared their queues in this place."""
 

@@ -85,6 +85,10 @@ class EmbeddedSteward:
         with self._open() as db:
             return store.strays(db, named)
 
+    def looked_into(self) -> Sequence[str]:
+        """Return nothing: a look takes no messages."""
+        return ()
+
     def neighbours(self) -> Sequence[str]:
         """Return nothing: nobody else has a data directory of ours."""
         return ()

@@ -15,7 +15,7 @@ import hashlib
 import random
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
@@ -147,13 +147,17 @@ class KombuSteward:
 
     def strays(self) -> Mapping[str, int]:
         """Return the queues that were declared once, are in no topology now, and hold messages."""
-        named = {spec.name for spec in self._queues}
-        with self._translated(f"queue {DECLARED}"):
-            others = {
-                name for name in remembered(self._connected()) - named if not name.startswith(NAMED)
-            }
-        counts = {name: self._depth(name) for name in sorted(others)}
+        counts = {name: self._depth(name) for name in self._beside()}
         return {name: count for name, count in counts.items() if count}
+
+    def looked_into(self) -> Sequence[str]:
+        """Return the queues whose messages another command has in hand, so that none count them.
+
+        Only a command consumes what no stage does.
+        """
+        unworked = [spec.name for spec in self._queues if spec.kind != "work"]
+        found = ((name, self._declared(name)) for name in (*unworked, *self._beside()))
+        return [name for name, said in found if said is not None and said.consumer_count]
 
     def neighbours(self) -> Sequence[str]:
         """Return the names of other connectors that have declared their queues here."""
@@ -191,20 +195,20 @@ class KombuSteward:
             ConfigError: there is no such queue.
             BrokerUnavailable: the broker does not answer, or others look into it for too long.
         """
-        with self._looking(queue) as look:
-            for message in look.messages():
-                yield from self._messages(queue, message)
+        yield from self._browse(queue, alone=self._is_kept(queue))
 
     def everything(self) -> Iterator[Stored]:
         """Yield every message of every queue that carries mail, most of them twice; all stay.
 
         It looks twice, ``SETTLING`` seconds apart, and does not see what a running stage has in
-        hand. Queues that were declared once, and are no longer, count too.
+        hand. Queues that were declared once, and are no longer, count too. Of those who do so at
+        once, each sees all: they wait for each other.
         """
-        yield from self._look_everywhere()
+        busy = frozenset(self.consumers())
+        yield from self._look_everywhere(busy)
         self.close()  # a proxy in between may end what says nothing for so long
         time.sleep(SETTLING)
-        yield from self._look_everywhere()
+        yield from self._look_everywhere(busy)
 
     def consumers(self) -> Mapping[str, int]:
         """Return how many consumers each work queue has, of those that have any."""
@@ -280,7 +284,10 @@ class KombuSteward:
             Each entry of which a message was taken.
         """
         wanted = None if message_ids is None else frozenset(message_ids)
-        with self._looking(queue) as look, self._outgoing(queue) as out:
+        with (
+            self._looking(queue, alone=self._is_kept(queue)) as look,
+            self._outgoing(queue) as out,
+        ):
             batch: Batch[T] = Batch(look, out)
             try:
                 for message in look.messages():
@@ -311,12 +318,29 @@ class KombuSteward:
     def _stored(self, queue: str, id_: str, headers: Mapping[str, Any], body: bytes) -> Stored:
         return Stored(queue, id_, readable(headers, body, queue, self._queues), body)
 
-    def _look_everywhere(self) -> Iterator[Stored]:
+    def _browse(self, queue: str, *, alone: bool) -> Iterator[Stored]:
+        with self._looking(queue, alone=alone) as look:
+            for message in look.messages():
+                yield from self._messages(queue, message)
+
+    def _look_everywhere(self, busy: Container[str]) -> Iterator[Stored]:
+        """Look into each queue that carries mail; ``busy`` are those that stages consume."""
         for spec in sorted(self._queues, key=lambda spec: _OUTWARDS.index(spec.kind)):
             if spec.name != POLL and self._depth(spec.name) is not None:
-                yield from self.browse(spec.name)
-        for name in self.strays():
-            yield from self.browse(name)
+                yield from self._browse(spec.name, alone=spec.name not in busy)
+        for name in self._beside():
+            if self._depth(name) is not None:
+                yield from self._browse(name, alone=True)
+
+    def _beside(self) -> list[str]:
+        """Return the names of queues that were declared once, and are in no topology now."""
+        named = {spec.name for spec in self._queues}
+        with self._translated(f"queue {DECLARED}"):
+            others = remembered(self._connected()) - named
+        return sorted(name for name in others if not name.startswith(NAMED))
+
+    def _is_kept(self, queue: str) -> bool:
+        return any(spec.name == queue and spec.kind in _KEPT for spec in self._queues)
 
     def _depth(self, queue: str) -> int | None:
         found = self._declared(queue)
@@ -336,11 +360,10 @@ class KombuSteward:
                 return None
 
     @contextmanager
-    def _looking(self, queue: str) -> Iterator[Look]:
+    def _looking(self, queue: str, *, alone: bool) -> Iterator[Look]:
         """Look into a queue; what is not taken goes back, and is there again at the end."""
         self._require_harmless(queue)
         look: Look | None = None
-        alone = any(spec.name == queue and spec.kind in _KEPT for spec in self._queues)
         try:
             with (
                 self._translated(f"queue {queue}"),

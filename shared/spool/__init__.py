@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncGenerator, Callable, Container, Mapping
+from collections.abc import AsyncGenerator, Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import BinaryIO, Final, NamedTuple, TypeVar
 
 from shared.clock import Clock, SystemClock
 from shared.disk_words import disk_words
@@ -23,9 +24,9 @@ from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.log import printable
 from shared.mark import LONGEST
 from shared.spool.local import LocalStore
-from shared.spool.store import Draft, Listed, Store, path_of, valid
+from shared.spool.store import TMP, Draft, Listed, Store, path_of, valid
 
-__all__ = ["Blob", "Listed", "Spool", "folder_of", "valid"]
+__all__ = ["Blob", "Listed", "Spool", "Swept", "folder_of", "said", "valid"]
 
 R = TypeVar("R")
 
@@ -36,6 +37,18 @@ _THREADS: Final = 8
 _SYSTEM_CLOCK: Final = SystemClock()
 _CHECKED: Final = "0check"
 """The key of the blob that ``check`` writes; no message has it, for theirs are hashes."""
+
+
+class Swept(NamedTuple):
+    """What became of blobs that were to be deleted.
+
+    Attributes:
+        deleted: the keys of those that are gone.
+        left: why the others are not, by key; ``tmp`` stands for drafts.
+    """
+
+    deleted: list[str]
+    left: dict[str, str]
 
 
 class Blob:
@@ -212,7 +225,7 @@ class Spool:
         """
         return await self._call(partial(self._store.set_mark, content))
 
-    async def sweep(self, older_than: float, keep: Container[str]) -> list[str]:
+    async def sweep(self, older_than: float, keep: Container[str]) -> Swept:
         """Delete blobs that nothing refers to, and what was begun and never committed.
 
         Args:
@@ -220,8 +233,9 @@ class Spool:
                 anything refers to it.
             keep: keys of blobs to keep, whatever their age.
 
-        Returns:
-            The keys of the blobs deleted.
+        Raises:
+            SpoolUnavailable: it cannot be used just now; one blob that cannot be deleted is no
+                reason for that.
         """
         return await self._call(partial(self._sweep, self._clock.now() - older_than, keep))
 
@@ -236,10 +250,23 @@ class Spool:
         await blob.commit(_CHECKED)
         await self.delete(_CHECKED)
 
-    def _sweep(self, before: float, keep: Container[str]) -> list[str]:
-        self._store.discard_drafts(before)
-        orphans = [key for key in self._store.listed() if key not in keep]
-        return [key for key in orphans if self._store.delete_old(key, before)]
+    def _sweep(self, before: float, keep: Container[str]) -> Swept:
+        swept = Swept([], {})
+        with self._apart(TMP, swept.left):
+            self._store.discard_drafts(before)
+        for key in [key for key in self._store.listed() if key not in keep]:
+            with self._apart(key, swept.left):
+                if self._store.delete_old(key, before):
+                    swept.deleted.append(key)
+        return swept
+
+    @contextmanager
+    def _apart(self, key: str, left: dict[str, str]) -> Iterator[None]:
+        """Note what concerns one blob alone."""
+        try:
+            yield
+        except self._store.own as error:
+            left[key] = said(error)
 
     def _open(self, key: str, length: int | None) -> BinaryIO:
         try:
@@ -279,13 +306,17 @@ class _Threads:
         except SpoolMissing:
             raise
         except Exception as error:  # fsspec lets through whatever the client of a store raises
-            raise SpoolUnavailable(printable(_said(error))) from error
+            raise SpoolUnavailable(said(error)) from error
         self.done += 1
         return found
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     """Return what went wrong, in words for whoever has to mend it."""
+    return printable(_words(error))
+
+
+def _words(error: Exception) -> str:
     foreign = type(error).__module__ != "builtins"  # of fsspec, say: its name tells what it means
     if foreign or not isinstance(error, OSError) or error.strerror is None:
         return f"{type(error).__name__}: {error}"

@@ -5,6 +5,8 @@ those of the dead are known and can be cleared away. Its commit is fsync, rename
 of the folder; a new folder is synced into its parent first. Files are 0600, folders 0700: mail is
 private. A message that is fetched again replaces its old blob perhaps just when that is swept up as
 an orphan, so both hold a lock (flock) on the folder for that step, which ends with their process.
+Folders stay when they are empty: keys are hexadecimal, so there are 256 at the most, and each that
+is made anew costs the commit of a message one more sync of the root.
 """
 
 from __future__ import annotations
@@ -62,6 +64,8 @@ class LocalDraft:
 class LocalStore:
     """Files below a root folder, which is made when the first one is written."""
 
+    own = (OSError,)
+
     def __init__(self, root: Path) -> None:
         self._root = root
 
@@ -86,6 +90,8 @@ class LocalStore:
     def delete_old(self, key: str, before: float) -> bool:
         """Delete a blob if it was written before this moment; return whether it was."""
         path = self._root / path_of(key)
+        if not path.parent.exists():
+            return False
         with _locked(path.parent):
             old = _older(path, before)
             if old:
@@ -102,16 +108,12 @@ class LocalStore:
     def described(self) -> Iterator[Listed]:
         """Yield all blobs with size and time."""
         for key in self.listed():
-            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                found = (self._root / path_of(key)).stat()
-                yield Listed(key, found.st_size, found.st_mtime)
+            yield from _described(key, self._root / path_of(key))
 
     def drafts(self) -> Iterator[Listed]:
         """Yield what was begun and not committed, with size and time."""
         for path in self._root.glob(f"{TMP}/*"):
-            with contextlib.suppress(FileNotFoundError):  # committed meanwhile
-                found = path.stat()
-                yield Listed(f"{TMP}/{path.name}", found.st_size, found.st_mtime)
+            yield from _described(f"{TMP}/{path.name}", path)
 
     def mark(self, longest: int) -> bytes | None:
         """Return the beginning of what says who fills the spool; None where nothing does."""
@@ -145,6 +147,18 @@ class LocalStore:
                 failed = failed or error
         if failed is not None:
             raise failed
+
+
+def _described(key: str, path: Path) -> Iterator[Listed]:
+    """Yield what is known of a file, if it is still there."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield Listed(key, 0, 0.0, error)
+    else:
+        yield Listed(key, found.st_size, found.st_mtime)
 
 
 def _older(path: Path, before: float) -> bool:

@@ -71,6 +71,8 @@ class RemoteStore:
         pieces: how a large file is put, in words of that file system.
     """
 
+    own = (PermissionError,)  # any other may be the end of the connection
+
     def __init__(self, filesystem: Any, root: str, pieces: Mapping[str, int] | None = None) -> None:
         self._filesystem = filesystem
         self._root = root.rstrip("/")
@@ -113,8 +115,13 @@ class RemoteStore:
         """Yield all blobs with size and time."""
         for key in self.listed():
             path = f"{self._root}/{path_of(key)}"
-            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                yield Listed(key, int(self._filesystem.size(path)), self._written(path))
+            try:
+                found = Listed(key, int(self._filesystem.size(path)), self._written(path))
+            except FileNotFoundError:  # deleted meanwhile
+                continue
+            except self.own as error:
+                found = Listed(key, 0, 0.0, error)
+            yield found
 
     def drafts(self) -> Iterator[Listed]:
         """Yield temporary files of this machine; elsewhere there are none before their commit."""

@@ -21,11 +21,19 @@ MARK: Final = "ledger"
 
 
 class Listed(NamedTuple):
-    """A blob that lies there: its key, its bytes, and when it was written (since 1970, UTC)."""
+    """A blob that lies there.
+
+    Attributes:
+        key: of the blob.
+        size: its bytes.
+        written: seconds since 1970 (UTC).
+        trouble: why it cannot be looked at; size and time are then 0, and mean nothing.
+    """
 
     key: str
     size: int
     written: float
+    trouble: Exception | None = None
 
 
 class Draft(Protocol):
@@ -43,6 +51,10 @@ class Draft(Protocol):
 
 class Store(Protocol):
     """Where blobs lie."""
+
+    @property
+    def own(self) -> tuple[type[Exception], ...]:
+        """What is raised for a fault of one blob, which says nothing of the others."""
 
     def draft(self) -> Draft:
         """Begin a blob."""
@@ -64,7 +76,7 @@ class Store(Protocol):
         """Yield the keys of all blobs."""
 
     def described(self) -> Iterator[Listed]:
-        """Yield all blobs that are there, with what is known of them."""
+        """Yield all blobs that are there, with what is known of them, or why nothing is."""
 
     def drafts(self) -> Iterator[Listed]:
         """Yield what was begun and not committed, as far as that can be seen from here."""

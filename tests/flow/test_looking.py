@@ -4,16 +4,20 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shared.broker import Send, Stored
 from shared.broker import steward_look as look
+from shared.broker.rabbitmq import RabbitBroker
 from shared.broker.steward import KombuSteward
 from shared.errors import InUse
+from shared.queues import Tier
 from tests.contract.messages import failed
 from tests.flow.office import Neighbour, put, rabbitmq_office
 from tests.servers.process import wait_until
@@ -97,6 +101,76 @@ def test_who_waits_in_vain_is_told_so_and_never_that_nothing_is_there(
     assert list(looking) == []
     steward.close()
     assert ids(url) == ["id-0"]
+
+
+@pytest.mark.parametrize(
+    ("command", "done"),
+    [(("requeue", "--all"), "requeued"), (("drop", "--all", "--yes"), "dropped")],
+)
+def test_what_was_done_before_others_hindered_it_is_told(
+    office: Office,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    done: str,
+) -> None:
+    put(office, failed(0), failed(1)._replace(queue="pickup.failed"))
+    steward = KombuSteward(url, TIERS)
+    looking = steward.browse("pickup.failed")
+    next(looking)
+    monkeypatch.setattr(look, "LOOKING", 0.0)
+    printed = office("failed", *command)
+    assert (printed.status, printed.out) == (1, f"{done}: 1\n")
+    assert "pickup.failed: others have had its messages in hand" in printed.err
+    assert list(looking) == []
+    steward.close()
+    assert office("failed", *command).out == f"{done}: 1\n"
+
+
+def test_the_topology_says_of_what_somebody_looks_into_that_it_is_not_counted(
+    office: Office, url: str
+) -> None:
+    put(office, failed(0))
+    steward = KombuSteward(url, TIERS)
+    looking = steward.browse(QUEUE)
+    next(looking)
+    said = f"warning: {QUEUE}: another command has messages of it in hand, and they are not counted"
+    assert said in office("topology", "show").err
+    assert list(looking) == []
+    steward.close()
+    assert "in hand" not in office("topology", "show").err
+
+
+def test_of_two_who_look_everywhere_at_once_each_sees_all(
+    office: Office, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two sweeps of the spool do; what one does not see, it takes for gone."""
+    monkeypatch.setattr("shared.broker.steward.SETTLING", 0.0)
+    tiers = (*TIERS, Tier("12h", 43_200))  # which the configuration has no more afterwards
+    steward = KombuSteward(url, tiers)
+    steward.declare()
+    steward.close()
+    queues = (QUEUE, "incoming", "incoming.retry.6h", "incoming.retry.12h")
+    former = replace(
+        office,
+        broker=lambda: RabbitBroker(
+            url, sender="postmaster", name="former", tiers=tiers, version="0"
+        ),
+    )
+    for queue in queues:
+        put(former, *[failed(n)._replace(queue=queue) for n in range(COUNT)])
+
+    def everything() -> Counter[tuple[str, str]]:
+        steward = KombuSteward(url, TIERS)
+        try:
+            return Counter((each.queue, each.message_id) for each in steward.everything())
+        finally:
+            steward.close()
+
+    with ThreadPoolExecutor(3) as threads:
+        found = [each.result() for each in [threads.submit(everything) for _ in range(3)]]
+    wanted = {(queue, id_): 2 for queue in queues for id_ in IDS}
+    assert found == [wanted] * 3
 
 
 def test_a_look_that_is_killed_leaves_everything(office: Office, url: str) -> None:

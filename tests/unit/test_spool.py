@@ -133,8 +133,8 @@ class TestEveryStore:
         spool = at(clock)
         await put(spool, KEY, b"kept")
         await put(spool, OTHER, b"orphan")
-        assert await at(now).sweep(HOUR, set()) == []
-        assert await spool.sweep(HOUR, {KEY}) == [OTHER]
+        assert (await at(now).sweep(HOUR, set())).deleted == []
+        assert (await spool.sweep(HOUR, {KEY})).deleted == [OTHER]
         assert await get(spool, KEY) == b"kept"
         with pytest.raises(SpoolMissing):
             await get(spool, OTHER)
@@ -142,7 +142,7 @@ class TestEveryStore:
     async def test_check_leaves_nothing_behind(self, at: At) -> None:
         spool = at(ManualClock(4_000_000_000.0))
         await spool.check()
-        assert await spool.sweep(0, set()) == []
+        assert (await spool.sweep(0, set())).deleted == []
 
     async def test_a_mark_is_there_and_no_blob(self, at: At) -> None:
         spool = at()
@@ -152,7 +152,7 @@ class TestEveryStore:
         assert await spool.set_mark(b"second")
         assert await at().mark() == b"second"
         assert [blob.key for blob in await spool.blobs()] == ["abc1"]
-        assert await spool.sweep(-1, ()) == ["abc1"]
+        assert (await spool.sweep(-1, ())).deleted == ["abc1"]
         assert await at().mark() == b"second"
 
     async def test_many_blobs_at_once(self, at: At) -> None:

@@ -110,7 +110,7 @@ class TestFiles:
         (draft,) = files(root / "tmp")
         os.utime(draft, (0, 0))
         await fresh.write(b"x" * CHUNK)
-        assert await spool.sweep(HOUR, set()) == []
+        assert (await spool.sweep(HOUR, set())).deleted == []
         assert draft not in files(root / "tmp")
         with pytest.raises(SpoolUnavailable):
             await left.commit(KEY)
@@ -126,7 +126,7 @@ class TestFiles:
             sweeping = asyncio.create_task(spool.sweep(HOUR, set()))
             await asyncio.to_thread(wait_until, waiting, "the sweep to wait")
             os.utime(path)
-        assert await sweeping == []
+        assert (await sweeping).deleted == []
         assert await get(spool, KEY) == b"orphan"
 
     async def test_a_blob_is_never_written_again_while_it_is_swept_up(self, root: Path) -> None:

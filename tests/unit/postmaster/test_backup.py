@@ -159,6 +159,19 @@ def _with_database(file: Path, name: str, statement: str) -> None:
     write(file, members | {name: path.read_bytes()})
 
 
+def beside(name: str) -> Callable[[Path, Office], None]:
+    """Return what leaves the log of a former file where a database of its own place belongs."""
+
+    def leave(_: Path, office: Office) -> None:
+        elsewhere = office.data.parent / "ledgers"
+        elsewhere.mkdir()
+        with office.config.open("a") as config:
+            config.write(f'[state]\nurl = "sqlite:///{elsewhere}/state.db"\n')
+        (elsewhere / name).write_bytes(b"a log of another file")
+
+    return leave
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -177,6 +190,9 @@ def _with_database(file: Path, name: str, statement: str) -> None:
         (without_ledgers, "there is no state.db in it"),
         (of_another_kind, "this configuration keeps state.db and spool here"),
         (not_empty, "reserve is there: a backup is put back where nothing is"),
+        (beside("state.db-wal"), "state.db-wal is there: a backup is put back where nothing is"),
+        (beside("state.db-shm"), "state.db-shm is there: a backup is put back where nothing is"),
+        (beside("state.db"), "state.db is there: a backup is put back where nothing is"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_changed(
@@ -206,17 +222,35 @@ def test_no_backup_is_put_back_under_a_process_that_runs(office: Office, saved: 
     asyncio.run(run())
 
 
+def nothing(_: Path) -> None:
+    pass
+
+
+def a_folder(blob: Path) -> None:
+    blob.mkdir(parents=True)
+
+
+def a_loop(blob: Path) -> None:
+    blob.parent.mkdir()
+    blob.symlink_to(blob)
+
+
+@pytest.mark.parametrize("lies_there", [nothing, a_folder, a_loop])
 def test_a_blob_that_was_missing_before_the_backup_does_not_hinder_a_restore(
-    office: Office, tmp_path: Path
+    office: Office, tmp_path: Path, lies_there: Callable[[Path], None]
 ) -> None:
     office.park(KEY, payload=replace(fetched(), raw=Spooled(KEY, len(RAW), RAW[:20])))
+    office.spooled(ORPHAN, RAW)
+    office.park(ORPHAN, payload=replace(fetched(), raw=Spooled(ORPHAN, len(RAW), RAW[:20])))
+    lies_there(office.data / "spool" / KEY[:2] / KEY[2:])
     made_ledgers(office)
     done = office("backup", str(tmp_path / "saved.tar"))
     assert done.status == 0
-    assert f"missing from the spool already: {KEY}" in done.err
+    assert f"missing from the spool already, or cannot be read: {KEY}" in done.err
     shutil.rmtree(office.data)
     assert office("restore", str(tmp_path / "saved.tar")).status == 0
-    assert len(office("failed", "list", "--json").json) == 1
+    assert len(office("failed", "list", "--json").json) == 2
+    assert [blob["key"] for blob in office("spool", "list", "--json").json] == [ORPHAN]
 
 
 def test_what_lies_at_servers_is_named(office: Office, tmp_path: Path) -> None:

@@ -108,6 +108,16 @@ def test_where_the_file_system_knows_no_links_blobs_are_copied(
         assert found.blobs[f"ab{7:032x}"].read_bytes() == b"7"
 
 
+def test_a_blob_that_cannot_be_read_keeps_no_other(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    writer.make()
+    writer.blob(7).mkdir()
+    with snapshot(writer.files, tmp_path / "spool") as found:
+        assert len(found.blobs) == OTHERS
+        assert all(path.is_file() for path in found.blobs.values())
+    assert not (tmp_path / "spool" / "backup").exists()
+
+
 def test_a_folder_is_one_process_s_and_is_left_without_a_trace(tmp_path: Path) -> None:
     left = tmp_path / "x.part"
     left.mkdir()

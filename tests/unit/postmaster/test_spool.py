@@ -158,6 +158,40 @@ class TestSweep:
         assert office("spool", "sweep", "--json").json["deleted"] == 1
         assert keys(office) == ["0akept"]
 
+    def test_what_cannot_be_deleted_or_looked_at_keeps_no_other(self, office: Office) -> None:
+        assert office("topology", "declare").status == 0
+        for key in ("0aorphan", "0bfolder", "0corphan"):
+            blob(office, key)
+        folder, loop = office.data / "spool/0b/folder", office.data / "spool/0b/loop"
+        folder.unlink()
+        folder.mkdir()
+        os.utime(folder, (0, 0))
+        loop.symlink_to(loop)
+        for command in (("spool", "sweep", "--dry-run"), ("spool", "list")):
+            printed = office(*command)
+            assert printed.status == 1
+            assert "0aorphan" in printed.out
+            assert "0bloop: the spool cannot be used: Too many levels" in printed.err
+        printed = office("spool", "sweep", "--json")
+        assert (printed.status, printed.json["deleted"]) == (1, 2)
+        assert [line.partition(":")[0] for line in printed.err.splitlines()[:2]] == [
+            "0bloop",
+            "0bfolder",
+        ]
+        assert "2 could not be swept; all others were" in printed.err
+        loop.unlink()
+        assert keys(office) == ["0bfolder"]
+
+    def test_a_draft_that_cannot_be_deleted_keeps_no_blob(self, office: Office) -> None:
+        assert office("topology", "declare").status == 0
+        blob(office, "0aorphan")
+        (office.data / "spool/tmp/folder/x").mkdir(parents=True)
+        os.utime(office.data / "spool/tmp/folder", (0, 0))
+        printed = office("spool", "sweep")
+        assert (printed.status, printed.out.splitlines()[-1]) == (1, f"deleted: 1 ({len(RAW)}B)")
+        assert "tmp: the spool cannot be used: " in printed.err
+        assert keys(office) == ["tmp/folder"]
+
     def test_poll_jobs_keep_nothing(self, office: Office) -> None:
         job = wire.encode(Envelope("", "sales", Poll(), FIRST_SEEN))
 
