@@ -5,21 +5,24 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import cast
 
 import pytest
 from amqp import Connection
 
+from services import host
 from shared import topology, wire
 from shared.broker import Delivery, Send
 from shared.broker import rabbitmq as rabbitmq_broker
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq import RabbitBroker, consumer, link, parting
 from shared.broker.rabbitmq.consumer import Session
 from shared.broker.steward import KombuSteward
 from shared.errors import BrokerUnavailable, DeliveryLost
 from shared.message import Envelope, Fetched, Inline, Summary
 from shared.queues import DELIVERY_LIMIT
 from tests.deliveries import singly
+from tests.flow.forked import ForkedConnector
 from tests.flow.rabbitmq_site import PATIENCE, TIERS, Site, eventually, one
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.process import free_port
@@ -27,6 +30,9 @@ from tests.servers.rabbitmq import RabbitServer, rabbitmq
 from tests.stewards import back
 
 MESSAGES = 300
+GRACE_PERIOD = 45
+"""Seconds that docker-compose.yml and the Helm chart give a process to end."""
+
 ALARM = ("set_vm_memory_high_watermark", "0.0000001")
 NO_ALARM = ("set_vm_memory_high_watermark", "absolute", "2GB")
 
@@ -251,6 +257,55 @@ async def test_an_alarm_blocks_publishing_and_not_consuming(site: Site) -> None:
         await deliveries.aclose()
     assert not await site.held("incoming")
     assert await site.held("parsed") == {"m1": 1}
+
+
+async def test_a_queue_that_is_deleted_ends_what_was_handed_out_of_it(site: Site) -> None:
+    await site.publish("m1", "m2")
+    async with site.broker() as broker:
+        deliveries = singly(broker.consume("incoming", 10))
+        first, second = await one(deliveries), await one(deliveries)
+        await broker.settle(first)
+        waiting = asyncio.ensure_future(one(deliveries))
+        site.server.api("DELETE", f"queues/{site.vhost}/incoming")
+        await eventually(lambda: site.reported("the broker cancelled the consumer"), "its end")
+        with pytest.raises(DeliveryLost, match="the broker cancelled the consumer"):
+            await broker.settle(second)
+        site.declare()
+        await site.publish("m3")
+        third = await waiting
+        assert third.message_id == "m3"
+        site.server.api("DELETE", f"queues/{site.vhost}/incoming")
+        await deliveries.aclose()  # the channel may know of it by now, or not
+        with pytest.raises(DeliveryLost):
+            await broker.settle(third)
+
+
+async def test_a_process_ends_in_time_while_the_broker_says_nothing(
+    site: Site, product: ForkedConnector, tmp_path: Path
+) -> None:
+    """It has a message in hand that it cannot settle, and every question stays unanswered."""
+    product.configure([], f"maildir://{tmp_path}/mail/{{local}}", site.url, retry={"tiers": ["1s"]})
+    product.first = _hurried
+    product.start("parser")
+    steward = site.steward()
+    await eventually(lambda: "incoming" in steward.consumers(), "the parser")
+    steward.close()
+    site.server.api("DELETE", f"queues/{site.vhost}/quarantine")  # where it would go
+    await site.publish("m1")
+    await eventually(lambda: product.count("parser", "the broker does not settle") > 0, "m1")
+    site.server.freeze()
+    try:
+        assert await asyncio.to_thread(product.stop, "parser", GRACE_PERIOD) == 0
+    finally:
+        site.server.thaw()
+
+
+def _hurried() -> None:
+    """Do not wait for a broker as long as production does, each time that it is waited for."""
+    for module in (consumer, parting):
+        vars(module)["PARTING"] = 1.0
+    vars(link)["CLOSING"] = 1.0
+    vars(host)["GRACE"] = 1.0
 
 
 @pytest.fixture

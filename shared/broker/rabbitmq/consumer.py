@@ -178,8 +178,9 @@ class Session:
         """Take no more; give back what was not handed on. The rest can still be settled."""
         self._stopped = True
         self._wake()
+        end = self._loop.time() + PARTING
         with suppress(ChannelEnded, TimeoutError):
-            async with asyncio.timeout(PARTING):
+            async with asyncio.timeout_at(end):
                 self._consumers = (await asked(self._channel, self.queue)).consumer_count
         self._undivert()  # what still comes pika rejects
         if self._lost is not None or not self._channel.pika.is_open:
@@ -191,7 +192,7 @@ class Session:
         self._give_back()
         try:
             with suppress(ChannelEnded, TimeoutError):
-                async with asyncio.timeout(PARTING):
+                async with asyncio.timeout_at(end):
                     await cancelled
         finally:
             self._parted = True

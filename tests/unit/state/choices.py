@@ -126,7 +126,7 @@ class Choices(Opening):
     ) -> None:
         """But for what is older than the ledger of deliveries goes back, and what is adopted."""
         await one.record("a", [Entry("u0", "old")])
-        clock.suspend(90 * DAY)
+        await clock.advance(90 * DAY)
         now = clock.now()
         await one.record("a", [Entry(f"u{n}", f"i{n}") for n in (1, 2, 3)])
         await one.record("a", [Entry(None, "unnamed")])
