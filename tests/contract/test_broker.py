@@ -363,10 +363,10 @@ async def test_a_large_body_comes_through_whole(bench: Bench) -> None:
 async def test_a_thousand_publishes_at_once(bench: Bench) -> None:
     broker = await bench.broker()
 
-    await asyncio.gather(*(broker.publish(send(n)) for n in range(200)))
+    await asyncio.gather(*(broker.publish(send(n)) for n in range(1000)))
 
     got = await take(bench.consume(broker, "incoming", prefetch=1000), 1000)
-    assert {d.message_id for d in got} == {f"id-{n}" for n in range(200)}
+    assert {d.message_id for d in got} == {f"id-{n}" for n in range(1000)}
     await asyncio.gather(*(broker.settle(d, send(0, "parsed")) for d in got))
     await has_depth(broker, "parsed", 1000)
     await has_depth(broker, "incoming", 0)
