@@ -182,7 +182,7 @@ class Spool(_Table):
 
     Attributes:
         inline_limit: bytes up to which a message travels in the queue itself.
-        options: passed on to fsspec, e.g. ``endpoint_url``, ``key`` and ``secret`` for S3.
+        options: see ``shared.spool.options``.
     """
 
     url: SpoolUrl | None = None

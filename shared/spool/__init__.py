@@ -24,6 +24,7 @@ from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.log import printable
 from shared.mark import LONGEST
 from shared.spool.local import LocalStore
+from shared.spool.options import of_folder
 from shared.spool.store import TMP, Draft, Listed, Store, path_of, valid
 
 __all__ = ["Blob", "Listed", "Spool", "Swept", "folder_of", "said", "valid"]
@@ -114,7 +115,7 @@ class Spool:
         clock: tells how old a blob is.
 
     Raises:
-        ConfigError: the URL is wrong, or needs a package that is not installed.
+        ConfigError: the URL or an option is wrong, or a package is needed that is not installed.
     """
 
     def __init__(
@@ -344,6 +345,7 @@ def _store(url: str, options: Mapping[str, str]) -> Store:
 
 def _place(url: str, options: Mapping[str, str]) -> Store | Path:
     if "://" not in url:
+        of_folder(options)
         return Path(url)
     # Not at the top: a directory needs no fsspec.
     from shared.spool.remote import connect

@@ -23,6 +23,8 @@ from typing import Any, BinaryIO, Final, cast
 import fsspec
 
 from shared.errors import ConfigError
+from shared.log import printable
+from shared.spool.options import meant, of_folder
 from shared.spool.store import MARK, Listed, key_of, path_of
 
 _PREFIX: Final = "pop3-connector-spool-"
@@ -158,18 +160,23 @@ def connect(url: str, options: Mapping[str, str]) -> RemoteStore | Path:
     """Return the store of a URL; where that leads to this machine, the folder.
 
     Raises:
-        ConfigError: there is no such kind of URL, or its package is not installed.
+        ConfigError: there is no such kind of URL, its package is not installed, or an option is
+            wrong.
     """
     where = "spool.url"
     scheme = url.partition("://")[0]
     of_s3 = scheme in ("s3", "s3a")
     patience = {"config_kwargs": _PATIENCE} if of_s3 else {}
+    said = meant(scheme, url, options)
     try:
-        filesystem, root = fsspec.core.url_to_fs(url, **options, **patience)
+        filesystem, root = fsspec.core.url_to_fs(url, **said, **patience)
     except ImportError as error:
         raise ConfigError(where, f"{scheme}:// needs a package: {error}") from error
     except ValueError as error:
         raise ConfigError(where, f"fsspec does not know {scheme}://") from error
+    except TypeError as error:
+        raise ConfigError("spool.options", printable(f"{scheme}://: {error}")) from error
     if filesystem.protocol in ("file", ("file", "local")):
+        of_folder(options)
         return Path(root)
     return RemoteStore(filesystem, root, _PIECES if of_s3 else {})

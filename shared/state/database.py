@@ -252,6 +252,9 @@ def _sqlite(url: URL, patience: float) -> Engine:
 
 
 def _named(url: URL) -> str:
+    if url.query:
+        names = printable(", ".join(url.query))
+        raise ConfigError(WHERE, f"there are no options in the URL of a file ({names})")
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         raise ConfigError(WHERE, "names no file; several processes share it, so memory will not do")
     return url.database

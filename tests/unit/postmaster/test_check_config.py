@@ -84,6 +84,39 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     ),
     "a database in memory": ('[state]\nurl = "sqlite://"', "state.url: names no file"),
     "a spool of an unknown kind": ('[spool]\nurl = "nonsense://x"', "spool.url: fsspec does not"),
+    "an option of a database file": (
+        '[state]\nurl = "sqlite:////tmp/x.db?timeout=abc"',
+        "state.url: there are no options in the URL of a file (timeout)",
+    ),
+    "an unknown option of S3": (
+        '[spool]\nurl = "s3://b/x"\n[spool.options]\nendpoint = "http://hunter2"',
+        "spool.options.endpoint: unknown option; expected one of endpoint_url, key, secret, ",
+    ),
+    "an endpoint that is none": (
+        '[spool]\nurl = "s3://b/x"\n[spool.options]\nendpoint_url = "minio:9000"',
+        "spool.options.endpoint_url: expected https://host or http://host:port",
+    ),
+    "half a login of S3": (
+        '[spool]\nurl = "s3://b/x"\n[spool.options]\nsecret = "hunter2"',
+        "spool.options.secret: there is no key beside it",
+    ),
+    "no bucket": ('[spool]\nurl = "s3:///x"', "spool.url: expected s3://bucket/path"),
+    "neither true nor false": (
+        '[spool]\nurl = "s3://b/x"\n[spool.options]\nanon = "no"',
+        'spool.options.anon: expected "true" or "false"',
+    ),
+    "an option that is ours": (
+        '[spool]\nurl = "memory://x"\n[spool.options]\nprotocol = "x"',
+        "spool.options.protocol: this cannot be set",
+    ),
+    "a spool option of a folder": (
+        '[spool]\nurl = "/srv/x"\n[spool.options]\nkey = "hunter2"',
+        "spool.options.key: a spool in a folder has no options",
+    ),
+    "an option of the usual folder": (
+        '[spool.options]\nendpoint_url = "https://minio.example"',
+        "spool.options.endpoint_url: a spool in a folder has no options",
+    ),
     "a port of the monitor": ('[monitor]\nlisten = "127.0.0.1:70000"', "monitor.listen: "),
     "an address that is not ours": ('[monitor]\nlisten = "192.0.2.1:9108"', "monitor.listen: "),
     "a password of the broker": (
@@ -109,7 +142,13 @@ class TestWhatRunWouldRefuse:
         assert "hunter2" not in printed.err
 
     @pytest.mark.parametrize(
-        "what", [w for w, (_, said) in REFUSED.items() if said.startswith("the url")][:-1]
+        "what",
+        [
+            what
+            for what, (_, said) in REFUSED.items()
+            if said.startswith(("the url", "spool.", "state."))
+            and what != "a host of a destination"
+        ],
     )
     def test_by_the_same_words_as_by_run(self, office: Office, what: str) -> None:
         text, _ = REFUSED[what]
