@@ -1,4 +1,5 @@
 """The clock of the machine is set back by an hour, and put right again: nothing waits for an hour.
+Nor does anything where it is an hour apart from that of the database, whichever is ahead.
 
 The processes are real, and so are the servers; only what the processes take for the wall clock is
 ours. What waits longer than any of these tests has patience would be said to stall.
@@ -16,6 +17,7 @@ from tests.flow.oracle import Tally
 from tests.flow.place import Place
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.postfix import Postfix, postfix
+from tests.servers.postgresql import PostgresqlServer, postgresql
 
 HOUR = 3600.0
 USERS = ("sales", "later")
@@ -47,15 +49,28 @@ def local(server: Postfix) -> Postfix:
 @pytest.fixture
 def place(place: Place, local: Postfix, broker: str | None) -> Place:
     """Two accounts that are polled every second, one for Maildirs and one for Postfix."""
+    configure(place, local, broker)
+    assert place.product.cli("topology", "declare").returncode == 0
+    return place
+
+
+def configure(
+    place: Place, local: Postfix, broker: str | None, **tables: dict[str, object]
+) -> None:
     place.configure(
         place.account("sales", poll_every="1s"),
         place.account("later", poll_every="1s", destination="postfix"),
         url=broker,
         retry={"tiers": ["2s"]},
         **{"destinations.postfix": {"url": local.url}},
+        **tables,
     )
-    assert place.product.cli("topology", "declare").returncode == 0
-    return place
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[PostgresqlServer]:
+    with postgresql() as server:
+        yield server
 
 
 def put(place: Place, seed: int, count: int = 20, users: Sequence[str] = USERS) -> None:
@@ -126,5 +141,25 @@ def test_who_died_before_it_holds_nothing_up(place: Place, local: Postfix) -> No
     product.clock.set(-HOUR)
     product.start("fetcher", "deliverer")
     put(place, seed=6)
+    all_delivered(place, local)
+    ended_well(place, local)
+
+
+@pytest.mark.parametrize("broker", [None])
+def test_the_clock_of_the_database_matters_to_nothing(
+    place: Place, local: Postfix, broker: str | None, database: PostgresqlServer
+) -> None:
+    """It is an hour behind, then right, then ahead, with polls, retries and claims underway."""
+    product = place.product
+    configure(place, local, broker, state={"url": database.empty()})
+    product.start(*STAGES)
+    for step, now in enumerate((HOUR, 0.0, -HOUR)):
+        put(place, seed=30 + step, count=50)
+        product.clock.set(now)
+        for round_ in range(2):  # what comes after a poll at this time is polled, too
+            put(place, seed=40 + 2 * step + round_, count=10)
+            product.wait(lambda: 2 * place.tally().delivered == len(place.oracle.accepted), "mail")
+    product.wait(lambda: product.count("deliverer", "retrying") >= 20, "refusals")
+    del local.answers[LATER]
     all_delivered(place, local)
     ended_well(place, local)
