@@ -11,8 +11,10 @@ import pytest
 from shared.claims import ADOPT, Claim, Entry, Quirk, Trouble
 from shared.errors import Unstorable
 from shared.state import UNKNOWN, UNRECORDABLE, State, new_owner
+from shared.state.leases import LEASE
 from tests.claims import claim_one, finish_one
-from tests.unit.state.opening import Opening
+from tests.clock import ManualClock
+from tests.unit.state.opening import HOUR, Opening
 from tests.unit.state.processes import execute, rows
 
 ODD = "\0nul \ud800 surrogate \x1b[2J küche рубль 🦉 \\x41 \\ud800 '\"%s ${x}\r\n"
@@ -79,6 +81,17 @@ CALLS: Mapping[str, Call] = {
 }
 """How a value comes into each column that takes what strangers say, or what is made of it."""
 
+OWN = (
+    "lease.owner",
+    "lease.renewed",
+    "lease.expires",
+    "uidl.first_seen",
+    "message.first_seen",
+    "account.set_at",
+    "delivered.at",
+)
+"""Columns of which we say ourselves what is in them."""
+
 NUMBERS = ("size", "next_poll", "login_after", "retry_at", "number", "tries", "until", "value")
 GOES_ON = ("last_error", "undone", "login_after", "refused", "retry_at")
 """Of the end of a poll: without these it is recorded all the same."""
@@ -132,6 +145,42 @@ class Values(Opening):
         else:
             assert isinstance(answers[3], Unstorable), answers[3]
         await call(state, good[0])
+        await state.close()
+
+    @pytest.mark.parametrize("place", OWN)
+    async def test_what_we_write_of_ourselves_and_is_refused_keeps_no_other_table(
+        self, url: str, place: str, clock: ManualClock
+    ) -> None:
+        """Each row has it, so all of that table fail, for as long as it is refused."""
+        owner, told = new_owner(), list[str]()
+
+        def report(what: str, /, **_: object) -> None:
+            told.append(what)
+
+        state = await State.open(url, owner=owner, clock=clock, report=report, patience=1)
+        table, _, column = place.partition(".")
+        own: Any = {"owner": owner, "expires": clock.now() + LEASE}.get(column, clock.now())
+        forbid(url, table, column, own)
+        calls: Mapping[str, Callable[[], Awaitable[object]]] = {
+            "lease": lambda: state.lease("x"),
+            "uidl": lambda: state.record("a", [Entry("u", "id")]),
+            "message": lambda: state.record("b", [Entry(None, "bare")]),
+            "account": lambda: state.polled("c", next_poll=0, error=None),
+            "trouble": lambda: state.troubled("d", [_trouble()]),
+            "quirk": lambda: state.learn("s", Quirk("q", 1, LATER)),
+            "delivered": lambda: finish_one(state, "id", "d", {"r": "250"}),
+        }
+        names = [name for name in calls for _ in range(3)]
+        found = await asyncio.gather(*(calls[n]() for n in names), return_exceptions=True)
+        failed = {n for n, a in zip(names, found, strict=True) if isinstance(a, Exception)}
+        concerned = {"uidl", "message"} if table == "message" else {table}
+        assert {name for name in calls if not rows(url, name)} == concerned
+        assert failed == ({table} if table in ("lease", "account") else set()), found
+        assert bool(told) == (table in ("uidl", "message", "delivered"))
+        if column != "owner":
+            clock.set(HOUR)
+            await calls[table]()
+            assert rows(url, table)
         await state.close()
 
     async def test_of_a_call_with_many_values_the_bad_one_fails_alone(
