@@ -245,6 +245,9 @@ class Deliverer:
             except StateUnavailable:
                 await self._unrecorded.write(done)
                 rest += [delivery for delivery, _ in done]
+            except asyncio.CancelledError:  # nobody knows whether it was recorded
+                await self._unrecorded.write(done)
+                raise
         await self._unclaim(rest)
 
     async def _unclaim(self, deliveries: Sequence[Delivery]) -> None:

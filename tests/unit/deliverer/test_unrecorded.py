@@ -85,16 +85,33 @@ async def test_a_process_that_ends_before_it_could_record_leaves_it_to_the_next(
     delivering.cancel()
 
 
+@pytest.mark.parametrize("told", [False, True])
 async def test_what_is_cancelled_while_it_is_recorded_is_written_down(
-    dying: State, other: State, spool: Spool, clock: ManualClock, unrecorded: Unrecorded
+    told: bool,
+    dying: State,
+    other: State,
+    spool: Spool,
+    clock: ManualClock,
+    unrecorded: Unrecorded,
 ) -> None:
+    """Whether the deliverer had been told of it when it was cancelled first, or not yet."""
+    recording = asyncio.Event()
+
     class Slow(Away):
         async def finish(self, finished: object) -> None:
+            recording.set()
             await asyncio.Event().wait()
 
     courier = Told()
     deliverer = Deliverer({"local": courier}, Slow(dying), spool, clock, unrecorded=unrecorded)
-    delivering = await delivered_and_not_recorded(deliverer, courier)
+    if told:
+        delivering = await delivered_and_not_recorded(deliverer, courier)
+    else:
+        delivering = asyncio.create_task(handled(deliverer, ANNA))
+        while not courier.letters:
+            await asyncio.sleep(0)
+        delivering.cancel()
+    await recording.wait()
     delivering.cancel()
     with pytest.raises(asyncio.CancelledError):
         await delivering
