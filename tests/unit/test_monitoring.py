@@ -2,13 +2,11 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from shared.metrics import METRICS
-from tests.servers.process import require
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy/monitoring"
@@ -92,33 +90,6 @@ def test_every_alert_is_documented_and_tested() -> None:
 def test_the_severity_that_is_documented_holds() -> None:
     real = re.findall(r"alert: (\w+)\n.*?severity: (\w+)", ALERTS, re.DOTALL)
     assert re.findall(r"^\| (\w+) \| (page|ticket) \|", DOCUMENTED, re.MULTILINE) == real
-
-
-def promtool(*arguments: str | Path) -> None:
-    require("promtool")
-    command = ["promtool", *map(str, arguments)]
-    done = subprocess.run(command, cwd=MONITORING, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_prometheus_understands_its_configuration() -> None:
-    promtool("check", "config", "--syntax-only", "prometheus.yml")
-
-
-def test_each_alert_fires_when_it_should() -> None:
-    promtool("test", "rules", "alerts.test.yml")
-
-
-def test_prometheus_understands_what_the_dashboard_asks(tmp_path: Path) -> None:
-    """As recording rules; Grafana puts an interval in place of its variable, and so do we."""
-    rules = [
-        {"record": f"panel:{i}", "expr": query.replace("$__rate_interval", "5m")}
-        for i, query in enumerate(queries())
-    ]
-    assert not any("$" in rule["expr"] for rule in rules)
-    file = tmp_path / "dashboard.json"  # which is YAML, too
-    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
-    promtool("check", "rules", file)
 
 
 def test_panels_have_titles_and_do_not_overlap() -> None:
