@@ -37,10 +37,10 @@ from compose_deployment import (
 
 PAGE: Final = (ROOT / "docs" / "operations.md").read_text()
 BACKUPS: Final = "/var/backups/pop3-connector"
-ALONE: Final = "pop3-connector "
+ALONE: Final = ("pop3-connector ", "(umask 077 && pg_dump ", "pg_restore ")
 """How blocks begin of who has the connector installed without containers."""
 
-ELSEWHERE: Final = (ALONE, "cat deploy/images.env")
+ELSEWHERE: Final = (*ALONE, "cat deploy/images.env")
 """How blocks begin that are not followed with containers: those, and what asks a registry."""
 
 WORDS: Final = {
@@ -173,7 +173,9 @@ def story() -> None:
         upgrade(here)
         new_database(here)
         tls(here)
-        procedures_sqlite.follow(alone("Backup"), here.at_terminal)
+        files, servers = alone("Backup")[:3], alone("Backup")[3:]
+        procedures_sqlite.follow(files, here.at_terminal)
+        procedures_sqlite.follow_with_postgresql(servers, here.at_terminal)
         backup(here)
         with copied() as elsewhere:
             move(here, elsewhere)
