@@ -13,6 +13,7 @@ from shared.errors import ConfigError, StateUnavailable
 from shared.state import State, new_owner
 from tests.claims import claim_one, finish_one, unclaim_one
 from tests.servers.postgresql import PostgresqlServer, postgresql
+from tests.servers.proxy import Proxy, proxy
 from tests.unit.state.suite import StateSuite
 
 
@@ -25,6 +26,12 @@ def server() -> Iterator[PostgresqlServer]:
 @pytest.fixture
 def url(server: PostgresqlServer) -> str:
     return server.empty()
+
+
+@pytest.fixture
+def line(server: PostgresqlServer) -> Iterator[Proxy]:
+    with proxy(server.port) as running:
+        yield running
 
 
 class TestPostgresql(StateSuite):
@@ -59,14 +66,19 @@ class TestServer:
         assert await claim_one(state, "id", "küche") == Claim(frozenset({"änne@x"}), replay=False)
         await state.close()
 
-    async def test_accounts_of_nobody_cost_the_log_nothing(
-        self, server: PostgresqlServer, url: str
+    @pytest.mark.parametrize("hold", [3600, 0], ids=["not due", "due"])
+    async def test_accounts_of_nobody_cost_log_and_network_nothing(
+        self, server: PostgresqlServer, line: Proxy, url: str, hold: float
     ) -> None:
-        """Rows of removed and disabled accounts are due for ever, and looked at each second."""
+        """Rows of removed and disabled accounts are due for ever, and looked at each second.
+
+        So it is whether an account of ours is due beside them or not.
+        """
         async with contextlib.AsyncExitStack() as stack:
 
             async def opened() -> State:
-                state = await State.open(url, owner=new_owner())
+                through = url.replace(f":{server.port}/", f":{line.port}/")
+                state = await State.open(through, owner=new_owner())
                 stack.push_async_callback(state.close)
                 return state
 
@@ -74,14 +86,17 @@ class TestServer:
             await (await opened()).claim_due(removed, hold=0)
             fetchers = [await opened() for _ in range(4)]
             for fetcher in fetchers:
-                await fetcher.claim_due(["sales"], hold=3600)
-            written = 0
+                await fetcher.claim_due(["sales"], hold=hold)
+            written, passed = 0, line.passed
             with server.connect() as connection:
                 for fetcher in fetchers * 5:
                     written -= _log_position(connection)
-                    await fetcher.claim_due(["sales"], hold=3600)
+                    await fetcher.claim_due(["sales"], hold=hold)
                     written += _log_position(connection)
-        assert written < 20 * len(removed)  # of which each lock would be some 50 bytes
+            passed = line.passed - passed
+        # Each of 20 times, a lock would be some 50 bytes for each of them, and a name 10.
+        assert written < 100 * len(removed)
+        assert passed < 50 * len(removed)
 
     async def test_a_server_that_is_away_is_temporary(
         self, server: PostgresqlServer, url: str

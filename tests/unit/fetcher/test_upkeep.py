@@ -95,6 +95,17 @@ async def test_what_is_over_is_forgotten_and_what_a_maildrop_holds_is_not(
     assert journal.troubles == []
 
 
+async def test_how_accounts_stand_that_nobody_has_any_more_is_forgotten(
+    open_state: Opener, spool: Spool, journal: Journal, clock: ManualClock
+) -> None:
+    then, today = await open_state(0), await open_state(31)
+    await then.claim_due(["sales", "removed"], hold=60)
+    await upkeep(await open_state(1), spool, journal, clock).once()
+    assert set(await today.accounts()) == {"sales", "removed"}
+    assert await upkeep(today, spool, journal, clock).once()
+    assert set(await today.accounts()) == {"sales"}
+
+
 async def test_the_spool_loses_what_was_never_finished_and_no_blob(
     open_state: Opener, spool: Spool, journal: Journal, clock: ManualClock, tmp_path: Path
 ) -> None:

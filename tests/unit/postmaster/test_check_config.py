@@ -84,6 +84,10 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     ),
     "a database in memory": ('[state]\nurl = "sqlite://"', "state.url: names no file"),
     "a spool of an unknown kind": ('[spool]\nurl = "nonsense://x"', "spool.url: fsspec does not"),
+    "a misspelt option of a database": (
+        '[state]\nurl = "postgresql://u@h/db?sslmod=require"',
+        'state.url: invalid connection option "sslmod"',
+    ),
     "an option of a database file": (
         '[state]\nurl = "sqlite:////tmp/x.db?timeout=abc"',
         "state.url: there are no options in the URL of a file (timeout)",
