@@ -5,13 +5,20 @@ beside it, one by one, each confirmed there before it is acknowledged here; the 
 when nothing is in it, declared anew, and gets them back in their order. Killed at any point, each
 message is in one of the two, at worst in both, and the next run goes on from there.
 
-A quorum queue cannot be told to go only if it is empty, so first nothing may come into it: no stage
-consumes, its bindings are gone, nobody may declare (``steward_alone``), and the retry tiers that
-lead to it are emptied before. It goes when nothing has come in for a while since its bindings were
-taken away, and they are taken away again before the last look. Limits: what RabbitMQ itself holds
-back in a retry tier, because the inbox was full, can come in all the same; so can what another
-program sends to the queue by its name, or over a binding that it makes, as does a ``declare`` of a
-version that knows no lock. Between the last look and the deletion that is lost, and said.
+A quorum queue cannot be told to go only if it is empty (540, not implemented; 3.10 to 4.0), so
+first nothing may come into it: no stage consumes, its bindings are gone, nobody may declare
+(``steward_alone``), and the retry tiers that lead to it are emptied before. What is sent over an
+exchange is given back to its sender from then on, and the queue goes half a second later at the
+earliest, when all that was on its way has come in and been moved: to take the next message is a
+question that the queue answers after all that it got before. Nor may anybody hold messages of it:
+RabbitMQ counts who has taken some by ``basic.get`` and not acknowledged them among the consumers of
+a quorum queue (``rabbit_fifo``). The bindings are taken away again before the last look.
+
+Limits: what RabbitMQ itself holds back in a retry tier, because the inbox was full, can come in all
+the same; so can what another program sends to the queue by its name, or over a binding that it
+makes, as does a ``declare`` of a version that knows no lock. What comes in between the last look
+and the deletion is lost, and said, but for what comes within the deletion itself. In a cluster, who
+holds messages at a node that cannot be reached is counted nowhere.
 """
 
 # kombu has few annotations.
@@ -20,9 +27,8 @@ version that knows no lock. Between the last look and the deletion that is lost,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from amqp import Message
@@ -30,8 +36,8 @@ from amqp.exceptions import ChannelError, MessageNacked, NotFound
 from kombu.connection import Connection
 
 from shared import topology
-from shared.broker.dead_letter import ROUTING
 from shared.broker.steward_alone import alone
+from shared.broker.steward_copies import copied, known_by, left, waiting
 from shared.broker.steward_memory import remember, remembered
 from shared.errors import Refused
 from shared.faultpoint import reach
@@ -46,10 +52,9 @@ _ROUNDS: Final = 5
 """How often a queue is emptied of what was in it by then, before it is said that more comes in."""
 _MORE: Final = 100
 """Messages that may come in, or come back, while a queue is emptied once."""
-_COUNTERS: Final = ("x-delivery-count", "x-acquired-count")
-"""Headers that a quorum queue adds for whoever takes a message."""
-
-
+_TAKING: Final = (
+    "{} consumers take messages from it, or hold some; stop the stages, and whoever looks into it"
+)
 _COMING: Final = "messages keep coming in, or somebody takes some; stop that, and migrate again"
 
 
@@ -108,11 +113,14 @@ class Migration:
             outdated = [each.spec for each in due if each.outdated]
             emptied = _by_kind([*outdated, *self._sources(outdated)])
             filled = {*emptied, *(each.spec for each in due)}
+            back = _by_kind(filled)[::-1]
+            resumed = {each.spec for each in due if each.beside and not each.outdated}
             self._remember(spec.name + MOVING for spec in emptied)
             self._empty(emptied)
             self._replace(_by_kind(outdated))
-            for spec in reversed(_by_kind(filled)):
-                self._fill(spec)
+            for spec in back:
+                self._fill(spec, resumed=spec in resumed)
+            self._clear(back)
             self._release()
             return len(due)
 
@@ -120,8 +128,7 @@ class Migration:
         for spec in topology.every(self.tiers):
             said = self._declared(spec.name)
             if said is not None and said.consumer_count:
-                what = f"{said.consumer_count} consumers take messages from it; stop the stages"
-                raise Refused(spec.name, what)
+                raise Refused(spec.name, _TAKING.format(said.consumer_count))
 
     def _sources(self, outdated: Sequence[QueueSpec]) -> list[QueueSpec]:
         """Return the retry tiers from which messages would come into queues that are deleted."""
@@ -192,22 +199,42 @@ class Migration:
                 return total
         raise Refused(spec.name, _COMING)
 
-    def _fill(self, spec: QueueSpec) -> None:
-        """Put back what is beside a queue."""
+    def _fill(self, spec: QueueSpec, *, resumed: bool) -> None:
+        """Put back what is beside a queue.
+
+        Args:
+            spec: the queue.
+            resumed: a run that did not come to its end may have begun to.
+        """
         topology.declare_queue(self.connection, spec)
         if self._declared(spec.name + MOVING) is None:
             return
-        moved = self._move(spec.name + MOVING, spec.name, spec.ttl)
-        self._delete(spec.name + MOVING)
+        looked = [name for name in (spec.name, spec.back_to) if name and resumed]
+        there = (known for name in looked for known in waiting(self.connection, name))
+        moved = self._move(spec.name + MOVING, spec.name, spec.ttl, there=there)
         self.say(f"{spec.name}: has the arguments of this version; {moved} messages put back")
+
+    def _clear(self, specs: Sequence[QueueSpec]) -> None:
+        """Delete the queues beside others, from which everything has been put back."""
+        for spec in specs:
+            if self._declared(spec.name + MOVING) is not None:
+                self._delete(spec.name + MOVING)
 
     def _release(self) -> None:
         """Put back into quarantine what a policy has thrown out of it."""
-        if self._count(HELD) and (moved := self._move(HELD, QUARANTINE)):
+        if not self._count(HELD):
+            return
+        there = waiting(self.connection, QUARANTINE)
+        if moved := self._move(HELD, QUARANTINE, there=there):
             self.say(f"{QUARANTINE}: {moved} messages that a policy had thrown out put back")
 
     def _move(
-        self, source: str, target: str, ttl: float | None = None, most: int | None = None
+        self,
+        source: str,
+        target: str,
+        ttl: float | None = None,
+        most: int | None = None,
+        there: Iterable[bytes] = (),
     ) -> int:
         """Move the messages of a queue to another; return how many.
 
@@ -216,19 +243,21 @@ class Migration:
             target: where they go.
             ttl: seconds that they have to wait there in all; None for ever.
             most: how many at the most; None for all.
+            there: what messages are known by that may be there already, from a run that was killed.
 
         Raises:
             Refused: the other queue does not take them.
         """
-        moved, before = 0, None
+        moved, found = 0, set[bytes | None](there)
         with self.connection.channel() as taking, self.connection.channel() as giving:
             taking.auto_decode = False  # a body stays bytes, whatever its sender says of it
             while moved != most and (message := taking.basic_get(source)) is not None:
-                copy = _copy(message)
-                if before is None or not _same(before, copy):
-                    self._give(giving, copy, target, None if ttl is None else _left(ttl, copy))
+                copy = copied(message)
+                known = known_by(copy)
+                if known is None or known not in found:
+                    self._give(giving, copy, target, None if ttl is None else left(ttl, copy))
                     moved += 1
-                before = copy
+                found.add(known)
                 reach("migrate", "copied")
                 taking.basic_ack(message.delivery_tag)
                 reach("migrate", "taken")
@@ -254,7 +283,9 @@ class Migration:
         with self.connection.channel() as channel:
             reach("migrate", "deleting")
             said = channel.queue_declare(name, passive=True)
-            if said.message_count or said.consumer_count:
+            if said.consumer_count:
+                raise Refused(name, _TAKING.format(said.consumer_count))
+            if said.message_count:
                 raise Refused(name, _COMING)
             gone = channel.queue_delete(name)
             reach("migrate", "deleted")
@@ -284,34 +315,3 @@ def described(due: Due) -> str:
 
 def _by_kind(specs: Iterable[QueueSpec]) -> list[QueueSpec]:
     return sorted(specs, key=lambda spec: (_OUTWARDS.index(spec.kind), spec.name))
-
-
-def _copy(message: Any) -> Message:
-    """Return the same message to be sent, without what belongs to the queue that it was in."""
-    properties: dict[str, Any] = dict(message.properties)
-    headers: Mapping[str, Any] = properties.pop("application_headers", None) or {}
-    properties.pop("expiration", None)
-    kept = {name: value for name, value in headers.items() if name not in (*_COUNTERS, *ROUTING)}
-    return Message(message.body, application_headers=kept, **properties)
-
-
-def _same(one: Message, other: Message) -> bool:
-    """Return whether a run that was killed has left a message twice, one after the other."""
-    known = one.properties.get("message_id")
-    return bool(known) and (one.properties, one.body) == (other.properties, other.body)
-
-
-def _left(ttl: float, message: Message) -> int | None:
-    """Return the milliseconds that a message has still to wait in a retry tier, None for all of it.
-
-    The headers of our stages say when the wait began.
-    """
-    since = (message.properties.get("application_headers") or {}).get("failed-at")
-    if not isinstance(since, str):
-        return None
-    try:
-        began = datetime.fromisoformat(since)
-    except ValueError:
-        return None
-    waited = (datetime.now(UTC) - began.replace(tzinfo=began.tzinfo or UTC)).total_seconds()
-    return round(min(max(ttl - waited, 0.0), ttl) * 1000)
