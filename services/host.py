@@ -33,7 +33,7 @@ from shared.broker import Broker
 from shared.clock import SystemClock
 from shared.errors import SpoolUnavailable, StateUnavailable
 from shared.log import Lines, MailLog
-from shared.metrics import IN_HAND
+from shared.metrics import IN_HAND, UNTRIED
 from shared.queues import RETRIED
 from shared.room import Room
 from shared.runner import Runner
@@ -322,6 +322,7 @@ def runner(assembly: Assembly, resources: Resources, *, once: bool = False) -> R
     )
     resources.warn(run.warnings)
     resources.log.metrics.watch(IN_HAND, lambda: float(run.in_hand), stage.name)
+    resources.log.metrics.watch(UNTRIED, lambda: run.untried, stage.name)
     return run
 
 

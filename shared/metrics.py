@@ -28,6 +28,7 @@ UNSUBSCRIBED: Final = "pop3_connector_broker_unsubscribed"
 UNCONFIRMED: Final = "pop3_connector_broker_unconfirmed_seconds"
 BREAKER: Final = "pop3_connector_breaker_open"
 HELD: Final = "pop3_connector_accounts_held"
+UNTRIED: Final = "pop3_connector_suspects_untried_seconds"
 BUILD: Final = "pop3_connector_build_info"
 
 _SHORT: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300)
@@ -77,6 +78,12 @@ METRICS: Final = (
         "gauge",
         (),
         "Accounts that are not polled until somebody chooses: their ledger may be another one.",
+    ),
+    Metric(
+        UNTRIED,
+        "gauge",
+        ("stage",),
+        "Seconds for which no process has started that would try suspects; 0 while one does.",
     ),
     Metric(BUILD, "gauge", ("version",), "1, for the version that runs."),
 )

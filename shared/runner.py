@@ -116,6 +116,11 @@ class Runner:
         """How many deliveries were taken and are not settled yet."""
         return self.taken - self._let_go
 
+    @property
+    def untried(self) -> float:
+        """Seconds for which suspects cannot be tried, 0 while they can; from any thread."""
+        return 0.0 if self._suspects is None else self._suspects.untried
+
     def warnings(self) -> Sequence[str]:
         """Return what somebody should look at; from any thread."""
         return () if self._suspects is None else self._suspects.warnings()

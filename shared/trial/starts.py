@@ -63,10 +63,15 @@ class Starts:
             self._failed, self._pause = 0, PAUSE
             return process
 
+    @property
+    def untried(self) -> float:
+        """Seconds for which no process has started, 0 while one does; from any thread."""
+        return self._clock.monotonic() - self._since if self._failed else 0.0
+
     def warnings(self) -> Sequence[str]:
         """Return that suspects cannot be tried, if that is so for long; from any thread."""
-        seconds = self._clock.monotonic() - self._since
-        if not self._failed or seconds < WARN_AFTER:
+        seconds = self.untried
+        if seconds < WARN_AFTER:
             return ()
         what = f"the process that tries suspects has not started for {seconds:.0f} s: {self._why}"
         return (f"{what}; suspects wait in a retry tier",)

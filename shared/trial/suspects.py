@@ -110,6 +110,11 @@ class Suspects:
         self._ids[delivery.message_id] += 1
         self._put(self._abreast, Suspect(delivery))
 
+    @property
+    def untried(self) -> float:
+        """Seconds for which suspects cannot be tried, 0 while they can; from any thread."""
+        return self._starts.untried
+
     def warnings(self) -> Sequence[str]:
         """Return that suspects cannot be tried, if that is so for long; from any thread."""
         return self._starts.warnings()

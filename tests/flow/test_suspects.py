@@ -7,6 +7,7 @@ Python is made to when it opens the file of that message in the Maildir.
 import asyncio
 import os
 import signal
+import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from services.fetcher.identity import identify
 from shared.broker import HANDED_OUT, Send
 from shared.faultpoint import VARIABLE
 from shared.message import Envelope, Fetched, Inline
+from shared.metrics import UNTRIED
 from shared.queues import INCOMING, PICKUP, QUARANTINE, Tier
 from shared.runner import RENEW
 from shared.trial.suspects import SUSPECT
@@ -27,6 +29,7 @@ from tests.flow.connector import Connector
 from tests.flow.forked import ForkedConnector
 from tests.flow.place import ONCE
 from tests.flow.queues import opened, steward
+from tests.servers.process import free_port
 from tests.servers.smtp import HANG, SmtpServer, smtp_server
 
 TIERS = (Tier("1s", 1.0),)
@@ -74,6 +77,14 @@ async def put(product: Connector, broker: str | None, messages: Sequence[bytes])
     async with opened(product, broker, TIERS, "rewriter") as rewriter:
         for message in messages:  # one by one, so that each has an entry of its own
             await put_addressed(rewriter, "default", ["sales"], [message])
+
+
+def untried(port: int) -> float:
+    """Return what the metrics say of suspects that no process tries."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    found = [float(line.split()[-1]) for line in lines if line.startswith(f"{UNTRIED}{{")]
+    return sum(found)  # there is none before the stage runs
 
 
 async def hand_out(
@@ -241,8 +252,10 @@ async def test_suspects_are_not_tried_with_another_configuration_and_mail_goes_o
     mail = tmp_path / "mail"
     url = f"maildir://{mail}/{{local}}"
     configure(product, broker, url)
-    product.start("deliverer")
+    port = free_port()
+    product.start("deliverer", POP3_CONNECTOR__MONITOR__LISTEN=f"127.0.0.1:{port}")
     await waited(product, lambda: product.count("deliverer", "started"), "start")
+    assert untried(port) == 0
     product.configure([], url, broker, retry={"tiers": ["2s", "3s"]})
     message, fresh = letters(2)
     async with opened(product, broker, TIERS, "rewriter") as rewriter:
@@ -258,6 +271,7 @@ async def test_suspects_are_not_tried_with_another_configuration_and_mail_goes_o
     await waited(product, lambda: product.count("deliverer", said), "word of it")
     why = {e["why"] for e in product.events("deliverer") if "why" in e}
     assert why == {"the configuration has changed since this process started; restart it"}
+    await waited(product, lambda: untried(port) > 0, "the metric")
     await put(product, broker, [fresh])
     await waited(product, lambda: stored(mail) == 1, "fresh mail")
     assert product.stop("deliverer") == 0

@@ -276,6 +276,7 @@ async def test_where_no_process_starts_suspects_are_put_off_and_it_is_told(court
     await court.turn(WARN_AFTER)
     (said,) = court.suspects.warnings()
     assert "exit status 3" in said
+    assert court.suspects.untried >= WARN_AFTER
     court.fails = 0
     await court.take("d")
     await court.turn()
@@ -283,6 +284,7 @@ async def test_where_no_process_starts_suspects_are_put_off_and_it_is_told(court
     await court.turn()
     assert court.settled == {"d": DONE}
     assert not court.suspects.warnings()
+    assert not court.suspects.untried
 
 
 async def test_what_no_process_can_be_handed_is_put_off_and_not_given_up(court: Court) -> None:
