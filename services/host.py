@@ -198,7 +198,7 @@ async def _monitored(
     await stack.enter_async_context(watched(settings, room, stuck, log, clock))
     resources = Resources(settings, broker, state, spool, log, clock, hostname, version, room)
     known = known_in(settings)
-    marks = Marks(settings, spool, name, log.trouble)
+    marks = Marks(settings, spool, name, log.trouble, clock)
     ready = replace(
         resources,
         damage=vitals.damage,

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
+from shared.apart import answered, apart
+from shared.clock import Clock
 from shared.delivered_here import found
 from shared.errors import BrokerUnavailable, ConfigError, SpoolUnavailable
 from shared.log import Report
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
 QUEUES: Final = "the queues"
 SPOOL: Final = "the blobs in the spool"
 
+SPOOL_WITHIN: Final = 10.0
+"""Seconds that a spool may take to answer."""
+
+T = TypeVar("T")
+
 
 class Marks:
     """The marks of one installation.
@@ -42,44 +49,75 @@ class Marks:
         spool: its spool.
         sender: whose exchange this process sends with.
         report: told of what cannot be read or written.
+        clock: the time.
     """
 
-    def __init__(self, settings: Settings, spool: Spool, sender: str, report: Report) -> None:
+    def __init__(
+        self, settings: Settings, spool: Spool, sender: str, report: Report, clock: Clock
+    ) -> None:
         self._settings = settings
         self._spool = spool
         self._sender = sender
         self._report = report
+        self._clock = clock
         self._refused: set[str] = set()
+        self._hangs: asyncio.Future[Any] | None = None
 
-    async def read(self) -> Sequence[tuple[str, Mark]]:
-        """Return what marks there are, each with the words for its place."""
+    @property
+    def hangs(self) -> bool:
+        """Whether the spool was asked, and has not answered yet."""
+        return self._hangs is not None and not self._hangs.done()
+
+    async def read(self) -> Mapping[str, Mark | None]:
+        """Return what marks there are, by the words for their places; None where there is none.
+
+        A place that could not be asked is not among them.
+        """
+        marks = {QUEUES: await self.queues()}
+        try:
+            text = await self._at_spool(self._spool.mark)
+            marks[SPOOL] = None if text is None else read(text)
+        except SpoolUnavailable as error:
+            self._tell(SPOOL, error)
+        return marks
+
+    async def queues(self) -> Mark | None:
+        """Return the mark that lies with the queues; None where there is none."""
         waits = AsyncRetrying(
             retry=retry_if_exception_type(BrokerUnavailable),
             wait=wait_random_exponential(multiplier=0.2, max=15),
         )
-        texts: dict[str, bytes | None] = {}
-        texts[QUEUES] = await waits(asyncio.to_thread, self._read_queues)
-        try:
-            texts[SPOOL] = await self._spool.mark()
-        except SpoolUnavailable as error:
-            self._tell(SPOOL, error)
-        marks = ((where, read(text)) for where, text in texts.items() if text is not None)
-        return [(where, mark) for where, mark in marks if mark is not None]
+        text: bytes | None = await waits(apart, self._read_queues, "mark")
+        return None if text is None else read(text)
 
     async def write(self, mark: Mark) -> Sequence[str]:
         """Write a mark wherever that works; return these places."""
         done = []
         try:
-            if await asyncio.to_thread(self._write_queues, mark.text()):
+            if await apart(lambda: self._write_queues(mark.text()), "mark"):
                 done.append(QUEUES)
         except (BrokerUnavailable, OSError) as error:
             self._tell(QUEUES, error)
         try:
-            if await self._spool.set_mark(mark.text().encode()):
+            if await self._at_spool(lambda: self._spool.set_mark(mark.text().encode())):
                 done.append(SPOOL)
         except SpoolUnavailable as error:
             self._tell(SPOOL, error)
         return done
+
+    async def _at_spool(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Ask the spool, one thing at a time: what hangs there keeps a thread.
+
+        Raises:
+            SpoolUnavailable: it fails, or does not answer.
+        """
+        if not self.hangs:
+            self._hangs = task = asyncio.ensure_future(work())
+            try:
+                return await answered(self._clock, SPOOL_WITHIN, task)
+            except TimeoutError:
+                pass
+        raise SpoolUnavailable(f"it has not answered within {SPOOL_WITHIN:g} seconds")
 
     def delivered(self, accounts: Sequence[str]) -> str | None:
         """Return why these accounts are known to have delivered mail here; blocking."""
@@ -116,11 +154,14 @@ class Marks:
             write_file(self._file, text.encode())
             return True
 
-        def write(steward: KombuSteward) -> bytes:
+        def changed(before: bytes | None) -> str:
             names = self._settings.broker.names
-            others = _by_connector(steward.mark())
+            others = _by_connector(before)
             kept = {name: other for name, other in others.items() if name not in names}
-            steward.set_mark(self._sender, json.dumps({**kept, names[0]: text}))
+            return json.dumps({**kept, names[0]: text})
+
+        def write(steward: KombuSteward) -> bytes:
+            steward.set_mark(self._sender, changed)
             return b""
 
         return self._at_rabbitmq(write) is not None

@@ -1,6 +1,6 @@
 """Marks: what lies beside queues and blobs to say which state database they were filled with.
 
-A state database has an id, and a number that grows with every start of a fetcher and every hour.
+A state database has an id, and a number that grows with each start of a fetcher and as mail comes.
 The same two are written into marks elsewhere, the number there never greater than in the database.
 So a mark of another id tells that the database is not the one that mail was fetched with, and a
 greater number that it is older than it should be: an earlier one was put back. A mark is trusted as
@@ -56,10 +56,10 @@ def doubt(own: Mark | None, used: bool, found: Iterable[tuple[str, Mark]]) -> st
     for where, mark in found:
         if own is not None and mark.state == own.state and mark.number <= own.number:
             continue
-        when = _moment(mark.at)
+        when = moment(mark.at)
         if own is not None and mark.state == own.state:
             return (
-                f"the state database is as it was on {_moment(own.at)}, and {where} were filled"
+                f"the state database is as it was on {moment(own.at)}, and {where} were filled"
                 f" with it until {when}: an earlier one was put back"
             )
         what = "is another one" if used else "is new"
@@ -67,7 +67,8 @@ def doubt(own: Mark | None, used: bool, found: Iterable[tuple[str, Mark]]) -> st
     return None
 
 
-def _moment(at: float) -> str:
+def moment(at: float) -> str:
+    """Return a moment (seconds since 1970) in words, whatever a mark says."""
     try:
         return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
     except (ValueError, OverflowError, OSError):

@@ -20,6 +20,11 @@ class ManualClock:
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._count = 0
 
+    @property
+    def sleepers(self) -> int:
+        """How many sleep."""
+        return sum(not future.done() for _, _, future in self._sleepers)
+
     def now(self) -> float:
         return self._now
 

@@ -105,9 +105,12 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     upkeep = Upkeep(list(accounts), state, r.spool, r.log, r.clock, remembers)
     await upkeep.begin()
     beside: tuple[Companion, ...] = (schedule.run, upkeep.run)
+    doubts: Doubts | None = None
     if r.marks is not None:
         names = [table.name for table in r.settings.accounts]
-        doubts = Doubts(state, r.marks, r.log, r.clock, names)
+        counts = r.log.counts
+        came = lambda: counts["fetched"] + counts["suppressed"]  # noqa: E731
+        doubts = Doubts(state, r.marks, r.log, r.clock, names, came)
         await r.unless_stopped(doubts.check())
         r.warn(doubts.warnings)
         r.log.metrics.watch(HELD, lambda: float(doubts.held))
@@ -117,6 +120,8 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         yield Assembly(stage, beside)
     finally:
         await fetcher.close()
+        if doubts is not None:
+            await doubts.leave()
 
 
 PART: Final = Part("fetcher", assemble)

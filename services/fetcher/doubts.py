@@ -6,18 +6,22 @@ itself is compared with marks that lie elsewhere, and where it is new, with what
 Maildirs. Where they do not go together, every account is held, and the operator is asked, once:
 for each account, also for one that is configured later, as it may have been there before; or for
 all.
-Then the marks follow the database. It trusts the clock for words alone. Limits: where database,
-queues and spool are all new, and mail goes to a server, there is nothing to tell it by; where all
-were put back together, as they were at one moment, neither.
+Then the marks follow the database: at each start, at an orderly end, at most a minute after
+something came, and every hour. They are written last, so that a mark is never ahead of its
+database. It trusts the clock for words alone. Limits: where database, queues and spool are all new,
+and mail goes to a server, there is nothing to tell it by; where all were put back together, as they
+were at one moment, neither; nor where an earlier database is put back after a kill, within a minute
+of the mail that it lacks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
+from shared.apart import answered
 from shared.clock import Clock
 from shared.errors import StateUnavailable
 from shared.mark import Mark, doubt
@@ -27,6 +31,12 @@ _TURN: Final = 0.2
 
 EVERY: Final = 3_600.0
 """Seconds after which the marks are brought up to date, and an earlier database is noticed."""
+
+LOOK_EVERY: Final = 60.0
+"""Seconds between two looks whether anything came; then that is done at once."""
+
+FAREWELL: Final = 5.0
+"""Seconds that it may take at the end: the broker may be away."""
 
 SOON: Final = 10.0
 """Seconds to the next look while the operator is asked."""
@@ -56,6 +66,10 @@ class Installation(Protocol):
     @property
     def marked(self) -> str | None:
         """Places that took its last mark."""
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the operator has chosen for some account since it was asked, or for all."""
 
 
 class Ledger(Protocol):
@@ -92,8 +106,8 @@ class Ledger(Protocol):
 class Marks(Protocol):
     """The marks elsewhere."""
 
-    async def read(self) -> Sequence[tuple[str, Mark]]:
-        """Return them, each with the words for its place."""
+    async def read(self) -> Mapping[str, Mark | None]:
+        """Return them by the words for their places; None where there is none."""
 
     async def write(self, mark: Mark) -> Sequence[str]:
         """Write one wherever that works; return these places."""
@@ -110,7 +124,7 @@ class Journal(Protocol):
 
 
 class Doubts:
-    """Compares state database and marks: at the start, and every hour.
+    """Compares state database and marks, and has the marks follow.
 
     Args:
         ledger: the state database.
@@ -118,6 +132,7 @@ class Doubts:
         journal: told of what does not go together.
         clock: the time.
         accounts: the names of all that are configured.
+        came: tells how much mail has come since the start, recorded in the ledger.
 
     Attributes:
         held: how many accounts are held, when it looked last.
@@ -130,12 +145,17 @@ class Doubts:
         journal: Journal,
         clock: Clock,
         accounts: Sequence[str],
+        came: Callable[[], int],
     ) -> None:
         self._ledger = ledger
         self._marks = marks
         self._journal = journal
         self._clock = clock
         self._accounts = accounts
+        self._came = came
+        self._compared = came()
+        self._compared_at = clock.monotonic()
+        self._told = 0
         self.held = 0
 
     def warnings(self) -> Sequence[str]:
@@ -148,15 +168,20 @@ class Doubts:
     async def run(self, stop: asyncio.Event) -> None:
         """Look again, until ``stop`` is set."""
         while not stop.is_set():
-            await self._clock.sleep(SOON if self.held else EVERY)
+            await self._clock.sleep(SOON if self.held else LOOK_EVERY)
             try:
-                before = self.held
-                if before:
-                    self.held = await self._ledger.held(self._accounts)
-                if not before or not self.held:
-                    await self.check()
+                await self._look()
             except StateUnavailable as error:
                 self._journal.trouble("the state database could not be compared", why=error)
+
+    async def _look(self) -> None:
+        before = self.held
+        if before:
+            self.held = await self._ledger.held(self._accounts)
+        waited = self._clock.monotonic() - self._compared_at
+        came = self._came() != self._compared and waited >= LOOK_EVERY
+        if (before and not self.held) or came or waited >= EVERY:
+            await self.check()
 
     async def check(self) -> None:
         """Compare, and have the accounts held where they must not be polled.
@@ -164,46 +189,75 @@ class Doubts:
         Raises:
             StateUnavailable: nobody knows.
         """
+        await self._compare_alone()
+        await self._ledger.enrol(self._accounts)
+        self.held = await self._ledger.held(self._accounts)
+        if self.held and self.held != self._told:
+            self._journal.trouble("accounts are held", held=self.held, advice=ADVICE)
+        self._told = self.held
+
+    async def leave(self) -> None:
+        """Have the marks follow once more, if anything came since, when nothing comes any more."""
+        if self._came() == self._compared:
+            return
+        last = asyncio.ensure_future(self._compare_alone())
+        try:
+            await answered(self._clock, FAREWELL, last)
+        except (StateUnavailable, TimeoutError) as error:
+            last.cancel()
+            why = str(error) or f"it took longer than {FAREWELL:g} seconds"
+            self._journal.trouble("the marks of the state database are not up to date", why=why)
+
+    async def _compare_alone(self) -> None:
+        """Compare, one fetcher at a time."""
         while not await self._ledger.lease(LEASE):
             await self._clock.sleep(_TURN)
         try:
             await self._compare()
         finally:
             await self._ledger.release(LEASE)
-        await self._ledger.enrol(self._accounts)
-        self.held = await self._ledger.held(self._accounts)
-        if self.held:
-            self._journal.trouble("accounts are held", held=self.held, advice=ADVICE)
 
     async def _compare(self) -> None:
+        came = self._came()
         standing = await self._ledger.installation()
         found = await self._marks.read()
+        there = [(where, mark) for where, mark in found.items() if mark is not None]
         own = standing.own
-        why = doubt(own, standing.used, found)
+        why = doubt(own, standing.used, there)
         if why is None and own is None and not standing.used:
             why = await asyncio.to_thread(self._marks.delivered, self._accounts)
-        if why is None:
+        if why is None or await self._is_settled(why, standing, there):
             self._tell_what_is_gone(standing, found)
-        else:
-            about = json.dumps(sorted({mark.state for _, mark in found}))
-            if standing.asked != about:
-                self._journal.trouble(f"nothing is polled: {why}")
-                await self._ledger.hold(self._accounts, why)
-                await self._ledger.asked(about)
-                return
-            if await self._ledger.held(self._accounts):
-                return
-        ours = [mark.number for _, mark in found if own is not None and mark.state == own.state]
+            await self._follow(standing, found)
+        self._compared, self._compared_at = came, self._clock.monotonic()
+
+    async def _is_settled(
+        self, why: str, standing: Installation, there: Sequence[tuple[str, Mark]]
+    ) -> bool:
+        """Ask the operator, once; return whether that was answered for every account."""
+        about = json.dumps(sorted({mark.state for _, mark in there}))
+        if standing.asked == about:
+            return standing.chosen and not await self._ledger.held(self._accounts)
+        self._journal.trouble(f"nothing is polled: {why}")
+        await self._ledger.hold(self._accounts, why)
+        await self._ledger.asked(about)
+        return False
+
+    async def _follow(self, standing: Installation, found: Mapping[str, Mark | None]) -> None:
+        """Get on in the database, and then in the marks: whenever this is killed, none is ahead."""
+        own = standing.own
+        ours = [m.number for m in found.values() if m and own and m.state == own.state]
         mark = await self._ledger.note(beyond=max(ours, default=0))
-        places = json.dumps(await self._marks.write(mark))
+        before = json.loads(standing.marked or "[]")
+        kept = [where for where in before if where not in found]  # nobody could ask there
+        places = json.dumps(sorted({*await self._marks.write(mark), *kept}))
         if places != standing.marked:
             await self._ledger.marked(places)
 
-    def _tell_what_is_gone(self, standing: Installation, found: Sequence[tuple[str, Mark]]) -> None:
+    def _tell_what_is_gone(self, standing: Installation, found: Mapping[str, Mark | None]) -> None:
         """Say where a mark is gone: what waited in those queues was fetched, and never comes."""
-        there = {where for where, _ in found}
         for where in json.loads(standing.marked or "[]"):
-            if where not in there:
+            if where in found and found[where] is None:
                 self._journal.trouble(
                     f"{where} are new, and the state database is not: what they held is gone. If it"
                     " is still at the providers: pop3-connector account fetch-again --all"

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
+from shared.apart import answered
 from shared.clock import Clock
 from shared.errors import SpoolUnavailable, StateUnavailable
 
@@ -36,6 +37,9 @@ LEFT_AFTER: Final = 30 * DAY
 """Seconds after which it is forgotten how an account stands that nobody has queued or polled: long
 beyond any time in which fetchers of two configurations run side by side. What was fetched of it is
 not forgotten, should it come back."""
+
+PATIENCE: Final = 10.0
+"""Seconds that the start waits for a spool that does not answer."""
 
 LEASE: Final = "upkeep"
 
@@ -112,8 +116,15 @@ class Upkeep:
             wait = EVERY if await self.once() else AGAIN
 
     async def begin(self) -> None:
-        """Clear away what a process that was killed has left: a message may be large."""
-        await self._discard_drafts()
+        """Clear away what a process that was killed has left: a message may be large.
+
+        A spool that does not answer is not waited for: small messages do without it.
+        """
+        try:
+            await answered(self._clock, PATIENCE, asyncio.ensure_future(self._discard_drafts()))
+        except TimeoutError:
+            why = f"the spool has not answered within {PATIENCE:g} seconds"
+            self._journal.trouble("unfinished blobs could not be discarded", why=why)
 
     async def once(self) -> bool:
         """Do it now; return whether nothing was in the way."""

@@ -150,7 +150,7 @@ def _next(account: Account, state: AccountState | None, now: float) -> str:
 
 def _overdue(account: Account, state: AccountState | None, now: float) -> bool:
     """Return whether an account has been due for long, and nobody is polling it or about to."""
-    if state is None or not account.enabled:
+    if state is None or not account.enabled or (state.held and not state.choice):
         return False
     queued = state.queued_until > now and state.queued_at > now - QUEUED_LONG
     return not queued and 0 < state.next_poll < now - LATE

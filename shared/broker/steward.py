@@ -176,15 +176,19 @@ class KombuSteward:
         with self._translated(f"queue {MARK}"):
             return steward_mark.read(self._connected())
 
-    def set_mark(self, sender: str, text: str) -> None:
+    def set_mark(self, sender: str, change: Callable[[bytes | None], str]) -> None:
         """Put a mark in the place of the one that is there, over the exchange of a sender.
+
+        Args:
+            sender: whose.
+            change: returns the mark, given the one that is there.
 
         Raises:
             ConfigError: an older version declared the topology, or this user may not write it.
             BrokerUnavailable: the broker does not take it.
         """
         with self._translated(f"queue {MARK}"):
-            steward_mark.write(self._connected(), sender, text, ANSWERING)
+            steward_mark.write(self._connected(), sender, change, ANSWERING)
 
     def browse(self, queue: str) -> Iterator[Stored]:
         """Yield the waiting messages of a queue, oldest first; all stay in it.

@@ -11,7 +11,9 @@ is gone, there is nothing to compare with, and nothing is held.
 
 from __future__ import annotations
 
-from typing import Final
+import time
+from collections.abc import Callable
+from typing import Any, Final
 
 from amqp import Message
 from kombu.connection import Connection
@@ -29,6 +31,10 @@ _SENDERS: Final = ("fetcher", "postmaster")
 """Who may poll: a fetcher by itself, or all in one process."""
 
 _PERSISTENT: Final = 2
+
+_LOOKS: Final = 10
+_TURN: Final = 0.02
+"""Seconds between looks at a queue that has nothing: to write a mark takes some milliseconds."""
 
 
 def declare(connection: Connection) -> None:
@@ -54,27 +60,47 @@ def read(connection: Connection) -> bytes | None:
         amqp.exceptions.AccessRefused: this user may not read it.
     """
     with connection.channel() as channel:  # what was taken goes back with it
-        message = channel.basic_get(MARK)
-        if message is None:
-            return None
-        body = message.body
-        return body if isinstance(body, bytes) else str(body).encode()
+        message = _taken(channel)
+        return None if message is None else _body(message)
 
 
-def write(connection: Connection, sender: str, text: str, patience: float) -> None:
+def write(
+    connection: Connection, sender: str, change: Callable[[bytes | None], str], patience: float
+) -> None:
     """Put a mark in the place of the one that is there; it is durable on return.
+
+    The one that is there is in hand until the new one is confirmed: who else means to write finds
+    nothing before, and the new one then. Should this be killed in between, the older of the two is
+    at the head, and dropped.
 
     Args:
         connection: open, with publisher confirms.
         sender: whose exchange to use.
-        text: the mark.
+        change: returns the mark, given the one that is there.
         patience: seconds to wait for the confirm.
     """
     with connection.channel() as channel:
+        before = _taken(channel)
         channel.basic_publish(
-            Message(text, delivery_mode=_PERSISTENT),
+            Message(change(None if before is None else _body(before)), delivery_mode=_PERSISTENT),
             sender,
             MARK,
             mandatory=True,
             confirm_timeout=patience,
         )
+        if before is not None:
+            channel.basic_ack(before.delivery_tag)
+
+
+def _taken(channel: Any) -> Any:
+    """Take what is there: another connector, or another process, may have it in hand just now."""
+    for _ in range(_LOOKS - 1):
+        if (message := channel.basic_get(MARK)) is not None:
+            return message
+        time.sleep(_TURN)
+    return channel.basic_get(MARK)
+
+
+def _body(message: Any) -> bytes:
+    body = message.body
+    return body if isinstance(body, bytes) else str(body).encode()

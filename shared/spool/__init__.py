@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, TypeVar
 
+from shared.apart import apart
 from shared.clock import Clock, SystemClock
 from shared.disk_words import disk_words
 from shared.errors import SpoolMissing, SpoolUnavailable
@@ -125,6 +126,7 @@ class Spool:
         self._clock = clock
         self._threads = _Threads()
         self._call = self._threads.call
+        self._apart = self._threads.apart
 
     @property
     def moved(self) -> int:
@@ -208,7 +210,7 @@ class Spool:
         Raises:
             SpoolUnavailable: it cannot be done just now.
         """
-        await self._call(partial(self._store.discard_drafts, self._clock.now() - older_than))
+        await self._apart(partial(self._store.discard_drafts, self._clock.now() - older_than))
 
     async def mark(self) -> bytes | None:
         """Return what says who fills the spool (``shared.mark``), None where nothing does.
@@ -216,7 +218,7 @@ class Spool:
         Raises:
             SpoolUnavailable: it cannot be read just now.
         """
-        return await self._call(partial(self._store.mark, LONGEST))
+        return await self._apart(partial(self._store.mark, LONGEST))
 
     async def set_mark(self, content: bytes) -> bool:
         """Put that in the place of what is there; return False where there is no spool yet.
@@ -224,7 +226,7 @@ class Spool:
         Raises:
             SpoolUnavailable: it cannot be written just now.
         """
-        return await self._call(partial(self._store.set_mark, content))
+        return await self._apart(partial(self._store.set_mark, content))
 
     async def sweep(self, older_than: float, keep: Container[str]) -> Swept:
         """Delete blobs that nothing refers to, and what was begun and never committed.
@@ -300,16 +302,28 @@ class _Threads:
         """
         job = asyncio.get_running_loop().run_in_executor(self._executor, work)
         try:
-            found = await asyncio.shield(job)
+            with _translated():
+                found = await asyncio.shield(job)
         except asyncio.CancelledError:
             await asyncio.wait([job])
             raise
-        except SpoolMissing:
-            raise
-        except Exception as error:  # fsspec lets through whatever the client of a store raises
-            raise SpoolUnavailable(said(error)) from error
         self.done += 1
         return found
+
+    async def apart(self, work: Callable[[], R]) -> R:
+        """Do work that is nobody's message: a start, or an end, may give up on it if it hangs."""
+        with _translated():
+            return await apart(work, "spool, apart")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except SpoolMissing:
+        raise
+    except Exception as error:  # fsspec lets through whatever the client of a store raises
+        raise SpoolUnavailable(said(error)) from error
 
 
 def said(error: Exception) -> str:

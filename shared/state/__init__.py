@@ -41,7 +41,16 @@ from shared.state.choices import (
 )
 from shared.state.database import Database
 from shared.state.deliveries import CLAIM, FINISH, UNCLAIM, lease_of
-from shared.state.installation import ASK, COUNT_HELD, MARKED, NOTE, STANDING, Noted
+from shared.state.installation import (
+    ASK,
+    COUNT_HELD,
+    MARKED,
+    NOTE,
+    QUESTION,
+    STANDING,
+    Noted,
+    Question,
+)
 from shared.state.installation import Standing as Installation
 from shared.state.leases import EXPIRE, GIVE_BACK, RENEW, RENEWAL, TAKE, Since
 from shared.state.ledger import (
@@ -141,6 +150,7 @@ _ORDER: Final[tuple[Operation[Any, Any], ...]] = (
     ACCOUNTS,
     DELIVERED_TO_NOBODY,
     STANDING,
+    QUESTION,
     COUNT_HELD,
     PRUNE_DELIVERIES,
     PRUNE_IDENTITIES,
@@ -413,6 +423,10 @@ class State:
     async def installation(self) -> Installation:
         """Return which database this is, how far it has got, and whether it knows of any mail."""
         return await self._ask(STANDING, None)
+
+    async def question(self) -> Question | None:
+        """Return what tells whether the queues are ours; None where this process may not look."""
+        return await self._ask(QUESTION, None)
 
     async def note(self, *, beyond: int = 0) -> Mark:
         """Get on by one, beyond a number; return how far that is. Nothing is asked any more."""

@@ -14,12 +14,15 @@ from typing import Final, NamedTuple
 from sqlalchemy import (
     BigInteger,
     BindParameter,
+    ColumnElement,
     Double,
     Executable,
     bindparam,
     case,
     literal,
+    or_,
     select,
+    text,
     update,
 )
 
@@ -41,12 +44,29 @@ class Standing(NamedTuple):
         used: whether it knows of any mail, or of a poll that came to its end.
         asked: the marks that the operator was asked about, as a text; None where there were none.
         marked: places that took its last mark, as a text.
+        chosen: whether the operator has chosen for some account since then, or for all.
     """
 
     own: Mark | None
     used: bool
     asked: str | None
     marked: str | None
+    chosen: bool
+
+
+class Question(NamedTuple):
+    """What whoever takes work from the queues needs to know.
+
+    Attributes:
+        own: the id of the database, None where it never wrote that down.
+        asked: the marks that the operator was asked about, as a text; None where there were none.
+        chosen: whether the operator has chosen for some account since then, or for all; before
+            anything was written down, whether a choice waits to be done.
+    """
+
+    own: str | None
+    asked: str | None
+    chosen: bool
 
 
 class Noted(NamedTuple):
@@ -67,10 +87,41 @@ def _standing(batch: Batch, asked: Sequence[None]) -> Sequence[Standing]:
     )
     polled = known.where(ACCOUNT.c.last_ok.is_not(None))
     used = fetched or batch.connection.scalar(polled) is not None
-    found = Standing(None, used, None, None)
+    found = Standing(None, used, None, None, False)
     if row is not None:
-        found = Standing(Mark(row.id, row.number, row.at), used, row.asked, row.marked)
+        own = Mark(row.id, row.number, row.at)
+        chosen = row.doubted is None or _some_is_chosen(batch)
+        found = Standing(own, used, row.asked, row.marked, chosen)
     return [found] * len(asked)
+
+
+def _question(batch: Batch, asked: Sequence[None]) -> Sequence[Question | None]:
+    """Answer what is asked; None where this role may not look, as by grants of an older version."""
+    if batch.dialect == "postgresql" and not batch.connection.scalar(_MAY_LOOK):
+        return [None] * len(asked)
+    columns = (INSTALLATION.c.id, INSTALLATION.c.asked, INSTALLATION.c.doubted)
+    row = batch.connection.execute(select(*columns)).first()
+    if row is None:
+        waits = _some(batch, ACCOUNT.c.choice.is_not(None))
+        return [Question(None, None, waits)] * len(asked)
+    chosen = row.doubted is None or _some_is_chosen(batch)
+    return [Question(row.id, row.asked, chosen)] * len(asked)
+
+
+_MAY_LOOK: Final = text(
+    "SELECT has_column_privilege('installation', 'doubted', 'SELECT')"
+    " AND has_column_privilege('account', 'choice', 'SELECT')"
+)
+
+
+def _some_is_chosen(batch: Batch) -> bool:
+    """Return whether some account is held no longer, or is to be: all were, to begin with."""
+    return _some(batch, or_(ACCOUNT.c.held.is_(None), ACCOUNT.c.choice.is_not(None)))
+
+
+def _some(batch: Batch, which: ColumnElement[bool]) -> bool:
+    found = select(literal(_ONE)).select_from(ACCOUNT).where(which).limit(1)
+    return batch.connection.scalar(found) is not None
 
 
 def _note(batch: Batch, asked: Sequence[Noted]) -> Sequence[Mark]:
@@ -119,6 +170,7 @@ def _count(batch: Batch, asked: Sequence[Sequence[str]]) -> Sequence[int]:
 
 
 STANDING: Final = Operation(_standing, writes=False)
+QUESTION: Final = Operation(_question, writes=False)
 NOTE: Final = Operation(_note)
 ASK: Final = Operation(_ask)
 MARKED: Final = Operation(_mark)

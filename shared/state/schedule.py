@@ -200,11 +200,14 @@ _AHEAD: Final[BindParameter[float]] = bindparam("ahead", type_=Double())
 def _is_due() -> ColumnElement[bool]:
     """Return whether an account is to be polled, and in no other scheduler's hands.
 
+    One that is held, and nothing chosen for it, would cost a poll job that does nothing.
+
     What was written in the future was written by a clock that has since been set back.
     """
     due = or_(ACCOUNT.c.next_poll <= _NOW, ACCOUNT.c.set_at > _AHEAD)
     free = or_(ACCOUNT.c.queued_until <= _NOW, ACCOUNT.c.queued_at > _AHEAD)
-    return and_(due, free)
+    polled = or_(ACCOUNT.c.held.is_(None), ACCOUNT.c.choice.is_not(None))
+    return and_(due, free, polled)
 
 
 def _due(_: str) -> Made:

@@ -2,9 +2,14 @@
 
 import asyncio
 import contextlib
+import json
+import threading
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +25,7 @@ from tests.flow.rabbitmq_site import PATIENCE, QUIET, TIERS, Site, eventually, o
 from tests.servers.dovecot import Dovecot, dovecot
 
 STAGING, LIVE = ("staging", "beta"), ("live",)
+ROUNDS = 20
 MANY = 40
 """Messages, enough to share entries."""
 
@@ -109,6 +115,41 @@ def test_who_else_is_there_is_known(site: Site) -> None:
     assert declare((*LIVE, "pop3-connector")) == []
     assert declare(("beta", "pop3-connector")) == ["live"]
     assert declare((*STAGING, "pop3-connector")) == ["live"]
+
+
+def with_own(name: str, number: int, before: bytes | None) -> str:
+    return json.dumps({**json.loads(before or b"{}"), name: number})
+
+
+def test_connectors_that_write_their_marks_at_once_lose_none(site: Site) -> None:
+    """Each takes what is there, adds its own, and is never told that there is nothing."""
+    begun = threading.Barrier(3)
+    with closing(site.steward()) as steward:
+        steward.set_mark("fetcher", partial(with_own, "live", 0))
+
+    def writes(name: str) -> None:
+        with closing(site.steward()) as steward:
+            begun.wait(PATIENCE)
+            for n in range(1, ROUNDS + 1):
+                steward.set_mark("fetcher", partial(with_own, name, n))
+                time.sleep(0.01)
+
+    def reads() -> list[bytes | None]:
+        with closing(site.steward()) as steward:
+            begun.wait(PATIENCE)
+            return [steward.mark() for _ in range(ROUNDS)]
+
+    with ThreadPoolExecutor() as pool:
+        *writing, reading = (
+            *(pool.submit(writes, name) for name in ("live", "staging")),
+            pool.submit(reads),
+        )
+        found = reading.result()
+        for one in writing:
+            one.result()
+    assert None not in found
+    with closing(site.steward()) as steward:
+        assert json.loads(steward.mark() or b"{}") == {"live": ROUNDS, "staging": ROUNDS}
 
 
 @pytest.fixture

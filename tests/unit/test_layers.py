@@ -47,7 +47,10 @@ _NETWORK = (
     "shared.known_secrets",
 )
 _OF_DISKS = ("shared.disk_words",)
-_OF_TASKS = ("shared.supervised",)
+_OF_TASKS = (
+    "shared.apart",
+    "shared.supervised",
+)
 _OF_MARKS = ("shared.mark",)
 HANDLERS_MAY = (
     *(f"shared.{name}" for name in CORE),

@@ -2,7 +2,7 @@
 
 from shared.claims import ADOPT, ADOPTED, FETCH_AGAIN, UNDELIVERED, Entry
 from shared.state import State
-from shared.state.installation import Standing
+from shared.state.installation import Question, Standing
 from tests.claims import claim_one, finish_one
 from tests.clock import ManualClock
 from tests.unit.state.opening import DAY, HOUR, Opening
@@ -12,7 +12,8 @@ class Choices(Opening):
     """What holds of choices on every database."""
 
     async def test_a_database_gets_on_and_keeps_its_name(self, one: State, two: State) -> None:
-        assert await one.installation() == Standing(None, used=False, asked=None, marked=None)
+        nothing = Standing(None, used=False, asked=None, marked=None, chosen=False)
+        assert await one.installation() == nothing
         first = await one.note()
         second = await two.note()
         assert (second.state, first.number, second.number) == (first.state, 1, 2)
@@ -20,6 +21,37 @@ class Choices(Opening):
         assert (await one.note(beyond=5)).number == 72
         last = await one.note()
         assert (await two.installation()).own == last
+
+    async def test_whose_queues_these_are_is_answered_by_a_choice(
+        self, one: State, two: State
+    ) -> None:
+        assert await one.question() == Question(None, None, chosen=False)
+        await two.choose(["a"], ADOPT)
+        assert await one.question() == Question(None, None, chosen=True)
+        await one.hold(["a", "b"], "it is new\0")
+        await one.asked("these marks")
+        found = await two.question()
+        assert found is not None
+        assert (found.asked, found.chosen) == ("these marks", True), "it was chosen before"
+        own = (await one.note()).state
+        assert await two.question() == Question(own, None, chosen=True)
+
+    async def test_while_all_are_held_nothing_is_chosen(self, one: State, two: State) -> None:
+        await one.hold(["a", "b"], "it is new\0")
+        await one.enrol(["c"])
+        asked = await two.question()
+        assert asked is not None and not asked.chosen
+        await two.choose(["b"], ADOPT)
+        asked = await one.question()
+        assert asked is not None and asked.chosen
+
+    async def test_a_choice_for_all_where_there_is_no_account(self, one: State) -> None:
+        await one.hold([], "it is new")
+        asked = await one.question()
+        assert asked is not None and not asked.chosen
+        await one.choose([], ADOPT, ends=True)
+        asked = await one.question()
+        assert asked is not None and asked.chosen
 
     async def test_what_was_asked_stands_until_it_gets_on(self, one: State, two: State) -> None:
         await one.asked("these marks")
@@ -48,11 +80,13 @@ class Choices(Opening):
         await clock.advance(2)
         await one.hold(["a", "new"], "it is new\0")
         assert await one.held(["a", "b", "new"]) == 3
+        assert not (await one.installation()).chosen
         assert await two.claim_due(["a", "b", "new"], hold=1) == []
         standing = await two.recall("a", "s")
         assert (standing.held, standing.choice) == ("it is new\0", None)
         await two.choose(["a"], ADOPT)
         await one.hold(["a"], "it is new, still")
+        assert (await one.installation()).chosen
         assert await one.held(["a", "b", "new"]) == 2
         assert await two.claim_due(["a", "new"], hold=1) == ["a"]
         assert (await one.recall("a", "s")).choice == ADOPT
@@ -65,7 +99,7 @@ class Choices(Opening):
         await one.hold(["a"], "it is new\0")
         await two.enrol(["a", "b"])
         assert await two.held(["old", "a", "b", "c"]) == 3
-        await two.claim_due(["c"], hold=1)
+        assert await two.claim_due(["b", "c"], hold=1) == []
         await one.choose(["a"], ADOPT)
         for name in ("old", "b", "c", "d"):
             assert (await two.recall(name, "s")).held == "it is new\0"
