@@ -9,7 +9,8 @@ It ends, whatever a stage or a destination does. A stage that ends by itself end
 account whose poll raises what it should not has failed, and the others go on. A server that says
 nothing runs into the time-outs of who talks to it. Should something hang all the same, the run is
 given up when nothing has moved for ``STUCK_AFTER``; what is in hand then is left to the broker.
-Over a file that turns out to be damaged it is given up as soon as nothing moves any more.
+Over a file that turns out to be damaged it is given up as soon as nothing moves any more. From
+queues that another state database has filled nothing is taken.
 What cannot be ended even then, as a write to a file system that is away, is told to the caller.
 """
 
@@ -54,8 +55,8 @@ class Drained(NamedTuple):
 
     Attributes:
         waiting: how many messages wait for a retry, None if the broker could not be asked.
-        broken: whether a stage ended by itself, suspects could not be tried, or nothing moved any
-            more.
+        broken: whether a stage ended by itself, suspects could not be tried, the queues are not
+            ours, or nothing moved any more.
         hung: whether something does not end though it was told to, and would keep the process.
         damage: which file turned out to be damaged, and what to do; None where none is.
     """
@@ -79,8 +80,15 @@ async def drain(
         assemblies: the stages, the fetcher first.
         interrupted: ends it early.
         grace: seconds that what is in hand may take then.
+
+    Raises:
+        Stopped: it ended before anything was begun.
     """
     fetching, *consuming = assemblies
+    possession = resources.possession()
+    ours = possession is None or await unless(interrupted, possession.look())
+    if not ours:  # accounts are polled as far as they are not held, and nothing is taken
+        consuming = []
     work = _Work(
         resources, fetching, [runner(assembly, resources, once=True) for assembly in consuming]
     )
@@ -111,7 +119,7 @@ async def drain(
             "suspects were not tried, as no process starts that tries them; they wait for a retry",
             suspects=put_off,
         )
-    broken = bool(ended or put_off) or not (finished or interrupted.is_set())
+    broken = bool(ended or put_off) or not (ours and (finished or interrupted.is_set()))
     if damage := resources.damage():
         resources.log.trouble("given up, as a file is damaged", why=damage)
     return Drained(await _waiting(resources, finished), broken, bool(hung), damage)
@@ -152,7 +160,8 @@ class _Work:
     async def do(self) -> None:
         """Return when every account was polled, and nothing moves any more."""
         await self._poll_all()
-        await self._quiet()
+        if self.runners:
+            await self._quiet()
 
     async def stuck(self) -> None:
         """Return, and say so, when nothing has moved for long."""

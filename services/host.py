@@ -25,6 +25,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 from services.marks import Marks
 from services.monitor import Vitals, monitored
 from services.parts import Assembly, Part, Resources
+from services.possession import Possession
 from services.postmaster.open import open_management
 from services.room import room_of, watched
 from services.trial import process
@@ -183,27 +184,31 @@ async def _monitored(
     vitals = Vitals(broker, clock, log.metrics, version)
     await stack.enter_async_context(monitored(vitals, settings.monitor.listen))
     states: list[State] = []
+    possessions: list[Possession] = []
 
     async def state() -> State:
         if not states:
             states.append(await unless(stop, open_state(settings, log)))
             stack.push_async_callback(states[0].close)
             vitals.damages.append(lambda: states[0].damage)
+            possessions.append(Possession(states[0], marks, log, clock))
+            vitals.waits.append(possessions[0].why_not)
         return states[0]
 
     spool = Spool(settings.spool_url, dict(settings.spool.options))
+    marks = Marks(settings, spool, name, log.trouble, clock)
     vitals.damages.append(lambda: getattr(broker, "damage", None))
     embedded = settings.broker.embedded
     stuck = lambda: embedded and broker.blocked is not None  # noqa: E731
     await stack.enter_async_context(watched(settings, room, stuck, log, clock))
     resources = Resources(settings, broker, state, spool, log, clock, hostname, version, room)
     known = known_in(settings)
-    marks = Marks(settings, spool, name, log.trouble, clock)
     ready = replace(
         resources,
         damage=vitals.damage,
         known=known,
         marks=marks,
+        possession=lambda: possessions[0] if possessions else None,
         unless_stopped=partial(unless, stop),
         warn=vitals.warnings.append,
     )
@@ -339,6 +344,16 @@ def _trials(assembly: Assembly, resources: Resources) -> Start | None:
     )
 
 
+async def _run(stage: Runner, resources: Resources, stop: asyncio.Event) -> None:
+    """Run a stage, as soon as the queues are ours."""
+    if (possession := resources.possession()) is not None:
+        try:
+            await unless(stop, possession.wait())
+        except Stopped:
+            return
+    await stage.run(stop, GRACE)
+
+
 async def run_until(
     stop: asyncio.Event, resources: Resources, assemblies: Sequence[Assembly]
 ) -> None:
@@ -348,7 +363,7 @@ async def run_until(
         Exception: whatever a stage or companion ended with, where it ended by itself.
         RuntimeError: it ended by itself, and with nothing.
     """
-    runs = [asyncio.create_task(runner(a, resources).run(stop, GRACE)) for a in assemblies]
+    runs = [asyncio.create_task(_run(runner(a, resources), resources, stop)) for a in assemblies]
     beside = [asyncio.create_task(c(stop)) for a in assemblies for c in a.companions]
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, *runs, *beside}, return_when=asyncio.FIRST_COMPLETED)

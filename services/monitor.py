@@ -39,6 +39,7 @@ class Vitals:
     Attributes:
         clock: the time.
         started: whether all that it needs is open.
+        waits: each tells what this process waits for before it takes work, if it does.
         damages: each tells what is damaged, and will not mend by itself, if that is so.
         warnings: each tells what somebody should look at; a process that is ready says it too.
 
@@ -51,6 +52,7 @@ class Vitals:
 
     def __init__(self, broker: Broker, clock: Clock, metrics: Metrics, version: str) -> None:
         self.started = False
+        self.waits: list[Callable[[], str | None]] = []
         self.damages: list[Callable[[], str | None]] = []
         self.warnings: list[Callable[[], Sequence[str]]] = []
         self._broker = broker
@@ -90,6 +92,8 @@ class Vitals:
             return "not connected to the broker"
         if (blocked := self._broker.blocked) is not None:
             return f"the broker is blocked: {blocked}"
+        if (waits := next(filter(None, (wait() for wait in self.waits)), None)) is not None:
+            return f"nothing is taken from the queues: {waits}"
         if queues := self._broker.unsubscribed:
             return f"the broker gives no subscription to {', '.join(queues)}"
         if self._unconfirmed >= UNCONFIRMED_FOR:

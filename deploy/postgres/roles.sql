@@ -49,6 +49,9 @@ from (values
     ('fetcher', 'installation', 'select, insert, update'),
     -- What was delivered is never changed, nor forgotten, by who delivers.
     ('deliverer', 'delivered', 'select, insert'),
+    -- Whether the queues are those of this database.
+    ('deliverer', 'installation', 'select (id, asked, doubted)'),
+    ('deliverer', 'account', 'select (held, choice)'),
     -- The commands "accounts" and "account".
     ('postmaster', 'account', 'select, insert, update'),
     ('postmaster', 'trouble', 'select'),

@@ -200,6 +200,19 @@ async def test_the_deliverer_does_all_its_work(site: Site) -> None:
         assert await claim_one(state, "left", "default") == Claim(frozenset(), replay=True)
 
 
+async def test_the_deliverer_knows_whose_the_queues_are_or_that_it_may_not_look(
+    site: Site,
+) -> None:
+    async with site.state("deliverer") as state:
+        assert await state.question() is not None
+        with site.connect() as owner:
+            owner.execute("revoke select (held, choice) on account from deliverer")
+            try:
+                assert await state.question() is None
+            finally:
+                site.grant()
+
+
 async def test_the_operators_command_does_all_its_work(site: Site) -> None:
     async with site.state("fetcher") as state:
         await state.claim_due(["info"], hold=60)

@@ -10,6 +10,7 @@ import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,10 @@ USERS = (
     "lost",
     "lost-too",
     "earlier-too",
+    "hour",
+    "hour-too",
+    "waiting",
+    "behind",
     "mixed",
     "earlier",
     "moved",
@@ -64,8 +69,8 @@ def standing(place: Place, name: str) -> dict[str, object]:
     return dict(found)
 
 
-def said(place: Place, what: str) -> list[dict[str, object]]:
-    return [e for e in place.product.events(ONCE) if what in str(e.get("event"))]
+def said(place: Place, what: str, process: str = ONCE) -> list[dict[str, object]]:
+    return [e for e in place.product.events(process) if what in str(e.get("event"))]
 
 
 def test_a_new_state_beside_queues_that_are_not_new_has_all_accounts_held(
@@ -126,6 +131,27 @@ def test_an_earlier_state_has_all_accounts_held(place: Place, broker: str | None
     status, summary = place.once()
     assert (status, summary["fetched"]) == (0, 0)
     assert not said(place, "held"), "the marks follow the state that the operator took"
+
+
+def test_a_copy_of_the_last_hour_is_told_from_the_state_that_ended_in_order(
+    place: Place, broker: str | None
+) -> None:
+    user = "hour" if broker is None else "hour-too"
+    place.put(user, sample_messages(3, seed=30))
+    place.configure(place.account(user, keep="forever"), url=broker)
+    place.product.start("run")
+    place.product.wait(lambda: place.product.count("run", "delivered") == 3, "the first mail")
+    file = state_file(place.product)
+    copy = place.product.folder / "copy.db"
+    with closing(sqlite3.connect(file)) as db, closing(sqlite3.connect(copy)) as to:
+        db.backup(to)
+    place.put(user, sample_messages(2, seed=31))
+    place.product.wait(lambda: place.product.count("run", "delivered") == 5, "all mail")
+    assert place.product.stop("run") == 0
+    shutil.copy(copy, file)
+    status, summary = place.once()
+    assert (status, summary["fetched"]) == (1, 0)
+    assert "an earlier one was put back" in str(standing(place, user)["held"])
 
 
 def test_a_data_dir_that_is_new_is_told_by_the_maildirs(place: Place) -> None:
@@ -247,8 +273,8 @@ def test_it_is_asked_and_chosen_while_processes_run(place: Place) -> None:
     lose(state_file(place.product))
     place.product.start("run")
     place.product.wait(lambda: place.product.count("run", "accounts are held") == 1, "it is said")
-    warned = "ok\nwarning: 1 account is held: see pop3-connector accounts\n"
-    place.product.wait(lambda: ready(port) == warned, "others are polled, and it is said")
+    red = "nothing is taken from the queues: they were filled with another state database until "
+    place.product.wait(lambda: ready(port).startswith(red), "it is said")
     place.put("running", sample_messages(1, seed=11))
     assert place.product.cli("account", "fetch-again", "running", "--undelivered").returncode == 0
     place.product.wait(lambda: place.product.count("run", "delivered") == 6, "all mail")
@@ -280,6 +306,47 @@ def test_an_installation_of_an_older_version_gets_marks_and_is_asked_nothing(pla
     assert (status, summary["fetched"]) == (0, 0)
     assert not said(place, "held")
     assert mark.exists()
+
+
+@pytest.mark.parametrize("choice", [["adopt", "--yes"], ["fetch-again", "--undelivered"]])
+def test_what_waits_in_the_queues_is_delivered_once_the_operator_has_chosen(
+    place: Place, broker: str | None, choice: list[str]
+) -> None:
+    place.put("waiting", sample_messages(4, seed=sum(map(ord, f"{broker}{choice}"))))
+    place.configure(place.account("waiting"), url=broker)
+    place.product.cli("topology", "declare")
+    place.product.start("fetcher")
+    place.product.wait(lambda: place.product.count("fetcher", "fetched") == 4, "all fetched")
+    assert place.product.stop("fetcher") == 0
+    lose(state_file(place.product))
+    status, summary = place.once()
+    assert (status, summary["fetched"], summary["delivered"]) == (1, 0, 0)
+    assert len(said(place, "nothing is taken from the queues: they were filled with another")) == 1
+    place.product.start("run")
+    place.product.wait(lambda: len(said(place, "nothing is taken", "run")) == 1, "it is said")
+    assert place.stored() == []
+    assert place.product.cli("account", *choice, "--all").returncode == 0
+    place.product.wait(lambda: place.product.count("run", "delivered") == 4, "all mail")
+    assert place.product.stop("run") == 0
+    assert len(said(place, "the queues are ours", "run")) == 1
+    assert place.all_well()
+    assert place.once()[0] == 0
+
+
+def test_what_waits_is_delivered_beside_an_earlier_copy_of_its_own_state(place: Place) -> None:
+    place.put("behind", sample_messages(1, seed=40))
+    place.configure(place.account("behind"))
+    assert place.once()[1]["delivered"] == 1
+    file = state_file(place.product)
+    yesterday = shutil.copy(file, place.product.folder / "yesterday.db")
+    place.put("behind", sample_messages(3, seed=41))
+    place.product.start("fetcher")
+    place.product.wait(lambda: place.product.count("fetcher", "fetched") == 3, "all fetched")
+    assert place.product.stop("fetcher") == 0
+    shutil.copy(yesterday, file)
+    status, summary = place.once()
+    assert (status, summary["fetched"], summary["delivered"]) == (1, 0, 3)
+    assert place.all_well()
 
 
 async def ended(product: ForkedConnector, *words: str) -> int:

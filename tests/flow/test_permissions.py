@@ -47,6 +47,7 @@ INBOXES = {"fetcher": "poll", "parser": "incoming", "rewriter": "parsed", "deliv
 READABLE = {
     **{service: (inbox,) for service, inbox in INBOXES.items()},
     "fetcher": (POLL, MARK),
+    "deliverer": (PICKUP, MARK),
     "postmaster": (*QUEUES, DECLARED, HELD),
     "monitor": (),
 }
