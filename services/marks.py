@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from shared.apart import answered, apart
 from shared.clock import Clock
@@ -82,10 +82,17 @@ class Marks:
         return marks
 
     async def queues(self) -> Mark | None:
-        """Return the mark that lies with the queues; None where there is none."""
+        """Return the mark that lies with the queues, once the broker answers; None without one."""
+
+        def tell(call: RetryCallState) -> None:
+            if call.attempt_number == 1:
+                why = call.outcome.exception() if call.outcome else ""
+                self._report("waiting for the mark that lies with the queues", why=why)
+
         waits = AsyncRetrying(
             retry=retry_if_exception_type(BrokerUnavailable),
             wait=wait_random_exponential(multiplier=0.2, max=15),
+            before_sleep=tell,
         )
         text: bytes | None = await waits(apart, self._read_queues, "mark")
         return None if text is None else read(text)

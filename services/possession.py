@@ -95,8 +95,8 @@ class Possession:
         self._why: str | None = None
 
     def why_not(self) -> str | None:
-        """Return why nothing is taken from the queues; None where it is, or nobody knows yet."""
-        return self._why
+        """Return why nothing is taken from the queues; None where it is."""
+        return None if self._ours else self._why or "whose they are is not known yet"
 
     async def wait(self) -> None:
         """Return when the queues are ours."""
