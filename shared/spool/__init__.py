@@ -126,7 +126,7 @@ class Spool:
         self._clock = clock
         self._threads = _Threads()
         self._call = self._threads.call
-        self._apart = self._threads.apart
+        self._aside = self._threads.apart
 
     @property
     def moved(self) -> int:
@@ -210,7 +210,7 @@ class Spool:
         Raises:
             SpoolUnavailable: it cannot be done just now.
         """
-        await self._apart(partial(self._store.discard_drafts, self._clock.now() - older_than))
+        await self._aside(partial(self._store.discard_drafts, self._clock.now() - older_than))
 
     async def mark(self) -> bytes | None:
         """Return what says who fills the spool (``shared.mark``), None where nothing does.
@@ -218,7 +218,7 @@ class Spool:
         Raises:
             SpoolUnavailable: it cannot be read just now.
         """
-        return await self._apart(partial(self._store.mark, LONGEST))
+        return await self._aside(partial(self._store.mark, LONGEST))
 
     async def set_mark(self, content: bytes) -> bool:
         """Put that in the place of what is there; return False where there is no spool yet.
@@ -226,7 +226,7 @@ class Spool:
         Raises:
             SpoolUnavailable: it cannot be written just now.
         """
-        return await self._apart(partial(self._store.set_mark, content))
+        return await self._aside(partial(self._store.set_mark, content))
 
     async def sweep(self, older_than: float, keep: Container[str]) -> Swept:
         """Delete blobs that nothing refers to, and what was begun and never committed.
