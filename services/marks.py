@@ -185,7 +185,7 @@ class Marks:
         ca_file = None if broker.ca_file is None else str(broker.ca_file)
         tiers = self._settings.retry.tiers
         try:
-            with closing(KombuSteward(broker.addresses(), tiers, ca_file)) as steward:
+            with closing(KombuSteward(broker.addresses(), tiers, ca_file, self._report)) as steward:
                 return work(steward)
         except ConfigError as error:
             self._tell(QUEUES, error)

@@ -28,7 +28,7 @@ from services.rewriter.__main__ import PART as REWRITER
 from shared.broker.refusals import Doubt
 from shared.clock import SystemClock
 from shared.errors import BrokerRefuses, BrokerUnavailable
-from shared.log import Lines, MailLog
+from shared.log import Lines, MailLog, Report
 from shared.settings import Settings
 
 PARTS: Final = (FETCHER, PARSER, REWRITER, DELIVERER)
@@ -97,7 +97,7 @@ async def _declare(settings: Settings, lines: Lines) -> None:
             "waiting for the broker", why=call.outcome.exception() if call.outcome else ""
         ),
     )
-    outdated: Sequence[str] = await waits(asyncio.to_thread, _declare_now, settings)
+    outdated: Sequence[str] = await waits(asyncio.to_thread, _declare_now, settings, log.trouble)
     if outdated:
         log.trouble(
             "queues were declared by an earlier version",
@@ -106,8 +106,8 @@ async def _declare(settings: Settings, lines: Lines) -> None:
         )
 
 
-def _declare_now(settings: Settings) -> Sequence[str]:
-    with open_steward(settings) as steward:
+def _declare_now(settings: Settings, report: Report) -> Sequence[str]:
+    with open_steward(settings, report) as steward:
         return steward.declare()
 
 

@@ -9,14 +9,14 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from services.postmaster.guard import Guard
 from shared.broker import Steward
 from shared.clock import SystemClock
-from shared.log import printable
+from shared.log import Report, printable
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,15 +25,23 @@ if TYPE_CHECKING:
     from shared.state import AccountState
 
 
+_LINE: Final = 1000
+"""Characters of a line for the operator."""
+
+
 @contextmanager
-def open_steward(settings: Settings) -> Iterator[Steward]:
+def open_steward(settings: Settings, report: Report | None = None) -> Iterator[Steward]:
     """Yield the operator's side of the broker, and disconnect at the end.
+
+    Args:
+        settings: the configuration.
+        report: is told of what is waited for, or found; the operator at the terminal if None.
 
     Raises:
         ConfigError: the broker's URL, credentials or file are wrong.
         BrokerUnavailable: it does not answer.
     """
-    steward = _rabbitmq(settings) or _embedded(settings)
+    steward = _rabbitmq(settings, report or _say) or _embedded(settings)
     try:
         yield steward
     finally:
@@ -95,7 +103,7 @@ async def _account_states(address: str | Path) -> Mapping[str, AccountState]:
         await state.close()
 
 
-def _rabbitmq(settings: Settings) -> Steward | None:
+def _rabbitmq(settings: Settings, report: Report) -> Steward | None:
     urls = settings.broker.addresses()
     if not urls:
         return None
@@ -106,15 +114,18 @@ def _rabbitmq(settings: Settings) -> Steward | None:
         urls,
         settings.retry.tiers,
         None if ca_file is None else str(ca_file),
-        _say,
+        report,
         names=settings.broker.names,
         require_harmless=Guard(open_management(settings)),
     )
 
 
 def _say(what: str, /, **about: object) -> None:
-    """Tell the operator what is waited for."""
-    click.echo(": ".join(printable(str(part)) for part in (*about.values(), what)), err=True)
+    """Tell the operator what is waited for, or was found."""
+    queue = str(about.pop("queue", ""))
+    more = ", ".join(f"{name} {value}" for name, value in about.items())
+    line = ": ".join(filter(None, (queue, what)))
+    click.echo(printable(f"{line} ({more})" if more else line, _LINE), err=True)
 
 
 def _embedded(settings: Settings) -> Steward:

@@ -45,6 +45,7 @@ def declare(invocation: Invocation, as_json: bool, policies: bool) -> None:
     policymaker.
     """
     settings = invocation.settings()
+    faultpoint.arm(invocation.environ)
     management = _required(settings) if policies else None
     with open_steward(settings) as steward:
         outdated = steward.declare()

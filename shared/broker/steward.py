@@ -68,7 +68,7 @@ class KombuSteward:
         urls: ``amqp://user:password@host:port/vhost``, or ``amqps://``; or one for each node.
         tiers: the retry tiers of the topology.
         ca_file: the authority that TLS trusts; the system's store if None.
-        report: is told of what this waits for.
+        report: is told of what this waits for, and of mail in queues that carry none.
         names: of this connector: the one that it has, then those that it had before.
         require_harmless: raises where a look into the queue of this name would lose messages.
 
@@ -113,8 +113,8 @@ class KombuSteward:
                 require_none_moving(connection, self._tiers)
                 outdated = topology.declare(connection, self._tiers)
                 names = (*(spec.name for spec in self._queues), HELD, NAMED + self._names[0])
-                remember(connection, names, ANSWERING)
-                steward_mark.declare(connection)
+                remember(connection, names, ANSWERING, self._report)
+                steward_mark.declare(connection, ANSWERING, self._report)
             return outdated
 
     def outdated(self) -> Sequence[str]:
@@ -188,7 +188,7 @@ class KombuSteward:
             BrokerUnavailable: the broker does not take it.
         """
         with self._translated(f"queue {MARK}"):
-            steward_mark.write(self._connected(), sender, change, ANSWERING)
+            steward_mark.write(self._connected(), sender, change, ANSWERING, self._report)
 
     def browse(self, queue: str) -> Iterator[Stored]:
         """Yield the waiting messages of a queue, oldest first; all stay in it.

@@ -3,8 +3,8 @@
 One message in a queue of its own holds their names. Two who declare at once may leave two messages,
 which count together; at no moment is there none for longer than somebody looks at it. Queues that
 were declared by versions before this one are not in it. The names of the connectors that declared
-are among them. It trusts the broker's permissions: only
-who may configure declares, and nobody else can write here.
+are among them. It trusts nobody to keep mail out: what is no list of names is put into quarantine
+(``steward_misplaced``), or left where it is by whoever only looks.
 """
 
 # kombu has few annotations.
@@ -20,6 +20,8 @@ from amqp import Message
 from amqp.exceptions import AccessRefused, NotFound
 from kombu.connection import Connection
 
+from shared.broker.steward_misplaced import notes
+from shared.log import Report, silent
 from shared.queues import DECLARED
 
 NAMED: Final = "connector="
@@ -29,16 +31,19 @@ these takes it for a queue that does not exist."""
 _PERSISTENT: Final = 2
 
 
-def remember(connection: Connection, names: Iterable[str], patience: float) -> None:
-    """Add names to those that were declared.
+def remember(
+    connection: Connection, names: Iterable[str], patience: float, report: Report = silent
+) -> None:
+    """Add names to those that were declared; mail that lies among them goes to quarantine.
 
     Args:
         connection: open, of a user who may configure, with publisher confirms; the queue is there.
         names: of queues.
         patience: seconds to wait for the confirm.
+        report: is told of mail.
     """
     with connection.channel() as channel:
-        messages = list(_all(channel))
+        messages = notes(connection, channel, DECLARED, _is_list, "", patience, report)
         known = _named(messages)
         every = known.union(names)
         if every == known and len(messages) == 1:
@@ -68,17 +73,28 @@ def remembered(connection: Connection) -> frozenset[str]:
 
 
 def _all(channel: Any) -> Iterator[Any]:
+    channel.auto_decode = False
     while (message := channel.basic_get(DECLARED)) is not None:
         yield message
 
 
 def _named(messages: Iterable[Any]) -> frozenset[str]:
-    return frozenset(str(name) for message in messages for name in _names(message.body))
+    return frozenset(name for message in messages for name in _names(message.body))
 
 
-def _names(body: str | bytes) -> list[object]:
+def _is_list(body: bytes) -> bool:
+    return _read(body) is not None
+
+
+def _names(body: bytes) -> list[str]:
+    return _read(body) or []
+
+
+def _read(body: bytes) -> list[str] | None:
+    """Return the names in a message, None where it is no list of names."""
     try:
         found = json.loads(body)
-    except ValueError:
-        return []
-    return found if isinstance(found, list) else []
+    except (ValueError, RecursionError):
+        return None
+    is_list = isinstance(found, list) and all(isinstance(name, str) for name in found)
+    return found if is_list else None

@@ -195,9 +195,9 @@ def test_the_mark_is_replaced_under_our_policies(place: Place) -> None:
     place.management.declare()
     place.await_ours()
     with closing(KombuSteward(place.server.url(place.vhost), TIERS)) as steward:
-        steward.set_mark("postmaster", lambda _: "first")
-        steward.set_mark("postmaster", lambda before: f"{before!s} second")
-        wait_until(lambda: steward.mark() == b"b'first' second", "the second mark")
+        steward.set_mark("postmaster", lambda _: '{"us": "first"}')
+        steward.set_mark("postmaster", lambda b: (b or b"").decode().replace("first", "second"))
+        wait_until(lambda: steward.mark() == b'{"us": "second"}', "the second mark")
 
 
 @pytest.mark.parametrize("queue", [MARK, HELD])
