@@ -8,7 +8,7 @@ import click
 
 from services.postmaster import show
 from services.postmaster.invocation import Invocation, pass_invocation
-from services.postmaster.open import account_states
+from services.postmaster.open import account_states, missing_database
 from shared.clock import SystemClock
 from shared.log import printable
 from shared.settings import Account
@@ -39,7 +39,7 @@ _LONG: Final = 2000
 """Characters of a reason that are shown."""
 
 FAILING: Final = 1
-"""The exit status where an account fails, or is held."""
+"""The exit status where an account fails, or is held, or nobody knows."""
 
 
 @click.command("accounts")
@@ -53,7 +53,7 @@ def accounts(
     """Show how each account stands, or the one of this NAME in full.
 
     When it was polled last, what went wrong or was left undone, and when it is polled next. The
-    exit status is 1 where an account fails, or is held.
+    exit status is 1 where an account fails, or is held, or the state database is not there.
     """
     settings = invocation.settings()
     states = account_states(settings)
@@ -72,13 +72,22 @@ def accounts(
     else:
         rows = (_row(account, state, now) for account, state in stand)
         show.table(_COLUMNS, rows, whole=_WHOLE, under=_UNDER)
+    absent = missing_database(settings)
+    if absent is not None:
+        click.echo(
+            f"there is no {printable(str(absent))}. Is data_dir right? If so, the first start"
+            " makes it, and nothing was fetched yet",
+            err=True,
+        )
     held = sum(_status(account, state, now) == "held" for account, state in stand)
     if held and not as_json:
         click.echo(f"{held} held: choose with account adopt, or account fetch-again", err=True)
     late = sum(_overdue(account, state, now) for account, state in stand)
     if late and not as_json:
         click.echo(f"{late} overdue: is a fetcher running, and the broker up?", err=True)
-    if any(_status(account, state, now) in ("failing", "held") for account, state in stand):
+    if absent is not None or any(
+        _status(account, state, now) in ("failing", "held") for account, state in stand
+    ):
         context.exit(FAILING)
 
 

@@ -18,8 +18,9 @@ from typing import Any, BinaryIO, Final
 import click
 
 from services.postmaster import parked, show
+from services.postmaster.absent import open_folder
 from services.postmaster.invocation import Invocation, pass_invocation
-from services.postmaster.open import open_spool, open_steward
+from services.postmaster.open import open_spool
 from services.postmaster.parked import Blobs, Folder
 from services.postmaster.selection import selecting, selection_in
 from shared.broker import Stored
@@ -55,7 +56,7 @@ def export(folder: Folder) -> click.Command:
                 "expected -o FOLDER, one that is there: several need a file each"
             )
         settings = invocation.settings()
-        with open_steward(settings) as steward:
+        with open_folder(settings, folder) as (steward, _):
             messages = selection.of(steward, folder)
             blobs = open_spool(settings)
             if output is not None and into:

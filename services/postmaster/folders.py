@@ -13,9 +13,10 @@ from typing import Any, Final
 import click
 
 from services.postmaster import parked, show
+from services.postmaster.absent import open_folder
 from services.postmaster.export import export
 from services.postmaster.invocation import Invocation, pass_invocation
-from services.postmaster.open import open_spool, open_steward
+from services.postmaster.open import open_spool
 from services.postmaster.parked import (
     FAILED,
     QUARANTINED,
@@ -87,7 +88,7 @@ def _list(folder: Folder) -> click.Command:
     ) -> None:
         filters = filters_in(options)
         with (
-            open_steward(invocation.settings()) as steward,
+            open_folder(invocation.settings(), folder) as (steward, missing),
             closing(parked.browse(steward, folder)) as browsed,
         ):
             found = filter(filters.take, browsed)
@@ -96,7 +97,8 @@ def _list(folder: Folder) -> click.Command:
             if as_json:
                 show.as_json_array(show.record(message) for message in listed)
             else:
-                title = folder.title[0].upper() + folder.title[1:]
+                what = f"what there is of {folder.title}" if missing else folder.title
+                title = what[0].upper() + what[1:]
                 show.listed(listed, title if filters == Filters() else f"{title}, so filtered,")
 
     return list_
@@ -108,13 +110,13 @@ def _show(folder: Folder) -> click.Command:
     @_json
     @pass_invocation
     def show_(invocation: Invocation, id_: str, as_json: bool) -> None:
-        with open_steward(invocation.settings()) as steward:
+        with open_folder(invocation.settings(), folder) as (steward, _):
             messages = parked.find(steward, folder, [id_])
-        if as_json:
-            show.as_json([show.details(message) for message in messages])
-            return
-        for message in messages:
-            show.shown(message)
+            if as_json:
+                show.as_json([show.details(message) for message in messages])
+                return
+            for message in messages:
+                show.shown(message)
 
     return show_
 
@@ -149,7 +151,7 @@ def _again(folder: Folder) -> click.Command:
             known = ", ".join(settings.every_destination)
             raise click.UsageError(f"no such destination; there are: {known}")
         order = Order(folder.again, SystemClock().now(), recipients, destination or "")
-        with open_steward(settings) as steward:
+        with open_folder(settings, folder) as (steward, _):
             choice, sent = selection.choice(steward, folder), Sent()
             try:
                 parked.send_again(steward, choice, order, sent)
@@ -158,9 +160,9 @@ def _again(folder: Folder) -> click.Command:
                 if sent.count:  # the rest of it is where it was
                     show.report({folder.done: sent.count}, json_wanted=as_json)
                 raise
-        show.report({folder.done: sent.count}, json_wanted=as_json)
-        if sent.count < choice.count:
-            raise click.ClickException(_stays(sent, choice.count))
+            show.report({folder.done: sent.count}, json_wanted=as_json)
+            if sent.count < choice.count:
+                raise click.ClickException(_stays(sent, choice.count))
 
     return again
 
@@ -191,7 +193,7 @@ def _drop(folder: Folder) -> click.Command:
     def drop(invocation: Invocation, /, yes: bool, as_json: bool, **options: Any) -> None:
         faultpoint.arm(invocation.environ)
         selection, settings = selection_in(options), invocation.settings()
-        with open_steward(settings) as steward:
+        with open_folder(settings, folder) as (steward, _):
             choice, dropped = _to_drop(selection, steward, folder, yes), Dropped()
             try:
                 asyncio.run(parked.drop(steward, open_spool(settings), choice, dropped))
@@ -200,16 +202,23 @@ def _drop(folder: Folder) -> click.Command:
                 if dropped.messages:  # the rest of it is where it was
                     show.report({"dropped": dropped.messages}, json_wanted=as_json)
                 raise
-        show.report({"dropped": dropped.messages}, json_wanted=as_json)
-        if dropped.left:
-            raise click.ClickException(_left(dropped.left))
-        if dropped.messages < choice.count:
-            stayed = choice.count - dropped.messages
-            raise click.ClickException(
-                f"{stayed} of {choice.count} messages were gone from there meanwhile"
-            )
+            _tell(dropped, choice.count, as_json)
 
     return drop
+
+
+def _tell(dropped: Dropped, asked: int, as_json: bool) -> None:
+    """Say what is gone.
+
+    Raises:
+        ClickException: that is not all.
+    """
+    show.report({"dropped": dropped.messages}, json_wanted=as_json)
+    if dropped.left:
+        raise click.ClickException(_left(dropped.left))
+    if dropped.messages < asked:
+        stayed = asked - dropped.messages
+        raise click.ClickException(f"{stayed} of {asked} messages were gone from there meanwhile")
 
 
 def _to_drop(selection: Selection, steward: Steward, folder: Folder, yes: bool) -> Choice:

@@ -81,11 +81,20 @@ def account_states(settings: Settings) -> Mapping[str, AccountState]:
         ConfigError: the database's URL, credentials or file are wrong.
         StateUnavailable: it does not answer.
     """
+    if missing_database(settings) is not None:
+        return {}
+    return asyncio.run(_account_states(settings.state_address()))
+
+
+def missing_database(settings: Settings) -> Path | None:
+    """Return the file of a state database that is not there, None where it is, or is at a server.
+
+    Raises:
+        ConfigError: the password of a server cannot be had.
+    """
     address = settings.state_address()
     file = address if isinstance(address, Path) else _file(address)
-    if file is not None and not file.exists():
-        return {}
-    return asyncio.run(_account_states(address))
+    return file if file is not None and not file.exists() else None
 
 
 def _file(url: str) -> Path | None:

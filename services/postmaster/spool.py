@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from services.postmaster import show, sweep
+from services.postmaster.absent import absent, words
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.open import open_spool, open_steward
 from shared.broker import Steward
@@ -38,7 +39,8 @@ def list_(invocation: Invocation, as_json: bool) -> None:
     Below them stand drafts: messages that are being fetched just now, or were when their process
     was killed.
     """
-    opened = open_spool(invocation.settings())
+    settings = invocation.settings()
+    opened = open_spool(settings)
     blobs, drafts = asyncio.run(opened.blobs()), asyncio.run(opened.drafts())
     if as_json:
         show.as_json(
@@ -47,8 +49,18 @@ def list_(invocation: Invocation, as_json: bool) -> None:
     elif blobs or drafts:
         _list([*blobs, *drafts], drafts)
     else:
-        click.echo("The spool is empty.")
+        click.echo(_empty(settings))
     _tell(_troubles([*blobs, *drafts]), "looked at")
+
+
+def _empty(settings: Settings) -> str:
+    """Return what to say of a spool with nothing in it."""
+    from shared.spool import folder_of
+
+    folder = folder_of(settings.spool_url, settings.spool.options)
+    if folder is None or folder.is_dir():
+        return "The spool is empty."
+    return f"There is no {printable(str(folder))} yet: the first large message makes it."
 
 
 def _list(every: Sequence[Listed], drafts: Sequence[Listed]) -> None:
@@ -115,7 +127,7 @@ def sweep_(
     settings = invocation.settings()
     age = _allowed(settings, age)
     with open_steward(settings) as steward:
-        held = _held(steward, force)
+        held = _held(settings, steward, force)
     blobs = open_spool(settings)
     before = SystemClock().now() - age
     every = asyncio.run(blobs.blobs())
@@ -148,16 +160,15 @@ def _allowed(settings: Settings, age: float | None) -> float:
     return age
 
 
-def _held(steward: Steward, force: bool) -> sweep.References:
+def _held(settings: Settings, steward: Steward, force: bool) -> sweep.References:
     """Return what the queues refer to.
 
     Raises:
         ClickException: not all of it can be seen.
     """
-    if missing := sweep.absent(steward):
+    if missing := absent(steward):
         raise click.ClickException(
-            f"nothing was swept: there is no queue {missing[0]}, so not all messages can be seen."
-            " Is broker.url right? Then: topology declare"
+            "nothing was swept, as not all messages can be seen: " + words(settings, missing)
         )
     _require_idle(steward, force)
     held = sweep.references(steward.everything())

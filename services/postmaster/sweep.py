@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from services.postmaster.parked import letter
-from shared.broker import Steward, Stored
+from shared.broker import Stored
 from shared.message import Spooled
 
 if TYPE_CHECKING:
@@ -81,8 +81,3 @@ def youngest(give_up_after: float) -> float:
     expectation, it has had the time in which it is retried, and a day, to come to its end.
     """
     return give_up_after + DAY
-
-
-def absent(steward: Steward) -> list[str]:
-    """Return the queues of the topology that do not exist: a look into the others proves little."""
-    return [queue for queue, depth in steward.depths().items() if depth is None]

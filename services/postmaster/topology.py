@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import click
 
 from services.postmaster import show
+from services.postmaster.absent import STATUS, words
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.open import open_management, open_steward
 from shared import faultpoint
 from shared.broker.management import WHERE, Management
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import printable
-from shared.queues import HELD, MOVING, plan
+from shared.queues import HELD, MOVING, QueueSpec, plan
 from shared.settings import Settings
 from shared.topology import protected
 
@@ -92,12 +93,13 @@ def migrate(invocation: Invocation, dry_run: bool) -> None:
 @topology.command("show")
 @_json
 @pass_invocation
-def show_(invocation: Invocation, as_json: bool) -> None:
+@click.pass_context
+def show_(context: click.Context, invocation: Invocation, as_json: bool) -> None:
     """Show every queue, and how many messages wait in it.
 
     A queue of the kind "removed" is no longer in the configuration, and holds messages still; so
     does one of the kind "held", which a policy has thrown out of quarantine, or "moving", which
-    "topology migrate" has not put back yet.
+    "topology migrate" has not put back yet. The exit status is 1 where a queue is absent.
     """
     settings = invocation.settings()
     with open_steward(settings) as steward:
@@ -113,7 +115,18 @@ def show_(invocation: Invocation, as_json: bool) -> None:
             err=True,
         )
     _warn(settings)
-    queues = plan(settings.retry.tiers)
+    _show(plan(settings.retry.tiers), depths, strays, as_json)
+    if missing := [queue for queue, depth in depths.items() if depth is None]:
+        click.echo(f"absent: {words(settings, missing)}", err=True)
+        context.exit(STATUS)
+
+
+def _show(
+    queues: Sequence[QueueSpec],
+    depths: Mapping[str, int | None],
+    strays: Mapping[str, int],
+    as_json: bool,
+) -> None:
     if as_json:
         show.as_json(
             [

@@ -18,8 +18,8 @@ def office(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Office
 def test_a_message_from_failure_to_a_new_start(office: Office, tmp_path: Path) -> None:
     rows = office("topology", "show", "--json").json
     assert {row["messages"] for row in rows} == {None}
-    assert office("failed", "list", "--json").json == []
     assert office("topology", "declare").status == 0
+    assert office("failed", "list", "--json").json == []
 
     office.park("abc123")
     office.park("abc456", queue="incoming.failed", payload=fetched())

@@ -24,6 +24,7 @@ HOSTILE = "[red]sale[/red] \x1b[2J\u202e\r\nX: y"
 
 class TestList:
     def test_of_nothing(self, office: Office) -> None:
+        assert office("topology", "declare").status == 0
         printed = office("failed", "list")
         assert (printed.status, printed.out) == (0, "Failed Mail is empty.\n")
         assert office("quarantine", "list").out == "Quarantine is empty.\n"
@@ -324,6 +325,7 @@ class TestRequeue:
         self, office: Office, tmp_path: Path, folder: str
     ) -> None:
         again = "requeue" if folder == "failed" else "release"
+        assert office("topology", "declare").status == 0
         for verb in ((again,), ("drop",), ("export", "-o", str(tmp_path))):
             assert office(folder, *verb, "--all").status == 0
             for options in (("--account", "nobody"), ("--account", "nobody", "--all")):

@@ -58,6 +58,10 @@ async def test_the_spool_knows_size_and_age_of_its_blobs(kind: str, tmp_path: Pa
 
 class TestList:
     def test_of_nothing(self, office: Office) -> None:
+        nothing = f"There is no {office.data / 'spool'} yet: the first large message makes it.\n"
+        assert office("spool", "list").out == nothing
+        assert office("spool", "list", "--json").json == []
+        (office.data / "spool").mkdir(parents=True)
         assert office("spool", "list").out == "The spool is empty.\n"
         assert office("spool", "list", "--json").json == []
 
@@ -209,7 +213,7 @@ class TestSweep:
         blob(office, "0aorphan")
         printed = office("spool", "sweep", "--force")
         assert (printed.status, printed.out) == (1, "")
-        assert "there is no queue poll" in printed.err
+        assert f"there is no {office.data / 'queue.db'}" in printed.err
         assert keys(office) == ["0aorphan"]
         assert not (office.data / "queue.db").exists()
 

@@ -92,6 +92,7 @@ def test_what_was_never_made_here_is_made(used: Office) -> None:
         (used.data / name).unlink()
         (used.data / f"{name}.made").unlink()
     assert used("check-config").status == 0
+    assert used("topology", "declare").status == 0
     assert failed(used) == 0
 
 

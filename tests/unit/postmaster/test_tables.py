@@ -151,6 +151,7 @@ def test_accounts(office: Office) -> None:
 
 def test_topology(office: Office) -> None:
     office.config.write_text(office.config.read_text() + '[retry]\ntiers = ["1500ms", "30m"]\n')
+    assert office("topology", "declare").status == 0
     found = lines(office, "topology", "show")
     assert any(line.startswith("incoming.retry.1500ms ") for line in found)
 
