@@ -2,7 +2,7 @@
 no other what it gives up (one that an earlier version declared).
 
 It trusts the management API. Where that is not known, or does not answer, nothing is known of
-policies, and nothing is refused.
+policies, and nothing is refused; that it does not answer is said once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.errors import BrokerUnavailable, ConfigError
+from shared.log import Report, silent
 from shared.policies import loses_by_looking
 
 if TYPE_CHECKING:
@@ -21,10 +22,12 @@ class Guard:
 
     Args:
         management: the management API; None where nobody says where it is.
+        report: is told that it does not answer.
     """
 
-    def __init__(self, management: Management | None) -> None:
+    def __init__(self, management: Management | None, report: Report = silent) -> None:
         self._management = management
+        self._report = report
 
     def __call__(self, queue: str) -> None:
         """Return where a look is harmless, or nobody knows.
@@ -36,8 +39,10 @@ class Guard:
             return
         try:
             seen = self._management.queues([queue]).get(queue)
-        except (ConfigError, BrokerUnavailable):
+        except (ConfigError, BrokerUnavailable) as error:
             self._management = None  # it is not asked again, for each queue in turn
+            if isinstance(error, BrokerUnavailable):
+                self._report(f"policies cannot be looked at: {error}")
             return
         if seen is not None and loses_by_looking(seen):
             limit = seen.effective["delivery-limit"]

@@ -125,7 +125,7 @@ def _rabbitmq(settings: Settings, report: Report) -> Steward | None:
         None if ca_file is None else str(ca_file),
         report,
         names=settings.broker.names,
-        require_harmless=Guard(open_management(settings)),
+        require_harmless=Guard(open_management(settings), report),
     )
 
 

@@ -31,8 +31,8 @@ from shared.policies import POLICIES, PRIORITY, Policy, Seen, dangers
 from shared.queues import QueueSpec
 
 WHERE: Final = "broker.management_url"
-ANSWERING: Final = 15
-"""Seconds without an answer after which the API counts as away."""
+ANSWERING: Final = 3
+"""Seconds without an answer after which the API counts as away: each command waits for them."""
 
 TAKING_EFFECT: Final = 20.0
 """Seconds after which a policy that was declared is in effect, and RabbitMQ says so."""
@@ -161,8 +161,7 @@ class Management:
                     return None  # of the queue; what else is asked tells of the virtual host
                 raise self._refused(error) from error
         except (OSError, HTTPException, ValueError) as error:
-            why = printable(str(getattr(error, "reason", None) or error) or type(error).__name__)
-            raise BrokerUnavailable(f"{WHERE}: {self._place}: {why}") from error
+            raise BrokerUnavailable(f"{WHERE}: {self._place}: {_said(error)}") from error
 
     def _refused(self, error: HTTPError) -> Exception:
         """Return what a status means."""
@@ -179,6 +178,14 @@ class Management:
         if error.code < 500:
             return ConfigError(WHERE, f"{said}: {printable(error.reason)}")
         return BrokerUnavailable(f"{WHERE}: {said}: {printable(error.reason)}")
+
+
+def _said(error: Exception) -> str:
+    """Return why there is no answer."""
+    reason = getattr(error, "reason", None) or error
+    if isinstance(reason, TimeoutError):
+        return f"no answer for {ANSWERING} seconds"
+    return printable(str(reason) or type(error).__name__)
 
 
 def _seen(row: Mapping[str, Any]) -> Seen:

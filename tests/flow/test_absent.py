@@ -1,5 +1,6 @@
 """Queues that are not at this RabbitMQ or virtual host: never "empty", and nothing is "done"."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -87,3 +88,20 @@ def test_what_is_in_the_queues_that_are_there_is_shown_and_moved(
     assert office("quarantine", "list").status == 0
     assert office("topology", "declare").status == 0
     assert office("failed", "list").out == "Failed Mail is empty.\n"
+
+
+def test_a_management_api_that_hangs_is_not_waited_for(pair: tuple[Office, Neighbour]) -> None:
+    office, _ = pair
+    assert office("topology", "declare").status == 0
+    office.park("a1", queue="incoming.failed", payload=fetched())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with office.config.open("a") as config:
+            config.write(f'\nmanagement_url = "{place}"\n')
+        said = "policies cannot be looked at: broker.management_url:"
+        said = f"{said} {place}: no answer for 3 seconds\n"
+        listed = office("failed", "list", "--json")
+        assert (listed.status, [m["id"] for m in listed.json]) == (0, ["a1"])
+        assert listed.err == said
+        shown = office("topology", "show")
+        assert (shown.status, shown.err) == (0, f"warning: {said}")
