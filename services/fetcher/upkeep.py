@@ -84,7 +84,7 @@ class Upkeep:
     the spool, because unfinished blobs may lie on its own machine.
 
     Args:
-        accounts: the names of all accounts that are polled.
+        accounts: the names of all that are configured, those that are disabled as well.
         ledgers: the state database.
         spool: where large messages lie.
         journal: told what was done.

@@ -100,10 +100,10 @@ class Lost(NamedTuple):
 
 
 class Left(NamedTuple):
-    """A question for accounts that nobody has any more.
+    """A question for accounts that nobody has any more, and that nothing was asked about.
 
     Attributes:
-        names: the accounts that the asker serves.
+        names: the accounts that the asker knows.
         age: seconds for which nobody has queued or polled them, at the least.
     """
 
@@ -418,8 +418,14 @@ def _prune(batch: Batch, asked: Sequence[Left]) -> Sequence[int]:
 
 
 def _is_left() -> ColumnElement[bool]:
+    """Return whether nobody has an account any more.
+
+    That it is held, and what was chosen for it, is not forgotten: should it come back, its mail
+    would be delivered again.
+    """
     moments = (ACCOUNT.c.next_poll, ACCOUNT.c.set_at, ACCOUNT.c.queued_until, ACCOUNT.c.queued_at)
-    return and_(*(moment < _BEFORE for moment in moments))
+    asked = (ACCOUNT.c.held.is_(None), ACCOUNT.c.choice.is_(None))
+    return and_(*(moment < _BEFORE for moment in moments), *asked)
 
 
 def _left(_: str) -> Made:

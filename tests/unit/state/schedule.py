@@ -2,7 +2,7 @@
 
 import asyncio
 
-from shared.claims import Entry
+from shared.claims import ADOPT, Entry
 from shared.state import ENROL_EVERY, State
 from tests.clock import ManualClock
 from tests.unit.state.opening import DAY, HOUR, Opener, Opening
@@ -158,6 +158,18 @@ class Schedule(Opening):
         assert set(await one.known("gone")) == {"u1"}
         assert set(await one.seen(["id"])) == {"id"}
         assert await later.claim_due(["gone"], hold=60) == ["gone"]
+
+    async def test_that_an_account_is_held_and_what_was_chosen_for_it_is_never_forgotten(
+        self, one: State, open_state: Opener, clock: ManualClock
+    ) -> None:
+        """It may be disabled for long: its mail would come twice, or not at all."""
+        await one.hold(["held", "chosen"], "why")
+        await one.choose(["chosen"], ADOPT)
+        await one.choose(["everybody else"], ADOPT, ends=True)
+        later = await open_state(at=ManualClock(clock.now() + 400 * DAY))
+        assert await later.prune_accounts([], age=30 * DAY) == 0
+        assert (await later.recall("held", "s")).held == "why"
+        assert (await later.recall("chosen", "s")).choice == ADOPT
 
     async def test_failures_are_counted_until_a_poll_succeeds(
         self, one: State, two: State, clock: ManualClock
