@@ -25,7 +25,7 @@ from shared.delivered_here import found
 from shared.errors import BrokerUnavailable, ConfigError, SpoolUnavailable
 from shared.log import Report
 from shared.mark import LONGEST, Mark, read
-from shared.mark_file import read_file, write_file
+from shared.mark_file import beside, read_file, write_file
 from shared.settings import Settings
 from shared.spool import Spool
 
@@ -144,8 +144,7 @@ class Marks:
 
     @property
     def _file(self) -> Path:
-        queues = self._settings.queue_file
-        return queues.with_name(f"{queues.name}.mark")
+        return beside(self._settings.queue_file)
 
     def _read_queues(self) -> bytes | None:
         if self._settings.broker.embedded:

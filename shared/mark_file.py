@@ -12,6 +12,11 @@ from pathlib import Path
 from shared.durable import sync
 
 
+def beside(queues: Path) -> Path:
+    """Return where the mark of a queue file lies."""
+    return queues.with_name(f"{queues.name}.mark")
+
+
 def read_file(path: Path, longest: int) -> bytes | None:
     """Return the beginning of a file, None where there is none.
 

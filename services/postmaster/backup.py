@@ -106,7 +106,14 @@ def restore(invocation: Invocation, file: Path, as_json: bool) -> None:
         click.echo(
             f"restored as of {show.minute(found.about.moment)}: {found.messages} messages in queues"
         )
-        if LEDGERS in found.about.holds:
+        if LEDGERS not in found.about.holds:
+            click.echo(
+                "The ledgers, which are not in it, know of mail that came after it and was lost"
+                " with the queues: account fetch-again --all --undelivered has it fetched again, if"
+                " it is still at the providers",
+                err=True,
+            )
+        else:
             click.echo(
                 "All accounts are held. Choose: account fetch-again --all --undelivered (what was"
                 " delivered since is delivered again), or account adopt --all (what lies at the"

@@ -1,8 +1,8 @@
 """Puts a backup back, after making sure that it is whole and that its parts fit together.
 
 First the archive is read to its end: sums, databases, and whether each blob is there that a queue
-names. Only then are files put in place: blobs, queues, and at last the ledgers, so that a restore
-that was cut short has lost nothing: without ledgers mail comes twice. What is put in place is on
+names. Only then are files put in place: blobs, marks, queues, and at last the ledgers, so that a
+restore that was cut short has lost nothing, and is told by its marks. What is put in place is on
 disk. It trusts that nobody starts the product meanwhile.
 """
 
@@ -24,6 +24,8 @@ from shared.broker import Stored
 from shared.broker import embedded_store as store
 from shared.durable import sync
 from shared.log import printable
+from shared.mark import Mark
+from shared.mark_file import beside, write_file
 from shared.queues import POLL
 from shared.rebuild import SIDES, remove
 from shared.spool.local import LocalStore
@@ -77,6 +79,8 @@ def restore(parts: Parts, settings: Settings, file: Path) -> Restored:
             _hold(drafts[archive.LEDGERS], settings, about)
         messages = _require_blobs(parts, drafts, blobs, about)
         _put_blobs(parts, file)
+        if archive.LEDGERS in drafts:
+            _put_marks(parts, drafts[archive.LEDGERS])
         for name, draft in drafts.items():
             if name == archive.LEDGERS and note and parts.note is not None:
                 _write(parts.note, [note])
@@ -208,6 +212,22 @@ def _put_blobs(parts: Parts, file: Path) -> None:
             blobs.delete(key)
         blobs.discard_drafts(inf)
         raise
+
+
+def _put_marks(parts: Parts, ledgers: Path) -> None:
+    """Have queues and blobs say which ledgers they were filled with: those beside them in it.
+
+    Ledgers that are at a server know more than what is put back here: without a mark the fetcher
+    says that something is gone.
+    """
+    with contextlib.closing(sqlite3.connect(ledgers, isolation_level=None)) as db:
+        (row,) = db.execute("SELECT id, number, at FROM installation")
+    text = Mark(*row).text().encode()
+    if parts.queues is not None:
+        write_file(beside(parts.queues), text)
+    if parts.spool is not None:
+        parts.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        LocalStore(parts.spool).set_mark(text)
 
 
 def _write(path: Path, pieces: Iterable[bytes]) -> None:

@@ -70,7 +70,8 @@ def test_all_comes_back(office: Office, saved: Path) -> None:
     done = office("restore", str(saved))
     assert done.status == 0, done.err
     assert "2 messages in queues" in done.out
-    assert sorted(p.name for p in office.data.iterdir()) == ["queue.db", "spool", "state.db"]
+    names = ["queue.db", "queue.db.mark", "spool", "state.db"]
+    assert sorted(p.name for p in office.data.iterdir()) == names
     assert len(office("failed", "list", "--json").json) == 2
     assert [blob["key"] for blob in office("spool", "list", "--json").json] == [KEY]
     assert office("state", "check").status == 0
