@@ -102,16 +102,16 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         blocked=lambda: r.broker.blocked or r.room.lacking(),
         first=first_polls(accounts.values()),
     )
-    upkeep = Upkeep(list(accounts), state, r.spool, r.log, r.clock, remembers)
+    names = [table.name for table in r.settings.accounts]
+    upkeep = Upkeep(names, state, r.spool, r.log, r.clock, remembers)
     await upkeep.begin()
     beside: tuple[Companion, ...] = (schedule.run, upkeep.run)
     doubts: Doubts | None = None
     if r.marks is not None:
-        names = [table.name for table in r.settings.accounts]
         counts = r.log.counts
         came = lambda: counts["fetched"] + counts["suppressed"]  # noqa: E731
         doubts = Doubts(state, r.marks, r.log, r.clock, names, came)
-        await r.unless_stopped(doubts.check())
+        await r.unless_stopped(doubts.begin())
         r.warn(doubts.warnings)
         r.log.metrics.watch(HELD, lambda: float(doubts.held))
         beside = (*beside, doubts.run)

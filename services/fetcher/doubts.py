@@ -5,7 +5,7 @@ the providers would be delivered again. So before anything is polled, what the d
 itself is compared with marks that lie elsewhere, and where it is new, with what was delivered into
 Maildirs. Where they do not go together, every account is held, and the operator is asked, once:
 for each account, also for one that is configured later, as it may have been there before; or for
-all.
+all. With the first choice the database is taken as it is: who is held is written in it.
 Then the marks follow the database: at each start, at an orderly end, at most a minute after
 something came, and every hour. They are written last, so that a mark is never ahead of its
 database. It trusts the clock for words alone. Limits: where database, queues and spool are all new,
@@ -20,6 +20,8 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
+
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from shared.apart import answered
 from shared.clock import Clock
@@ -180,8 +182,20 @@ class Doubts:
             self.held = await self._ledger.held(self._accounts)
         waited = self._clock.monotonic() - self._compared_at
         came = self._came() != self._compared and waited >= LOOK_EVERY
-        if (before and not self.held) or came or waited >= EVERY:
+        if before != self.held or came or waited >= EVERY:
             await self.check()
+
+    async def begin(self) -> None:
+        """Compare before anything is polled; a state database that is away is waited for."""
+        waits = AsyncRetrying(
+            retry=retry_if_exception_type(StateUnavailable),
+            wait=wait_random_exponential(multiplier=0.2, max=15),
+            before_sleep=lambda call: self._journal.trouble(
+                "waiting for the state database",
+                why=call.outcome.exception() if call.outcome else "",
+            ),
+        )
+        await waits(self.check)
 
     async def check(self) -> None:
         """Compare, and have the accounts held where they must not be polled.
@@ -234,10 +248,14 @@ class Doubts:
     async def _is_settled(
         self, why: str, standing: Installation, there: Sequence[tuple[str, Mark]]
     ) -> bool:
-        """Ask the operator, once; return whether that was answered for every account."""
+        """Ask the operator, once; return whether that was answered for some account.
+
+        Then the database is the one to go on with, and the marks follow it, or the next one that is
+        put back would not be noticed. The other accounts are held by the database itself.
+        """
         about = json.dumps(sorted({mark.state for _, mark in there}))
         if standing.asked == about:
-            return standing.chosen and not await self._ledger.held(self._accounts)
+            return standing.chosen
         self._journal.trouble(f"nothing is polled: {why}")
         await self._ledger.hold(self._accounts, why)
         await self._ledger.asked(about)

@@ -79,15 +79,14 @@ def accounts(
             " makes it, and nothing was fetched yet",
             err=True,
         )
-    held = sum(_status(account, state, now) == "held" for account, state in stand)
+    held = sum(_held(state) for _, state in stand)
     if held and not as_json:
         click.echo(f"{held} held: choose with account adopt, or account fetch-again", err=True)
     late = sum(_overdue(account, state, now) for account, state in stand)
     if late and not as_json:
         click.echo(f"{late} overdue: is a fetcher running, and the broker up?", err=True)
-    if absent is not None or any(
-        _status(account, state, now) in ("failing", "held") for account, state in stand
-    ):
+    failing = any(_status(account, state, now) == "failing" for account, state in stand)
+    if absent is not None or held or failing:
         context.exit(FAILING)
 
 
@@ -136,16 +135,22 @@ def _row(account: Account, state: AccountState | None, now: float) -> tuple[obje
 
 
 def _status(account: Account, state: AccountState | None, now: float) -> str:
-    """Return a word for how an account stands."""
+    """Return words for how an account stands."""
+    asked = "held" if _held(state) else state.choice if state is not None else None
     if not account.enabled:
-        return "disabled"
-    if state is not None and (state.choice or state.held):
-        return state.choice or "held"
+        return f"disabled, {asked}" if asked else "disabled"
+    if asked:
+        return asked
     if state is not None and state.failures:
         return "failing"
     if state is not None and state.queued_until > now and not _overdue(account, state, now):
         return "polling"
     return "ok" if state is not None and state.last_ok else "never polled"
+
+
+def _held(state: AccountState | None) -> bool:
+    """Return whether an account is held, be it disabled or not, and nobody has chosen for it."""
+    return state is not None and state.held is not None and state.choice is None
 
 
 def _next(account: Account, state: AccountState | None, now: float) -> str:

@@ -39,6 +39,10 @@ USERS = (
     "upgraded",
     "blobs",
     "left",
+    "chosen",
+    "undecided",
+    "chosen-off",
+    "undecided-off",
     "later",
     "latest",
     "known",
@@ -152,6 +156,36 @@ def test_a_copy_of_the_last_hour_is_told_from_the_state_that_ended_in_order(
     status, summary = place.once()
     assert (status, summary["fetched"]) == (1, 0)
     assert "an earlier one was put back" in str(standing(place, user)["held"])
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_an_earlier_state_is_noticed_while_an_account_is_held(place: Place, enabled: bool) -> None:
+    """It was left held when the state had been lost before, be it disabled or not."""
+    chosen, undecided = (f"{user}{'' if enabled else '-off'}" for user in ("chosen", "undecided"))
+    for user in (chosen, undecided):
+        place.put(user, sample_messages(3, seed=30))
+    account = place.account(chosen, keep="forever")
+    place.configure(account, place.account(undecided, keep="forever"))
+    assert place.once()[1]["delivered"] == 6
+    place.configure(account, place.account(undecided, keep="forever", enabled=enabled))
+    file = state_file(place.product)
+    lose(file)
+    assert place.once()[0] == 1
+    assert place.product.cli("account", "adopt", chosen).returncode == 0
+    for _ in range(2):
+        status, summary = place.once()
+        assert (status, summary["fetched"]) == (1 if enabled else 0, 0)
+        assert said(place, "accounts are held"), "also where it is disabled"
+    assert standing(place, undecided)["status"] == ("held" if enabled else "disabled, held")
+    yesterday = shutil.copy(file, place.product.folder / "yesterday.db")
+    place.put(chosen, sample_messages(4, seed=31))
+    assert place.once()[1]["delivered"] == 4
+    shutil.copy(yesterday, file)
+
+    status, summary = place.once()
+    assert (status, summary["fetched"]) == (1, 0)
+    assert "an earlier one was put back" in str(standing(place, chosen)["held"])
+    assert place.all_well()
 
 
 def test_a_data_dir_that_is_new_is_told_by_the_maildirs(place: Place) -> None:

@@ -131,6 +131,41 @@ def test_what_the_user_has_to_mend_ends_the_process(
     assert "sesame" not in done.stderr
 
 
+def test_a_fetcher_that_starts_while_the_server_is_away_waits_for_it(tmp_path: Path) -> None:
+    """Also where it has opened the database, and compares it, which it is not alone in doing."""
+    with postgresql() as server, connector(tmp_path) as product:
+        product.configure([], f"maildir://{tmp_path}/x", None, state={"url": server.url()})
+        assert product.once()[0] == 0
+        with server.connect() as other:
+            looks = "SELECT idx_scan + seq_scan FROM pg_stat_user_tables WHERE relname = 'lease'"
+            now = "extract(epoch from clock_timestamp())"
+
+            def compares() -> bool:
+                other.execute(
+                    "INSERT INTO lease (name, owner, renewed, expires, taken)"
+                    f" VALUES ('installation', 'other', {now}, {now} + 20, 0) ON CONFLICT (name)"
+                    f" DO UPDATE SET renewed = {now}, expires = {now} + 20"
+                )
+                return other.execute(looks).fetchone() != before
+
+            before: object = None
+            compares()
+            before = other.execute(looks).fetchone()
+            product.start("run")
+            product.wait(lambda: product.count("run", "started"), "its start")
+            before = other.execute(looks).fetchone()
+            product.wait(compares, "it compares")
+        server.stop()
+        product.wait(lambda: product.count("run", "waiting for the state database") > 0, "it waits")
+        server.start()
+        with server.connect() as other:
+            other.execute("DELETE FROM lease WHERE name = 'installation'")
+        number = "SELECT number FROM installation"
+        with server.connect() as other:
+            product.wait(lambda: other.execute(number).fetchone() == (2,), "it goes on")
+        assert product.stop("run") == 0
+
+
 class TestFailover:
     async def test_the_ledger_goes_on_where_the_replica_is_promoted(self) -> None:
         with postgresql() as primary, postgresql(primary) as replica:

@@ -123,6 +123,21 @@ def test_an_account_whose_poll_job_is_lost_is_overdue(office: Office) -> None:
     assert office("accounts").err == "1 overdue: is a fetcher running, and the broker up?\n"
 
 
+def test_a_disabled_account_is_seen_to_be_held(office: Office) -> None:
+    """Nobody polls it, and it would be held all the same once it is enabled."""
+    text = office.config.read_text()
+    office.config.write_text(text.replace("[[account]]", "[[account]]\nenabled = false", 1))
+    tell(office, 0, lambda state: state.hold(["sales"], "the state database is new"))
+    printed = office("accounts")
+    assert "disabled, held" in printed.out
+    assert (printed.status, "1 held: choose with account adopt" in printed.err) == (1, True)
+    assert office("accounts", "--json").json[0]["status"] == "disabled, held"
+    tell(office, 0, lambda state: state.choose(["sales"], "adopt"))
+    printed = office("accounts")
+    assert "disabled, adopt" in printed.out
+    assert (printed.status, printed.err) == (0, "")
+
+
 def test_without_accounts(office: Office) -> None:
     text = office.config.read_text()
     office.config.write_text(text[: text.index("[[account]]")])
