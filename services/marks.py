@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 QUEUES: Final = "the queues"
 SPOOL: Final = "the blobs in the spool"
 
+_NOT_ASKED: Final = object()
+"""In place of a mark, where nobody knows whether there is one."""
+
 SPOOL_WITHIN: Final = 10.0
 """Seconds that a spool may take to answer."""
 
@@ -73,17 +76,25 @@ class Marks:
 
         A place that could not be asked is not among them.
         """
-        marks = {QUEUES: await self.queues()}
+        marks: dict[str, Mark | None] = {}
+        queues = await self._at_queues()
+        if queues is not _NOT_ASKED:
+            marks[QUEUES] = _read(queues)
         try:
             text = await self._at_spool(self._spool.mark)
-            marks[SPOOL] = None if text is None else read(text)
+            marks[SPOOL] = _read(text)
         except SpoolUnavailable as error:
             self._tell(SPOOL, error)
         return marks
 
     async def queues(self) -> Mark | None:
-        """Return the mark that lies with the queues, once the broker answers; None without one."""
+        """Return the mark that lies with the queues, once the broker answers.
 
+        None without one, and where it may not be asked for.
+        """
+        return _read(await self._at_queues())
+
+    async def _at_queues(self) -> object:
         def tell(call: RetryCallState) -> None:
             if call.attempt_number == 1:
                 why = call.outcome.exception() if call.outcome else ""
@@ -94,8 +105,7 @@ class Marks:
             wait=wait_random_exponential(multiplier=0.2, max=15),
             before_sleep=tell,
         )
-        text: bytes | None = await waits(apart, self._read_queues, "mark")
-        return None if text is None else read(text)
+        return await waits(apart, self._read_queues, "mark")
 
     async def write(self, mark: Mark) -> Sequence[str]:
         """Write a mark wherever that works; return these places."""
@@ -146,13 +156,13 @@ class Marks:
     def _file(self) -> Path:
         return beside(self._settings.queue_file)
 
-    def _read_queues(self) -> bytes | None:
+    def _read_queues(self) -> object:
         if self._settings.broker.embedded:
             try:
                 return read_file(self._file, LONGEST)
             except OSError as error:
                 self._tell(QUEUES, error)
-                return None
+                return _NOT_ASKED
         return self._at_rabbitmq(lambda steward: self._own(_by_connector(steward.mark())))
 
     def _write_queues(self, text: str) -> bool:
@@ -170,14 +180,14 @@ class Marks:
             steward.set_mark(self._sender, changed)
             return b""
 
-        return self._at_rabbitmq(write) is not None
+        return self._at_rabbitmq(write) is not _NOT_ASKED
 
     def _own(self, marks: Mapping[str, str]) -> bytes | None:
         """Return the mark of this connector, under the name that it has, or had."""
         own = next((marks[name] for name in self._settings.broker.names if name in marks), None)
         return None if own is None else own.encode()
 
-    def _at_rabbitmq(self, work: Callable[[KombuSteward], bytes | None]) -> bytes | None:
+    def _at_rabbitmq(self, work: Callable[[KombuSteward], bytes | None]) -> object:
         from shared.broker.steward import KombuSteward
 
         broker = self._settings.broker
@@ -188,7 +198,7 @@ class Marks:
                 return work(steward)
         except ConfigError as error:
             self._tell(QUEUES, error)
-            return None
+            return _NOT_ASKED
 
     def _tell(self, where: str, error: Exception) -> None:
         """Say it once for each place: without a mark nothing is worse than it was before."""
@@ -196,6 +206,10 @@ class Marks:
             self._refused.add(where)
             what = "no mark can be kept that tells whether the state database is the right one"
             self._report(what, where=where, why=error)
+
+
+def _read(text: object) -> Mark | None:
+    return read(text) if isinstance(text, bytes) else None
 
 
 def _by_connector(text: bytes | None) -> Mapping[str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.mark_file import beside
 from tests.corpus.messages import sample_messages
 from tests.flow.forked import ForkedConnector
 from tests.flow.oracle import Tally
@@ -47,6 +48,7 @@ USERS = (
     "latest",
     "known",
     "unknown",
+    "unread",
 )
 
 
@@ -282,6 +284,19 @@ def test_what_was_lost_with_the_queues_is_fetched_again(place: Place) -> None:
     assert (status, summary["fetched"], summary["delivered"]) == (0, 10, 10)
     assert place.all_well()
     assert not said(place, "the queues are new")
+
+
+def test_queues_whose_mark_cannot_be_read_are_not_called_new(place: Place) -> None:
+    place.put("unread", sample_messages(2, seed=31))
+    place.configure(place.account("unread", keep="forever"))
+    assert place.once()[1]["delivered"] == 2
+    mark = beside(place.product.queue_file)
+    mark.unlink()
+    mark.mkdir()
+    status, summary = place.once()
+    assert (status, summary["fetched"]) == (0, 0)
+    assert not said(place, "the queues are new")
+    assert said(place, "no mark can be kept")
 
 
 def test_all_comes_again_when_that_is_asked_for(place: Place) -> None:
