@@ -65,11 +65,14 @@ class Seen:
         arguments: it was declared with.
         effective: what its policies come to, by key.
         policies: the names of the policy and the operator policy that count.
+        withheld: how many messages RabbitMQ holds back, as the queue that they are to go on to does
+            not take them; None where it does not say. No client sees or counts these.
     """
 
     arguments: Mapping[str, Any]
     effective: Mapping[str, Any] = field(default_factory=dict)
     policies: tuple[str, ...] = ()
+    withheld: int | None = None
 
 
 def dangers(spec: QueueSpec, seen: Seen) -> list[str]:
@@ -83,6 +86,23 @@ def dangers(spec: QueueSpec, seen: Seen) -> list[str]:
         return []
     named = " and ".join(seen.policies) or "a policy"
     return [f"{named}: {what}" for check in _CHECKS for what in check(spec, seen)]
+
+
+def withheld(spec: QueueSpec, seen: Seen) -> list[str]:
+    """Return a clause on what RabbitMQ holds back in a queue, if it does.
+
+    Retry tiers hold messages back whenever their inbox is full, and for an instant all the time.
+    """
+    if not seen.withheld or spec.kind == "retry":
+        return []
+    target = seen.arguments.get("x-dead-letter-routing-key")
+    return [
+        f"RabbitMQ holds {seen.withheld} of its messages back, out of sight, which go to {target};"
+        " topology migrate puts them back into quarantine"
+        if spec.kind == "held"
+        else f"RabbitMQ holds {seen.withheld} of its messages back, out of sight, until {target}"
+        " takes them"
+    ]
 
 
 def loses_by_looking(seen: Seen) -> bool:

@@ -21,6 +21,11 @@ DECLARED: Final = "topology"
 HELD: Final = "quarantine.held"
 """At RabbitMQ, the queue that takes what a policy of somebody else's throws out of quarantine."""
 
+HELD_BACK: Final = f"{HELD}.held"
+"""At RabbitMQ, the queue that takes what a policy throws out of ``HELD``. As a rule there is none,
+and RabbitMQ holds that back in ``HELD``, where nothing happens to it; ``topology migrate`` makes
+one, to put it back."""
+
 MOVING: Final = ".moving"
 """At RabbitMQ, follows the name of a queue in that of the queue which has its messages while it is
 given other arguments."""

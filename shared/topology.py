@@ -62,6 +62,11 @@ def arguments(spec: QueueSpec) -> dict[str, Any]:
     return {"x-queue-type": "quorum"} | _ARGUMENTS[spec.kind](spec)
 
 
+def passed_on(spec: QueueSpec) -> bool:
+    """Return whether an earlier version let RabbitMQ move messages of a queue to another one."""
+    return "x-dead-letter-exchange" in (*earlier(spec), arguments(spec))[0]
+
+
 def every(tiers: Sequence[Tier]) -> tuple[QueueSpec, ...]:
     """Return the queues of the topology, and those that only a RabbitMQ has."""
     return (*plan(tiers), QueueSpec(HELD, "held"), QueueSpec(DECLARED, "memory"))
@@ -217,9 +222,11 @@ def _quarantine(_: QueueSpec) -> dict[str, Any]:
     return {"x-delivery-limit": NEVER} | _dead_letters_to(HELD)
 
 
-def _held(_: QueueSpec) -> dict[str, Any]:
-    # Nothing has this name: what cannot be passed on at least once, RabbitMQ keeps in this queue.
-    return {"x-delivery-limit": NEVER} | _dead_letters_to(f"{HELD}.held")
+def _held(spec: QueueSpec) -> dict[str, Any]:
+    # As a rule nothing has that name: what cannot be passed on at least once, RabbitMQ keeps in
+    # this queue. Were there always one, messages would expire in that; and to name a queue in which
+    # they have expired before makes a cycle, into which RabbitMQ passes nothing on, ever.
+    return {"x-delivery-limit": NEVER} | _dead_letters_to(f"{spec.name}.held")
 
 
 def _memory(_: QueueSpec) -> dict[str, Any]:

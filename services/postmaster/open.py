@@ -118,14 +118,15 @@ def _rabbitmq(settings: Settings, report: Report) -> Steward | None:
         return None
     from shared.broker.steward import KombuSteward
 
-    ca_file = settings.broker.ca_file
+    ca_file, management = settings.broker.ca_file, open_management(settings)
     return KombuSteward(
         urls,
         settings.retry.tiers,
         None if ca_file is None else str(ca_file),
         report,
         names=settings.broker.names,
-        require_harmless=Guard(open_management(settings), report),
+        require_harmless=Guard(management, report),
+        ask=None if management is None else management.queues,
     )
 
 

@@ -15,7 +15,7 @@ from shared import faultpoint
 from shared.broker.management import WHERE, Management
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import printable
-from shared.queues import HELD, MOVING, QueueSpec, plan
+from shared.queues import HELD, HELD_BACK, MOVING, QueueSpec, plan
 from shared.settings import Settings
 from shared.topology import protected
 
@@ -160,7 +160,7 @@ def _show(
 
 def _kind(stray: str) -> str:
     """Return the kind of a queue that is in no topology."""
-    return "held" if stray == HELD else "moving" if stray.endswith(MOVING) else REMOVED
+    return "held" if stray in (HELD, HELD_BACK) else "moving" if stray.endswith(MOVING) else REMOVED
 
 
 def _stray(queue: str, count: int) -> str:

@@ -1,7 +1,7 @@
-"""RabbitMQ's management API, as far as policies go: AMQP knows nothing of them. Blocking.
+"""RabbitMQ's management API, for what AMQP does not tell: policies, and what is held back.
 
-It trusts what the API answers to be what is in effect. Its password goes to the configured host
-alone: no redirection is followed, and no proxy of the environment asked.
+Blocking. It trusts what the API answers to be what is in effect. Its password goes to the
+configured host alone: no redirection is followed, and no proxy of the environment asked.
 (https://www.rabbitmq.com/docs/http-api-reference)
 """
 
@@ -27,7 +27,7 @@ from urllib.request import (
 from shared.broker import amqp_url
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import printable
-from shared.policies import POLICIES, PRIORITY, Policy, Seen, dangers
+from shared.policies import POLICIES, PRIORITY, Policy, Seen, dangers, withheld
 from shared.queues import QueueSpec
 
 WHERE: Final = "broker.management_url"
@@ -40,7 +40,7 @@ TAKING_EFFECT: Final = 20.0
 _TURN: Final = 0.5
 _OURS: Final = {f"policy {policy.name}" for policy in POLICIES}
 _LONGEST: Final = 16 * 1024 * 1024
-_COLUMNS: Final = "arguments,policy,operator_policy,effective_policy_definition"
+_COLUMNS: Final = "arguments,policy,operator_policy,effective_policy_definition,messages_dlx"
 
 
 class _NoRedirection(HTTPRedirectHandler):
@@ -85,15 +85,22 @@ class Management:
         return {name: seen for name, seen in found.items() if seen is not None}
 
     def dangers(self, specs: Iterable[QueueSpec]) -> list[str]:
-        """Return what policies could do to mail, a sentence each, beginning with the queue.
+        """Return what policies could do to mail, and what they have done that nobody else sees.
+
+        Returns:
+            A sentence each, beginning with the queue.
 
         Raises:
             ConfigError: this user may not ask.
             BrokerUnavailable: the API does not answer.
         """
         known = {spec.name: spec for spec in specs}
-        seen = self.queues(known)
-        return [f"{name}: {what}" for name in seen for what in dangers(known[name], seen[name])]
+        return [
+            f"{name}: {what}"
+            for name, seen in self.queues(known).items()
+            for check in (dangers, withheld)
+            for what in check(known[name], seen)
+        ]
 
     def declare(self) -> list[str]:
         """Make our policies exist; return the names of those that were not as they are now.
@@ -190,11 +197,13 @@ def _said(error: Exception) -> str:
 
 def _seen(row: Mapping[str, Any]) -> Seen:
     named = (row.get("policy"), row.get("operator_policy"))
+    held_back = row.get("messages_dlx")
     kinds = ("policy", "operator policy")
     return Seen(
         row.get("arguments") or {},
         row.get("effective_policy_definition") or {},
         tuple(f"{kind} {name}" for kind, name in zip(kinds, named, strict=True) if name),
+        held_back if isinstance(held_back, int) else None,
     )
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
-from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, NotFound
+from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, NotFound, PreconditionFailed
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
 
@@ -38,6 +38,7 @@ from shared.broker.steward_memory import NAMED, remember, remembered
 from shared.broker.steward_migration import Migration, described
 from shared.broker.steward_outgoing import ANSWERING, Outgoing, outgoing, text
 from shared.broker.steward_probe import require_answer
+from shared.broker.steward_withheld import Ask, Withheld
 from shared.errors import BrokerRefuses, BrokerUnavailable, ConfigError, Refused
 from shared.log import Report, printable, silent
 from shared.queues import DECLARED, HELD, MARK, POLL, Tier, plan, reachable
@@ -71,6 +72,7 @@ class KombuSteward:
         report: is told of what this waits for, and of mail in queues that carry none.
         names: of this connector: the one that it has, then those that it had before.
         require_harmless: raises where a look into the queue of this name would lose messages.
+        ask: returns queues as RabbitMQ describes them; None where nobody may be asked.
 
     Raises:
         ConfigError: the URL or the file is wrong.
@@ -84,6 +86,7 @@ class KombuSteward:
         report: Report = silent,
         names: Sequence[str] = (CONNECTOR,),
         require_harmless: Callable[[str], object] = str,
+        ask: Ask | None = None,
     ) -> None:
         self._urls = parsed(urls)
         self._url = self._urls[0]  # or the one we are connected to
@@ -91,6 +94,7 @@ class KombuSteward:
         self._tiers = tiers
         self._names = names
         self._require_harmless = require_harmless
+        self._ask = ask
         self._queues = plan(tiers)
         self._reach = frozenset(reachable(SENDER, self._queues))
         self._tls = [_tls(url, ca_file) for url in self._urls]
@@ -135,7 +139,8 @@ class KombuSteward:
             return self._migration(say).run()
 
     def _migration(self, say: Callable[[str], object]) -> Migration:
-        return Migration(self._connected(), self._tiers, ANSWERING, say)
+        withheld = Withheld(self._ask, say)
+        return Migration(self._connected(), self._tiers, ANSWERING, say, withheld)
 
     def depths(self) -> Mapping[str, int | None]:
         """Return for each queue of the topology how many messages wait in it, None if absent.
@@ -428,6 +433,9 @@ class KombuSteward:
             raise ConfigError(what, f"{advice} ({text(error)})") from error
         except (AMQPError, KombuError, OSError) as error:
             self.close()
+            if isinstance(error, PreconditionFailed):
+                known = refusal([text(error)], self._url)
+                raise known or BrokerUnavailable(f"{self._url}: {text(error)}") from error
             raise BrokerUnavailable(f"{self._url}: {text(error)}") from error
 
 

@@ -11,7 +11,7 @@ back before. So a message is known by what it is: its id, its body, and what its
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -19,7 +19,8 @@ from amqp import Message
 from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
-from shared.broker.dead_letter import ROUTING
+from shared.broker.dead_letter import ROUTING, readable
+from shared.queues import QueueSpec
 
 _COUNTERS: Final = ("x-delivery-count", "x-acquired-count")
 """Headers that a quorum queue adds for whoever takes a message."""
@@ -32,6 +33,24 @@ def copied(message: Any) -> Message:
     properties.pop("expiration", None)
     kept = {name: value for name, value in headers.items() if name not in (*_COUNTERS, *ROUTING)}
     return Message(message.body, application_headers=kept, **properties)
+
+
+def explained(message: Message, queue: str, queues: Sequence[QueueSpec]) -> Message:
+    """Return a message for the operator that says itself why it is there, and not by ``x-death``.
+
+    A message that expires in a queue for the second time by what that says is in a cycle: RabbitMQ
+    3.10 does not pass it on again, ever.
+
+    Args:
+        message: it is changed.
+        queue: where it is to be.
+        queues: the topology.
+    """
+    headers: dict[str, Any] = message.properties.get("application_headers") or {}
+    body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
+    kept = {name: value for name, value in headers.items() if not name.startswith("x-")}
+    said = kept | readable(headers, body, queue, queues)
+    return Message(message.body, **{**message.properties, "application_headers": said})
 
 
 def known_by(message: Message) -> bytes | None:

@@ -12,13 +12,14 @@ exchange is given back to its sender from then on, and the queue goes half a sec
 earliest, when all that was on its way has come in and been moved: to take the next message is a
 question that the queue answers after all that it got before. Nor may anybody hold messages of it:
 RabbitMQ counts who has taken some by ``basic.get`` and not acknowledged them among the consumers of
-a quorum queue (``rabbit_fifo``). The bindings are taken away again before the last look.
+a quorum queue (``rabbit_fifo``). Nor may RabbitMQ hold messages of it back (``steward_withheld``).
+The bindings are taken away again before the last look.
 
-Limits: what RabbitMQ itself holds back in a retry tier, because the inbox was full, can come in all
-the same; so can what another program sends to the queue by its name, or over a binding that it
-makes, as does a ``declare`` of a version that knows no lock. What comes in between the last look
-and the deletion is lost, and said, but for what comes within the deletion itself. In a cluster, who
-holds messages at a node that cannot be reached is counted nowhere.
+All queues beside others are made before a message is moved: where there may be no more queues,
+nothing was begun. Limits: there can come in what another program sends to the queue by its name, or
+over a binding that it makes, as does a ``declare`` of a version that knows no lock. What comes in
+between the last look and the deletion is lost, and said, but for what comes within the deletion
+itself. In a cluster, who holds messages at a node that cannot be reached is counted nowhere.
 """
 
 # kombu has few annotations.
@@ -27,22 +28,35 @@ holds messages at a node that cannot be reached is counted nowhere.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from amqp import Message
-from amqp.exceptions import ChannelError, MessageNacked, NotFound
+from amqp.exceptions import ChannelError, MessageNacked, NotFound, PreconditionFailed
 from kombu.connection import Connection
 
 from shared import topology
 from shared.broker.steward_alone import alone
-from shared.broker.steward_copies import copied, known_by, left, waiting
+from shared.broker.steward_copies import copied, explained, known_by, left, waiting
 from shared.broker.steward_memory import remember, remembered
+from shared.broker.steward_withheld import Withheld
 from shared.errors import Refused
 from shared.faultpoint import reach
 from shared.log import printable
-from shared.queues import HELD, MOVING, QUARANTINE, SENDERS, QueueSpec, Tier, reachable
+from shared.policies import dangers
+from shared.queues import (
+    HELD,
+    HELD_BACK,
+    MOVING,
+    QUARANTINE,
+    SENDERS,
+    QueueSpec,
+    Tier,
+    plan,
+    reachable,
+)
 
 _OUTWARDS: Final = ("retry", "work", "failed", "quarantine", "held", "memory")
 """Kinds of queues in the order in which they are emptied: what leads to others first."""
@@ -54,6 +68,10 @@ _MORE: Final = 100
 """Messages that may come in, or come back, while a queue is emptied once."""
 _TAKING: Final = (
     "{} consumers take messages from it, or hold some; stop the stages, and whoever looks into it"
+)
+_UNSEEN: Final = (
+    "what RabbitMQ holds back there, out of sight, is known and put back with broker.management_url"
+    " only"
 )
 _COMING: Final = "messages keep coming in, or somebody takes some; stop that, and migrate again"
 
@@ -83,12 +101,16 @@ class Migration:
         tiers: the retry tiers.
         patience: seconds to wait for a confirm.
         say: is told what is done.
+        withheld: knows what RabbitMQ holds back in a queue.
     """
 
     connection: Connection
     tiers: Sequence[Tier]
     patience: float
     say: Callable[[str], object]
+    withheld: Withheld
+    _balance: Counter[str] = field(default_factory=Counter)
+    """How many messages were put into each queue, less those that were taken out of it."""
 
     def due(self) -> list[Due]:
         """Return the queues that have the arguments of an earlier version, or are being changed."""
@@ -116,11 +138,19 @@ class Migration:
             back = _by_kind(filled)[::-1]
             resumed = {each.spec for each in due if each.beside and not each.outdated}
             self._remember(spec.name + MOVING for spec in emptied)
+            self._make_beside(emptied)
             self._empty(emptied)
-            self._replace(_by_kind(outdated))
+            passing = [spec for spec in emptied if topology.passed_on(spec)]
+            # Where dead letters go first: after a limit of a queue was lifted, RabbitMQ 3.10 gives
+            # it nothing that it has refused, for ever; but a new queue of that name.
+            self._replace(_by_kind(spec for spec in outdated if spec not in passing))
+            self.withheld.require_none(
+                [spec.name for spec in passing], lambda: sum(map(self._drain, emptied))
+            )
+            self._replace(_by_kind(spec for spec in outdated if spec in passing))
             for spec in back:
                 self._fill(spec, resumed=spec in resumed)
-            self._clear(back)
+            self._clear(back, {each.spec for each in due if each.beside is not None})
             self._release()
             return len(due)
 
@@ -149,14 +179,30 @@ class Migration:
                 topology.declare_queue(self.connection, spec)
         remember(self.connection, names, self.patience)
 
+    def _make_beside(self, specs: Sequence[QueueSpec]) -> None:
+        """Make the queues for what is in others; none stays where not all can be made."""
+        made = []
+        try:
+            for spec in specs:
+                name = spec.name + MOVING
+                if self._declared(name) is None:
+                    self._make(QueueSpec(name, "quarantine"))
+                    made.append(name)
+        except PreconditionFailed:
+            for name in made:
+                with self.connection.channel() as channel:
+                    channel.queue_delete(name)
+            raise
+
+    def _make(self, spec: QueueSpec) -> None:
+        """Make a queue that is in no topology."""
+        arguments = topology.arguments(spec)
+        with self.connection.channel() as channel:
+            channel.queue_declare(spec.name, durable=True, auto_delete=False, arguments=arguments)
+
     def _empty(self, specs: Sequence[QueueSpec]) -> None:
         """Cut queues off, and put what is in them beside them."""
         for spec in specs:
-            beside = topology.arguments(QueueSpec(spec.name + MOVING, "quarantine"))
-            with self.connection.channel() as channel:
-                channel.queue_declare(
-                    spec.name + MOVING, durable=True, auto_delete=False, arguments=beside
-                )
             moved = self._drain(spec)
             self.say(f"{spec.name}: {moved} messages put into {spec.name}{MOVING}")
 
@@ -214,19 +260,64 @@ class Migration:
         moved = self._move(spec.name + MOVING, spec.name, spec.ttl, there=there)
         self.say(f"{spec.name}: has the arguments of this version; {moved} messages put back")
 
-    def _clear(self, specs: Sequence[QueueSpec]) -> None:
-        """Delete the queues beside others, from which everything has been put back."""
-        for spec in specs:
-            if self._declared(spec.name + MOVING) is not None:
-                self._delete(spec.name + MOVING)
+    def _clear(self, specs: Sequence[QueueSpec], before: Container[QueueSpec]) -> None:
+        """Delete the queues beside others, from which everything has been put back.
+
+        Args:
+            specs: of the others.
+            before: those beside which there was one before this run, of which nobody has counted
+                what was put into it.
+        """
+        there = [spec for spec in specs if self._declared(spec.name + MOVING) is not None]
+        asked = [
+            spec.name + MOVING
+            for spec in there
+            if self.withheld.ask or spec in before or self._balance[spec.name + MOVING]
+        ]
+        self.withheld.require_none(asked, lambda: self._put_back(HELD))
+        for spec in there:
+            self._delete(spec.name + MOVING)
 
     def _release(self) -> None:
-        """Put back into quarantine what a policy has thrown out of it."""
-        if not self._count(HELD):
+        """Put back into quarantine what a policy has thrown out of it.
+
+        Raises:
+            Refused: it would throw that out again.
+        """
+        self._put_back(HELD)
+        if self.withheld.ask is None:
+            self.say(f"{HELD}: {_UNSEEN}")
+        if not (count := self.withheld.count(HELD)) and self._declared(HELD_BACK) is None:
             return
+        self._require_lasting(count or 0)
+        self._make(QueueSpec(HELD_BACK, "held"))
+        remember(self.connection, [HELD_BACK], self.patience)
+        both = (HELD, HELD_BACK)
+        for name in both:
+            self.withheld.require_none([name], lambda: sum(map(self._put_back, both)))
+        self._delete(HELD_BACK)
+
+    def _require_lasting(self, count: int) -> None:
+        """Check that no policy throws out what is put back."""
+        specs = {spec.name: spec for spec in topology.every(self.tiers)}
+        asked = self.withheld.ask
+        for name, seen in ({} if asked is None else asked([QUARANTINE, HELD])).items():
+            for danger in dangers(specs[name], seen):
+                what = f"RabbitMQ holds {count} of its messages back, and as it is they cannot stay"
+                raise Refused(HELD, f"{what} in {name}: {danger}; topology declare --policies")
+
+    def _put_back(self, source: str) -> int:
+        """Move what is in a queue to quarantine; return how many that were."""
+        if not self._count(source):
+            return 0
         there = waiting(self.connection, QUARANTINE)
-        if moved := self._move(HELD, QUARANTINE, there=there):
+        moved = self._move(source, QUARANTINE, there=there, changed=self._explained)
+        if moved:
             self.say(f"{QUARANTINE}: {moved} messages that a policy had thrown out put back")
+        return moved
+
+    def _explained(self, message: Message) -> Message:
+        return explained(message, QUARANTINE, plan(self.tiers))
 
     def _move(
         self,
@@ -235,6 +326,7 @@ class Migration:
         ttl: float | None = None,
         most: int | None = None,
         there: Iterable[bytes] = (),
+        changed: Callable[[Message], Message] | None = None,
     ) -> int:
         """Move the messages of a queue to another; return how many.
 
@@ -244,6 +336,7 @@ class Migration:
             ttl: seconds that they have to wait there in all; None for ever.
             most: how many at the most; None for all.
             there: what messages are known by that may be there already, from a run that was killed.
+            changed: returns a message as it is to be there; None for as it is.
 
         Raises:
             Refused: the other queue does not take them.
@@ -252,14 +345,16 @@ class Migration:
         with self.connection.channel() as taking, self.connection.channel() as giving:
             taking.auto_decode = False  # a body stays bytes, whatever its sender says of it
             while moved != most and (message := taking.basic_get(source)) is not None:
-                copy = copied(message)
+                copy = copied(message) if changed is None else changed(copied(message))
                 known = known_by(copy)
                 if known is None or known not in found:
                     self._give(giving, copy, target, None if ttl is None else left(ttl, copy))
                     moved += 1
+                    self._balance[target] += 1
                 found.add(known)
                 reach("migrate", "copied")
                 taking.basic_ack(message.delivery_tag)
+                self._balance[source] -= 1
                 reach("migrate", "taken")
         return moved
 

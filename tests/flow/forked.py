@@ -63,10 +63,12 @@ class ForkedConnector(Connector):
     """An installation whose processes begin by fork, on a machine whose clock a test can set.
 
     Attributes:
-        first: what each process does before anything else.
+        first: what each process does before anything else, but for commands.
+        first_of_commands: what each command does.
     """
 
     first: Callable[[], None] | None = None
+    first_of_commands: Callable[[], None] | None = None
 
     @cached_property
     def clock(self) -> ShiftedClock:
@@ -79,10 +81,10 @@ class ForkedConnector(Connector):
             self.processes[name] = self._fork(self.first, command_of(name), log, log, environment)
 
     def cli(self, *arguments: str, timeout: float = 300) -> CompletedProcess[str]:
-        """Run one command of the product to its end, and nothing before it."""
+        """Run one command of the product to its end."""
         with tempfile.TemporaryDirectory(prefix="cli-") as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
-            process = self._fork(None, arguments, out, err, {})
+            process = self._fork(self.first_of_commands, arguments, out, err, {})
             try:
                 status = process.wait(timeout)
             finally:

@@ -23,7 +23,7 @@ from amqp import Channel, Connection, Message
 from amqp.exceptions import AMQPNotImplementedError
 
 from shared import faultpoint, topology
-from shared.broker import steward_alone, steward_migration
+from shared.broker import steward_alone, steward_migration, steward_withheld
 from shared.broker.steward import KombuSteward
 from shared.errors import BrokerUnavailable, ConfigError, Refused
 from shared.queues import (
@@ -162,7 +162,13 @@ def told(message: Any) -> dict[str, Any]:
     return properties | {"headers": kept}
 
 
+def impatient() -> None:
+    """Let this process believe that RabbitMQ holds nothing back, as nothing is full here."""
+    vars(steward_withheld)["RETRIED"] = 0.1
+
+
 def _migrate(url: str, fault: str) -> None:
+    impatient()
     faultpoint.arm({faultpoint.VARIABLE: fault})
     steward = KombuSteward(url, TIERS)
     steward.migrate(print)
@@ -170,7 +176,8 @@ def _migrate(url: str, fault: str) -> None:
 
 
 @pytest.fixture
-def place(server: RabbitServer, vhost: str) -> Place:
+def place(server: RabbitServer, vhost: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr(steward_withheld, "RETRIED", 0.1)
     found = Place(server, vhost)
     found.build()
     return found
@@ -440,6 +447,7 @@ def test_an_upgrade_goes_on_with_the_queues_as_they_are(
     place: Place, product: ForkedConnector, tmp_path: Path
 ) -> None:
     product.configure([], f"maildir://{tmp_path}/mail", place.url, retry={"tiers": ["1h"]})
+    product.first_of_commands = impatient
     declared = product.cli("topology", "declare")
     assert declared.returncode == 0
     assert declared.stderr.count("topology migrate") == 1

@@ -359,5 +359,4 @@ class _Connected:
     connected = True
     blocked = None
     unsubscribed = ()
-    unroutable = ()
     unconfirmed = 0.0

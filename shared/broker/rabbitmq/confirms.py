@@ -186,18 +186,16 @@ class ConfirmChannel:
         if multiple:
             tags = range(self._floor, last + 1)
             self._floor = last + 1
-        found = {tag: entry for tag in tags if (entry := self._pending.pop(tag, None)) is not None}
-        confirmed = list(found.values())
+        confirmed = [entry for tag in tags if (entry := self._pending.pop(tag, None)) is not None]
         reach_all([i.send.queue for entry in confirmed for i in entry.items], "published")
-        came_back = self._returned.intersection(tags) if self._returned else ()
-        self._returned.difference_update(came_back)
+        self._returned.difference_update(tags)
         for entry in confirmed:
             if refused:
                 entry.refuse(Refused(entry.queue, "the broker could not store it"))
                 self._stubborn.refused(entry.queue)
             entry.batch.less(1)
         if not refused and self._stubborn:
-            self._stubborn.taken(e.queue for tag, e in found.items() if tag not in came_back)
+            self._stubborn.taken(entry.queue for entry in confirmed)
         if self._retired:
             self.retire()
 
@@ -207,7 +205,6 @@ class ConfirmChannel:
             same = (entry.queue, entry.message_id) == (method.routing_key, properties.message_id)
             if same and tag not in self._returned:
                 self._returned.add(tag)
-                self._stubborn.returned(entry.queue)
                 entry.refuse(Refused(entry.queue, printable(method.reply_text)))
                 return
 
