@@ -3,9 +3,9 @@
 Healthy means that this process works: its event loop turns, and no file of its own is damaged. To
 start it anew because the broker is away would bring the broker back no sooner: it waits, and comes
 back by itself. Ready means that it can take work: all is open, connected to a broker that takes
-publishes, confirms them, and hands out what is in the inbox. Whether some destination is up is none
-of its business here. It is served from the beginning, while what is away is waited for, and from a
-thread of its own, so that a loop that hangs cannot answer for itself.
+publishes, confirms them, has queues for them, and hands out what is in the inbox. Whether some
+destination is up is none of its business here. It is served from the beginning, while what is away
+is waited for, and from a thread of its own, so that a loop that hangs cannot answer for itself.
 """
 
 from __future__ import annotations
@@ -96,6 +96,8 @@ class Vitals:
             return f"nothing is taken from the queues: {waits}"
         if queues := self._broker.unsubscribed:
             return f"the broker gives no subscription to {', '.join(queues)}"
+        if queues := self._broker.unroutable:
+            return f"nothing leads to {', '.join(queues)}; run: pop3-connector topology declare"
         if self._unconfirmed >= UNCONFIRMED_FOR:
             return f"the broker has not confirmed a message for {self._unconfirmed:.0f} s"
         return None if self.started else "not everything that it needs is open yet"

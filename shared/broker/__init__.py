@@ -159,6 +159,10 @@ class Broker(Protocol):
         """The queues that are consumed, as far as we are concerned, and not yet for the broker."""
 
     @property
+    def unroutable(self) -> Sequence[str]:
+        """The queues to which messages were sent that came back, not long ago."""
+
+    @property
     def unconfirmed(self) -> float:
         """Seconds for which the oldest publish has waited for its confirm; 0 if none does."""
 

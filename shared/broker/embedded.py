@@ -243,6 +243,11 @@ class EmbeddedBroker:
         return ()
 
     @property
+    def unroutable(self) -> Sequence[str]:
+        """The queues to which nothing leads: none, all lead to their file."""
+        return ()
+
+    @property
     def unconfirmed(self) -> float:
         """Nought: what the file does not take is told by ``blocked``."""
         return 0.0

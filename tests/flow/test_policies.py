@@ -359,4 +359,5 @@ class _Connected:
     connected = True
     blocked = None
     unsubscribed = ()
+    unroutable = ()
     unconfirmed = 0.0

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from services.monitor import Vitals
+from shared import topology
 from shared.broker import Send
-from shared.broker.rabbitmq.stubborn import FIRST
+from shared.broker.rabbitmq.stubborn import FIRST, RETURNED_FOR
 from shared.broker.refusals import PATIENCE as PATIENCE_WITH_LOGINS
 from shared.broker.steward import KombuSteward
+from shared.clock import SystemClock
 from shared.errors import BrokerLimit, ConfigError, Refused
+from shared.log import MailLog, configure
+from shared.queues import PARSED, plan
 from tests.clock import ShiftedClock
 from tests.deliveries import singly
 from tests.flow.forked import ForkedConnector
@@ -272,3 +277,42 @@ async def test_a_queue_that_is_not_ours_to_read_is_reported(site: Site) -> None:
     await deliveries.aclose()
     await broker.close()
     site.server.api("DELETE", "users/shy")
+
+
+async def test_a_process_is_not_ready_while_nothing_leads_to_a_queue_it_sends_to(
+    site: Site,
+) -> None:
+    broker = site.make()
+    vitals = Vitals(broker, SystemClock(), MailLog("parser", lines=configure("INFO")).metrics, "0")
+    vitals.started = True
+    wanted = next(topology.arguments(spec) for spec in plan(TIERS) if spec.name == PARSED)
+    site.server.api("DELETE", f"queues/{site.vhost}/{PARSED}")
+    await broker.open()
+    for _ in range(2):
+        await broker.publish(Send("incoming", b"x", "elsewhere"))
+        with pytest.raises(Refused, match="NO_ROUTE"):
+            await broker.publish(Send(PARSED, b"x", "m"))
+        said = b"nothing leads to parsed; run: pop3-connector topology declare\n"
+        assert vitals.answer("/readyz")[::2] == (503, said)
+        # As somebody makes it anew in the management UI: without its bindings.
+        queue = {"durable": True, "arguments": wanted}
+        site.server.api("PUT", f"queues/{site.vhost}/{PARSED}", queue)
+    await asyncio.to_thread(site.declare)
+    await broker.publish(Send(PARSED, b"x", "m"))
+    assert vitals.answer("/readyz")[0] == 200
+    await broker.close()
+
+
+async def test_what_came_back_once_is_forgotten_where_nobody_sends_again(
+    site: Site, tmp_path: Path
+) -> None:
+    clock = ShiftedClock(tmp_path / "clock")
+    broker = site.make(clock=clock)
+    site.server.api("DELETE", f"queues/{site.vhost}/{PARSED}")
+    await broker.open()
+    with pytest.raises(Refused, match="NO_ROUTE"):
+        await broker.publish(Send(PARSED, b"x", "m"))
+    assert list(broker.unroutable) == [PARSED]
+    clock.advance(RETURNED_FOR + 1)
+    assert not list(broker.unroutable)
+    await broker.close()

@@ -131,6 +131,11 @@ class RabbitBroker:
         return self._watch.unsubscribed
 
     @property
+    def unroutable(self) -> Sequence[str]:
+        """The queues to which messages were sent that came back, not long ago."""
+        return self._publisher.unroutable
+
+    @property
     def unconfirmed(self) -> float:
         """Seconds for which the oldest publish has waited for its confirm; 0 if none does."""
         return self._watch.unconfirmed

@@ -186,16 +186,18 @@ class ConfirmChannel:
         if multiple:
             tags = range(self._floor, last + 1)
             self._floor = last + 1
-        confirmed = [entry for tag in tags if (entry := self._pending.pop(tag, None)) is not None]
+        found = {tag: entry for tag in tags if (entry := self._pending.pop(tag, None)) is not None}
+        confirmed = list(found.values())
         reach_all([i.send.queue for entry in confirmed for i in entry.items], "published")
-        self._returned.difference_update(tags)
+        came_back = self._returned.intersection(tags) if self._returned else ()
+        self._returned.difference_update(came_back)
         for entry in confirmed:
             if refused:
                 entry.refuse(Refused(entry.queue, "the broker could not store it"))
                 self._stubborn.refused(entry.queue)
             entry.batch.less(1)
         if not refused and self._stubborn:
-            self._stubborn.taken(entry.queue for entry in confirmed)
+            self._stubborn.taken(e.queue for tag, e in found.items() if tag not in came_back)
         if self._retired:
             self.retire()
 
@@ -205,6 +207,7 @@ class ConfirmChannel:
             same = (entry.queue, entry.message_id) == (method.routing_key, properties.message_id)
             if same and tag not in self._returned:
                 self._returned.add(tag)
+                self._stubborn.returned(entry.queue)
                 entry.refuse(Refused(entry.queue, printable(method.reply_text)))
                 return
 

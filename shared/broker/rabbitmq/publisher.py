@@ -60,6 +60,11 @@ class Publisher:
         """Since when a confirm is waited for, and of which queue; None where all are there."""
         return min((each.oldest for each in self._open if each.oldest is not None), default=None)
 
+    @property
+    def unroutable(self) -> tuple[str, ...]:
+        """The queues from which messages come back just now."""
+        return self._stubborn.unroutable
+
     async def start(self) -> None:
         """Return once messages can be published."""
         what = f"keeps a channel to publish to {self._exchange}"

@@ -19,6 +19,10 @@ FIRST: Final = 30.0
 
 LONGEST: Final = 120.0
 
+RETURNED_FOR: Final = 60.0
+"""Seconds for which a queue counts as out of reach, once a message for it came back: whoever holds
+that message tries again after 30 at most."""
+
 Renewed: TypeAlias = Literal["channel", "connection"]
 """What is tried anew."""
 
@@ -48,15 +52,27 @@ class Stubborn:
         self._clock = clock
         self._renew = renew
         self._lasting: dict[str, _Lasting] = {}
+        self._returned: dict[str, float] = {}  # when, by the queue
 
     def __bool__(self) -> bool:
         """Return whether any queue has refused the last that was sent to it."""
-        return bool(self._lasting)
+        return bool(self._lasting or self._returned)
+
+    @property
+    def unroutable(self) -> tuple[str, ...]:
+        """The queues from which messages come back: no such queue, or nothing leads there."""
+        since = self._clock.monotonic() - RETURNED_FOR
+        return tuple(queue for queue, at in list(self._returned.items()) if at >= since)
+
+    def returned(self, queue: str) -> None:
+        """Note that a message for this queue has come back."""
+        self._returned[queue] = self._clock.monotonic()
 
     def taken(self, queues: Iterable[str]) -> None:
         """Note that these queues have taken something."""
         for queue in queues:
             self._lasting.pop(queue, None)
+            self._returned.pop(queue, None)
 
     def refused(self, queue: str) -> None:
         """Note that a queue has refused something."""
