@@ -45,6 +45,7 @@ from tests.servers.rabbitmq import RabbitServer
 TIERS = (Tier("1h", 3600.0),)
 SPECS = {spec.name: spec for spec in topology.every(TIERS)}
 NAMES = sorted(spec.name for spec in plan(TIERS))
+WORK = [name for name, spec in SPECS.items() if spec.kind == "work"]
 CHANGED = {name for name, spec in SPECS.items() if topology.earlier(spec)}
 RETRY = "incoming.retry.1h"
 FAILED = "pickup.failed"
@@ -135,6 +136,10 @@ class Place:
     def waiting(self, queue: str) -> int:
         with self.channel() as channel:
             return int(channel.queue_declare(queue, passive=True).message_count)
+
+    def consumers(self, queue: str) -> int:
+        with self.channel() as channel:
+            return int(channel.queue_declare(queue, passive=True).consumer_count)
 
     def arguments(self) -> dict[str, Any]:
         queues = self.server.api("GET", f"queues/{self.vhost}")
@@ -453,6 +458,7 @@ def test_an_upgrade_goes_on_with_the_queues_as_they_are(
     assert declared.stderr.count("topology migrate") == 1
     product.start("run")
     product.wait(lambda: product.count("run", "started") == 1, "the start")
+    wait_until(lambda: all(map(place.consumers, WORK)), "stages that consume")
     assert product.count("run", "queues were declared by an earlier version") == 1
     refused = product.cli("topology", "migrate")
     assert refused.returncode == 1
