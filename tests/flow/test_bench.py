@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench_arrivals import Folders, last_arrival, last_departure
-from scripts.bench_race import Race
-from scripts.bench_sink import Sink, smtp_sink
+from scripts.benchmarks.arrivals import Folders, last_arrival, last_departure
+from scripts.benchmarks.race import Race
+from scripts.benchmarks.sink import Sink, smtp_sink
 from tests.servers.process import require
 
 
@@ -134,9 +134,9 @@ def test_a_rival_that_fails_is_out_of_the_race_and_the_others_go_on() -> None:
 REPORT = """
 import os, sys
 from pathlib import Path
-from bench_measure import row, run
-from bench_race import Race
-from bench_report import Result, markdown, rates
+from scripts.benchmarks.measure import row, run
+from scripts.benchmarks.race import Race
+from scripts.benchmarks.report import Result, markdown, rates
 race, log = Race(), Path(sys.argv[1])
 for name, command in {"ours": ["true"], "mpop": ["false"], "getmail6": ["sleep", "60"]}.items():
     race.turn(name, lambda: run(command, 10, log, os.environ, patience=0.1), ours=name == "ours")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.demo_mailbox import MAILBOXES, Sample, maildrops
+from scripts.demonstration.mailbox import MAILBOXES, Sample, maildrops
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +43,7 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     parent = tmp_path_factory.mktemp("demo")
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts/demo_run.py")],
+        [sys.executable, "-m", "scripts.demonstration"],
         cwd=ROOT,
         env={"PATH": "/usr/bin:/bin", "TMPDIR": str(parent), "LC_ALL": "C.UTF-8"},
         capture_output=True,

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from compose_deployment import ROOT, STAGES, Deployment, check, main, run, say, wait_until
+from scripts.trials.deployment import ROOT, STAGES, Deployment, check, main, run, say, wait_until
 
 COUNT: Final = 500
 RATE: Final = 10

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from bench_measure import Row
+from scripts.benchmarks.measure import Row
 
 _BAR: Final = 22
 _LABEL: Final = 330

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final, TypeAlias
 
-from bench_connector import (
+from scripts.benchmarks.connector import (
     LIMITS,
     To,
     embedded,
@@ -27,10 +27,10 @@ from bench_connector import (
     to_lmtp,
     to_maildir,
 )
-from bench_growth import growth
-from bench_measure import Sample, row, until
-from bench_neighbours import neighbours
-from bench_place import (
+from scripts.benchmarks.growth import growth
+from scripts.benchmarks.measure import Sample, row, until
+from scripts.benchmarks.neighbours import neighbours
+from scripts.benchmarks.place import (
     PASSWORD,
     USER,
     Drop,
@@ -42,11 +42,11 @@ from bench_place import (
     open_place,
     same_size,
 )
-from bench_proxy import proxy
-from bench_race import Race
-from bench_raw import raw_lmtp
-from bench_report import Chart, Result, rates
-from bench_rivals import (
+from scripts.benchmarks.proxy import proxy
+from scripts.benchmarks.race import Race
+from scripts.benchmarks.raw import raw_lmtp
+from scripts.benchmarks.report import Chart, Result, rates
+from scripts.benchmarks.rivals import (
     Rival,
     fetchmail_lmtp,
     getmail_lmtp,
@@ -55,9 +55,8 @@ from bench_rivals import (
     mpop,
     mpop_lmtp,
 )
-from bench_scale import Scale
-from bench_sink import program, smtp_sink
-
+from scripts.benchmarks.scale import Scale
+from scripts.benchmarks.sink import program, smtp_sink
 from tests.flow.connector import connector
 
 EMBEDDED: Final = "pop3-connector, embedded"

@@ -19,11 +19,10 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Final
 
-from bench_connector import declare
-from bench_place import Place, open_place
-from bench_report import Chart, Result
-from bench_scale import Scale
-
+from scripts.benchmarks.connector import declare
+from scripts.benchmarks.place import Place, open_place
+from scripts.benchmarks.report import Chart, Result
+from scripts.benchmarks.scale import Scale
 from shared.broker import Broker
 from shared.settings import Retry
 from tests.flow.addressed import put_addressed

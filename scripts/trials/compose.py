@@ -18,7 +18,7 @@ from collections import Counter
 from functools import partial
 from typing import Final
 
-from compose_deployment import (
+from scripts.trials.deployment import (
     ROOT,
     STAGES,
     TLS,

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench_accounts import costs
-from bench_place import Drop, Place, open_place
-from bench_report import Chart, Result
-from bench_scale import Scale
-from bench_stages import QUEUED, Work, fetchers, pipeline
+from scripts.benchmarks.accounts import costs
+from scripts.benchmarks.place import Drop, Place, open_place
+from scripts.benchmarks.report import Chart, Result
+from scripts.benchmarks.scale import Scale
+from scripts.benchmarks.stages import QUEUED, Work, fetchers, pipeline
 
 MAILDROPS: Final = 16
 """How many the fetchers share."""

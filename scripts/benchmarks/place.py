@@ -15,8 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from bench_arrivals import Arrivals, Folders
-
+from scripts.benchmarks.arrivals import Arrivals, Folders
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.rabbitmq import RabbitServer, rabbitmq
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from bench_arrivals import last_arrival
-from bench_measure import Sample
-from bench_place import Lmtp, Load, Place
+from scripts.benchmarks.arrivals import last_arrival
+from scripts.benchmarks.measure import Sample
+from scripts.benchmarks.place import Lmtp, Load, Place
 
 _ENVELOPE: Final = b"MAIL FROM:<ann@example.net>\r\nRCPT TO:<%s>\r\nDATA\r\n"
 

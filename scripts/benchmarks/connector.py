@@ -19,10 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench_arrivals import Arrivals, Folders, last_arrival, last_departure
-from bench_measure import Sample, cpu_of, peak_of, run, until
-from bench_place import PASSWORD, Drop, Load, Place
-
+from scripts.benchmarks.arrivals import Arrivals, Folders, last_arrival, last_departure
+from scripts.benchmarks.measure import Sample, cpu_of, peak_of, run, until
+from scripts.benchmarks.place import PASSWORD, Drop, Load, Place
 from shared.message import Envelope, Poll
 from shared.outbox import Outbox
 from shared.queues import POLL
@@ -189,4 +188,4 @@ def _pids(product: Connector) -> dict[str, int]:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}

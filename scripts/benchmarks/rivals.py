@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from bench_arrivals import Arrivals, Folders, last_arrival
-from bench_measure import Sample, run
-from bench_place import PASSWORD, Load, Place
+from scripts.benchmarks.arrivals import Arrivals, Folders, last_arrival
+from scripts.benchmarks.measure import Sample, run
+from scripts.benchmarks.place import PASSWORD, Load, Place
 
 NOBODY: Final = "nobody"
 

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from bench_connector import LIMITS, PATIENCE, cpu, declare, due, table
-from bench_measure import cpu_of, until
-from bench_place import USER, Drop, Load, Place, message
-
+from scripts.benchmarks.connector import LIMITS, PATIENCE, cpu, declare, due, table
+from scripts.benchmarks.measure import cpu_of, until
+from scripts.benchmarks.place import USER, Drop, Load, Place, message
 from shared.message import Envelope, Fetched, Hop, Inline
 from shared.metrics import EVENTS
 from shared.outbox import Outbox

@@ -16,12 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from bench_connector import LIMITS
-from bench_report import Result, machine, markdown, picture, plot
-from bench_scale import Scale
-from bench_scenarios import SCENARIOS
+from scripts.benchmarks.connector import LIMITS
+from scripts.benchmarks.report import Result, machine, markdown, picture, plot
+from scripts.benchmarks.scale import Scale
+from scripts.benchmarks.scenarios import SCENARIOS
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bench_arrivals import Folders, check
-from bench_connector import LIMITS, PATIENCE, cpu, due, jobs, table
-from bench_measure import until
-from bench_place import Drop, Place, message, open_place
-from bench_report import Bar
-
+from scripts.benchmarks.arrivals import Folders, check
+from scripts.benchmarks.connector import LIMITS, PATIENCE, cpu, due, jobs, table
+from scripts.benchmarks.measure import until
+from scripts.benchmarks.place import Drop, Place, message, open_place
+from scripts.benchmarks.report import Bar
 from shared.broker.embedded import EmbeddedBroker
 from shared.outbox import Outbox
 from shared.queues import POLL, RETRIED

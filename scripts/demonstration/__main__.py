@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from demo_mailbox import MAILBOXES, Sample, maildrops
-from demo_maildrop import PASSWORD, Maildrop, serving
-from demo_place import PROGRAM, Place
-from demo_show import Record, Screen, commands, heading, kept, short, totals
 from rich.console import Console
+
+from scripts.demonstration.mailbox import MAILBOXES, Sample, maildrops
+from scripts.demonstration.maildrop import PASSWORD, Maildrop, serving
+from scripts.demonstration.place import PROGRAM, Place
+from scripts.demonstration.show import Record, Screen, commands, heading, kept, short, totals
 
 _LINE_LIMIT: Final = 1 << 20
 """Bytes that a line of the log may have; a traceback is one line."""

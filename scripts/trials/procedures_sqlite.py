@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from compose_deployment import Failed, check, run, wait_until
-from demo_maildrop import PASSWORD, Maildrop, serving
+from scripts.demonstration.maildrop import PASSWORD, Maildrop, serving
+from scripts.trials.deployment import Failed, check, run, wait_until
 
 BACKUPS: Final = "/var/backups/"
 

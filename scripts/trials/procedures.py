@@ -22,8 +22,8 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Final
 
-import procedures_sqlite
-from compose_deployment import (
+from scripts.trials import procedures_sqlite
+from scripts.trials.deployment import (
     ROOT,
     STAGES,
     Deployment,

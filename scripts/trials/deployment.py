@@ -1,4 +1,4 @@
-"""A running docker-compose.yml, as scripts/compose_trial.py drives and asks it.
+"""A running docker-compose.yml, as scripts/trials/compose.py drives and asks it.
 
 Everything goes through the docker command and RabbitMQ's management API; a command that fails ends
 the trial with what it said.
@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parents[2]
 STARTED: Final = time.monotonic()
 TLS: Final = ("docker-compose.yml", "deploy/compose.tls.yml")
 STAGES: Final = {

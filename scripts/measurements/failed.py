@@ -1,9 +1,8 @@
 """Measures the operator's commands on a Failed Mail that is large; prints one line for each figure.
 
-    scripts/measure_failed.py [MESSAGES]        (default 50,000)
+    scripts/measure-failed [MESSAGES]        (default 50,000)
 
-Run it in the environment of the tests (PYTHONPATH=. .venv/bin/python scripts/measure_failed.py). It
-starts a private RabbitMQ, which has to be installed. Each command is a process of its own, whose
+It starts a private RabbitMQ, which has to be installed. Each command is a process of its own, whose
 time from its start to its end, CPU and memory are what is printed; its output goes through a pipe.
 """
 
