@@ -46,7 +46,7 @@ from shared.errors import (
 )
 
 if TYPE_CHECKING:
-    from shared.settings import Settings
+    from shared.settings.model import Settings
 
 NAME: Final = "pop3-connector"
 
@@ -75,7 +75,7 @@ INTERRUPTED: Final = 130
 
 LOADING: Final = 100_000
 """New objects before garbage is looked for: loading makes 80,000 objects, and next to no garbage.
-Looking at them again and again took a tenth of it."""
+See docs/benchmarks.md."""
 
 ADVICE: Final[tuple[tuple[type[Exception], str], ...]] = (
     (QueueFileUnavailable, "Is its disk full? Make room on it; see state check."),
@@ -96,12 +96,12 @@ ADVICE: Final[tuple[tuple[type[Exception], str], ...]] = (
 @click.command()
 @click.option("--once", is_flag=True, help="Poll each account once, drain the pipeline, and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
-@click.option("--quiet", is_flag=True, help="Say nothing, and print no summary, if all is well.")
+@click.option("--quiet", is_flag=True, help="Print nothing, not even the summary, if all is well.")
 @pass_invocation
 def run(invocation: Invocation, once: bool, as_json: bool, quiet: bool) -> int:
     """Run all four stages in one process."""
     _end_on_signals(INTERRUPTED if once else 0)
-    settings, lines = _started(invocation, "WARNING" if quiet else "INFO")
+    settings, lines = _load_settings(invocation, "WARNING" if quiet else "INFO")
     from services.run import main as run_main
 
     return run_main(settings, lines, once=once, as_json=as_json, quiet=quiet)
@@ -127,9 +127,11 @@ def _stage(name: str, summary: str) -> click.Command:
     @pass_invocation
     def stage(invocation: Invocation) -> int:
         _end_on_signals(0)
-        settings, lines = _started(invocation)
-        module = importlib.import_module(f"services.{name}.__main__")
-        return int(module.serve(settings, lines))
+        settings, lines = _load_settings(invocation)
+        wiring = importlib.import_module(f"services.{name}.wiring")
+        from services.process import serve
+
+        return serve(settings, lines, wiring.WIRING)
 
     return stage
 
@@ -161,7 +163,7 @@ def _end_on_signals(status: int) -> None:
             signal.signal(name, end)
 
 
-def _started(invocation: Invocation, level: str = "INFO") -> tuple[Settings, log.Lines]:
+def _load_settings(invocation: Invocation, level: str = "INFO") -> tuple[Settings, log.LogLines]:
     """Return the settings of a process that carries mail, and its log, set up.
 
     Args:
@@ -169,14 +171,14 @@ def _started(invocation: Invocation, level: str = "INFO") -> tuple[Settings, log
         level: what is less than this is not logged, unless all is (``--debug``).
     """
     # Not at the top, as the settings themselves.
-    from shared.settings_advice import warnings
-    from shared.settings_owner import note_owner
+    from shared.settings.advice import warnings
+    from shared.settings.owner import note_owner
 
     lines = log.configure("DEBUG" if invocation.debug else level)
     settings = invocation.settings()
     note_owner(settings, invocation.path())
     for what in warnings(settings, invocation.path()):
-        log.MailLog("configuration", lines=lines).trouble("unwise", warning=what)
+        log.MailLog("configuration", lines=lines).trouble("questionable setting", warning=what)
     return settings, lines
 
 

@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
-from services.connect import tried
-from services.deliverer.couriers import courier_for
-from services.deliverer.store import require_writable
-from services.fetcher.connection import tls_context
+from services.check_connections import try_connections
+from services.deliverer.destinations import courier_for
+from services.deliverer.files.durable_files import require_writable
+from services.fetcher.pop3.connection import tls_context
 from services.postmaster import configuration, show
 from services.postmaster.invocation import Invocation
 from shared.broker import amqp_url
 from shared.errors import ConfigError, Unreachable
 from shared.log import MailLog, configure, printable
-from shared.made import LEDGERS_LOST, QUEUES_LOST, require_there
-from shared.settings import Destination, Settings
-from shared.settings_advice import warnings
-from shared.settings_problems import Problem, WrongSettings
-from shared.settings_secret import Secret
+from shared.settings.advice import warnings
+from shared.settings.model import DestinationSettings, Settings
+from shared.settings.problems import Problem, WrongSettings
+from shared.settings.secret import Secret
 from shared.spool import Spool
+from shared.sqlite.presence import LEDGERS_LOST, QUEUES_LOST, require_there
 from shared.state.database import file_of
 
 _Check: TypeAlias = Callable[[Settings], Iterator[Problem]]
@@ -54,7 +54,11 @@ def main(invocation: Invocation, *, connect: bool, as_json: bool) -> int:
     if found := asyncio.run(_problems(settings, checks)):
         raise WrongSettings(found)
     lines = configure("DEBUG" if invocation.debug else "INFO")
-    trials = asyncio.run(tried(settings, MailLog("check-config", lines=lines))) if connect else None
+    trials = (
+        asyncio.run(try_connections(settings, MailLog("check-config", lines=lines)))
+        if connect
+        else None
+    )
     if as_json:
         show.as_json(configuration.record(settings, path, advice, trials))
     else:
@@ -67,7 +71,7 @@ async def _problems(settings: Settings, checks: tuple[_Check, ...]) -> list[Prob
     return [problem for check in checks for problem in check(settings)]
 
 
-def _refused(name: str, check: Callable[[], object]) -> Iterator[Problem]:
+def _problem_in(name: str, check: Callable[[], object]) -> Iterator[Problem]:
     """Yield what is raised about something in the configuration, if anything is."""
     try:
         check()
@@ -81,24 +85,26 @@ def _refused(name: str, check: Callable[[], object]) -> Iterator[Problem]:
 
 def _broker(settings: Settings) -> Iterator[Problem]:
     table = settings.broker
-    yield from _refused("", partial(amqp_url.parsed, [url.reveal() for url in table.every_url]))
+    yield from _problem_in("", partial(amqp_url.parsed, [url.reveal() for url in table.every_url]))
     if (file := table.ca_file) is not None:
-        yield from _refused("", partial(amqp_url.tls_context, str(file)))
+        yield from _problem_in("", partial(amqp_url.tls_context, str(file)))
 
 
 def _places(settings: Settings) -> Iterator[Problem]:
     """Look at what is kept on this machine: whether it can be written, or made."""
     if settings.uses_data_dir:
         place = str(settings.data_dir.absolute())
-        yield from _refused("data_dir", partial(require_writable, place))
+        yield from _problem_in("data_dir", partial(require_writable, place))
     if settings.broker.embedded:
-        yield from _refused("", partial(_sqlite_file, settings.queue_file.absolute(), QUEUES_LOST))
-    yield from _refused("", partial(Spool, settings.spool_url, settings.spool.options))
+        yield from _problem_in(
+            "", partial(_sqlite_file, settings.queue_file.absolute(), QUEUES_LOST)
+        )
+    yield from _problem_in("", partial(Spool, settings.spool_url, settings.spool.options))
     if (url := settings.state.url) is not None:
-        yield from _refused("", partial(_database, url.reveal()))
+        yield from _problem_in("", partial(_database, url.reveal()))
     else:
         file = settings.data_dir.absolute() / "state.db"
-        yield from _refused("", partial(_sqlite_file, file, LEDGERS_LOST))
+        yield from _problem_in("", partial(_sqlite_file, file, LEDGERS_LOST))
 
 
 def _database(url: str) -> None:
@@ -144,12 +150,12 @@ def _monitor(settings: Settings) -> Iterator[Problem]:
 def _destinations(settings: Settings) -> Iterator[Problem]:
     for name, table in settings.every_destination.items():
         address = _address(table)
-        yield from _refused("", partial(courier_for, name, address))
+        yield from _problem_in("", partial(courier_for, name, address))
         host = urlsplit(address).hostname or ""
-        yield from _refused(f"the url of destination {name!r}", partial(host.encode, "idna"))
+        yield from _problem_in(f"the url of destination {name!r}", partial(host.encode, "idna"))
 
 
-def _address(table: Destination) -> str:
+def _address(table: DestinationSettings) -> str:
     """Return the URL with some password, where there is to be one: the real one may not be had."""
     if table.secret is None:
         return table.url.reveal()
@@ -159,8 +165,10 @@ def _address(table: Destination) -> str:
 def _accounts(settings: Settings) -> Iterator[Problem]:
     for table in settings.accounts:
         if table.ca_file is not None:
-            yield from _refused(f"account {table.name}", partial(tls_context, str(table.ca_file)))
-        yield from _refused(f"account {table.name}: host", partial(table.host.encode, "idna"))
+            yield from _problem_in(
+                f"account {table.name}", partial(tls_context, str(table.ca_file))
+            )
+        yield from _problem_in(f"account {table.name}: host", partial(table.host.encode, "idna"))
 
 
 def _own_passwords(settings: Settings) -> Iterator[Problem]:
@@ -178,7 +186,7 @@ def _passwords(settings: Settings) -> Iterator[Problem]:
 def _secret(name: str, secret: Secret | None) -> Iterator[Problem]:
     """Try a password that stands in a file or variable; a command is not run for a check."""
     if secret is not None and secret.source != "password_command":
-        yield from _refused(name, partial(_on_one_line, secret))
+        yield from _problem_in(name, partial(_on_one_line, secret))
 
 
 def _on_one_line(secret: Secret) -> None:

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, cast
 
-from services.host import GRACE, Stopped, runner, unless
-from services.parts import Assembly, Resources
+from services.process import GRACE, Stopped, runner, unless
+from services.wiring import Assembly, Resources
 from shared.errors import BrokerUnavailable
 from shared.log import MailLog
 from shared.message import Envelope, Poll, poll_id
@@ -98,7 +98,7 @@ async def drain(
         for r, assembly in zip(work.runners, consuming, strict=True)
     }
     doing = asyncio.create_task(work.do())
-    watching = asyncio.create_task(work.stuck())
+    watching = asyncio.create_task(work.wait_for_stall())
     everything = {doing, watching, *runs}
     try:
         with suppress(Stopped):
@@ -116,26 +116,26 @@ async def drain(
         _tell(resources.log.of(runs[task]), runs[task], task)
     if put_off := sum(r.put_off for r in work.runners):
         resources.log.trouble(
-            "suspects were not tried, as no process starts that tries them; they wait for a retry",
+            "suspects were not tried, as their process does not start; they wait for a retry",
             suspects=put_off,
         )
     broken = bool(ended or put_off) or not (ours and (finished or interrupted.is_set()))
     if damage := resources.damage():
-        resources.log.trouble("given up, as a file is damaged", why=damage)
+        resources.log.trouble("run abandoned: a file is damaged", why=damage)
     return Drained(await _waiting(resources, finished), broken, bool(hung), damage)
 
 
 def _tell(log: MailLog, stage: str, run: asyncio.Task[None]) -> None:
     error = run.exception()
-    why = "it has nothing to consume any more" if error is None else _said(error)
+    why = "its queue can no longer be consumed" if error is None else _describe(error)
     log.trouble(
-        "a stage has ended by itself; what it had in hand stays queued", which=stage, why=why
+        "a stage ended unexpectedly; its messages in hand stay queued", which=stage, why=why
     )
     if error is not None:
         log.crashed("", "", error)
 
 
-def _said(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
@@ -163,23 +163,23 @@ class _Work:
         if self.runners:
             await self._quiet()
 
-    async def stuck(self) -> None:
+    async def wait_for_stall(self) -> None:
         """Return, and say so, when nothing has moved for long."""
         clock = self._resources.clock
-        moved, since = self._moved(), clock.monotonic()
+        moved, since = self._movement(), clock.monotonic()
         while clock.monotonic() - since < STUCK_AFTER:
             await clock.sleep(WATCH_EVERY)
-            if (now := self._moved()) != moved:
+            if (now := self._movement()) != moved:
                 moved, since = now, clock.monotonic()
             elif self._resources.damage():
                 return
         self._resources.log.trouble(
-            "nothing moves any more; what is in hand stays queued",
+            "no progress any more; messages in hand stay queued",
             in_hand=sum(r.in_hand for r in self.runners),
             for_seconds=round(STUCK_AFTER),
         )
 
-    def _moved(self) -> tuple[int, ...]:
+    def _movement(self) -> tuple[int, ...]:
         """Return what changes with anything that happens to mail."""
         resources = self._resources
         hands = [n for r in self.runners for n in (r.taken, r.in_hand)]
@@ -206,12 +206,12 @@ class _Work:
         for what in raised:
             log = self._resources.log.of(self._fetching.stage.name)
             log.crashed("", name, what)
-            log.account_failed(name, f"unexpected error: {_said(what)}", 0.0)
+            log.account_failed(name, f"unexpected error: {_describe(what)}", 0.0)
 
     async def _quiet(self) -> None:
         """Return when nothing moves any more but what was refused in this run."""
         while True:
-            exactly = await self._drained()
+            exactly = await self._is_drained()
             if (exactly or await self._still()) and self._all_back():
                 return
             await asyncio.sleep(LOOK_EVERY if exactly is None else LOOK_AGAIN)
@@ -231,7 +231,7 @@ class _Work:
         self._back_at, self._arrived = back, arrived
         return False
 
-    async def _drained(self) -> bool | None:
+    async def _is_drained(self) -> bool | None:
         try:
             return await self._resources.broker.drained(RETRIED)
         except BrokerUnavailable:

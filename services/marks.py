@@ -19,18 +19,18 @@ from urllib.parse import unquote, urlsplit
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from shared.apart import answered, apart
 from shared.clock import Clock
-from shared.delivered_here import found
+from shared.daemon_thread import answer_within, in_daemon_thread
+from shared.disk.replaced_file import beside, read_file, write_file
+from shared.earlier_deliveries import find_delivered
 from shared.errors import BrokerUnavailable, ConfigError, SpoolUnavailable
 from shared.log import Report
 from shared.mark import LONGEST, Mark, read
-from shared.mark_file import beside, read_file, write_file
-from shared.settings import Settings
+from shared.settings.model import Settings
 from shared.spool import Spool
 
 if TYPE_CHECKING:
-    from shared.broker.steward import KombuSteward
+    from shared.broker.steward.steward import KombuSteward
 
 QUEUES: Final = "the queues"
 SPOOL: Final = "the blobs in the spool"
@@ -105,13 +105,13 @@ class Marks:
             wait=wait_random_exponential(multiplier=0.2, max=15),
             before_sleep=tell,
         )
-        return await waits(apart, self._read_queues, "mark")
+        return await waits(in_daemon_thread, self._read_queues, "mark")
 
     async def write(self, mark: Mark) -> Sequence[str]:
         """Write a mark wherever that works; return these places."""
         done = []
         try:
-            if await apart(lambda: self._write_queues(mark.text()), "mark"):
+            if await in_daemon_thread(lambda: self._write_queues(mark.text()), "mark"):
                 done.append(QUEUES)
         except (BrokerUnavailable, OSError) as error:
             self._tell(QUEUES, error)
@@ -131,7 +131,7 @@ class Marks:
         if not self.hangs:
             self._hangs = task = asyncio.ensure_future(work())
             try:
-                return await answered(self._clock, SPOOL_WITHIN, task)
+                return await answer_within(self._clock, SPOOL_WITHIN, task)
             except TimeoutError:
                 pass
         raise SpoolUnavailable(f"it has not answered within {SPOOL_WITHIN:g} seconds")
@@ -139,13 +139,13 @@ class Marks:
     def delivered(self, accounts: Sequence[str]) -> str | None:
         """Return why these accounts are known to have delivered mail here; blocking."""
         # Not at the top: only a state database that is new is a reason to look.
-        from services.deliverer.maildir import SUFFIX
+        from services.deliverer.files.maildir import SUFFIX
 
         names = frozenset(accounts)
         for destination in self._settings.every_destination.values():
             url = urlsplit(destination.url.reveal())
             template = unquote(url.path).rstrip("/")
-            if url.scheme == "maildir" and (path := found(template, SUFFIX, names)):
+            if url.scheme == "maildir" and (path := find_delivered(template, SUFFIX, names)):
                 return (
                     "the state database is new, and mail that was delivered before is not: there is"
                     f" {Path(path).parent.parent}"
@@ -188,7 +188,7 @@ class Marks:
         return None if own is None else own.encode()
 
     def _at_rabbitmq(self, work: Callable[[KombuSteward], bytes | None]) -> object:
-        from shared.broker.steward import KombuSteward
+        from shared.broker.steward.steward import KombuSteward
 
         broker = self._settings.broker
         ca_file = None if broker.ca_file is None else str(broker.ca_file)
@@ -204,7 +204,7 @@ class Marks:
         """Say it once for each place: without a mark nothing is worse than it was before."""
         if where not in self._refused:
             self._refused.add(where)
-            what = "no mark can be kept that tells whether the state database is the right one"
+            what = "no mark of the state database can be read or stored"
             self._report(what, where=where, why=error)
 
 

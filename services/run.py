@@ -18,18 +18,18 @@ from typing import Final, NoReturn
 
 from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 
-from services.deliverer.__main__ import PART as DELIVERER
+from services.deliverer.wiring import WIRING as DELIVERER
 from services.drain import Drained, drain
-from services.fetcher.__main__ import PART as FETCHER
-from services.host import Stopped, opened, serve, stop_on_signals
-from services.parser.__main__ import PART as PARSER
-from services.postmaster.open import open_steward
-from services.rewriter.__main__ import PART as REWRITER
-from shared.broker.refusals import Doubt
+from services.fetcher.wiring import WIRING as FETCHER
+from services.parser.wiring import WIRING as PARSER
+from services.postmaster.opening import open_steward
+from services.process import Stopped, open_resources, serve, stop_on_signals
+from services.rewriter.wiring import WIRING as REWRITER
+from shared.broker.refusal_words import Doubt
 from shared.clock import SystemClock
 from shared.errors import BrokerRefuses, BrokerUnavailable
-from shared.log import Lines, MailLog, Report
-from shared.settings import Settings
+from shared.log import LogLines, MailLog, Report
+from shared.settings.model import Settings
 
 PARTS: Final = (FETCHER, PARSER, REWRITER, DELIVERER)
 COUNTED: Final = (
@@ -51,7 +51,7 @@ DAMAGED: Final = 2
 
 def main(
     settings: Settings,
-    lines: Lines,
+    lines: LogLines,
     *,
     once: bool = False,
     as_json: bool = False,
@@ -74,7 +74,7 @@ def main(
     return asyncio.run(_once(settings, lines, as_json, quiet))
 
 
-async def _declare(settings: Settings, lines: Lines) -> None:
+async def _declare(settings: Settings, lines: LogLines) -> None:
     """Make the queues exist in RabbitMQ, waiting for it; the embedded broker has its own.
 
     Stages of their own process wait for ``topology declare`` instead: they may not configure.
@@ -111,7 +111,7 @@ def _declare_now(settings: Settings, report: Report) -> Sequence[str]:
         return steward.declare()
 
 
-async def _once(settings: Settings, lines: Lines, as_json: bool, quiet: bool) -> int:
+async def _once(settings: Settings, lines: LogLines, as_json: bool, quiet: bool) -> int:
     stop = asyncio.Event()
     stop_on_signals(stop)
     counts: Counter[str] = Counter()
@@ -124,7 +124,10 @@ async def _once(settings: Settings, lines: Lines, as_json: bool, quiet: bool) ->
 
     with suppress(Stopped):
         declare = partial(_declare, settings, lines)
-        async with opened(settings, lines, PARTS, stop, counts, declare) as (resources, assemblies):
+        async with open_resources(settings, lines, PARTS, stop, counts, declare) as (
+            resources,
+            assemblies,
+        ):
             drained = await drain(resources, assemblies, stop)
             if drained.hung:
                 lines.flush()

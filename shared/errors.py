@@ -108,7 +108,7 @@ class NewerSchema(Exception):
 
 
 class BrokerRefuses(ConfigError):
-    """The broker is there and does not let us in: the user mends it, or whoever runs the broker.
+    """The broker is there and refuses us: the user, or whoever runs the broker, has to fix that.
 
     Args:
         where: the key that says where the broker is, and who we are to it.

@@ -2,9 +2,9 @@
 
 The same event about the same account, destination or server is one trouble; where it befalls very
 many of them at once, the event is one by itself. Another reason than those before has a line, too,
-lest the usual hides the new, up to ``SOME`` reasons. What is left out is counted, and told with the
-first line of any kind after its time, or at the end of the process. A count names no message: what
-became of each is in the queues and ledgers.
+so that the usual does not hide the new, up to ``SOME`` reasons. What is left out is counted, and
+told with the first line of any kind after its time, or at the end of the process. A count names no
+message: what became of each is in the queues and ledgers.
 
 What lasts as long as its cause, and is the same for all that it befalls (a queue that is full), has
 one line, and then a count.
@@ -33,7 +33,7 @@ _COMPARED: Final = 200
 _NOBODY: Final = ("",) * len(_WHOM)
 
 
-class Event(NamedTuple):
+class LogEvent(NamedTuple):
     """What happened, how bad that is, and in which stage."""
 
     level: int
@@ -41,11 +41,11 @@ class Event(NamedTuple):
     what: str
 
 
-Trouble: TypeAlias = tuple[Event, tuple[str, ...]]
+FloodKey: TypeAlias = tuple[LogEvent, tuple[str, ...]]
 
 
 @dataclass(slots=True)
-class _Told:
+class _TroubleCount:
     """One trouble in its stretch of time.
 
     Attributes:
@@ -78,19 +78,19 @@ class Flood:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._told: dict[Trouble, _Told] = {}  # in the order of their ends
+        self._told: dict[FloodKey, _TroubleCount] = {}  # in the order of their ends
 
     def __len__(self) -> int:
         """Return how many troubles there are in their stretch of time."""
         return len(self._told)
 
-    def tells(self, event: Event, about: Mapping[str, object], *, lasting: bool = False) -> bool:
+    def tells(self, event: LogEvent, about: Mapping[str, object], *, lasting: bool = False) -> bool:
         """Return whether a line is to be written about this, or it is only counted.
 
         Args:
             event: what happened.
-            about: whom it befell, and why.
-            lasting: it befalls all alike, for as long as its cause lasts.
+            about: whom it happened to, and why.
+            lasting: it happens to all alike, for as long as its cause lasts.
         """
         if lasting:
             return self._tells_once(event, about)
@@ -106,19 +106,19 @@ class Flood:
         every.left_out += every.lines < 0
         return every.lines >= 0
 
-    def _tells_once(self, event: Event, about: Mapping[str, object]) -> bool:
+    def _tells_once(self, event: LogEvent, about: Mapping[str, object]) -> bool:
         told = self._trouble((event, _NOBODY), 1)
         takes = told.takes(_kind(about))
         told.left_out += not takes
         return takes
 
-    def _trouble(self, trouble: Trouble, lines: int) -> _Told:
+    def _trouble(self, trouble: FloodKey, lines: int) -> _TroubleCount:
         told = self._told.get(trouble)
         if told is None:
-            told = self._told[trouble] = _Told(self._monotonic() + STRETCH, lines)
+            told = self._told[trouble] = _TroubleCount(self._monotonic() + STRETCH, lines)
         return told
 
-    def over(self, *, ended: bool = False) -> Iterator[tuple[Event, dict[str, object]]]:
+    def over(self, *, ended: bool = False) -> Iterator[tuple[LogEvent, dict[str, object]]]:
         """Yield the event, whom it was about and ``left_out`` for all whose time has passed.
 
         Args:

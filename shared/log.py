@@ -20,8 +20,8 @@ from json.encoder import encode_basestring as quoted
 from typing import Any, Final, Protocol, TextIO, TypeAlias
 
 from shared.errors import SpoolMissing, SpoolUnavailable
-from shared.flood import Event, Flood
-from shared.metrics import BYTES, EVENTS, HANDLING, LATENCY, SPOOL, Metrics
+from shared.flood import Flood, LogEvent
+from shared.metrics.registry import BYTES, EVENTS, HANDLING, LATENCY, SPOOL, Metrics
 from shared.outlet import Outlet
 
 DEBUG: Final = logging.DEBUG
@@ -40,7 +40,7 @@ class Report(Protocol):
 
 
 def silent(what: str, /, **about: object) -> None:
-    """Report to nobody."""
+    """Drop the report."""
 
 
 def printable(text: str, limit: int = 500) -> str:
@@ -56,7 +56,7 @@ def printable(text: str, limit: int = 500) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
-def configure(level: str = "INFO", stream: TextIO | None = None) -> Lines:
+def configure(level: str = "INFO", stream: TextIO | None = None) -> LogLines:
     """Set up logging for this process: JSON lines, or readable ones where a person watches.
 
     Args:
@@ -67,7 +67,7 @@ def configure(level: str = "INFO", stream: TextIO | None = None) -> Lines:
         Where this process's lines go, for its MailLog.
     """
     render = _for_a_person() if (stream or sys.stderr).isatty() else as_json
-    lines = Lines(stream, logging.getLevelNamesMapping()[level], render)
+    lines = LogLines(stream, logging.getLevelNamesMapping()[level], render)
     logging.basicConfig(stream=lines.outlet, level=WARNING, format="%(name)s: %(message)s")
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     return lines
@@ -80,7 +80,7 @@ Render: TypeAlias = Callable[[str, str, str, str, Mapping[str, object]], str]
 def as_json(moment: str, level: str, stage: str, event: str, about: Mapping[str, object]) -> str:
     """Return a line as one JSON object.
 
-    Written out, it takes 1.3 us; making one dict of it all and encoding that took 3 us.
+    Written out, as each message has some: see docs/benchmarks.md.
     """
     text = "".join([f'"{k}": {_WRITTEN.get(type(v), _other)(v)}, ' for k, v in about.items()])
     return (
@@ -95,7 +95,7 @@ _WRITTEN: Final[Mapping[type, Callable[[Any], str]]] = {str: quoted, int: int.__
 
 def _for_a_person() -> Render:
     """Return what makes coloured lines, aligned for the eye."""
-    # Not at the top: it takes 35 ms to import, and few runs have a terminal.
+    # Not at the top: it loads slowly, and few runs have a terminal.
     from structlog.dev import ConsoleRenderer, plain_traceback
 
     console = ConsoleRenderer(colors=True, exception_formatter=plain_traceback)
@@ -107,7 +107,7 @@ def _for_a_person() -> Render:
     return render
 
 
-class Lines:
+class LogLines:
     """Writes log lines; one that cannot be written is no reason to stop the mail.
 
     In an event loop the lines of one turn are written together, at the next: a write for each line
@@ -165,12 +165,12 @@ class Lines:
             level: how bad it is.
             stage: where it happened.
             event: what happened.
-            about: whom it befell, and why.
-            lasting: it befalls all alike, for as long as its cause lasts: one line will do.
+            about: whom it happened to, and why.
+            lasting: it happens to all alike, for as long as its cause lasts: one line will do.
         """
         if level < self._level:
             return
-        told = Event(level, stage, event)
+        told = LogEvent(level, stage, event)
         if self._level <= DEBUG or self._flood.tells(told, about, lasting=lasting):
             self.say(level, stage, event, about)
 
@@ -230,11 +230,11 @@ class MailLog:
         stage: str,
         counts: Counter[str] | None = None,
         metrics: Metrics | None = None,
-        lines: Lines | None = None,
+        lines: LogLines | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter() if counts is None else counts
         self.metrics = Metrics() if metrics is None else metrics
-        self._lines = Lines() if lines is None else lines
+        self._lines = LogLines() if lines is None else lines
         self._stage = stage
         self._latency = self.metrics.histogram(LATENCY)
         self._handling = self.metrics.histogram(HANDLING, stage)
@@ -394,14 +394,14 @@ class MailLog:
 
 _LASTING: Final = frozenset(
     {
-        "the broker does not settle",
+        "settling failed; it is retried",
         "poll jobs could not be queued",
         "cannot consume yet",
         "cannot publish: the topology is not declared yet",
-        "a bundle cannot be taken apart",
+        "a bundle cannot be split",
     }
 )
-"""Troubles that befall all alike while a queue is full or absent."""
+"""Troubles that happen to all alike while a queue is full or absent."""
 
 
 def _traceback(error: BaseException) -> str:

@@ -45,7 +45,7 @@ Raw: TypeAlias = Inline | Spooled
 class Summary(NamedTuple):
     """What a person recognises a message by: decoded, without control characters, cut to a line.
 
-    A named tuple, as Hop is: it is made in half the time, and goes over the wire as it is.
+    A named tuple, as Hop is: it is made quickly, and goes over the wire as it is.
     """
 
     from_: str = ""

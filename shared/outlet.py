@@ -1,12 +1,12 @@
-"""Writes text to a stream that somebody else reads, or does not: who logs does not wait for him.
+"""Writes text to a stream that somebody else reads, or does not: nobody waits for it.
 
 A pipe that nobody reads is full after 64 KiB, and then a write never ends. So all but files is
 written by a thread of its own, in the order in which it came. What it has not written yet is held,
 up to a limit; beyond that it is lost, and how many lines were is told once there is room again.
 
 It trusts no reader. A stream that is closed, or breaks, is no reason to stop anything. At the end
-of the process it waits for what is held, as long as it gets on. Known limit: a process that forks
-has to do so before the first line.
+of the process it waits for what is held, as long as it makes progress. Known limit: a process that
+forks has to do so before the first line.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Outlet:
                 self._hold(text)
 
     def flush(self) -> None:
-        """Wait until everything is written, as long as the reader gets on."""
+        """Wait until everything is written, as long as the reader makes progress."""
         with self._changed:
             if self._lost and not self._stuck:
                 self._hold(self._tell_lost(self._lost))
@@ -129,7 +129,7 @@ def _waits(stream: TextIO) -> int | None:
 
 
 def _write(fd: int, data: bytes, progress: Callable[[], None]) -> None:
-    """Write all of it, however long that takes; what cannot be written is let go."""
+    """Write all of it, however long that takes; what cannot be written is dropped."""
     with suppress(OSError):
         while data:
             try:

@@ -1,6 +1,7 @@
 """The topology as plain data: every queue by name, kind and timing, and who may send to it.
 
-``shared.topology`` turns this into AMQP declarations, ``shared.broker.embedded`` into rows.
+``shared.broker.topology`` turns this into AMQP declarations, ``shared.broker.embedded.broker`` into
+rows.
 """
 
 from __future__ import annotations

@@ -16,14 +16,14 @@ from typing import Any, Final, Protocol, TypeAlias
 from shared.broker import HANDED_OUT, Broker, Delivery, Send
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, DeliveryLost, Refused, SpoolMissing, SpoolUnavailable
-from shared.faultpoint import reach_all
+from shared.failpoint import reach_all
 from shared.log import MailLog
 from shared.queues import RETRIED, retry_queue
+from shared.retry_memory import RetryMemory
 from shared.settlement import RetryPolicy, Settlement
-from shared.stage import Case, Handling, Opened, Stage
-from shared.trial import Start, hand_outs, kept
+from shared.stage import DecodedDelivery, HandledDelivery, Stage, StageHandler
+from shared.trial import Start, hand_outs, kept_headers
 from shared.trial.suspects import Suspects
-from shared.tried import Tried
 
 RENEW: Final = 10
 """Hand-outs after which a message is put back as a new entry, with which the broker counts anew: a
@@ -44,7 +44,7 @@ message was a quarter of what it cost to deliver it to a server."""
 Work: TypeAlias = Coroutine[Any, Any, None]
 
 
-class Blobs(Protocol):
+class BlobKeeper(Protocol):
     """What the runner needs of the spool."""
 
     async def copy(self, key: str, new_key: str) -> None:
@@ -76,8 +76,8 @@ class Runner:
         policy: RetryPolicy,
         log: MailLog,
         clock: Clock,
-        blobs: Blobs,
-        tried: Tried | None = None,
+        blobs: BlobKeeper,
+        tried: RetryMemory | None = None,
         start: Start | None = None,
     ) -> None:
         self._stage = stage
@@ -87,13 +87,20 @@ class Runner:
         self._clock = clock
         self._blobs = blobs
         self.tried = tried
-        self._handling = Handling(stage, policy, log, clock)
+        self._handling = StageHandler(stage, policy, log, clock)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._done: list[Case] = []
+        self._done: list[HandledDelivery] = []
         self._suspects: Suspects | None = None
         if start is not None:
             self._suspects = Suspects(
-                stage, start, self._found, self._later, self._start, self._ended, clock, log
+                stage,
+                start,
+                self._settle_tried,
+                self._postpone,
+                self._start,
+                self._note_end,
+                clock,
+                log,
             )
         self.taken = 0
         """How many deliveries were taken in hand since the start; grows while anything moves.
@@ -163,12 +170,12 @@ class Runner:
         for delivery in deliveries:
             if delivery.redeliveries >= RENEW:
                 self._start(self._renew(delivery))
-            elif not self._tries(delivery):
+            elif not self._try_if_suspect(delivery):
                 ready.append(delivery)
         for work in self._works(ready):
             self._start(work)
 
-    def _tries(self, delivery: Delivery) -> bool:
+    def _try_if_suspect(self, delivery: Delivery) -> bool:
         """Have a message tried in another process, if it is a suspect."""
         suspects = self._suspects
         if suspects is None or not (
@@ -186,11 +193,11 @@ class Runner:
         suspects.take(delivery)
         return True
 
-    def _found(self, delivery: Delivery, follows: Settlement) -> None:
+    def _settle_tried(self, delivery: Delivery, follows: Settlement) -> None:
         """Settle what was handled in another process."""
         self._settle_soon(self._handling.case(delivery, follows))
 
-    def _later(self, delivery: Delivery) -> None:
+    def _postpone(self, delivery: Delivery) -> None:
         """Put off a suspect that cannot be tried: what it keeps here, sound mail would lack."""
         self.put_off += 1
         if self.tried is not None:
@@ -204,14 +211,14 @@ class Runner:
     def _again_later(self, delivery: Delivery) -> Send:
         """Return a message as it is, as a new entry that is back after the shortest time."""
         queue = retry_queue(self._stage.inbox, self._policy.pause(0.0))
-        return Send(queue, delivery.body, delivery.message_id, kept(delivery))
+        return Send(queue, delivery.body, delivery.message_id, kept_headers(delivery))
 
     async def _renew(self, delivery: Delivery) -> None:
         """Put a message back as a new entry, so that the broker counts anew; we do not."""
         inbox = self._stage.inbox
         waits = [retry_queue(inbox, self._policy.pause(0.0))] if inbox in RETRIED else []
         for queue in (inbox, *waits):
-            again = Send(queue, delivery.body, delivery.message_id, kept(delivery))
+            again = Send(queue, delivery.body, delivery.message_id, kept_headers(delivery))
             try:
                 async with asyncio.timeout(PATIENCE):
                     await self._broker.settle(delivery, again)
@@ -221,33 +228,35 @@ class Runner:
                 continue
             self._let_go += 1
             return
-        if not self._tries(delivery):
+        if not self._try_if_suspect(delivery):
             for work in self._works([delivery]):
                 self._start(work)
 
     def _works(self, deliveries: Sequence[Delivery]) -> Iterator[Work]:
         """Yield what is to be done with deliveries."""
-        found: Sequence[Case | Opened]
-        found = [self._handling.open(delivery) for delivery in deliveries]
+        found: Sequence[HandledDelivery | DecodedDelivery]
+        found = [self._handling.decode(delivery) for delivery in deliveries]
         if self.tried is not None:
-            found, left = self.tried.apart(found)
+            found, left = self.tried.set_apart(found)
             if left:
                 self.taken -= len(left)
                 yield self._put_back(left)
-        unreadable = [case for case in found if isinstance(case, Case)]
+        unreadable = [case for case in found if isinstance(case, HandledDelivery)]
         if unreadable:
             yield self._settle_all(unreadable)
-        for lane in self._handling.lanes([one for one in found if isinstance(one, Opened)]):
+        for lane in self._handling.lanes(
+            [one for one in found if isinstance(one, DecodedDelivery)]
+        ):
             for start in range(0, len(lane), TOGETHER):
                 yield self._handle(lane[start : start + TOGETHER])
 
     def _start(self, work: Work) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._note_end)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _note_end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._broken = self._broken or task.exception()
@@ -271,15 +280,15 @@ class Runner:
         if self._suspects is not None:
             await self._suspects.close()
 
-    async def _handle(self, lane: list[Opened]) -> None:
-        if self._stage.prompt:
-            cases: list[Case] = []
-            await self._handling.handle(lane, cases.append)
-            await self._settle_all(cases)
+    async def _handle(self, lane: list[DecodedDelivery]) -> None:
+        if self._stage.computes:
+            handled: list[HandledDelivery] = []
+            await self._handling.handle(lane, handled.append)
+            await self._settle_all(handled)
             return
         await self._handling.handle(lane, self._settle_soon)
 
-    def _settle_soon(self, case: Case) -> None:
+    def _settle_soon(self, case: HandledDelivery) -> None:
         """Settle together with what else is done in these moments."""
         if not self._done:
             asyncio.get_running_loop().call_later(LINGER, self._settle_done)
@@ -292,40 +301,40 @@ class Runner:
             self._start(self._settle_all(self._done))
             self._done = []  # not before: what nobody settles stays in hand
 
-    async def _settle_all(self, cases: Sequence[Case]) -> None:
-        reach_all([self._stage.name] * len(cases), "before-publish")
-        simple = [case for case in cases if case.simple]
+    async def _settle_all(self, handled: Sequence[HandledDelivery]) -> None:
+        reach_all([self._stage.name] * len(handled), "before-publish")
+        simple = [case for case in handled if case.simple]
         answers = await self._broker.settle_all([(c.delivery, _sends(c)) for c in simple])
         for case, error in zip(simple, answers, strict=True):
             if error is None:
-                await self._settled(case)
+                await self._note_settled(case)
             else:
                 self._start(self._settle(case))
-        for case in cases:
+        for case in handled:
             if not case.simple:
                 self._start(self._settle(case))
 
-    async def _copied(self, case: Case) -> Case:
+    async def _copy_blobs(self, case: HandledDelivery) -> HandledDelivery:
         """Copy blobs, so that each envelope owns its own; where that fails, retry all of it."""
         try:
-            for key, new_key in case.follows.copies:
+            for key, new_key in case.settlement.copies:
                 await self._blobs.copy(key, new_key)
         except (SpoolUnavailable, SpoolMissing) as error:
             self._log.spool_failed(error, case.account, case.id)
-            return self._handling.retried(case, str(error))
+            return self._handling.retry(case, str(error))
         return case
 
-    async def _settle(self, case: Case) -> None:
-        if case.follows.after:
-            await self._clock.sleep(case.follows.after)
-        case = await self._copied(case)
+    async def _settle(self, case: HandledDelivery) -> None:
+        if case.settlement.after:
+            await self._clock.sleep(case.settlement.after)
+        case = await self._copy_blobs(case)
         try:
             await self._insist(case.delivery, _sends(case))
         except DeliveryLost as error:
-            self._log.trouble("not settled; it will be handed out again", id=case.id, why=error)
+            self._log.trouble("not settled; it will be redelivered", id=case.id, why=error)
             self._let_go += 1
             return
-        await self._settled(case)
+        await self._note_settled(case)
 
     async def _put_back(self, left: Sequence[tuple[Delivery, Send]]) -> None:
         """Let what was refused in this run, or cannot be tried now, wait on as it is."""
@@ -335,15 +344,15 @@ class Runner:
                 with suppress(DeliveryLost):
                     await self._insist(delivery, [send])
 
-    async def _settled(self, case: Case) -> None:
+    async def _note_settled(self, case: HandledDelivery) -> None:
         now = self._clock.now()
-        case.tell(self._log, now)
+        case.log_events(self._log, now)
         if self.tried is not None:
             self.tried.note(case)
         if case.back_in:
             self.returns_at = max(self.returns_at, now + case.back_in)
-        if case.follows.release is not None:
-            await self._release(case.follows.release)
+        if case.settlement.release is not None:
+            await self._release(case.settlement.release)
         self._let_go += 1
 
     async def _insist(self, delivery: Delivery, sends: Sequence[Send]) -> None:
@@ -355,7 +364,7 @@ class Runner:
             except DeliveryLost:
                 raise
             except (Refused, BrokerUnavailable) as error:
-                self._log.trouble("the broker does not settle", why=error)
+                self._log.trouble("settling failed; it is retried", why=error)
                 await self._clock.sleep(pause)
                 pause = min(pause * 2, 30.0)
 
@@ -366,7 +375,7 @@ class Runner:
             self._log.trouble("a blob stays in the spool until it is swept", key=key, why=error)
 
 
-def _sends(case: Case) -> list[Send]:
+def _sends(case: HandledDelivery) -> list[Send]:
     """Return what is to be durable; what waits for another try stays a suspect meanwhile.
 
     It may not have been handled at all, as the claim of a process that crashed with it still runs.
@@ -378,6 +387,6 @@ def _sends(case: Case) -> list[Send]:
         step.send._replace(headers={**step.send.headers, HANDED_OUT: hand_outs(case.delivery)})
         if step.event in again
         else step.send
-        for step in case.follows.steps
+        for step in case.settlement.steps
         if step.send is not None
     ]

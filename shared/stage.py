@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 from shared import wire
 from shared.broker import Delivery, Send
 from shared.clock import Clock
+from shared.envelope_check import require_ours
 from shared.errors import (
     BrokerUnavailable,
     NewerSchema,
@@ -24,13 +25,12 @@ from shared.errors import (
     StateUnavailable,
     Undecodable,
 )
-from shared.faultpoint import reach, reach_all
+from shared.failpoint import reach, reach_all
 from shared.log import MailLog
 from shared.message import Envelope, Payload
 from shared.outcome import Answer, Outcome, Retry
-from shared.ownership import require_ours
 from shared.queues import RETRIED, retry_queue
-from shared.settlement import RetryPolicy, Route, Settlement, Step, undecodable
+from shared.settlement import Consequence, RetryPolicy, Settlement, SettlementRules, undecodable
 
 NOT_OURS: Final = 1.0
 """Seconds for which a newer version's message is held that goes back to where it came from."""
@@ -75,19 +75,19 @@ class Stage:
     lane: Callable[[Envelope[Any]], str | None] = alone
 
     @property
-    def prompt(self) -> bool:
+    def computes(self) -> bool:
         """Whether it only computes, and answers at once."""
         return not inspect.iscoroutinefunction(self.handle)
 
 
-class Opened(NamedTuple):
+class DecodedDelivery(NamedTuple):
     """A delivery, and the envelope that was in it."""
 
     delivery: Delivery
     envelope: Envelope[Any]
 
 
-class Case(NamedTuple):
+class HandledDelivery(NamedTuple):
     """A delivery, and what follows from it.
 
     Attributes:
@@ -96,7 +96,7 @@ class Case(NamedTuple):
 
     delivery: Delivery
     envelope: Envelope[Any] | None
-    follows: Settlement
+    settlement: Settlement
 
     @property
     def id(self) -> str:
@@ -111,30 +111,30 @@ class Case(NamedTuple):
     @property
     def sends(self) -> list[Send]:
         """What is to be durable before the delivery is forgotten."""
-        return [step.send for step in self.follows.steps if step.send is not None]
+        return [step.send for step in self.settlement.steps if step.send is not None]
 
     @property
     def simple(self) -> bool:
         """Whether it can be settled as it is: nothing is to be copied or waited for."""
-        return not self.follows.copies and not self.follows.after
+        return not self.settlement.copies and not self.settlement.after
 
     @property
     def back_in(self) -> float:
         """Seconds after which all of the message is back that waits for room; 0 if none does."""
-        steps = self.follows.steps
+        steps = self.settlement.steps
         # Nearly always there is one; each message is asked at every stage.
         return steps[0].back_in if len(steps) == 1 else max([step.back_in for step in steps])
 
-    def tell(self, log: MailLog, now: float) -> None:
+    def log_events(self, log: MailLog, now: float) -> None:
         """Log and count what has become of the message.
 
         Args:
             now: seconds since 1970 (UTC).
         """
-        for step in self.follows.steps:
+        for step in self.settlement.steps:
             self._tell(step, log, now)
 
-    def _tell(self, step: Step, log: MailLog, now: float) -> None:
+    def _tell(self, step: Consequence, log: MailLog, now: float) -> None:
         id_, account = self.id, self.account
         queue = step.send.queue if step.send is not None else ""
         match step.event:
@@ -157,7 +157,7 @@ class Case(NamedTuple):
                 pass
 
 
-class Handling:
+class StageHandler:
     """Has a stage handle deliveries.
 
     Args:
@@ -169,11 +169,11 @@ class Handling:
 
     def __init__(self, stage: Stage, policy: RetryPolicy, log: MailLog, clock: Clock) -> None:
         self._stage = stage
-        self._route = Route(stage.name, stage.inbox, stage.outbox, policy)
+        self._route = SettlementRules(stage.name, stage.inbox, stage.outbox, policy)
         self._log = log
         self._clock = clock
 
-    def open(self, delivery: Delivery) -> Opened | Case:
+    def decode(self, delivery: Delivery) -> DecodedDelivery | HandledDelivery:
         """Return a delivery with its envelope; what follows, where that cannot be decoded."""
         stage = self._stage
         try:
@@ -182,7 +182,7 @@ class Handling:
                 require_ours(envelope)
             queue, _, id_, headers, redeliveries, tag = delivery
             # The body goes: the message would be held twice for as long as it is in hand.
-            return Opened(Delivery(queue, b"", id_, headers, redeliveries, tag), envelope)
+            return DecodedDelivery(Delivery(queue, b"", id_, headers, redeliveries, tag), envelope)
         except Undecodable as error:
             step = undecodable(
                 delivery.body,
@@ -192,16 +192,16 @@ class Handling:
                 inbox=stage.inbox,
                 now=self._clock.now(),
             )
-            return Case(delivery, None, Settlement((step,)))
+            return HandledDelivery(delivery, None, Settlement((step,)))
         except NewerSchema as error:
-            return Case(delivery, None, self._parked(delivery, str(error)))
+            return HandledDelivery(delivery, None, self._send_round(delivery, str(error)))
 
-    def lanes(self, opened: Sequence[Opened]) -> list[list[Opened]]:
+    def lanes(self, opened: Sequence[DecodedDelivery]) -> list[list[DecodedDelivery]]:
         """Return deliveries as they are to be handled: together, or apart from each other."""
-        if self._stage.prompt:
+        if self._stage.computes:
             return [list(opened)]
-        apart: list[list[Opened]] = []
-        together: dict[str, list[Opened]] = {}
+        apart: list[list[DecodedDelivery]] = []
+        together: dict[str, list[DecodedDelivery]] = {}
         for one in opened:
             lane = self._stage.lane(one.envelope)
             if lane is None:
@@ -210,19 +210,23 @@ class Handling:
                 together.setdefault(lane, []).append(one)
         return [*apart, *together.values()]
 
-    async def handle(self, lane: list[Opened], tell: Callable[[Case], None]) -> None:
+    async def handle(
+        self, lane: list[DecodedDelivery], tell: Callable[[HandledDelivery], None]
+    ) -> None:
         """Have the stage handle the deliveries of one lane.
 
         Args:
             lane: the deliveries; they are let go of one by one.
             tell: is told what follows for each, as soon as it is known.
         """
-        if self._stage.prompt:
+        if self._stage.computes:
             self._compute(lane, tell)
         else:
             await self._perform(lane, tell)
 
-    def _compute(self, lane: Sequence[Opened], tell: Callable[[Case], None]) -> None:
+    def _compute(
+        self, lane: Sequence[DecodedDelivery], tell: Callable[[HandledDelivery], None]
+    ) -> None:
         handle, monotonic = cast(Compute, self._stage.handle), self._clock.monotonic
         for delivery, envelope in lane:
             started = monotonic()
@@ -233,9 +237,11 @@ class Handling:
             except Exception as error:  # noqa: BLE001  (unknown means temporary, and only this one)
                 answer = error
             self._log.handled(monotonic() - started)
-            tell(Case(delivery, envelope, self._follows(envelope, answer)))
+            tell(HandledDelivery(delivery, envelope, self._settlement(envelope, answer)))
 
-    async def _perform(self, lane: list[Opened], tell: Callable[[Case], None]) -> None:
+    async def _perform(
+        self, lane: list[DecodedDelivery], tell: Callable[[HandledDelivery], None]
+    ) -> None:
         handle, monotonic = cast(Perform, self._stage.handle), self._clock.monotonic
         started = monotonic()
         reach_all((envelope.id for _, envelope in lane), "handled")
@@ -246,7 +252,7 @@ class Handling:
         def answer(place: int, answered: Outcome | Exception) -> None:
             delivery, envelope = waiting[place]
             self._log.handled(monotonic() - started)
-            tell(Case(delivery, envelope, self._follows(envelope, answered)))
+            tell(HandledDelivery(delivery, envelope, self._settlement(envelope, answered)))
             del waiting[place]  # not before: should this fail, it is answered for once more
 
         handling = handle(envelopes, answer)
@@ -259,18 +265,22 @@ class Handling:
         for place in list(waiting):
             answer(place, wrong)
 
-    def retried(self, case: Case, reason: str) -> Case:
+    def retry(self, case: HandledDelivery, reason: str) -> HandledDelivery:
         """Return a case in which all of the message is tried again."""
         if case.envelope is None:
             return case
-        return case._replace(follows=self._follows(case.envelope, Retry(reason)))
+        return case._replace(settlement=self._settlement(case.envelope, Retry(reason)))
 
-    def case(self, delivery: Delivery, follows: Settlement) -> Case:
+    def case(self, delivery: Delivery, follows: Settlement) -> HandledDelivery:
         """Return a delivery with what follows, which was found out elsewhere."""
-        found = self.open(delivery)
-        return found._replace(follows=follows) if isinstance(found, Case) else Case(*found, follows)
+        found = self.decode(delivery)
+        return (
+            found._replace(settlement=follows)
+            if isinstance(found, HandledDelivery)
+            else HandledDelivery(*found, follows)
+        )
 
-    def _parked(self, delivery: Delivery, reason: str) -> Settlement:
+    def _send_round(self, delivery: Delivery, reason: str) -> Settlement:
         """Send a newer version's message round a tier, as it is, until a newer worker takes it.
 
         An inbox without tiers gets it back, after a moment. Dropped, a poll job would leave its
@@ -281,9 +291,9 @@ class Handling:
             queue, after = retry_queue(queue, self._route.policy.tiers[0]), 0.0
         headers = {**delivery.headers, "reason": reason}
         send = Send(queue, delivery.body, delivery.message_id, headers)
-        return Settlement((Step("retrying", reason, send),), after=after)
+        return Settlement((Consequence("retrying", reason, send),), after=after)
 
-    def _excused(self, envelope: Envelope[Any], error: Exception) -> Retry:
+    def _retry_after(self, envelope: Envelope[Any], error: Exception) -> Retry:
         if isinstance(error, SPOOL):
             self._log.spool_failed(error, envelope.account, envelope.id)
         if isinstance(error, EXPECTED):
@@ -291,9 +301,9 @@ class Handling:
         self._log.crashed(envelope.id, envelope.account, error)
         return Retry(f"{type(error).__name__} in the {self._stage.name}: {error}")
 
-    def _follows(self, envelope: Envelope[Any], answer: Outcome | Exception) -> Settlement:
+    def _settlement(self, envelope: Envelope[Any], answer: Outcome | Exception) -> Settlement:
         if isinstance(answer, Exception):
-            answer = self._excused(envelope, answer)
+            answer = self._retry_after(envelope, answer)
         try:
             return self._route.settlement(envelope, answer, self._clock.now())
         except Exception as error:  # noqa: BLE001  (an outcome that cannot be carried out)

@@ -111,7 +111,7 @@ def onward(envelope: Envelope[Payload]) -> bytes:
     """Return the envelope as bytes of which ``decode`` need not make it anew.
 
     For what goes to the next stage: in one process it arrives as the very object that was sent. To
-    decode an envelope of 5 KB takes a tenth of what a stage that computes does with it.
+    decode it costs more than much that a stage does with it.
 
     Raises:
         ValueError: as ``encode`` does.
@@ -131,7 +131,7 @@ def decode(body: bytes, kind: type[_T]) -> Envelope[_T]:
 
     Args:
         body: what a queue held.
-        kind: the payload type that belongs into this queue.
+        kind: the payload type that this queue carries.
 
     Raises:
         Undecodable: they are not an envelope of this kind, for a reason that the error states.

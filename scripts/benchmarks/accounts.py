@@ -18,10 +18,10 @@ from scripts.benchmarks.connector import LIMITS, PATIENCE, cpu, due, jobs, table
 from scripts.benchmarks.measure import until
 from scripts.benchmarks.place import Drop, Place, message, open_place
 from scripts.benchmarks.report import Bar
-from shared.broker.embedded import EmbeddedBroker
-from shared.outbox import Outbox
+from shared.broker.embedded.broker import EmbeddedBroker
+from shared.queue_publisher import QueuePublisher
 from shared.queues import POLL, RETRIED
-from shared.settings import Retry
+from shared.settings.model import RetrySettings
 from tests.flow.connector import Connector, connector
 from tests.flow.queues import opened
 
@@ -67,7 +67,7 @@ def costs(folder: Path, count: int, polls: int) -> Costs:
 
 
 async def _costs(place: Place, product: Connector, drops: Sequence[Drop], rounds: int) -> Costs:
-    async with opened(product, None, Retry().tiers, "fetcher") as broker:
+    async with opened(product, None, RetrySettings().tiers, "fetcher") as broker:
         assert isinstance(broker, EmbeddedBroker)
         before = cpu(product)
         for _ in range(rounds):
@@ -86,7 +86,7 @@ async def _costs(place: Place, product: Connector, drops: Sequence[Drop], rounds
 
 async def _poll(broker: EmbeddedBroker, drops: Sequence[Drop]) -> None:
     """Let all accounts be due; return when they are polled, and what came is delivered."""
-    await Outbox(broker, POLL).put(*jobs(drops))
+    await QueuePublisher(broker, POLL).put(*jobs(drops))
     end = time.monotonic() + PATIENCE
     while not await broker.drained((POLL, *RETRIED)):
         if time.monotonic() > end:

@@ -23,9 +23,9 @@ from scripts.benchmarks.arrivals import Arrivals, Folders, last_arrival, last_de
 from scripts.benchmarks.measure import Sample, cpu_of, peak_of, run, until
 from scripts.benchmarks.place import PASSWORD, Drop, Load, Place
 from shared.message import Envelope, Poll
-from shared.outbox import Outbox
+from shared.queue_publisher import QueuePublisher
 from shared.queues import POLL
-from shared.settings import Retry
+from shared.settings.model import RetrySettings
 from tests.flow.connector import STAGES, Connector, connector
 from tests.flow.queues import opened
 
@@ -159,9 +159,9 @@ def due(product: Connector, drops: Sequence[Drop], queues: str | None) -> int:
     """Queue a poll job for each account, as the schedule does; return when, in nanoseconds."""
 
     async def queue() -> int:
-        async with opened(product, queues, Retry().tiers, "fetcher") as broker:
+        async with opened(product, queues, RetrySettings().tiers, "fetcher") as broker:
             started = time.time_ns()
-            await Outbox(broker, POLL).put(*jobs(drops))
+            await QueuePublisher(broker, POLL).put(*jobs(drops))
             return started
 
     return asyncio.run(queue())

@@ -24,7 +24,7 @@ from scripts.benchmarks.place import Place, open_place
 from scripts.benchmarks.report import Chart, Result
 from scripts.benchmarks.scale import Scale
 from shared.broker import Broker
-from shared.settings import Retry
+from shared.settings.model import RetrySettings
 from tests.flow.addressed import put_addressed
 from tests.flow.connector import connector
 from tests.flow.queues import opened
@@ -102,7 +102,7 @@ async def _delays(place: Place, rabbitmq: bool, beside: bool, seconds: float) ->
             )
             declare(product)
             others = [name for name in servers if name != "good"] if beside else []
-            async with opened(product, queues, Retry().tiers, "rewriter") as broker:
+            async with opened(product, queues, RetrySettings().tiers, "rewriter") as broker:
                 await asyncio.gather(*(_put(broker, name) for name in others for _ in range(FIRST)))
                 product.start("deliverer")
                 # Loading is not what is measured.

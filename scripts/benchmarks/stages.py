@@ -20,10 +20,10 @@ from scripts.benchmarks.connector import LIMITS, PATIENCE, cpu, declare, due, ta
 from scripts.benchmarks.measure import cpu_of, until
 from scripts.benchmarks.place import USER, Drop, Load, Place, message
 from shared.message import Envelope, Fetched, Hop, Inline
-from shared.metrics import EVENTS
-from shared.outbox import Outbox
+from shared.metrics.registry import EVENTS
+from shared.queue_publisher import QueuePublisher
 from shared.queues import INCOMING
-from shared.settings import Retry
+from shared.settings.model import RetrySettings
 from tests.flow.connector import Connector, connector
 from tests.flow.queues import opened
 from tests.servers.process import free_port
@@ -153,8 +153,8 @@ async def _fill(ours: Installation, count: int) -> None:
         )
         for number in range(count)
     )
-    async with opened(ours.product, ours.url, Retry().tiers, "fetcher") as broker:
-        outbox = Outbox(broker, INCOMING)
+    async with opened(ours.product, ours.url, RetrySettings().tiers, "fetcher") as broker:
+        outbox = QueuePublisher(broker, INCOMING)
         while chunk := list(islice(envelopes, CHUNK)):
             await outbox.put(*chunk)
 

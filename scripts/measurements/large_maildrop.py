@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from shared.claims import Entry
 from shared.clock import SystemClock
+from shared.ledger import LedgerEntry
 from shared.state import State, new_owner
 
 CASES = {
@@ -125,7 +125,9 @@ async def know(path: Path, account: str, count: int, length: int) -> None:
     state = await State.open(f"sqlite:///{path}", owner=new_owner(), clock=SystemClock())
     for start in range(1, count + 1, 20_000):
         some = range(start, min(start + 20_000, count + 1))
-        await state.record(account, [Entry(f"{n:0{length}x}", f"{n:032x}", SIZE) for n in some])
+        await state.record(
+            account, [LedgerEntry(f"{n:0{length}x}", f"{n:032x}", SIZE) for n in some]
+        )
     await state.close()
 
 

@@ -28,23 +28,23 @@ from pathlib import Path
 from scripts.demonstration.maildrop import PASSWORD, Maildrop, serving
 from services.fetcher.account import Account
 from services.fetcher.fetch import Fetcher
-from services.fetcher.login import Login
-from services.fetcher.ports import World
+from services.fetcher.interfaces import FetcherContext
+from services.fetcher.pop3.login import Login
 from services.parser.parse import parse
 from services.rewriter.rewrite import Rewriter, Route
 from shared import wire
-from shared.broker.embedded import EmbeddedBroker
+from shared.broker.embedded.broker import EmbeddedBroker
 from shared.broker.rabbitmq import RabbitBroker
-from shared.broker.steward import KombuSteward
+from shared.broker.steward.steward import KombuSteward
 from shared.clock import SystemClock
 from shared.log import MailLog, configure
 from shared.message import Envelope, Fetched, Inline, Parsed, Poll
-from shared.outbox import Outbox
 from shared.outcome import Done, Forward, Outcome
+from shared.queue_publisher import QueuePublisher
 from shared.queues import INCOMING, Tier
-from shared.settings import load
+from shared.settings.model import load
 from shared.spool import Spool
-from shared.state import Entry, State, new_owner
+from shared.state import LedgerEntry, State, new_owner
 from tests.servers.postgresql import PostgresqlServer, postgresql
 from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
 
@@ -159,10 +159,10 @@ async def measure_polls(name: str, url: str, port: int, folder: Path) -> None:
         }
         accounts = {user: Account(user, one, 300.0, float("inf")) for user, one in login.items()}
         spool = Spool(str(folder / "spool"))
-        world = World(
+        world = FetcherContext(
             ledger,
             ledger,
-            Outbox(broker, INCOMING),
+            QueuePublisher(broker, INCOMING),
             spool,
             131_072,
             MailLog("measure", lines=configure("ERROR")),
@@ -205,17 +205,19 @@ async def measure_schedule(name: str, url: str, accounts: int, vacuum: Callable[
         async def end() -> None:
             for start in range(0, accounts, 1_000):
                 some = names[start : start + 1_000]
-                await asyncio.gather(*(ledger.polled(n, next_poll=later, error=None) for n in some))
+                await asyncio.gather(
+                    *(ledger.record_poll(n, next_poll=later, error=None) for n in some)
+                )
 
         ends = [await timed(end)]
         vacuum()  # as autovacuum does; before it, the index is full of what was
         nothing = [await timed(lambda: ledger.claim_due(names, hold=86_400)) for _ in range(ROUNDS)]
-        entries = [Entry(f"uidl-{i}", f"{i:032x}") for i in range(LEFT)]
+        entries = [LedgerEntry(f"uidl-{i}", f"{i:032x}") for i in range(LEFT)]
 
         async def record(prefix: str) -> None:
             await asyncio.gather(
                 *(
-                    ledger.record(n, [Entry(e.uidl, prefix + n + e.id) for e in entries])
+                    ledger.record(n, [LedgerEntry(e.uidl, prefix + n + e.id) for e in entries])
                     for n in names[:1000]
                 )
             )
@@ -244,7 +246,7 @@ async def measure_hop(server: RabbitServer) -> None:
     broker = RabbitBroker(url, sender="postmaster", name="measure", tiers=tiers, version="0")
     await broker.open()
     envelope = Envelope("id", "sales", Fetched(Inline(MESSAGE), "u1", "pop:995"), 1.0)
-    outbox = Outbox(broker, INCOMING)
+    outbox = QueuePublisher(broker, INCOMING)
 
     async def hop() -> None:
         for _ in range(MESSAGES // BATCH):

@@ -1,6 +1,4 @@
-"""The deliverer as a process: ``python -m services.deliverer``. Wires, and nothing else."""
-
-from __future__ import annotations
+"""The deliverer as a process: ``python -m services.deliverer``. Begins, and nothing else."""
 
 import sys
 
@@ -8,76 +6,3 @@ if __name__ == "__main__":  # before anything is loaded
     from pop3_connector import main
 
     sys.exit(main("deliverer"))
-
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import Final
-
-from services.deliverer.breaker import Breaker
-from services.deliverer.couriers import courier_for
-from services.deliverer.deliver import Deliverer
-from services.deliverer.share import PLACES, Places
-from services.deliverer.told import Listen
-from services.deliverer.unrecorded import Unrecorded
-from services.host import serve as host
-from services.parts import Assembly, Part, Resources
-from shared.log import Lines, MailLog
-from shared.message import Addressed
-from shared.metrics import BREAKER
-from shared.queues import PICKUP
-from shared.settings import Settings
-from shared.stage import Stage
-from shared.state import State  # here, so that it is loaded before the stage says it has started
-
-
-@asynccontextmanager
-async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
-    """Put the deliverer together, with a courier for each destination."""
-    places = Places(PLACES)
-    couriers = {
-        name: courier_for(
-            name,
-            table.address() or "",
-            clock=r.clock,
-            connections=table.connections,
-            listen=dialogues(r.log, name),
-            places=places,
-            known=r.known,
-        )
-        for name, table in r.settings.every_destination.items()
-    }
-    state: State = await r.state()
-    unrecorded = Unrecorded(r.settings.unrecorded_file)
-    await unrecorded.make()
-    deliverer = Deliverer(
-        couriers, state, r.spool, r.clock, report=r.log.trouble, unrecorded=unrecorded
-    )
-    for name, breaker in deliverer.breakers.items():
-        r.log.metrics.watch(BREAKER, partial(_open, breaker), name)
-    try:
-        stage = Stage(
-            "deliverer", PICKUP, Addressed, None, deliverer.handle, PLACES, deliverer.lane
-        )
-        yield Assembly(stage)
-    finally:
-        await deliverer.close()
-
-
-def dialogues(log: MailLog, destination: str) -> Listen | None:
-    """Return what takes the dialogues with a destination; None unless for debugging."""
-    if log.dialogue() is None:
-        return None
-    return lambda number: log.dialogue(destination=destination, connection=number)
-
-
-def _open(breaker: Breaker) -> float:
-    return float(breaker.open)
-
-
-PART: Final = Part("deliverer", assemble)
-
-
-def serve(configuration: Settings, lines: Lines) -> int:
-    """Run until SIGTERM; return the exit status."""
-    return host(configuration, lines, PART)

@@ -1,6 +1,6 @@
 """Which envelope addresses may be put into a protocol line, a header line or a file name.
 
-An address comes from mail or from a rule, and neither is trusted: one that could end its line or
+An address comes from mail or from a rule; neither is trusted: one that could end its line or
 its brackets is never sent (command injection), and no name leaves its directory.
 """
 

@@ -55,33 +55,33 @@ class Breaker:
             return self._cooldown
         return max(0.0, self._probe_at - self._clock.monotonic())
 
-    def attempt(self) -> Attempt:
+    def permit(self) -> Permit:
         """Begin a try of the destination, while ``remaining`` is 0, and return it.
 
         The first one to begin while the breaker is open is the probe.
         """
         probe = self.open
         self._probing = self._probing or probe
-        return Attempt(self, probe=probe, successes=self._successes)
+        return Permit(self, probe=probe, successes=self._successes)
 
-    def ended(self, down: str | None, *, probe: bool, successes: int) -> None:
-        """Note the end of a try; see ``Attempt.ended``."""
+    def note_end(self, down: str | None, *, probe: bool, successes: int) -> None:
+        """Note the end of a try; see ``Permit.end``."""
         if probe:
             self._probing = False
         if down is not None:
             if probe or successes == self._successes:
-                self._failed(probe, down)
+                self._note_failure(probe, down)
         else:
             self._successes += 1
             self._failures = 0
             self._cooldown = self._first
 
-    def abandoned(self, *, probe: bool) -> None:
+    def note_abandoned(self, *, probe: bool) -> None:
         """Note the end of a try that found out nothing."""
         if probe:
             self._probing = False
 
-    def _failed(self, probe: bool, why: str) -> None:
+    def _note_failure(self, probe: bool, why: str) -> None:
         self._failures += 1
         self.why = why
         if probe:
@@ -90,7 +90,7 @@ class Breaker:
             self._probe_at = self._clock.monotonic() + self._cooldown
 
 
-class Attempt:
+class Permit:
     """A try of a destination that has begun; one call of one of its methods ends it."""
 
     __slots__ = ("_breaker", "_probe", "_successes")
@@ -100,14 +100,14 @@ class Attempt:
         self._probe = probe
         self._successes = successes  # that there had been when it began
 
-    def ended(self, down: str | None) -> None:
+    def end(self, down: str | None) -> None:
         """Tell what the try found out.
 
         Args:
             down: how the destination could not be reached or went away, None if it did not.
         """
-        self._breaker.ended(down, probe=self._probe, successes=self._successes)
+        self._breaker.note_end(down, probe=self._probe, successes=self._successes)
 
-    def abandoned(self) -> None:
+    def abandon(self) -> None:
         """Tell that it was given up, and says nothing about the destination."""
-        self._breaker.abandoned(probe=self._probe)
+        self._breaker.note_abandoned(probe=self._probe)

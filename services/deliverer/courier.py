@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from shared.errors import Unreachable
 
-Verdict: TypeAlias = Literal["delivered", "temporary", "permanent"]
+ResultKind: TypeAlias = Literal["delivered", "temporary", "permanent"]
 
 
 class ClaimLost(Exception):
@@ -46,7 +46,7 @@ class PutAside(Exception):
         self.after = after
 
 
-class Letter(NamedTuple):
+class MailContent(NamedTuple):
     """One message as a courier gets it.
 
     Attributes:
@@ -93,12 +93,12 @@ class Result(NamedTuple):
             reply came: it may have been delivered (the window of RFC 1047).
     """
 
-    verdict: Verdict
+    verdict: ResultKind
     reply: str
     lost: bool = False
 
 
-class Post(NamedTuple):
+class MailObject(NamedTuple):
     """A letter and its envelope.
 
     Attributes:
@@ -106,12 +106,12 @@ class Post(NamedTuple):
         recipients: the envelope recipients, none of them twice.
     """
 
-    letter: Letter
+    content: MailContent
     sender: str
     recipients: Sequence[str]
 
 
-Delivered: TypeAlias = Mapping[str, Result] | Exception
+CourierResult: TypeAlias = Mapping[str, Result] | Exception
 """What became of a letter: a result for each recipient; or why nobody was delivered anything.
 
 Unreachable: the destination is down, or refuses this program as such. Throttled: it wants fewer
@@ -119,21 +119,21 @@ letters, or more slowly. PutAside: it was not tried. SpoolMissing: the message i
 SpoolUnavailable: it could not be read. ClaimLost: it is no longer ours.
 """
 
-Tell: TypeAlias = Callable[[int, Delivered], None]
+ReportResult: TypeAlias = Callable[[int, CourierResult], None]
 """Takes what became of a letter, with its place among those that were given along with it."""
 
 
 class Courier(Protocol):
     """Delivers letters to one destination. Many deliveries may be under way at once."""
 
-    async def deliver(self, posts: Sequence[Post], tell: Tell) -> None:
+    async def deliver(self, mail_objects: Sequence[MailObject], tell: ReportResult) -> None:
         """Deliver letters, and tell what became of each as soon as it is known; then return.
 
         A letter that fails disturbs no other. Where this is cancelled, nothing of it is under way
         any more when it ends, and what was not told has not been delivered for all that is known.
 
         Args:
-            posts: the letters.
+            mail_objects: the letters.
             tell: is called once for each of them.
         """
 

@@ -16,14 +16,14 @@ from contextlib import aclosing, suppress
 from functools import partial
 from typing import Final, Protocol
 
+from services.deliverer.batch import CLAIMED_ELSEWHERE, Attempt, Batch, attempt_for
 from services.deliverer.breaker import Breaker
-from services.deliverer.courier import ClaimLost, Courier, Delivered, Letter, Post
-from services.deliverer.round import CLAIMED_ELSEWHERE, Errand, Round, errand_for
+from services.deliverer.courier import ClaimLost, Courier, CourierResult, MailContent, MailObject
 from services.deliverer.unrecorded import Unrecorded
-from shared.claims import Claim, Delivery, Finished
 from shared.clock import Clock
 from shared.errors import SpoolUnavailable, StateUnavailable, Unstorable
-from shared.faultpoint import reach_all
+from shared.failpoint import reach_all
+from shared.ledger import Claim, DeliveryKey, Finished
 from shared.log import Report, silent
 from shared.message import Addressed, Envelope, Inline, Spooled
 from shared.outcome import Answer, Busy, DeadLetter, Outcome, Retry
@@ -32,19 +32,21 @@ FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 5.0
 """Seconds between two tries to record a delivery."""
 
-WAITING: Final = "messages wait for room at their destination"
+WAITING: Final = "messages wait for capacity at their destination"
 WAITING_TOLD_EVERY: Final = 300.0
 """Seconds between two lines about it: a long backlog is no trouble, but not to know of it is."""
 
-UNRECORDED: Final = "the ledger of deliveries is out of reach: what was delivered stays in hand"
+UNRECORDED: Final = (
+    "the delivery ledger is unavailable: delivered messages are held until it is back"
+)
 
-KEPT_BACK: Final = "not delivered: that others were cannot be recorded just now"
+KEPT_BACK: Final = "not delivered: earlier deliveries cannot be recorded at the moment"
 
 
 class Deliveries(Protocol):
     """The ledger of finished deliveries. Every call but ``holds`` may raise StateUnavailable."""
 
-    async def claim(self, deliveries: Sequence[Delivery]) -> Sequence[Claim | Unstorable | None]:
+    async def claim(self, deliveries: Sequence[DeliveryKey]) -> Sequence[Claim | Unstorable | None]:
         """Claim messages for this process.
 
         None where another, or another task, has one in hand; Unstorable where nobody ever can.
@@ -56,14 +58,14 @@ class Deliveries(Protocol):
         Where it raises, the claims still hold.
         """
 
-    async def unclaim(self, deliveries: Sequence[Delivery]) -> None:
+    async def unclaim(self, deliveries: Sequence[DeliveryKey]) -> None:
         """Drop the claims; where it raises, they expire by themselves."""
 
-    def holds(self, delivery: Delivery) -> bool:
+    def holds(self, delivery: DeliveryKey) -> bool:
         """Return whether the claim is ours without doubt; it may have expired unnoticed."""
 
 
-class Blobs(Protocol):
+class BlobReader(Protocol):
     """What the deliverer needs of the spool."""
 
     def chunks(self, key: str, *, length: int | None) -> AsyncGenerator[bytes, None]:
@@ -87,7 +89,7 @@ class Deliverer:
         self,
         couriers: Mapping[str, Courier],
         deliveries: Deliveries,
-        blobs: Blobs,
+        blobs: BlobReader,
         clock: Clock,
         *,
         report: Report = silent,
@@ -127,24 +129,24 @@ class Deliverer:
                 SpoolUnavailable for one that is large and cannot be read.
         """
         destination = envelopes[0].payload.destination
-        deliveries = [Delivery(envelope.id, destination) for envelope in envelopes]
+        deliveries = [DeliveryKey(envelope.id, destination) for envelope in envelopes]
         claims = await self._claims(destination, deliveries)
         if not isinstance(claims, Sequence):
             for place in range(len(envelopes)):
                 answer(place, claims)
             return
-        errands: dict[int, Errand] = {}
+        attempts: dict[int, Attempt] = {}
         for place, claim in enumerate(claims):
             if claim is None:
-                why = "another process has this message in hand"
+                why = "another process is delivering this message"
                 answer(place, Retry(why, after=CLAIMED_ELSEWHERE))
             elif isinstance(claim, Unstorable):
-                why = "not delivered, as that could not be recorded: the state database says"
+                why = "not delivered, as it could not be recorded: the state database says"
                 answer(place, DeadLetter(f"{why} {claim}"))
             else:
-                errands[place] = errand_for(envelopes[place], deliveries[place], claim)
+                attempts[place] = attempt_for(envelopes[place], deliveries[place], claim)
         del envelopes  # each is let go of when it was delivered
-        await self._carry_out(destination, errands, answer)
+        await self._carry_out(destination, attempts, answer)
 
     async def close(self) -> None:
         """Let go of every destination."""
@@ -152,7 +154,7 @@ class Deliverer:
             await courier.close()
 
     async def _claims(
-        self, destination: str, deliveries: Sequence[Delivery]
+        self, destination: str, deliveries: Sequence[DeliveryKey]
     ) -> Sequence[Claim | Unstorable | None] | Outcome:
         """Claim messages, or return why nothing is to be delivered to that destination now."""
         if destination not in self._couriers:
@@ -164,7 +166,7 @@ class Deliverer:
             await self._record_earlier()
             return await self._deliveries.claim(deliveries)
         except StateUnavailable as error:
-            return Retry(f"the ledger of deliveries is out of reach: {error}")
+            return Retry(f"the delivery ledger is unavailable: {error}")
 
     async def _record_earlier(self) -> None:
         """Record what a process had to leave behind unrecorded, before anything is claimed."""
@@ -180,65 +182,65 @@ class Deliverer:
         seconds = breaker.remaining()
         if not seconds:
             return None
-        why = f"destination {destination} is left alone for a while: {breaker.why}"
+        why = f"destination {destination} is not tried for a while: {breaker.why}"
         return Retry(why, after=seconds)
 
     async def _carry_out(
-        self, destination: str, errands: dict[int, Errand], answer: Answer
+        self, destination: str, attempts: dict[int, Attempt], answer: Answer
     ) -> None:
         """Deliver, and record what was delivered before anybody is told of it."""
-        posts = self._posts(destination, errands)
-        places = list(posts)
-        under_way = Round(errands)
+        mail_objects = self._posts(destination, attempts)
+        places = list(mail_objects)
+        under_way = Batch(attempts)
 
-        def tell(place: int, delivered: Delivered) -> None:
+        def tell(place: int, delivered: CourierResult) -> None:
             under_way.tell(places[place], delivered)
 
         deliver = self._couriers[destination].deliver
-        delivering = asyncio.create_task(deliver(list(posts.values()), tell))
-        delivering.add_done_callback(under_way.courier_ended)
-        del posts
+        delivering = asyncio.create_task(deliver(list(mail_objects.values()), tell))
+        delivering.add_done_callback(under_way.note_courier_ended)
+        del mail_objects
         try:
-            while errands:
-                known = await under_way.known()
+            while attempts:
+                known = await under_way.wait_known()
                 reach_all(["deliverer"] * len(known), "before-ledger")
-                await self._let_go(known.values())
+                await self._record_and_release(known.values())
                 reach_all(["deliverer"] * len(known), "after-ledger")
-                for place, errand in known.items():
-                    if isinstance(errand.outcome, Busy):
-                        self._tell_of_waiting(destination, errand.outcome)
-                    answer(place, errand.outcome)
+                for place, attempt in known.items():
+                    if isinstance(attempt.outcome, Busy):
+                        self._tell_of_waiting(destination, attempt.outcome)
+                    answer(place, attempt.outcome)
             await delivering
         except BaseException:
             delivering.cancel()
             await asyncio.wait({delivering})
-            await self._abandon(errands.values())
+            await self._abandon(attempts.values())
             raise
 
-    def _posts(self, destination: str, errands: Mapping[int, Errand]) -> dict[int, Post]:
+    def _posts(self, destination: str, attempts: Mapping[int, Attempt]) -> dict[int, MailObject]:
         """Return what is to be delivered; note with the other errands why they are not."""
-        posts: dict[int, Post] = {}
-        for place, errand in errands.items():
-            if errand.known:
+        mail_objects: dict[int, MailObject] = {}
+        for place, attempt in attempts.items():
+            if attempt.known:
                 continue
             away = self._away(destination)  # again: others tried it while these were claimed
             if away is not None:
-                errand.outcome = away
+                attempt.outcome = away
                 continue
-            errand.attempt = self.breakers[destination].attempt()
-            sender = errand.envelope.payload.sender
-            posts[place] = Post(self._letter(errand), sender, errand.waiting)
-        return posts
+            attempt.permit = self.breakers[destination].permit()
+            sender = attempt.envelope.payload.sender
+            mail_objects[place] = MailObject(self._letter(attempt), sender, attempt.waiting)
+        return mail_objects
 
-    async def _let_go(self, errands: Collection[Errand]) -> None:
-        done, rest = _parted(errands)
+    async def _record_and_release(self, attempts: Collection[Attempt]) -> None:
+        done, rest = _split_by_receipts(attempts)
         if done:
-            await self._recorded(done)
+            await self._record(done)
         await self._unclaim(rest)
 
-    async def _abandon(self, errands: Collection[Errand]) -> None:
+    async def _abandon(self, attempts: Collection[Attempt]) -> None:
         """Give up what is under way; what cannot be recorded is marked as perhaps delivered."""
-        done, rest = _parted(errands)
+        done, rest = _split_by_receipts(attempts)
         if done:
             try:
                 await self._deliveries.finish(done)
@@ -250,24 +252,24 @@ class Deliverer:
                 raise
         await self._unclaim(rest)
 
-    async def _unclaim(self, deliveries: Sequence[Delivery]) -> None:
+    async def _unclaim(self, deliveries: Sequence[DeliveryKey]) -> None:
         if deliveries:
             with suppress(StateUnavailable):  # they expire by themselves
                 await self._deliveries.unclaim(deliveries)
 
-    async def _recorded(self, done: Sequence[Finished]) -> None:
+    async def _record(self, done: Sequence[Finished]) -> None:
         """Record what was delivered, however long that takes."""
         try:
             await self._deliveries.finish(done)
         except StateUnavailable as error:
             self._waiting += 1
-            await self._recorded_late(done, error)
+            await self._record_when_back(done, error)
             self._waiting -= 1
         except asyncio.CancelledError:  # nobody knows whether it was recorded
             await self._unrecorded.write(done)
             raise
 
-    async def _recorded_late(self, done: Sequence[Finished], error: StateUnavailable) -> None:
+    async def _record_when_back(self, done: Sequence[Finished], error: StateUnavailable) -> None:
         """Write down what was delivered, and record it when the ledger is back."""
         pause, written = FIRST_PAUSE, False
         while True:
@@ -282,7 +284,7 @@ class Deliverer:
             else:
                 return await self._unrecorded.strike(done)
 
-    def _holds(self, delivery: Delivery) -> bool:
+    def _holds(self, delivery: DeliveryKey) -> bool:
         if self._waiting:
             raise ClaimLost(KEPT_BACK)
         return self._deliveries.holds(delivery)
@@ -301,16 +303,16 @@ class Deliverer:
             self._tell_of_waiting_at[destination] = now + WAITING_TOLD_EVERY
             self._report(WAITING, destination=destination, why=busy.reason)
 
-    def _letter(self, errand: Errand) -> Letter:
-        mail, replay = errand.envelope.payload, errand.claim.replay
-        raw, id_ = mail.raw, errand.envelope.id
+    def _letter(self, attempt: Attempt) -> MailContent:
+        mail, replay = attempt.envelope.payload, attempt.claim.replay
+        raw, id_ = mail.raw, attempt.envelope.id
         size = len(mail.prefix) + raw.size - mail.skip
-        held = partial(self._holds, errand.delivery)
+        held = partial(self._holds, attempt.delivery)
         if isinstance(raw, Inline):
             data = raw.data[mail.skip :] if mail.skip else raw.data
-            return Letter(id_, mail.prefix, size, partial(_once, data), data, replay, held)
+            return MailContent(id_, mail.prefix, size, partial(_once, data), data, replay, held)
         chunks = partial(self._blob, raw, mail.skip)
-        return Letter(id_, mail.prefix, size, chunks, None, replay, held)
+        return MailContent(id_, mail.prefix, size, chunks, None, replay, held)
 
     async def _blob(self, raw: Spooled, skip: int) -> AsyncGenerator[bytes, None]:
         """Yield a blob, and do not end well if it is not as long as the message was."""
@@ -327,10 +329,10 @@ async def _once(data: bytes) -> AsyncGenerator[bytes, None]:
     yield data
 
 
-def _parted(errands: Collection[Errand]) -> tuple[list[Finished], list[Delivery]]:
+def _split_by_receipts(attempts: Collection[Attempt]) -> tuple[list[Finished], list[DeliveryKey]]:
     """Return what is to be recorded of these, and what of them is only to be given back."""
-    done = [errand.finished for errand in errands if errand.receipts]
-    rest = [errand.delivery for errand in errands if not errand.receipts]
+    done = [attempt.finished for attempt in attempts if attempt.receipts]
+    rest = [attempt.delivery for attempt in attempts if not attempt.receipts]
     return done, rest
 
 

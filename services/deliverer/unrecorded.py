@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from shared.claims import Delivery, Finished
+from shared.ledger import DeliveryKey, Finished
 
 SIZE: Final = 1024 * 1024
 """Bytes of the file: some thousand deliveries, where 512 messages are in hand at the most."""
@@ -61,15 +61,15 @@ class Unrecorded:
             return
         with contextlib.suppress(OSError):
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            with self._locked() as fd:
+            with self._lock() as fd:
                 there = os.fstat(fd).st_size
                 if there < SIZE:
                     os.pwrite(fd, bytes(SIZE - there), there)
                     os.fsync(fd)
 
     def _write(self, finished: Sequence[Finished]) -> bool:
-        with contextlib.suppress(OSError), self._locked() as fd:
-            there = _written(fd)
+        with contextlib.suppress(OSError), self._lock() as fd:
+            there = _read_written(fd)
             new = b"".join(line for each in finished if (line := _line(each)) not in there)
             torn = b"" if there.endswith(b"\n") or not there else b"\n"
             os.pwrite(fd, torn + new, len(there))
@@ -78,13 +78,13 @@ class Unrecorded:
         return False
 
     def _read(self) -> list[Finished]:
-        with contextlib.suppress(OSError), self._locked() as fd:
-            return list(_deliveries(_written(fd)))
+        with contextlib.suppress(OSError), self._lock() as fd:
+            return list(_deliveries(_read_written(fd)))
         return []
 
     def _strike(self, finished: Sequence[Finished]) -> None:
-        with contextlib.suppress(OSError), self._locked() as fd:
-            there = _written(fd)
+        with contextlib.suppress(OSError), self._lock() as fd:
+            there = _read_written(fd)
             gone = {_line(each) for each in finished}
             kept = (_line(each) for each in _deliveries(there))
             left = b"".join(line for line in kept if line not in gone)
@@ -92,7 +92,7 @@ class Unrecorded:
             os.fdatasync(fd)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[int]:
+    def _lock(self) -> Iterator[int]:
         if self._path is None:
             raise FileNotFoundError
         with self._path.open("r+b", buffering=0) as file:
@@ -100,7 +100,7 @@ class Unrecorded:
             yield file.fileno()
 
 
-def _written(fd: int) -> bytes:
+def _read_written(fd: int) -> bytes:
     return os.pread(fd, os.fstat(fd).st_size, 0).partition(b"\0")[0]
 
 
@@ -116,4 +116,4 @@ def _deliveries(lines: bytes) -> Iterator[Finished]:
         checksum, _, text = line.partition(b" ")
         if checksum == b"%08x" % zlib.crc32(text):
             id_, destination, receipts = json.loads(text)
-            yield Finished(Delivery(id_, destination), receipts)
+            yield Finished(DeliveryKey(id_, destination), receipts)

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from services.fetcher.login import Login
-from shared.same_host import same_host
+from services.fetcher.pop3.login import Login
+from shared.network.same_host import same_host
 
 FIRST_BACKOFF: Final = 60.0
 LONGEST_BACKOFF: Final = 3_600.0

@@ -15,10 +15,10 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Final
 
-from services.fetcher.fetchlist import FetchList
-from services.fetcher.numbered import Numbered
-from services.fetcher.worklist import Changed, Safe, Worklist, age
-from shared.claims import ADOPTED, Known
+from services.fetcher.fetch_list import FetchList
+from services.fetcher.pop3.uidl_index import UidlIndex
+from services.fetcher.worklist import ChangedSizes, SafeMessage, Worklist, age
+from shared.ledger import ADOPTED, Known
 
 FETCH_MOST: Final = 100_000
 """Messages with a UIDL that one session fetches; another one goes on."""
@@ -68,9 +68,9 @@ class Comparison:
         self._all_sizes = len(sizes) >= len(uidls)
         self._is_new = bytearray(b"\1") * (count + 1)  # by number
         self._known = 0
-        self._changed = Changed(count)
+        self._changed = ChangedSizes(count)
         self._adopted: set[str] = set()
-        self._due: list[Safe] = []
+        self._due: list[SafeMessage] = []
         self.octets: int | None = 0
 
     def take(self, page: Mapping[str, Known]) -> tuple[list[str], dict[str, int]]:
@@ -131,7 +131,7 @@ class Comparison:
                 return
             over = age(known.first_seen, self._now) >= self._keep
             if over and not self._is_new[number]:
-                self._due.append(Safe(number, uidl, known.id, known.size))
+                self._due.append(SafeMessage(number, uidl, known.id, known.size))
 
     @property
     def fresh(self) -> int:
@@ -181,7 +181,7 @@ def usable(uidls: Mapping[str, int], count: int, highest: int) -> Mapping[str, i
     """
     if highest <= count:
         return uidls
-    if isinstance(uidls, Numbered):
+    if isinstance(uidls, UidlIndex):
         uidls.leave_out(beyond=count)
         return uidls
     return {uidl: number for uidl, number in uidls.items() if number <= count}

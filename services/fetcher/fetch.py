@@ -8,11 +8,11 @@ the same id, and suppressed at the far end.
 
 An account that fails is reported, backed off, and disturbs no other. One message that cannot be
 fetched is no failure of its account: it is said, and the others come. Nor is it one to have to
-wait: for a place at a server that takes only so many connections, or for a login to be welcome.
-A poll that waits for its server, or takes long, lets go of its job, and of its place (``lanes``,
-``going_on``). What fails on our side is no reason to back off: then an account is polled at its own
-interval; or, where the state database was away and could not be told when it is due, as soon as
-that is back.
+wait: for a place at a server that takes only so many connections, or for a login to be welcome. A
+poll that waits for its server, or takes long, lets go of its job, and of its place (``poll_slots``,
+``detached_polls``). What fails on our side is no reason to back off: then an account is polled at
+its own interval; or, where the state database was away and could not be told when it is due, as
+soon as that is back.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from functools import partial
 from typing import Final
 
 from services.fetcher.account import HANDFUL, LONGEST_LOGIN_DELAY, Account, backoff, spread
-from services.fetcher.commits import Limits
-from services.fetcher.going_on import GoingOn
-from services.fetcher.lanes import Lanes, Seat
-from services.fetcher.pace import Pace
-from services.fetcher.places import CONNECTIONS, Places
-from services.fetcher.ports import World
+from services.fetcher.commit_pipeline import SessionLimits
+from services.fetcher.detached_polls import DetachedPolls
+from services.fetcher.interfaces import FetcherContext
+from services.fetcher.poll import PATIENCE, AccountPoll
+from services.fetcher.poll_slots import PollSlot, PollSlots
+from services.fetcher.pop3.deadlines import WaitMeter
 from services.fetcher.refused_password import fingerprint, unchanged
-from services.fetcher.sessions import PATIENCE, Sessions
-from shared.claims import FETCH_AGAIN, UNDELIVERED, Standing
+from services.fetcher.server_slots import CONNECTIONS, ServerSlots
 from shared.errors import (
     BrokerUnavailable,
     ConfigError,
@@ -46,10 +45,11 @@ from shared.errors import (
     Ungreeted,
     Unstorable,
 )
+from shared.ledger import FETCH_AGAIN, UNDELIVERED, AccountStanding
 from shared.message import Envelope, Poll
 from shared.outcome import Answer, Done, Outcome, Retry
 
-DEFAULT_LIMITS: Final = Limits()
+DEFAULT_LIMITS: Final = SessionLimits()
 
 CONCURRENCY: Final = 64
 """Poll jobs that one fetcher process has in hand: those in its main lane, and some that wait."""
@@ -95,7 +95,7 @@ class Fetcher:
 
     Args:
         accounts: every account that is configured, by name.
-        world: ledger, outbox and the rest.
+        context: ledger, outbox and the rest.
         limits: how much one session does before it quits.
         connections: how many may be open to one server at a time.
     """
@@ -103,23 +103,23 @@ class Fetcher:
     def __init__(
         self,
         accounts: Mapping[str, Account],
-        world: World,
-        limits: Limits = DEFAULT_LIMITS,
+        context: FetcherContext,
+        limits: SessionLimits = DEFAULT_LIMITS,
         connections: int = CONNECTIONS_PER_HOST,
     ) -> None:
         self._accounts = accounts
-        self._world = world
+        self._context = context
         self._limits = limits
-        self._places = Places(connections, world.clock)
-        self._lanes = Lanes(world.clock)
-        self._going_on = GoingOn(lambda error: world.journal.crashed("", "", error))
+        self._places = ServerSlots(connections, context.clock)
+        self._lanes = PollSlots(context.clock)
+        self._detached_polls = DetachedPolls(lambda error: context.journal.crashed("", "", error))
         self._underway: set[str] = set()
         self._undone: dict[str, list[str]] = {}
-        self._polls: dict[str, list[Sessions]] = {}
+        self._polls: dict[str, list[AccountPoll]] = {}
 
     async def close(self) -> None:
         """End the polls that go on without their jobs."""
-        await self._going_on.close()
+        await self._detached_polls.close()
 
     async def handle(self, envelopes: Sequence[Envelope[Poll]], answer: Answer) -> None:
         """Poll the accounts of these jobs, one after the other.
@@ -135,28 +135,28 @@ class Fetcher:
         if account is None:
             return Done(f"account {name} is not configured any more", "polled")
         if name in self._underway:
-            return await self._goes_on(name)
+            return await self._let_go_of_job(name)
         self._underway.add(name)
         if envelope.payload.reason == ONCE:
             return await self._attempt(account, lambda: None, now=True)
         let_go: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         poll = self._attempt(account, partial(_settle, let_go), now=False)
-        outcome = await self._going_on.until(poll, let_go)
-        return outcome if outcome is not None else await self._goes_on(name)
+        outcome = await self._detached_polls.until(poll, let_go)
+        return outcome if outcome is not None else await self._let_go_of_job(name)
 
-    async def _goes_on(self, name: str) -> Outcome:
+    async def _let_go_of_job(self, name: str) -> Outcome:
         """Let go of a job whose account is being polled: so long, no other is needed."""
         try:
-            await self._world.schedule.queued([name], hold=GOING_ON)
+            await self._context.schedule.hold_queued([name], hold=GOING_ON)
         except StateUnavailable as error:
-            self._world.journal.trouble("an account is due only after a while", why=error)
-        return Done(f"this fetcher is at account {name}", "polled")
+            self._context.journal.trouble("an account is polled later than planned", why=error)
+        return Done(f"this fetcher is polling account {name}", "polled")
 
     async def _attempt(self, account: Account, left: Callable[[], None], *, now: bool) -> Outcome:
         try:
             return await self._in_turn(account, left, now=now)
         except StateUnavailable as error:
-            return self._again(account.name, error)
+            return self._keep_job(account.name, error)
         finally:
             self._underway.discard(account.name)
 
@@ -168,68 +168,70 @@ class Fetcher:
             left: called once its job need not be kept.
             now: wait for that; else the account is due again later, and its job makes room.
         """
-        standing = await self._world.ledger.recall(account.name, account.server)
+        standing = await self._context.ledger.recall(account.name, account.server)
         self._places.learn(account.server, standing.quirks.get(CONNECTIONS))
         if standing.held is not None and standing.choice is None:
-            return await self._held(account, standing.held, now=now)
+            return await self._leave_held(account, standing.held, now=now)
         if (wait := await self._too_early(account, standing, now=now)) > 0:
-            return await self._later(account, wait, "it is too early to log in")
-        if not now and (lacking := self._world.lacking(0)) is not None:
-            return await self._later(account, CROWDED, lacking)
+            return await self._postpone(
+                account, wait, "the server wants a pause before the next login"
+            )
+        if not now and (lacking := self._context.lacking(0)) is not None:
+            return await self._postpone(account, CROWDED, lacking)
         slow, server = self._lanes.was_slow(account.name), account.server
         if now:
             await self._places.wait(server)
         elif not self._places.take(server, account.name, slow=slow):
             wait = self._places.turn(server, account.name, slow=slow)
-            return await self._later(account, wait, f"all places at {server} are taken")
-        started = self._world.clock.monotonic()
+            return await self._postpone(account, wait, f"all places at {server} are taken")
+        started = self._context.clock.monotonic()
         try:
-            return await self._seated(account, standing, left, now=now)
+            return await self._poll_in_slot(account, standing, left, now=now)
         finally:
-            took = self._world.clock.monotonic() - started
+            took = self._context.clock.monotonic() - started
             self._places.give_back(server, took, slow=slow and not now)
 
-    async def _held(self, account: Account, why: str, *, now: bool) -> Outcome:
+    async def _leave_held(self, account: Account, why: str, *, now: bool) -> Outcome:
         """Leave an account alone before the operator has chosen: its mail stays at the provider."""
         if now:
-            self._world.journal.account_failed(account.name, why, 0.0)
-        return await self._later(account, HELD, f"it is held: {why}")
+            self._context.journal.account_failed(account.name, why, 0.0)
+        return await self._postpone(account, HELD, f"it is held: {why}")
 
-    async def _seated(
-        self, account: Account, standing: Standing, left: Callable[[], None], *, now: bool
+    async def _poll_in_slot(
+        self, account: Account, standing: AccountStanding, left: Callable[[], None], *, now: bool
     ) -> Outcome:
         """Poll an account in a lane of this process."""
-        seat = await self._lanes.enter(account.name, account.server, left, insist=now)
-        if not isinstance(seat, Seat):
-            return await self._later(account, seat, "all places are taken")
+        slot = await self._lanes.enter(account.name, account.server, left, insist=now)
+        if not isinstance(slot, PollSlot):
+            return await self._postpone(account, slot, "all places are taken")
         try:
-            outcome = await self._alone(account, standing, seat.pace, now=now)
+            outcome = await self._poll_under_lease(account, standing, slot.pace, now=now)
         finally:
-            newly_slow = self._lanes.leave(account.name, seat)
+            newly_slow = self._lanes.leave(account.name, slot)
         if newly_slow:
-            self._world.journal.trouble(
-                "the server is slow, or hangs: its account waits with its like from now on",
+            self._context.journal.trouble(
+                "the server is slow or hangs: its account uses the slow slots from now on",
                 account=account.name,
                 server=account.server,
-                seconds=round(seat.pace.worst),
+                seconds=round(slot.pace.worst),
             )
         return outcome
 
-    async def _too_early(self, account: Account, standing: Standing, *, now: bool) -> float:
+    async def _too_early(self, account: Account, standing: AccountStanding, *, now: bool) -> float:
         """Return for how many seconds not to log in: the server wants that, or it refused us."""
-        time = self._world.clock.now()
+        time = self._context.clock.now()
         wait = _ahead(standing.login_after, time)
         if wait > LONGEST_LOGIN_DELAY:  # an earlier version believed it
             wait = 0.0
         if now:
             if wait > PATIENCE:
-                self._world.journal.trouble(
-                    "not polled: the server wants time between two logins",
+                self._context.journal.trouble(
+                    "not polled: the server requires a delay between logins",
                     account=account.name,
                     seconds=round(wait),
                 )
                 return wait
-            await self._world.clock.sleep(wait)
+            await self._context.clock.sleep(wait)
             return 0.0
         refused_for = _ahead(standing.retry_at, time)
         if standing.refused is None or refused_for <= wait:
@@ -240,48 +242,50 @@ class Fetcher:
             return wait
         return min(refused_for, account.poll_every) if same else wait
 
-    async def _later(self, account: Account, wait: float, why: str) -> Outcome:
-        await self._world.schedule.put_off(account.name, until=self._world.clock.now() + wait)
-        return Done(f"{account.name} comes later: {why}", "polled")
+    async def _postpone(self, account: Account, wait: float, why: str) -> Outcome:
+        await self._context.schedule.put_off(account.name, until=self._context.clock.now() + wait)
+        return Done(f"{account.name} is polled later: {why}", "polled")
 
-    async def _alone(
-        self, account: Account, standing: Standing, pace: Pace, *, now: bool
+    async def _poll_under_lease(
+        self, account: Account, standing: AccountStanding, pace: WaitMeter, *, now: bool
     ) -> Outcome:
         """Poll an account under its lease, so that no other fetcher does at the same time."""
         lease = f"account:{account.name}"
-        if not await self._world.ledger.lease(lease):
-            await self._world.schedule.queued([account.name], hold=ELSEWHERE)
-            return Done(f"another fetcher is at account {account.name}", "polled")
+        if not await self._context.ledger.lease(lease):
+            await self._context.schedule.hold_queued([account.name], hold=ELSEWHERE)
+            return Done(f"another fetcher is polling account {account.name}", "polled")
         try:
             standing = await self._follow(account, standing)
             await self._poll(account, standing, pace, now=now)
         except StateUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  (a defect, met by this account alone)
-            await self._defect(account, standing, error)
+            await self._record_defect(account, standing, error)
         finally:
-            await self._world.ledger.release(lease)
+            await self._context.ledger.release(lease)
         return Done(account.name, "polled")
 
-    async def _follow(self, account: Account, standing: Standing) -> Standing:
+    async def _follow(self, account: Account, standing: AccountStanding) -> AccountStanding:
         """Forget what the operator wants to come again; return how the account stands then."""
         choice = standing.choice
         if choice not in (FETCH_AGAIN, UNDELIVERED):
             return standing
         since = None
         if choice == UNDELIVERED:
-            since = self._world.clock.now() - self._world.remembers
-        count = await self._world.ledger.fetch_again(account.name, choice, since=since)
-        self._world.journal.note(
-            "messages count as not fetched, and come again", account=account.name, messages=count
+            since = self._context.clock.now() - self._context.remembers
+        count = await self._context.ledger.fetch_again(account.name, choice, since=since)
+        self._context.journal.note(
+            "messages count as not fetched, and will be fetched again",
+            account=account.name,
+            messages=count,
         )
         return standing._replace(troubles={}, choice=None)
 
     async def _poll(
         self,
         account: Account,
-        standing: Standing,
-        pace: Pace,
+        standing: AccountStanding,
+        pace: WaitMeter,
         *,
         now: bool,
         waits: Sequence[float] = AT_ONCE,
@@ -295,9 +299,9 @@ class Fetcher:
             now: where its server has no place for us, wait and try again.
             waits: seconds for that, one after the other.
         """
-        moved = await self._moved_in(account, standing)
-        started = self._world.clock.monotonic()
-        sessions = Sessions(account, self._world, self._limits, standing, pace)
+        moved = await self._note_move(account, standing)
+        started = self._context.clock.monotonic()
+        sessions = AccountPoll(account, self._context, self._limits, standing, pace)
         underway = self._polls.setdefault(account.server, [])
         underway.append(sessions)
         try:
@@ -306,65 +310,65 @@ class Fetcher:
             # Some servers say nothing to one connection too many; but so do those that are ill.
             if isinstance(error, Ungreeted) and not await _any_logs_in(underway):
                 return await self._back_off(account, error, standing, sessions)
-            ours = await self._crowded(account, error)
+            ours = await self._note_crowded(account, error)
             if now and waits:
                 with pace.waiting():
-                    await self._world.clock.sleep(waits[0])
+                    await self._context.clock.sleep(waits[0])
                 settled = standing._replace(maildrop=account.maildrop)
                 return await self._poll(account, settled, pace, now=now, waits=waits[1:])
             if ours and not now:
-                until = self._world.clock.now() + CROWDED
-                await self._world.schedule.put_off(account.name, until=until)
+                until = self._context.clock.now() + CROWDED
+                await self._context.schedule.put_off(account.name, until=until)
             else:
                 await self._back_off(account, error, standing, sessions)
         except FAULTS as error:
             await self._back_off(account, error, standing, sessions)
         else:
-            seconds = self._world.clock.monotonic() - started
-            self._world.journal.polled(account.name, sessions.found, sessions.fetched, seconds)
+            seconds = self._context.clock.monotonic() - started
+            self._context.journal.polled(account.name, sessions.found, sessions.fetched, seconds)
             await sessions.end_adopting()
-            await self._done(account, sessions, [*moved, *sessions.undone], more=more)
+            await self._finish_poll(account, sessions, [*moved, *sessions.undone], more=more)
         finally:
             underway.remove(sessions)
 
-    async def _moved_in(self, account: Account, standing: Standing) -> list[str]:
+    async def _note_move(self, account: Account, standing: AccountStanding) -> list[str]:
         """Say it, before the first poll, where another account has had this maildrop, or this
         account another one: two configurations may share the ledger, and each takes it back then.
         """
         if standing.maildrop == account.maildrop:
             return []
-        others = await self._world.ledger.move_in(account.name, account.maildrop)
+        others = await self._context.ledger.move_in(account.name, account.maildrop)
         said = [_moved(other, configured=other in self._accounts) for other in others]
         if standing.maildrop is not None:
             said.append(_was_another(account, standing.maildrop))
         for sentence in said:
-            self._world.journal.trouble(sentence, account=account.name)
+            self._context.journal.trouble(sentence, account=account.name)
         return said
 
-    async def _crowded(self, account: Account, error: ServerFault) -> bool:
+    async def _note_crowded(self, account: Account, error: ServerFault) -> bool:
         """Lower the limit of a server that refused a connection; return whether ours crowd it."""
-        quirk = self._places.refused(account.server)
+        quirk = self._places.note_refused(account.server)
         if quirk is not None:
-            await self._world.ledger.learn(account.server, quirk)
-        self._world.journal.trouble(
-            "the server takes no more connections just now",
+            await self._context.ledger.learn(account.server, quirk)
+        self._context.journal.trouble(
+            "the server accepts no more connections at the moment",
             account=account.name,
             limit=self._places.limit(account.server),
             why=error.said,
         )
         return quirk is not None
 
-    async def _done(
-        self, account: Account, sessions: Sessions, undone: list[str], *, more: bool
+    async def _finish_poll(
+        self, account: Account, sessions: AccountPoll, undone: list[str], *, more: bool
     ) -> None:
         if undone != self._undone.get(account.name, []):
             for sentence in undone:
-                self._world.journal.left_undone(account.name, sentence)
+                self._context.journal.left_undone(account.name, sentence)
         self._undone[account.name] = undone
-        now = self._world.clock.now()
+        now = self._context.clock.now()
         many = len(self._accounts) > HANDFUL
         interval = spread(account, now) if many else account.poll_every
-        await self._world.schedule.polled(
+        await self._context.schedule.record_poll(
             account.name,
             next_poll=max(now + (0.0 if more else interval), sessions.login_after),
             error=None,
@@ -373,15 +377,17 @@ class Fetcher:
             login_after=sessions.login_after,
         )
 
-    async def _defect(self, account: Account, standing: Standing, error: Exception) -> None:
+    async def _record_defect(
+        self, account: Account, standing: AccountStanding, error: Exception
+    ) -> None:
         """Back an account off that has met a defect of this program, as for any other failure."""
-        self._world.journal.crashed("", account.name, error)
+        self._context.journal.crashed("", account.name, error)
         why = f"unexpected error: {type(error).__name__}: {error}"
         wait = backoff(account.poll_every, standing.failures, busy=False)
-        self._world.journal.account_failed(account.name, why, wait)
-        await self._world.schedule.polled(
+        self._context.journal.account_failed(account.name, why, wait)
+        await self._context.schedule.record_poll(
             account.name,
-            next_poll=max(self._world.clock.now() + wait, standing.login_after),
+            next_poll=max(self._context.clock.now() + wait, standing.login_after),
             error=why,
             progress=False,
             undone=None,
@@ -389,7 +395,7 @@ class Fetcher:
         )
 
     async def _back_off(
-        self, account: Account, error: Exception, standing: Standing, sessions: Sessions
+        self, account: Account, error: Exception, standing: AccountStanding, sessions: AccountPoll
     ) -> None:
         progress = sessions.fetched > 0
         wait = account.poll_every
@@ -397,14 +403,14 @@ class Fetcher:
         if not ours:
             failures = 0 if progress else standing.failures
             wait = backoff(wait, failures, busy=isinstance(error, MaildropBusy))
-        self._world.journal.account_failed(account.name, str(error), wait, ours=ours)
-        now = self._world.clock.now()
-        refused = await _refused(account, error)
+        self._context.journal.account_failed(account.name, str(error), wait, ours=ours)
+        now = self._context.clock.now()
+        refused = await _refused_fingerprint(account, error)
         # A disk that fills up is no failure of any account: they would all look the same.
         lacking = self._lacking(error)
         # A password that has been changed counts with the next interval.
         look = wait if refused is None else min(wait, account.poll_every)
-        await self._world.schedule.polled(
+        await self._context.schedule.record_poll(
             account.name,
             next_poll=max(now + look, sessions.login_after),
             error=None if lacking else str(error),
@@ -419,15 +425,15 @@ class Fetcher:
         """Return what there is too little of, if that is why a poll came to no good end."""
         if isinstance(error, NoRoom):
             return str(error)
-        return self._world.lacking(0) if isinstance(error, OURS) else None
+        return self._context.lacking(0) if isinstance(error, OURS) else None
 
-    def _again(self, name: str, error: StateUnavailable) -> Retry:
+    def _keep_job(self, name: str, error: StateUnavailable) -> Retry:
         """Keep the poll job: without it, the database takes the account for queued, and it is not.
 
         It goes back to its queue, for whoever is there when the database is.
         """
-        why = f"the state database is out of reach: {error}"
-        self._world.journal.account_failed(name, why, STATE_AWAY, ours=True)
+        why = f"the state database is unavailable: {error}"
+        self._context.journal.account_failed(name, why, STATE_AWAY, ours=True)
         return Retry(why, after=STATE_AWAY)
 
 
@@ -436,7 +442,7 @@ def _settle(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-async def _any_logs_in(polls: Sequence[Sessions]) -> bool:
+async def _any_logs_in(polls: Sequence[AccountPoll]) -> bool:
     """Return whether one of these polls gets past its login, as soon as that is known."""
     waiting = {poll.logged_in for poll in polls}
     while waiting:
@@ -446,7 +452,7 @@ async def _any_logs_in(polls: Sequence[Sessions]) -> bool:
     return False
 
 
-async def _refused(account: Account, error: Exception) -> str | None:
+async def _refused_fingerprint(account: Account, error: Exception) -> str | None:
     if not isinstance(error, LoginRefused):
         return None
     try:

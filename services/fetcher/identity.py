@@ -10,7 +10,7 @@ import hashlib
 import re
 from typing import Final
 
-from services.fetcher.head import Head
+from services.fetcher.header_capture import HeaderCapture
 
 HEAD_LIMIT: Final = 256 * 1024
 """Bytes of a header block in which volatile fields are looked for. What it is, ids depend on."""
@@ -54,9 +54,9 @@ class Identity:
     """
 
     def __init__(self, account: str) -> None:
-        self._hash = _begun(account)
+        self._hash = _new_hash(account)
         self._pending: bytearray | None = bytearray()
-        self._head = Head()
+        self._head = HeaderCapture()
 
     @property
     def head(self) -> bytes:
@@ -97,17 +97,17 @@ class Identity:
 
 def identify(account: str, raw: bytes) -> str:
     """Return the id of a message that is at hand as a whole."""
-    return recognised(account, raw)[0]
+    return identify_with_head(account, raw)[0]
 
 
-def recognised(account: str, raw: bytes) -> tuple[str, str]:
+def identify_with_head(account: str, raw: bytes) -> tuple[str, str]:
     """Return the id of a message that is at hand as a whole, and the hash of its header block.
 
     Args:
         account: the name of the account it came from.
         raw: the message as the server sent it.
     """
-    hash_ = _begun(account)
+    hash_ = _new_hash(account)
     end = _head_end(raw[:HEAD_LIMIT], 0)
     head = raw[: HEAD_LIMIT if end is None else end]
     lasting = _lasting(head)
@@ -116,7 +116,7 @@ def recognised(account: str, raw: bytes) -> tuple[str, str]:
     else:
         hash_.update(lasting)
         hash_.update(raw[len(head) :])
-    return hash_.hexdigest(), _hashed(lasting)
+    return hash_.hexdigest(), _hash(lasting)
 
 
 def head_hash(top: bytes) -> str:
@@ -128,14 +128,14 @@ def head_hash(top: bytes) -> str:
         top: the header block as TOP shows it, or more of the message.
     """
     end = _head_end(top[:HEAD_LIMIT], 0)
-    return _hashed(_lasting(top[: HEAD_LIMIT if end is None else end]))
+    return _hash(_lasting(top[: HEAD_LIMIT if end is None else end]))
 
 
-def _hashed(lasting: bytes) -> str:
+def _hash(lasting: bytes) -> str:
     return hashlib.blake2b(lasting.rstrip(b"\r\n"), digest_size=_DIGEST_SIZE).hexdigest()
 
 
-def _begun(account: str) -> hashlib.blake2b:
+def _new_hash(account: str) -> hashlib.blake2b:
     return hashlib.blake2b(account.encode() + b"\0", digest_size=_DIGEST_SIZE)
 
 

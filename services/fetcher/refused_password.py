@@ -1,7 +1,7 @@
 """Recognises a password that was refused, without keeping it.
 
-A refused password is not tried again for a while, lest the account be locked; a changed one is, at
-the account's next interval. What is kept is a salted scrypt hash of user name and password
+A refused password is not tried again for a while, so that the account is not locked; a changed one
+is, at the account's next interval. What is kept is a salted scrypt hash of user name and password
 (RFC 7914): whoever reads the state database has to spend on each guess what we spend on one look.
 """
 
@@ -13,11 +13,11 @@ import hmac
 import os
 from typing import Final
 
-from services.fetcher.login import Login
+from services.fetcher.pop3.login import Login
 
 _SALT: Final = 16
 _COST: Final = 2**13
-"""A hash takes 20 ms and 8 MiB."""
+"""The cost of a hash: N of scrypt; see docs/benchmarks.md."""
 
 
 async def fingerprint(login: Login) -> str:

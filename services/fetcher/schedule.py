@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from services.fetcher.ports import Journal, Outbox, Schedule
+from services.fetcher.interfaces import EnvelopeSink, MailEvents, Schedule
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, Refused, StateUnavailable
 from shared.message import Envelope, Poll, poll_id
@@ -53,9 +53,9 @@ class Scheduler:
         self,
         accounts: Sequence[str],
         schedule: Schedule,
-        outbox: Outbox,
+        outbox: EnvelopeSink,
         waiting: Callable[[], Awaitable[int]],
-        journal: Journal,
+        journal: MailEvents,
         clock: Clock,
         blocked: Callable[[], str | None],
         first: Mapping[str, float],
@@ -91,7 +91,9 @@ class Scheduler:
             pass  # it is said where jobs are to be queued
         else:
             if lost:
-                self._journal.trouble("poll jobs were lost: their accounts are due", jobs=len(lost))
+                self._journal.trouble(
+                    "poll jobs were lost: their accounts are polled again", jobs=len(lost)
+                )
 
     async def queue_due(self) -> None:
         """Queue a poll job for each account that is due now."""
@@ -110,9 +112,11 @@ class Scheduler:
         jobs = [Envelope(poll_id(name), name, Poll(), now) for name in due]
         try:
             await self._outbox.put(*jobs)
-            await self._schedule.queued(due, hold=HOLD)
+            await self._schedule.hold_queued(due, hold=HOLD)
         except StateUnavailable as error:
-            self._journal.trouble("accounts are due again although they are queued", why=error)
+            self._journal.trouble(
+                "accounts may be polled twice: their jobs could not be noted", why=error
+            )
         except (BrokerUnavailable, Refused) as error:
             self._journal.trouble("poll jobs could not be queued", why=error)
             await self._give_back(due)
@@ -121,4 +125,4 @@ class Scheduler:
         try:
             await self._schedule.give_back(due)
         except StateUnavailable as error:
-            self._journal.trouble("accounts are due again only after a while", why=error)
+            self._journal.trouble("accounts are polled later than planned", why=error)

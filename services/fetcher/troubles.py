@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Final, NamedTuple
 
-from services.fetcher.breaks import FROM_THE_FRONT, elsewhere
-from services.fetcher.fetchlist import FetchList
-from services.fetcher.worklist import Listed
-from shared.claims import ADOPTED, Trouble
+from services.fetcher.broken_sessions import FROM_THE_FRONT, elsewhere
+from services.fetcher.fetch_list import FetchList
+from services.fetcher.worklist import ListedMessage
+from shared.ledger import ADOPTED, MessageTrouble
 from shared.log import printable
 
 TRIES: Final = 3
@@ -58,7 +58,7 @@ class Troubles:
         now: seconds since 1970 (UTC).
     """
 
-    def __init__(self, known: Mapping[str, Trouble], now: float) -> None:
+    def __init__(self, known: Mapping[str, MessageTrouble], now: float) -> None:
         self._known = dict(known)
         self._now = now
         self._tried: set[str] = set()
@@ -66,9 +66,9 @@ class Troubles:
         # Of very many in one poll, the rest is left alone in it, and counted.
         self._beyond: dict[bool, set[str]] = {False: set(), True: set()}
         self._unnamed = 0
-        self._new: dict[str, Trouble] = {}
+        self._new: dict[str, MessageTrouble] = {}
         self._over: set[str] = set()
-        self._passed: list[Trouble] = []
+        self._passed: list[MessageTrouble] = []
         self._passed_over = 0
 
     def __len__(self) -> int:
@@ -80,7 +80,7 @@ class Troubles:
         """The keys of these."""
         return self._known.keys()
 
-    def get(self, key: str) -> Trouble | None:
+    def get(self, key: str) -> MessageTrouble | None:
         """Return what is known of a message, None where there is no trouble with it."""
         return self._known.get(key)
 
@@ -95,7 +95,7 @@ class Troubles:
         """Return whether a session of this poll has broken at this message, perhaps."""
         return key in self._doubted
 
-    def in_order(self, messages: FetchList, in_vain: int | None = 0) -> Iterator[Listed]:
+    def in_order(self, messages: FetchList, in_vain: int | None = 0) -> Iterator[ListedMessage]:
         """Yield the messages that are to be tried: what broke last time comes last.
 
         Args:
@@ -161,7 +161,9 @@ class Troubles:
             return
         (self._doubted if again else self._tried).add(key)
         self._over.discard(key)
-        trouble = Trouble(key, number, tries, until, reason, ADOPTED if adopted else id_, deletes)
+        trouble = MessageTrouble(
+            key, number, tries, until, reason, ADOPTED if adopted else id_, deletes
+        )
         self._known[key] = self._new[key] = trouble
 
     def add_very_many(self, uidls: Iterable[str], unnamed: int) -> None:
@@ -179,7 +181,7 @@ class Troubles:
         trouble = self._known.get(key)
         return trouble is not None and trouble.id == ADOPTED
 
-    def adopt(self) -> Sequence[Trouble] | None:
+    def adopt(self) -> Sequence[MessageTrouble] | None:
         """Have what could not be fetched, and has no UIDL, count as delivered once it can be.
 
         Returns:
@@ -214,7 +216,7 @@ class Troubles:
                 self._tried.add(moved.key)
         self._over.difference_update(self._known)
 
-    def all_refused(self, keys: Iterable[str], found: int) -> None:
+    def note_all_refused(self, keys: Iterable[str], found: int) -> None:
         """Note that these were refused, and nothing was handed over: sooner if that is all.
 
         Args:
@@ -237,7 +239,7 @@ class Troubles:
         """
         self._passed_over += 1
         if len(self._passed) < NAMED:
-            self._passed.append(Trouble(key, number, 0, 0.0, reason))
+            self._passed.append(MessageTrouble(key, number, 0, 0.0, reason))
 
     def settle(self, keys: Iterable[str], *, deletes: bool = False) -> None:
         """Note that there is no trouble with these any more."""
@@ -257,7 +259,7 @@ class Troubles:
         for deletes in (False, True):
             self.settle(gone, deletes=deletes)
 
-    def to_record(self) -> Sequence[Trouble]:
+    def to_record(self) -> Sequence[MessageTrouble]:
         """Return what is new since the last time that this was asked."""
         new, self._new = list(self._new.values()), {}
         return new[:KEPT]
@@ -267,7 +269,7 @@ class Troubles:
         over, self._over = list(self._over), set()
         return over
 
-    def said(self) -> list[str]:
+    def sentences(self) -> list[str]:
         """Return what is left undone, a sentence each."""
         sentences = []
         for deletes, what in ((False, "fetched"), (True, "deleted at the server")):
@@ -288,6 +290,6 @@ def _is_unnamed(key: str) -> bool:
     return key.startswith(" ")
 
 
-def _named(trouble: Trouble) -> str:
+def _named(trouble: MessageTrouble) -> str:
     uidl = "" if trouble.key.startswith(" ") else f" (UIDL {printable(trouble.key, 80)})"
     return f"message {trouble.number}{uidl}: {trouble.reason}"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from services.fetcher.fetchlist import FetchList
+    from services.fetcher.fetch_list import FetchList
 
 
-class Listed(NamedTuple):
+class ListedMessage(NamedTuple):
     """A message in a maildrop.
 
     Attributes:
@@ -31,7 +31,7 @@ class Listed(NamedTuple):
         return f" {self.number} {self.size}" if self.uidl is None else self.uidl
 
 
-class Safe(NamedTuple):
+class SafeMessage(NamedTuple):
     """A message that is safe with us and may be deleted at the server.
 
     Attributes:
@@ -45,7 +45,7 @@ class Safe(NamedTuple):
     head: str | None = None
 
 
-class Changed:
+class ChangedSizes:
     """What the ledger knows messages as whose UIDL it knows with another size, 8 bytes for each.
 
     Hashes of their identities, which are seeded: that two are the same by chance may make us
@@ -90,8 +90,8 @@ class Worklist:
 
     found: int
     fetch: FetchList
-    changed: Changed
-    due: tuple[Safe, ...]
+    changed: ChangedSizes
+    due: tuple[SafeMessage, ...]
     unnamed: int
     more: bool = False
     adopted: Container[str] = ()

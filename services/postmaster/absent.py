@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from services.postmaster.errors import Unfit
-from services.postmaster.open import open_steward
+from services.postmaster.opening import open_steward
 from shared.broker import Steward
 from shared.log import printable
-from shared.settings import Settings
+from shared.settings.model import Settings
 
 if TYPE_CHECKING:
-    from services.postmaster.parked import Folder
+    from services.postmaster.parked_mail import Folder
 
 STATUS: Final = 1
 """The exit status where something is absent."""

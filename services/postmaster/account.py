@@ -15,17 +15,17 @@ import click
 
 from services.postmaster import show
 from services.postmaster.invocation import Invocation, pass_invocation
-from shared.claims import ADOPT, FETCH_AGAIN, UNDELIVERED
+from shared.ledger import ADOPT, FETCH_AGAIN, UNDELIVERED
 from shared.log import printable
 
 if TYPE_CHECKING:
-    from shared.settings import Account, Settings
+    from shared.settings.model import AccountSettings, Settings
 
 _names = click.argument("names", nargs=-1, metavar="[NAME]...")
 _all = click.option(
-    "--all", "every", is_flag=True, help="All accounts; one that comes later is not held."
+    "--all", "every", is_flag=True, help="All accounts, also those configured later."
 )
-_yes = click.option("--yes", is_flag=True, help="Do not ask.")
+_yes = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 _SAID: Final = {
@@ -55,7 +55,7 @@ def adopt(
     message is read once. It is kept at the server as the account says.
     """
     settings = invocation.settings()
-    chosen = _chosen(settings, names, every)
+    chosen = _choose_accounts(settings, names, every)
     deleting = [found.name for found in chosen if not math.isinf(found.keep.seconds)]
     if deleting and not yes:
         click.confirm(
@@ -88,7 +88,7 @@ def fetch_again(
     the ledger of deliveries does not know, as after the queues were lost.
     """
     settings = invocation.settings()
-    chosen = _chosen(settings, names, every)
+    chosen = _choose_accounts(settings, names, every)
     if not (undelivered or yes):
         click.confirm(
             f"{_some([found.name for found in chosen])}: all that lies at the server is delivered"
@@ -99,25 +99,32 @@ def fetch_again(
     _choose(settings, chosen, UNDELIVERED if undelivered else FETCH_AGAIN, every, as_json=as_json)
 
 
-def _chosen(settings: Settings, names: Sequence[str], every: bool) -> list[Account]:
+def _choose_accounts(
+    settings: Settings, names: Sequence[str], every: bool
+) -> list[AccountSettings]:
     """Return the accounts that are meant.
 
     Raises:
         click.ClickException: there is none of that name, or nobody knows which are meant.
     """
     if every == bool(names):
-        raise click.UsageError("say which: give names of accounts, or --all")
+        raise click.UsageError("name the accounts, or pass --all")
     known = {account.name: account for account in settings.accounts}
     if unknown := [name for name in names if name not in known]:
-        raise click.ClickException(f"no account is called {printable(unknown[0])}")
+        raise click.ClickException(f"there is no account {printable(unknown[0])}")
     return list(known.values()) if every else [known[name] for name in dict.fromkeys(names)]
 
 
 def _choose(
-    settings: Settings, accounts: Sequence[Account], choice: str, every: bool, *, as_json: bool
+    settings: Settings,
+    accounts: Sequence[AccountSettings],
+    choice: str,
+    every: bool,
+    *,
+    as_json: bool,
 ) -> None:
     names = [account.name for account in accounts]
-    asyncio.run(_written(settings, names, choice, every))
+    asyncio.run(_write_choice(settings, names, choice, every))
     if as_json:
         show.as_json([{"account": name, "choice": choice} for name in names])
         return
@@ -126,7 +133,7 @@ def _choose(
         click.echo(f"{printable(account.name)}: {when}, {_SAID[choice]}")
 
 
-async def _written(settings: Settings, names: Sequence[str], choice: str, every: bool) -> None:
+async def _write_choice(settings: Settings, names: Sequence[str], choice: str, every: bool) -> None:
     # Not at the top: SQLAlchemy takes its time to load.
     from shared.state import State, new_owner
 

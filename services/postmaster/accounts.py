@@ -8,10 +8,10 @@ import click
 
 from services.postmaster import show
 from services.postmaster.invocation import Invocation, pass_invocation
-from services.postmaster.open import account_states, missing_database
+from services.postmaster.opening import account_states, missing_database
 from shared.clock import SystemClock
 from shared.log import printable
-from shared.settings import Account
+from shared.settings.model import AccountSettings
 
 if TYPE_CHECKING:
     from shared.state import AccountState
@@ -62,7 +62,7 @@ def accounts(
     if name is not None:
         stand = [(account, state) for account, state in stand if account.name == name]
         if not stand:
-            raise click.ClickException(f"no account is called {printable(name)}")
+            raise click.ClickException(f"there is no account {printable(name)}")
     if as_json:
         show.as_json([_record(account, state, now) for account, state in stand])
     elif not stand:
@@ -90,7 +90,7 @@ def accounts(
         context.exit(FAILING)
 
 
-def _in_full(account: Account, state: AccountState | None, now: float) -> None:
+def _in_full(account: AccountSettings, state: AccountState | None, now: float) -> None:
     """Print how one account stands, a line for each thing that is left undone."""
     record = _record(account, state, now)
     undone = record.pop("left_undone")
@@ -101,7 +101,7 @@ def _in_full(account: Account, state: AccountState | None, now: float) -> None:
         show.entry("left undone", printable(sentence, _LONG))
 
 
-def _record(account: Account, state: AccountState | None, now: float) -> dict[str, object]:
+def _record(account: AccountSettings, state: AccountState | None, now: float) -> dict[str, object]:
     return {
         "account": account.name,
         "status": _status(account, state, now),
@@ -121,7 +121,7 @@ def _undone(state: AccountState | None) -> list[str]:
     return state.undone.split("\n") if state is not None and state.undone else []
 
 
-def _row(account: Account, state: AccountState | None, now: float) -> tuple[object, ...]:
+def _row(account: AccountSettings, state: AccountState | None, now: float) -> tuple[object, ...]:
     ok = f"{show.roughly(now - state.last_ok)} ago" if state and state.last_ok else "never"
     return (
         account.name,
@@ -134,7 +134,7 @@ def _row(account: Account, state: AccountState | None, now: float) -> tuple[obje
     )
 
 
-def _status(account: Account, state: AccountState | None, now: float) -> str:
+def _status(account: AccountSettings, state: AccountState | None, now: float) -> str:
     """Return words for how an account stands."""
     asked = "held" if _held(state) else state.choice if state is not None else None
     if not account.enabled:
@@ -153,7 +153,7 @@ def _held(state: AccountState | None) -> bool:
     return state is not None and state.held is not None and state.choice is None
 
 
-def _next(account: Account, state: AccountState | None, now: float) -> str:
+def _next(account: AccountSettings, state: AccountState | None, now: float) -> str:
     if state is None or not account.enabled or (state.held and not state.choice):
         return ""
     if _overdue(account, state, now):
@@ -162,7 +162,7 @@ def _next(account: Account, state: AccountState | None, now: float) -> str:
     return f"in {show.roughly(wait)}" if wait > 0 else "now"
 
 
-def _overdue(account: Account, state: AccountState | None, now: float) -> bool:
+def _overdue(account: AccountSettings, state: AccountState | None, now: float) -> bool:
     """Return whether an account has been due for long, and nobody is polling it or about to."""
     if state is None or not account.enabled or (state.held and not state.choice):
         return False

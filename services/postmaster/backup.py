@@ -12,20 +12,20 @@ from typing import Final, NamedTuple
 
 import click
 
-from services.postmaster import archive, restored, show
+from services.postmaster import archive, restoring, show
 from services.postmaster.archive import LEDGERS
 from services.postmaster.errors import Unfit
+from services.postmaster.installation_files import InstallationFiles
 from services.postmaster.invocation import Invocation, pass_invocation
-from services.postmaster.parts import Parts
 from services.postmaster.snapshot import Snapshot, own_folder, readable, snapshot
 from services.postmaster.state import require_stopped
-from shared import faultpoint
+from shared import failpoint
 from shared.clock import SystemClock
-from shared.disk_words import disk_words
-from shared.durable import sync
+from shared.disk.durable import sync
+from shared.disk.explain import disk_words
 from shared.errors import ConfigError
 from shared.log import printable
-from shared.rebuild import damaged, look
+from shared.sqlite.rebuild import damage_error, look
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _file = click.argument("file", type=click.Path(path_type=Path))
@@ -54,11 +54,11 @@ def backup(invocation: Invocation, file: Path, as_json: bool) -> None:
     secrets are not in it, nor is what lies in RabbitMQ, PostgreSQL or S3.
     """
     settings = invocation.settings()
-    faultpoint.arm(invocation.environ)
-    parts = Parts.of(settings)
+    failpoint.arm(invocation.environ)
+    parts = InstallationFiles.of(settings)
     parts.require_some()
     _require_free(file)
-    with _told("nothing was saved"):
+    with _translate_errors("nothing was saved"):
         saved = _save(parts, file)
     if as_json:
         show.as_json(
@@ -96,10 +96,10 @@ def restore(invocation: Invocation, file: Path, as_json: bool) -> None:
     is no longer at the provider, is not in it; what was delivered since is delivered again.
     """
     settings = invocation.settings()
-    parts = Parts.of(settings)
+    parts = InstallationFiles.of(settings)
     require_stopped(settings)
-    with _told("nothing was restored"):
-        found = restored.restore(parts, settings, file)
+    with _translate_errors("nothing was restored"):
+        found = restoring.restore(parts, settings, file)
     if as_json:
         show.as_json({"moment": found.about.moment, "messages": found.messages})
     else:
@@ -123,7 +123,7 @@ def restore(invocation: Invocation, file: Path, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def _translate_errors(what: str) -> Iterator[None]:
     """Say what went wrong in words, and what that means."""
     try:
         yield
@@ -143,18 +143,18 @@ def _require_free(file: Path) -> None:
         raise Unfit(f"{printable(str(file))} is there, and is no backup: give another name")
 
 
-def _save(parts: Parts, file: Path) -> _Saved:
+def _save(parts: InstallationFiles, file: Path) -> _Saved:
     """Write the archive beside its place, and put it there once it is whole and on disk."""
     with own_folder(file.with_name(f"{file.name}.part")) as folder:
         with snapshot(parts.databases, parts.spool, parts.note) as found:
-            saved = _written(parts, found, folder)
-            faultpoint.reach("backup", "written")
+            saved = _write_archive(parts, found, folder)
+            failpoint.reach("backup", "written")
         (folder / _DRAFT).replace(file)
     sync(file.parent)
     return saved
 
 
-def _written(parts: Parts, found: Snapshot, folder: Path) -> _Saved:
+def _write_archive(parts: InstallationFiles, found: Snapshot, folder: Path) -> _Saved:
     moment = show.time(SystemClock().now())
     copies = {name: folder / name for name in parts.named}
     for copy, (name, path) in zip(found.databases, copies.items(), strict=True):
@@ -163,11 +163,11 @@ def _written(parts: Parts, found: Snapshot, folder: Path) -> _Saved:
         if health.unknown:
             raise Unfit(f"nothing was saved, as {path.name} cannot be looked at: {health.unknown}")
         if faults := health.faults:
-            raise damaged(parts.named[name], faults[0])
-        faultpoint.reach("backup", "copied")
+            raise damage_error(parts.named[name], faults[0])
+        failpoint.reach("backup", "copied")
     messages, missing, blobs = 0, [], found.blobs
     if archive.QUEUES in copies:
-        messages, held = restored.held(copies[archive.QUEUES])
+        messages, held = restoring.count_references(copies[archive.QUEUES])
         blobs = {k: path for k, path in blobs.items() if held.hold(k) and readable(path)}
         missing = sorted(held.keys - blobs.keys()) if parts.spool is not None else []
     about = archive.About(moment, metadata.version("pop3-connector"), parts.holds, tuple(missing))

@@ -10,7 +10,7 @@ import click
 
 from services.postmaster import show
 from shared.log import printable
-from shared.settings import Account, Settings
+from shared.settings.model import AccountSettings, Settings
 
 _NOTHING: Final = {"file": "none: the environment alone", "monitor": "off"}
 _VALID: Final = "The configuration is valid."
@@ -28,7 +28,7 @@ _UNDER: Final = {
 }
 
 
-class Trial(NamedTuple):
+class ConnectionTest(NamedTuple):
     """How it went to log in to an account, or to reach a destination.
 
     Attributes:
@@ -45,7 +45,10 @@ class Trial(NamedTuple):
 
 
 def report(
-    settings: Settings, path: Path | None, advice: Sequence[str], trials: Sequence[Trial] | None
+    settings: Settings,
+    path: Path | None,
+    advice: Sequence[str],
+    trials: Sequence[ConnectionTest] | None,
 ) -> None:
     """Print it for a person; warnings go to standard error.
 
@@ -74,7 +77,10 @@ def report(
 
 
 def record(
-    settings: Settings, path: Path | None, advice: Sequence[str], trials: Sequence[Trial] | None
+    settings: Settings,
+    path: Path | None,
+    advice: Sequence[str],
+    trials: Sequence[ConnectionTest] | None,
 ) -> dict[str, object]:
     """Return the same for a program."""
     tried = {} if trials is None else {"tried": [trial._asdict() for trial in trials]}
@@ -107,7 +113,7 @@ def _general(settings: Settings, path: Path | None) -> dict[str, object]:
     }
 
 
-def _account(account: Account) -> dict[str, object]:
+def _account(account: AccountSettings) -> dict[str, object]:
     return {
         "name": account.name,
         "server": f"{account.host}:{account.port}",

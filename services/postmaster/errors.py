@@ -1,4 +1,4 @@
-"""What goes wrong with the operator's commands through nobody's defect."""
+"""Errors of the operator's commands that are no defect of this program."""
 
 
 class NotFound(Exception):

@@ -17,11 +17,11 @@ from typing import Any, BinaryIO, Final
 
 import click
 
-from services.postmaster import parked, show
+from services.postmaster import parked_mail, show
 from services.postmaster.absent import open_folder
 from services.postmaster.invocation import Invocation, pass_invocation
-from services.postmaster.open import open_spool
-from services.postmaster.parked import Blobs, Folder
+from services.postmaster.opening import open_spool
+from services.postmaster.parked_mail import BlobStorage, Folder
 from services.postmaster.selection import selecting, selection_in
 from shared.broker import Stored
 from shared.errors import SpoolMissing, SpoolUnavailable
@@ -48,12 +48,12 @@ def export(folder: Folder) -> click.Command:
     ) -> None:
         selection = selection_in(options)
         if output is None and (as_json or sys.stdout.isatty()):
-            raise click.UsageError("expected -o FILE: the bytes do not go to a terminal or in JSON")
+            raise click.UsageError("pass -o FILE: raw bytes go neither to a terminal nor into JSON")
         several = len(selection.ids) != 1
         into = output is not None and output.is_dir()
         if several and not into:
             raise click.UsageError(
-                "expected -o FOLDER, one that is there: several need a file each"
+                "pass -o FOLDER, an existing one: several messages need a file each"
             )
         settings = invocation.settings()
         with open_folder(settings, folder) as (steward, _):
@@ -67,20 +67,20 @@ def export(folder: Folder) -> click.Command:
     return command
 
 
-def _export_one(blobs: Blobs, message: Stored, output: Path | None, as_json: bool) -> None:
-    if why := parked.without_blob(message):
+def _export_one(blobs: BlobStorage, message: Stored, output: Path | None, as_json: bool) -> None:
+    if why := parked_mail.without_blob(message):
         raise click.ClickException(f"nothing to export: {why}")
-    size = _written(parked.chunks(blobs, message), output)
+    size = _write_chunks(parked_mail.chunks(blobs, message), output)
     if output is not None:
         show.report({"bytes": size, "file": str(output)}, json_wanted=as_json)
 
 
-def _export_all(blobs: Blobs, messages: Iterable[Stored], into: Path, as_json: bool) -> None:
+def _export_all(blobs: BlobStorage, messages: Iterable[Stored], into: Path, as_json: bool) -> None:
     """Write each message, whatever becomes of the others; parts of one message are written once."""
     sizes: dict[str, int | None] = {}
     for message in messages:
         if message.message_id not in sizes:
-            sizes[message.message_id] = _exported(blobs, message, into)
+            sizes[message.message_id] = _export_each(blobs, message, into)
     written = [size for size in sizes.values() if size is not None]
     show.report(
         {"exported": len(written), "bytes": sum(written), "folder": str(into)}, json_wanted=as_json
@@ -89,12 +89,14 @@ def _export_all(blobs: Blobs, messages: Iterable[Stored], into: Path, as_json: b
         raise click.ClickException(f"{len(sizes) - len(written)} of {len(sizes)} not exported")
 
 
-def _exported(blobs: Blobs, message: Stored, into: Path) -> int | None:
+def _export_each(blobs: BlobStorage, message: Stored, into: Path) -> int | None:
     """Write a message and return its size; say why if it cannot be written, and return None."""
-    why = parked.without_blob(message)
+    why = parked_mail.without_blob(message)
     try:
         if why is None:
-            return _written(parked.chunks(blobs, message), into / _name(message.message_id))
+            return _write_chunks(
+                parked_mail.chunks(blobs, message), into / _name(message.message_id)
+            )
     except click.ClickException as error:
         why = error.message
     except (SpoolMissing, SpoolUnavailable) as error:
@@ -108,7 +110,7 @@ def _name(id_: str) -> str:
     return f"{safe}.eml"
 
 
-def _written(chunks: AsyncIterator[bytes], output: Path | None) -> int:
+def _write_chunks(chunks: AsyncIterator[bytes], output: Path | None) -> int:
     """Write all of the chunks to a new file (mode 0600), or to standard output; return the size.
 
     Raises:

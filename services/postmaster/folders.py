@@ -12,19 +12,19 @@ from typing import Any, Final
 
 import click
 
-from services.postmaster import parked, show
+from services.postmaster import parked_mail, show
 from services.postmaster.absent import open_folder
 from services.postmaster.export import export
 from services.postmaster.invocation import Invocation, pass_invocation
-from services.postmaster.open import open_spool
-from services.postmaster.parked import (
+from services.postmaster.opening import open_spool
+from services.postmaster.parked_mail import (
     FAILED,
     QUARANTINED,
-    Choice,
     Chosen,
     Dropped,
     Folder,
     Matching,
+    MessageChoice,
     Sent,
 )
 from services.postmaster.selection import (
@@ -36,13 +36,13 @@ from services.postmaster.selection import (
     selecting,
     selection_in,
 )
-from shared import faultpoint
+from shared import failpoint
 from shared.broker import Steward, Stored
 from shared.broker.requeue import Order
 from shared.clock import SystemClock
 from shared.errors import BrokerUnavailable, Refused
 from shared.log import printable
-from shared.settings_fields import MAILBOX
+from shared.settings.fields import MAILBOX
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _id = click.argument("id_", metavar="ID")
@@ -57,7 +57,7 @@ get it again."""
 
 def _commands(folder: Folder) -> click.Group:
     """Return the group of commands that work on a folder."""
-    about = f"See and settle the messages in {folder.title}. An ID can be cut to its beginning."
+    about = f"List, show and resolve messages in {folder.title}. An ID may be abbreviated."
     group = click.Group(folder.name, help=about)
     for command in (_list, _show, _again, export, _drop):
         group.add_command(command(folder))
@@ -67,14 +67,12 @@ def _commands(folder: Folder) -> click.Group:
 def _list(folder: Folder) -> click.Command:
     @click.command("list", help=f"List the messages in {folder.title}, oldest first in each queue.")
     @filtered
-    @click.option(
-        "--limit", metavar="N", type=click.IntRange(min=1), help="List so many, and no more."
-    )
+    @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="List at most N.")
     @click.option(
         "--newest",
         "newest_first",
         is_flag=True,
-        help=f"Begin with those that came here last; list {NEWEST}, unless --limit says how many.",
+        help=f"Newest first; {NEWEST} of them, unless --limit says otherwise.",
     )
     @_json
     @pass_invocation
@@ -89,7 +87,7 @@ def _list(folder: Folder) -> click.Command:
         filters = filters_in(options)
         with (
             open_folder(invocation.settings(), folder) as (steward, missing),
-            closing(parked.browse(steward, folder)) as browsed,
+            closing(parked_mail.browse(steward, folder)) as browsed,
         ):
             found = filter(filters.take, browsed)
             messages = newest(found, limit or NEWEST) if newest_first else found
@@ -99,24 +97,26 @@ def _list(folder: Folder) -> click.Command:
             else:
                 what = f"what there is of {folder.title}" if missing else folder.title
                 title = what[0].upper() + what[1:]
-                show.listed(listed, title if filters == Filters() else f"{title}, so filtered,")
+                show.print_messages(
+                    listed, title if filters == Filters() else f"{title}, so filtered,"
+                )
 
     return list_
 
 
 def _show(folder: Folder) -> click.Command:
-    @click.command("show", help="Show a message: why it is here, its way so far, its header.")
+    @click.command("show", help="Show a message: why it is here, its path so far, its header.")
     @_id
     @_json
     @pass_invocation
     def show_(invocation: Invocation, id_: str, as_json: bool) -> None:
         with open_folder(invocation.settings(), folder) as (steward, _):
-            messages = parked.find(steward, folder, [id_])
+            messages = parked_mail.find(steward, folder, [id_])
             if as_json:
                 show.as_json([show.details(message) for message in messages])
                 return
             for message in messages:
-                show.shown(message)
+                show.print_message(message)
 
     return show_
 
@@ -130,10 +130,12 @@ def _again(folder: Folder) -> click.Command:
         metavar="ADDR",
         multiple=True,
         callback=_addresses,
-        help="Send them to this mailbox, not to that of their account; can be repeated.",
+        help="Send them to this mailbox instead of the account's; can be repeated.",
     )
     @click.option(
-        "--destination", metavar="NAME", help="Have this destination take them, not the account's."
+        "--destination",
+        metavar="NAME",
+        help="Deliver to this destination instead of the account's.",
     )
     @_json
     @pass_invocation
@@ -145,7 +147,7 @@ def _again(folder: Folder) -> click.Command:
         as_json: bool,
         **options: Any,
     ) -> None:
-        faultpoint.arm(invocation.environ)
+        failpoint.arm(invocation.environ)
         selection, settings = selection_in(options), invocation.settings()
         if destination is not None and destination not in settings.every_destination:
             known = ", ".join(settings.every_destination)
@@ -154,7 +156,7 @@ def _again(folder: Folder) -> click.Command:
         with open_folder(settings, folder) as (steward, _):
             choice, sent = selection.choice(steward, folder), Sent()
             try:
-                parked.send_again(steward, choice, order, sent)
+                parked_mail.send_again(steward, choice, order, sent)
                 selection.require_some(choice, folder)
             except (BrokerUnavailable, Refused):
                 if sent.count:  # the rest of it is where it was
@@ -179,7 +181,7 @@ def _addresses(
 
 def _stays(sent: Sent, asked: int) -> str:
     gone = asked - sent.count - sent.stayed.total()
-    why = [*sent.stayed.items(), *([("gone from there meanwhile", gone)] if gone else [])]
+    why = [*sent.stayed.items(), *([("moved or dropped meanwhile", gone)] if gone else [])]
     reasons = "; ".join(f"{count} {reason}" for reason, count in why)
     return f"{asked - sent.count} of {asked} messages stayed: {reasons}"
 
@@ -187,16 +189,16 @@ def _stays(sent: Sent, asked: int) -> str:
 def _drop(folder: Folder) -> click.Command:
     @click.command("drop", help="Delete messages for good.")
     @selecting
-    @click.option("--yes", is_flag=True, help="Do not ask.")
+    @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
     @_json
     @pass_invocation
     def drop(invocation: Invocation, /, yes: bool, as_json: bool, **options: Any) -> None:
-        faultpoint.arm(invocation.environ)
+        failpoint.arm(invocation.environ)
         selection, settings = selection_in(options), invocation.settings()
         with open_folder(settings, folder) as (steward, _):
             choice, dropped = _to_drop(selection, steward, folder, yes), Dropped()
             try:
-                asyncio.run(parked.drop(steward, open_spool(settings), choice, dropped))
+                asyncio.run(parked_mail.drop(steward, open_spool(settings), choice, dropped))
                 selection.require_some(choice, folder)
             except (BrokerUnavailable, Refused):
                 if dropped.messages:  # the rest of it is where it was
@@ -218,22 +220,26 @@ def _tell(dropped: Dropped, asked: int, as_json: bool) -> None:
         raise click.ClickException(_left(dropped.left))
     if dropped.messages < asked:
         stayed = asked - dropped.messages
-        raise click.ClickException(f"{stayed} of {asked} messages were gone from there meanwhile")
+        raise click.ClickException(
+            f"{stayed} of {asked} messages had been moved or dropped meanwhile"
+        )
 
 
-def _to_drop(selection: Selection, steward: Steward, folder: Folder, yes: bool) -> Choice:
+def _to_drop(selection: Selection, steward: Steward, folder: Folder, yes: bool) -> MessageChoice:
     """Return what is to be dropped; asked about, it is what there was when that was said."""
     if yes and not selection.ids:
-        return Matching(folder, lambda message: selection.filters.take(message) and _noted(message))
-    chosen = Chosen(filter(_noted, selection.of(steward, folder)))
-    if chosen.count and not (yes or _confirmed(chosen, folder)):
+        return Matching(
+            folder, lambda message: selection.filters.take(message) and _warn_without_blob(message)
+        )
+    chosen = Chosen(filter(_warn_without_blob, selection.of(steward, folder)))
+    if chosen.count and not (yes or _confirm(chosen, folder)):
         raise click.ClickException("nothing was dropped")
     return chosen
 
 
-def _noted(message: Stored) -> bool:
+def _warn_without_blob(message: Stored) -> bool:
     """Say of a message if it alone, in its queue, can be dropped; return True."""
-    if why := parked.without_blob(message):
+    if why := parked_mail.without_blob(message):
         click.echo(f"only the message in the queue can be dropped: {why}", err=True)
     return True
 
@@ -246,9 +252,11 @@ def _left(left: Mapping[str, str]) -> str:
     )
 
 
-def _confirmed(chosen: Chosen, folder: Folder) -> bool:
+def _confirm(chosen: Chosen, folder: Folder) -> bool:
     if not sys.stdin.isatty():
-        raise click.ClickException("drop deletes for good; say --yes where nobody can be asked")
+        raise click.ClickException(
+            "drop deletes permanently; pass --yes where there is no terminal to confirm on"
+        )
     ids = {id_ for found in chosen.ids.values() for id_ in found}
     what = ids.pop() if len(ids) == 1 else f"{chosen.count} messages in {folder.title}"
     return click.confirm(f"Delete {printable(what)} for good?", err=True)

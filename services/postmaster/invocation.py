@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 import click
 
 from shared.errors import ConfigError
-from shared.settings_source import PREFIX
+from shared.settings.source import PREFIX
 
 if TYPE_CHECKING:
-    from shared.settings import Settings
+    from shared.settings.model import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,8 +62,8 @@ class Invocation:
                 configuration.
         """
         # Not at the top: it loads pydantic, and main has first to put off the garbage collector.
-        from shared.settings import load
-        from shared.settings_owner import require_own
+        from shared.settings.model import load
+        from shared.settings.owner import require_own
 
         path = self.path()
         settings = load(path, self.environ)

@@ -16,9 +16,9 @@ from typing import Any, Final, ParamSpec, TypeVar
 import click
 
 from services.postmaster.errors import NotFound
-from services.postmaster.parked import Choice, Chosen, Folder, Matching, browse, find
+from services.postmaster.parked_mail import Chosen, Folder, Matching, MessageChoice, browse, find
 from shared.broker import Steward, Stored
-from shared.settings_values import duration
+from shared.settings.values import duration
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -75,7 +75,7 @@ class Selection:
             return find(steward, folder, self.ids)
         return self._matching(steward, folder)
 
-    def choice(self, steward: Steward, folder: Folder) -> Choice:
+    def choice(self, steward: Steward, folder: Folder) -> MessageChoice:
         """Return what is meant, to be taken at once: nobody thinks about it in between.
 
         Raises:
@@ -85,7 +85,7 @@ class Selection:
             return Chosen(find(steward, folder, self.ids))
         return Matching(folder, self.filters.take)
 
-    def require_some(self, choice: Choice, folder: Folder) -> None:
+    def require_some(self, choice: MessageChoice, folder: Folder) -> None:
         """Make sure that filters were met by something; "all" of nothing is done.
 
         Args:

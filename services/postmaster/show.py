@@ -21,9 +21,9 @@ from typing import Any, Final
 import click
 
 from services.postmaster.columns import lines
-from services.postmaster.parked import letter
+from services.postmaster.parked_mail import letter
 from shared.broker import Stored
-from shared.broker.requeue import Letter
+from shared.broker.requeue import MailEnvelope
 from shared.log import printable
 from shared.message import Addressed
 
@@ -150,7 +150,7 @@ def minute(text: str) -> str:
     return _TIME.sub(r"\1 \2Z", text)
 
 
-def listed(messages: Iterable[Stored], place: str) -> None:
+def print_messages(messages: Iterable[Stored], place: str) -> None:
     """Print a table of messages, or that there are none in this place."""
     rows = ((m.message_id[:ID_LENGTH], *_cells(m)) for m in messages)
     first = next(rows, None)
@@ -180,7 +180,7 @@ def details(message: Stored) -> dict[str, object]:
     return {**record(message), "envelope": _envelope(found), "header": "\n".join(_header(found))}
 
 
-def _envelope(found: Letter) -> dict[str, object]:
+def _envelope(found: MailEnvelope) -> dict[str, object]:
     payload = found.payload
     known: dict[str, object] = {
         "server": payload.server,
@@ -201,7 +201,7 @@ def _envelope(found: Letter) -> dict[str, object]:
     return known
 
 
-def shown(message: Stored) -> None:
+def print_message(message: Stored) -> None:
     """Print one message: what is known of it, its way so far, and its header block."""
     found = letter(message)
     envelope = {} if found is None else _envelope(found)
@@ -238,7 +238,7 @@ def _joined(value: object) -> object:
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _header(found: Letter) -> list[str]:
+def _header(found: MailEnvelope) -> list[str]:
     """Return the lines of the header block, up to the blank line; it may begin below some."""
     lines: list[str] = []
     for line in _LINE_END.split(found.payload.raw.head.lstrip(b"\r\n")):

@@ -22,9 +22,9 @@ from urllib.parse import quote
 
 from services.postmaster.errors import Unfit
 from shared.log import printable
-from shared.rebuild import damaged, is_damage
 from shared.spool.local import LocalStore
 from shared.spool.store import path_of
+from shared.sqlite.rebuild import damage_error, is_damage
 
 LINKS: Final = "backup"
 """The folder in the spool where blobs have their second names; no shard is called so."""
@@ -76,7 +76,7 @@ def snapshot(
             for reader in readers:
                 reader.execute("BEGIN")
                 reader.execute(_LOOK).fetchone()  # what it reads from now on is of this moment
-            blobs = {} if spool is None or links is None else _linked(spool, links)
+            blobs = {} if spool is None or links is None else _link_blobs(spool, links)
             noted = b"" if note is None or not note.exists() else note.read_bytes()
         copiers = [_copier(reader, file) for reader, file in zip(readers, databases, strict=True)]
         yield Snapshot(copiers, blobs, noted)
@@ -139,7 +139,7 @@ def _telling_damage(file: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         if is_damage(error):
-            raise damaged(file, str(error)) from error
+            raise damage_error(file, str(error)) from error
         raise
 
 
@@ -155,9 +155,9 @@ def _copier(reader: sqlite3.Connection, file: Path) -> Callable[[Path], None]:
     return copy
 
 
-def _linked(spool: Path, links: Path) -> dict[str, Path]:
+def _link_blobs(spool: Path, links: Path) -> dict[str, Path]:
     found = {}
-    for key in LocalStore(spool).listed():
+    for key in LocalStore(spool).blob_keys():
         blob = spool / path_of(key)
         try:
             _link(blob, links / key)

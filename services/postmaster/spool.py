@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from services.postmaster import show, sweep
+from services.postmaster import orphans, show
 from services.postmaster.absent import absent, words
 from services.postmaster.invocation import Invocation, pass_invocation
-from services.postmaster.open import open_spool, open_steward
+from services.postmaster.opening import open_spool, open_steward
 from shared.broker import Steward
 from shared.clock import SystemClock
 from shared.log import printable
-from shared.settings import Settings
-from shared.settings_values import duration
+from shared.settings.model import Settings
+from shared.settings.values import duration
 
 if TYPE_CHECKING:
-    from shared.spool import Listed
+    from shared.spool import StoredBlob
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _COLUMNS = ("key", "size", "written")
@@ -63,7 +63,7 @@ def _empty(settings: Settings) -> str:
     return f"There is no {printable(str(folder))} yet: the first large message makes it."
 
 
-def _list(every: Sequence[Listed], drafts: Sequence[Listed]) -> None:
+def _list(every: Sequence[StoredBlob], drafts: Sequence[StoredBlob]) -> None:
     _print(every)
     if drafts:
         size = show.size(sum(draft.size for draft in drafts))
@@ -73,7 +73,7 @@ def _list(every: Sequence[Listed], drafts: Sequence[Listed]) -> None:
         )
 
 
-def _troubles(blobs: Sequence[Listed]) -> dict[str, str]:
+def _troubles(blobs: Sequence[StoredBlob]) -> dict[str, str]:
     """Return why blobs cannot be looked at, by key."""
     from shared.spool import said
 
@@ -111,7 +111,7 @@ def _age(_: click.Context, __: click.Parameter, value: str | None) -> float | No
 @click.option(
     "--force",
     is_flag=True,
-    help="Even while stages run over RabbitMQ, which may cost large messages that they hold.",
+    help="Sweep even while stages run over RabbitMQ; large messages that they hold may be lost.",
 )
 @_json
 @pass_invocation
@@ -131,11 +131,11 @@ def sweep_(
     blobs = open_spool(settings)
     before = SystemClock().now() - age
     every = asyncio.run(blobs.blobs())
-    found = sweep.orphans(every, held, before)
+    found = orphans.orphans(every, held, before)
     left = {key: why for key, why in _troubles(every).items() if not held.hold(key)}
     deleted: Sequence[str] = ()
     if found and not dry_run:
-        keep = sweep.AllBut({blob.key for blob in found})
+        keep = orphans.AllBut({blob.key for blob in found})
         swept = asyncio.run(blobs.sweep(age, keep))
         deleted = swept.deleted
         left |= swept.left
@@ -149,9 +149,9 @@ def _allowed(settings: Settings, age: float | None) -> float:
     Raises:
         UsageError: it is too young.
     """
-    least = sweep.youngest(settings.retry.give_up_after)
+    least = orphans.youngest(settings.retry.give_up_after)
     if age is None:
-        return max(sweep.USUAL, least + sweep.DAY)
+        return max(orphans.USUAL, least + orphans.DAY)
     if age < least:
         raise click.UsageError(
             f"--older-than: expected {show.duration(least)} at least, which is"
@@ -160,7 +160,7 @@ def _allowed(settings: Settings, age: float | None) -> float:
     return age
 
 
-def _held(settings: Settings, steward: Steward, force: bool) -> sweep.References:
+def _held(settings: Settings, steward: Steward, force: bool) -> orphans.References:
     """Return what the queues refer to.
 
     Raises:
@@ -171,7 +171,7 @@ def _held(settings: Settings, steward: Steward, force: bool) -> sweep.References
             "nothing was swept, as not all messages can be seen: " + words(settings, missing)
         )
     _require_idle(steward, force)
-    held = sweep.references(steward.everything())
+    held = orphans.references(steward.everything())
     _require_idle(steward, force)
     return held
 
@@ -187,7 +187,9 @@ def _require_idle(steward: Steward, force: bool) -> None:
         )
 
 
-def _report(found: Sequence[Listed], deleted: Sequence[str], dry_run: bool, as_json: bool) -> None:
+def _report(
+    found: Sequence[StoredBlob], deleted: Sequence[str], dry_run: bool, as_json: bool
+) -> None:
     gone = [blob for blob in found if dry_run or blob.key in deleted]
     if as_json:
         show.as_json({"deleted": len(deleted), "orphans": [_record(blob) for blob in gone]})
@@ -199,17 +201,17 @@ def _report(found: Sequence[Listed], deleted: Sequence[str], dry_run: bool, as_j
     click.echo(f"{verb}: {len(gone)} ({size})")
 
 
-def _record(blob: Listed) -> dict[str, object]:
+def _record(blob: StoredBlob) -> dict[str, object]:
     if blob.trouble is not None:
         return {"key": blob.key, "size": None, "written": None}
     return {"key": blob.key, "size": blob.size, "written": show.time(blob.written)}
 
 
-def _print(blobs: Sequence[Listed]) -> None:
+def _print(blobs: Sequence[StoredBlob]) -> None:
     show.table(_COLUMNS, map(_row, blobs), whole=_COLUMNS)
 
 
-def _row(blob: Listed) -> tuple[str, str, str]:
+def _row(blob: StoredBlob) -> tuple[str, str, str]:
     if blob.trouble is not None:
         return blob.key, "?", "?"
     return blob.key, show.size(blob.size), show.minute(show.time(blob.written))

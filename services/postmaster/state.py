@@ -17,18 +17,16 @@ import click
 from services.postmaster import show
 from services.postmaster.errors import Unfit
 from services.postmaster.invocation import Invocation, pass_invocation
-from services.postmaster.lost import Lost, lost_from
-from shared import faultpoint
-from shared.broker import embedded_owners as owners
-from shared.broker import embedded_schema as schema
-from shared.broker import embedded_store as store
+from services.postmaster.lost_messages import LostMessages, find_lost
+from shared import failpoint
+from shared.broker.embedded import owners, schema, statements
 from shared.errors import BrokerUnavailable, ConfigError, StateUnavailable
 from shared.log import printable
-from shared.made import QUEUES_LOST, gone, mark_of
-from shared.own_log import require_own_log
 from shared.queues import QUARANTINE, plan
-from shared.rebuild import Health, Rebuilt, look, rebuild, remove
-from shared.settings import Settings
+from shared.settings.model import Settings
+from shared.sqlite.presence import QUEUES_LOST, how_gone, mark_of
+from shared.sqlite.rebuild import FileHealth, Rebuilt, look, rebuild, remove
+from shared.sqlite.write_ahead_log import require_own_log
 
 _KNOWLEDGE: Final = frozenset(("uidl", "message", "delivered", "account", "installation"))
 """Tables without all of which mail comes again, or is not known to be held."""
@@ -76,7 +74,7 @@ def migrate(invocation: Invocation) -> None:
     of its own (deploy/postgres/roles.sql), the owner does it, before them.
     """
     address = invocation.settings().state_address()
-    asyncio.run(_opened(address))
+    asyncio.run(_bring_up_to_date(address))
     click.echo("the tables of the ledgers are up to date")
 
 
@@ -92,7 +90,7 @@ def rebuild_(invocation: Invocation, as_json: bool) -> int:
     the ledgers know as fetched, are told, and fetched again if they are still at the provider.
     """
     settings = invocation.settings()
-    faultpoint.arm(invocation.environ)
+    failpoint.arm(invocation.environ)
     files = _files(settings)
     require_stopped(settings)
     done: list[dict[str, object]] = []
@@ -105,15 +103,15 @@ def rebuild_(invocation: Invocation, as_json: bool) -> int:
             raise Unfit(f"{printable(str(file))}: {health.unknown}")
         if not health.faults:
             continue
-        how = gone(file)
+        how = how_gone(file)
         queues = file == settings.queue_file
         try:
             make(empty)
-            put_right = _put_right if queues else partial(_doubted, settings)
+            put_right = _put_right if queues else partial(_hold_if_incomplete, settings)
             tables, kept = rebuild(file, empty, put_right)
         except (OSError, sqlite3.Error, BrokerUnavailable, StateUnavailable) as error:
             raise Unfit(
-                f"{printable(str(file))} is as it was, as no new file could be made beside it:"
+                f"{printable(str(file))} is unchanged, as no new file could be made beside it:"
                 f" {printable(str(error))}. Is its disk full? Make room, and do it again"
             ) from error
         finally:
@@ -123,9 +121,9 @@ def rebuild_(invocation: Invocation, as_json: bool) -> int:
             continue
         if how:
             loss = f": {QUEUES_LOST}" if queues else ""
-            click.echo(f"{file}: made anew, and empty, as the old one {how}{loss}")
+            click.echo(f"{file}: recreated empty, as the old one {how}{loss}")
         else:
-            click.echo(f"{file}: made anew; the damaged one is {kept.name if kept else 'gone'}")
+            click.echo(f"{file}: rebuilt; the damaged one is {kept.name if kept else 'gone'}")
             for table in tables:
                 some = "all" if table.whole else "some are lost"
                 click.echo(f"  {table.table}: {table.rows} rows, {some}")
@@ -141,20 +139,20 @@ def rebuild_(invocation: Invocation, as_json: bool) -> int:
     return 0
 
 
-def _lost(settings: Settings, anew: Sequence[Path]) -> Lost | None:
+def _lost(settings: Settings, anew: Sequence[Path]) -> LostMessages | None:
     """Compare the ledgers with the queue file if it was made anew; None where nothing is lost."""
     ledgers = ledger_file(settings)
     if settings.queue_file not in anew or (ledgers is not None and not ledgers.exists()):
         return None
-    lost = lost_from(settings, ledgers)
+    lost = find_lost(settings, ledgers)
     return lost if lost.again or lost.gone else None
 
 
-def _tell_lost(lost: Lost) -> None:
+def _tell_lost(lost: LostMessages) -> None:
     what = "fetched again" if lost.forgotten else "not fetched again, as the ledgers were damaged"
     for counts, where in (
         (lost.again, f"they may still be at the provider, and are {what}"),
-        (lost.gone, "they are at the provider no more"),
+        (lost.gone, "they are no longer at the provider"),
     ):
         for name, count in counts.items():
             click.echo(f"{printable(name)}: {count} messages are lost from the queues; {where}")
@@ -191,8 +189,8 @@ def make_queues(settings: Settings, path: Path) -> None:
         ConfigError: what is there is damaged, of a newer version, or of another program.
     """
     db = schema.connect(path, 5.0)
-    with store.transaction(db):
-        store.declare(db, plan(settings.retry.tiers))
+    with statements.transaction(db):
+        statements.declare(db, plan(settings.retry.tiers))
     db.close()
 
 
@@ -202,23 +200,23 @@ def make_ledgers(path: Path) -> None:
     Raises:
         ConfigError: what is there is damaged, of a newer version, or of another program.
     """
-    asyncio.run(_opened(path))
+    asyncio.run(_bring_up_to_date(path))
 
 
-async def _opened(address: str | Path) -> None:
+async def _bring_up_to_date(address: str | Path) -> None:
     """Have the tables made, or brought up to date."""
     from shared.state import State, new_owner
 
     await (await State.open(address, owner=new_owner())).close()
 
 
-def health_of(file: Path, make: Callable[[Path], None]) -> Health:
-    """Return how a file is; one that is opened as ever and lacks something is damaged, too."""
+def health_of(file: Path, make: Callable[[Path], None]) -> FileHealth:
+    """Return how a file is; one that opens normally and lacks something is damaged, too."""
     try:
         require_own_log(file)
     except ConfigError as error:
-        return Health([error.what], {})
-    health = Health([], {}) if gone(file) else look(file)
+        return FileHealth([error.what], {})
+    health = FileHealth([], {}) if how_gone(file) else look(file)
     if health.faults or health.unknown:
         return health
     try:
@@ -243,10 +241,10 @@ def require_stopped(settings: Settings) -> None:
 
 def hold(ledgers: Path, settings: Settings, why: str) -> None:
     """Have no account polled before the operator has chosen; nobody uses the ledgers."""
-    asyncio.run(_held(ledgers, [account.name for account in settings.accounts], why))
+    asyncio.run(_hold_accounts(ledgers, [account.name for account in settings.accounts], why))
 
 
-async def _held(ledgers: Path, accounts: Sequence[str], why: str) -> None:
+async def _hold_accounts(ledgers: Path, accounts: Sequence[str], why: str) -> None:
     # Not at the top: SQLAlchemy takes its time to load.
     from shared.state import State, new_owner
 
@@ -262,7 +260,7 @@ def _knows_less(tables: Sequence[Rebuilt]) -> bool:
     return any(not table.whole and table.table in _KNOWLEDGE for table in tables)
 
 
-def _doubted(settings: Settings, file: Path, tables: Sequence[Rebuilt]) -> None:
+def _hold_if_incomplete(settings: Settings, file: Path, tables: Sequence[Rebuilt]) -> None:
     """Have accounts held by ledgers that do not know all any more: mail would come again."""
     if _knows_less(tables):
         hold(file, settings, "the state database was damaged, and some of what it knew is lost")
@@ -271,7 +269,7 @@ def _doubted(settings: Settings, file: Path, tables: Sequence[Rebuilt]) -> None:
 def _put_right(file: Path, _: Sequence[Rebuilt]) -> None:
     """Let every message stand in a queue, and nothing stand there that is no message."""
     db = sqlite3.connect(file, isolation_level=None)
-    with store.transaction(db):
+    with statements.transaction(db):
         for table in ("waiting", "delayed", "lease"):
             db.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT id FROM message)")  # noqa: S608
         db.execute(

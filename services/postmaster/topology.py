@@ -10,14 +10,14 @@ import click
 from services.postmaster import show
 from services.postmaster.absent import STATUS, words
 from services.postmaster.invocation import Invocation, pass_invocation
-from services.postmaster.open import open_management, open_steward
-from shared import faultpoint
+from services.postmaster.opening import open_management, open_steward
+from shared import failpoint
 from shared.broker.management import WHERE, Management
+from shared.broker.topology import protected
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import printable
 from shared.queues import HELD, HELD_BACK, MOVING, QueueSpec, plan
-from shared.settings import Settings
-from shared.topology import protected
+from shared.settings.model import Settings
 
 REMOVED: Final = "removed"
 """The kind of a queue that the configuration no longer names, such as that of a retry tier."""
@@ -37,7 +37,7 @@ def topology() -> None:
 
 @topology.command("declare")
 @_json
-@click.option("--policies", is_flag=True, help="Make the policies exist, too, that protect mail.")
+@click.option("--policies", is_flag=True, help="Also declare the policies that protect mail.")
 @pass_invocation
 def declare(invocation: Invocation, as_json: bool, policies: bool) -> None:
     """Make every queue and exchange exist; harmless where they do.
@@ -46,8 +46,8 @@ def declare(invocation: Invocation, as_json: bool, policies: bool) -> None:
     policymaker.
     """
     settings = invocation.settings()
-    faultpoint.arm(invocation.environ)
-    management = _required(settings) if policies else None
+    failpoint.arm(invocation.environ)
+    management = _require_management(settings) if policies else None
     with open_steward(settings) as steward:
         outdated = steward.declare()
         strays = steward.strays()
@@ -66,13 +66,13 @@ def declare(invocation: Invocation, as_json: bool, policies: bool) -> None:
         changed = management.declare()
         click.echo(f"policies: {', '.join(changed) or 'all as they should be'}", err=as_json)
         for name in management.displaced(queue.name for queue in protected(settings.retry.tiers)):
-            click.echo(f"warning: {name}: another policy counts, not ours", err=True)
+            click.echo(f"warning: {name}: another policy is in effect, not ours", err=True)
         for line in management.dangers(protected(settings.retry.tiers)):
             click.echo(f"warning: {line}", err=True)
 
 
 @topology.command("migrate")
-@click.option("--dry-run", is_flag=True, help="Say what would be changed, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be changed.")
 @pass_invocation
 def migrate(invocation: Invocation, dry_run: bool) -> None:
     """Give queues that an earlier version declared the arguments of this one.
@@ -80,7 +80,7 @@ def migrate(invocation: Invocation, dry_run: bool) -> None:
     Their messages are put aside and back, one by one. Stop the stages before; whatever interrupts
     it, no message is lost, and the next run goes on from there.
     """
-    faultpoint.arm(invocation.environ)
+    failpoint.arm(invocation.environ)
     with open_steward(invocation.settings()) as steward:
         if dry_run:
             for line in steward.outdated():
@@ -185,7 +185,7 @@ def _tell(neighbours: Sequence[str]) -> None:
         )
 
 
-def _required(settings: Settings) -> Management:
+def _require_management(settings: Settings) -> Management:
     """Return the management API.
 
     Raises:
@@ -206,6 +206,6 @@ def _warn(settings: Settings) -> None:
         if (management := open_management(settings)) is not None:
             found = management.dangers(protected(settings.retry.tiers))
     except (ConfigError, BrokerUnavailable) as error:
-        found = [f"policies cannot be looked at: {error}"]
+        found = [f"policies cannot be read: {error}"]
     for line in found:
         click.echo(f"warning: {line}", err=True)

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from services.rewriter.above import over
 from services.rewriter.address import is_mailbox
+from services.rewriter.leading_lines import over
 from services.rewriter.trace import Trace
 from shared.log import printable
 from shared.message import Addressed, Envelope, Parsed, Requeue
@@ -63,7 +63,7 @@ class Rewriter:
 
     def handle(self, envelope: Envelope[Parsed]) -> Outcome:
         """Return Forward of the message as ``Addressed``, or why it does not go on."""
-        route, trace = self._directed(envelope)
+        route, trace = self._direct(envelope)
         if route is None or trace is None:
             return Retry(_no_route(envelope.account))
         parsed = envelope.payload
@@ -85,7 +85,7 @@ class Rewriter:
             )
         )
 
-    def _directed(self, envelope: Envelope[Parsed]) -> tuple[Route | None, Trace | None]:
+    def _direct(self, envelope: Envelope[Parsed]) -> tuple[Route | None, Trace | None]:
         """Return where a message goes, and the trace of what goes there; None if nobody says."""
         account, requeue = envelope.account, envelope.requeue
         usual = self._routes.get(account)

@@ -33,18 +33,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
 
-from services.host import broker_of, open_state, spare_collections
-from services.parts import Part, Resources
-from services.room import room_of
-from shared import faultpoint
+from services.disk_watch import room_of
+from services.process import broker_of, open_state, spare_collections
+from services.wiring import Resources, StageWiring
+from shared import failpoint
 from shared.broker import Delivery
 from shared.clock import SystemClock
-from shared.log import Lines, MailLog
-from shared.settings import Settings
-from shared.settings_known import known_in
+from shared.log import LogLines, MailLog
+from shared.settings.model import Settings
+from shared.settings.written_secrets import secrets_in
 from shared.settlement import RetryPolicy, failure_headers
 from shared.spool import Spool
-from shared.stage import Case, Handling, Stage
+from shared.stage import HandledDelivery, Stage, StageHandler
 from shared.state import State
 from shared.trial import frames
 
@@ -63,14 +63,14 @@ Say: TypeAlias = Callable[[bytes], None]
 """Sends a frame to the parent."""
 
 
-def serve(settings: Settings, lines: Lines, stage: str) -> int:
+def serve(settings: Settings, lines: LogLines, stage: str) -> int:
     """Try what the parent hands over until it is gone; return the exit status."""
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
     _yield_to_others()
     answers = os.dup(1)
     os.dup2(2, 1)
-    part: Part = importlib.import_module(f"services.{stage}.__main__").PART
+    part: StageWiring = importlib.import_module(f"services.{stage}.wiring").WIRING
     asyncio.run(_serve(settings, lines, part, answers))
     return 0
 
@@ -83,7 +83,7 @@ def _yield_to_others() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-async def _serve(settings: Settings, lines: Lines, part: Part, answers: int) -> None:
+async def _serve(settings: Settings, lines: LogLines, part: StageWiring, answers: int) -> None:
     say = partial(_say, answers)
     source = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
@@ -91,9 +91,9 @@ async def _serve(settings: Settings, lines: Lines, part: Part, answers: int) -> 
     )
     log = MailLog(part.name, lines=lines)
     if (await frames.read(source)).head != ["settings", settings.digest]:
-        say(frames.packed(["unfit", CHANGED]))
+        say(frames.pack(["unfit", CHANGED]))
         return
-    faultpoint.arm_for_a_message(os.environ)
+    failpoint.arm_for_a_message(os.environ)
     beating = asyncio.create_task(_or_end(_beat(say), log))
     async with AsyncExitStack() as stack:
         stack.callback(beating.cancel)
@@ -101,9 +101,9 @@ async def _serve(settings: Settings, lines: Lines, part: Part, answers: int) -> 
         resources = _resources(settings, part.name, log, stack)
         assembly = await stack.enter_async_context(part.assemble(resources))
         policy = RetryPolicy(settings.retry.tiers, settings.retry.give_up_after)
-        handling = Handling(assembly.stage, policy, log, resources.clock)
+        handling = StageHandler(assembly.stage, policy, log, resources.clock)
         spare_collections()
-        say(frames.packed(["ready"]))
+        say(frames.pack(["ready"]))
         await _try_all(source, handling, assembly.stage, say, log)
 
 
@@ -122,7 +122,7 @@ async def _or_end(work: Coroutine[Any, Any, None], log: MailLog) -> None:
 
 
 async def _try_all(
-    source: asyncio.StreamReader, handling: Handling, stage: Stage, say: Say, log: MailLog
+    source: asyncio.StreamReader, handling: StageHandler, stage: Stage, say: Say, log: MailLog
 ) -> None:
     """Handle whatever comes, until nothing does; then give up what is in hand."""
     trials = set[asyncio.Task[None]]()
@@ -140,24 +140,24 @@ async def _try_all(
         await asyncio.wait(left)
 
 
-async def _try(delivery: Delivery, handling: Handling, stage: Stage, say: Say) -> None:
+async def _try(delivery: Delivery, handling: StageHandler, stage: Stage, say: Say) -> None:
     number = cast(int, delivery.tag)
-    cases = list[Case]()
-    found = handling.open(delivery)
-    if isinstance(found, Case):
+    cases = list[HandledDelivery]()
+    found = handling.decode(delivery)
+    if isinstance(found, HandledDelivery):
         cases.append(found)
     else:
         told = failure_headers(
             found.envelope, "", stage=stage.name, inbox=stage.inbox, now=time.time()
         )
-        say(frames.packed(["read", number, told]))
+        say(frames.pack(["read", number, told]))
         await handling.handle([found], cases.append)
-    say(frames.answered(number, cases[0].follows))
+    say(frames.pack_answer(number, cases[0].settlement))
 
 
 async def _beat(say: Say) -> None:
     while True:
-        say(frames.packed(["beat"]))
+        say(frames.pack(["beat"]))
         await asyncio.sleep(BEAT)
 
 
@@ -188,5 +188,5 @@ def _resources(settings: Settings, name: str, log: MailLog, stack: AsyncExitStac
         socket.getfqdn(),
         version,
         room,
-        known=known_in(settings),
+        known=secrets_in(settings),
     )

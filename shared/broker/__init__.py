@@ -30,7 +30,7 @@ put back as a new entry, waits out a retry tier, or is in quarantine for what ca
 T = TypeVar("T")
 
 # Of the next two there are six for each message on its way. They are named tuples because those are
-# made in half the time of a frozen dataclass; neither shows the mail that is in it.
+# made faster than a frozen dataclass; neither shows the mail that is in it.
 
 
 class Send(NamedTuple):

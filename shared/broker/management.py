@@ -25,9 +25,9 @@ from urllib.request import (
 )
 
 from shared.broker import amqp_url
+from shared.broker.policies import POLICIES, PRIORITY, DescribedQueue, Policy, dangers, withheld
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import printable
-from shared.policies import POLICIES, PRIORITY, Policy, Seen, dangers, withheld
 from shared.queues import QueueSpec
 
 WHERE: Final = "broker.management_url"
@@ -71,7 +71,7 @@ class Management:
         self._place = f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
         self._opener = _opener(parts.scheme, ca_file)
 
-    def queues(self, names: Iterable[str]) -> Mapping[str, Seen]:
+    def queues(self, names: Iterable[str]) -> Mapping[str, DescribedQueue]:
         """Return queues by name, as RabbitMQ describes them; none that does not exist.
 
         One by one: what it says of all queues at once may be some seconds old, and is much where
@@ -129,7 +129,7 @@ class Management:
             time.sleep(_TURN)
         return left
 
-    def _queue(self, name: str) -> Seen | None:
+    def _queue(self, name: str) -> DescribedQueue | None:
         row = self._call("GET", f"queues/{self._vhost}/{quote(name, safe='')}?columns={_COLUMNS}")
         return _seen(row) if isinstance(row, dict) else None
 
@@ -166,11 +166,11 @@ class Management:
             with error:
                 if error.code == NOT_FOUND and path.startswith("queues/"):
                     return None  # of the queue; what else is asked tells of the virtual host
-                raise self._refused(error) from error
+                raise self._error_of(error) from error
         except (OSError, HTTPException, ValueError) as error:
             raise BrokerUnavailable(f"{WHERE}: {self._place}: {_said(error)}") from error
 
-    def _refused(self, error: HTTPError) -> Exception:
+    def _error_of(self, error: HTTPError) -> Exception:
         """Return what a status means."""
         said = f"{self._place} answers {error.code}"
         advice = {
@@ -195,11 +195,11 @@ def _said(error: Exception) -> str:
     return printable(str(reason) or type(error).__name__)
 
 
-def _seen(row: Mapping[str, Any]) -> Seen:
+def _seen(row: Mapping[str, Any]) -> DescribedQueue:
     named = (row.get("policy"), row.get("operator_policy"))
     held_back = row.get("messages_dlx")
     kinds = ("policy", "operator policy")
-    return Seen(
+    return DescribedQueue(
         row.get("arguments") or {},
         row.get("effective_policy_definition") or {},
         tuple(f"{kind} {name}" for kind, name in zip(kinds, named, strict=True) if name),

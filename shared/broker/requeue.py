@@ -14,6 +14,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from shared import wire
 from shared.broker import Header, Send, Stored
+from shared.envelope_check import require_ours
 from shared.errors import NewerSchema, Undecodable
 from shared.log import printable
 from shared.message import (
@@ -29,10 +30,9 @@ from shared.message import (
     Poll,
     Requeue,
 )
-from shared.ownership import require_ours
 from shared.queues import INCOMING, POLL, RETRIED, failed_queue
 
-Letter: TypeAlias = Envelope[Mail]
+MailEnvelope: TypeAlias = Envelope[Mail]
 T = TypeVar("T")
 
 FAILURE_HEADERS: Final = frozenset({"reason", "attempts", "first-failure", "failed-at", "copies"})
@@ -64,7 +64,7 @@ class Order:
     destination: str = ""
 
 
-def letter_in(body: bytes) -> Letter | None:
+def letter_in(body: bytes) -> MailEnvelope | None:
     """Return the message in these bytes, whatever stage it was meant for, None if there is none."""
     return _decoded(body, Addressed) or _decoded(body, Parsed) or _decoded(body, Fetched)
 
@@ -156,7 +156,7 @@ def _decoded(body: bytes, kind: type[P]) -> Envelope[P] | None:
         return None
 
 
-def _anew(found: Letter, headers: Mapping[str, Header], order: Order) -> Envelope[Fetched]:
+def _anew(found: MailEnvelope, headers: Mapping[str, Header], order: Order) -> Envelope[Fetched]:
     """Return a message as the fetcher would have sent it, with the operator's word on it."""
     mail = found.payload
     before = found.requeue or Requeue()
@@ -177,7 +177,7 @@ def _anew(found: Letter, headers: Mapping[str, Header], order: Order) -> Envelop
     )
 
 
-def _failure(found: Letter, headers: Mapping[str, Header], now: float) -> Failure:
+def _failure(found: MailEnvelope, headers: Mapping[str, Header], now: float) -> Failure:
     last = _moment(headers.get("failed-at"), found.first_failure or now)
     return Failure(
         printable(str(headers.get("stage", "")), 40),

@@ -18,17 +18,17 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, TypeVar
 
-from shared.apart import apart
 from shared.clock import Clock, SystemClock
-from shared.disk_words import disk_words
+from shared.daemon_thread import in_daemon_thread
+from shared.disk.explain import disk_words
 from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.log import printable
 from shared.mark import LONGEST
 from shared.spool.local import LocalStore
 from shared.spool.options import of_folder
-from shared.spool.store import TMP, Draft, Listed, Store, path_of, valid
+from shared.spool.store import TMP, Draft, Store, StoredBlob, path_of, valid
 
-__all__ = ["Blob", "Listed", "Spool", "Swept", "folder_of", "said", "valid"]
+__all__ = ["BlobWriter", "Spool", "StoredBlob", "Swept", "folder_of", "said", "valid"]
 
 R = TypeVar("R")
 
@@ -53,7 +53,7 @@ class Swept(NamedTuple):
     left: dict[str, str]
 
 
-class Blob:
+class BlobWriter:
     """A blob that is being written. It ends with ``commit`` or ``abort``, or the sweep finds it."""
 
     def __init__(self, store: Store, threads: _Threads) -> None:
@@ -133,9 +133,9 @@ class Spool:
         """How many pieces of blobs were read or written since the start; grows as mail moves."""
         return self._threads.done
 
-    async def create(self) -> Blob:
+    async def create(self) -> BlobWriter:
         """Begin a blob."""
-        return Blob(self._store, self._threads)
+        return BlobWriter(self._store, self._threads)
 
     async def chunks(
         self, key: str, size: int = CHUNK, *, length: int | None = None
@@ -183,16 +183,16 @@ class Spool:
             raise
         await blob.commit(new_key)
 
-    async def blobs(self) -> list[Listed]:
+    async def blobs(self) -> list[StoredBlob]:
         """Return all blobs, the oldest first.
 
         Raises:
             SpoolUnavailable: it cannot be read just now.
         """
-        found = await self._call(lambda: list(self._store.described()))
+        found = await self._call(lambda: list(self._store.describe_blobs()))
         return sorted(found, key=lambda blob: (blob.written, blob.key))
 
-    async def drafts(self) -> list[Listed]:
+    async def drafts(self) -> list[StoredBlob]:
         """Return what was begun and not committed, the oldest first, with paths for keys.
 
         Raises:
@@ -257,7 +257,7 @@ class Spool:
         swept = Swept([], {})
         with self._apart(TMP, swept.left):
             self._store.discard_drafts(before)
-        for key in [key for key in self._store.listed() if key not in keep]:
+        for key in [key for key in self._store.blob_keys() if key not in keep]:
             with self._apart(key, swept.left):
                 if self._store.delete_old(key, before):
                     swept.deleted.append(key)
@@ -313,7 +313,7 @@ class _Threads:
     async def apart(self, work: Callable[[], R]) -> R:
         """Do work that is nobody's message: a start, or an end, may give up on it if it hangs."""
         with _translated():
-            return await apart(work, "spool, apart")
+            return await in_daemon_thread(work, "spool, daemon")
 
 
 @contextmanager

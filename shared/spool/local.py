@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from shared.durable import sync
-from shared.mark_file import read_file, write_file
-from shared.spool.store import MARK, TMP, Listed, key_of, path_of
+from shared.disk.durable import sync
+from shared.disk.replaced_file import read_file, write_file
+from shared.spool.store import MARK, TMP, StoredBlob, key_of, path_of
 
 
 class LocalDraft:
@@ -98,19 +98,19 @@ class LocalStore:
                 path.unlink(missing_ok=True)
         return old
 
-    def listed(self) -> Iterator[str]:
+    def blob_keys(self) -> Iterator[str]:
         """Yield the keys of all blobs."""
         for path in self._root.glob("??/*"):
             key = key_of(path.relative_to(self._root).as_posix())
             if key is not None:
                 yield key
 
-    def described(self) -> Iterator[Listed]:
+    def describe_blobs(self) -> Iterator[StoredBlob]:
         """Yield all blobs with size and time."""
-        for key in self.listed():
+        for key in self.blob_keys():
             yield from _described(key, self._root / path_of(key))
 
-    def drafts(self) -> Iterator[Listed]:
+    def drafts(self) -> Iterator[StoredBlob]:
         """Yield what was begun and not committed, with size and time."""
         for path in self._root.glob(f"{TMP}/*"):
             yield from _described(f"{TMP}/{path.name}", path)
@@ -149,16 +149,16 @@ class LocalStore:
             raise failed
 
 
-def _described(key: str, path: Path) -> Iterator[Listed]:
+def _described(key: str, path: Path) -> Iterator[StoredBlob]:
     """Yield what is known of a file, if it is still there."""
     try:
         found = path.stat()
     except FileNotFoundError:
         return
     except OSError as error:
-        yield Listed(key, 0, 0.0, error)
+        yield StoredBlob(key, 0, 0.0, error)
     else:
-        yield Listed(key, found.st_size, found.st_mtime)
+        yield StoredBlob(key, found.st_size, found.st_mtime)
 
 
 def _older(path: Path, before: float) -> bool:

@@ -25,7 +25,7 @@ import fsspec
 from shared.errors import ConfigError
 from shared.log import printable
 from shared.spool.options import meant, of_folder
-from shared.spool.store import MARK, Listed, key_of, path_of
+from shared.spool.store import MARK, StoredBlob, key_of, path_of
 
 _PREFIX: Final = "pop3-connector-spool-"
 _READ: Final = 1024 * 1024
@@ -106,31 +106,31 @@ class RemoteStore:
             self.delete(key)
         return old
 
-    def listed(self) -> Iterator[str]:
+    def blob_keys(self) -> Iterator[str]:
         """Yield the keys of all blobs."""
         for path in self._filesystem.find(self._root):
             key = key_of(path.removeprefix(f"{self._root}/"))
             if key is not None:
                 yield key
 
-    def described(self) -> Iterator[Listed]:
+    def describe_blobs(self) -> Iterator[StoredBlob]:
         """Yield all blobs with size and time."""
-        for key in self.listed():
+        for key in self.blob_keys():
             path = f"{self._root}/{path_of(key)}"
             try:
-                found = Listed(key, int(self._filesystem.size(path)), self._written(path))
+                found = StoredBlob(key, int(self._filesystem.size(path)), self._written(path))
             except FileNotFoundError:  # deleted meanwhile
                 continue
             except self.own as error:
-                found = Listed(key, 0, 0.0, error)
+                found = StoredBlob(key, 0, 0.0, error)
             yield found
 
-    def drafts(self) -> Iterator[Listed]:
+    def drafts(self) -> Iterator[StoredBlob]:
         """Yield temporary files of this machine; elsewhere there are none before their commit."""
         for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
             with contextlib.suppress(FileNotFoundError, PermissionError):  # gone, or another user's
                 found = path.stat()
-                yield Listed(str(path), found.st_size, found.st_mtime)
+                yield StoredBlob(str(path), found.st_size, found.st_mtime)
 
     def discard_drafts(self, before: float) -> None:
         """Delete temporary files of ours that nobody has written to since this moment."""

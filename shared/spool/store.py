@@ -20,7 +20,7 @@ MARK: Final = "ledger"
 """The file that says who fills the spool; no blob lies right below the root."""
 
 
-class Listed(NamedTuple):
+class StoredBlob(NamedTuple):
     """A blob that lies there.
 
     Attributes:
@@ -72,13 +72,13 @@ class Store(Protocol):
     def delete_old(self, key: str, before: float) -> bool:
         """Delete a blob if it was written before this moment; return whether it was."""
 
-    def listed(self) -> Iterator[str]:
+    def blob_keys(self) -> Iterator[str]:
         """Yield the keys of all blobs."""
 
-    def described(self) -> Iterator[Listed]:
+    def describe_blobs(self) -> Iterator[StoredBlob]:
         """Yield all blobs that are there, with what is known of them, or why nothing is."""
 
-    def drafts(self) -> Iterator[Listed]:
+    def drafts(self) -> Iterator[StoredBlob]:
         """Yield what was begun and not committed, as far as that can be seen from here."""
 
     def mark(self, longest: int) -> bytes | None:

@@ -20,24 +20,32 @@ from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import Connection
 
-from shared.claims import Claim, Delivery, Entry, Finished, Known, Quirk, Standing, Trouble
 from shared.clock import Clock, SystemClock
 from shared.errors import StateUnavailable, Unstorable
-from shared.grouped import Grouped
-from shared.halved import halved
+from shared.group_commit import GroupCommit
+from shared.halving import run_halving
+from shared.ledger import (
+    AccountStanding,
+    Claim,
+    DeliveryKey,
+    Finished,
+    Known,
+    LedgerEntry,
+    MessageTrouble,
+    Quirk,
+)
 from shared.log import Report, silent
 from shared.mark import Mark
-from shared.state.batch import Asked, Batch, Operation, parts, run_all
 from shared.state.choices import (
     ADOPTION,
     AGAIN,
     CHOOSE,
     COUNT_AS_DELIVERED,
     HOLD_BACK,
+    AccountChoice,
     Adoption,
-    Again,
-    Choice,
-    Hold,
+    FetchAgain,
+    HoldAccounts,
 )
 from shared.state.database import Database
 from shared.state.deliveries import CLAIM, FINISH, UNCLAIM, lease_of
@@ -48,26 +56,21 @@ from shared.state.installation import (
     NOTE,
     QUESTION,
     STANDING,
-    Noted,
+    MarkRequest,
     Question,
 )
-from shared.state.installation import Standing as Installation
+from shared.state.installation import InstallationRecord as Installation
+from shared.state.lease_owner import new_owner
 from shared.state.leases import EXPIRE, GIVE_BACK, RENEW, RENEWAL, TAKE, Since
-from shared.state.ledger import (
-    EVERYTHING,
-    FORGET,
-    HEADS,
-    KNOWN,
-    MEASURE,
-    RECORD,
-    SEEN,
-    Portion,
-    Record,
-    Sizes,
-    Some,
+from shared.state.operations import Asked, Operation, Transaction, parts, run_all
+from shared.state.pruning import (
+    PRUNE_DELIVERIES,
+    PRUNE_IDENTITIES,
+    PRUNE_LEASES,
+    START,
+    IdentityPage,
+    PruneCursor,
 )
-from shared.state.lost import DELIVERED_TO_NOBODY, FORGET_LOST, Undelivered
-from shared.state.owner import new_owner
 from shared.state.schedule import (
     ACCOUNTS,
     CLAIM_DUE,
@@ -79,12 +82,12 @@ from shared.state.schedule import (
     RELEASE,
     UNQUEUE,
     AccountState,
-    Due,
-    Left,
-    Lost,
-    Polled,
-    PutOff,
-    Queued,
+    DueQuestion,
+    LeftAccounts,
+    LostJobs,
+    PollEnd,
+    Postponement,
+    QueuedAccounts,
 )
 from shared.state.standing import (
     LEARN,
@@ -93,22 +96,28 @@ from shared.state.standing import (
     RECALL,
     SETTLED,
     TROUBLED,
-    Asker,
-    Learnt,
-    Resident,
-    Settled,
-    Troubled,
+    AccountMaildrop,
+    PollQuestion,
+    QuirkToRecord,
+    TroublesToForget,
+    TroublesToRecord,
 )
-from shared.state.upkeep import (
-    PRUNE_DELIVERIES,
-    PRUNE_IDENTITIES,
-    PRUNE_LEASES,
-    START,
-    Page,
-    Place,
+from shared.state.uid_ledger import (
+    EVERYTHING,
+    FORGET,
+    HEADS,
+    KNOWN,
+    MEASURE,
+    RECORD,
+    SEEN,
+    RecordedSizes,
+    RecordMessages,
+    SomeUidls,
+    UidlPage,
 )
+from shared.state.undelivered import DELIVERED_TO_NOBODY, FORGET_LOST, Undelivered
 
-__all__ = ["AccountState", "Claim", "Entry", "Known", "State", "new_owner"]
+__all__ = ["AccountState", "Claim", "Known", "LedgerEntry", "State", "new_owner"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -162,8 +171,12 @@ _ORDER: Final[tuple[Operation[Any, Any], ...]] = (
 """The order of operations in a transaction: what frees a name before what takes it, what writes
 before what reads."""
 
-UNKNOWN: Final = "fetched, and cannot be recorded: it stays at the server, and each poll fetches it"
-UNRECORDABLE: Final = "delivered, and cannot be recorded: if it comes again, it comes twice"
+UNKNOWN: Final = (
+    "fetched but cannot be recorded: it stays at the server, and each poll fetches it again"
+)
+UNRECORDABLE: Final = (
+    "delivered but cannot be recorded: if it is fetched again, it is delivered twice"
+)
 
 ENROL_EVERY: Final = 3_600.0
 """Seconds after which it is made sure again that all accounts have a row: it may have been deleted,
@@ -181,10 +194,10 @@ class State:
         self._worker = worker
         self._owner = owner
         self._clock = clock
-        self._grouped: Grouped[Asked, Any] = Grouped(self._run, worker)
+        self._grouped: GroupCommit[Asked, Any] = GroupCommit(self._run, worker)
         self._held: set[str] = set()
-        self._claims: dict[Delivery, Since | None] = {}  # None for what is not ours
-        self._unrecorded: set[Delivery] = set()
+        self._claims: dict[DeliveryKey, Since | None] = {}  # None for what is not ours
+        self._unrecorded: set[DeliveryKey] = set()
         self._enrolled: set[str] = set()
         self._enrol_at = 0.0
         self._by_name = False
@@ -274,7 +287,7 @@ class State:
             after: those that come after this one.
             most: so many at the most.
         """
-        return await self._ask(KNOWN, Portion(account, after, most))
+        return await self._ask(KNOWN, UidlPage(account, after, most))
 
     async def seen(self, ids: Sequence[str]) -> dict[str, float]:
         """Return those of these identities that have been recorded, and since when."""
@@ -282,26 +295,30 @@ class State:
 
     async def heads(self, account: str, uidls: Sequence[str]) -> dict[str, str]:
         """Return the hashes of the header blocks of what is recorded, where they are known."""
-        return await self._ask(HEADS, Some(account, uidls))
+        return await self._ask(HEADS, SomeUidls(account, uidls))
 
     async def measure(self, account: str, sizes: Mapping[str, int]) -> None:
         """Record what LIST says of messages that are recorded, by UIDL."""
-        await self._ask(MEASURE, Sizes(account, sizes))
+        await self._ask(MEASURE, RecordedSizes(account, sizes))
 
-    async def record(self, account: str, entries: Sequence[Entry]) -> list[Entry]:
+    async def record(self, account: str, entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
         """Record messages as taken over; what is recorded already keeps its ``first_seen``.
 
         Returns:
             What the database does not take, each reported: nothing is known of it.
         """
         try:
-            await self._ask(RECORD, Record(account, entries))
+            await self._ask(RECORD, RecordMessages(account, entries))
         except Unstorable:
-            return await self._recorded_singly(account, entries)
+            return await self._record_singly(account, entries)
         return []
 
-    async def _recorded_singly(self, account: str, entries: Sequence[Entry]) -> list[Entry]:
-        answers = await self._ask_all(RECORD, [Record(account, [entry]) for entry in entries])
+    async def _record_singly(
+        self, account: str, entries: Sequence[LedgerEntry]
+    ) -> list[LedgerEntry]:
+        answers = await self._ask_all(
+            RECORD, [RecordMessages(account, [entry]) for entry in entries]
+        )
         pairs = zip(entries, answers, strict=True)
         bad = [(entry, why) for entry, why in pairs if isinstance(why, Unstorable)]
         for entry, why in bad:
@@ -310,31 +327,31 @@ class State:
 
     async def forget(self, account: str, uidls: Sequence[str]) -> None:
         """Forget UIDLs that the server no longer lists; the identities of the messages stay."""
-        await self._ask(FORGET, Some(account, uidls))
+        await self._ask(FORGET, SomeUidls(account, uidls))
 
-    async def recall(self, account: str, server: str) -> Standing:
+    async def recall(self, account: str, server: str) -> AccountStanding:
         """Return how an account and its server stand, at the beginning of a poll."""
-        return await self._ask(RECALL, Asker(account, server))
+        return await self._ask(RECALL, PollQuestion(account, server))
 
-    async def troubled(self, account: str, troubles: Sequence[Trouble]) -> None:
+    async def record_troubles(self, account: str, troubles: Sequence[MessageTrouble]) -> None:
         """Record messages that could not be fetched, or not be deleted."""
-        await self._ask(TROUBLED, Troubled(account, troubles))
+        await self._ask(TROUBLED, TroublesToRecord(account, troubles))
 
-    async def settled(self, account: str, keys: Sequence[str]) -> None:
+    async def forget_troubles(self, account: str, keys: Sequence[str]) -> None:
         """Forget troubles with messages, by key."""
-        await self._ask(SETTLED, Settled(account, keys))
+        await self._ask(SETTLED, TroublesToForget(account, keys))
 
     async def learn(self, server: str, quirk: Quirk, account: str | None = None) -> None:
         """Record a quirk of a server, for all its accounts, or for the one that is given."""
-        await self._ask(LEARN, Learnt(server, quirk, account))
+        await self._ask(LEARN, QuirkToRecord(server, quirk, account))
 
     async def move_in(self, account: str, maildrop: str) -> list[str]:
         """Record which maildrop an account polls; return other accounts that polled it."""
-        return await self._ask(MOVE_IN, Resident(account, maildrop))
+        return await self._ask(MOVE_IN, AccountMaildrop(account, maildrop))
 
     async def put_off(self, account: str, *, until: float) -> None:
         """Let an account be due at a moment, and no poll job be queued; how it stands stays."""
-        await self._ask(PUT_OFF, PutOff(account, until))
+        await self._ask(PUT_OFF, Postponement(account, until))
 
     async def claim_due(
         self, accounts: Collection[str], *, hold: float, first: Mapping[str, float] = _AT_ONCE
@@ -351,7 +368,7 @@ class State:
             self._enrolled.clear()
             self._enrol_at, self._by_name = now + ENROL_EVERY, False
         new = {name: first.get(name, 0.0) for name in names - self._enrolled}
-        due, strangers = await self._ask(CLAIM_DUE, Due(names, new, hold, self._by_name))
+        due, strangers = await self._ask(CLAIM_DUE, DueQuestion(names, new, hold, self._by_name))
         self._enrolled |= names
         self._by_name = self._by_name or strangers > len(names)
         return due
@@ -366,9 +383,9 @@ class State:
         Returns:
             Their names.
         """
-        return await self._ask(RELEASE, Lost(frozenset(accounts), age))
+        return await self._ask(RELEASE, LostJobs(frozenset(accounts), age))
 
-    async def polled(
+    async def record_poll(
         self,
         account: str,
         *,
@@ -396,21 +413,21 @@ class State:
         Returns:
             How many polls have failed one after the other; 0 where this one did not.
         """
-        end = Polled(account, next_poll, error, progress, undone, login_after, refused, retry_at)
+        end = PollEnd(account, next_poll, error, progress, undone, login_after, refused, retry_at)
         try:
             return await self._ask(POLLED, end)
         except Unstorable as bad:  # the schedule has to go on, whatever was said
             why = None if error is None else f"it cannot be recorded what was wrong: {bad}"
-            return await self._ask(POLLED, Polled(account, next_poll, why, progress))
+            return await self._ask(POLLED, PollEnd(account, next_poll, why, progress))
 
-    async def queued(self, accounts: Sequence[str], *, hold: float) -> None:
+    async def hold_queued(self, accounts: Sequence[str], *, hold: float) -> None:
         """Hold accounts for longer than ``claim_due`` did: their poll jobs are queued.
 
         Args:
             accounts: those that it returned; one that has been polled since then is left alone.
             hold: seconds from now after which one that was not polled is due again.
         """
-        await self._ask(HOLD, Queued(accounts, hold))
+        await self._ask(HOLD, QueuedAccounts(accounts, hold))
 
     async def give_back(self, accounts: Sequence[str]) -> None:
         """Undo ``claim_due`` for accounts whose poll jobs could not be queued."""
@@ -428,15 +445,15 @@ class State:
         """Return what tells whether the queues are ours; None where this process may not look."""
         return await self._ask(QUESTION, None)
 
-    async def note(self, *, beyond: int = 0) -> Mark:
+    async def advance(self, *, beyond: int = 0) -> Mark:
         """Get on by one, beyond a number; return how far that is. Nothing is asked any more."""
-        return await self._ask(NOTE, Noted(beyond))
+        return await self._ask(NOTE, MarkRequest(beyond))
 
-    async def asked(self, marks: str) -> None:
+    async def record_asked(self, marks: str) -> None:
         """Record the marks that the operator is asked about."""
         await self._ask(ASK, marks)
 
-    async def marked(self, places: str) -> None:
+    async def record_marked(self, places: str) -> None:
         """Record the places that took the last mark."""
         await self._ask(MARKED, places)
 
@@ -447,13 +464,13 @@ class State:
             accounts: those that are configured.
             why: as the operator is told.
         """
-        await self._ask(HOLD_BACK, Hold(accounts, why))
+        await self._ask(HOLD_BACK, HoldAccounts(accounts, why))
 
     async def enrol(self, accounts: Sequence[str]) -> None:
         """Add accounts that are not known yet; they are held where the database was doubted."""
         await self._ask(ENROL, accounts)
 
-    async def held(self, accounts: Sequence[str]) -> int:
+    async def count_held(self, accounts: Sequence[str]) -> int:
         """Return how many of these are held, for which nothing was chosen yet."""
         return await self._ask(COUNT_HELD, accounts)
 
@@ -465,7 +482,7 @@ class State:
             choice: ``ADOPT``, ...
             ends: whether accounts that are not known yet are not held any more.
         """
-        await self._ask(CHOOSE, Choice(accounts, choice, ends))
+        await self._ask(CHOOSE, AccountChoice(accounts, choice, ends))
 
     async def adopt(
         self, account: str, sizes: Mapping[str, int | None], *, choice: str | None
@@ -497,9 +514,9 @@ class State:
             since: only what was fetched later, in seconds since 1970, and never delivered to
                 anybody; None for all.
         """
-        return await self._ask(AGAIN, Again(account, choice, since))
+        return await self._ask(AGAIN, FetchAgain(account, choice, since))
 
-    async def claim(self, deliveries: Sequence[Delivery]) -> list[Claim | Unstorable | None]:
+    async def claim(self, deliveries: Sequence[DeliveryKey]) -> list[Claim | Unstorable | None]:
         """Claim messages for delivery.
 
         Returns:
@@ -513,7 +530,7 @@ class State:
         now = Since.now(self._clock)
         self._has_leases = True
         self._claims.update(dict.fromkeys(asked))  # not yet ours, nor to be renewed
-        found: dict[Delivery, Claim | Unstorable | None] = {}
+        found: dict[DeliveryKey, Claim | Unstorable | None] = {}
         try:
             answers = await self._ask_all(CLAIM, list(asked))
             found = dict(zip(asked, answers, strict=True))
@@ -525,7 +542,7 @@ class State:
                     self._claims.pop(delivery, None)
         return [found.pop(delivery, None) for delivery in deliveries]
 
-    def holds(self, delivery: Delivery) -> bool:
+    def holds(self, delivery: DeliveryKey) -> bool:
         """Return whether a claim is ours without doubt: by none of our clocks has it expired."""
         since = self._claims.get(delivery)
         return since is not None and since.runs(self._clock)
@@ -550,7 +567,7 @@ class State:
         for delivery in deliveries:
             self._claims.pop(delivery, None)
 
-    async def unclaim(self, deliveries: Sequence[Delivery]) -> None:
+    async def unclaim(self, deliveries: Sequence[DeliveryKey]) -> None:
         """Give claims back with nothing to record.
 
         Raises:
@@ -578,12 +595,12 @@ class State:
 
         Args:
             accounts: the names of those that are served, which stay.
-            age: seconds; one that somebody else serves all the same is enrolled anew by him.
+            age: seconds; one that somebody else serves all the same is enrolled anew by that one.
 
         Returns:
             How many.
         """
-        return await self._ask(PRUNE_ACCOUNTS, Left(frozenset(accounts), age))
+        return await self._ask(PRUNE_ACCOUNTS, LeftAccounts(frozenset(accounts), age))
 
     async def prune(self, older_than: float) -> int:
         """Delete finished deliveries, and identities that no maildrop holds any more.
@@ -600,9 +617,9 @@ class State:
         total = 0
         while deleted := await self._ask(PRUNE_DELIVERIES, before):
             total += deleted
-        place: Place | None = START
+        place: PruneCursor | None = START
         while place is not None:
-            deleted, place = await self._ask(PRUNE_IDENTITIES, Page(before, place))
+            deleted, place = await self._ask(PRUNE_IDENTITIES, IdentityPage(before, place))
             total += deleted
         return total
 
@@ -622,14 +639,14 @@ class State:
         return cast(Sequence[R | Unstorable], answers)
 
     def _run(self, asked: Sequence[Asked]) -> Sequence[Any]:
-        return halved(self._in_one, asked, parts, StateUnavailable)
+        return run_halving(self._in_one, asked, parts, StateUnavailable)
 
     def _in_one(self, asked: Sequence[Asked]) -> Sequence[Any]:
         writes = any(operation.writes for operation, _ in asked)
         return self._database.transaction(partial(self._answer, asked), writes=writes)
 
     def _answer(self, asked: Sequence[Asked], connection: Connection) -> Sequence[Any]:
-        return run_all(Batch(connection, self._owner, self._clock.now()), _ORDER, asked)
+        return run_all(Transaction(connection, self._owner, self._clock.now()), _ORDER, asked)
 
     async def _renew(self) -> None:
         while True:
@@ -638,14 +655,14 @@ class State:
             names = [*self._held, *(lease_of(delivery) for delivery in claims)]
             if names:
                 try:
-                    await self._renewed(claims, names)
+                    await self._renew_once(claims, names)
                 except StateUnavailable:
                     pass  # every other call says so as well
                 except Exception as error:  # noqa: BLE001  (ended, it would lose all leases)
                     why = f"{type(error).__name__}: {error}"
-                    self._report("leases were not renewed; it is tried again", why=why)
+                    self._report("leases were not renewed; retrying", why=why)
 
-    async def _renewed(self, claims: Sequence[Delivery], names: Sequence[str]) -> None:
+    async def _renew_once(self, claims: Sequence[DeliveryKey], names: Sequence[str]) -> None:
         since = Since.now(self._clock)
         ours = await self._ask(RENEW, names)
         for delivery in claims:

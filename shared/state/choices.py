@@ -30,9 +30,9 @@ from sqlalchemy import (
     update,
 )
 
-from shared.claims import ADOPTED
-from shared.state.batch import Batch, Operation, chunks, insert_into
-from shared.state.lost import to_nobody
+from shared.ledger import ADOPTED
+from shared.state.json_params import each, pairs
+from shared.state.operations import Operation, Transaction, chunks, insert_into
 from shared.state.schema import (
     ACCOUNT,
     DELIVERED,
@@ -42,21 +42,21 @@ from shared.state.schema import (
     UIDL,
     Escaped,
 )
-from shared.state.several import each, pairs
-from shared.state.statement import Made, Statement
+from shared.state.statement import SqlStatement, Statement
+from shared.state.undelivered import to_nobody
 
 _LONG: Final = 86_400.0
 """Seconds to the next look at a held account; the operator's choice comes before."""
 
 
-class Hold(NamedTuple):
+class HoldAccounts(NamedTuple):
     """Accounts that are not to be polled, nor is any other, and why."""
 
     accounts: Sequence[str]
     why: str
 
 
-class Choice(NamedTuple):
+class AccountChoice(NamedTuple):
     """Accounts, and what was chosen for them.
 
     Attributes:
@@ -81,7 +81,7 @@ class Adoption(NamedTuple):
     choice: str | None
 
 
-class Again(NamedTuple):
+class FetchAgain(NamedTuple):
     """An account whose messages count as not fetched any more.
 
     Attributes:
@@ -100,36 +100,40 @@ _ADOPTED: Final = literal_column(f"'{ADOPTED}'", Text())
 _SINCE: Final[BindParameter[float]] = bindparam("since", type_=Double())
 
 
-def _hold_all(batch: Batch, items: Sequence[Hold]) -> Sequence[None]:
+def _hold_all(transaction: Transaction, items: Sequence[HoldAccounts]) -> Sequence[None]:
     """Hold all accounts: the given ones, those that are known, and those that come to be known."""
     for accounts, why in items:
-        insert = insert_into(batch.dialect, INSTALLATION).values(
-            one=1, id=secrets.token_hex(16), number=0, at=batch.now, doubted=why
+        insert = insert_into(transaction.dialect, INSTALLATION).values(
+            one=1, id=secrets.token_hex(16), number=0, at=transaction.now, doubted=why
         )
         new = {"doubted": insert.excluded.doubted}
-        batch.connection.execute(
+        transaction.connection.execute(
             insert.on_conflict_do_update(index_elements=[INSTALLATION.c.one], set_=new)
         )
-        _change(batch, accounts, {"held": why})
-        held = {"held": why, "next_poll": batch.now + _LONG, "set_at": batch.now}
+        _change(transaction, accounts, {"held": why})
+        held = {"held": why, "next_poll": transaction.now + _LONG, "set_at": transaction.now}
         # What was chosen already, is chosen.
-        batch.connection.execute(update(ACCOUNT).where(ACCOUNT.c.choice.is_(None)).values(held))
+        transaction.connection.execute(
+            update(ACCOUNT).where(ACCOUNT.c.choice.is_(None)).values(held)
+        )
     return [None] * len(items)
 
 
-def _choose(batch: Batch, items: Sequence[Choice]) -> Sequence[None]:
+def _choose(transaction: Transaction, items: Sequence[AccountChoice]) -> Sequence[None]:
     for accounts, choice, ends in items:
         if ends:
-            batch.connection.execute(update(INSTALLATION).values(doubted=None))
-        _change(batch, accounts, {"next_poll": 0.0, "set_at": 0.0, "choice": choice})
+            transaction.connection.execute(update(INSTALLATION).values(doubted=None))
+        _change(transaction, accounts, {"next_poll": 0.0, "set_at": 0.0, "choice": choice})
     return [None] * len(items)
 
 
-def _change(batch: Batch, accounts: Sequence[str], values: Mapping[str, object]) -> None:
+def _change(
+    transaction: Transaction, accounts: Sequence[str], values: Mapping[str, object]
+) -> None:
     blank = {"next_poll": 0.0, "set_at": 0.0, "queued_until": 0.0, "queued_at": 0.0, "failures": 0}
     rows = [{"name": name, **blank, **values} for name in sorted(set(accounts))]
     for portion in chunks(rows):
-        batch.connection.execute(_changed(batch.dialect, tuple(values)), list(portion))
+        transaction.connection.execute(_changed(transaction.dialect, tuple(values)), list(portion))
 
 
 @cache
@@ -140,15 +144,15 @@ def _changed(dialect: str, names: tuple[str, ...]) -> Executable:
     )
 
 
-def _adopt(batch: Batch, items: Sequence[Adoption]) -> Sequence[None]:
+def _adopt(transaction: Transaction, items: Sequence[Adoption]) -> Sequence[None]:
     for account, sizes, choice in items:
-        values = {"account": account, "sizes": sizes, "now": batch.now}
-        _ADOPT.run(batch.connection, values)
-        _done(batch, account, choice)
+        values = {"account": account, "sizes": sizes, "now": transaction.now}
+        _ADOPT.run(transaction.connection, values)
+        _forget_choice(transaction, account, choice)
     return [None] * len(items)
 
 
-def _adopting(dialect: str) -> Made:
+def _adopting(dialect: str) -> SqlStatement:
     uidl, size = pairs(dialect, "sizes")
     number = cast(func.nullif(size, literal_column("''")), BigInteger)
     found = select(_ACCOUNT, uidl, _ADOPTED, _NOW, number).where(true())
@@ -156,16 +160,16 @@ def _adopting(dialect: str) -> Made:
     return insert_into(dialect, UIDL).from_select(columns, found).on_conflict_do_nothing()
 
 
-def _done(batch: Batch, account: str, choice: str | None) -> None:
+def _forget_choice(transaction: Transaction, account: str, choice: str | None) -> None:
     """Forget a choice that is done, unless there is another one by now."""
     if choice is not None:
         mine = (ACCOUNT.c.name == account, ACCOUNT.c.choice == choice)
-        batch.connection.execute(update(ACCOUNT).where(*mine).values(held=None, choice=None))
+        transaction.connection.execute(update(ACCOUNT).where(*mine).values(held=None, choice=None))
 
 
-def _delivered(batch: Batch, items: Sequence[Sequence[str]]) -> Sequence[None]:
+def _count_delivered(transaction: Transaction, items: Sequence[Sequence[str]]) -> Sequence[None]:
     for ids in items:
-        _DELIVERED.run(batch.connection, {"ids": ids, "now": batch.now})
+        _DELIVERED.run(transaction.connection, {"ids": ids, "now": transaction.now})
     return [None] * len(items)
 
 
@@ -173,20 +177,20 @@ def _one_by_one(ids: Sequence[str]) -> Sequence[Sequence[str]]:
     return [[id_] for id_ in ids]
 
 
-def _counted(dialect: str) -> Made:
+def _counted(dialect: str) -> SqlStatement:
     nobody = literal_column("''", Text())
     found = select(each(dialect, "ids"), nobody, nobody, _NOW, _ADOPTED).where(true())
     insert = insert_into(dialect, DELIVERED).from_select(list(DELIVERED.c), found)
     return insert.on_conflict_do_nothing()
 
 
-def _again(batch: Batch, items: Sequence[Again]) -> Sequence[int]:
-    return [_forget(batch, *item) for item in items]
+def _again(transaction: Transaction, items: Sequence[FetchAgain]) -> Sequence[int]:
+    return [_forget(transaction, *item) for item in items]
 
 
-def _forget(batch: Batch, account: str, choice: str, since: float | None) -> int:
+def _forget(transaction: Transaction, account: str, choice: str, since: float | None) -> int:
     """Forget messages; their UIDLs last, as the others are known by them."""
-    run = batch.connection.execute
+    run = transaction.connection.execute
     values: dict[str, object] = {"account": account}
     if since is None:
         ids = select(MESSAGE.c.id).where(MESSAGE.c.account == _ACCOUNT)
@@ -201,7 +205,7 @@ def _forget(batch: Batch, account: str, choice: str, since: float | None) -> int
         run(delete(UIDL).where(*listed), values)
         count = run(delete(MESSAGE).where(MESSAGE.c.id.in_(lost)), values).rowcount
     run(delete(TROUBLE).where(TROUBLE.c.account == _ACCOUNT), values)
-    _done(batch, account, choice)
+    _forget_choice(transaction, account, choice)
     return count
 
 
@@ -214,6 +218,6 @@ ADOPTION: Final = Operation(
     _adopt,
     parts=lambda a: [Adoption(a.account, {u: size}, None) for u, size in a.sizes.items()] or [a],
 )
-COUNT_AS_DELIVERED: Final = Operation(_delivered, parts=_one_by_one)
+COUNT_AS_DELIVERED: Final = Operation(_count_delivered, parts=_one_by_one)
 AGAIN: Final = Operation(_again)
 """Forgets messages; answers how many."""

@@ -19,14 +19,14 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
-from shared.disk_words import disk_words
+from shared.disk.explain import disk_words
+from shared.disk.private_file import make_private
+from shared.disk.space import log_pages
 from shared.errors import ConfigError, StateDamaged, StateUnavailable, Unstorable
 from shared.log import printable
-from shared.made import LEDGERS_LOST, gone, note_made, require_there
-from shared.own_log import require_own_log
-from shared.private_file import make_private
-from shared.rebuild import damaged, is_damage
-from shared.room import log_pages
+from shared.sqlite.presence import LEDGERS_LOST, how_gone, note_made, require_there
+from shared.sqlite.rebuild import damage_error, is_damage
+from shared.sqlite.write_ahead_log import require_own_log
 from shared.state import postgresql
 from shared.state.postgresql import WHERE
 from shared.state.schema import Incomplete, NewerDatabase, migrate
@@ -66,7 +66,7 @@ _NOT_OURS: Final = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
 
 class Database:
-    """The connection. Every method belongs into one and the same thread.
+    """The connection. All methods must be called from one thread.
 
     Args:
         url: an SQLAlchemy URL, ``sqlite:///file`` or ``postgresql+psycopg://user@host/name``; or
@@ -146,7 +146,7 @@ class Database:
             raise Unstorable(_reason(error)) from error
 
     def _damaged(self, why: str) -> ConfigError:
-        return damaged(Path(str(self._engine.url.database)), why)
+        return damage_error(Path(str(self._engine.url.database)), why)
 
     def close(self) -> None:
         """Disconnect."""
@@ -236,7 +236,7 @@ def _sqlite(url: URL, patience: float) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _: object) -> None:
-        if how := gone(path):  # else it would be made anew, and have no tables
+        if how := how_gone(path):  # else it would be made anew, and have no tables
             raise sqlite3.OperationalError(f"{printable(str(path))} {how}")
         connection.isolation_level = None  # BEGIN is ours, below
         for pragma in (*_PRAGMAS, f"wal_autocheckpoint={log_pages(path, _LOG_PAGES)}"):

@@ -12,27 +12,28 @@ from typing import Final
 
 from sqlalchemy import BindParameter, Double, bindparam, select, true
 
-from shared.claims import Claim, Delivery, Finished
-from shared.state import several
-from shared.state.batch import Batch, Operation, insert_into
+from shared.ledger import Claim, DeliveryKey, Finished
+from shared.state import json_params
+from shared.state.json_params import among
 from shared.state.leases import give_back, take
+from shared.state.operations import Operation, Transaction, insert_into
 from shared.state.schema import DELIVERED
-from shared.state.several import among
-from shared.state.statement import Made, Statement
+from shared.state.statement import SqlStatement, Statement
 
 PREFIX: Final = "delivery:"
 
 
-def lease_of(delivery: Delivery) -> str:
+def lease_of(delivery: DeliveryKey) -> str:
     """Return the name of the lease on a delivery."""
     return f"{PREFIX}{delivery.destination}:{delivery.id}"
 
 
-def _claim(batch: Batch, deliveries: Sequence[Delivery]) -> Sequence[Claim | None]:
+def _claim(transaction: Transaction, deliveries: Sequence[DeliveryKey]) -> Sequence[Claim | None]:
     leases = [lease_of(delivery) for delivery in deliveries]
-    ours = take(batch, set(leases))
+    ours = take(transaction, set(leases))
     delivered = _delivered(
-        batch, sorted({d.id for d, lease in zip(deliveries, leases, strict=True) if lease in ours})
+        transaction,
+        sorted({d.id for d, lease in zip(deliveries, leases, strict=True) if lease in ours}),
     )
     return [
         Claim(frozenset(delivered.get(delivery, ())), ours[lease]) if lease in ours else None
@@ -40,32 +41,34 @@ def _claim(batch: Batch, deliveries: Sequence[Delivery]) -> Sequence[Claim | Non
     ]
 
 
-def _delivered(batch: Batch, ids: Sequence[str]) -> Mapping[tuple[str, str], Sequence[str]]:
+def _delivered(
+    transaction: Transaction, ids: Sequence[str]
+) -> Mapping[tuple[str, str], Sequence[str]]:
     found: dict[tuple[str, str], list[str]] = {}
-    for id_, destination, recipient in _RECORDED.run(batch.connection, {"ids": ids}):
+    for id_, destination, recipient in _RECORDED.run(transaction.connection, {"ids": ids}):
         found.setdefault((id_, destination), []).append(recipient)
     return found
 
 
-def _recorded(dialect: str) -> Made:
+def _recorded(dialect: str) -> SqlStatement:
     columns = (DELIVERED.c.id, DELIVERED.c.destination, DELIVERED.c.recipient)
     return select(*columns).where(among(dialect, DELIVERED.c.id, "ids"))
 
 
-def _finish(batch: Batch, finished: Sequence[Finished]) -> Sequence[None]:
+def _finish(transaction: Transaction, finished: Sequence[Finished]) -> Sequence[None]:
     rows = [
         (*delivery, recipient, receipt)
         for delivery, receipts in finished
         for recipient, receipt in receipts.items()
     ]
     if rows:
-        _RECORD.run(batch.connection, {"rows": rows, "now": batch.now})
-    return give_back(batch, [lease_of(delivery) for delivery, _ in finished])
+        _RECORD.run(transaction.connection, {"rows": rows, "now": transaction.now})
+    return give_back(transaction, [lease_of(delivery) for delivery, _ in finished])
 
 
-def _record(dialect: str) -> Made:
+def _record(dialect: str) -> SqlStatement:
     # SQLite needs a WHERE to tell this ON from one of a join (sqlite.org/lang_upsert.html).
-    id_, destination, recipient, receipt = several.rows(dialect, "rows", 4)
+    id_, destination, recipient, receipt = json_params.rows(dialect, "rows", 4)
     now: BindParameter[float] = bindparam("now", type_=Double())
     found = select(id_, destination, recipient, now, receipt).where(true())
     return (
@@ -79,8 +82,8 @@ _RECORDED: Final = Statement(_recorded)
 _RECORD: Final = Statement(_record)
 
 
-def _unclaim(batch: Batch, deliveries: Sequence[Delivery]) -> Sequence[None]:
-    return give_back(batch, [lease_of(delivery) for delivery in deliveries])
+def _unclaim(transaction: Transaction, deliveries: Sequence[DeliveryKey]) -> Sequence[None]:
+    return give_back(transaction, [lease_of(delivery) for delivery in deliveries])
 
 
 def _recipients(finished: Finished) -> Sequence[Finished]:

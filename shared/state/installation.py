@@ -1,7 +1,7 @@
 """Which state database this is, and how far it has got: what marks elsewhere are compared with.
 
-``shared.mark`` says what follows from it. Whoever asks and answers holds the lease ``LEASE``, so
-that of several fetchers one at a time does.
+``shared.mark`` says what follows from it. Whoever asks and answers holds the lease ``LEASE_NAME``,
+so that of several fetchers one at a time does.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from sqlalchemy import (
 )
 
 from shared.mark import Mark
-from shared.state.batch import Batch, Operation, insert_into
+from shared.state.operations import Operation, Transaction, insert_into
 from shared.state.schema import ACCOUNT, INSTALLATION, MESSAGE, UIDL
 
-LEASE: Final = "installation"
+LEASE_NAME: Final = "installation"
 
 _ONE: Final = 1
 """The key of the only row."""
 
 
-class Standing(NamedTuple):
+class InstallationRecord(NamedTuple):
     """What the database says of itself.
 
     Attributes:
@@ -69,7 +69,7 @@ class Question(NamedTuple):
     chosen: bool
 
 
-class Noted(NamedTuple):
+class MarkRequest(NamedTuple):
     """How far it is to have got.
 
     Attributes:
@@ -79,32 +79,33 @@ class Noted(NamedTuple):
     least: int
 
 
-def _standing(batch: Batch, asked: Sequence[None]) -> Sequence[Standing]:
-    row = batch.connection.execute(select(INSTALLATION)).first()
+def _standing(transaction: Transaction, asked: Sequence[None]) -> Sequence[InstallationRecord]:
+    row = transaction.connection.execute(select(INSTALLATION)).first()
     known = select(literal(_ONE)).limit(1)
     fetched = any(
-        batch.connection.scalar(known.select_from(table)) is not None for table in (MESSAGE, UIDL)
+        transaction.connection.scalar(known.select_from(table)) is not None
+        for table in (MESSAGE, UIDL)
     )
     polled = known.where(ACCOUNT.c.last_ok.is_not(None))
-    used = fetched or batch.connection.scalar(polled) is not None
-    found = Standing(None, used, None, None, False)
+    used = fetched or transaction.connection.scalar(polled) is not None
+    found = InstallationRecord(None, used, None, None, False)
     if row is not None:
         own = Mark(row.id, row.number, row.at)
-        chosen = row.doubted is None or _some_is_chosen(batch)
-        found = Standing(own, used, row.asked, row.marked, chosen)
+        chosen = row.doubted is None or _some_is_chosen(transaction)
+        found = InstallationRecord(own, used, row.asked, row.marked, chosen)
     return [found] * len(asked)
 
 
-def _question(batch: Batch, asked: Sequence[None]) -> Sequence[Question | None]:
+def _question(transaction: Transaction, asked: Sequence[None]) -> Sequence[Question | None]:
     """Answer what is asked; None where this role may not look, as by grants of an older version."""
-    if batch.dialect == "postgresql" and not batch.connection.scalar(_MAY_LOOK):
+    if transaction.dialect == "postgresql" and not transaction.connection.scalar(_MAY_LOOK):
         return [None] * len(asked)
     columns = (INSTALLATION.c.id, INSTALLATION.c.asked, INSTALLATION.c.doubted)
-    row = batch.connection.execute(select(*columns)).first()
+    row = transaction.connection.execute(select(*columns)).first()
     if row is None:
-        waits = _some(batch, ACCOUNT.c.choice.is_not(None))
+        waits = _some(transaction, ACCOUNT.c.choice.is_not(None))
         return [Question(None, None, waits)] * len(asked)
-    chosen = row.doubted is None or _some_is_chosen(batch)
+    chosen = row.doubted is None or _some_is_chosen(transaction)
     return [Question(row.id, row.asked, chosen)] * len(asked)
 
 
@@ -114,20 +115,22 @@ _MAY_LOOK: Final = text(
 )
 
 
-def _some_is_chosen(batch: Batch) -> bool:
+def _some_is_chosen(transaction: Transaction) -> bool:
     """Return whether some account is held no longer, or is to be: all were, to begin with."""
-    return _some(batch, or_(ACCOUNT.c.held.is_(None), ACCOUNT.c.choice.is_not(None)))
+    return _some(transaction, or_(ACCOUNT.c.held.is_(None), ACCOUNT.c.choice.is_not(None)))
 
 
-def _some(batch: Batch, which: ColumnElement[bool]) -> bool:
+def _some(transaction: Transaction, which: ColumnElement[bool]) -> bool:
     found = select(literal(_ONE)).select_from(ACCOUNT).where(which).limit(1)
-    return batch.connection.scalar(found) is not None
+    return transaction.connection.scalar(found) is not None
 
 
-def _note(batch: Batch, asked: Sequence[Noted]) -> Sequence[Mark]:
+def _note(transaction: Transaction, asked: Sequence[MarkRequest]) -> Sequence[Mark]:
     """Get on by one, beyond what is asked, and ask the operator nothing any more."""
     values = {"id": secrets.token_hex(16), "least": max(least for (least,) in asked)}
-    rows = batch.connection.execute(_get_on(batch.dialect), {**values, "now": batch.now})
+    rows = transaction.connection.execute(
+        _get_on(transaction.dialect), {**values, "now": transaction.now}
+    )
     return [Mark(*rows.one())] * len(asked)
 
 
@@ -146,26 +149,26 @@ def _get_on(dialect: str) -> Executable:
     ).returning(INSTALLATION.c.id, INSTALLATION.c.number, INSTALLATION.c.at)
 
 
-def _ask(batch: Batch, texts: Sequence[str]) -> Sequence[None]:
+def _ask(transaction: Transaction, texts: Sequence[str]) -> Sequence[None]:
     """Write down which marks the operator is asked about; make the row, if need be."""
-    insert = insert_into(batch.dialect, INSTALLATION).values(
-        one=_ONE, id=secrets.token_hex(16), number=0, at=batch.now, asked=texts[-1]
+    insert = insert_into(transaction.dialect, INSTALLATION).values(
+        one=_ONE, id=secrets.token_hex(16), number=0, at=transaction.now, asked=texts[-1]
     )
     asking = insert.on_conflict_do_update(
         index_elements=[INSTALLATION.c.one], set_={"asked": insert.excluded.asked}
     )
-    batch.connection.execute(asking)
+    transaction.connection.execute(asking)
     return [None] * len(texts)
 
 
-def _mark(batch: Batch, texts: Sequence[str]) -> Sequence[None]:
-    batch.connection.execute(update(INSTALLATION).values(marked=texts[-1]))
+def _mark(transaction: Transaction, texts: Sequence[str]) -> Sequence[None]:
+    transaction.connection.execute(update(INSTALLATION).values(marked=texts[-1]))
     return [None] * len(texts)
 
 
-def _count(batch: Batch, asked: Sequence[Sequence[str]]) -> Sequence[int]:
+def _count(transaction: Transaction, asked: Sequence[Sequence[str]]) -> Sequence[int]:
     open_ = (ACCOUNT.c.held.is_not(None), ACCOUNT.c.choice.is_(None))
-    held = set(batch.connection.scalars(select(ACCOUNT.c.name).where(*open_)))
+    held = set(transaction.connection.scalars(select(ACCOUNT.c.name).where(*open_)))
     return [len(held.intersection(names)) for names in asked]
 
 

@@ -5,7 +5,7 @@ it could not take is anyone asked who holds them, so that contention alone pays 
 this machine that is proven dead loses its leases at once. A lease that claims to run further than
 any lease can was written by a clock that has since been set back, and is void too, unless its
 holder is of this machine and alive. So after a clock jump leases of other machines are waited for
-``LEASE`` seconds at most; clocks of different machines must agree to well under that.
+``LEASE_TABLE`` seconds at most; clocks of different machines must agree to well under that.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from sqlalchemy import (
 )
 
 from shared.clock import Clock
-from shared.state.batch import MAX_SKEW, Batch, Operation, insert_into
-from shared.state.owner import dead, local
-from shared.state.schema import LEASE as TABLE
+from shared.state.json_params import among, each
+from shared.state.lease_owner import dead, local
+from shared.state.operations import MAX_SKEW, Operation, Transaction, insert_into
+from shared.state.schema import LEASE_TABLE as TABLE
 from shared.state.schema import Escaped
-from shared.state.several import among, each
-from shared.state.statement import Made, Statement
+from shared.state.statement import SqlStatement, Statement
 
-LEASE: Final = 20.0
+LEASE_SECONDS: Final = 20.0
 """Seconds that a lease runs without being renewed."""
 
 RENEWAL: Final = 5.0
@@ -66,14 +66,16 @@ class Since(NamedTuple):
         Either can stand still: the one of a virtual machine that its host has stopped, and the wall
         clock until somebody sets it. Where both have, nobody can know, until the next renewal.
         """
-        return clock.boottime() - self.boot < LEASE and clock.now() - self.wall < LEASE
+        return (
+            clock.boottime() - self.boot < LEASE_SECONDS and clock.now() - self.wall < LEASE_SECONDS
+        )
 
 
-def take(batch: Batch, names: Collection[str]) -> dict[str, bool]:
+def take(transaction: Transaction, names: Collection[str]) -> dict[str, bool]:
     """Take what can be taken.
 
     Args:
-        batch: the transaction.
+        transaction: the transaction.
         names: the leases wanted; different ones.
 
     Returns:
@@ -81,36 +83,40 @@ def take(batch: Batch, names: Collection[str]) -> dict[str, bool]:
         gone, or our own from an earlier time) who never gave it back.
     """
     wanted = sorted(names)  # always in one order: fewer deadlocks in PostgreSQL
-    values = {"names": wanted, **_ours(batch)}
-    _TAKE.run(batch.connection, values)
+    values = {"names": wanted, **_ours(transaction)}
+    _TAKE.run(transaction.connection, values)
     ours = dict.fromkeys(wanted, False)
     held: list[tuple[str, str, float]] = []
-    for name, owner, expires in _NOTABLE.run(batch.connection, values):
-        if owner == batch.owner:
+    for name, owner, expires in _NOTABLE.run(transaction.connection, values):
+        if owner == transaction.owner:
             ours[name] = True
         else:
             del ours[name]
             held.append((name, owner, expires))
     if held:
-        ours.update(dict.fromkeys(_take_over(batch, held), True))
+        ours.update(dict.fromkeys(_take_over(transaction, held), True))
     return ours
 
 
-def _take_over(batch: Batch, held: Sequence[tuple[str, str, float]]) -> list[str]:
-    void = [name for name, owner, expires in held if _void(owner, expires, batch.now)]
+def _take_over(transaction: Transaction, held: Sequence[tuple[str, str, float]]) -> list[str]:
+    void = [name for name, owner, expires in held if _void(owner, expires, transaction.now)]
     if void:
-        _INHERIT.run(batch.connection, {"names": void, **_ours(batch)})
+        _INHERIT.run(transaction.connection, {"names": void, **_ours(transaction)})
     return void
 
 
-def _ours(batch: Batch) -> Mapping[str, object]:
-    return {"us": batch.owner, "now": batch.now, "then": batch.now + LEASE}
+def _ours(transaction: Transaction) -> Mapping[str, object]:
+    return {
+        "us": transaction.owner,
+        "now": transaction.now,
+        "then": transaction.now + LEASE_SECONDS,
+    }
 
 
 def _void(owner: str, expires: float, now: float) -> bool:
     if local(owner):
         return dead(owner)
-    return expires > now + LEASE + MAX_SKEW
+    return expires > now + LEASE_SECONDS + MAX_SKEW
 
 
 # Built once each: building a statement anew costs several times what SQLite needs to run it.
@@ -119,7 +125,7 @@ _NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
 _THEN: Final[BindParameter[float]] = bindparam("then", type_=Double())
 
 
-def _take(dialect: str) -> Made:
+def _take(dialect: str) -> SqlStatement:
     # SQLite needs the WHERE to tell this ON from one of a join (sqlite.org/lang_upsert.html).
     free = literal(0, Integer())
     rows = select(each(dialect, "names"), _US, _NOW, _THEN, free).where(true())
@@ -137,7 +143,7 @@ def _take(dialect: str) -> Made:
     )
 
 
-def _notable(dialect: str) -> Made:
+def _notable(dialect: str) -> SqlStatement:
     """Find what could not be taken, or had been somebody's: mostly nothing.
 
     PostgreSQL has locked what the upsert could not take as well, so nobody changes it meanwhile.
@@ -149,12 +155,12 @@ def _notable(dialect: str) -> Made:
     return select(TABLE.c.name, TABLE.c.owner, TABLE.c.expires).where(wanted, which)
 
 
-def _inherit(dialect: str) -> Made:
+def _inherit(dialect: str) -> SqlStatement:
     changes = {"owner": _US, "renewed": _NOW, "expires": _THEN, "taken": 1}
     return update(TABLE).where(among(dialect, TABLE.c.name, "names")).values(changes)
 
 
-def _give_back(dialect: str) -> Made:
+def _give_back(dialect: str) -> SqlStatement:
     return delete(TABLE).where(among(dialect, TABLE.c.name, "names"), TABLE.c.owner == _US)
 
 
@@ -171,28 +177,32 @@ def _keep(dialect: str) -> Executable:
     return update(TABLE).where(*still_ours).values(changes).returning(TABLE.c.name)
 
 
-def give_back(batch: Batch, names: Sequence[str]) -> Sequence[None]:
+def give_back(transaction: Transaction, names: Sequence[str]) -> Sequence[None]:
     """Drop leases of ours; those that are not ours (any more) stay as they are."""
-    _GIVE_BACK.run(batch.connection, {"names": names, "us": batch.owner})
+    _GIVE_BACK.run(transaction.connection, {"names": names, "us": transaction.owner})
     return [None] * len(names)
 
 
-def _lease(batch: Batch, names: Sequence[str]) -> Sequence[bool]:
-    ours = take(batch, set(names))
+def _lease(transaction: Transaction, names: Sequence[str]) -> Sequence[bool]:
+    ours = take(transaction, set(names))
     return [name in ours for name in names]
 
 
-def _renew(batch: Batch, items: Sequence[Sequence[str]]) -> Sequence[frozenset[str]]:
+def _renew(transaction: Transaction, items: Sequence[Sequence[str]]) -> Sequence[frozenset[str]]:
     """Renew what is still ours; return its names for each item."""
     wanted = [name for names in items for name in names]
-    renewed = batch.connection.scalars(_keep(batch.dialect), {"names": wanted, **_ours(batch)})
+    renewed = transaction.connection.scalars(
+        _keep(transaction.dialect), {"names": wanted, **_ours(transaction)}
+    )
     ours = frozenset(renewed)
     return [ours & frozenset(names) for names in items]
 
 
-def _expire(batch: Batch, items: Sequence[None]) -> Sequence[None]:
+def _expire(transaction: Transaction, items: Sequence[None]) -> Sequence[None]:
     """Let everything of ours expire now: what is still held was not finished in good order."""
-    batch.connection.execute(update(TABLE).where(TABLE.c.owner == batch.owner).values(expires=0))
+    transaction.connection.execute(
+        update(TABLE).where(TABLE.c.owner == transaction.owner).values(expires=0)
+    )
     return [None] * len(items)
 
 

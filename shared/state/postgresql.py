@@ -56,7 +56,7 @@ _OPTION: Final = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.-]*)=((?:\\.|\S)*)(?:\s+
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class EngineArguments:
     """What an engine is made with.
 
     Attributes:
@@ -70,7 +70,7 @@ class Address:
     begin: str
 
 
-def address(url: URL, patience: float) -> Address:
+def address(url: URL, patience: float) -> EngineArguments:
     """Return how to connect.
 
     Args:
@@ -96,7 +96,7 @@ def address(url: URL, patience: float) -> Address:
         **({"target_session_attrs": "read-write"} if _is_several(url) else {}),
     }
     query = {k: v if k == _MULTIPLE else _text(v) for k, v in {**defaults, **given}.items()}
-    return Address(url.set(query=query), {"autocommit": True, **prepare}, _begin(settings))
+    return EngineArguments(url.set(query=query), {"autocommit": True, **prepare}, _begin(settings))
 
 
 def prepare(engine: Engine, begin: str) -> None:

@@ -33,10 +33,10 @@ from sqlalchemy import (
     update,
 )
 
-from shared.state.batch import MAX_SKEW, Batch, Operation, chunks, insert_into
-from shared.state.schema import ACCOUNT, INSTALLATION, LEASE
-from shared.state.several import among, each, pairs
-from shared.state.statement import Made, Statement
+from shared.state.json_params import among, each, pairs
+from shared.state.operations import MAX_SKEW, Operation, Transaction, chunks, insert_into
+from shared.state.schema import ACCOUNT, INSTALLATION, LEASE_TABLE
+from shared.state.statement import SqlStatement, Statement
 
 POLLING: Final = "account:"
 """How the name of the lease on an account begins, under which it is polled."""
@@ -69,7 +69,7 @@ class AccountState:
     choice: str | None = None
 
 
-class Due(NamedTuple):
+class DueQuestion(NamedTuple):
     """A question for accounts that are due.
 
     Attributes:
@@ -86,7 +86,7 @@ class Due(NamedTuple):
     by_name: bool = False
 
 
-class Lost(NamedTuple):
+class LostJobs(NamedTuple):
     """A question for accounts whose poll jobs are lost: their queue is empty.
 
     Attributes:
@@ -99,7 +99,7 @@ class Lost(NamedTuple):
     age: float
 
 
-class Left(NamedTuple):
+class LeftAccounts(NamedTuple):
     """A question for accounts that nobody has any more, and that nothing was asked about.
 
     Attributes:
@@ -111,21 +111,21 @@ class Left(NamedTuple):
     age: float
 
 
-class Queued(NamedTuple):
+class QueuedAccounts(NamedTuple):
     """Accounts whose poll jobs are queued, and seconds for which those count as on their way."""
 
     names: Sequence[str]
     hold: float
 
 
-class PutOff(NamedTuple):
+class Postponement(NamedTuple):
     """An account that could not be polled now, without a fault of anybody's: when it is due."""
 
     account: str
     until: float
 
 
-class Polled(NamedTuple):
+class PollEnd(NamedTuple):
     """The end of a poll.
 
     Attributes:
@@ -147,50 +147,57 @@ class Polled(NamedTuple):
     retry_at: float = 0.0
 
 
-def _claim_due(batch: Batch, asked: Sequence[Due]) -> Sequence[tuple[list[str], int]]:
-    return [_claimed(batch, due) for due in asked]
+def _claim_due(
+    transaction: Transaction, asked: Sequence[DueQuestion]
+) -> Sequence[tuple[list[str], int]]:
+    return [_claim_for(transaction, due) for due in asked]
 
 
-def _claimed(batch: Batch, due: Due) -> tuple[list[str], int]:
+def _claim_for(transaction: Transaction, due: DueQuestion) -> tuple[list[str], int]:
     """Claim what is due; answer which, and how many more are due that are none of the asker's.
 
     Those are only looked at: locked, as what is claimed has to be, each would write to the log of
     PostgreSQL again every second for as long as its row is there.
     """
     if due.new:
-        _add(batch, due.new)
-    moments = {"now": batch.now, "ahead": batch.now + MAX_SKEW}
+        _add(transaction, due.new)
+    moments = {"now": transaction.now, "ahead": transaction.now + MAX_SKEW}
     if due.by_name:
-        ready, strangers = _names(_DUE_AMONG, batch, {**moments, "names": sorted(due.names)}), 0
+        ready, strangers = (
+            _names(_DUE_AMONG, transaction, {**moments, "names": sorted(due.names)}),
+            0,
+        )
     else:
-        found = _names(_DUE, batch, moments)
+        found = _names(_DUE, transaction, moments)
         ready = [name for name in found if name in due.names]
         strangers = len(found) - len(ready)
     if not ready:
         return [], strangers
-    mine = sorted(_names(_LOCK, batch, {**moments, "names": sorted(ready)}))
-    until = batch.now + due.hold
-    _QUEUE.run(batch.connection, {"names": mine, "now": batch.now, "until": until})
+    mine = sorted(_names(_LOCK, transaction, {**moments, "names": sorted(ready)}))
+    until = transaction.now + due.hold
+    _QUEUE.run(transaction.connection, {"names": mine, "now": transaction.now, "until": until})
     return mine, strangers
 
 
-def _names(statement: Statement, batch: Batch, values: Mapping[str, object]) -> list[str]:
-    return [name for (name,) in statement.run(batch.connection, values)]
+def _names(
+    statement: Statement, transaction: Transaction, values: Mapping[str, object]
+) -> list[str]:
+    return [name for (name,) in statement.run(transaction.connection, values)]
 
 
-def _enrol(batch: Batch, asked: Sequence[Sequence[str]]) -> Sequence[None]:
-    _add(batch, {name: 0.0 for names in asked for name in names})
+def _enrol(transaction: Transaction, asked: Sequence[Sequence[str]]) -> Sequence[None]:
+    _add(transaction, {name: 0.0 for names in asked for name in names})
     return [None] * len(asked)
 
 
-def _add(batch: Batch, new: Mapping[str, float]) -> None:
+def _add(transaction: Transaction, new: Mapping[str, float]) -> None:
     """Add accounts that are not known yet, held where the database was doubted."""
     at_once = sorted(name for name, wait in new.items() if not wait)
-    later = {name: repr(batch.now + wait) for name, wait in sorted(new.items()) if wait}
+    later = {name: repr(transaction.now + wait) for name, wait in sorted(new.items()) if wait}
     if at_once:
-        _ENROL.run(batch.connection, {"names": at_once})
+        _ENROL.run(transaction.connection, {"names": at_once})
     if later:
-        _ENROL_LATER.run(batch.connection, {"waits": later, "now": batch.now})
+        _ENROL_LATER.run(transaction.connection, {"waits": later, "now": transaction.now})
 
 
 _NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
@@ -210,26 +217,26 @@ def _is_due() -> ColumnElement[bool]:
     return and_(due, free, polled)
 
 
-def _due(_: str) -> Made:
+def _due(_: str) -> SqlStatement:
     return select(ACCOUNT.c.name).where(_is_due())
 
 
-def _due_among(dialect: str) -> Made:
+def _due_among(dialect: str) -> SqlStatement:
     return select(ACCOUNT.c.name).where(among(dialect, ACCOUNT.c.name, "names"), _is_due())
 
 
-def _lock(dialect: str) -> Made:
+def _lock(dialect: str) -> SqlStatement:
     these = (among(dialect, ACCOUNT.c.name, "names"), _is_due())
     return select(ACCOUNT.c.name).where(*these).with_for_update(of=ACCOUNT, skip_locked=True)
 
 
-def _queue(dialect: str) -> Made:
+def _queue(dialect: str) -> SqlStatement:
     until: BindParameter[float] = bindparam("until", type_=Double())
     changes = {"queued_until": until, "queued_at": _NOW}
     return update(ACCOUNT).where(among(dialect, ACCOUNT.c.name, "names")).values(changes)
 
 
-def _enrol_at_once(dialect: str) -> Made:
+def _enrol_at_once(dialect: str) -> SqlStatement:
     zero: ColumnElement[float] = literal_column("0.0", Double())
     none: ColumnElement[int] = literal_column("0", Integer())
     held = select(INSTALLATION.c.doubted).scalar_subquery()
@@ -237,7 +244,7 @@ def _enrol_at_once(dialect: str) -> Made:
     return _unless_there(dialect, rows)
 
 
-def _enrol_later(dialect: str) -> Made:
+def _enrol_later(dialect: str) -> SqlStatement:
     name, at = pairs(dialect, "waits")
     zero: ColumnElement[float] = literal_column("0.0", Double())
     none: ColumnElement[int] = literal_column("0", Integer())
@@ -246,7 +253,7 @@ def _enrol_later(dialect: str) -> Made:
     return _unless_there(dialect, rows)
 
 
-def _unless_there(dialect: str, rows: Any) -> Made:
+def _unless_there(dialect: str, rows: Any) -> SqlStatement:
     columns = ("name", "next_poll", "set_at", "queued_until", "queued_at", "failures", "held")
     insert = insert_into(dialect, ACCOUNT).from_select(columns, rows)
     return insert.on_conflict_do_nothing()
@@ -277,14 +284,14 @@ def _blank(name: str) -> Mapping[str, object]:
     }
 
 
-def _polled(batch: Batch, polls: Sequence[Polled]) -> Sequence[int]:
+def _record_polls(transaction: Transaction, polls: Sequence[PollEnd]) -> Sequence[int]:
     rows = {
         poll.account: {
             **_blank(poll.account),
             "next_poll": poll.next_poll,
-            "set_at": batch.now,
+            "set_at": transaction.now,
             "failures": 0 if poll.error is None else 1,
-            "last_ok": batch.now if poll.error is None else None,
+            "last_ok": transaction.now if poll.error is None else None,
             "last_error": poll.error,
             "undone": poll.undone,
             "login_after": poll.login_after,
@@ -294,8 +301,10 @@ def _polled(batch: Batch, polls: Sequence[Polled]) -> Sequence[int]:
         for poll in polls
     }
     if anew := sorted({poll.account for poll in polls if poll.error and poll.progress}):
-        batch.connection.execute(update(ACCOUNT).where(ACCOUNT.c.name.in_(anew)).values(failures=0))
-    answered = batch.connection.execute(_end(batch.dialect), list(rows.values()))
+        transaction.connection.execute(
+            update(ACCOUNT).where(ACCOUNT.c.name.in_(anew)).values(failures=0)
+        )
+    answered = transaction.connection.execute(_end(transaction.dialect), list(rows.values()))
     failures: dict[str, int] = dict(iter(answered))
     return [failures[poll.account] for poll in polls]
 
@@ -323,39 +332,41 @@ def _end(dialect: str) -> Executable:
     ).returning(old.name, old.failures)
 
 
-def _unqueue(batch: Batch, asked: Sequence[Sequence[str]]) -> Sequence[None]:
+def _unqueue(transaction: Transaction, asked: Sequence[Sequence[str]]) -> Sequence[None]:
     for portion in chunks(sorted({name for names in asked for name in names})):
-        batch.connection.execute(
+        transaction.connection.execute(
             update(ACCOUNT).where(ACCOUNT.c.name.in_(portion)).values(queued_until=0, queued_at=0)
         )
     return [None] * len(asked)
 
 
-def _hold(batch: Batch, asked: Sequence[Queued]) -> Sequence[None]:
+def _hold(transaction: Transaction, asked: Sequence[QueuedAccounts]) -> Sequence[None]:
     for queued in asked:
         for portion in chunks(sorted(set(queued.names))):
-            batch.connection.execute(
+            transaction.connection.execute(
                 update(ACCOUNT)
                 # One that is not queued any more has been polled in the meantime.
                 .where(ACCOUNT.c.name.in_(portion), ACCOUNT.c.queued_until > 0)
-                .values(queued_until=batch.now + queued.hold, queued_at=batch.now)
+                .values(queued_until=transaction.now + queued.hold, queued_at=transaction.now)
             )
     return [None] * len(asked)
 
 
-def _put_off(batch: Batch, asked: Sequence[PutOff]) -> Sequence[None]:
+def _put_off(transaction: Transaction, asked: Sequence[Postponement]) -> Sequence[None]:
     for account, until in asked:
-        batch.connection.execute(
+        transaction.connection.execute(
             update(ACCOUNT)
             .where(ACCOUNT.c.name == account)
-            .values(next_poll=until, set_at=batch.now, queued_until=0, queued_at=0)
+            .values(next_poll=until, set_at=transaction.now, queued_until=0, queued_at=0)
         )
     return [None] * len(asked)
 
 
-def _accounts(batch: Batch, asked: Sequence[None]) -> Sequence[Mapping[str, AccountState]]:
+def _accounts(
+    transaction: Transaction, asked: Sequence[None]
+) -> Sequence[Mapping[str, AccountState]]:
     columns = ACCOUNT.c
-    rows = batch.connection.execute(
+    rows = transaction.connection.execute(
         select(
             columns.name,
             columns.next_poll,
@@ -373,14 +384,14 @@ def _accounts(batch: Batch, asked: Sequence[None]) -> Sequence[Mapping[str, Acco
     return [found] * len(asked)
 
 
-def _release(batch: Batch, asked: Sequence[Lost]) -> Sequence[list[str]]:
+def _release(transaction: Transaction, asked: Sequence[LostJobs]) -> Sequence[list[str]]:
     """Let accounts be due again that count as queued, and that nobody polls."""
     released: list[list[str]] = []
     for lost in asked:
-        values = {"now": batch.now, "before": batch.now - lost.age, "prefix": POLLING}
-        mine = sorted(lost.names.intersection(_names(_UNATTENDED, batch, values)))
+        values = {"now": transaction.now, "before": transaction.now - lost.age, "prefix": POLLING}
+        mine = sorted(lost.names.intersection(_names(_UNATTENDED, transaction, values)))
         if mine:
-            mine = sorted(_names(_RELEASE, batch, {**values, "names": mine}))
+            mine = sorted(_names(_RELEASE, transaction, {**values, "names": mine}))
         released.append(mine)
     return released
 
@@ -388,32 +399,34 @@ def _release(batch: Batch, asked: Sequence[Lost]) -> Sequence[list[str]]:
 def _is_unattended() -> ColumnElement[bool]:
     prefix: BindParameter[str] = bindparam("prefix", type_=Text())
     lease = prefix + type_coerce(ACCOUNT.c.name, Text)
-    polled = exists().where(type_coerce(LEASE.c.name, Text) == lease, LEASE.c.expires > _NOW)
+    polled = exists().where(
+        type_coerce(LEASE_TABLE.c.name, Text) == lease, LEASE_TABLE.c.expires > _NOW
+    )
     return and_(ACCOUNT.c.queued_until > _NOW, ACCOUNT.c.queued_at < _BEFORE, ~polled)
 
 
 _BEFORE: Final[BindParameter[float]] = bindparam("before", type_=Double())
 
 
-def _unattended(_: str) -> Made:
+def _unattended(_: str) -> SqlStatement:
     return select(ACCOUNT.c.name).where(_is_unattended())
 
 
-def _released(dialect: str) -> Made:
+def _released(dialect: str) -> SqlStatement:
     these = (among(dialect, ACCOUNT.c.name, "names"), _is_unattended())
     never: ColumnElement[float] = literal_column("0.0", Double())
     free = {"queued_until": never, "queued_at": never}
     return update(ACCOUNT).where(*these).values(free).returning(ACCOUNT.c.name)
 
 
-def _prune(batch: Batch, asked: Sequence[Left]) -> Sequence[int]:
+def _prune(transaction: Transaction, asked: Sequence[LeftAccounts]) -> Sequence[int]:
     """Delete how accounts stand that nobody has any more; what was fetched of them stays known."""
     gone = 0
     for left in asked:
-        values = {"before": batch.now - left.age}
-        theirs = [name for name in _names(_LEFT, batch, values) if name not in left.names]
+        values = {"before": transaction.now - left.age}
+        theirs = [name for name in _names(_LEFT, transaction, values) if name not in left.names]
         if theirs:
-            gone += len(_names(_FORGET, batch, {**values, "names": sorted(theirs)}))
+            gone += len(_names(_FORGET, transaction, {**values, "names": sorted(theirs)}))
     return [gone] * len(asked)
 
 
@@ -428,11 +441,11 @@ def _is_left() -> ColumnElement[bool]:
     return and_(*(moment < _BEFORE for moment in moments), *asked)
 
 
-def _left(_: str) -> Made:
+def _left(_: str) -> SqlStatement:
     return select(ACCOUNT.c.name).where(_is_left())
 
 
-def _forgotten(dialect: str) -> Made:
+def _forgotten(dialect: str) -> SqlStatement:
     these = (among(dialect, ACCOUNT.c.name, "names"), _is_left())
     return delete(ACCOUNT).where(*these).returning(ACCOUNT.c.name)
 
@@ -445,7 +458,7 @@ _FORGET: Final = Statement(_forgotten)
 
 CLAIM_DUE: Final = Operation(_claim_due)
 ENROL: Final = Operation(_enrol)
-POLLED: Final = Operation(_polled)
+POLLED: Final = Operation(_record_polls)
 HOLD: Final = Operation(_hold)
 UNQUEUE: Final = Operation(_unqueue)
 PUT_OFF: Final = Operation(_put_off)

@@ -57,7 +57,7 @@ class Escaped(TypeDecorator[str]):
 
 METADATA: Final = MetaData()
 
-LEASE: Final = Table(
+LEASE_TABLE: Final = Table(
     "lease",
     METADATA,
     Column("name", Escaped, primary_key=True),

@@ -2,7 +2,7 @@
 
 All that a poll has to know before it logs in is one answer. What has been learnt holds until a
 moment that whoever learnt it has set; a later moment than any would be, from a clock that has since
-been set back, ends with the same pruning as everything else.
+been set back, is removed by the same pruning as everything else.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from sqlalchemy import (
     select,
 )
 
-from shared.claims import Quirk, Standing, Trouble
-from shared.state.batch import Batch, Operation, insert_into
+from shared.ledger import AccountStanding, MessageTrouble, Quirk
+from shared.state.json_params import among
+from shared.state.operations import Operation, Transaction, insert_into
 from shared.state.schema import ACCOUNT, INSTALLATION, QUIRK, TROUBLE, UIDL, Escaped
-from shared.state.several import among
-from shared.state.statement import Made, Statement
+from shared.state.statement import SqlStatement, Statement
 
 LONGEST: Final = 90 * 86_400.0
 """Seconds for which anything that is learnt may hold."""
@@ -36,28 +36,28 @@ LARGE: Final = 1_000
 """Messages recorded of a maildrop above which it is a large one: more are not counted."""
 
 
-class Asker(NamedTuple):
+class PollQuestion(NamedTuple):
     """An account that is to be polled, and its server."""
 
     account: str
     server: str
 
 
-class Troubled(NamedTuple):
+class TroublesToRecord(NamedTuple):
     """Troubles with messages of an account, to be written down."""
 
     account: str
-    troubles: Sequence[Trouble]
+    troubles: Sequence[MessageTrouble]
 
 
-class Settled(NamedTuple):
+class TroublesToForget(NamedTuple):
     """Messages of an account with which there is no trouble any more, by key."""
 
     account: str
     keys: Sequence[str]
 
 
-class Learnt(NamedTuple):
+class QuirkToRecord(NamedTuple):
     """A quirk of a server; with an account, of its maildrop there alone."""
 
     server: str
@@ -65,7 +65,7 @@ class Learnt(NamedTuple):
     account: str | None = None
 
 
-class Resident(NamedTuple):
+class AccountMaildrop(NamedTuple):
     """An account, and the maildrop that it polls."""
 
     account: str
@@ -89,33 +89,33 @@ def _new(**values: object) -> Mapping[str, object]:
     return {f"new_{name}": int(v) if v is True or v is False else v for name, v in values.items()}
 
 
-def _recall(batch: Batch, asked: Sequence[Asker]) -> Sequence[Standing]:
-    return [_standing(batch, account, server) for account, server in asked]
+def _recall(transaction: Transaction, asked: Sequence[PollQuestion]) -> Sequence[AccountStanding]:
+    return [_standing(transaction, account, server) for account, server in asked]
 
 
-def _standing(batch: Batch, account: str, server: str) -> Standing:
+def _standing(transaction: Transaction, account: str, server: str) -> AccountStanding:
     own = _maildrop(account, server)
     values: dict[str, object] = {
         "account": account,
         "server": server,
         "own": own,
-        "now": batch.now,
+        "now": transaction.now,
     }
-    rows = _STANDING.run(batch.connection, values)
+    rows = _STANDING.run(transaction.connection, values)
     troubles = [
-        Trouble(*row)._replace(deletes=bool(row[-1]))
-        for row in _TROUBLES.run(batch.connection, values)
+        MessageTrouble(*row)._replace(deletes=bool(row[-1]))
+        for row in _TROUBLES.run(transaction.connection, values)
     ]
     quirks: dict[str, dict[str, Quirk]] = {server: {}, own: {}}
-    for whose, *row in _QUIRKS.run(batch.connection, values):
+    for whose, *row in _QUIRKS.run(transaction.connection, values):
         quirk = Quirk(*row)
         quirks[whose][quirk.name] = quirk
-    large = bool(_BEYOND.run(batch.connection, values))
+    large = bool(_BEYOND.run(transaction.connection, values))
     if not rows:
-        doubted = batch.connection.scalar(select(INSTALLATION.c.doubted))
+        doubted = transaction.connection.scalar(select(INSTALLATION.c.doubted))
         rows = [(0, None, 0, None, 0, doubted, None)]
     failures, maildrop, login_after, refused, retry_at, held, choice = rows[0]
-    return Standing(
+    return AccountStanding(
         failures,
         maildrop,
         login_after or 0.0,
@@ -130,23 +130,23 @@ def _standing(batch: Batch, account: str, server: str) -> Standing:
     )
 
 
-def _of_account(_: str) -> Made:
+def _of_account(_: str) -> SqlStatement:
     names = ("failures", "maildrop", "login_after", "refused", "retry_at", "held", "choice")
     return select(*(ACCOUNT.c[name] for name in names)).where(ACCOUNT.c.name == _ACCOUNT)
 
 
-def _beyond(_: str) -> Made:
+def _beyond(_: str) -> SqlStatement:
     """Find a UIDL beyond the first ``LARGE``: no more of them are gone through than that."""
     one, beyond = literal_column("1", Integer()), literal_column(str(LARGE), Integer())
     return select(one).where(UIDL.c.account == _ACCOUNT).limit(one).offset(beyond)
 
 
-def _troubles_of(_: str) -> Made:
+def _troubles_of(_: str) -> SqlStatement:
     names = ("key", "number", "tries", "until", "reason", "id", "deletes")
     return select(*(TROUBLE.c[name] for name in names)).where(TROUBLE.c.account == _ACCOUNT)
 
 
-def _quirks_of(_: str) -> Made:
+def _quirks_of(_: str) -> SqlStatement:
     columns = (QUIRK.c.server, QUIRK.c.name, QUIRK.c.value, QUIRK.c.until)
     whose = or_(QUIRK.c.server == _SERVER, QUIRK.c.server == _OWN)
     return select(*columns).where(whose, QUIRK.c.until > _NOW)
@@ -160,14 +160,14 @@ def _maildrop(account: str, server: str) -> str:
     return f"{account} {server}"
 
 
-def _trouble(batch: Batch, items: Sequence[Troubled]) -> Sequence[None]:
+def _trouble(transaction: Transaction, items: Sequence[TroublesToRecord]) -> Sequence[None]:
     for account, troubles in items:
         for trouble in troubles:
-            _NOTE.run(batch.connection, _new(account=account, **trouble._asdict()))
+            _NOTE.run(transaction.connection, _new(account=account, **trouble._asdict()))
     return [None] * len(items)
 
 
-def _noted(dialect: str) -> Made:
+def _noted(dialect: str) -> SqlStatement:
     insert = insert_into(dialect, TROUBLE).values(_given(TROUBLE))
     rest = [c for c in TROUBLE.c if not c.primary_key]
     return insert.on_conflict_do_update(
@@ -176,26 +176,26 @@ def _noted(dialect: str) -> Made:
     )
 
 
-def _settle(batch: Batch, items: Sequence[Settled]) -> Sequence[None]:
+def _settle(transaction: Transaction, items: Sequence[TroublesToForget]) -> Sequence[None]:
     for account, keys in items:
-        _SETTLE.run(batch.connection, {"account": account, "keys": keys})
+        _SETTLE.run(transaction.connection, {"account": account, "keys": keys})
     return [None] * len(items)
 
 
-def _settled(dialect: str) -> Made:
+def _settled(dialect: str) -> SqlStatement:
     return delete(TROUBLE).where(
         TROUBLE.c.account == _ACCOUNT, among(dialect, TROUBLE.c.key, "keys")
     )
 
 
-def _learn(batch: Batch, items: Sequence[Learnt]) -> Sequence[None]:
+def _learn(transaction: Transaction, items: Sequence[QuirkToRecord]) -> Sequence[None]:
     for server, quirk, account in items:
         whose = server if account is None else _maildrop(account, server)
-        _LEARN.run(batch.connection, _new(server=whose, **quirk._asdict()))
+        _LEARN.run(transaction.connection, _new(server=whose, **quirk._asdict()))
     return [None] * len(items)
 
 
-def _learnt(dialect: str) -> Made:
+def _learnt(dialect: str) -> SqlStatement:
     insert = insert_into(dialect, QUIRK).values(_given(QUIRK))
     new = insert.excluded
     return insert.on_conflict_do_update(
@@ -204,22 +204,22 @@ def _learnt(dialect: str) -> Made:
     )
 
 
-def _move_in(batch: Batch, items: Sequence[Resident]) -> Sequence[list[str]]:
+def _move_in(transaction: Transaction, items: Sequence[AccountMaildrop]) -> Sequence[list[str]]:
     """Write down which maildrop an account has, and return who else had it."""
     found = []
     for account, maildrop in items:
         values: dict[str, object] = {"account": account, "home": maildrop}
-        others = [name for (name,) in _OTHERS.run(batch.connection, values)]
-        _RESIDE.run(batch.connection, {**values, "never": 0.0})
+        others = [name for (name,) in _OTHERS.run(transaction.connection, values)]
+        _RESIDE.run(transaction.connection, {**values, "never": 0.0})
         found.append(sorted(others))
     return found
 
 
-def _others(_: str) -> Made:
+def _others(_: str) -> SqlStatement:
     return select(ACCOUNT.c.name).where(ACCOUNT.c.maildrop == _HOME, ACCOUNT.c.name != _ACCOUNT)
 
 
-def _reside(dialect: str) -> Made:
+def _reside(dialect: str) -> SqlStatement:
     never: BindParameter[float] = bindparam("never", type_=Double())
     insert = insert_into(dialect, ACCOUNT).values(
         name=_ACCOUNT,
@@ -235,20 +235,20 @@ def _reside(dialect: str) -> Made:
     )
 
 
-def _prune(batch: Batch, moments: Sequence[float]) -> Sequence[None]:
+def _prune(transaction: Transaction, moments: Sequence[float]) -> Sequence[None]:
     """Delete what does not hold any more: of servers and messages that nobody asks for."""
     for moment in moments:
-        values = {"early": moment, "now": batch.now + LONGEST}
-        _PRUNE_QUIRKS.run(batch.connection, values)
-        _PRUNE_TROUBLES.run(batch.connection, values)
+        values = {"early": moment, "now": transaction.now + LONGEST}
+        _PRUNE_QUIRKS.run(transaction.connection, values)
+        _PRUNE_TROUBLES.run(transaction.connection, values)
     return [None] * len(moments)
 
 
-def _quirks_over(_: str) -> Made:
+def _quirks_over(_: str) -> SqlStatement:
     return delete(QUIRK).where(or_(QUIRK.c.until < _EARLY, QUIRK.c.until > _NOW))
 
 
-def _troubles_over(_: str) -> Made:
+def _troubles_over(_: str) -> SqlStatement:
     return delete(TROUBLE).where(or_(TROUBLE.c.until < _EARLY, TROUBLE.c.until > _NOW))
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Delete, Insert, Select, Update
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-Made: TypeAlias = Select[Any] | Insert | Update | Delete
+SqlStatement: TypeAlias = Select[Any] | Insert | Update | Delete
 _Convert: TypeAlias = Callable[[Any], Any]
 
 
@@ -43,7 +43,7 @@ class Statement:
         make: makes it for a dialect, ``sqlite`` or ``postgresql``.
     """
 
-    make: Callable[[str], Made]
+    make: Callable[[str], SqlStatement]
     _texts: dict[str, _Text] = field(default_factory=dict)
 
     def run(self, connection: Connection, values: Mapping[str, object]) -> list[tuple[Any, ...]]:

@@ -5,7 +5,7 @@ away, an acknowledgement came too late. It makes a message a suspect, no more. W
 the process that takes it is found out in a process where nothing else is lost with it.
 
 ``Suspects`` says which suspect is handled when, and what a crash means; it knows a process by the
-protocol ``Trial`` only. ``frames`` are what parent and child say to each other.
+protocol ``TrialProcess`` only. ``frames`` are what parent and child say to each other.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class NotStarted(Exception):
     """A process could not be started, or had ended before it was ready: no message's fault."""
 
 
-Tell: TypeAlias = Callable[[Mapping[str, Header]], None]
+TakeHeaders: TypeAlias = Callable[[Mapping[str, Header]], None]
 """Takes what an operator is to read of a message, as soon as it could be read."""
 
 
-class Trial(Protocol):
+class TrialProcess(Protocol):
     """A process of its own in which messages are handled by the same stage."""
 
     @property
     def ended(self) -> str | None:
         """How it has ended; None while it lives."""
 
-    async def handle(self, delivery: Delivery, tell: Tell) -> Settlement:
+    async def handle(self, delivery: Delivery, tell: TakeHeaders) -> Settlement:
         """Have a message handled; others may be in hand beside it.
 
         Args:
@@ -63,7 +63,7 @@ class Trial(Protocol):
         """End it, if need be with what it has in hand."""
 
 
-Start: TypeAlias = Callable[[], Awaitable[Trial]]
+Start: TypeAlias = Callable[[], Awaitable[TrialProcess]]
 """Starts a process; returns when it is ready, however long that takes; raises NotStarted."""
 
 
@@ -73,6 +73,6 @@ def hand_outs(delivery: Delivery) -> int:
     return delivery.redeliveries + (kept if type(kept) is int and kept > 0 else 0)
 
 
-def kept(delivery: Delivery) -> dict[str, Header]:
+def kept_headers(delivery: Delivery) -> dict[str, Header]:
     """Return the headers of a message with which its hand-outs are not forgotten."""
     return {**delivery.headers, HANDED_OUT: hand_outs(delivery)}

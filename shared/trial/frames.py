@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 from shared.broker import Delivery, Send
-from shared.settlement import Event, Settlement, Step
+from shared.settlement import Consequence, MailEvent, Settlement
 
 HEAD_LIMIT: Final = 16 * 1024 * 1024
 BODIES_LIMIT: Final = 256 * 1024 * 1024
@@ -33,20 +33,20 @@ class Frame(NamedTuple):
     bodies: list[bytes]
 
 
-class Source(Protocol):
+class FrameSource(Protocol):
     """Where frames are read from, such as an asyncio.StreamReader."""
 
     async def readexactly(self, n: int, /) -> bytes:
         """Return so many bytes; raise IncompleteReadError where it ends before."""
 
 
-def packed(head: Sequence[object], bodies: Sequence[bytes] = ()) -> bytes:
+def pack(head: Sequence[object], bodies: Sequence[bytes] = ()) -> bytes:
     """Return a frame as bytes."""
     text = json.dumps([list(head), [len(body) for body in bodies]]).encode()
     return b"".join([_LENGTH.pack(len(text)), text, *bodies])
 
 
-async def read(source: Source) -> Frame:
+async def read(source: FrameSource) -> Frame:
     """Return the next frame.
 
     Raises:
@@ -62,10 +62,10 @@ async def read(source: Source) -> Frame:
     return Frame(head, [await source.readexactly(size) for size in lengths])
 
 
-def taken(number: int, delivery: Delivery) -> bytes:
+def pack_delivery(number: int, delivery: Delivery) -> bytes:
     """Return the frame that hands a delivery over."""
     queue, body, id_, headers, redeliveries, _ = delivery
-    return packed(["take", number, queue, id_, dict(headers), redeliveries], [body])
+    return pack(["take", number, queue, id_, dict(headers), redeliveries], [body])
 
 
 def delivery(frame: Frame) -> Delivery:
@@ -74,7 +74,7 @@ def delivery(frame: Frame) -> Delivery:
     return Delivery(queue, frame.bodies[0], id_, headers, redeliveries, number)
 
 
-def answered(number: int, follows: Settlement) -> bytes:
+def pack_answer(number: int, follows: Settlement) -> bytes:
     """Return the frame that says what follows from a delivery."""
     bodies = [step.send.body for step in follows.steps if step.send is not None]
     steps = [
@@ -82,7 +82,7 @@ def answered(number: int, follows: Settlement) -> bytes:
         for step in follows.steps
     ]
     told = [steps, follows.copies, follows.release, follows.after]
-    return packed(["answer", number, told], bodies)
+    return pack(["answer", number, told], bodies)
 
 
 def settlement(frame: Frame) -> Settlement:
@@ -95,7 +95,7 @@ def settlement(frame: Frame) -> Settlement:
     bodies = iter(frame.bodies)
     return Settlement(
         tuple(
-            Step(cast(Event, event), reason, _send(about, bodies), attempt, back_in)
+            Consequence(cast(MailEvent, event), reason, _send(about, bodies), attempt, back_in)
             for event, reason, about, attempt, back_in in steps
         ),
         tuple((key, new_key) for key, new_key in copies),

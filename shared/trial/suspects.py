@@ -27,10 +27,10 @@ from shared.log import MailLog
 from shared.settlement import Settlement
 from shared.stage import Stage
 from shared.trial import Start, hand_outs
-from shared.trial.alone import Alone
-from shared.trial.bench import Bench, Fallen, Spawn, Suspect
-from shared.trial.starts import Starts
-from shared.trial.verdict import convicted
+from shared.trial.conviction import convict
+from shared.trial.isolated import IsolatedTrials
+from shared.trial.side_by_side import ProcessEnded, SideBySideTrials, Spawn, Suspect
+from shared.trial.starter import ProcessStarter
 
 SUSPECT: Final = 2
 """Hand-outs without a settlement that make a message a suspect."""
@@ -76,7 +76,7 @@ class Suspects:
         self._stage = stage
         self._settle = settle
         self._put_off = put_off
-        self._starts = starts = Starts(start, clock, log)
+        self._starts = starts = ProcessStarter(start, clock, log)
         self._watch = watch
         self._clock = clock
         self._log = log
@@ -84,13 +84,17 @@ class Suspects:
         self._given_up: OrderedDict[str, None] = OrderedDict()
         self._stopped = False
 
-        def bench(width: int, fallen: Fallen) -> Bench:
-            return Bench(width, starts, self._answered, self._later, fallen, spawn, clock)
+        def bench(width: int, fallen: ProcessEnded) -> SideBySideTrials:
+            return SideBySideTrials(
+                width, starts, self._settle_answered, self._later, fallen, spawn, clock
+            )
 
         self._abreast = bench(ABREAST, self._among_many)
         self._single = bench(1, self._alone_at_first)
-        self._alone = Alone(starts, self._answered, self._later, self._convict, spawn, clock, log)
-        self._running: dict[Bench, asyncio.Task[None]] = {}
+        self._alone = IsolatedTrials(
+            starts, self._settle_answered, self._later, self._convict, spawn, clock, log
+        )
+        self._running: dict[SideBySideTrials, asyncio.Task[None]] = {}
 
     def concerns(self, delivery: Delivery) -> bool:
         """Return whether a message is a suspect, or a copy of one.
@@ -106,7 +110,7 @@ class Suspects:
         return bool(self._ids or self._given_up)
 
     def take(self, delivery: Delivery) -> None:
-        """Have a message tried."""
+        """Try a message."""
         self._ids[delivery.message_id] += 1
         self._put(self._abreast, Suspect(delivery))
 
@@ -120,9 +124,9 @@ class Suspects:
         return self._starts.warnings()
 
     def stop(self) -> int:
-        """Begin no trial any more; return how many wait for theirs, and are left to the broker."""
+        """Start no further trial; return how many wait for one, and are left to the broker."""
         self._stopped = True
-        return sum(line.stop() for line in (self._abreast, self._single, self._alone))
+        return sum(trials.stop() for trials in (self._abreast, self._single, self._alone))
 
     async def close(self) -> None:
         """End the processes, with what they have in hand."""
@@ -132,19 +136,19 @@ class Suspects:
         if running:
             await asyncio.wait(running)
 
-    def _put(self, line: Bench | Alone, suspect: Suspect) -> None:
+    def _put(self, trials: SideBySideTrials | IsolatedTrials, suspect: Suspect) -> None:
         if self._stopped:
             return
-        if isinstance(line, Alone):
-            line.take(suspect)
+        if isinstance(trials, IsolatedTrials):
+            trials.take(suspect)
             return
-        line.put(suspect)
-        running = self._running.get(line)
+        trials.put(suspect)
+        running = self._running.get(trials)
         if running is None or running.done():
-            self._running[line] = task = asyncio.create_task(line.run())
+            self._running[trials] = task = asyncio.create_task(trials.run())
             task.add_done_callback(self._watch)
 
-    def _answered(self, suspect: Suspect, follows: Settlement) -> None:
+    def _settle_answered(self, suspect: Suspect, follows: Settlement) -> None:
         self._forget(suspect.delivery.message_id)
         self._settle(suspect.delivery, follows)
 
@@ -161,7 +165,7 @@ class Suspects:
         self._given_up[suspect.delivery.message_id] = None
         if len(self._given_up) > REMEMBERED:
             self._given_up.popitem(last=False)
-        return convicted(self._stage, suspect, how, self._clock.now())
+        return convict(self._stage, suspect, how, self._clock.now())
 
     def _among_many(self, how: str, young: list[Suspect], others: list[Suspect]) -> None:
         self._tell(how, len(young) + len(others))
@@ -175,11 +179,11 @@ class Suspects:
             self._put(self._alone, suspect)
         self._once_more(self._single, others)
 
-    def _once_more(self, line: Bench, suspects: list[Suspect]) -> None:
+    def _once_more(self, trials: SideBySideTrials, suspects: list[Suspect]) -> None:
         """Try again what had lived through its first moments, but not for ever."""
         for suspect in suspects:
             suspect.ends += 1
-            self._put(self._alone if suspect.ends >= ENDS else line, suspect)
+            self._put(self._alone if suspect.ends >= ENDS else trials, suspect)
 
     def _tell(self, how: str, suspects: int) -> None:
         what = "a process that tried suspects has ended; they are tried again"

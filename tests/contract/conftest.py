@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from shared.broker import Broker, Delivery, Steward
-from shared.broker.embedded import EmbeddedBroker
-from shared.broker.embedded_steward import EmbeddedSteward
+from shared.broker.embedded.broker import EmbeddedBroker
+from shared.broker.embedded.steward import EmbeddedSteward
 from shared.queues import Tier
 from tests.deliveries import singly
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shared.broker import Broker, Steward
 from shared.broker.rabbitmq import RabbitBroker
-from shared.broker.steward import KombuSteward
+from shared.broker.steward.steward import KombuSteward
 from shared.queues import DELIVERY_LIMIT, Tier
 from tests.servers.rabbitmq import shared_rabbitmq
 

@@ -10,7 +10,7 @@ from shared import wire
 from shared.broker import Broker
 from shared.log import MailLog
 from shared.message import Poll
-from shared.outbox import Outbox
+from shared.queue_publisher import QueuePublisher
 from shared.queues import POLL
 from shared.state import State, new_owner
 from tests.clock import ManualClock
@@ -39,7 +39,7 @@ def scheduler(broker: Broker, state: State, clock: ManualClock) -> Scheduler:
     async def waiting() -> int:
         return (await broker.depths([POLL]))[POLL]
 
-    outbox, log = Outbox(broker, POLL), MailLog("fetcher")
+    outbox, log = QueuePublisher(broker, POLL), MailLog("fetcher")
     return Scheduler(NAMES, state, outbox, waiting, log, clock, blocked=lambda: None, first={})
 
 

@@ -1,6 +1,6 @@
 """Queues at RabbitMQ that the configuration no longer names: they are found again."""
 
-from shared.broker.steward import KombuSteward
+from shared.broker.steward.steward import KombuSteward
 from shared.queues import DECLARED, Tier, plan
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import RabbitServer

@@ -2,8 +2,8 @@
 
 import pytest
 
-from shared import topology
-from shared.broker.steward import KombuSteward
+from shared.broker import topology
+from shared.broker.steward.steward import KombuSteward
 from shared.errors import ConfigError
 from shared.queues import DECLARED, HELD, MARK, SENDERS, Tier, plan, reachable
 from tests.servers.process import wait_until

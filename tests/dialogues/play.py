@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared.settings_values import duration
-from shared.supervised import DEFECT
+from shared.settings.values import duration
+from shared.supervision import DEFECT
 from tests.dialogues.script import CAPABILITIES, Dialogue, Poll, names, plain
 from tests.dialogues.server import Lying, Server, Writing
 from tests.flow.connector import below_prefix, lf

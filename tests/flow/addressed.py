@@ -9,8 +9,8 @@ from services.parser.parse import parse
 from services.rewriter.rewrite import Rewriter, Route
 from shared.broker import Broker
 from shared.message import Addressed, Envelope, Fetched, Inline, Parsed
-from shared.outbox import Outbox
 from shared.outcome import Forward, Outcome
+from shared.queue_publisher import QueuePublisher
 from shared.queues import PICKUP
 
 ACCOUNT = "two"
@@ -34,7 +34,7 @@ async def put_addressed(
         fetched = Fetched(Inline(message), "u", "pop.example.net:995")
         parsed = _onward(parse(Envelope(id_, ACCOUNT, fetched, now)), Parsed)
         addressed = _onward(rewriter.handle(Envelope(id_, ACCOUNT, parsed, now)), Addressed)
-        await Outbox(broker, PICKUP).put(Envelope(id_, ACCOUNT, addressed, now))
+        await QueuePublisher(broker, PICKUP).put(Envelope(id_, ACCOUNT, addressed, now))
 
 
 P = TypeVar("P", Parsed, Addressed)

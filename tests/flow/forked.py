@@ -22,9 +22,14 @@ from tests.clock import ShiftedClock
 from tests.flow.connector import STAGES, Connector, command_of
 
 _LOADED = ["__main__", "services.__main__", "services.run"]
-_LOADED += [f"services.{stage}.__main__" for stage in STAGES]
-_LOADED += ["shared.broker.embedded", "shared.broker.rabbitmq", "shared.state", "shared.settings"]
-_LOADED += ["shared.settings_advice", "shared.settings_owner", "email.parser", "encodings.idna"]
+_LOADED += ["services.process", *(f"services.{stage}.wiring" for stage in STAGES)]
+_LOADED += [
+    "shared.broker.embedded.broker",
+    "shared.broker.rabbitmq",
+    "shared.state",
+    "shared.settings.model",
+]
+_LOADED += ["shared.settings.advice", "shared.settings.owner", "email.parser", "encodings.idna"]
 _LOADED += [f"services.postmaster.{module}" for module in sorted({*OPERATOR.values()})]
 _LOADED += ["sqlalchemy.dialects.sqlite.aiosqlite", "tests.flow.forked"]
 

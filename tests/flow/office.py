@@ -11,7 +11,7 @@ import pytest
 
 from shared.broker import Send
 from shared.broker.rabbitmq import RabbitBroker
-from shared.broker.steward import KombuSteward
+from shared.broker.steward.steward import KombuSteward
 from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
 from tests.unit.postmaster.conftest import CONFIG, TIERS, Office
 

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.postmaster import parked
-from services.postmaster.parked import FAILED, QUARANTINED, Folder
+from services.postmaster import parked_mail as parked
+from services.postmaster.parked_mail import FAILED, QUARANTINED, Folder
 from shared.broker import Steward
 from shared.message import Inline, Raw
 from shared.queues import POLL, Tier

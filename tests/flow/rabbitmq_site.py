@@ -9,7 +9,7 @@ import pytest
 
 from shared.broker import Delivery, Send
 from shared.broker.rabbitmq import RabbitBroker
-from shared.broker.steward import KombuSteward
+from shared.broker.steward.steward import KombuSteward
 from shared.clock import Clock
 from shared.queues import Tier
 from tests.deliveries import singly

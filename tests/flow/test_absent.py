@@ -98,7 +98,7 @@ def test_a_management_api_that_hangs_is_not_waited_for(pair: tuple[Office, Neigh
         place = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with office.config.open("a") as config:
             config.write(f'\nmanagement_url = "{place}"\n')
-        said = "policies cannot be looked at: broker.management_url:"
+        said = "policies cannot be read: broker.management_url:"
         said = f"{said} {place}: no answer for 3 seconds\n"
         listed = office("failed", "list", "--json")
         assert (listed.status, [m["id"] for m in listed.json]) == (0, ["a1"])

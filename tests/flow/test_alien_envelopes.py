@@ -15,7 +15,7 @@ import pytest
 
 from shared import wire
 from shared.broker import Send
-from shared.broker.embedded import EmbeddedBroker
+from shared.broker.embedded.broker import EmbeddedBroker
 from shared.broker.rabbitmq import RabbitBroker
 from shared.message import Addressed, Envelope, Fetched, Inline, Parsed, Payload, Spooled, Summary
 from shared.queues import INCOMING, PARSED, PICKUP, QUARANTINE, RETRIED, Tier

@@ -8,9 +8,9 @@ import pytest
 
 from shared.broker import Send
 from shared.broker.rabbitmq.confirms import ConfirmChannel
-from shared.broker.rabbitmq.link import Link
+from shared.broker.rabbitmq.kept_connection import KeptConnection
 from shared.broker.rabbitmq.publisher import Publisher
-from shared.supervised import DEFECT, told
+from shared.supervision import DEFECT, report_failures
 from tests.flow.rabbitmq_site import PATIENCE, Site, eventually
 from tests.flow.test_bundles import lose, mail, taken
 
@@ -32,12 +32,14 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, str], None]:
 
 
 @pytest.mark.parametrize(
-    ("owner", "method"), [(Link, "_connect"), (ConfirmChannel, "open")], ids=["connect", "channel"]
+    ("owner", "method"),
+    [(KeptConnection, "_connect"), (ConfirmChannel, "open")],
+    ids=["connect", "channel"],
 )
 async def test_a_defect_while_it_is_connected_again_is_said_and_mail_goes_on(
     site: Site, broken: Callable[[type, str], None], owner: type, method: str
 ) -> None:
-    with told(site.report):
+    with report_failures(site.report):
         async with site.broker("fetcher") as broker:
             broken(owner, method)
             broker._publishing.now().close()
@@ -58,6 +60,6 @@ async def test_a_bundle_is_handed_on_where_taking_it_apart_meets_a_defect(
         await lose(first)
         again = await taken(broker, 16)
         assert {delivery.message_id for delivery in again} == {f"m{n}" for n in range(16)}
-        assert site.reported("cannot be taken apart")
+        assert site.reported("cannot be split")
         assert await broker.settle_all([(d, []) for d in again]) == [None] * 16
     assert not await site.held("incoming")

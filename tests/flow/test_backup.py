@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.faultpoint import VARIABLE
+from shared.failpoint import VARIABLE
 from tests.corpus.messages import sample_messages
 from tests.flow.connector import Connector, below_prefix
 from tests.flow.oracle import Oracle, Tally

@@ -264,7 +264,7 @@ def withdraw_permissions(works: Works) -> None:
 
 
 def lock_out(works: Works) -> None:
-    with works.heard("broker refuses us", *STAGES):
+    with works.heard("broker refused the connection", *STAGES):
         works.server.api("DELETE", f"permissions/{works.vhost}/{USER}")
         works.server.close_connections(works.vhost, CONNECTIONS)
     works.allow(ALL)
@@ -315,8 +315,8 @@ class Between:
 
 QUEUES = (
     Between(INCOMING, "fetcher", "parser", "account failed", fetched=False),
-    Between(PARSED, "parser", "rewriter", "the broker does not settle", fetched=True),
-    Between(PICKUP, "rewriter", "deliverer", "the broker does not settle", fetched=True),
+    Between(PARSED, "parser", "rewriter", "settling failed; it is retried", fetched=True),
+    Between(PICKUP, "rewriter", "deliverer", "settling failed; it is retried", fetched=True),
 )
 
 
@@ -372,7 +372,7 @@ def test_under_an_alarm_fetching_stops_and_delivering_goes_on(works: Works, alar
         works.product.wait(lambda: works.waiting(PICKUP) == len(early), "mail in pickup")
         works.server.ctl(*on)
     try:
-        with works.heard("broker takes no messages", "fetcher"):
+        with works.heard("broker blocked: it accepts no messages", "fetcher"):
             works.hand_in(QUICK, late)
         works.product.wait(lambda: works.files() == before + len(early), "what was in pickup")
         works.product.wait(works.overdue, "the fetcher to stand still")

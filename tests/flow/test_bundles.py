@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 
 from shared.broker import Delivery, Send
-from shared.broker.rabbitmq import RabbitBroker, apart
-from shared.broker.rabbitmq.consumer import Session
+from shared.broker.rabbitmq import RabbitBroker, bundle_splitter
+from shared.broker.rabbitmq.subscription import Subscription
 from shared.errors import DeliveryLost, Refused
 from tests.deliveries import singly
 from tests.flow.rabbitmq_site import PATIENCE, Site, eventually
@@ -42,7 +42,7 @@ async def taken(broker: RabbitBroker, count: int, queue: str = "incoming") -> li
 
 async def lose(delivery: Delivery) -> None:
     """Let the channel of a delivery end without settling it, as a crash would."""
-    session, _ = cast(tuple[Session, int], delivery.tag)
+    session, _ = cast(tuple[Subscription, int], delivery.tag)
     session._channel.close()
     await eventually(lambda: session.lost is not None, "the channel to end")
 
@@ -113,14 +113,14 @@ async def test_in_a_full_queue_a_bundle_cannot_be_taken_apart_and_goes_on(site: 
         running = asyncio.create_task(_settle_all(broker, settled))
         await eventually(lambda: settled >= sent, "all of them")
         running.cancel()
-        assert site.reported("cannot be taken apart")
+        assert site.reported("cannot be split")
     assert not await site.held("incoming")
 
 
 @pytest.fixture
 def alarm(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Return what raises an alarm, in which the broker takes no messages, or ends it."""
-    monkeypatch.setattr(apart, "PATIENCE", 0.5)
+    monkeypatch.setattr(bundle_splitter, "PATIENCE", 0.5)
 
     def alarm(*, on: bool) -> None:
         amount = ["0.0000001"] if on else ["absolute", "2GB"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from shared.faultpoint import VARIABLE
+from shared.failpoint import VARIABLE
 from tests.corpus.messages import sample_messages
 from tests.flow.connector import STAGES, below_prefix
 from tests.flow.oracle import Tally

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.room import PAGE
+from shared.disk.space import PAGE
 from tests.corpus.messages import sample_messages
 from tests.flow.forked import ForkedConnector
 from tests.flow.plant import Plant

@@ -15,11 +15,11 @@ import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
-from shared.claims import ADOPT, FETCH_AGAIN, UNDELIVERED, Claim, Entry, Quirk, Trouble
 from shared.errors import ConfigError, StateUnavailable
+from shared.ledger import ADOPT, FETCH_AGAIN, UNDELIVERED, Claim, LedgerEntry, MessageTrouble, Quirk
 from shared.state import State, new_owner
 from shared.state.schema import METADATA
-from tests.claims import claim_one, finish_one, unclaim_one
+from tests.ledger import claim_one, finish_one, unclaim_one
 from tests.servers.postgresql import PASSWORD, USER, PostgresqlServer, postgresql
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,32 +157,32 @@ def site() -> Iterator[Site]:
 async def test_the_fetcher_does_all_its_work(site: Site) -> None:
     async with site.state("fetcher") as state:
         assert await state.claim_due(["sales"], hold=60) == ["sales"]
-        await state.queued(["sales"], hold=60)
+        await state.hold_queued(["sales"], hold=60)
         assert await state.lease("account/sales")
         await state.recall("sales", "pop.example")
         await state.move_in("sales", "pop.example/sales")
         await state.learn("pop.example", Quirk("pipelining", 1, 2e9))
-        await state.record("sales", [Entry("u1", "a"), Entry("u2", "b")])
+        await state.record("sales", [LedgerEntry("u1", "a"), LedgerEntry("u2", "b")])
         await state.measure("sales", {"u1": 7})
         await state.heads("sales", ["u1"])
         await state.seen(["a"])
-        await state.troubled("sales", [Trouble("u2", 2, 1, 2e9, "it hangs")])
-        await state.settled("sales", ["u2"])
+        await state.record_troubles("sales", [MessageTrouble("u2", 2, 1, 2e9, "it hangs")])
+        await state.forget_troubles("sales", ["u2"])
         await state.forget("sales", ["u2"])
         await state.put_off("sales", until=1.0)
         assert (await state.installation()).used
         await state.hold(["sales"], "it is new")
         await state.enrol(["another"])
-        await state.asked("a mark")
-        await state.note()
-        await state.marked("queues")
-        assert await state.held(["sales"]) == 1
+        await state.record_asked("a mark")
+        await state.advance()
+        await state.record_marked("queues")
+        assert await state.count_held(["sales"]) == 1
         await state.adopt("sales", {"u3": 1}, choice=ADOPT)
         await state.count_as_delivered(["c"])
         await state.fetch_again("sales", UNDELIVERED, since=2e9)
         await state.fetch_again("other", FETCH_AGAIN, since=None)
         await state.give_back(["sales"])
-        await state.polled("sales", next_poll=1.0, error=None)
+        await state.record_poll("sales", next_poll=1.0, error=None)
         await state.release("account/sales")
         await state.prune(older_than=1)
         assert set(await state.known("sales")) == {"u1", "u3"}

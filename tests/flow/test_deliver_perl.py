@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from services.deliverer.courier import Post
-from services.deliverer.couriers import courier_for
+from services.deliverer.courier import MailObject
+from services.deliverer.destinations import courier_for
 from tests.servers.net_server_mail import net_server_mail
 from tests.unit.deliverer.letters import ANNA, BERT, CARL, PREFIX, SENDER, letter, told
 
@@ -13,7 +13,8 @@ async def test_no_command_ends_in_anybodys_mail(tmp_path: Path) -> None:
         b"Subject: %d\r\n\r\nto %s\r\n" % (n, r.encode()) for n, r in enumerate((ANNA, BERT, CARL))
     ]
     posts = [
-        Post(letter(text), SENDER, [r]) for text, r in zip(texts, (ANNA, BERT, CARL), strict=True)
+        MailObject(letter(text), SENDER, [r])
+        for text, r in zip(texts, (ANNA, BERT, CARL), strict=True)
     ]
     with net_server_mail(tmp_path) as server:
         lmtp = courier_for("local", f"lmtp://127.0.0.1:{server.port}", connections=1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from shared.queues import PICKUP, failed_queue, retry_queue
-from shared.settings import Retry
+from shared.settings.model import RetrySettings
 from tests.corpus.messages import sample_messages
 from tests.flow.connector import below_prefix
 from tests.flow.oracle import Tally
@@ -22,7 +22,7 @@ from tests.servers.process import free_port
 
 DAY = 86_400.0
 MESSAGES = 12
-WAITS = {retry_queue(PICKUP, tier): tier.seconds for tier in Retry().tiers}
+WAITS = {retry_queue(PICKUP, tier): tier.seconds for tier in RetrySettings().tiers}
 """The retry queues of the deliverer, and how long messages stay in each."""
 
 
@@ -48,7 +48,7 @@ class Round:
 
 def looked(place: Place) -> Round:
     tries, waiting = {}, set()
-    with steward(place.product, None, Retry().tiers) as looking:
+    with steward(place.product, None, RetrySettings().tiers) as looking:
         for queue in (*WAITS, failed_queue(PICKUP)):
             for kept in looking.browse(queue):
                 tries[kept.message_id] = int(kept.headers["attempts"])

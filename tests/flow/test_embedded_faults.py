@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from services.postmaster import parked
+from services.postmaster import parked_mail
 from shared.errors import SpoolMissing
 from tests.corpus.messages import sample_messages
 from tests.flow.connector import STAGES
@@ -88,7 +88,7 @@ class Works(Plant):
     def _queued(self) -> Iterator[Letter]:
         with self.looking() as steward:
             for stored in steward.everything():
-                if (letter := parked.letter(stored)) is not None:
+                if (letter := parked_mail.letter(stored)) is not None:
                     # Without its blob it has been delivered since that look, and is seen there.
                     with contextlib.suppress(SpoolMissing):
                         yield letter.account, self.raw(letter.payload.raw)

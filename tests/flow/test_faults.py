@@ -3,7 +3,7 @@
 import signal
 from pathlib import Path
 
-from shared.faultpoint import VARIABLE
+from shared.failpoint import VARIABLE
 from tests.corpus.messages import sample_messages
 from tests.flow.connector import STAGES, Connector, below_prefix, digests, lf
 from tests.flow.place import account

@@ -78,7 +78,9 @@ def test_mail_that_cannot_be_delivered_stays_at_the_provider_where_room_ends(
     messages = [m.ljust(60_000, b"x") + b"\r\n" for m in sample_messages(600, 7, max_size=10_000)]
     plant.hand_in(NAME, messages)
     plant.run("run")
-    plant.product.wait(lambda: said(plant, "too little room on a disk"), "a word about it")
+    plant.product.wait(
+        lambda: said(plant, "disk space is low: fetching is paused"), "a word about it"
+    )
     plant.product.wait(lambda: said(plant, "account failed"), "the end of the poll")
     assert plant.provider.files(NAME)
     plant.mail.unlink()
@@ -94,7 +96,7 @@ def test_what_is_queued_is_delivered_on_a_disk_that_somebody_else_has_filled(
     plant.product.wait(lambda: not plant.provider.files(NAME), "an empty maildrop")
     plant.product.wait((plant.data / "reserve").exists, "a reserve")
     disk.fill()
-    plant.product.wait(lambda: said(plant, "the room kept in reserve is used"), "a word about it")
+    plant.product.wait(lambda: said(plant, "the reserve was released"), "a word about it")
     plant.mail.unlink()
     plant.product.wait(lambda: delivered(plant) == 200 and not plant.queued(), "all mail")
     late = sample_messages(20, 9, max_size=60_000)
@@ -109,7 +111,9 @@ def test_a_disk_without_inodes_is_no_failure_of_an_account(plant: Plant) -> None
         configure(plant, "1KiB")
         plant.hand_in(NAME, [m.ljust(1_500, b"x") + b"\r\n" for m in sample_messages(900, 10)])
         plant.run("run")
-        plant.product.wait(lambda: said(plant, "too little room on a disk"), "a word about it")
+        plant.product.wait(
+            lambda: said(plant, "disk space is low: fetching is paused"), "a word about it"
+        )
         plant.product.wait(lambda: said(plant, "account failed"), "the end of the poll")
         (account,) = plant.product.json("accounts")
         assert (account["status"] in ("ok", "polling"), account["failures"]) == (True, 0)

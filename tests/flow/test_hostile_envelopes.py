@@ -153,7 +153,7 @@ def test_what_others_put_into_our_queues_harms_no_mail(tmp_path: Path, broker: s
         assert stored() == sorted(lf(mail(number)) for number in range(SOUND))
         assert depth(product, url, "quarantine") == count
         assert product.json("failed", "list") == []
-        for event in ("handler crashed", "a defect in the background"):
+        for event in ("handler crashed", "a background task failed"):
             assert product.count("run", event) == 0, product.tail()
         assert_only_mail_in(tmp_path)
         assert_operator_copes(product, url, count)

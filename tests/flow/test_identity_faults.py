@@ -10,7 +10,7 @@ import pytest
 
 from shared.broker import Send
 from shared.message import Envelope, Poll
-from shared.outbox import Outbox
+from shared.queue_publisher import QueuePublisher
 from shared.queues import PICKUP, POLL, Tier, failed_queue
 from tests.corpus.messages import sample_messages
 from tests.flow.connector import STAGES, below_prefix
@@ -60,7 +60,7 @@ async def poll_until_empty(place: Place, url: str | None, network: Proxy) -> Non
     """Queue a poll job again and again, so that both fetchers get some while one is at it."""
     job = Envelope("poll-two", "two", Poll(), 0.0)
     async with opened(place.product, url, TIERS, "fetcher") as broker, asyncio.timeout(120):
-        outbox = Outbox(broker, POLL)
+        outbox = QueuePublisher(broker, POLL)
         while place.provider.files("two"):
             await outbox.put(job)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.faultpoint import VARIABLE
+from shared.failpoint import VARIABLE
 from tests.corpus.messages import sample_messages
 from tests.flow.addressed import put_addressed
 from tests.flow.forked import ForkedConnector

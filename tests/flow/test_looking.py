@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from shared.broker import Send, Stored
-from shared.broker import steward_look as look
 from shared.broker.rabbitmq import RabbitBroker
-from shared.broker.steward import KombuSteward
+from shared.broker.steward import look
+from shared.broker.steward.steward import KombuSteward
 from shared.errors import InUse
 from shared.queues import Tier
 from tests.contract.messages import failed
@@ -145,7 +145,7 @@ def test_of_two_who_look_everywhere_at_once_each_sees_all(
     office: Office, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As two sweeps of the spool do; what one does not see, it takes for gone."""
-    monkeypatch.setattr("shared.broker.steward.SETTLING", 0.0)
+    monkeypatch.setattr("shared.broker.steward.steward.SETTLING", 0.0)
     tiers = (*TIERS, Tier("12h", 43_200))  # which the configuration has no more afterwards
     steward = KombuSteward(url, tiers)
     steward.declare()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.mark_file import beside
+from shared.disk.replaced_file import beside
 from tests.corpus.messages import sample_messages
 from tests.flow.forked import ForkedConnector
 from tests.flow.oracle import Tally
@@ -476,7 +476,7 @@ def test_accounts_are_named_as_they_are_configured(place: Place) -> None:
     place.configure(place.account("lost", keep="delete"))
     for words in (("adopt",), ("fetch-again", "--undelivered")):
         done = place.product.cli("account", *words, "nobody")
-        assert (done.returncode, "no account is called nobody" in done.stderr) == (1, True)
+        assert (done.returncode, "there is no account nobody" in done.stderr) == (1, True)
         assert place.product.cli("account", *words).returncode == 2
         assert place.product.cli("account", *words, "lost", "--all").returncode == 2
     done = place.product.cli("account", "adopt", "lost")

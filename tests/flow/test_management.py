@@ -1,7 +1,7 @@
 """What an operator sees in RabbitMQ's management UI, asked through the API behind it."""
 
 from shared.queues import DECLARED, HELD, MARK, plan
-from shared.settings import Retry
+from shared.settings.model import RetrySettings
 from tests.corpus.messages import sample_messages
 from tests.flow.connector import STAGES, Connector
 from tests.flow.place import account
@@ -26,7 +26,7 @@ def test_queues_consumers_and_failed_mail_read_without_decoding(
     product.wait(lambda: product.count("deliverer", "failed") == 1, "failed mail")
 
     names = {queue["name"] for queue in rabbit.api("GET", f"queues/{vhost}")}
-    assert names == {DECLARED, HELD, MARK, *(spec.name for spec in plan(Retry().tiers))}
+    assert names == {DECLARED, HELD, MARK, *(spec.name for spec in plan(RetrySettings().tiers))}
     consumers: dict[str, str] = {}
 
     def all_listed() -> bool:

@@ -22,9 +22,10 @@ import pytest
 from amqp import Channel, Connection, Message
 from amqp.exceptions import AMQPNotImplementedError
 
-from shared import faultpoint, topology
-from shared.broker import steward_alone, steward_migration, steward_withheld
-from shared.broker.steward import KombuSteward
+from shared import failpoint
+from shared.broker import topology
+from shared.broker.steward import migration, topology_lock, withheld
+from shared.broker.steward.steward import KombuSteward
 from shared.errors import BrokerUnavailable, ConfigError, Refused
 from shared.queues import (
     DECLARED,
@@ -169,12 +170,12 @@ def told(message: Any) -> dict[str, Any]:
 
 def impatient() -> None:
     """Let this process believe that RabbitMQ holds nothing back, as nothing is full here."""
-    vars(steward_withheld)["RETRIED"] = 0.1
+    vars(withheld)["RETRIED"] = 0.1
 
 
 def _migrate(url: str, fault: str) -> None:
     impatient()
-    faultpoint.arm({faultpoint.VARIABLE: fault})
+    failpoint.arm({failpoint.VARIABLE: fault})
     steward = KombuSteward(url, TIERS)
     steward.migrate(print)
     steward.close()
@@ -182,7 +183,7 @@ def _migrate(url: str, fault: str) -> None:
 
 @pytest.fixture
 def place(server: RabbitServer, vhost: str, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr(steward_withheld, "RETRIED", 0.1)
+    monkeypatch.setattr(withheld, "RETRIED", 0.1)
     found = Place(server, vhost)
     found.build()
     return found
@@ -289,7 +290,7 @@ def test_a_declare_in_the_middle_binds_nothing(
 ) -> None:
     """As a start of the stages does at each step, while one of them sends on."""
     before = place.held()[INCOMING]
-    monkeypatch.setattr(steward_alone, "_PATIENCE", 0.0)
+    monkeypatch.setattr(topology_lock, "_PATIENCE", 0.0)
     seen: set[str] = set()
     taken: list[str] = []
     with place.channel() as sending, KombuStewardAt(place.url) as steward:
@@ -303,7 +304,7 @@ def test_a_declare_in_the_middle_binds_nothing(
             if sent(sending, letter(id_)):
                 taken.append(id_)
 
-        monkeypatch.setattr(steward_migration, "reach", step)
+        monkeypatch.setattr(migration, "reach", step)
         assert steward.migrate(print) == len(CHANGED)
     assert seen >= set(STEPS)
     assert taken  # before it is cut off, and again when it is back
@@ -385,7 +386,7 @@ def test_rabbitmq_deletes_no_queue_only_if_it_is_empty(place: Place) -> None:
 
 def test_what_keeps_coming_in_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sender that needs no binding, and is as fast as we are."""
-    monkeypatch.setattr(steward_migration, "_MORE", 3)
+    monkeypatch.setattr(migration, "_MORE", 3)
     sent_ids = itertools.count()
     with place.channel() as sending, KombuStewardAt(place.url) as steward:
 
@@ -393,7 +394,7 @@ def test_what_keeps_coming_in_is_refused(place: Place, monkeypatch: pytest.Monke
             if name == "copied":
                 sending.basic_publish(letter(f"eager-{next(sent_ids)}"), "", "pickup.failed")
 
-        monkeypatch.setattr(steward_migration, "reach", step)
+        monkeypatch.setattr(migration, "reach", step)
         with pytest.raises(Refused, match=r"pickup\.failed: .*messages keep coming in"):
             steward.migrate(print)
     both = place.waiting("pickup.failed") + place.waiting("pickup.failed.moving")

@@ -13,9 +13,9 @@ import pytest
 from amqp import Connection
 
 from shared import wire
-from shared.broker.steward import KombuSteward
-from shared.broker.steward_memory import remember, remembered
-from shared.faultpoint import VARIABLE
+from shared.broker.steward.declared_queues import remember, remembered
+from shared.broker.steward.steward import KombuSteward
+from shared.failpoint import VARIABLE
 from shared.message import Fetched
 from shared.queues import DECLARED, INCOMING, MARK, QUARANTINE, plan
 from tests.flow.forked import ForkedConnector

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.faultpoint import VARIABLE
+from shared.failpoint import VARIABLE
 from tests.dialogues.script import CAPABILITIES, Act, Rule
 from tests.dialogues.server import Lying, Server
 from tests.flow.connector import below_prefix, lf

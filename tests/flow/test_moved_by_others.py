@@ -18,7 +18,7 @@ import pytest
 from shared import wire
 from shared.broker import Send
 from shared.errors import Refused
-from shared.faultpoint import VARIABLE
+from shared.failpoint import VARIABLE
 from shared.message import Envelope, Fetched, Parsed, Payload, Poll, Summary, poll_id
 from shared.queues import QUARANTINE
 from tests.flow.office import Neighbour, put, rabbitmq_office

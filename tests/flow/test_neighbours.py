@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from services.deliverer.share import PLACES
+from services.deliverer.smtp.fair_share import PLACES
 from shared.queues import Tier
 from tests.flow.addressed import put_addressed
 from tests.flow.connector import Connector

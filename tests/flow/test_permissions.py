@@ -22,8 +22,8 @@ import pytest
 from amqp import Channel, Connection, Message
 from amqp.exceptions import AccessRefused, AMQPError
 
-from services.postmaster import parked
-from shared.broker.steward import KombuSteward
+from services.postmaster import parked_mail
+from shared.broker.steward.steward import KombuSteward
 from shared.queues import (
     DECLARED,
     HELD,
@@ -206,8 +206,8 @@ def test_who_monitors_counts_what_is_kept_and_cannot_take_it(
 
     wait_until(counted, "the count of messages", 20)
     steward = deployment.steward("postmaster")
-    folder = parked.QUARANTINED if queue == QUARANTINE else parked.FAILED
-    assert [m.message_id for m in parked.browse(steward, folder)] == ["kept"]
+    folder = parked_mail.QUARANTINED if queue == QUARANTINE else parked_mail.FAILED
+    assert [m.message_id for m in parked_mail.browse(steward, folder)] == ["kept"]
     assert steward.drop(queue, ["kept"], its_id) == ["kept"]
     steward.close()
 

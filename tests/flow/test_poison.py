@@ -3,7 +3,7 @@
 import signal
 
 from services.fetcher.identity import identify
-from shared.faultpoint import VARIABLE
+from shared.failpoint import VARIABLE
 from shared.queues import QUARANTINE, Tier
 from shared.trial.suspects import SUSPECT
 from tests.corpus.messages import sample_messages
@@ -42,7 +42,7 @@ def test_what_kills_its_parser_ends_in_quarantine(place: Place, broker: str | No
     # and queues another copy: the broker makes one of them.
     assert [kept["id"] for kept in quarantined] == [poison]
     assert quarantined[0]["reason"] == (
-        "it crashed the process that took it, 3 times, by itself: signal 9 (SIGKILL)"
+        "it crashed its process 3 times, alone in it: signal 9 (SIGKILL)"
     )
     assert out.read_bytes() == messages[POISON]
     tally = place.oracle.tally(place.stored(), quarantined=[("sales", out.read_bytes())])

@@ -12,16 +12,16 @@ import pytest
 from amqp import Connection, Message
 from amqp.exceptions import MessageNacked
 
-from services.monitor import Vitals
-from services.policies import PolicyWatch
+from services.health import Health
+from services.policy_watch import PolicyWatch
 from services.postmaster.invocation import Invocation
-from services.postmaster.open import open_management
+from services.postmaster.opening import open_management
 from shared.broker.management import Management
-from shared.broker.steward import KombuSteward
+from shared.broker.policies import POLICIES, DescribedQueue, dangers
+from shared.broker.steward.steward import KombuSteward
+from shared.broker.topology import protected
 from shared.log import MailLog, configure
-from shared.policies import POLICIES, Seen, dangers
 from shared.queues import DECLARED, HELD, MARK, QueueSpec, Tier, plan
-from shared.topology import protected
 from tests.clock import ManualClock
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import PASSWORD, USER, RabbitServer, rabbitmq
@@ -73,7 +73,7 @@ class Place:
     def management(self) -> Management:
         return Management(management_url(self.server), self.server.url(self.vhost))
 
-    def seen(self) -> Mapping[str, Seen]:
+    def seen(self) -> Mapping[str, DescribedQueue]:
         return self.management.queues(SPECS)
 
     def await_policy(self, name: str) -> None:
@@ -170,7 +170,7 @@ def test_the_arguments_alone_keep_what_is_kept(place: Place, harm: str) -> None:
         assert place.everywhere() == taken
 
 
-def ours(seen: Seen) -> bool:
+def ours(seen: DescribedQueue) -> bool:
     return bool({f"policy {policy.name}" for policy in POLICIES} & set(seen.policies))
 
 
@@ -236,7 +236,7 @@ def test_the_size_of_an_inbox_stays_what_somebody_has_set(place: Place) -> None:
 
 
 def test_a_queue_of_an_earlier_version_says_that_it_throws_away() -> None:
-    seen = Seen({"x-delivery-limit": 10**9}, {"delivery-limit": 3}, ("policy all",))
+    seen = DescribedQueue({"x-delivery-limit": 10**9}, {"delivery-limit": 3}, ("policy all",))
     (line,) = dangers(QueueSpec("pickup.failed", "failed"), seen)
     assert line == (
         "policy all: delivery-limit 3: what was handed out, or looked at, more often is thrown away"
@@ -337,7 +337,7 @@ async def test_a_process_says_so_when_it_starts_and_when_it_is_asked(
     management = open_management(settings)
     assert management is not None
     watch = PolicyWatch(partial(management.dangers, plan(TIERS)), log, clock)
-    vitals = Vitals(_Connected(), clock, log.metrics, "0")  # type: ignore[arg-type]
+    vitals = Health(_Connected(), clock, log.metrics, "0")  # type: ignore[arg-type]
     vitals.warnings.append(lambda: watch.found)
     vitals.started = True
     await watch.look()

@@ -8,8 +8,8 @@ from typing import Literal
 
 import pytest
 
-from services.fetcher.listing import Uidls
-from services.fetcher.session import Login, Session
+from services.fetcher.pop3.listing import UidlListing
+from services.fetcher.pop3.session import Login, Pop3Session
 from shared.errors import LoginRefused, MaildropBusy, ServerFault
 from tests.servers.dovecot import Dovecot, dovecot
 
@@ -33,7 +33,7 @@ def login(
     return Login(server.host, port, tls, user, lambda: secret, ca_file=str(server.ca_file))
 
 
-async def retrieved(session: Session, numbers: list[int]) -> list[bytes]:
+async def retrieved(session: Pop3Session, numbers: list[int]) -> list[bytes]:
     found = []
     async for message in session.retrieve(numbers):
         assert message.refused is None
@@ -59,7 +59,7 @@ async def test_every_byte_of_mixed_mail_arrives(
     messages = mixed_mail(300)
     if not server.files("mixed"):
         server.put_all("mixed", messages)
-    session = await Session.open(login(server, "mixed", tls))
+    session = await Pop3Session.open(login(server, "mixed", tls))
     assert "PIPELINING" in session.capabilities
     assert (await session.stat())[0] == len(messages)
     listed = (await session.survey()).uidls
@@ -75,40 +75,40 @@ async def test_uidls_are_the_same_in_the_next_session(server: Dovecot) -> None:
     server.put("sales@corp.example", b"Subject: a\r\n\r\n", b"Subject: b\r\n\r\n")
     listings = []
     for _ in range(2):
-        session = await Session.open(login(server, "sales@corp.example"))
+        session = await Pop3Session.open(login(server, "sales@corp.example"))
         listings.append((await session.survey()).uidls)
         await session.quit()
     assert listings[0] == listings[1]
 
 
 async def test_a_password_with_spaces_and_umlauts(server: Dovecot) -> None:
-    session = await Session.open(login(server, "odd"))
+    session = await Pop3Session.open(login(server, "odd"))
     assert await session.stat() == (0, 0)
-    assert (await session.survey()).uidls == Uidls.of([])
+    assert (await session.survey()).uidls == UidlListing.of([])
     await session.quit()
 
 
 async def test_a_wrong_password_is_refused(server: Dovecot) -> None:
     wrong = Login(server.host, server.pop3, "none", "mixed", lambda: "no such secret")
     with pytest.raises(LoginRefused, match="AUTH"):
-        await Session.open(wrong)
+        await Pop3Session.open(wrong)
 
 
 async def test_a_maildrop_that_is_held_by_another_session_is_busy(tmp_path: Path) -> None:
     with dovecot(tmp_path, {"held": "x"}, extra="mail_max_userip_connections = 1") as server:
         mine = Login(server.host, server.pop3, "none", "held", lambda: "x")
         async with contextlib.AsyncExitStack() as held:
-            held.push_async_callback((await Session.open(mine)).quit)
+            held.push_async_callback((await Pop3Session.open(mine)).quit)
             with pytest.raises(MaildropBusy, match="Maximum number of connections"):
                 # Dovecot counts a session beside letting it in; on a busy machine after that.
                 for _ in range(20):
-                    held.push_async_callback((await Session.open(mine)).quit)
+                    held.push_async_callback((await Pop3Session.open(mine)).quit)
 
 
 async def test_the_systems_authorities_do_not_vouch_for_a_test(server: Dovecot) -> None:
     unknown = Login(server.host, server.pop3s, "implicit", "mixed", lambda: USERS["mixed"])
     with pytest.raises(ServerFault, match="certificate is refused"):
-        await Session.open(unknown)
+        await Pop3Session.open(unknown)
 
 
 async def test_a_message_of_megabytes_comes_in_bounded_pieces(server: Dovecot) -> None:
@@ -116,7 +116,7 @@ async def test_a_message_of_megabytes_comes_in_bounded_pieces(server: Dovecot) -
         b".%07d" % n + b"z" * 65 + b"\r\n" for n in range(400_000)
     )
     server.put("large", raw)
-    session = await Session.open(login(server, "large"))
+    session = await Pop3Session.open(login(server, "large"))
     pieces = []
     async for message in session.retrieve([1]):
         pieces = [chunk async for chunk in message.chunks()]
@@ -127,7 +127,7 @@ async def test_a_message_of_megabytes_comes_in_bounded_pieces(server: Dovecot) -
 
 async def test_top_gives_the_header_block(server: Dovecot) -> None:
     server.put("top", b"Subject: x\r\n\r\n.one\r\ntwo\r\n")
-    session = await Session.open(login(server, "top"))
+    session = await Pop3Session.open(login(server, "top"))
     tops = [top async for top in session.tops([1, 2])]
     assert tops == [(1, b"Subject: x\r\n\r\n"), (2, None)]
     await session.round_trip()
@@ -137,7 +137,7 @@ async def test_top_gives_the_header_block(server: Dovecot) -> None:
 async def test_deletions_reach_the_maildir_with_quit(server: Dovecot) -> None:
     messages = [b"Subject: %d\r\n\r\n" % n for n in range(1200)]
     server.put_all("delete", messages)
-    session = await Session.open(login(server, "delete"))
+    session = await Pop3Session.open(login(server, "delete"))
     odd = list(range(1, 1201, 2))
     assert await session.delete([*odd, 1]) == odd  # the second DELE of message 1 is refused
     assert len(server.files("delete")) == 1200
@@ -147,7 +147,7 @@ async def test_deletions_reach_the_maildir_with_quit(server: Dovecot) -> None:
 
 async def test_nothing_is_deleted_by_an_aborted_session(server: Dovecot) -> None:
     server.put("abort", b"Subject: 1\r\n\r\n", b"Subject: 2\r\n\r\n")
-    session = await Session.open(login(server, "abort"))
+    session = await Pop3Session.open(login(server, "abort"))
     assert await session.delete([1]) == [1]
     await session.abort()
     assert len(server.files("abort")) == 2
@@ -156,7 +156,7 @@ async def test_nothing_is_deleted_by_an_aborted_session(server: Dovecot) -> None
 async def test_many_small_messages_come_through_the_pipeline(server: Dovecot) -> None:
     messages = [b"Subject: %d\r\n\r\nsmall\r\n" % n for n in range(3000)]
     server.put_all("many", messages)
-    session = await Session.open(login(server, "many", "implicit"))
+    session = await Pop3Session.open(login(server, "many", "implicit"))
     backwards = list(range(3000, 0, -1))
     assert await retrieved(session, backwards) == messages[::-1]
     await session.quit()

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from services.monitor import UNCONFIRMED_FOR, Vitals
+from services.health import UNCONFIRMED_FOR, Health
 from shared.broker import Send
 from shared.broker.rabbitmq import RabbitBroker
 from shared.errors import BrokerUnavailable
-from shared.metrics import UNCONFIRMED, UNSUBSCRIBED, Metrics
+from shared.metrics.registry import UNCONFIRMED, UNSUBSCRIBED, Metrics
 from tests.clock import ShiftedClock
 from tests.deliveries import singly
 from tests.flow.forked import ForkedConnector
@@ -35,11 +35,11 @@ def without_majority(site: Site, *queues: str) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def watched(site: Site, clock: ShiftedClock) -> AsyncIterator[tuple[RabbitBroker, Vitals]]:
+async def watched(site: Site, clock: ShiftedClock) -> AsyncIterator[tuple[RabbitBroker, Health]]:
     """Yield a broker that is open, and what its process tells of itself."""
     broker = site.make(clock=clock)
     await broker.open()
-    vitals = Vitals(broker, clock, Metrics(), "0")
+    vitals = Health(broker, clock, Metrics(), "0")
     vitals.started = True
     beating = asyncio.create_task(vitals.beat())
     try:
@@ -49,12 +49,12 @@ async def watched(site: Site, clock: ShiftedClock) -> AsyncIterator[tuple[Rabbit
         await broker.close()
 
 
-def ready(vitals: Vitals) -> str:
+def ready(vitals: Health) -> str:
     """Return what /readyz answers."""
     return vitals.answer("/readyz")[2].decode()
 
 
-def gauge(vitals: Vitals, name: str) -> float:
+def gauge(vitals: Health, name: str) -> float:
     lines = vitals.answer("/metrics")[2].decode().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
@@ -83,10 +83,12 @@ async def test_a_subscription_that_is_not_given_is_told(site: Site, tmp_path: Pa
     async with watched(site, clock) as (broker, vitals):
         with without_majority(site, "incoming"):
             waiting = asyncio.create_task(anext(broker.consume("incoming", 10)))
-            await eventually(lambda: "no subscription to incoming" in ready(vitals), "/readyz")
+            await eventually(
+                lambda: "has not started consumers on incoming" in ready(vitals), "/readyz"
+            )
             assert gauge(vitals, UNSUBSCRIBED) == 1
             clock.advance(UNCONFIRMED_FOR)
-            await eventually(lambda: site.reported("gives no subscription"), "a report")
+            await eventually(lambda: site.reported("does not start our consumer"), "a report")
         await eventually(lambda: ready(vitals) == "ok\n", "/readyz to be well again")
         assert gauge(vitals, UNSUBSCRIBED) == 0
         await site.publish("m1")

@@ -11,13 +11,13 @@ from typing import cast
 import pytest
 from amqp import Connection
 
-from services import host
-from shared import topology, wire
-from shared.broker import Delivery, Send
+from services import process
+from shared import wire
+from shared.broker import Delivery, Send, topology
 from shared.broker import rabbitmq as rabbitmq_broker
-from shared.broker.rabbitmq import RabbitBroker, consumer, link, parting
-from shared.broker.rabbitmq.consumer import Session
-from shared.broker.steward import KombuSteward
+from shared.broker.rabbitmq import RabbitBroker, closing, kept_connection, subscription
+from shared.broker.rabbitmq.subscription import Subscription
+from shared.broker.steward.steward import KombuSteward
 from shared.errors import BrokerUnavailable, DeliveryLost
 from shared.message import Envelope, Fetched, Inline, Summary
 from shared.queues import DELIVERY_LIMIT
@@ -160,7 +160,7 @@ async def test_while_the_broker_is_away(site: Site) -> None:
         late = site.make()
         opening = asyncio.create_task(late.open())
         waiting = asyncio.create_task(one(deliveries))
-        await eventually(lambda: site.reported("broker not reached"), "a report")
+        await eventually(lambda: site.reported("broker unreachable"), "a report")
         assert not late.connected
         await asyncio.to_thread(site.server.start)
 
@@ -292,7 +292,7 @@ async def test_a_process_ends_in_time_while_the_broker_says_nothing(
     steward.close()
     site.server.api("DELETE", f"queues/{site.vhost}/quarantine")  # where it would go
     await site.publish("m1")
-    await eventually(lambda: product.count("parser", "the broker does not settle") > 0, "m1")
+    await eventually(lambda: product.count("parser", "settling failed; it is retried") > 0, "m1")
     site.server.freeze()
     try:
         assert await asyncio.to_thread(product.stop, "parser", GRACE_PERIOD) == 0
@@ -302,10 +302,10 @@ async def test_a_process_ends_in_time_while_the_broker_says_nothing(
 
 def _hurried() -> None:
     """Do not wait for a broker as long as production does, each time that it is waited for."""
-    for module in (consumer, parting):
+    for module in (subscription, closing):
         vars(module)["PARTING"] = 1.0
-    vars(link)["CLOSING"] = 1.0
-    vars(host)["GRACE"] = 1.0
+    vars(kept_connection)["CLOSING"] = 1.0
+    vars(process)["GRACE"] = 1.0
 
 
 @pytest.fixture
@@ -425,7 +425,7 @@ async def test_another_authority_is_trusted_once_it_stands_in_the_file(
     made = await asyncio.to_thread(make_certificates, certificates.ca.parent)
     assert made == certificates  # new ones, in the same files
     await asyncio.to_thread(site.server.restart)
-    await eventually(lambda: site.reported("connected again"), "another connection")
+    await eventually(lambda: site.reported("reconnected"), "another connection")
     await eventually(lambda: broker.connected, "the broker to be back")
     await broker.publish(Send("parsed", b"y", "m1"))
     await broker.close()
@@ -473,6 +473,6 @@ async def test_what_crashes_its_process_is_explained_in_quarantine(site: Site) -
 
 async def _lose(site: Site, broker: RabbitBroker, delivery: Delivery) -> None:
     """Let the channel of a delivery end without settling it, as a crash would."""
-    session, _ = cast(tuple[Session, int], delivery.tag)
+    session, _ = cast(tuple[Subscription, int], delivery.tag)
     session._channel.close()
     await eventually(lambda: session.lost is not None, "the channel to end")

@@ -13,7 +13,7 @@ import pytest
 
 from shared.broker import Send
 from shared.broker.rabbitmq import RabbitBroker
-from shared.broker.steward import KombuSteward
+from shared.broker.steward.steward import KombuSteward
 from shared.errors import BrokerUnavailable
 from tests.flow.rabbitmq_site import PATIENCE, TIERS, Site, eventually
 from tests.servers.process import free_port

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from services.drain import drain
-from services.parts import Assembly
+from services.wiring import Assembly
 from shared import wire
 from shared.broker import Send
 from shared.broker.rabbitmq import RabbitBroker
-from shared.broker.steward import KombuSteward
+from shared.broker.steward.steward import KombuSteward
 from shared.message import Envelope
 from shared.queues import PARSED
 from tests.flow.rabbitmq_site import PATIENCE

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from services.monitor import Vitals
-from shared import topology
-from shared.broker import Send
-from shared.broker.rabbitmq.stubborn import FIRST, RETURNED_FOR
-from shared.broker.refusals import PATIENCE as PATIENCE_WITH_LOGINS
-from shared.broker.steward import KombuSteward
+from services.health import Health
+from shared.broker import Send, topology
+from shared.broker.rabbitmq.lasting_refusals import FIRST, RETURNED_FOR
+from shared.broker.refusal_words import PATIENCE as PATIENCE_WITH_LOGINS
+from shared.broker.steward.steward import KombuSteward
 from shared.clock import SystemClock
 from shared.errors import BrokerLimit, ConfigError, Refused
 from shared.log import MailLog, configure
@@ -32,7 +31,7 @@ OTHER = "somebody"
 async def test_open_can_be_given_up(site: Site) -> None:
     broker = site.make(url=f"amqp://guest:guest@127.0.0.1:{free_port()}/")
     opening = asyncio.create_task(broker.open())
-    await eventually(lambda: site.reported("broker not reached"), "a report")
+    await eventually(lambda: site.reported("broker unreachable"), "a report")
     opening.cancel()
     await asyncio.wait([opening])
     await broker.close()
@@ -131,7 +130,7 @@ async def test_refusals_that_stay_when_there_is_room_again_end_with_another_chan
         assert not site.reported("another connection")
         clock.advance(FIRST)
         assert not await takes("m4")
-        await eventually(lambda: site.reported("broker connected again"), "another connection")
+        await eventually(lambda: site.reported("broker reconnected"), "another connection")
         await eventually(lambda: broker.connected, "the broker to be back")
         assert not await takes("m5")
     clock.advance(4 * FIRST)
@@ -148,7 +147,7 @@ async def test_a_login_that_is_refused_for_long_is_the_users_to_mend(
     clock = ShiftedClock(tmp_path / "clock")
     broker = site.make(url=site.url.replace("guest:guest", "guest:hush"), clock=clock)
     opening = asyncio.create_task(broker.open())
-    await eventually(lambda: site.reported("broker refuses us"), "a report")
+    await eventually(lambda: site.reported("broker refused the connection"), "a report")
     assert not opening.done()
     clock.advance(PATIENCE_WITH_LOGINS)
     with pytest.raises(ConfigError, match="user name and password") as caught:
@@ -236,7 +235,7 @@ def test_a_limit_makes_a_process_wait_and_a_command_fail(
     limit = f"vhost-limits/{site.vhost}/max-connections"
     site.server.api("PUT", limit, {"value": 0})
     product.start("run", "parser")
-    for name, event in (("run", "waiting for the broker"), ("parser", "broker not reached")):
+    for name, event in (("run", "waiting for the broker"), ("parser", "broker unreachable")):
         product.wait(lambda n=name, e=event: product.count(n, e), f"{event!r} from {name}")
     shown = product.cli("topology", "show")
     assert shown.returncode == 1
@@ -257,7 +256,7 @@ async def test_a_refusal_after_the_start_is_tried_again(site: Site) -> None:
     await broker.open()
     site.server.api("PUT", "users/late", {"password": "two", "tags": ""})
     await asyncio.to_thread(site.server.close_connections, site.vhost)
-    await eventually(lambda: site.reported("broker refuses us"), "a report")
+    await eventually(lambda: site.reported("broker refused the connection"), "a report")
     site.server.api("PUT", "users/late", {"password": "one", "tags": ""})
     await eventually(lambda: broker.connected, "the broker to be back")
     await broker.close()
@@ -283,7 +282,7 @@ async def test_a_process_is_not_ready_while_nothing_leads_to_a_queue_it_sends_to
     site: Site,
 ) -> None:
     broker = site.make()
-    vitals = Vitals(broker, SystemClock(), MailLog("parser", lines=configure("INFO")).metrics, "0")
+    vitals = Health(broker, SystemClock(), MailLog("parser", lines=configure("INFO")).metrics, "0")
     vitals.started = True
     wanted = next(topology.arguments(spec) for spec in plan(TIERS) if spec.name == PARSED)
     site.server.api("DELETE", f"queues/{site.vhost}/{PARSED}")

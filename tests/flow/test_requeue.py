@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.broker.embedded import EmbeddedBroker
+from shared.broker.embedded.broker import EmbeddedBroker
 from shared.broker.rabbitmq import RabbitBroker
-from shared.claims import Delivery, Finished
+from shared.ledger import DeliveryKey, Finished
 from shared.state import State, new_owner
 from tests.flow.connector import below_prefix, lf
 from tests.flow.forked import ForkedConnector
@@ -62,8 +62,8 @@ class Site:
 def site(
     request: pytest.FixtureRequest, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Site]:
-    from shared.broker.embedded_steward import EmbeddedSteward
-    from shared.broker.steward import KombuSteward
+    from shared.broker.embedded.steward import EmbeddedSteward
+    from shared.broker.steward.steward import KombuSteward
 
     config, data = tmp_path / "connector.toml", tmp_path / "data"
     if request.param == "embedded":
@@ -155,7 +155,7 @@ def test_who_has_it_already_does_not_get_it_twice(site: Site) -> None:
 
 async def _record(file: Path, id_: str, recipient: str) -> None:
     state = await State.open(f"sqlite:///{file}", owner=new_owner())
-    delivery = Delivery(id_, "default")
+    delivery = DeliveryKey(id_, "default")
     assert await state.claim([delivery])
     await state.finish([Finished(delivery, {recipient: "250 ok"})])
     await state.close()

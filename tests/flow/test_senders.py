@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from services.deliverer.courier import Courier, Delivered, Post, PutAside
-from services.deliverer.couriers import courier_for
+from services.deliverer.courier import Courier, CourierResult, MailObject, PutAside
+from services.deliverer.destinations import courier_for
 from tests.flow.test_other_servers import Local
 from tests.servers.courier import courier
 from tests.servers.exim import exim
@@ -41,9 +41,9 @@ SENDERS = (
 )
 
 
-async def taken(courier: Courier, posts: Sequence[Post]) -> list[Delivered]:
+async def taken(courier: Courier, posts: Sequence[MailObject]) -> list[CourierResult]:
     """Return what was told of each letter; what a server is too slow for is sent again later."""
-    found: list[Delivered] = [PutAside("not tried yet", 0.0)] * len(posts)
+    found: list[CourierResult] = [PutAside("not tried yet", 0.0)] * len(posts)
     while aside := [at for at, one in enumerate(found) if isinstance(one, PutAside)]:
         for at, one in zip(aside, await told(courier, [posts[at] for at in aside]), strict=True):
             found[at] = one
@@ -58,7 +58,7 @@ async def test_no_sender_keeps_a_message_from_its_mailbox(
     box = "sales@corp.example"
     texts = [b"Subject: n%d\r\n\r\nx\r\n" % number for number in range(len(SENDERS))]
     posts = [
-        Post(letter(text, prefix=b""), sender, [box])
+        MailObject(letter(text, prefix=b""), sender, [box])
         for text, sender in zip(texts, SENDERS, strict=True)
     ]
     with start() as server:

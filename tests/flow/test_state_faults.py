@@ -13,8 +13,8 @@ import pytest
 
 from shared import wire
 from shared.broker import Stored
-from shared.broker.embedded_steward import EmbeddedSteward
-from shared.broker.steward import KombuSteward
+from shared.broker.embedded.steward import EmbeddedSteward
+from shared.broker.steward.steward import KombuSteward
 from shared.message import Addressed, Fetched, Inline, Parsed, Payload
 from shared.queues import INCOMING, PARSED, PICKUP, POLL, Tier, plan
 from shared.spool.local import LocalStore
@@ -30,10 +30,10 @@ from tests.servers.rabbitmq import shared_rabbitmq
 TIERS = (Tier("1s", 1.0),)
 PLAN = plan(TIERS)
 KINDS: dict[str, type[Payload]] = {INCOMING: Fetched, PARSED: Parsed, PICKUP: Addressed}
-SHORT, ROOMY = "too little room on a disk", "there is room again: mail is fetched"
+SHORT, ROOMY = "disk space is low: fetching is paused", "enough disk space again: fetching resumes"
 UNSCHEDULED = "the schedule cannot be read"
-UNPOLLED = "the state database is out of reach"
-UNCLAIMED = "the ledger of deliveries is out of reach"
+UNPOLLED = "the state database is unavailable"
+UNCLAIMED = "the delivery ledger is unavailable"
 WAITING = "waiting for the state database"
 BATCH = 20
 MANY = 400

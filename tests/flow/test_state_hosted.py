@@ -8,11 +8,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from shared.claims import Entry
 from shared.errors import ConfigError, StateUnavailable
+from shared.ledger import LedgerEntry
 from shared.state import State, new_owner
-from tests.claims import claim_one, finish_one
 from tests.flow.connector import connector
+from tests.ledger import claim_one, finish_one
 from tests.servers.pgbouncer import Pgbouncer, pgbouncer
 from tests.servers.postgresql import USER, PostgresqlServer, postgresql, several
 from tests.servers.process import wait_until
@@ -46,11 +46,11 @@ async def a_life(state: State, name: str) -> None:
     """Do what fetcher and deliverer do, many times over."""
     for number in range(30):
         id_ = f"{name}-{number}"
-        await state.record(name, [Entry(f"{number}", id_)])
+        await state.record(name, [LedgerEntry(f"{number}", id_)])
         assert await claim_one(state, id_, "default") is not None
         await finish_one(state, id_, "default", {"a@x": "250 schön"})
         await state.claim_due([name], hold=0)
-        await state.polled(name, next_poll=0, error=None)
+        await state.record_poll(name, next_poll=0, error=None)
         await state.recall(name, "server")
 
 
@@ -81,12 +81,12 @@ class TestPooler:
         self, server: PostgresqlServer, pooler: Pgbouncer
     ) -> None:
         async with opened(pooler.url(options="?options=-clock_timeout%3D100ms"), 0.3) as state:
-            await state.record("sales", [Entry("u1", "a")])
+            await state.record("sales", [LedgerEntry("u1", "a")])
             with server.connect() as other, other.transaction():
                 other.execute("LOCK TABLE uidl IN ACCESS EXCLUSIVE MODE")
                 with pytest.raises(StateUnavailable, match="lock timeout"):
-                    await state.record("sales", [Entry("u2", "b")])
-            await state.record("sales", [Entry("u2", "b")])
+                    await state.record("sales", [LedgerEntry("u2", "b")])
+            await state.record("sales", [LedgerEntry("u2", "b")])
 
     async def test_who_prepares_statements_says_so(
         self, server: PostgresqlServer, pooler: Pgbouncer
@@ -95,7 +95,7 @@ class TestPooler:
         async with opened(url) as state:
             for number in range(4):
                 await state.seen([f"{number}"])
-                await state.record("prepared", [Entry(f"{number}", f"p{number}")])
+                await state.record("prepared", [LedgerEntry(f"{number}", f"p{number}")])
             assert len(await state.known("prepared")) == 4
         with pytest.raises(ConfigError, match="prepare_threshold: expected a number"):
             await State.open(f"{server.url()}?prepare_threshold=yes", owner=new_owner())
@@ -169,19 +169,19 @@ class TestFailover:
     async def test_the_ledger_goes_on_where_the_replica_is_promoted(self) -> None:
         with postgresql() as primary, postgresql(primary) as replica:
             async with opened(several(replica, primary), 1.0) as state:
-                await state.record("sales", [Entry("u1", "a")])
+                await state.record("sales", [LedgerEntry("u1", "a")])
                 wait_until(lambda: _uidls(replica) == ["u1"], "the replica to have it")
                 primary.stop()
                 with pytest.raises(StateUnavailable):
-                    await state.record("sales", [Entry("u2", "b")])
+                    await state.record("sales", [LedgerEntry("u2", "b")])
                 replica.promote()
-                await state.record("sales", [Entry("u2", "b")])
+                await state.record("sales", [LedgerEntry("u2", "b")])
                 assert set(await state.known("sales")) == {"u1", "u2"}
             # What was the primary comes back, first in the list, and is none any more.
             primary.configure("default_transaction_read_only = on\n")
             primary.start()
             async with opened(several(primary, replica), 1.0) as state:
-                await state.record("sales", [Entry("u3", "c")])
+                await state.record("sales", [LedgerEntry("u3", "c")])
             assert _uidls(replica) == ["u1", "u2", "u3"]
             assert _uidls(primary) == ["u1"]
 
@@ -191,16 +191,16 @@ class TestFailover:
                 opened(several(demoted, promoted), 2.0) as both,
                 opened(demoted.url(), 0.5) as alone,
             ):
-                await both.record("sales", [Entry("u1", "a")])
+                await both.record("sales", [LedgerEntry("u1", "a")])
                 wait_until(lambda: _uidls(promoted) == ["u1"], "the replica to have it")
                 promoted.promote()
                 demoted.refuse_writes(refused=True)
-                await both.record("sales", [Entry("u2", "b")])
+                await both.record("sales", [LedgerEntry("u2", "b")])
                 assert _uidls(promoted) == ["u1", "u2"]
                 with pytest.raises(StateUnavailable, match="replica, or was made read-only"):
-                    await alone.record("sales", [Entry("u2", "b")])
+                    await alone.record("sales", [LedgerEntry("u2", "b")])
                 demoted.refuse_writes(refused=False)
-                await alone.record("sales", [Entry("u3", "c")])
+                await alone.record("sales", [LedgerEntry("u3", "c")])
                 assert _uidls(demoted) == ["u1", "u3"]
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from shared.claims import Claim, Entry
 from shared.errors import ConfigError, StateUnavailable
+from shared.ledger import Claim, LedgerEntry
 from shared.state import State, new_owner
-from tests.claims import claim_one, finish_one, unclaim_one
+from tests.ledger import claim_one, finish_one, unclaim_one
 from tests.servers.postgresql import PostgresqlServer, postgresql
 from tests.servers.proxy import Proxy, proxy
 from tests.unit.state.suite import StateSuite
@@ -47,9 +47,9 @@ class TestServer:
         self, server: PostgresqlServer, url: str
     ) -> None:
         state = await State.open(url, owner=new_owner())
-        await state.record("sales", [Entry("u1", "a")])
+        await state.record("sales", [LedgerEntry("u1", "a")])
         server.disconnect_everybody()
-        await state.record("sales", [Entry("u2", "b")])
+        await state.record("sales", [LedgerEntry("u2", "b")])
         assert set(await state.known("sales")) == {"u1", "u2"}
         await state.close()
 
@@ -59,7 +59,7 @@ class TestServer:
                 "CREATE DATABASE ascii TEMPLATE template0 ENCODING SQL_ASCII LOCALE 'C'"
             )
         state = await State.open(server.url(database="ascii"), owner=new_owner())
-        await state.record("sales", [Entry("ü1", "a")])
+        await state.record("sales", [LedgerEntry("ü1", "a")])
         assert set(await state.known("sales")) == {"ü1"}
         assert await claim_one(state, "id", "küche") == Claim(frozenset(), replay=False)
         await finish_one(state, "id", "küche", {"änne@x": "250 schön"})
@@ -201,11 +201,11 @@ class TestServer:
     ) -> None:
         more = r"%20--lock-timeout=100ms%20-c%20application_name=one\%20two%27s"
         state = await State.open(url + more, owner=new_owner(), patience=0.3)
-        await state.record("sales", [Entry("u1", "a")])
+        await state.record("sales", [LedgerEntry("u1", "a")])
         with server.connect() as other, other.transaction():
             other.execute(f"LOCK TABLE {url.rpartition('%3D')[2]}.uidl IN ACCESS EXCLUSIVE MODE")
             with pytest.raises(StateUnavailable, match="lock timeout"):
-                await state.record("sales", [Entry("u2", "b")])
+                await state.record("sales", [LedgerEntry("u2", "b")])
         await state.close()
 
     @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from amqp import Connection, Message
 
 from shared.broker import Delivery, Send
 from shared.broker.rabbitmq import RabbitBroker
-from shared.broker.steward import KombuSteward
+from shared.broker.steward.steward import KombuSteward
 from shared.queues import INCOMING, POLL
 from tests.deliveries import singly
 from tests.flow.forked import ForkedConnector

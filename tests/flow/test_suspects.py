@@ -16,9 +16,9 @@ import pytest
 
 from services.fetcher.identity import identify
 from shared.broker import HANDED_OUT, Send
-from shared.faultpoint import VARIABLE
+from shared.failpoint import VARIABLE
 from shared.message import Envelope, Fetched, Inline
-from shared.metrics import UNTRIED
+from shared.metrics.registry import UNTRIED
 from shared.queues import INCOMING, PICKUP, QUARANTINE, Tier
 from shared.runner import RENEW
 from shared.trial.suspects import SUSPECT
@@ -60,7 +60,7 @@ if "trial" in sys.orig_argv:
     def answered(*_):
         raise MemoryError
 
-    frames.answered = answered
+    frames.pack_answer = answered
 """
 
 
@@ -153,9 +153,7 @@ async def test_what_crashes_its_process_ends_in_quarantine_and_its_neighbours_ar
 
     (kept,) = product.json("quarantine", "list")
     assert (kept["id"], kept["account"], kept["subject"]) == (poison, ACCOUNT, "7")
-    assert kept["reason"] == (
-        "it crashed the process that took it, 3 times, by itself: signal 11 (SIGSEGV)"
-    )
+    assert kept["reason"] == ("it crashed its process 3 times, alone in it: signal 11 (SIGSEGV)")
     assert kept["stage"] == "deliverer"
     out = product.folder / "out.eml"
     assert product.cli("quarantine", "export", poison, "-o", str(out)).returncode == 0
@@ -239,7 +237,7 @@ async def test_once_ends_where_no_process_starts_for_suspects(
     await hand_out(product, broker, 3)
     product.start(ONCE, **python(product, DOES_NOT_START))
     assert product.processes.pop(ONCE).wait(PATIENCE) == 1
-    said = "suspects were not tried, as no process starts that tries them; they wait for a retry"
+    said = "suspects were not tried, as their process does not start; they wait for a retry"
     assert [e["suspects"] for e in product.events(ONCE) if e.get("event") == said] == ["3"]
     left = ("pickup.retry.1s", PICKUP)
     await waited(product, lambda: sum(depth(product, broker, q) for q in left) == 3, "suspects")
@@ -290,7 +288,7 @@ async def test_what_fails_in_the_process_that_tries_is_a_crash(
     product.start("deliverer", **python(product, CANNOT_ANSWER))
     await waited(product, lambda: depth(product, None, QUARANTINE), "quarantine")
     (kept,) = product.json("quarantine", "list")
-    assert kept["reason"].endswith("3 times, by itself: exit status 70")
+    assert kept["reason"].endswith("3 times, alone in it: exit status 70")
     assert product.stop("deliverer") == 0
 
 
@@ -371,4 +369,4 @@ async def test_once_ends_over_a_message_that_crashes(
     summary = next(e for e in product.events(ONCE) if "accounts" in e)
     assert (summary["quarantined"], summary["delivered"]) == (1, 0)
     (kept,) = product.json("quarantine", "list")
-    assert kept["reason"].endswith("by itself: signal 9 (SIGKILL)")
+    assert kept["reason"].endswith("alone in it: signal 9 (SIGKILL)")

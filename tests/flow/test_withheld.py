@@ -8,9 +8,9 @@ import pytest
 from amqp import Message
 from amqp.exceptions import MessageNacked
 
-from shared.broker import steward_withheld
 from shared.broker.management import Management
-from shared.broker.steward import KombuSteward
+from shared.broker.steward import withheld
+from shared.broker.steward.steward import KombuSteward
 from shared.errors import Refused
 from shared.queues import DECLARED, HELD, HELD_BACK, MOVING, QUARANTINE
 from tests.flow.forked import ForkedConnector
@@ -107,8 +107,8 @@ def management_url(server: RabbitServer) -> str:
 @pytest.fixture
 def place(server: RabbitServer, vhost: str, monkeypatch: pytest.MonkeyPatch) -> Withholding:
     """A virtual host with the queues of an earlier version."""
-    monkeypatch.setattr(steward_withheld, "RETRIED", 8 * RETRYING)
-    monkeypatch.setattr(steward_withheld, "COUNTED", 1.5)
+    monkeypatch.setattr(withheld, "RETRIED", 8 * RETRYING)
+    monkeypatch.setattr(withheld, "COUNTED", 1.5)
     found = Withholding(server, vhost)
     found.build()
     return found
@@ -139,8 +139,8 @@ def test_no_queue_is_deleted_in_which_mail_is_held_back(place: Withholding, aske
 
 
 def test_what_stays_held_back_stops_it(place: Withholding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steward_withheld, "RETRIED", 0.0)
-    monkeypatch.setattr(steward_withheld, "COUNTED", 0.0)
+    monkeypatch.setattr(withheld, "RETRIED", 0.0)
+    monkeypatch.setattr(withheld, "COUNTED", 0.0)
     withhold(place)
     before, kept = place.count(), place.arguments()["incoming"]
     said = r"incoming: RabbitMQ holds \d+ of .* quarantine does not take them"

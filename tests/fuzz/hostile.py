@@ -12,24 +12,24 @@ from urllib.parse import quote
 
 import msgpack
 
-from services.fetcher import listing
 from services.fetcher.compare import Comparison, usable
-from services.fetcher.unrevealing import _stand_ins
+from services.fetcher.pop3 import listing
+from services.fetcher.pop3.uidl_redaction import _stand_ins
 from services.postmaster import show
 from shared import wire
 from shared.broker import Delivery, Stored, dead_letter
 from shared.broker.rabbitmq.properties import TABLE_LIMIT, _texts, fitting
-from shared.claims import Known
 from shared.clock import SystemClock
-from shared.known_secrets import HIDDEN, KnownSecrets
-from shared.log import Lines, MailLog, printable
+from shared.envelope_check import require_ours
+from shared.ledger import Known
+from shared.log import LogLines, MailLog, printable
 from shared.message import Addressed, Fetched, Parsed, Payload, Poll
 from shared.outcome import Done
-from shared.ownership import require_ours
 from shared.queues import INCOMING, PARSED, PICKUP, POLL, Tier, plan
-from shared.redaction import Redaction
+from shared.redaction.known_secrets import HIDDEN, KnownSecrets
+from shared.redaction.redaction import Redaction
 from shared.settlement import RetryPolicy
-from shared.stage import Handling, Opened, Stage
+from shared.stage import DecodedDelivery, Stage, StageHandler
 from tests.corpus.envelopes import ENVELOPES
 
 INBOXES: Sequence[tuple[type[Payload], str]] = (
@@ -71,7 +71,7 @@ def maildrop(data: bytes) -> None:
     """
     count, bodies = (data[:1] or b"\0")[0], [*data[1:].split(b"\xff"), b"", b""][:3]
     assert 0 <= listing.login_delay(listing.capabilities(bodies[0])) < 10**6
-    listed, sizes = listing.Uidls(MOST), listing.Sizes(MOST)
+    listed, sizes = listing.UidlListing(MOST), listing.SizeListing(MOST)
     listed.feed(bodies[1])
     sizes.feed(bodies[2])
     numbers = listed.end().numbers
@@ -103,9 +103,9 @@ def deliver_to_stage(data: bytes) -> None:
     raw, body = _headers(rest)
     headers = dead_letter.own(raw)
     stage = Stage("stage", inbox, kind, PARSED, lambda _: Done("x"), 1)
-    handling = Handling(stage, POLICY, MailLog("x", lines=Lines(StringIO())), SystemClock())
-    found = handling.open(Delivery(inbox, body, id_, headers, first % 3, None))
-    if isinstance(found, Opened):
+    handling = StageHandler(stage, POLICY, MailLog("x", lines=LogLines(StringIO())), SystemClock())
+    found = handling.decode(Delivery(inbox, body, id_, headers, first % 3, None))
+    if isinstance(found, DecodedDelivery):
         require_ours(found.envelope)
         return
     for send in found.sends:
@@ -116,7 +116,7 @@ def deliver_to_stage(data: bytes) -> None:
         headers = dead_letter.readable(raw, body, "quarantine", QUEUES)
         stored = Stored("quarantine", sent.message_id, headers, body)
         assert json.dumps(show.record(stored))
-    assert found.follows.release is None
+    assert found.settlement.release is None
     _texts.cache_clear()  # it keeps a thousand, and memory is looked at
 
 

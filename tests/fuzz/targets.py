@@ -12,12 +12,12 @@ from typing import TypeVar, get_args
 
 import msgpack
 
-from services.deliverer.meaning import Meaning, meaning
-from services.deliverer.reply import Malformed, Reply, ReplyReader, Step
-from services.fetcher import listing
+from services.deliverer.smtp.reply import Malformed, ReplyReader, SmtpReply, SmtpStep
+from services.deliverer.smtp.reply_meaning import Meaning, meaning
 from services.fetcher.identity import Identity, identify
-from services.fetcher.protocol import CHUNK, LINE_LIMIT, Body, Pop3
-from services.fetcher.protocol import Reply as Pop3Reply
+from services.fetcher.pop3 import listing
+from services.fetcher.pop3.protocol import CHUNK, LINE_LIMIT, Body, Pop3
+from services.fetcher.pop3.protocol import Pop3Reply as Pop3Reply
 from services.parser.parse import parse
 from services.parser.summary import SHOWN, readable
 from services.rewriter.rewrite import Rewriter, Route
@@ -229,7 +229,7 @@ def list_maildrop(body: bytes) -> None:
         assert name == name.upper()
         assert isinstance(values, tuple)
     _, pieces = in_pieces(body)
-    uidls, sizes = listing.Uidls(MOST), listing.Sizes(MOST)
+    uidls, sizes = listing.UidlListing(MOST), listing.SizeListing(MOST)
     for piece in pieces:
         uidls.feed(piece)
         sizes.feed(piece)
@@ -270,9 +270,9 @@ _READ = 100
 """Replies that are read as one to each step; a courier reads each as one to its own alone."""
 
 
-def replies(pieces: Sequence[bytes]) -> list[Reply] | str:
+def replies(pieces: Sequence[bytes]) -> list[SmtpReply] | str:
     reader = ReplyReader(hostile.SWORDFISH)
-    found: list[Reply] = []
+    found: list[SmtpReply] = []
     try:
         for piece in pieces:
             found += reader.feed(piece)
@@ -284,9 +284,9 @@ def replies(pieces: Sequence[bytes]) -> list[Reply] | str:
     for reply in found[:_READ]:
         assert reply.codes.isascii()
         assert not hostile.SWORDFISH.holds(reply.text)
-        for step in Step:
+        for step in SmtpStep:
             assert meaning(reply, step) in get_args(Meaning)
-            assert reply.said("mx.example.net:25", step).isprintable()
+            assert reply.sentence("mx.example.net:25", step).isprintable()
     return found
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from shared.faultpoint import VARIABLE
+from shared.failpoint import VARIABLE
 from tests.flow.connector import STAGES, Connector
 
 FIRST = STAGES

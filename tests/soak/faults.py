@@ -32,7 +32,7 @@ POINTS = {
         "deliverer.before-ledger", "deliverer.after-ledger", "pickup.before-ack",
     ),
 }  # fmt: skip
-"""The steps of each stage at which a process can be made to die; see ``shared.faultpoint``."""
+"""The steps of each stage at which a process can be made to die; see ``shared.failpoint``."""
 MOST = 12
 """Times that a step is reached, at the most, until the process dies there."""
 PATIENCE = 15.0

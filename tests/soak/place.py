@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from services.postmaster.parked import FAILED, QUARANTINED, Folder, browse, letter, raw_of
-from shared.broker.steward import KombuSteward
+from services.postmaster.parked_mail import FAILED, QUARANTINED, Folder, browse, letter, raw_of
+from shared.broker.steward.steward import KombuSteward
 from shared.message import Inline, Spooled
 from shared.queues import POLL, QUARANTINE, Tier, failed_queue, plan
 from shared.spool.store import path_of

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigError
-from shared.settings import Settings, load
+from shared.settings.model import Settings, load
 
 CONTRACT = """
 data_dir = "/var/lib/pop3-connector"

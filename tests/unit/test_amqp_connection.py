@@ -5,7 +5,7 @@ from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed
 from pika.exceptions import AMQPConnectionError
 
 from shared.broker.amqp_url import parse
-from shared.broker.rabbitmq.connection import HEARTBEAT, parameters, text, translated
+from shared.broker.rabbitmq.connection import HEARTBEAT, parameters, text, translate
 from shared.errors import BrokerLimit, BrokerRefuses, BrokerUnavailable
 
 
@@ -39,7 +39,7 @@ def test_what_a_broker_refuses_is_known_by_its_words(
     said: str, kind: type[Exception], login: bool | None
 ) -> None:
     nested = AMQPConnectionWorkflowFailed([OSError("unreachable"), AMQPConnectionError(said)])
-    error = translated(nested, parse("amqp://a:b@h/v"))
+    error = translate(nested, parse("amqp://a:b@h/v"))
     assert type(error) is kind
     assert getattr(error, "login", None) is login
     assert said in str(error)

@@ -13,7 +13,7 @@ from pika.compat import long
 
 from shared.broker.rabbitmq import frames
 from shared.broker.rabbitmq.connection import Confirmed, MailConnection
-from shared.broker.rabbitmq.consumer import DELIVERY_COUNT, _told
+from shared.broker.rabbitmq.subscription import DELIVERY_COUNT, _decode_headers
 
 FRAME_MAX = 4096
 NAMES = st.text("abcdefgh.-5", min_size=1, max_size=40)
@@ -48,7 +48,7 @@ def test_a_message_is_published_as_pika_would(
     exchange: str, queue: str, message_id: str, headers: dict[str, object], body: bytes
 ) -> None:
     table = frames.encoded(headers) if headers else b""
-    written = frames.published(
+    written = frames.publish_frames(
         7, exchange, queue, "application/msgpack", message_id, table, body, FRAME_MAX
     )
     method = spec.Basic.Publish(exchange=exchange, routing_key=queue, mandatory=True)
@@ -57,7 +57,7 @@ def test_a_message_is_published_as_pika_would(
 
 def test_what_does_not_fit_into_a_short_string_is_an_error() -> None:
     with pytest.raises(ValueError, match="300 bytes"):
-        frames.published(1, "e", "q", "t", "i" * 300, b"", b"x", FRAME_MAX)
+        frames.publish_frames(1, "e", "q", "t", "i" * 300, b"", b"x", FRAME_MAX)
 
 
 Seen = tuple[int, bool, str, dict[str, object], bytes]
@@ -78,7 +78,7 @@ class Listening(MailConnection):
         self.seen: list[Seen] = []
         self.receive(7, self._take)
 
-    def _take(self, m: frames.Delivered) -> None:
+    def _take(self, m: frames.DeliveredFrames) -> None:
         headers = dict(frames.headers(m.table)) if m.table else {}
         self.seen.append((m.tag, m.redelivered, m.message_id, headers, m.body))
 
@@ -165,12 +165,12 @@ def test_properties_that_pika_cannot_decode_are_left_out() -> None:
     _, found = frame.decode_frame(frames.decodable(raw))
     assert isinstance(found, frame.Header)
     assert (found.channel_number, found.body_size, found.properties.headers) == (7, 5, None)
-    assert _told(headers) == ({}, 0)
+    assert _decode_headers(headers) == ({}, 0)
 
 
 @pytest.mark.parametrize("count", ["many", True])
 def test_a_count_of_hand_outs_that_is_none_counts_for_nothing(count: object) -> None:
-    assert _told(frames.encoded({DELIVERY_COUNT: count, "account": "sales"})) == (
+    assert _decode_headers(frames.encoded({DELIVERY_COUNT: count, "account": "sales"})) == (
         {"account": "sales"},
         0,
     )
@@ -179,4 +179,4 @@ def test_a_count_of_hand_outs_that_is_none_counts_for_nothing(count: object) -> 
 def test_a_count_of_hand_outs_is_read_as_the_broker_writes_it() -> None:
     table = frames.encoded({DELIVERY_COUNT: long(3), "account": "sales"})
     assert b"l" + (3).to_bytes(8, "big") in table
-    assert _told(table) == ({"account": "sales"}, 3)
+    assert _decode_headers(table) == ({"account": "sales"}, 3)

@@ -39,7 +39,7 @@ async def test_only_a_success_that_lasts_starts_again(lasted: float, again: bool
     backoff = Backoff(clock, 100.0)
     for _ in range(5):
         await backoff.pause()
-    backoff.succeeded()
+    backoff.note_success()
     clock.time += lasted
     await backoff.pause()
     assert (clock.pauses[-1] <= FIRST) is again

@@ -3,9 +3,9 @@
 import io
 import json
 
-from shared.dialogue import Dialogue
 from shared.log import MailLog, configure
-from shared.redaction import Redaction
+from shared.network.dialogue import Dialogue
+from shared.redaction.redaction import Redaction
 
 
 def test_what_is_said_is_told_with_hostile_text_escaped() -> None:

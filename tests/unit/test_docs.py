@@ -13,9 +13,18 @@ import pytest
 from pydantic import BaseModel
 
 from services.__main__ import main
-from services.deliverer.couriers import courier_for
-from shared.settings import Account, Broker, Destination, Monitor, Retry, Settings, Spool, load
-from shared.settings_secret import SOURCES
+from services.deliverer.destinations import courier_for
+from shared.settings.model import (
+    AccountSettings,
+    BrokerSettings,
+    DestinationSettings,
+    MonitorSettings,
+    RetrySettings,
+    Settings,
+    SpoolSettings,
+    load,
+)
+from shared.settings.secret import SOURCES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -23,12 +32,12 @@ CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
 
 TABLES: dict[str, type[BaseModel]] = {
     "## Keys": Settings,
-    "### `[broker]`": Broker,
-    "### `[spool]`": Spool,
-    "### `[delivery]` and `[destinations.NAME]`": Destination,
-    "### `[retry]`": Retry,
-    "### `[monitor]`": Monitor,
-    "### `[[account]]`": Account,
+    "### `[broker]`": BrokerSettings,
+    "### `[spool]`": SpoolSettings,
+    "### `[delivery]` and `[destinations.NAME]`": DestinationSettings,
+    "### `[retry]`": RetrySettings,
+    "### `[monitor]`": MonitorSettings,
+    "### `[[account]]`": AccountSettings,
 }
 
 
@@ -62,10 +71,10 @@ def test_every_way_to_give_a_password_is_documented() -> None:
 
 def test_the_defaults_that_are_documented_hold() -> None:
     spool, retry = section("### `[spool]`"), section("### `[retry]`")
-    assert f'`inline_limit` | `"{Spool().inline_limit // 1024}KiB"`' in spool
-    assert ", ".join(f'"{tier.label}"' for tier in Retry().tiers) in retry
-    assert f'`give_up_after` | `"{Retry().give_up_after / 86_400:g}d"`' in retry
-    defaults = Account.model_fields
+    assert f'`inline_limit` | `"{SpoolSettings().inline_limit // 1024}KiB"`' in spool
+    assert ", ".join(f'"{tier.label}"' for tier in RetrySettings().tiers) in retry
+    assert f'`give_up_after` | `"{RetrySettings().give_up_after / 86_400:g}d"`' in retry
+    defaults = AccountSettings.model_fields
     for key, shown in {"tls": "implicit", "destination": "default"}.items():
         assert defaults[key].default == shown
         assert f'`{key}` | `"{shown}"`' in section("### `[[account]]`")

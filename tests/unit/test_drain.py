@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from services.drain import STUCK_AFTER, Drained, drain
-from services.parts import Assembly, Resources
+from services.wiring import Assembly, Resources
 from shared import wire
 from shared.broker import Delivery, Send
-from shared.broker.embedded import EmbeddedBroker
-from shared.broker.embedded_steward import EmbeddedSteward
-from shared.log import Lines, MailLog
+from shared.broker.embedded.broker import EmbeddedBroker
+from shared.broker.embedded.steward import EmbeddedSteward
+from shared.log import LogLines, MailLog
 from shared.message import Envelope, Fetched, Inline, Parsed, Summary
 from shared.outcome import Answer, Busy, Done, Forward, Outcome, Retry
 from shared.queues import INCOMING, PARSED, POLL, retry_queue
-from shared.settings import load
+from shared.settings.model import load
 from shared.spool import Spool
 from shared.stage import Compute, Perform, Stage, alone
 from shared.state import State
@@ -87,7 +87,7 @@ class Plant:
         self.interrupted = asyncio.Event()
         self.broker = Broker(self.file, tiers=self.settings.retry.tiers, name="test")
         self.broker.breaks = {}
-        self.log = MailLog("run", lines=Lines(self.said))
+        self.log = MailLog("run", lines=LogLines(self.said))
         self.arrived: list[str] = []
 
     async def put(self, *ids: str, queue: str = INCOMING) -> None:
@@ -192,7 +192,7 @@ async def test_one_account_that_raises_what_it_should_not_stops_no_other(tmp_pat
     ("error", "why"),
     [
         (RuntimeError("it broke"), "RuntimeError: it broke"),
-        (None, "it has nothing to consume any more"),
+        (None, "its queue can no longer be consumed"),
     ],
 )
 async def test_a_stage_that_ends_by_itself_ends_the_run_and_loses_nothing(
@@ -203,7 +203,7 @@ async def test_a_stage_that_ends_by_itself_ends_the_run_and_loses_nothing(
         await plant.put("x")
         drained = await plant.drained()
     assert drained == Drained(waiting=0, broken=True)
-    (told,) = [e for e in plant.events() if e["event"].startswith("a stage has ended by itself")]
+    (told,) = [e for e in plant.events() if e["event"].startswith("a stage ended unexpectedly")]
     assert (told["which"], told["why"]) == ("deliverer", why)
     # The parser may have passed it on by then, under the id of its envelope.
     assert {"x", id_of("x")} & {id_ for ids in plant.left().values() for id_ in ids}
@@ -239,7 +239,7 @@ async def test_what_hangs_is_given_up_when_nothing_has_moved_for_long(tmp_path: 
         assert not draining.done()
         await plant.clock.advance(120)
         assert (await draining).broken
-    (told,) = [e for e in plant.events() if e["event"].startswith("nothing moves any more")]
+    (told,) = [e for e in plant.events() if e["event"].startswith("no progress any more")]
     assert told["in_hand"] == "1"
     assert plant.left() == {PARSED: ["x"]}
 

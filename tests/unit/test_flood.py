@@ -10,7 +10,7 @@ import pytest
 
 from shared.errors import SpoolUnavailable
 from shared.flood import MANY, SOME, STRETCH
-from shared.log import DEBUG, INFO, Lines, MailLog
+from shared.log import DEBUG, INFO, LogLines, MailLog
 
 TIMES = 1_000
 REPEATED: dict[str, Callable[[MailLog, str, int], None]] = {
@@ -33,7 +33,9 @@ class Log:
     def __init__(self, level: int = INFO) -> None:
         self._out = io.StringIO()
         self.now = 0.0
-        self.mail = MailLog("deliverer", lines=Lines(self._out, level, monotonic=lambda: self.now))
+        self.mail = MailLog(
+            "deliverer", lines=LogLines(self._out, level, monotonic=lambda: self.now)
+        )
 
     def lines(self) -> list[dict[str, Any]]:
         """Return what was written since the last time."""
@@ -108,12 +110,12 @@ def test_what_befalls_all_alike_is_one_line_for_each_reason_and_then_a_count() -
     for number in range(TIMES):
         why = "incoming: full"
         log.mail.account_failed(f"account-{number}", why, 1.0, ours=True)
-        log.mail.trouble("the broker does not settle", why=f"{number} bytes: full")
+        log.mail.trouble("settling failed; it is retried", why=f"{number} bytes: full")
     log.mail.account_failed("account-0", "no connection", 1.0, ours=True)
     told = [(line["event"], line.get("reason")) for line in log.lines()]
     assert told == [
         ("account failed", "incoming: full"),
-        ("the broker does not settle", None),
+        ("settling failed; it is retried", None),
         ("account failed", "no connection"),
     ]
     log.now += STRETCH
@@ -121,5 +123,5 @@ def test_what_befalls_all_alike_is_one_line_for_each_reason_and_then_a_count() -
     counts = [(line["event"], line.get("left_out")) for line in log.lines()]
     assert counts[:2] == [
         ("account failed", TIMES - 1),
-        ("the broker does not settle", TIMES - 1),
+        ("settling failed; it is retried", TIMES - 1),
     ]

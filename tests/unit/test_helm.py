@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from shared.policies import POLICIES, PRIORITY
+from shared.broker.policies import POLICIES, PRIORITY
+from shared.broker.topology import every, exchange, protected
 from shared.queues import MOVING, SENDERS, Tier
-from shared.settings import load
-from shared.topology import every, exchange, protected
+from shared.settings.model import load
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/pop3-connector"

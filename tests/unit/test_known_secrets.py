@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.known_secrets import LONGEST, MOST, KnownSecrets
-from shared.redaction import Redaction
-from shared.settings_known import known_in
+from shared.redaction.known_secrets import LONGEST, MOST, KnownSecrets
+from shared.redaction.redaction import Redaction
+from shared.settings.written_secrets import secrets_in
 from tests.unit.configurations import MINIMAL, loaded
 
 SECRET = "Sw0rd&fish ä"
@@ -140,7 +140,7 @@ def test_what_stands_in_the_configuration_is_known(tmp_path: Path) -> None:
     options = { key = "AKIA12345678", secret = "s3+secret/key", endpoint_url = "http://s3:9000" }
     """
     )
-    known = known_in(loaded(tmp_path, text))
+    known = secrets_in(loaded(tmp_path, text))
     for secret in ("hunter2", "br0ker/pass", "d4tabase-pass", "aw4y-pass", "s3+secret/key"):
         assert known.hidden(f"no {secret}") == "no ***"
     for other in ("AKIA12345678", "http://s3:9000", "/nowhere"):

@@ -15,20 +15,20 @@ ROOT = Path(__file__).parents[2]
 OURS = ("services", "shared")
 STAGES = ("fetcher", "parser", "rewriter", "deliverer")
 
-CORE = ("message", "outcome", "errors", "clock", "claims", "queues", "faultpoint")
+CORE = ("message", "outcome", "errors", "clock", "ledger", "queues", "failpoint")
 """The modules of ``shared`` that stand on the standard library and each other."""
 
 LIBRARIES = {
     "msgpack": ("shared.wire",),
     "pika": ("shared.broker.rabbitmq*",),
-    "kombu": ("shared.topology", "shared.broker.steward*"),
-    "amqp": ("shared.topology", "shared.broker.steward*"),
+    "kombu": ("shared.broker.topology", "shared.broker.steward*"),
+    "amqp": ("shared.broker.topology", "shared.broker.steward*"),
     "sqlalchemy": ("shared.state*",),
     "fsspec": ("shared.spool*",),
     "structlog": ("shared.log",),
     "pydantic": ("shared.settings*",),
     "pydantic_core": ("shared.settings*",),
-    "tomli": ("shared.settings_source",),
+    "tomli": ("shared.settings.source",),
     "prometheus_client": ("shared.metrics*",),
     "tenacity": ("shared.*", "services.*"),
     "click": ("services.__main__", "services.postmaster.*"),
@@ -39,22 +39,22 @@ LIBRARIES = {
 
 _OF_THE_LOG = ("shared.log.printable", "shared.log.Report", "shared.log.silent")
 _NETWORK = (
-    "shared.network",
-    "shared.same_host",
-    "shared.network_words",
-    "shared.dialogue",
-    "shared.redaction",
-    "shared.known_secrets",
+    "shared.network.dial",
+    "shared.network.same_host",
+    "shared.network.explain",
+    "shared.network.dialogue",
+    "shared.redaction.redaction",
+    "shared.redaction.known_secrets",
 )
-_OF_DISKS = ("shared.disk_words",)
+_OF_DISKS = ("shared.disk.explain",)
 _OF_TASKS = (
-    "shared.apart",
-    "shared.supervised",
+    "shared.daemon_thread",
+    "shared.supervision",
 )
 _OF_MARKS = ("shared.mark",)
 HANDLERS_MAY = (
     *(f"shared.{name}" for name in CORE),
-    "shared.grouped",
+    "shared.group_commit",
     *_NETWORK,
     *_OF_THE_LOG,
     *_OF_TASKS,
@@ -107,7 +107,7 @@ def within(name: str, *places: str) -> bool:
 def in_wiring(module: str) -> bool:
     """Return whether a module puts the parts together: an entry point, or next to the stages."""
     beside = module.count(".") == 1 and module not in PACKAGES
-    return module.endswith(".__main__") or (beside and within(module, "services"))
+    return module.endswith((".__main__", ".wiring")) or (beside and within(module, "services"))
 
 
 def matches(module: str, patterns: tuple[str, ...]) -> bool:
@@ -156,7 +156,7 @@ def test_a_stage_knows_the_core_and_its_own_folder(stage: str) -> None:
 
 
 def test_the_runner_knows_no_broker_in_particular() -> None:
-    for module in ("shared.runner", "shared.stage", "shared.settlement", "shared.outbox"):
+    for module in ("shared.runner", "shared.stage", "shared.settlement", "shared.queue_publisher"):
         for name in imports(module):
             implementation = f"shared.broker.{name.split('.')[2]}" if name.count(".") > 1 else ""
             known = within(name, "shared.broker") and implementation in MODULES

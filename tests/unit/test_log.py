@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from shared.flood import SOME, STRETCH
-from shared.log import Lines, MailLog, configure, printable
-from shared.metrics import EVENTS, HANDLING, LATENCY, METRICS, SPOOL, Metrics
+from shared.log import LogLines, MailLog, configure, printable
+from shared.metrics.registry import EVENTS, HANDLING, LATENCY, METRICS, SPOOL, Metrics
 
 
 class Terminal(io.StringIO):
@@ -213,7 +213,7 @@ def test_printable_keeps_letters_and_cuts() -> None:
 
 def test_a_flood_of_one_trouble_is_some_lines_and_then_a_count() -> None:
     said, now = io.StringIO(), [0.0]
-    log = MailLog("fetcher", lines=Lines(said, monotonic=lambda: now[0]))
+    log = MailLog("fetcher", lines=LogLines(said, monotonic=lambda: now[0]))
     for number in range(200_000 // 100):
         log.trouble("message refused", account="sales", number=number)
         log.trouble("message refused", account=f"other-{number % 100}")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shared import network
-from shared.network import Address, NameNotLookedUp, addresses, dial
+from shared.network import dial as network
+from shared.network.dial import NameNotLookedUp, SocketAddress, addresses, dial
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.process import free_port
 from tests.unit.fetcher.pop3_session import server_context
@@ -38,9 +38,9 @@ class Greeted(asyncio.Protocol):
 def at(*hosts: str) -> network.LookUp:
     """Return what looks up these addresses, whatever the name."""
 
-    def look_up(_: str, port: int) -> Sequence[Address]:
+    def look_up(_: str, port: int) -> Sequence[SocketAddress]:
         return [
-            Address(socket.AF_INET6 if ":" in host else socket.AF_INET, (host, port))
+            SocketAddress(socket.AF_INET6 if ":" in host else socket.AF_INET, (host, port))
             for host in hosts
         ]
 
@@ -140,7 +140,7 @@ async def test_names_that_nobody_answers_for_hold_up_no_other() -> None:
     never = threading.Event()
     waiting = threading.Semaphore(0)
 
-    def hang(host: str, port: int) -> Sequence[Address]:
+    def hang(host: str, port: int) -> Sequence[SocketAddress]:
         waiting.release()
         never.wait()
         return at("127.0.0.1")(host, port)
@@ -161,7 +161,7 @@ async def test_names_that_nobody_answers_for_hold_up_no_other() -> None:
 async def test_a_name_is_not_looked_up_for_ever() -> None:
     never = threading.Event()
 
-    def hang(_: str, __: int) -> Sequence[Address]:
+    def hang(_: str, __: int) -> Sequence[SocketAddress]:
         never.wait()
         return []
 

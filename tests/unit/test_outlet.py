@@ -13,7 +13,7 @@ from typing import TextIO
 import pytest
 
 from shared import outlet
-from shared.log import INFO, Lines
+from shared.log import INFO, LogLines
 from tests.servers.process import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,7 +50,7 @@ def all_of(reader: int) -> bytes:
         return file.read()
 
 
-async def say(lines: Lines, numbers: range) -> None:
+async def say(lines: LogLines, numbers: range) -> None:
     for number in numbers:
         lines.say(INFO, "run", "said", {"number": number, "long": "x" * 100})
         await asyncio.sleep(0)
@@ -61,7 +61,7 @@ async def test_what_nobody_reads_stops_nothing_and_is_counted(
 ) -> None:
     reader, stream = pipe
     monkeypatch.setattr(outlet, "MOST", 100_000)
-    lines = Lines(stream)
+    lines = LogLines(stream)
     async with asyncio.timeout(60):
         await say(lines, range(2_000))  # 400 KB
     reading = asyncio.create_task(asyncio.to_thread(all_of, reader))
@@ -105,7 +105,7 @@ def test_who_reads_gets_all_of_it_in_its_order() -> None:
 def test_a_reader_that_is_gone_stops_nothing(pipe: tuple[int, TextIO]) -> None:
     reader, stream = pipe
     os.close(reader)
-    lines = Lines(stream)
+    lines = LogLines(stream)
     for number in range(100):
         lines.say(INFO, "run", "said", {"number": number})
     wait_until(lambda: lines.outlet._size == 0, "what cannot be written to be let go")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.broker import embedded_schema
-from shared.private_file import make_private
+from shared.broker.embedded import schema
+from shared.disk.private_file import make_private
 from shared.state import State, new_owner
 
 WRITER = """
@@ -27,9 +27,9 @@ def test_what_another_process_writes_and_leaves_is_seen_after_a_second_look(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "queue.db"
-    with closing(embedded_schema.connect(path, 5.0)) as first:
+    with closing(schema.connect(path, 5.0)) as first:
         first.execute("PRAGMA user_version").fetchone()
-        embedded_schema.connect(path, 5.0).close()
+        schema.connect(path, 5.0).close()
         subprocess.run([sys.executable, "-c", WRITER, str(path)], check=True)
         assert first.execute("SELECT count(*) FROM theirs").fetchone() == (1,)
         assert Path(f"{path}-wal").exists()

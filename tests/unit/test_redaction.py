@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from shared.redaction import Redaction
+from shared.redaction.redaction import Redaction
 
 ODD = 'pä&s s"w'
 

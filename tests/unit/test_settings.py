@@ -9,8 +9,8 @@ import pytest
 
 from shared.errors import ConfigError
 from shared.queues import Tier
-from shared.settings import load
-from shared.settings_problems import WrongSettings
+from shared.settings.model import load
+from shared.settings.problems import WrongSettings
 from tests.unit.configurations import CONTRACT, MINIMAL, loaded, refusal
 
 DURATION = '{}: {}: expected a duration with its unit, such as "30s", "5m", "2h" or "5d"'

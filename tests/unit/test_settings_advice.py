@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import load
-from shared.settings_advice import warnings
+from shared.settings.advice import warnings
+from shared.settings.model import load
 from tests.unit.configurations import written
 
 ACCOUNT = """

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigError
-from shared.settings import load
-from shared.settings_owner import OWNER, note_owner, require_own
+from shared.settings.model import load
+from shared.settings.owner import OWNER, note_owner, require_own
 from tests.unit.configurations import MINIMAL
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigError
-from shared.settings import Settings, load
-from shared.settings_advice import warnings
+from shared.settings.advice import warnings
+from shared.settings.model import Settings, load
 from tests.servers.process import wait_until
 from tests.unit.configurations import CONTRACT, MINIMAL, loaded, refusal, written
 
@@ -82,7 +82,7 @@ class TestSecrets:
     def test_a_command_that_hangs_is_given_up_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("shared.settings_secret.COMMAND_SECONDS", 0.05)
+        monkeypatch.setattr("shared.settings.secret.COMMAND_SECONDS", 0.05)
         with pytest.raises(ConfigError, match="took more than"):
             self.password(tmp_path, 'password_command = "sleep 60"')
 
@@ -90,7 +90,7 @@ class TestSecrets:
     def test_what_a_command_has_started_is_killed_with_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: str
     ) -> None:
-        monkeypatch.setattr("shared.settings_secret.COMMAND_SECONDS", 1.0)
+        monkeypatch.setattr("shared.settings.secret.COMMAND_SECONDS", 1.0)
         script = tmp_path / "password"
         script.write_text(f"{goes_on} &\necho $! >{tmp_path}/child\nwait\n")
         with pytest.raises(ConfigError) as caught:

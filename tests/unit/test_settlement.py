@@ -20,7 +20,7 @@ from shared.message import (
 )
 from shared.outcome import Busy, DeadLetter, Done, Forward, Outcome, Quarantine, Retry, Split
 from shared.queues import Tier
-from shared.settlement import RetryPolicy, Route, Settlement, undecodable
+from shared.settlement import RetryPolicy, Settlement, SettlementRules, undecodable
 
 NOW = 1_700_000_000.0
 POLICY = RetryPolicy((Tier("30s", 30), Tier("5m", 300), Tier("2h", 7200)), 5 * 86_400.0)
@@ -38,7 +38,7 @@ def envelope(payload: Payload | None = None, **changes: Any) -> Envelope[Payload
 
 
 def settle(e: Envelope[Payload], outcome: Outcome, now: float = NOW) -> Settlement:
-    return Route("deliverer", "pickup", "next", POLICY).settlement(e, outcome, now)
+    return SettlementRules("deliverer", "pickup", "next", POLICY).settlement(e, outcome, now)
 
 
 def test_forward_starts_the_next_stage_with_a_clean_count_and_a_longer_trail() -> None:
@@ -162,7 +162,7 @@ def test_bytes_that_are_no_envelope_are_kept_as_they_are() -> None:
 
 def test_a_poll_job_is_never_retried_for_the_schedule_makes_another() -> None:
     job = Envelope("poll-a", "a", Poll(), NOW)
-    route = Route("fetcher", "poll", None, POLICY)
+    route = SettlementRules("fetcher", "poll", None, POLICY)
     follows = route.settlement(job, Retry("database away"), NOW)
     assert [s.send for s in follows.steps] == [None]
 
@@ -213,7 +213,7 @@ def test_two_envelopes_never_own_one_blob() -> None:
 
 def test_a_poll_job_goes_back_to_its_queue_where_the_time_is_known_and_is_dropped_else() -> None:
     """It has no tiers; dropped, its account is due again when the schedule says so."""
-    route = Route("fetcher", "poll", None, POLICY)
+    route = SettlementRules("fetcher", "poll", None, POLICY)
     job = envelope(Poll(), id="poll-sales")
     dropped = route.settlement(job, Retry("a defect"), NOW)
     assert [(s.event, s.send) for s in dropped.steps] == [("polled", None)]

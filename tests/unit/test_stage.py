@@ -16,19 +16,19 @@ import pytest
 
 from shared import wire
 from shared.broker import HANDED_OUT, Delivery, Send
-from shared.broker.embedded import EmbeddedBroker
-from shared.broker.embedded_steward import EmbeddedSteward
+from shared.broker.embedded.broker import EmbeddedBroker
+from shared.broker.embedded.steward import EmbeddedSteward
 from shared.clock import Clock, SystemClock
 from shared.errors import SpoolMissing, SpoolUnavailable
-from shared.log import Lines, MailLog
+from shared.log import LogLines, MailLog
 from shared.message import Addressed, Envelope, Inline, Poll, Spooled, Summary, poll_id
 from shared.outcome import Answer, Busy, DeadLetter, Done, Forward, Outcome, Retry, Split
 from shared.queues import PICKUP, POLL, QUARANTINE, Tier, plan
 from shared.runner import RENEW, Runner
-from shared.settlement import RetryPolicy, Route, Settlement, Step
+from shared.settlement import Consequence, RetryPolicy, Settlement, SettlementRules
 from shared.spool import Spool
 from shared.stage import Compute, Perform, Stage, alone
-from shared.trial import NotStarted, Start, Tell, hand_outs
+from shared.trial import NotStarted, Start, TakeHeaders, hand_outs
 from shared.trial.suspects import SUSPECT
 from tests.clock import ManualClock
 from tests.deliveries import singly
@@ -102,7 +102,7 @@ async def at_work(
     broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="test")
     spool = Spool(str(folder / "spool"))
     said = StringIO()
-    log = MailLog("deliverer", lines=Lines(said))
+    log = MailLog("deliverer", lines=LogLines(said))
     bench = Bench(
         broker,
         EmbeddedSteward(folder / "queue.db", TIERS),
@@ -334,14 +334,14 @@ async def test_what_a_handler_of_a_lane_does_not_answer_for_is_retried(
 async def test_a_message_of_which_nothing_could_be_said_is_answered_for_once_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, failures = Route.settlement, [MemoryError(), MemoryError()]
+    real, failures = SettlementRules.settlement, [MemoryError(), MemoryError()]
 
     def settlement(*arguments: Any) -> Settlement:
         if failures:
             raise failures.pop()
         return real(*arguments)
 
-    monkeypatch.setattr(Route, "settlement", settlement)
+    monkeypatch.setattr(SettlementRules, "settlement", settlement)
 
     async def perform(_: Sequence[Envelope[Any]], answer: Answer) -> None:
         answer(0, Done("250 ok"))
@@ -413,11 +413,11 @@ class Apart:
     async def start(self) -> "Apart":
         return self
 
-    async def handle(self, delivery: Delivery, _: Tell) -> Settlement:
+    async def handle(self, delivery: Delivery, _: TakeHeaders) -> Settlement:
         self.taken.append((name_of(delivery.message_id), hand_outs(delivery)))
         self.counted.append(delivery.redeliveries)
         await self.go_on.wait()
-        return Settlement((Step("delivered", "250 ok"),))
+        return Settlement((Consequence("delivered", "250 ok"),))
 
     async def close(self) -> None:
         """End."""
@@ -507,7 +507,7 @@ async def test_poll_jobs_that_were_handed_out_again_wait_for_no_other(
     await broker.open()
     stage = Stage("fetcher", POLL, Poll, None, perform, 8)
     spool = Spool(str(tmp_path / "spool"))
-    log = MailLog("fetcher", lines=Lines(StringIO()))
+    log = MailLog("fetcher", lines=LogLines(StringIO()))
     stop = asyncio.Event()
     running = asyncio.create_task(
         Runner(stage, broker, RetryPolicy(TIERS, 60.0), log, clock, spool).run(stop, grace=0.01)

@@ -46,11 +46,17 @@ def test_a_run_over_the_embedded_broker_loads_what_it_needs(tmp_path: Path) -> N
         f'data_dir = "{tmp_path}/data"\n[delivery]\nurl = "maildir://{tmp_path}/mail"\n'
     )
     modules = loaded(RUN, "--config", str(config), "run", "--once")
-    assert {"services.run", "shared.broker.embedded", "sqlalchemy.dialects.sqlite"} <= modules
+    assert {
+        "services.run",
+        "shared.broker.embedded.broker",
+        "sqlalchemy.dialects.sqlite",
+    } <= modules
     assert not modules & NOT_FOR_A_RUN
 
 
 def test_a_stage_without_state_does_not_load_what_reaches_the_database() -> None:
-    modules = loaded("import sys, services.parser.__main__, services.rewriter.__main__")
-    assert "services.host" in modules
+    modules = loaded(
+        "import sys, services.process, services.parser.wiring, services.rewriter.wiring"
+    )
+    assert "services.process" in modules
     assert not modules & (NOT_FOR_A_RUN | {"sqlalchemy"})

@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 
 from shared.broker import HANDED_OUT, Delivery
-from shared.log import Lines, MailLog
+from shared.log import LogLines, MailLog
 from shared.message import Addressed
 from shared.outcome import Done
 from shared.queues import PICKUP, QUARANTINE
-from shared.settlement import Settlement, Step
+from shared.settlement import Consequence, Settlement
 from shared.stage import Stage
-from shared.trial import Ended, NotHandedOver, NotStarted, Tell, hand_outs, kept
-from shared.trial.alone import CRASHES
-from shared.trial.bench import FIRST_MOMENTS, IDLE
-from shared.trial.starts import LONGEST_PAUSE, PAUSE, TRIES, WARN_AFTER
+from shared.trial import Ended, NotHandedOver, NotStarted, TakeHeaders, hand_outs, kept_headers
+from shared.trial.isolated import CRASHES
+from shared.trial.side_by_side import FIRST_MOMENTS, IDLE
+from shared.trial.starter import LONGEST_PAUSE, PAUSE, TRIES, WARN_AFTER
 from shared.trial.suspects import ABREAST, SUSPECT, Suspects
 from tests.clock import ManualClock
 
-DONE = Settlement((Step("delivered", "250 ok"),))
+DONE = Settlement((Consequence("delivered", "250 ok"),))
 
 
 def delivery(name: str, redeliveries: int = SUSPECT, **headers: int) -> Delivery:
@@ -38,7 +38,7 @@ class Process:
     ended: str | None = None
     closed: bool = False
 
-    async def handle(self, delivery: Delivery, tell: Tell) -> Settlement:
+    async def handle(self, delivery: Delivery, tell: TakeHeaders) -> Settlement:
         tell({"subject": f"about {delivery.message_id}"})
         answer: asyncio.Future[Settlement] = asyncio.get_running_loop().create_future()
         self.hand[delivery.message_id] = answer
@@ -75,7 +75,7 @@ class Court:
 
     def __post_init__(self) -> None:
         stage = Stage("deliverer", PICKUP, Addressed, None, lambda _: Done(""), 8)
-        log = MailLog("deliverer", lines=Lines(self.said))
+        log = MailLog("deliverer", lines=LogLines(self.said))
         self.suspects = Suspects(
             stage,
             self.start,
@@ -191,7 +191,7 @@ async def test_one_that_crashes_is_found_among_many_and_the_others_go_on(court: 
         await court.turn()
     court.holding("b").answer()
     await court.turn(PAUSE)
-    words = "it crashed the process that took it, 3 times, by itself: signal 11 (SIGSEGV)"
+    words = "it crashed its process 3 times, alone in it: signal 11 (SIGSEGV)"
     assert court.quarantined() == {"bad": words}
     assert (court.settled["a"], court.settled["b"]) == (DONE, DONE)
     (step,) = court.settled["bad"].steps
@@ -332,6 +332,6 @@ async def test_what_waits_as_the_stage_ends_is_left_where_it_is(court: Court) ->
 def test_hand_outs_are_counted_on_where_the_broker_begins_anew() -> None:
     again = delivery("a", 3, handed_out=10)
     assert hand_outs(again) == 13
-    assert kept(again) == {"account": "sales", HANDED_OUT: 13}
+    assert kept_headers(again) == {"account": "sales", HANDED_OUT: 13}
     for forged in (-5, "7", True, 2.5):
         assert hand_outs(again._replace(headers={HANDED_OUT: forged})) == 3

@@ -5,15 +5,15 @@ import sys
 
 import pytest
 
-from services.trial import process
-from services.trial.process import start
+from services.trial import child as process
+from services.trial.child import start
 from shared.broker import Delivery
 from shared.trial import Ended, NotHandedOver, NotStarted, frames
 
 DELIVERY = Delivery("pickup", b"body", "id", {"account": "sales"}, 2, None)
-READY = f"import sys, time; sys.stdout.buffer.write({frames.packed(['ready'])!r})\n"
+READY = f"import sys, time; sys.stdout.buffer.write({frames.pack(['ready'])!r})\n"
 READY += "sys.stdout.flush(); sys.stdin.buffer.read(HELLO + 4)\n"
-READY = READY.replace("HELLO", str(len(frames.packed(["settings", "x"]))))
+READY = READY.replace("HELLO", str(len(frames.pack(["settings", "x"]))))
 
 
 def child(*lines: str) -> list[str]:
@@ -48,7 +48,7 @@ async def test_a_program_that_is_not_there_was_not_started() -> None:
         ("raise SystemExit(3)", "exit status 3"),
         ("import os; os.kill(os.getpid(), 11)", "signal 11 (SIGSEGV)"),
         ("print('no frame at all')", "what it said could not be read: ValueError"),
-        ("time.sleep(600)", "it stood still for 0 seconds"),
+        ("time.sleep(600)", "no sign of life for 0 seconds"),
     ],
 )
 async def test_how_one_ends_is_told_to_whoever_waits(

@@ -16,9 +16,9 @@ import pytest
 
 from shared import wire
 from shared.broker import Send
-from shared.broker import embedded_schema as queue_schema
-from shared.broker.embedded import EmbeddedBroker
-from shared.broker.embedded_steward import EmbeddedSteward
+from shared.broker.embedded import schema
+from shared.broker.embedded.broker import EmbeddedBroker
+from shared.broker.embedded.steward import EmbeddedSteward
 from shared.clock import SystemClock
 from shared.log import MailLog
 from shared.message import Addressed, Poll
@@ -30,10 +30,10 @@ from shared.spool import Spool
 from shared.stage import Stage
 from shared.state import State
 from shared.state import schema as state_schema
-from tests.claims import claim_one
 from tests.clock import ManualClock
 from tests.corpus.envelopes import BEGAN, ENVELOPES, ID
 from tests.deliveries import singly
+from tests.ledger import claim_one
 
 OLD = Path(__file__).parent / "upgrade"
 PATIENCE = 20.0
@@ -229,7 +229,7 @@ async def test_an_old_process_works_on_beside_a_new_one(
     steps = (*state_schema.MIGRATIONS, "ALTER TABLE account ADD COLUMN note {text}")
     monkeypatch.setattr(state_schema, "MIGRATIONS", steps)
     new = await opened(path)
-    await old.polled("sales", next_poll=BEGAN + 900, error=None)
+    await old.record_poll("sales", next_poll=BEGAN + 900, error=None)
     assert (await new.accounts())["sales"].next_poll == BEGAN + 900
     await old.close()
     await remembers(new)
@@ -280,10 +280,10 @@ async def test_a_queue_file_is_migrated_with_all_that_is_in_it(
 ) -> None:
     path = restored("queue-1.sql", tmp_path / "queue.db")
     step = ("CREATE TABLE more (name TEXT)",)
-    monkeypatch.setattr(queue_schema, "MIGRATIONS", (*queue_schema.MIGRATIONS, step))
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, step))
     assert len(await taken(path)) == 2
     with sqlite3.connect(path) as database:
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        assert version == len(queue_schema.MIGRATIONS)
+        assert version == len(schema.MIGRATIONS)
         database.execute("SELECT name FROM more")
     database.close()

@@ -16,20 +16,20 @@ from weakref import WeakSet
 
 from shared.broker import CONNECTOR, Delivery, Send
 from shared.broker.amqp_url import parsed
-from shared.broker.rabbitmq.apart import Apart
 from shared.broker.rabbitmq.backoff import Backoff
+from shared.broker.rabbitmq.bundle_splitter import BundleSplitter
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
-from shared.broker.rabbitmq.consumer import Session
-from shared.broker.rabbitmq.link import Link
+from shared.broker.rabbitmq.foreign_messages import ForeignMessages
+from shared.broker.rabbitmq.kept_connection import KeptConnection
 from shared.broker.rabbitmq.publisher import Publisher
-from shared.broker.rabbitmq.strangers import Strangers
-from shared.broker.rabbitmq.watch import Watch
+from shared.broker.rabbitmq.stall_watch import StallWatch
+from shared.broker.rabbitmq.subscription import Subscription
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokerUnavailable, DeliveryLost, Refused
-from shared.faultpoint import reach
+from shared.failpoint import reach
 from shared.log import Report, silent
 from shared.queues import Tier, plan, reachable
-from shared.supervised import supervised
+from shared.supervision import supervise
 
 LONGEST_PAUSE: Final = 5.0
 """Seconds between two tries to consume a queue that is not declared yet."""
@@ -80,18 +80,18 @@ class RabbitBroker:
         self._reach = frozenset(reachable(sender, plan(tiers)))
         addresses = parsed(urls)
         self._publishing, self._consuming = (
-            Link(addresses, ca_file, f"{title} ({use})", version, report, self._clock)
+            KeptConnection(addresses, ca_file, f"{title} ({use})", version, report, self._clock)
             for title in [f"pop3-connector {name} {version}"]
             for use in ("publishing", "consuming")
         )
         self._publisher = Publisher(self._publishing, sender, report, self._clock)
-        self._apart = Apart(self._publisher, self._clock, report)
-        self._strangers = Strangers(names, self._publisher, tiers, self._clock, report)
-        self._watch = Watch(
+        self._apart = BundleSplitter(self._publisher, self._clock, report)
+        self._strangers = ForeignMessages(names, self._publisher, tiers, self._clock, report)
+        self._watch = StallWatch(
             lambda: self._publisher.oldest, lambda: self.connected, self._clock, report
         )
         self._watching: asyncio.Task[None] | None = None
-        self._sessions: WeakSet[Session] = WeakSet()
+        self._sessions: WeakSet[Subscription] = WeakSet()
 
     async def open(self) -> None:
         """Connect; return once the broker can be used, however long that takes.
@@ -100,7 +100,7 @@ class RabbitBroker:
             BrokerRefuses: the broker does not accept user name and password.
         """
         what = "watches what the broker does not do"
-        self._watching = supervised(self._watch.look, what, self._clock)
+        self._watching = supervise(self._watch.look, what, self._clock)
         await self._publishing.start()
         await self._consuming.start()
         await self._publisher.start()
@@ -143,14 +143,14 @@ class RabbitBroker:
     async def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Sequence[Delivery], None]:
         """Yield what has come, at most ``prefetch`` unsettled at a time, until closed."""
         backoff = Backoff(self._clock, LONGEST_PAUSE)
-        session: Session | None = None
+        session: Subscription | None = None
         try:
             self._watch.wants(queue)
             while (session := await self._subscribe(queue, prefetch, backoff)) is not None:
                 self._watch.has(queue)
                 while arrived := await session.next():
-                    ours = self._strangers.sifted(session, arrived)
-                    if ready := self._apart.sifted(session, ours):
+                    ours = self._strangers.sift(session, arrived)
+                    if ready := self._apart.sift(session, ours):
                         yield ready
                 await self._spared(session)
                 self._watch.wants(queue)
@@ -162,7 +162,7 @@ class RabbitBroker:
             if session is not None:
                 await session.stop()
 
-    async def _spared(self, session: Session) -> None:
+    async def _spared(self, session: Subscription) -> None:
         """Let the alarm pass, if there is one, for which messages were handed out often enough."""
         if self.blocked is not None and session.most >= WORN:
             what = "nothing is taken during the alarm; it was handed out often"
@@ -185,19 +185,19 @@ class RabbitBroker:
         self, settlements: Sequence[tuple[Delivery, Sequence[Send]]]
     ) -> list[Exception | None]:
         """Settle many deliveries; return for each None, or what ``settle`` would have raised."""
-        answers: list[Exception | None] = [self._gone(delivery) for delivery, _ in settlements]
+        answers: list[Exception | None] = [self._loss(delivery) for delivery, _ in settlements]
         ours = [at for at, lost in enumerate(answers) if lost is None]
-        published = await self._published([settlements[at][1] for at in ours])
+        published = await self._publish_groups([settlements[at][1] for at in ours])
         for at, refused in zip(ours, published, strict=True):
-            answers[at] = refused or self._forgotten(settlements[at][0])
+            answers[at] = refused or self._acknowledge(settlements[at][0])
         return answers
 
-    def _gone(self, delivery: Delivery) -> DeliveryLost | None:
-        session, number = cast(tuple[Session, int], delivery.tag)
-        return session.gone(number)
+    def _loss(self, delivery: Delivery) -> DeliveryLost | None:
+        session, number = cast(tuple[Subscription, int], delivery.tag)
+        return session.loss(number)
 
-    def _forgotten(self, delivery: Delivery) -> Exception | None:
-        session, number = cast(tuple[Session, int], delivery.tag)
+    def _acknowledge(self, delivery: Delivery) -> Exception | None:
+        session, number = cast(tuple[Subscription, int], delivery.tag)
         reach(delivery.queue, "before-ack")
         return session.ack(number)
 
@@ -208,18 +208,18 @@ class RabbitBroker:
             Refused: a send was not taken.
             BrokerUnavailable: the connection broke before the outcome was known.
         """
-        (error,) = await self._published([sends])
+        (error,) = await self._publish_groups([sends])
         if error is not None:
             raise error
 
-    async def _published(self, groups: Sequence[Sequence[Send]]) -> list[Exception | None]:
+    async def _publish_groups(self, groups: Sequence[Sequence[Send]]) -> list[Exception | None]:
         """Publish each group whole, or nothing of it, with one wait for all the confirms."""
         answers: list[Exception | None] = [self._unreachable(sends) for sends in groups]
         going = [at for at, refused in enumerate(answers) if refused is None and groups[at]]
         if not going:
             return answers
         try:
-            signed = [self._strangers.signed(groups[at]) for at in going]
+            signed = [self._strangers.sign(groups[at]) for at in going]
             confirmed = await self._publisher.publish(signed)
         except BrokerUnavailable as error:
             confirmed = [error for _ in going]
@@ -265,20 +265,20 @@ class RabbitBroker:
             channel.close()
         return count
 
-    async def _subscribe(self, queue: str, prefetch: int, backoff: Backoff) -> Session | None:
+    async def _subscribe(self, queue: str, prefetch: int, backoff: Backoff) -> Subscription | None:
         """Return a session, once the broker lets us have one; None if we are closed."""
         while True:
             try:
                 connection = await self._consuming.connection()
             except BrokerUnavailable:
                 return None
-            session = Session(queue, prefetch, f"{self._name}.{os.getpid()}.{queue}")
+            session = Subscription(queue, prefetch, f"{self._name}.{os.getpid()}.{queue}")
             try:
                 await session.open(connection)
             except ChannelEnded as error:
                 self._report("cannot consume yet", queue=queue, reason=str(error))
                 await backoff.pause()
             else:
-                backoff.succeeded()
+                backoff.note_success()
                 self._sessions.add(session)
                 return session

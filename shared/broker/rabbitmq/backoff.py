@@ -26,7 +26,7 @@ class Backoff:
         self._failures = 0
         self._success_at: float | None = None
 
-    def succeeded(self) -> None:
+    def note_success(self) -> None:
         """Note that the last try worked; what comes next may still fail soon."""
         self._success_at = self._clock.monotonic()
 

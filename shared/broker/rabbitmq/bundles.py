@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from shared import wire
 from shared.broker import Send
-from shared.broker.bundled import COUNT
+from shared.broker.bundle_headers import COUNT
 from shared.queues import RETRIED
 
 MOST: Final = wire.BUNDLED
@@ -42,7 +42,7 @@ class Item(NamedTuple):
     table: bytes
 
 
-def arranged(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+def arrange(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     """Yield the messages in the entries that they go in: bundles, and those that go alone."""
     if len(items) < FEW:
         yield from ([item] for item in items)
@@ -73,7 +73,7 @@ def _cut(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     yield part
 
 
-def joined(items: Sequence[Item]) -> Send:
+def join(items: Sequence[Item]) -> Send:
     """Return a bundle as a message by itself; the header ``messages`` tells how many it holds."""
     sends = [item.send for item in items]
     first = sends[0]

@@ -64,7 +64,7 @@ class AsyncChannel:
             self._waiting.discard(opened)
             raise ChannelEnded(0, _text(error)) from error
         self._begun = True
-        self.pika.add_on_close_callback(self._closed)
+        self.pika.add_on_close_callback(self._on_closed)
         await self._answer(opened)
 
     def call(
@@ -115,7 +115,7 @@ class AsyncChannel:
         finally:
             self._waiting.discard(future)
 
-    def _closed(self, _: Channel, error: Exception) -> None:
+    def _on_closed(self, _: Channel, error: Exception) -> None:
         self.ended = ChannelEnded(getattr(error, "reply_code", 0), _text(error))
         for future in self._waiting:
             if not future.done():

@@ -16,22 +16,22 @@ from pika.spec import Basic
 
 from shared.broker import Send
 from shared.broker.rabbitmq import frames
-from shared.broker.rabbitmq.bundles import Item, arranged, joined
+from shared.broker.rabbitmq.bundles import Item, arrange, join
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 from shared.broker.rabbitmq.connection import MailConnection
+from shared.broker.rabbitmq.lasting_refusals import LastingRefusals
 from shared.broker.rabbitmq.properties import fitting
-from shared.broker.rabbitmq.stubborn import Stubborn
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, Refused
-from shared.faultpoint import reach_all
+from shared.failpoint import reach_all
 from shared.log import printable
 from shared.wire import BODY_LIMIT
 
 CONTENT_TYPE: Final = "application/msgpack"
 
 
-class _Batch:
-    """The messages of one caller, in groups, each with an answer; he waits for the last confirm."""
+class _PublishCall:
+    """The messages of one caller, in groups, each with an answer; it waits for the last confirm."""
 
     __slots__ = ("answers", "at", "done", "left")
 
@@ -57,7 +57,7 @@ class _Pending(NamedTuple):
     """
 
     at: float
-    batch: _Batch
+    batch: _PublishCall
     queue: str
     message_id: str
     items: Sequence[Item]
@@ -76,7 +76,7 @@ class ConfirmChannel:
         clock: tells how long a confirm is waited for.
     """
 
-    def __init__(self, exchange: str, stubborn: Stubborn, clock: Clock) -> None:
+    def __init__(self, exchange: str, stubborn: LastingRefusals, clock: Clock) -> None:
         self._clock = clock
         self._stubborn = stubborn
         self._retired = False
@@ -139,14 +139,14 @@ class ConfirmChannel:
         """
         if not self._channel.pika.is_open:
             raise BrokerUnavailable("the channel is closed")
-        batch = _Batch(len(groups), self._clock.monotonic())
+        batch = _PublishCall(len(groups), self._clock.monotonic())
         items: list[Item] = []
         for number, sends in enumerate(groups):
             try:
                 items += [_item(number, send) for send in sends]
             except Refused as error:
                 batch.answers[number] = error
-        for entry in ([item] for item in items) if apart else arranged(items):
+        for entry in ([item] for item in items) if apart else arrange(items):
             self._publish(batch, entry)
         batch.less(0)  # there may be none to wait for
         return batch.done
@@ -157,11 +157,11 @@ class ConfirmChannel:
         if not self._pending:
             self._channel.close()
 
-    def _publish(self, batch: _Batch, items: Sequence[Item]) -> None:
+    def _publish(self, batch: _PublishCall, items: Sequence[Item]) -> None:
         send, table = items[0].send, items[0].table
         if len(items) > 1:
-            send, table = fitting(joined(items))
-        message = frames.published(
+            send, table = fitting(join(items))
+        message = frames.publish_frames(
             self._number,
             self._exchange,
             send.queue,
@@ -194,10 +194,10 @@ class ConfirmChannel:
         for entry in confirmed:
             if refused:
                 entry.refuse(Refused(entry.queue, "the broker could not store it"))
-                self._stubborn.refused(entry.queue)
+                self._stubborn.note_refused(entry.queue)
             entry.batch.less(1)
         if not refused and self._stubborn:
-            self._stubborn.taken(e.queue for tag, e in found.items() if tag not in came_back)
+            self._stubborn.note_taken(e.queue for tag, e in found.items() if tag not in came_back)
         if self._retired:
             self.retire()
 

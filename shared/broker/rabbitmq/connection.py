@@ -11,7 +11,7 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 
 from shared.broker.amqp_url import AmqpUrl, tls_context
 from shared.broker.rabbitmq import frames
-from shared.broker.refusals import refusal
+from shared.broker.refusal_words import refusal
 from shared.errors import BrokerUnavailable
 from shared.log import printable
 
@@ -21,7 +21,7 @@ where the broker proposes less."""
 
 _CHUNK: Final = 65536
 
-Receiver: TypeAlias = Callable[[frames.Delivered], None]
+Receiver: TypeAlias = Callable[[frames.DeliveredFrames], None]
 Confirmed: TypeAlias = Callable[[int, bool], None]
 """Takes a delivery tag, and whether all below it are meant too."""
 
@@ -170,7 +170,7 @@ def _causes(error: Any) -> Iterator[BaseException]:
         yield error
 
 
-def translated(error: BaseException, url: AmqpUrl) -> Exception:
+def translate(error: BaseException, url: AmqpUrl) -> Exception:
     """Return our error for one of pika's from the time of connecting.
 
     pika only guesses from the state of the handshake ("probable"); the broker's own words decide.

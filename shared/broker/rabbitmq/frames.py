@@ -48,7 +48,7 @@ _BEGINS_HEADER: Final = (b"", bytes((HEADER,)))
 _BEGINS_BODY: Final = (b"", bytes((BODY,)))
 
 
-class Delivered(NamedTuple):
+class DeliveredFrames(NamedTuple):
     """A message that the broker hands out.
 
     Attributes:
@@ -65,7 +65,7 @@ class Delivered(NamedTuple):
     size: int
 
 
-def published(
+def publish_frames(
     channel: int,
     exchange: str,
     routing_key: str,
@@ -180,7 +180,7 @@ def acked(buffer: bytes, start: int, end: int) -> tuple[int, int, bool] | None:
 
 def delivered(
     buffer: bytes, start: int, header: int, channel: int
-) -> Delivered | Literal["partial"] | None:
+) -> DeliveredFrames | Literal["partial"] | None:
     """Return the message that begins with a basic.deliver.
 
     Args:
@@ -209,7 +209,7 @@ def delivered(
     table, message_id = _properties(buffer, header + _HEADER.size, headed=flags == _WITH_HEADERS)
     tag, redelivered = _TAG.unpack_from(buffer, start + 12 + buffer[start + 11])
     whole = buffer[body + _FRAME.size : end - 1]
-    return Delivered(tag, bool(redelivered & 1), message_id, table, whole, end - start)
+    return DeliveredFrames(tag, bool(redelivered & 1), message_id, table, whole, end - start)
 
 
 def _properties(buffer: bytes, at: int, *, headed: bool) -> tuple[bytes, str]:

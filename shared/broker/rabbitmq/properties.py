@@ -1,6 +1,6 @@
 """The id and the headers of a message, as AMQP takes them.
 
-What our stages write fits. What somebody else has put into a queue is sent on with what he wrote,
+What our stages write fits. What somebody else has put into a queue is sent on with what they wrote,
 to a retry tier or to quarantine, and that may be an id or a header that cannot be sent: refused, it
 would be tried again for ever, in the way of its neighbours; a table larger than a frame ends the
 connection. It goes with so much of them as AMQP takes. The body is never touched.

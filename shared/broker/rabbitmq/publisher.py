@@ -15,12 +15,12 @@ from shared.broker.rabbitmq.backoff import Backoff
 from shared.broker.rabbitmq.channel import ChannelEnded
 from shared.broker.rabbitmq.confirms import ConfirmChannel
 from shared.broker.rabbitmq.connection import MailConnection
-from shared.broker.rabbitmq.link import Link
-from shared.broker.rabbitmq.stubborn import Renewed, Stubborn
+from shared.broker.rabbitmq.kept_connection import KeptConnection
+from shared.broker.rabbitmq.lasting_refusals import LastingRefusals, Renewed
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import Report
-from shared.supervised import supervised
+from shared.supervision import supervise
 
 LONGEST_PAUSE: Final = 5.0
 
@@ -37,7 +37,7 @@ class Publisher:
         clock: times the pauses.
     """
 
-    def __init__(self, link: Link, exchange: str, report: Report, clock: Clock) -> None:
+    def __init__(self, link: KeptConnection, exchange: str, report: Report, clock: Clock) -> None:
         self._link = link
         self._exchange = exchange
         self._report = report
@@ -45,7 +45,7 @@ class Publisher:
         self._backoff = Backoff(clock, LONGEST_PAUSE)
         self._channel: ConfirmChannel | None = None
         self._open: list[ConfirmChannel] = []  # those that are retired, too
-        self._stubborn = Stubborn(clock, self._want)
+        self._stubborn = LastingRefusals(clock, self._want)
         self._wanted: asyncio.Queue[Renewed] = asyncio.Queue()
         self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -68,7 +68,7 @@ class Publisher:
     async def start(self) -> None:
         """Return once messages can be published."""
         what = f"keeps a channel to publish to {self._exchange}"
-        self._task = supervised(self._keep, what, self._clock)
+        self._task = supervise(self._keep, what, self._clock)
         await self._ready.wait()
 
     def publish(
@@ -95,12 +95,12 @@ class Publisher:
                 connection = await self._link.connection()
             except (BrokerUnavailable, ConfigError):
                 return  # it is closed, or was refused: its owner has been told
-            channel = await self._opened(connection)
+            channel = await self._open_channel(connection)
             if channel is not None:
                 await self._until_end(channel)
             await self._backoff.pause()
 
-    async def _opened(self, connection: MailConnection) -> ConfirmChannel | None:
+    async def _open_channel(self, connection: MailConnection) -> ConfirmChannel | None:
         channel = ConfirmChannel(self._exchange, self._stubborn, self._clock)
         try:
             await channel.open(connection)
@@ -112,12 +112,12 @@ class Publisher:
         return channel
 
     async def _until_end(self, channel: ConfirmChannel) -> None:
-        self._backoff.succeeded()
+        self._backoff.note_success()
         self._channel = channel
         self._ready.set()
         try:
             while (wanted := await self._wanted_of(channel)) is not None:
-                channel = await self._renewed(channel, wanted)
+                channel = await self._renew(channel, wanted)
             self._tell(channel.ended.result())
         finally:
             self._channel = None
@@ -133,17 +133,17 @@ class Publisher:
             wanted.cancel()
         return None if channel.ended.done() else wanted.result()
 
-    async def _renewed(self, channel: ConfirmChannel, wanted: Renewed) -> ConfirmChannel:
+    async def _renew(self, channel: ConfirmChannel, wanted: Renewed) -> ConfirmChannel:
         """Return the channel to go on with: what is on its way goes over the old one to its end."""
         if wanted == "connection":
             self._link.drop()
-        elif self._link.up and (fresh := await self._opened(self._link.now())) is not None:
+        elif self._link.up and (fresh := await self._open_channel(self._link.now())) is not None:
             channel.retire()
             self._channel = channel = fresh
         return channel
 
     def _want(self, wanted: Renewed, queue: str) -> None:
-        self._report(f"refused for long; another {wanted} is tried", queue=queue)
+        self._report(f"publishes refused for a while; trying another {wanted}", queue=queue)
         self._wanted.put_nowait(wanted)
 
     def _tell(self, error: ChannelEnded) -> None:

@@ -4,17 +4,17 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from services.deliverer.courier import Delivered, Post
-from services.deliverer.couriers import courier_for
-from services.deliverer.smtp import SmtpCourier
+from services.deliverer.courier import CourierResult, MailObject
+from services.deliverer.destinations import courier_for
+from services.deliverer.smtp.courier import SmtpCourier
 from tests.clock import ManualClock
 from tests.servers.smtp import SmtpServer
 from tests.unit.deliverer.letters import ANNA, SENDER, letter
 
 
-def posts(count: int, recipient: str = ANNA) -> list[Post]:
+def posts(count: int, recipient: str = ANNA) -> list[MailObject]:
     return [
-        Post(letter(b"Subject: %d\r\n\r\nbody\r\n" % n, id_=f"{n}"), SENDER, [recipient])
+        MailObject(letter(b"Subject: %d\r\n\r\nbody\r\n" % n, id_=f"{n}"), SENDER, [recipient])
         for n in range(count)
     ]
 
@@ -50,7 +50,7 @@ async def passing(clock: ManualClock) -> AsyncIterator[None]:
         task.cancel()
 
 
-def fates(delivered: list[Delivered]) -> set[str]:
+def fates(delivered: list[CourierResult]) -> set[str]:
     return {
         type(d).__name__ if isinstance(d, Exception) else "/".join(r.verdict for r in d.values())
         for d in delivered

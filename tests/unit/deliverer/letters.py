@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from services.deliverer.courier import Courier, Delivered, Letter, Post, Result
-from services.deliverer.couriers import courier_for
+from services.deliverer.courier import Courier, CourierResult, MailContent, MailObject, Result
+from services.deliverer.destinations import courier_for
 from tests.clock import ManualClock
 
 ANNA, BERT, CARL = "anna@corp.example", "bert@corp.example", "carl@corp.example"
@@ -25,7 +25,7 @@ def letter(
     size: int | None = None,
     replay: bool = False,
     held: bool = True,
-) -> Letter:
+) -> MailContent:
     """Return a letter: at hand, or in chunks if they are given or an error ends them."""
     spooled = chunks is not None or error is not None
     parts = [message] if chunks is None else chunks
@@ -37,14 +37,16 @@ def letter(
             raise error
 
     length = len(prefix) + sum(map(len, parts)) if size is None else size
-    return Letter(id_, prefix, length, read, None if spooled else message, replay, lambda: held)
+    return MailContent(
+        id_, prefix, length, read, None if spooled else message, replay, lambda: held
+    )
 
 
-async def told(courier: Courier, posts: Sequence[Post]) -> list[Delivered]:
+async def told(courier: Courier, posts: Sequence[MailObject]) -> list[CourierResult]:
     """Have letters delivered; return what was told of each."""
-    found: dict[int, Delivered] = {}
+    found: dict[int, CourierResult] = {}
 
-    def tell(place: int, delivered: Delivered) -> None:
+    def tell(place: int, delivered: CourierResult) -> None:
         assert place not in found
         found[place] = delivered
 
@@ -59,10 +61,10 @@ class One:
     courier: Courier
 
     async def deliver(
-        self, letter: Letter, sender: str, recipients: Sequence[str]
+        self, letter: MailContent, sender: str, recipients: Sequence[str]
     ) -> Mapping[str, Result]:
         """Deliver a letter; raise what kept it from being delivered."""
-        (delivered,) = await told(self.courier, [Post(letter, sender, recipients)])
+        (delivered,) = await told(self.courier, [MailObject(letter, sender, recipients)])
         if isinstance(delivered, Exception):
             raise delivered
         return delivered

@@ -4,10 +4,17 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from services.deliverer.courier import ClaimLost, Delivered, Letter, Post, Result, Tell
+from services.deliverer.courier import (
+    ClaimLost,
+    CourierResult,
+    MailContent,
+    MailObject,
+    ReportResult,
+    Result,
+)
 from services.deliverer.deliver import Deliveries
-from shared.claims import Claim, Delivery, Finished
 from shared.errors import SpoolMissing, SpoolUnavailable, StateUnavailable, Unstorable
+from shared.ledger import Claim, DeliveryKey, Finished
 from shared.message import Addressed, Envelope, Inline, Raw, Summary
 from tests.unit.deliverer.letters import ANNA, MESSAGE, PREFIX, SENDER
 
@@ -23,18 +30,20 @@ class Told:
     results: dict[str, Result] = field(default_factory=dict)
     error: BaseException | None = None
     forgets: str = ""
-    letters: list[tuple[Letter, bytes, list[str]]] = field(default_factory=list)
+    letters: list[tuple[MailContent, bytes, list[str]]] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event | None = None
 
-    async def deliver(self, posts: Sequence[Post], tell: Tell) -> None:
+    async def deliver(self, posts: Sequence[MailObject], tell: ReportResult) -> None:
         for place, post in enumerate(posts):
             tell(place, await self._deliver(*post))
 
     async def probe(self, recipients: Sequence[str]) -> None:
         raise NotImplementedError
 
-    async def _deliver(self, letter: Letter, sender: str, recipients: Sequence[str]) -> Delivered:
+    async def _deliver(
+        self, letter: MailContent, sender: str, recipients: Sequence[str]
+    ) -> CourierResult:
         assert sender == SENDER
         self.started.set()
         if self.gate is not None:
@@ -66,7 +75,7 @@ class Away:
         if call in self.out:
             raise StateUnavailable("the database is locked")
 
-    async def claim(self, deliveries: Sequence[Delivery]) -> Sequence[Claim | Unstorable | None]:
+    async def claim(self, deliveries: Sequence[DeliveryKey]) -> Sequence[Claim | Unstorable | None]:
         self._check("claim")
         return await self._ledger.claim(deliveries)
 
@@ -74,11 +83,11 @@ class Away:
         self._check("finish")
         await self._ledger.finish(finished)
 
-    async def unclaim(self, deliveries: Sequence[Delivery]) -> None:
+    async def unclaim(self, deliveries: Sequence[DeliveryKey]) -> None:
         self._check("unclaim")
         await self._ledger.unclaim(deliveries)
 
-    def holds(self, delivery: Delivery) -> bool:
+    def holds(self, delivery: DeliveryKey) -> bool:
         return "holds" not in self.out and self._ledger.holds(delivery)
 
 

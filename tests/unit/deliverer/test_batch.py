@@ -8,20 +8,20 @@ from functools import partial
 
 import pytest
 
-from services.deliverer.courier import ClaimLost, Delivered, Letter, Post
-from services.deliverer.couriers import courier_for
-from services.deliverer.smtp import SmtpCourier
+from services.deliverer.courier import ClaimLost, CourierResult, MailContent, MailObject
+from services.deliverer.destinations import courier_for
+from services.deliverer.smtp.courier import SmtpCourier
 from shared.errors import SpoolMissing, Unreachable
 from tests.servers.smtp import DROP, HANG, SmtpServer, smtp_server
 from tests.unit.deliverer.letters import ANNA, BERT, CARL, SENDER, letter, told, until
 
 
-def posts(*recipients: str) -> list[Post]:
+def posts(*recipients: str) -> list[MailObject]:
     """Return a letter for each of these recipients, each with another text."""
-    return [Post(text(n), SENDER, [r]) for n, r in enumerate(recipients)]
+    return [MailObject(text(n), SENDER, [r]) for n, r in enumerate(recipients)]
 
 
-def text(number: int, *, held: bool = True) -> Letter:
+def text(number: int, *, held: bool = True) -> MailContent:
     return letter(b"Subject: %d\r\n\r\n.%d\r\n" % (number, number), held=held)
 
 
@@ -39,8 +39,8 @@ async def opened(server: SmtpServer, connections: int = 1) -> AsyncIterator[Smtp
 class Giving:
     """Letters being delivered, and what was told of them so far."""
 
-    def __init__(self, courier: SmtpCourier, given: list[Post]) -> None:
-        self.told: dict[int, Delivered] = {}
+    def __init__(self, courier: SmtpCourier, given: list[MailObject]) -> None:
+        self.told: dict[int, CourierResult] = {}
         self.task = asyncio.create_task(courier.deliver(given, self.told.__setitem__))
 
     async def withdraw(self) -> None:
@@ -49,7 +49,7 @@ class Giving:
             await self.task
 
 
-def verdicts(delivered: list[Delivered]) -> list[str]:
+def verdicts(delivered: list[CourierResult]) -> list[str]:
     return [
         type(d).__name__ if isinstance(d, Exception) else next(iter(d.values())).verdict
         for d in delivered
@@ -68,7 +68,7 @@ async def test_all_arrive_whole_over_so_many_connections(lmtp: bool, connections
         assert verdicts(await told(courier, given)) == ["delivered"] * 30
         assert verdicts(await told(courier, given)) == ["delivered"] * 30
     assert server.connections == connections
-    expected = sorted((p.letter.prefix + (p.letter.data or b""), p.recipients[0]) for p in given)
+    expected = sorted((p.content.prefix + (p.content.data or b""), p.recipients[0]) for p in given)
     assert sorted((m.data, m.recipients[0]) for m in server.received) == sorted(expected * 2)
 
 
@@ -85,7 +85,7 @@ async def test_none_waits_for_one_that_takes_its_time() -> None:
 
 async def test_what_was_delivered_does_not_wait_in_memory_for_the_rest() -> None:
     given = posts(ANNA, BERT, CARL, ANNA)
-    texts = [weakref.ref(post.letter.chunks) for post in given]
+    texts = [weakref.ref(post.content.chunks) for post in given]
     async with smtp_server() as server, opened(server, 2) as courier:
         server.answer(f"RCPT {BERT}", HANG)
         giving = Giving(courier, given)
@@ -119,7 +119,7 @@ async def test_what_is_withdrawn_at_its_end_takes_no_other_batch_with_it() -> No
 
 
 async def test_a_defect_of_who_is_told_is_not_waited_for_in_vain() -> None:
-    def tell(place: int, delivered: Delivered) -> None:
+    def tell(place: int, delivered: CourierResult) -> None:
         raise RuntimeError("a defect")
 
     async with smtp_server() as server, opened(server) as courier:
@@ -213,10 +213,10 @@ async def test_what_follows_a_letter_that_is_never_sent_is_not_forgotten() -> No
             session = hand.session
             assert session is not None
             server.writers[0].transport.abort()
-            await until(lambda: not session.channel.idle)
+            await until(lambda: not session.connection.idle)
 
         first, second = posts(ANNA, BERT)
-        first = first._replace(letter=first.letter._replace(data=None, chunks=breaking))
+        first = first._replace(content=first.content._replace(data=None, chunks=breaking))
         async with asyncio.timeout(20):
             broken, delivered = await told(courier, [first, second])
     assert isinstance(broken, Unreachable)
@@ -226,7 +226,7 @@ async def test_what_follows_a_letter_that_is_never_sent_is_not_forgotten() -> No
 
 async def test_one_that_is_claimed_no_longer_is_not_sent_though_it_was_announced() -> None:
     given = posts(ANNA, BERT, CARL)
-    given[1] = Post(text(1, held=False), SENDER, [BERT])
+    given[1] = MailObject(text(1, held=False), SENDER, [BERT])
     async with smtp_server(lmtp=True) as server, opened(server) as courier:
         first, lost, last = await told(courier, given)
         await until(lambda: (server.connections, server.open) == (2, 1))  # cut in its middle
@@ -279,9 +279,9 @@ async def test_of_what_is_missing_no_server_hears_and_no_session_is_cut(lmtp: bo
     given = posts(ANNA, BERT, CARL, ANNA, BERT)
     for n in (1, 2, 4):
         missing = letter(chunks=[], error=SpoolMissing(str(n)))
-        given[n] = given[n]._replace(letter=missing)
+        given[n] = given[n]._replace(content=missing)
     async with smtp_server(lmtp=lmtp) as server, opened(server) as courier:
-        first = await told(courier, [Post(text(9), SENDER, [ANNA])])
+        first = await told(courier, [MailObject(text(9), SENDER, [ANNA])])
         found = await told(courier, given)
     assert verdicts(first) == ["delivered"]
     assert [isinstance(each, SpoolMissing) for each in found] == [False, True, True, False, True]

@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from services.deliverer.couriers import courier_for
 from services.deliverer.deliver import WAITING, Deliverer
-from services.deliverer.share import HORIZON, PER_CONNECTION, Places
-from services.deliverer.smtp import STILL
-from shared.claims import Claim
+from services.deliverer.destinations import courier_for
+from services.deliverer.smtp.courier import STILL
+from services.deliverer.smtp.fair_share import HORIZON, PER_CONNECTION, DeliverySlots
+from shared.ledger import Claim
 from shared.outcome import Busy, Done, Outcome
 from shared.spool import Spool
 from shared.state import State
-from tests.claims import claim_one
 from tests.clock import ManualClock
+from tests.ledger import claim_one
 from tests.servers.smtp import HANG, smtp_server
 from tests.unit.deliverer.letters import ANNA, until
 from tests.unit.deliverer.stories import envelope
@@ -37,7 +37,7 @@ class Given:
 async def test_a_server_that_hangs_keeps_a_few_letters_and_is_no_failure_of_the_others(
     ledger: State, other: State, spool: Spool, clock: ManualClock
 ) -> None:
-    places = Places(LETTERS)
+    places = DeliverySlots(LETTERS)
     async with smtp_server() as slow, smtp_server() as quick:
         slow.rule = lambda key, _: HANG if key == "END" else None
         couriers = {
@@ -134,7 +134,7 @@ async def test_of_many_letters_for_a_slow_server_none_fails_and_all_arrive(
     """Those that are put aside come back, as the queue would bring them, until all have arrived."""
     async with smtp_server() as server:
         courier = courier_for(
-            "slow", server.url, clock=clock, connections=CONNECTIONS, places=Places(LETTERS)
+            "slow", server.url, clock=clock, connections=CONNECTIONS, places=DeliverySlots(LETTERS)
         )
         deliverer = Deliverer({"slow": courier}, ledger, spool, clock)
         outcomes = list[Outcome | Exception]()
@@ -194,4 +194,4 @@ async def test_it_is_said_once_in_a_while_that_messages_wait_and_why(
         await deliverer.close()
     ((what, why),) = said
     assert what == WAITING
-    assert "has let no connection in so far" in str(why)
+    assert "has accepted no connection so far" in str(why)

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from services.deliverer.courier import Delivered, Post
-from services.deliverer.couriers import courier_for
+from services.deliverer.courier import CourierResult, MailObject
 from services.deliverer.deliver import Deliverer
-from shared.claims import Claim
+from services.deliverer.destinations import courier_for
+from shared.ledger import Claim
 from shared.spool import Spool
 from shared.state import State
-from tests.claims import claim_one
 from tests.clock import ManualClock
+from tests.ledger import claim_one
 from tests.unit.deliverer.letters import ANNA, BERT, MESSAGE, SENDER, letter, until
 from tests.unit.deliverer.stories import envelope
 
@@ -56,9 +56,9 @@ async def test_what_is_being_placed_is_told_of_before_it_ends(
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    told: dict[int, Delivered] = {}
+    told: dict[int, CourierResult] = {}
     courier = courier_for("local", f"{scheme}://{folder}")
-    posts = [Post(letter(id_=f"000{n}"), SENDER, [ANNA, BERT]) for n in range(2)]
+    posts = [MailObject(letter(id_=f"000{n}"), SENDER, [ANNA, BERT]) for n in range(2)]
     delivering = asyncio.create_task(courier.deliver(posts, told.__setitem__))
     await until(gate.reached.is_set)
     for _ in range(3):  # whoever is impatient
@@ -103,10 +103,10 @@ async def test_what_is_still_being_written_is_given_up_and_leaves_nothing(
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    told: dict[int, Delivered] = {}
+    told: dict[int, CourierResult] = {}
     courier = courier_for("local", f"{scheme}://{folder}")
-    large = Post(letter(chunks=[MESSAGE] * 3), SENDER, [ANNA])
-    await courier.deliver([Post(letter(id_="0000"), SENDER, [ANNA])], lambda *_: None)
+    large = MailObject(letter(chunks=[MESSAGE] * 3), SENDER, [ANNA])
+    await courier.deliver([MailObject(letter(id_="0000"), SENDER, [ANNA])], lambda *_: None)
     descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     gate = Gate(getattr(os, call))
     with monkeypatch.context() as slow:

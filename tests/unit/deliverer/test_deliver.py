@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from services.deliverer.batch import CLAIMED_ELSEWHERE
 from services.deliverer.courier import Result
 from services.deliverer.deliver import LONGEST_PAUSE, UNRECORDED, Deliverer, Deliveries
-from services.deliverer.round import CLAIMED_ELSEWHERE
-from shared.claims import Claim, Delivery
 from shared.errors import SpoolMissing, SpoolUnavailable, Unreachable
+from shared.ledger import Claim, DeliveryKey
 from shared.message import Addressed, Envelope, Inline, Spooled
 from shared.outcome import DeadLetter, Done, Outcome, Retry, Split
 from shared.spool import Spool
 from shared.state import State
 from shared.state.deliveries import lease_of
-from tests.claims import claim_one
 from tests.clock import ManualClock
+from tests.ledger import claim_one
 from tests.unit.deliverer.letters import ANNA, BERT, CARL, MESSAGE, PREFIX
 from tests.unit.deliverer.stories import FULL, UNKNOWN, Away, Told, envelope
 from tests.unit.state.values import forbid
@@ -213,7 +213,7 @@ async def test_without_a_ledger_nothing_is_delivered(
     deliverer = Deliverer({"local": courier}, away, spool, clock)
     away.out = {"claim"}
     outcome = await handled(deliverer, envelope(ANNA))
-    assert outcome == Retry("the ledger of deliveries is out of reach: the database is locked")
+    assert outcome == Retry("the delivery ledger is unavailable: the database is locked")
     assert courier.letters == []
 
 
@@ -285,7 +285,7 @@ async def test_a_dead_destination_is_left_alone_and_others_are_not(
     away.out = set()
     assert isinstance(outcome, Retry)
     assert outcome.after == deliverer.breakers["local"].remaining() > 0
-    assert outcome.reason == "destination local is left alone for a while: mail:25: no connection"
+    assert outcome.reason == "destination local is not tried for a while: mail:25: no connection"
     assert courier.letters == []
     assert isinstance(await handled(deliverer, envelope(ANNA, to="archive")), Done)
     await clock.advance(outcome.after)
@@ -412,7 +412,7 @@ async def test_of_many_each_has_its_own_outcome(
         DeadLetter(UNKNOWN.reply),
         Retry(FULL.reply),
         Done("had been delivered before", event="suppressed"),
-        Retry("another process has this message in hand", after=CLAIMED_ELSEWHERE),
+        Retry("another process is delivering this message", after=CLAIMED_ELSEWHERE),
     ]
     assert twice == outcomes[-1]
     assert [letter.id for letter, _, _ in courier.letters] == ["taken", "refused", "full"]
@@ -428,7 +428,7 @@ async def test_what_the_ledger_does_not_take_fails_alone(
 ) -> None:
     """One that cannot be claimed, and one whose reply cannot be recorded, among others."""
     url = f"sqlite:///{tmp_path}/state.db"
-    forbid(url, "lease", "name", lease_of(Delivery("bad", "local")))
+    forbid(url, "lease", "name", lease_of(DeliveryKey("bad", "local")))
     forbid(url, "delivered", "receipt", "250 poison")
     courier.results = {BERT: Result("delivered", "250 poison")}
     ids = ["one", "bad", "two", "poison", "three"]

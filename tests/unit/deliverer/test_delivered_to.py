@@ -3,7 +3,7 @@
 import dkim
 import pytest
 
-from services.deliverer.delivered_to import edit_for, renamed, without_delivered_to
+from services.deliverer.smtp.delivered_to import edit_for, renamed, without_delivered_to
 from tests.corpus.messages import dkim_signed
 
 TO = ("Sales@corp.example", "grüße@corp.example")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.deliverer.line_ends import Crlf, Lf, Transparency, crlf, encoded
+from services.deliverer.line_ends import Crlf, Lf, Transparency, crlf, encode_data
 from shared.message import HEADER_LIMIT
 
 nasty = st.lists(
@@ -51,14 +51,14 @@ BODY = b"A: b\r\n\r\n"
     ],
 )
 def test_line_ends_and_dots(message: bytes, sent: bytes) -> None:
-    assert encoded(message) == sent
+    assert encode_data(message) == sent
     assert in_chunks(message) == sent
     assert in_chunks(*(message[i : i + 1] for i in range(len(message)))) == sent
 
 
 @given(nasty)
 def test_cuts_between_chunks_change_nothing(chunks: list[bytes]) -> None:
-    assert in_chunks(*chunks) == encoded(b"".join(chunks))
+    assert in_chunks(*chunks) == encode_data(b"".join(chunks))
 
 
 @given(nasty)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.deliverer.courier import ClaimLost, Post
-from services.deliverer.store import BATCH, make_directory
+from services.deliverer.courier import ClaimLost, MailObject
+from services.deliverer.files.durable_files import BATCH, make_directory
 from shared.errors import SpoolMissing
 from tests.servers.disk import memory_disk
 from tests.unit.deliverer.letters import (
@@ -112,7 +112,7 @@ async def test_a_maildir_that_was_half_made_is_finished(
 
     async with courier(f"maildir://{tmp_path}/box") as maildir:
         with monkeypatch.context() as patch:
-            patch.setattr("services.deliverer.maildir.make_directory", make_some)
+            patch.setattr("services.deliverer.files.maildir.make_directory", make_some)
             first = await maildir.deliver(letter(), SENDER, [ANNA])
         second = await maildir.deliver(letter(), SENDER, [ANNA])
     assert (first[ANNA].verdict, second[ANNA].verdict) == ("temporary", "delivered")
@@ -304,7 +304,7 @@ async def test_of_letters_delivered_together_one_that_fails_disturbs_no_other(
         letter(id_="last"),
     ]
     async with courier(f"maildir://{tmp_path}/{{local}}") as maildir:
-        posts = [Post(each, SENDER, [ANNA]) for each in letters]
+        posts = [MailObject(each, SENDER, [ANNA]) for each in letters]
         first, unread, lost, last = await told(maildir.courier, posts)
     assert isinstance(unread, SpoolMissing)
     assert isinstance(lost, ClaimLost)

@@ -7,8 +7,8 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.deliverer.courier import Delivered, Post
-from services.deliverer.couriers import courier_for
+from services.deliverer.courier import CourierResult, MailObject
+from services.deliverer.destinations import courier_for
 from tests.clock import ManualClock
 from tests.servers.smtp import DROP, HANG, Action, SmtpServer, smtp_server
 from tests.unit.deliverer.letters import ANNA, SENDER, letter
@@ -38,7 +38,7 @@ async def played(
 ) -> None:
     """Give a server two batches, one of which may be withdrawn; compare what was told with it."""
     clock, told = ManualClock(), [Counter[int](), Counter[int]()]
-    results: list[dict[int, Delivered]] = [{}, {}]
+    results: list[dict[int, CourierResult]] = [{}, {}]
     async with smtp_server(lmtp=lmtp, most=most, beyond="421 4.7.0 too many") as server:
         for step, action in script:
             server.answer(step, action)
@@ -51,7 +51,7 @@ async def played(
         )
 
         async def give(batch: int) -> None:
-            def tell(place: int, delivered: Delivered) -> None:
+            def tell(place: int, delivered: CourierResult) -> None:
                 told[batch][place] += 1
                 results[batch][place] = delivered
 
@@ -75,12 +75,12 @@ async def played(
         compared(server, results, cut=cut)
 
 
-def posts(batch: int) -> list[Post]:
+def posts(batch: int) -> list[MailObject]:
     texts = [b"Subject: %d-%d\r\n\r\nbody\r\n" % (batch, n) for n in range(6)]
-    return [Post(letter(text, id_=f"{n}"), SENDER, [ANNA]) for n, text in enumerate(texts)]
+    return [MailObject(letter(text, id_=f"{n}"), SENDER, [ANNA]) for n, text in enumerate(texts)]
 
 
-def compared(server: SmtpServer, results: list[dict[int, Delivered]], *, cut: bool) -> None:
+def compared(server: SmtpServer, results: list[dict[int, CourierResult]], *, cut: bool) -> None:
     """See that what was told delivered was, and that what was is told, but where that is open."""
     sent = [m for m in server.received if m.raw]  # DATA that was let through for nobody is empty
     taken = Counter(m.data.split(b"Subject: ")[1].split(b"\r\n")[0] for m in sent)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.deliverer.envelope import FIRST_SECONDS, REST_SECONDS
-from services.deliverer.pool import IDLE_SECONDS
-from services.deliverer.quirks import WEEK
+from services.deliverer.smtp.envelope_commands import FIRST_SECONDS, REST_SECONDS
+from services.deliverer.smtp.pool import IDLE_SECONDS
+from services.deliverer.smtp.promises import WEEK
 from shared.errors import Unreachable
 from tests.clock import ManualClock
 from tests.servers.smtp import DROP, smtp_server

@@ -1,6 +1,6 @@
 import pytest
 
-from services.deliverer.reply import Malformed, ReplyReader, Step
+from services.deliverer.smtp.reply import Malformed, ReplyReader, SmtpStep
 
 MULTILINE = b"250-mail.corp.example\r\n250-SIZE 1000\r\n250 8BITMIME\r\n"
 
@@ -38,5 +38,5 @@ def test_a_reply_without_end_is_refused() -> None:
 
 def test_what_was_said_is_safe_to_show_and_names_who_said_it() -> None:
     (evil,) = ReplyReader().feed(b"550-5.1.1 no \x1b[31muser\r\n550 5.1.1 here\xff\r\n")
-    said = evil.said("mail.corp.example:25", Step.RCPT)
+    said = evil.sentence("mail.corp.example:25", SmtpStep.RCPT)
     assert said == ("550 5.1.1 no \\x1b[31muser here\ufffd (said by mail.corp.example:25 to RCPT)")

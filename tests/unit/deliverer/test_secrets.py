@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from services.deliverer.courier import Courier, Post, Result
-from services.deliverer.couriers import courier_for
+from services.deliverer.courier import Courier, MailObject, Result
+from services.deliverer.destinations import courier_for
 from shared.errors import ServerFault
 from tests.servers.certificates import make_certificates
 from tests.servers.smtp import SmtpServer, smtp_server
@@ -53,7 +53,7 @@ async def courier(
 
 
 async def outcome(made: Courier) -> dict[str, Result]:
-    (delivered,) = await told(made, [Post(letter(), SENDER, [ANNA, BERT])])
+    (delivered,) = await told(made, [MailObject(letter(), SENDER, [ANNA, BERT])])
     assert isinstance(delivered, dict), delivered
     return delivered
 
@@ -99,7 +99,7 @@ async def test_refusals_of_any_step_are_told_less_the_password(
 ) -> None:
     async with courier(tmp_path, lines) as (server, made):
         server.answer(step, *[f"554 5.3.0 {EVERYTHING} no"] * 3)
-        (delivered,) = await told(made, [Post(letter(), SENDER, [ANNA])])
+        (delivered,) = await told(made, [MailObject(letter(), SENDER, [ANNA])])
     text = str(delivered)
     assert "5.3.0 *** *** *** no" in text
     assert not shows("\n".join([text, *lines]))
@@ -108,7 +108,7 @@ async def test_refusals_of_any_step_are_told_less_the_password(
 async def test_what_is_no_reply_is_told_less_the_password(tmp_path: Path, lines: list[str]) -> None:
     async with courier(tmp_path, lines) as (server, made):
         server.answer("MAIL", *[f"huh? {EVERYTHING}"] * 5)
-        (delivered,) = await told(made, [Post(letter(), SENDER, [ANNA])])
+        (delivered,) = await told(made, [MailObject(letter(), SENDER, [ANNA])])
     assert "not an SMTP reply: huh? *** *** ***" in str(delivered)
     assert not shows("\n".join(lines))
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.deliverer.courier import Post, Throttled
-from services.deliverer.couriers import courier_for
+from services.deliverer.courier import MailObject, Throttled
+from services.deliverer.destinations import courier_for
 from tests.clock import ManualClock
 from tests.servers.smtp import DROP, EXTENSIONS, smtp_server
 from tests.unit.deliverer.crowds import passing
@@ -97,7 +97,7 @@ async def test_a_sender_that_cannot_be_told_is_not_tried(sender: str) -> None:
 
 
 async def test_a_letter_that_was_announced_is_sent_again_too() -> None:
-    given = [Post(letter(id_=str(n)), SENDER, [r]) for n, r in enumerate((ANNA, BERT, CARL))]
+    given = [MailObject(letter(id_=str(n)), SENDER, [r]) for n, r in enumerate((ANNA, BERT, CARL))]
     given[2] = given[2]._replace(sender="a b@corp.example")
     async with smtp_server(lmtp=True) as server:
         made = courier_for("local", f"{server.url}?pipelining=full", connections=1)
@@ -128,7 +128,7 @@ async def test_a_server_that_leaves_at_a_sender_it_does_not_take_gets_the_letter
 
 
 async def test_no_letter_is_announced_before_all_of_this_one_is_sent() -> None:
-    given = [Post(letter(), SENDER, [ANNA, BERT]), Post(letter(), SENDER, [CARL])]
+    given = [MailObject(letter(), SENDER, [ANNA, BERT]), MailObject(letter(), SENDER, [CARL])]
     async with smtp_server(lmtp=True) as server:
         made = courier_for("local", f"{server.url}?pipelining=full", connections=1)
         server.answer(f"RCPT {BERT}", UNKNOWN)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from services.deliverer.courier import Throttled
-from services.deliverer.pool import IDLE_SECONDS
-from services.deliverer.quirks import DAY, HOUR
+from services.deliverer.smtp.pool import IDLE_SECONDS
+from services.deliverer.smtp.promises import DAY, HOUR
 from shared.errors import Unreachable
 from tests.clock import ManualClock
 from tests.servers.certificates import Certificates, make_certificates

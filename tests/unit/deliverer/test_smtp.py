@@ -228,7 +228,7 @@ async def test_a_reply_that_nobody_asked_for_is_never_taken_for_an_answer() -> N
         await smtp.deliver(letter(), SENDER, [ANNA])
         server.writers[0].write(b"250 2.1.0 one too many\r\n")
         ((_, kept),) = smtp.courier._pool._idle  # type: ignore[attr-defined]
-        await until(lambda: not kept.channel.idle)
+        await until(lambda: not kept.connection.idle)
         server.answer(f"RCPT {BERT}", "550 5.1.1 no such user")
         results = await smtp.deliver(letter(), SENDER, [BERT, CARL])
     assert [r.verdict for r in results.values()] == ["permanent", "delivered"]

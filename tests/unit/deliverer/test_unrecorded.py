@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from services.deliverer.batch import CLAIMED_ELSEWHERE
 from services.deliverer.deliver import KEPT_BACK, Deliverer
-from services.deliverer.round import CLAIMED_ELSEWHERE
 from services.deliverer.unrecorded import SIZE, Unrecorded
-from shared.claims import Delivery, Finished
+from shared.ledger import DeliveryKey, Finished
 from shared.outcome import Done, Outcome, Retry
 from shared.spool import Spool
 from shared.state import State
@@ -150,7 +150,7 @@ async def test_while_nothing_can_be_recorded_nothing_more_is_delivered(
 async def test_nothing_is_delivered_before_what_is_written_down_is_recorded(
     ledger: State, spool: Spool, clock: ManualClock, unrecorded: Unrecorded
 ) -> None:
-    await unrecorded.write([Finished(Delivery("3f9a", "local"), {ANNA: "250 taken"})])
+    await unrecorded.write([Finished(DeliveryKey("3f9a", "local"), {ANNA: "250 taken"})])
     away, courier = Away(ledger), Told()
     deliverer = Deliverer({"local": courier}, away, spool, clock, unrecorded=unrecorded)
     away.out = {"finish"}
@@ -164,7 +164,7 @@ async def test_nothing_is_delivered_before_what_is_written_down_is_recorded(
 def several(count: int, start: int = 0) -> list[Finished]:
     """Return deliveries to one recipient each, the reply as long as any that is kept."""
     ids = [f"{number:064x}" for number in range(start, start + count)]
-    return [Finished(Delivery(id_, "local"), {ANNA: "250 " + "ü" * 400}) for id_ in ids]
+    return [Finished(DeliveryKey(id_, "local"), {ANNA: "250 " + "ü" * 400}) for id_ in ids]
 
 
 async def test_it_is_written_on_a_disk_on_which_nothing_is_free(tmp_path: Path) -> None:

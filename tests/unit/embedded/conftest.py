@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared.broker import Delivery, Send
-from shared.broker.embedded import EmbeddedBroker
+from shared.broker.embedded.broker import EmbeddedBroker
 from shared.clock import Clock
 from shared.queues import Tier
 from tests.deliveries import singly

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.broker import embedded_owners as owners
-from shared.broker import embedded_schema as schema
-from shared.broker.embedded_steward import EmbeddedSteward
+from shared.broker.embedded import owners, schema
+from shared.broker.embedded.steward import EmbeddedSteward
 from tests.clock import ManualClock
 from tests.stewards import its_id, to
 from tests.unit.embedded.conftest import TIERS, Open, has_depth, locked, send, take

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.broker import embedded_schema as schema
-from shared.broker import embedded_store as store
-from shared.broker.embedded import EmbeddedBroker
-from shared.broker.embedded_steward import EmbeddedSteward
+from shared.broker.embedded import schema, statements
+from shared.broker.embedded.broker import EmbeddedBroker
+from shared.broker.embedded.steward import EmbeddedSteward
 from shared.errors import ConfigError
 from tests.stewards import back, its_id, to
 from tests.unit.embedded.conftest import TIERS, Open, eventually, send, take
@@ -40,7 +39,7 @@ def test_who_only_looks_writes_nothing(path: Path) -> None:
     with closing(schema.connect(path, 1)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         with closing(schema.connect(path, 0.01)) as db:
-            assert store.places(db) == {}
+            assert statements.stored_queues(db) == {}
 
 
 def test_a_commit_is_on_the_disk_when_it_returns(path: Path) -> None:
@@ -181,18 +180,18 @@ async def test_what_the_steward_drops_or_moves_leaves_nothing_behind(
     assert [d.message_id for d in await take(broker, queue="pickup")] == ["id-3"]
 
 
-def _standing(db: sqlite3.Connection, place: store.Place) -> list[store.Standing]:
-    last = store.last(db, place)
-    return [] if last is None else store.standing(db, place, None, last, 10)
+def _standing(db: sqlite3.Connection, place: statements.StoredQueue) -> list[statements.WaitingRow]:
+    last = statements.last(db, place)
+    return [] if last is None else statements.standing(db, place, None, last, 10)
 
 
 def _replace(path: Path, queue: str) -> None:
     """Have the only message of quarantine go, and another one come with its number."""
-    with closing(schema.connect(path, 5)) as db, store.transaction(db):
-        known = store.places(db)
+    with closing(schema.connect(path, 5)) as db, statements.transaction(db):
+        known = statements.stored_queues(db)
         (gone,) = _standing(db, known["quarantine"])
-        store.take_out(db, known["quarantine"], gone)
-        store.put(db, known, [store.row(send(2, queue))], 0.0)
+        statements.take_out(db, known["quarantine"], gone)
+        statements.put(db, known, [statements.row(send(2, queue))], 0.0)
         (come,) = _standing(db, known[queue])
         assert come.id == gone.id
 
@@ -205,21 +204,21 @@ async def test_a_number_that_comes_again_is_another_message(
     broker = await opened()
     await broker.publish(send(1, "quarantine"))
     await broker.close()
-    found = store.standing
+    found = statements.standing
 
     def then_replaced(
         db: sqlite3.Connection,
-        place: store.Place,
-        after: store.Standing | None,
-        until: store.Standing,
+        place: statements.StoredQueue,
+        after: statements.WaitingRow | None,
+        until: statements.WaitingRow,
         limit: int,
-    ) -> list[store.Standing]:
-        monkeypatch.setattr(store, "standing", found)
+    ) -> list[statements.WaitingRow]:
+        monkeypatch.setattr(statements, "standing", found)
         standing = found(db, place, after, until, limit)
         _replace(path, queue)
         return standing
 
-    monkeypatch.setattr(store, "standing", then_replaced)
+    monkeypatch.setattr(statements, "standing", then_replaced)
     with closing(EmbeddedSteward(path, TIERS)) as steward:
         if verb == "drop":
             assert steward.drop("quarantine", ["id-1", "id-2"], its_id) == []

@@ -14,8 +14,8 @@ import pytest
 
 from shared import wire
 from shared.broker import HANDED_OUT, Header, Send
-from shared.broker import embedded_owners as owners
-from shared.broker.embedded_steward import EmbeddedSteward
+from shared.broker.embedded import owners
+from shared.broker.embedded.steward import EmbeddedSteward
 from shared.errors import DeliveryLost
 from shared.message import Requeue
 from tests.clock import ManualClock
@@ -182,7 +182,7 @@ async def test_what_a_frozen_owner_holds_is_taken_over_in_the_end(opened: Open) 
 HOLDER = """
 import asyncio, os, sys
 from pathlib import Path
-from shared.broker.embedded import EmbeddedBroker
+from shared.broker.embedded.broker import EmbeddedBroker
 from shared.queues import Tier
 
 async def main():

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from shared.broker import Delivery, Send
-from shared.broker import embedded_schema as schema
-from shared.broker.embedded import EmbeddedBroker
+from shared.broker.embedded import schema
+from shared.broker.embedded.broker import EmbeddedBroker
 from shared.errors import BrokerUnavailable, Refused
 from tests.deliveries import singly
 from tests.unit.embedded.conftest import (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.broker import Send
-from shared.broker import embedded_schema as schema
+from shared.broker.embedded import schema
 from shared.errors import Refused
 from tests.unit.embedded.conftest import Open, has_depth, send, take
 

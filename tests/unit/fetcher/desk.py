@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from services.fetcher.account import Account
-from services.fetcher.commits import Limits
+from services.fetcher.commit_pipeline import SessionLimits
 from services.fetcher.fetch import ONCE, Fetcher
-from services.fetcher.ports import World
+from services.fetcher.interfaces import FetcherContext
+from services.fetcher.large_listings import ListingTurns
 from services.fetcher.schedule import Scheduler
-from services.fetcher.turns import Turns
 from shared import wire
-from shared.broker.embedded import EmbeddedBroker
-from shared.broker.embedded_steward import EmbeddedSteward
+from shared.broker.embedded.broker import EmbeddedBroker
+from shared.broker.embedded.steward import EmbeddedSteward
 from shared.log import MailLog
 from shared.message import Envelope, Fetched, Inline, Poll
-from shared.outbox import Outbox
 from shared.outcome import Outcome
+from shared.queue_publisher import QueuePublisher
 from shared.queues import INCOMING, POLL, Tier
 from shared.spool import Spool
 from shared.state import State, new_owner
@@ -50,29 +50,29 @@ class Desk:
         server: Pop3Server,
         *,
         keep: float = 0.0,
-        limits: Limits | None = None,
+        limits: SessionLimits | None = None,
         outbox: str = INCOMING,
         jobs: int = 1,
         lacking: Callable[[int], str | None] = lambda _: None,
         reason: str = "due",
-        turns: Turns | None = None,
+        turns: ListingTurns | None = None,
         **changes: Any,
     ) -> Counter[str]:
         """Poll the maildrop, by so many jobs at a time; return what happened."""
         account = Account("sales", replace(login(server), **changes), 300.0, keep)
-        world = World(
+        context = FetcherContext(
             self.state,
             self.state,
-            Outbox(self.broker, outbox),
+            QueuePublisher(self.broker, outbox),
             self.spool,
             2_000,
             self.log,
             self.clock,
             lacking,
-            turns or Turns(),
+            turns or ListingTurns(),
         )
         self.log.counts.clear()
-        fetcher = Fetcher({"sales": account}, world, limits or Limits())
+        fetcher = Fetcher({"sales": account}, context, limits or SessionLimits())
         job = Envelope("poll-sales", "sales", Poll(reason), 0.0)
 
         def answer(_: int, outcome: Outcome | Exception) -> None:
@@ -93,17 +93,17 @@ class Desk:
     ) -> int:
         """Poll these accounts at the same server at once; return how many sessions it saw open."""
         accounts = {name: Account(name, login(server), 300.0, 0.0) for name in names}
-        world = World(
+        context = FetcherContext(
             self.state,
             self.state,
-            Outbox(self.broker, INCOMING),
+            QueuePublisher(self.broker, INCOMING),
             self.spool,
             2_000,
             self.log,
             self.clock,
         )
         await self.state.claim_due(names, hold=1_800)
-        fetcher = Fetcher(accounts, world, Limits(), connections)
+        fetcher = Fetcher(accounts, context, SessionLimits(), connections)
         jobs = [
             asyncio.create_task(
                 fetcher.handle([Envelope(f"poll-{name}", name, Poll(reason), 0.0)], _nobody_asks)
@@ -122,11 +122,11 @@ class Desk:
     def scheduler(
         self,
         *names: str,
-        outbox: Outbox | None = None,
+        outbox: QueuePublisher | None = None,
         blocked: str | None = None,
         first: Mapping[str, float] | None = None,
     ) -> Scheduler:
-        outbox = outbox or Outbox(self.broker, POLL)
+        outbox = outbox or QueuePublisher(self.broker, POLL)
         return Scheduler(
             names,
             self.state,

@@ -5,7 +5,7 @@ import ssl
 from contextlib import aclosing
 from dataclasses import replace
 
-from services.fetcher.session import Login, Session
+from services.fetcher.pop3.session import Login, Pop3Session
 from tests.servers.certificates import Certificates
 from tests.servers.pop3 import Pop3Server
 
@@ -23,7 +23,7 @@ def server_context(certificates: Certificates) -> ssl.SSLContext:
     return context
 
 
-async def retrieved(session: Session, numbers: list[int]) -> list[bytes | str]:
+async def retrieved(session: Pop3Session, numbers: list[int]) -> list[bytes | str]:
     """Return each message, or the text of its refusal."""
     found: list[bytes | str] = []
     async with aclosing(session.retrieve(numbers)) as messages:

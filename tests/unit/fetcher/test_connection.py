@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from services.fetcher.connection import connect
-from services.fetcher.pace import Pace
+from services.fetcher.pop3.connection import connect
+from services.fetcher.pop3.deadlines import WaitMeter
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="this system has no TCP_QUICKACK")
@@ -21,7 +21,9 @@ async def test_what_the_server_says_is_acknowledged_at_once() -> None:
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    connection = await connect("127.0.0.1", port, context=None, timeout=20, slowest=1, pace=Pace())
+    connection = await connect(
+        "127.0.0.1", port, context=None, timeout=20, slowest=1, pace=WaitMeter()
+    )
     wire = connection._wire.get_extra_info("socket")
     for _ in range(3):
         assert (await connection.read()).startswith(b"+OK")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from services.fetcher.doubts import EVERY, LOOK_EVERY, SOON, Doubts
-from services.fetcher.upkeep import PATIENCE, Upkeep
+from services.fetcher.housekeeping import PATIENCE, Housekeeping
+from services.fetcher.installation_check import EVERY, LOOK_EVERY, SOON, InstallationCheck
 from services.marks import SPOOL_WITHIN, Marks
-from shared.claims import ADOPT
+from shared.ledger import ADOPT
 from shared.mark import Mark, read
-from shared.settings import Settings, load
+from shared.settings.model import Settings, load
 from shared.spool import Spool
 from shared.state import State, new_owner
 from tests.clock import ManualClock
@@ -47,8 +47,8 @@ class Site:
         self.marks = Marks(settings, self.spool, "fetcher", self.journal.trouble, clock)
         self.file = settings.queue_file.with_name(f"{settings.queue_file.name}.mark")
 
-    def doubts(self) -> Doubts:
-        return Doubts(
+    def doubts(self) -> InstallationCheck:
+        return InstallationCheck(
             self.state, self.marks, self.journal, self.clock, self.accounts, lambda: self.came
         )
 
@@ -178,7 +178,7 @@ async def test_a_spool_that_hangs_holds_nothing_up_and_is_not_taken_for_new(site
 
 
 async def test_a_spool_that_hangs_does_not_hold_up_who_clears_it_away(site: Site) -> None:
-    upkeep = Upkeep([], site.state, site.spool, site.journal, site.clock, 90 * 86_400.0)
+    upkeep = Housekeeping([], site.state, site.spool, site.journal, site.clock, 90 * 86_400.0)
     with hanging(site.file.parent / "spool" / "tmp" / "draft"):
         await waits(site.clock, PATIENCE, asyncio.create_task(upkeep.begin()))
     (said,) = site.journal.troubles

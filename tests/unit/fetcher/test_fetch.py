@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.fetcher.commits import Limits
+from services.fetcher.commit_pipeline import SessionLimits
 from shared.message import Inline, Spooled
 from shared.state import State, new_owner
 from tests.servers.pop3 import Pop3Server, Say
@@ -27,7 +27,7 @@ async def test_a_session_that_deletes_quits_after_so_many_and_the_next_goes_on(
     desk: Desk,
 ) -> None:
     async with some(7).serving() as server:
-        happened = await desk.poll(server, keep=600.0, limits=Limits(session_messages=3))
+        happened = await desk.poll(server, keep=600.0, limits=SessionLimits(session_messages=3))
         said = [c for c in server.commands if c.startswith(("RETR", "QUIT"))]
     assert said[:5] == ["RETR 1", "RETR 2", "RETR 3", "QUIT", "RETR 4"]
     assert server.connections == 3
@@ -40,20 +40,20 @@ async def test_a_server_that_says_ok_and_deletes_nothing_keeps_no_message_from_u
 ) -> None:
     kept = {"QUIT": Say(b"+OK bye\r\n", "drop")}
     async with some(7, says=kept).serving() as server, asyncio.timeout(20):
-        await desk.poll(server, limits=Limits(session_messages=3))
+        await desk.poll(server, limits=SessionLimits(session_messages=3))
         assert [c for c in server.commands if "RETR" in c] == [f"RETR {n}" for n in range(1, 8)]
         assert desk.raws() == MAIL[:7]
         undone = (await desk.state.accounts())["sales"].undone
         assert undone is not None
         assert undone == "6 messages are there still, though the server said +OK to DELE and QUIT"
         server.commands.clear()
-        await desk.poll(server, limits=Limits(session_messages=3))
+        await desk.poll(server, limits=SessionLimits(session_messages=3))
         assert not [c for c in server.commands if c in {f"RETR {n}" for n in range(1, 7)}]
 
 
 async def test_a_session_that_deletes_nothing_takes_all(desk: Desk) -> None:
     async with some(7).serving() as server:
-        await desk.poll(server, keep=math.inf, limits=Limits(session_messages=3))
+        await desk.poll(server, keep=math.inf, limits=SessionLimits(session_messages=3))
         assert server.connections == 1
     assert desk.raws() == MAIL[:7]
 
@@ -96,8 +96,12 @@ async def test_deletions_that_quit_does_not_confirm_are_made_again_without_fetch
     assert desk.raws() == MAIL[:2]
 
 
-@pytest.mark.parametrize("limits", [Limits(chunk_messages=2, chunks_underway=0), Limits()])
-async def test_a_session_that_breaks_off_keeps_what_came_whole(desk: Desk, limits: Limits) -> None:
+@pytest.mark.parametrize(
+    "limits", [SessionLimits(chunk_messages=2, chunks_underway=0), SessionLimits()]
+)
+async def test_a_session_that_breaks_off_keeps_what_came_whole(
+    desk: Desk, limits: SessionLimits
+) -> None:
     script = {"RETR 5": Say(b"+OK\r\nhalf a mess", "drop")}
     async with some(6, says=script).serving() as server:
         happened = await desk.poll(server, limits=limits)

@@ -6,10 +6,10 @@ import tracemalloc
 
 import pytest
 
-from services.fetcher import commits, compare, pages, refusals
-from services.fetcher.commits import Limits
-from services.fetcher.pages import Pages
-from shared.claims import Entry
+from services.fetcher import commit_pipeline, compare, ledger_pages, refused_messages
+from services.fetcher.commit_pipeline import SessionLimits
+from services.fetcher.ledger_pages import LedgerPages
+from shared.ledger import LedgerEntry
 from tests.servers.pop3 import Pop3Server, Say
 from tests.unit.fetcher.desk import UIDLS, Desk, some
 from tests.unit.fetcher.pop3_session import MAIL
@@ -20,11 +20,11 @@ from tests.unit.fetcher.pop3_session import MAIL
 async def test_the_ledger_is_read_page_by_page_as_often_as_it_takes(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, count: int, kept: int
 ) -> None:
-    monkeypatch.setattr(pages, "KEPT", kept)
-    await desk.state.record("other", [Entry("u1", f"{99:032x}", 5)])
-    entries = [Entry(f"ü{n}", f"{n:032x}", n) for n in range(count)]
+    monkeypatch.setattr(ledger_pages, "KEPT", kept)
+    await desk.state.record("other", [LedgerEntry("u1", f"{99:032x}", 5)])
+    entries = [LedgerEntry(f"ü{n}", f"{n:032x}", n) for n in range(count)]
     await desk.state.record("sales", entries)
-    ledger = Pages(desk.state, "sales", asyncio.Lock(), size=2)
+    ledger = LedgerPages(desk.state, "sales", asyncio.Lock(), size=2)
     for _ in range(2):
         read = [page async for page in ledger.read()]
         assert all(len(page) <= 2 for page in read)
@@ -35,17 +35,17 @@ async def test_the_ledger_is_read_page_by_page_as_often_as_it_takes(
 
 
 async def test_for_one_maildrop_at_a_time_the_ledger_is_read_ahead(desk: Desk) -> None:
-    await desk.state.record("sales", [Entry(f"u{n}", f"{n:032x}", n) for n in range(9)])
+    await desk.state.record("sales", [LedgerEntry(f"u{n}", f"{n:032x}", n) for n in range(9)])
     ahead = asyncio.Lock()
-    first = Pages(desk.state, "sales", ahead, size=4)
+    first = LedgerPages(desk.state, "sales", ahead, size=4)
     await first.ready()
-    second = Pages(desk.state, "sales", ahead, size=4)
+    second = LedgerPages(desk.state, "sales", ahead, size=4)
     await second.ready()
     await desk.state.forget("sales", ["u8"])  # it is on the last page
     assert [len(page) async for page in first.read()] == [4, 4, 1]
     assert [len(page) async for page in second.read()] == [4, 4, 0]
     await first.close()
-    third = Pages(desk.state, "sales", ahead, size=3)
+    third = LedgerPages(desk.state, "sales", ahead, size=3)
     await third.ready()
     await desk.state.forget("sales", ["u7"])
     assert [len(page) async for page in third.read()] == [3, 3, 2]
@@ -57,9 +57,9 @@ async def test_for_one_maildrop_at_a_time_the_ledger_is_read_ahead(desk: Desk) -
 async def test_a_copy_is_known_by_the_ledger_once_it_is_long_ago(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "SINCE_KEPT", 12)
+    monkeypatch.setattr(commit_pipeline, "SINCE_KEPT", 12)
     copies = [*MAIL[:40], *MAIL[:40]]
-    limits = Limits(chunk_messages=2)
+    limits = SessionLimits(chunk_messages=2)
     async with Pop3Server(copies, UIDLS[:80]).serving() as server:
         happened = await desk.poll(server, keep=math.inf, limits=limits)
     assert (happened["fetched"], happened["suppressed"]) == (40, 40)
@@ -112,7 +112,7 @@ async def test_of_many_refusals_the_words_of_the_first_are_kept(desk: Desk) -> N
 async def test_what_is_temporary_is_tried_again_however_many_refusals_there_are(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
-    monkeypatch.setattr(refusals, "REPLIES_KEPT", kept)
+    monkeypatch.setattr(refused_messages, "REPLIES_KEPT", kept)
     refused = {f"RETR {n}": Say(b"-ERR [sys/temp] later\r\n") for n in range(2, 10)}
     async with some(9, says=refused).serving() as server:
         for _ in range(5):
@@ -127,8 +127,8 @@ async def test_what_is_temporary_is_tried_again_however_many_refusals_there_are(
 async def test_a_listing_and_a_ledger_of_many_pages_are_compared(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "KEPT", 2)
-    monkeypatch.setattr(Pages.__init__, "__defaults__", (7,))
+    monkeypatch.setattr(ledger_pages, "KEPT", 2)
+    monkeypatch.setattr(LedgerPages.__init__, "__defaults__", (7,))
     async with Pop3Server(MAIL[:90], UIDLS[:90]).serving() as server:
         await desk.poll(server, keep=math.inf)
     async with Pop3Server(MAIL[20:100], UIDLS[20:100]).serving() as server:

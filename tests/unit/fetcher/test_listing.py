@@ -4,19 +4,25 @@ import tracemalloc
 
 import pytest
 
-from services.fetcher.listing import UIDL_LIMIT, Sizes, Uidls, capabilities, login_delay
+from services.fetcher.pop3.listing import (
+    UIDL_LIMIT,
+    SizeListing,
+    UidlListing,
+    capabilities,
+    login_delay,
+)
 from tests.fuzz.watch import no_hang
 
 
-def uidls(*pieces: bytes, most: int = 1_000) -> Uidls:
-    listing = Uidls(most)
+def uidls(*pieces: bytes, most: int = 1_000) -> UidlListing:
+    listing = UidlListing(most)
     for piece in pieces:
         listing.feed(piece)
     return listing.end()
 
 
-def sizes(*pieces: bytes, most: int = 1_000) -> Sizes:
-    listing = Sizes(most)
+def sizes(*pieces: bytes, most: int = 1_000) -> SizeListing:
+    listing = SizeListing(most)
     for piece in pieces:
         listing.feed(piece)
     return listing.end()
@@ -126,7 +132,7 @@ def test_no_more_lines_are_read_than_a_maildrop_may_have_messages(first: int) ->
 def test_a_line_without_end_is_not_held() -> None:
     tracemalloc.start()
     try:
-        listing = Uidls()
+        listing = UidlListing()
         for _ in range(100):
             listing.feed(b"1 " + b"x" * 64 * 1024)
         assert tracemalloc.get_traced_memory()[1] < 1024 * 1024

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from services.fetcher import login as login_module
-from services.fetcher.quirks import Quirks
-from services.fetcher.session import Login, Session
+from services.fetcher.pop3 import login as login_module
+from services.fetcher.pop3.quirks import Quirks
+from services.fetcher.pop3.session import Login, Pop3Session
 from shared.errors import (
     ConfigError,
     LoginRefused,
@@ -42,7 +42,7 @@ async def test_a_login_asks_for_the_password_each_time_and_sends_it_as_it_is() -
     secrets = iter(["one  two ", "three"])
     async with Pop3Server(MAIL).serving() as server:
         for _ in range(2):
-            session = await Session.open(login(server, password=lambda: next(secrets)))
+            session = await Pop3Session.open(login(server, password=lambda: next(secrets)))
             await session.quit()
     assert [line for line in server.commands if line.startswith("PASS")] == [
         "PASS one  two ",
@@ -52,7 +52,7 @@ async def test_a_login_asks_for_the_password_each_time_and_sends_it_as_it_is() -
 
 async def test_capabilities_are_asked_again_after_a_login_that_was_offered_little() -> None:
     async with Pop3Server(MAIL, capabilities=["TOP", "EXPIRE 60"]).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         await session.quit()
     assert session.capabilities == {"TOP": (), "EXPIRE": ("60",)}
     assert server.commands == ["CAPA", "USER sales", "PASS top secret", "CAPA", "QUIT"]
@@ -60,7 +60,7 @@ async def test_capabilities_are_asked_again_after_a_login_that_was_offered_littl
 
 async def test_a_server_without_capa_and_uidl_is_good_enough() -> None:
     async with Pop3Server(MAIL, capabilities=None).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         assert session.capabilities == {}
         assert (await session.survey()).uidls is None
         assert await session.sizes() == {n: len(raw) for n, raw in enumerate(MAIL, 1)}
@@ -101,7 +101,7 @@ async def test_why_a_login_fails(
     offered = ["UIDL", "PIPELINING"] if pipelining else ["UIDL"]
     async with Pop3Server(MAIL, says=script, capabilities=offered).serving() as server:
         with pytest.raises(error, match=text) as raised:
-            session = await Session.open(login(server))
+            session = await Pop3Session.open(login(server))
             await session.stat()
     assert type(raised.value) is error
     assert raised.value.server == f"127.0.0.1:{server.port}"
@@ -120,7 +120,7 @@ async def test_a_server_that_wants_tls_is_understood(text: str, hint: bool) -> N
     script = {"USER": Say(f"-ERR {text}\r\n".encode())}
     async with Pop3Server(says=script).serving() as server:
         with pytest.raises(LoginRefused) as raised:
-            await Session.open(login(server))
+            await Pop3Session.open(login(server))
     assert raised.value.said.startswith(text)
     assert ('is tls = "starttls" or tls = "implicit" meant' in raised.value.said) is hint
 
@@ -128,7 +128,7 @@ async def test_a_server_that_wants_tls_is_understood(text: str, hint: bool) -> N
 async def test_a_failed_login_leaves_no_connection_behind() -> None:
     async with Pop3Server(says={"PASS": Say(b"-ERR [AUTH] wrong\r\n")}).serving() as server:
         with pytest.raises(LoginRefused):
-            await Session.open(login(server))
+            await Pop3Session.open(login(server))
         await nobody_connected(server)
 
 
@@ -136,7 +136,7 @@ async def test_a_password_that_the_server_repeats_is_not_told() -> None:
     script = {"PASS": Say(b"-ERR [AUTH] sales/top secret is wrong\r\n")}
     async with Pop3Server(says=script).serving() as server:
         with pytest.raises(LoginRefused, match=r"sales/\*\*\* is wrong") as raised:
-            await Session.open(login(server))
+            await Pop3Session.open(login(server))
     assert "top secret" not in str(raised.value)
     assert "top secret" not in repr(login(server))
 
@@ -146,7 +146,7 @@ async def test_credentials_cannot_smuggle_in_commands(secret: str) -> None:
     async with Pop3Server(MAIL).serving() as server:
         for bad in (login(server, password=lambda: secret), login(server, username=secret)):
             with pytest.raises(ConfigError, match="line breaks"):
-                await Session.open(bad)
+                await Pop3Session.open(bad)
     assert not server.commands
 
 
@@ -155,12 +155,12 @@ async def test_credentials_cannot_smuggle_in_commands(secret: str) -> None:
 
 async def test_nobody_listens() -> None:
     with pytest.raises(Unreachable, match="nothing listens at port"):
-        await Session.open(Login("127.0.0.1", free_port(), "none", "u", str))
+        await Pop3Session.open(Login("127.0.0.1", free_port(), "none", "u", str))
 
 
 async def test_a_server_that_listens_a_moment_later_is_reached() -> None:
     server = Pop3Server(MAIL, port=free_port())
-    opening = asyncio.create_task(Session.open(login(server)))
+    opening = asyncio.create_task(Pop3Session.open(login(server)))
     await everything_runs()
     async with server.serving():
         session = await opening
@@ -170,7 +170,7 @@ async def test_a_server_that_listens_a_moment_later_is_reached() -> None:
 
 async def test_a_host_name_that_cannot_be_one() -> None:
     with pytest.raises(ConfigError, match="cannot be a host name"):
-        await Session.open(Login("a" * 64 + ".example", 110, "none", "u", str))
+        await Pop3Session.open(Login("a" * 64 + ".example", 110, "none", "u", str))
 
 
 @pytest.mark.parametrize("mute", ["PASS", "UIDL", "RETR", "QUIT"])
@@ -178,7 +178,7 @@ async def test_a_server_that_never_answers_counts_as_gone(
     mute: str, forward: Callable[[float], None]
 ) -> None:
     async def visit() -> None:
-        session = await Session.open(login(server), Quirks(no_pipelining=True))
+        session = await Pop3Session.open(login(server), Quirks(no_pipelining=True))
         await session.survey()
         await retrieved(session, [1])
         await session.delete([1])
@@ -209,7 +209,7 @@ async def test_a_server_that_does_not_greet(
     say: Say, text: str, forward: Callable[[float], None]
 ) -> None:
     async with Pop3Server(MAIL, says={"greeting": say}).serving() as server:
-        opening = asyncio.create_task(Session.open(login(server)))
+        opening = asyncio.create_task(Pop3Session.open(login(server)))
         while not (server.hanging or opening.done()):
             await asyncio.sleep(0)
         await everything_runs()
@@ -226,7 +226,7 @@ async def test_silence_at_the_port_for_tls_is_understood_sooner(
 ) -> None:
     async with Pop3Server(MAIL, says={"greeting": Say(then="hang")}).serving() as server:
         monkeypatch.setattr(login_module, "TLS_PORT", server.port)
-        opening = asyncio.create_task(Session.open(login(server)))
+        opening = asyncio.create_task(Pop3Session.open(login(server)))
         while not server.hanging:
             await asyncio.sleep(0)
         await everything_runs()
@@ -237,7 +237,7 @@ async def test_silence_at_the_port_for_tls_is_understood_sooner(
 
 async def test_a_slow_consumer_is_not_a_silent_server(forward: Callable[[float], None]) -> None:
     async with Pop3Server(MAIL).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         async with aclosing(session.retrieve([1, 2])) as messages:
             async for message in messages:
                 forward(3600)
@@ -253,7 +253,7 @@ async def test_a_slow_consumer_is_not_a_silent_server(forward: Callable[[float],
 async def test_mail_comes_over_tls(certificates: Certificates, tls: str) -> None:
     server = Pop3Server(MAIL, tls=server_context(certificates))
     async with server.serving(implicit=tls == "implicit"):
-        session = await Session.open(login(server, tls=tls, ca_file=str(certificates.ca)))
+        session = await Pop3Session.open(login(server, tls=tls, ca_file=str(certificates.ca)))
         assert await retrieved(session, [1, 200]) == [MAIL[0], MAIL[199]]
         await session.quit()
     assert server.commands[0] == ("CAPA" if tls == "implicit" else "STLS")
@@ -266,7 +266,7 @@ async def test_a_certificate_from_nobody_we_know_is_refused(
     server = Pop3Server(MAIL, tls=server_context(certificates))
     async with server.serving(implicit=tls == "implicit"):
         with pytest.raises(ServerFault, match="its certificate is refused") as raised:
-            await Session.open(login(server, tls=tls))
+            await Pop3Session.open(login(server, tls=tls))
     assert not isinstance(raised.value, Unreachable)
     assert not any(line.startswith(("USER", "PASS")) for line in server.commands)
 
@@ -276,13 +276,13 @@ async def test_a_certificate_for_another_host_is_refused(certificates: Certifica
     async with server.serving(implicit=True):
         elsewhere = login(server, tls="implicit", ca_file=str(certificates.ca), host=server.host)
         with pytest.raises(ServerFault, match="certificate is refused: IP address mismatch"):
-            await Session.open(elsewhere)
+            await Pop3Session.open(elsewhere)
 
 
 async def test_a_server_without_tls_on_a_tls_port() -> None:
     async with Pop3Server(MAIL).serving() as server:
         with pytest.raises(ServerFault, match="TLS failed"):
-            await Session.open(login(server, tls="implicit"))
+            await Pop3Session.open(login(server, tls="implicit"))
 
 
 async def test_a_server_that_ends_the_connection_when_tls_begins_may_have_too_many() -> None:
@@ -292,13 +292,13 @@ async def test_a_server_that_ends_the_connection_when_tls_begins_may_have_too_ma
     async with await asyncio.start_server(end, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(Ungreeted, match="it may have too many of them"):
-            await Session.open(Login("127.0.0.1", port, "implicit", "u", str))
+            await Pop3Session.open(Login("127.0.0.1", port, "implicit", "u", str))
 
 
 async def test_there_is_no_falling_back_from_stls() -> None:
     async with Pop3Server(MAIL, says={"STLS": Say(b"-ERR not here\r\n")}).serving() as server:
         with pytest.raises(ServerFault, match="STLS is refused: not here"):
-            await Session.open(login(server, tls="starttls"))
+            await Pop3Session.open(login(server, tls="starttls"))
     assert server.commands == ["STLS"]
 
 
@@ -307,7 +307,7 @@ async def test_nothing_said_in_clear_after_stls_is_believed(certificates: Certif
     server = Pop3Server(MAIL, says={"STLS": injected}, tls=server_context(certificates))
     async with server.serving():
         with pytest.raises(ServerFault, match="in clear after its answer to STLS"):
-            await Session.open(login(server, tls="starttls", ca_file=str(certificates.ca)))
+            await Pop3Session.open(login(server, tls="starttls", ca_file=str(certificates.ca)))
     assert server.commands == ["STLS"]
 
 
@@ -319,10 +319,10 @@ async def test_a_ca_file_that_is_renewed_counts_at_once(
     async with server.serving(implicit=True):
         mine = login(server, tls="implicit", ca_file=str(ca_file))
         with pytest.raises(ServerFault, match="certificate is refused"):
-            await Session.open(mine)
+            await Pop3Session.open(mine)
         ca_file.write_bytes(certificates.ca.read_bytes())
         os.utime(ca_file, (1, 1))
-        session = await Session.open(mine)
+        session = await Pop3Session.open(mine)
         await session.quit()
 
 
@@ -334,7 +334,7 @@ async def test_a_server_that_goes_away_when_tls_begins(
 ) -> None:
     async with Pop3Server(MAIL, says={"STLS": say}).serving() as server:
         mine = login(server, tls="starttls", ca_file=str(certificates.ca))
-        opening = asyncio.create_task(Session.open(mine))
+        opening = asyncio.create_task(Pop3Session.open(mine))
         while not (server.hanging or (server.connections and not server.open)):
             await asyncio.sleep(0)
         await everything_runs()
@@ -350,4 +350,4 @@ async def test_a_ca_file_that_cannot_be_used(tmp_path: Path, content: str | None
     if content is not None:
         ca_file.write_text(content)
     with pytest.raises(ConfigError, match=r"ca_file .*ca\.pem"):
-        await Session.open(Login("127.0.0.1", 1, "implicit", "u", str, ca_file=str(ca_file)))
+        await Pop3Session.open(Login("127.0.0.1", 1, "implicit", "u", str, ca_file=str(ca_file)))

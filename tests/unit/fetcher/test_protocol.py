@@ -7,26 +7,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.fetcher import protocol
-from services.fetcher.protocol import CHUNK, GREETING, LINE_LIMIT, Body, Event, Pop3, Reply
+from services.fetcher.pop3 import protocol
+from services.fetcher.pop3.protocol import (
+    CHUNK,
+    GREETING,
+    LINE_LIMIT,
+    Body,
+    Pop3,
+    Pop3Event,
+    Pop3Reply,
+)
 from shared.errors import ServerFault
 
 
 def greeted() -> Pop3:
     pop3 = Pop3("pop.example:110")
     pop3.receive_data(b"+OK ready\r\n")
-    assert pop3.next_event() == Reply(GREETING, ok=True, text="ready")
+    assert pop3.next_event() == Pop3Reply(GREETING, ok=True, text="ready")
     return pop3
 
 
-def events(pop3: Pop3) -> Iterator[Event]:
+def events(pop3: Pop3) -> Iterator[Pop3Event]:
     while (event := pop3.next_event()) is not None:
         yield event
 
 
-def fed(pop3: Pop3, pieces: Iterable[bytes]) -> list[Event]:
+def fed(pop3: Pop3, pieces: Iterable[bytes]) -> list[Pop3Event]:
     """Return all events, with the pieces of each multi-line response joined."""
-    found: list[Event] = []
+    found: list[Pop3Event] = []
     for piece in pieces:
         pop3.receive_data(piece)
         for event in events(pop3):
@@ -59,15 +67,15 @@ PIPELINED = (
     b"+OK fourth\r\n..\r\n.\r\n"
     b"+OK bye\r\n"
 )
-EXPECTED: list[Event] = [
-    Reply("RETR", ok=True, text="first"),
+EXPECTED: list[Pop3Event] = [
+    Pop3Reply("RETR", ok=True, text="first"),
     Body(b"Subject: a\r\n\r\n.stuffed\r\n..\r\nbare\n.\nlone\r.\r\r\n", last=True),
-    Reply("RETR", ok=True, text="second, empty"),
+    Pop3Reply("RETR", ok=True, text="second, empty"),
     Body(b"", last=True),
-    Reply("RETR", ok=False, text="[SYS/TEMP] third"),
-    Reply("RETR", ok=True, text="fourth"),
+    Pop3Reply("RETR", ok=False, text="[SYS/TEMP] third"),
+    Pop3Reply("RETR", ok=True, text="fourth"),
     Body(b".\r\n", last=True),
-    Reply("QUIT", ok=True, text="bye"),
+    Pop3Reply("QUIT", ok=True, text="bye"),
 ]
 
 
@@ -124,7 +132,7 @@ def test_a_body_is_what_a_naive_reader_reads(body: bytes, cuts: list[int], chunk
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(protocol, "CHUNK", chunk)
         found = fed(pop3, pieces)
-    assert found[1:] == [Body(naive_body(wire), last=True), Reply("NOOP", ok=True, text="next")]
+    assert found[1:] == [Body(naive_body(wire), last=True), Pop3Reply("NOOP", ok=True, text="next")]
 
 
 @given(
@@ -151,12 +159,14 @@ def test_what_is_taken_whole_is_what_the_events_say(
         pop3.send_each("RETR", range(1, len(bodies) + 1))
         pop3.send("QUIT")
     expected = [e.data if isinstance(e, Body) else e for e in fed(plain, pieces)]
-    assert taken(mixed, pieces) == [e for e in expected if e != Reply("RETR", ok=True, text="yes")]
+    assert taken(mixed, pieces) == [
+        e for e in expected if e != Pop3Reply("RETR", ok=True, text="yes")
+    ]
 
 
-def taken(pop3: Pop3, pieces: Iterable[bytes]) -> list[Reply | bytes]:
+def taken(pop3: Pop3, pieces: Iterable[bytes]) -> list[Pop3Reply | bytes]:
     """Return what comes: as a whole where it can be had so, else from the events."""
-    found: list[Reply | bytes] = []
+    found: list[Pop3Reply | bytes] = []
     held = b""
     for piece in pieces:
         pop3.receive_data(piece)
@@ -180,7 +190,7 @@ def test_many_small_messages_are_taken_whole_and_a_large_one_is_not() -> None:
     assert pop3.send_each("RETR", [1, 2, 3]) == b"RETR 1\r\nRETR 2\r\nRETR 3\r\n"
     pop3.receive_data(b"+OK\r\none\r\n.\r\n+OK\r\n..two\r\n.\r\n+OK\r\nthree")
     assert [pop3.next_whole() for _ in range(3)] == [b"one\r\n", b".two\r\n", None]
-    assert pop3.next_event() == Reply("RETR", ok=True, text="")
+    assert pop3.next_event() == Pop3Reply("RETR", ok=True, text="")
     pop3.receive_data(b"\r\n.\r\n")
     assert pop3.next_whole() is None
     assert pop3.next_event() == Body(b"three\r\n", last=True)
@@ -227,7 +237,7 @@ def test_a_small_body_waits_for_its_end_and_comes_whole() -> None:
     pop3 = greeted()
     pop3.send("RETR", 1)
     pop3.receive_data(b"+OK\r\n" + b"x" * (CHUNK - 100))
-    assert [type(event) for event in events(pop3)] == [Reply]
+    assert [type(event) for event in events(pop3)] == [Pop3Reply]
     pop3.receive_data(b"\r\n.\r\n")
     assert list(events(pop3)) == [Body(b"x" * (CHUNK - 100) + b"\r\n", last=True)]
 
@@ -237,8 +247,8 @@ def test_a_refused_multi_line_command_has_no_body() -> None:
     pop3.send("UIDL")
     pop3.send("NOOP")
     assert fed(pop3, [b"-ERR no\r\n+OK\r\n"]) == [
-        Reply("UIDL", ok=False, text="no"),
-        Reply("NOOP", ok=True, text=""),
+        Pop3Reply("UIDL", ok=False, text="no"),
+        Pop3Reply("NOOP", ok=True, text=""),
     ]
 
 
@@ -246,7 +256,7 @@ def test_a_refused_multi_line_command_has_no_body() -> None:
 def test_a_listing_of_one_message_is_one_line(verb: str) -> None:
     pop3 = greeted()
     pop3.send(verb, 2)
-    assert fed(pop3, [b"+OK 2 xyz\r\n"]) == [Reply(verb, ok=True, text="2 xyz")]
+    assert fed(pop3, [b"+OK 2 xyz\r\n"]) == [Pop3Reply(verb, ok=True, text="2 xyz")]
     assert pop3.outstanding == 0
 
 
@@ -272,14 +282,14 @@ def test_the_response_code_of_a_reply(line: bytes, code: str) -> None:
     pop3 = greeted()
     pop3.send("PASS", "x")
     (reply,) = fed(pop3, [line + b"\r\n"])
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, Pop3Reply)
     assert (reply.ok, reply.code) == (False, code)
 
 
 def test_a_reply_in_no_known_charset_is_text_all_the_same() -> None:
     pop3 = greeted()
     pop3.send("NOOP")
-    assert fed(pop3, [b"+OK gr\xfc\xdfe\r\n"]) == [Reply("NOOP", ok=True, text="gr��e")]
+    assert fed(pop3, [b"+OK gr\xfc\xdfe\r\n"]) == [Pop3Reply("NOOP", ok=True, text="gr��e")]
 
 
 @pytest.mark.parametrize("wire", [b"HTTP/1.1 400 Bad Request\r\n", b"* OK imap\r\n"])

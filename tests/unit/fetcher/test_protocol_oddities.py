@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from services.fetcher import protocol
-from services.fetcher.protocol import CHUNK, LINE_LIMIT, Body, Event, Pop3, Reply
+from services.fetcher.pop3 import protocol
+from services.fetcher.pop3.protocol import CHUNK, LINE_LIMIT, Body, Pop3, Pop3Event, Pop3Reply
 from shared.errors import NoAnswer, PromiseBroken, ServerFault
 from tests.unit.fetcher.test_protocol import asked, fed, greeted
 
@@ -19,15 +19,15 @@ BARE = (
     b"+OK fourth\n..\n.\r\n"
     b"+OK bye\n"
 )
-EXPECTED_BARE: list[Event] = [
-    Reply("RETR", ok=True, text="first"),
+EXPECTED_BARE: list[Pop3Event] = [
+    Pop3Reply("RETR", ok=True, text="first"),
     Body(b"Subject: a\n\n.stuffed\n..\nlone\r.\r\nmixed\r\n.x\n", last=True),
-    Reply("RETR", ok=True, text="second, empty"),
+    Pop3Reply("RETR", ok=True, text="second, empty"),
     Body(b"", last=True),
-    Reply("RETR", ok=False, text="third"),
-    Reply("RETR", ok=True, text="fourth"),
+    Pop3Reply("RETR", ok=False, text="third"),
+    Pop3Reply("RETR", ok=True, text="fourth"),
     Body(b".\n", last=True),
-    Reply("QUIT", ok=True, text="bye"),
+    Pop3Reply("QUIT", ok=True, text="bye"),
 ]
 
 
@@ -46,9 +46,9 @@ def test_each_response_ends_as_its_own_status_line_did() -> None:
     pop3.receive_data(wire)
     assert pop3.next_whole() is None
     assert fed(pop3, [b""]) == [
-        Reply("RETR", ok=True, text=""),
+        Pop3Reply("RETR", ok=True, text=""),
         Body(b"a\n", last=True),
-        Reply("RETR", ok=True, text=""),
+        Pop3Reply("RETR", ok=True, text=""),
         Body(b"b\n.\nc\r\n", last=True),
     ]
 
@@ -82,10 +82,10 @@ def test_blank_lines_before_a_reply_are_passed_over(blank: bytes) -> None:
         pop3 = greeted()
         pop3.send_each("RETR", [1, 2, 3])
         assert fed(pop3, pieces) == [
-            Reply("RETR", ok=True, text="1"),
+            Pop3Reply("RETR", ok=True, text="1"),
             Body(b"one\r\n", last=True),
-            Reply("RETR", ok=False, text="2"),
-            Reply("RETR", ok=True, text=""),
+            Pop3Reply("RETR", ok=False, text="2"),
+            Pop3Reply("RETR", ok=True, text=""),
             Body(b"\r\n", last=True),
         ]
 
@@ -96,7 +96,7 @@ def test_blank_lines_that_nobody_asked_for_are_no_trouble() -> None:
     assert pop3.idle
     assert pop3.send("NOOP") == b"NOOP\r\n"
     pop3.receive_data(b"\r\n+OK\r\n")
-    assert pop3.next_event() == Reply("NOOP", ok=True, text="")
+    assert pop3.next_event() == Pop3Reply("NOOP", ok=True, text="")
 
 
 def test_blank_lines_without_end_are_the_servers_fault() -> None:
@@ -187,7 +187,7 @@ def test_a_message_that_ends_by_its_size(sent: bytes, size: int, expected: bytes
     assert pop3.idle
     pop3.send("NOOP")
     pop3.receive_data(b"+OK\r\n")
-    assert pop3.next_event() == Reply("NOOP", ok=True, text="")
+    assert pop3.next_event() == Pop3Reply("NOOP", ok=True, text="")
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import pytest
 
 from services.fetcher.account import Account, backoff, first_polls, spread
 from services.fetcher.fetch import CROWDED, ELSEWHERE, ONCE, STATE_AWAY
-from services.fetcher.login import Login
-from services.fetcher.places import CONNECTIONS
+from services.fetcher.pop3.login import Login
 from services.fetcher.schedule import CLAIM, HOLD, MISS_EVERY, MISSED_AFTER
-from shared.outbox import Outbox
+from services.fetcher.server_slots import CONNECTIONS
 from shared.outcome import Done, Retry
+from shared.queue_publisher import QueuePublisher
 from shared.queues import POLL
 from shared.state import State
 from tests.servers.pop3 import Pop3Server, Say
@@ -116,7 +116,7 @@ async def test_due_accounts_become_one_poll_job_each(desk: Desk) -> None:
 async def test_a_scheduler_that_dies_in_between_delays_its_accounts_by_seconds(
     desk: Desk,
 ) -> None:
-    class Dying(Outbox):
+    class Dying(QueuePublisher):
         async def put(self, *envelopes: object) -> None:
             raise asyncio.CancelledError
 
@@ -151,7 +151,7 @@ async def test_a_running_schedule_finds_what_was_lost(desk: Desk) -> None:
 
 
 async def test_poll_jobs_that_cannot_be_queued_are_due_again_at_once(desk: Desk) -> None:
-    await desk.scheduler("a", outbox=Outbox(desk.broker, "no such queue")).queue_due()
+    await desk.scheduler("a", outbox=QueuePublisher(desk.broker, "no such queue")).queue_due()
     assert await desk.state.claim_due(["a"], hold=60) == ["a"]
 
 
@@ -340,7 +340,7 @@ async def test_an_absurd_login_delay_is_kept_for_an_hour_and_told(desk: Desk) ->
 
 async def test_an_absurd_login_delay_that_was_believed_once_is_not_waited_for(desk: Desk) -> None:
     until = desk.clock.now() + 999_999
-    await desk.state.polled("sales", next_poll=until, error=None, login_after=until)
+    await desk.state.record_poll("sales", next_poll=until, error=None, login_after=until)
     async with some(1).serving() as server:
         await desk.poll(server)
         assert server.connections == 1

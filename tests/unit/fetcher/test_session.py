@@ -8,10 +8,10 @@ from contextlib import aclosing
 
 import pytest
 
-from services.fetcher import session as session_
-from services.fetcher.listing import Uidls
-from services.fetcher.session import Session
-from services.fetcher.window import MARK_AFTER
+from services.fetcher.pop3 import session as session_
+from services.fetcher.pop3.listing import UidlListing
+from services.fetcher.pop3.session import Pop3Session
+from services.fetcher.pop3.window import MARK_AFTER
 from shared.errors import ServerFault, Unreachable
 from tests.servers.certificates import Certificates
 from tests.servers.pop3 import Pop3Server, Say
@@ -31,7 +31,7 @@ from tests.unit.fetcher.pop3_session import (
 async def test_one_refused_message_does_not_hold_up_the_others(offered: list[str]) -> None:
     script = {"RETR 2": Say(b"-ERR gone\r\n")}
     async with Pop3Server(MAIL, capabilities=offered, says=script).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         expected: list[bytes | str] = [MAIL[0], "gone", *MAIL[2:]]
         assert await retrieved(session, list(range(1, 201))) == expected
         await session.quit()
@@ -39,7 +39,7 @@ async def test_one_refused_message_does_not_hold_up_the_others(offered: list[str
 
 async def test_without_pipelining_one_command_waits_for_the_other() -> None:
     async with Pop3Server(MAIL, capabilities=[]).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         before = len(server.commands)
         async with aclosing(session.retrieve([1, 2, 3])) as messages:
             await anext(messages)
@@ -50,7 +50,7 @@ async def test_without_pipelining_one_command_waits_for_the_other() -> None:
 
 async def test_with_pipelining_the_window_bounds_what_is_asked_ahead() -> None:
     async with Pop3Server(MAIL).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         before = len(server.commands)
         async with aclosing(session.retrieve(list(range(1, 201)))) as messages:
             async for message in messages:
@@ -64,7 +64,7 @@ async def test_with_pipelining_the_window_bounds_what_is_asked_ahead() -> None:
 
 async def test_pipelined_messages_are_followed_by_marks_that_name_the_last_one() -> None:
     async with Pop3Server(MAIL).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         before = len(server.commands)
         await retrieved(session, list(range(1, 201)))
         asked = [command.split() for command in server.commands[before:]]
@@ -81,14 +81,14 @@ async def test_only_crlf_dot_crlf_ends_a_message() -> None:
     raw = b"Subject: smuggled\r\n\r\none\n.\ntwo\r.\rthree\n.\r\nfour\r\n"
     script = {"RETR 1": Say(b"+OK\r\n" + raw + b".\r\n")}
     async with Pop3Server(MAIL, says=script).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         assert await retrieved(session, [1, 2]) == [raw, MAIL[1]]
         await session.quit()
 
 
 async def test_an_empty_message_is_empty() -> None:
     async with Pop3Server([b"", b".\r\n"]).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         assert await retrieved(session, [1, 2]) == [b"", b".\r\n"]
         await session.quit()
 
@@ -96,7 +96,7 @@ async def test_an_empty_message_is_empty() -> None:
 async def test_what_is_not_consumed_is_skipped() -> None:
     large = b"x" * 300_000 + b"\r\n"
     async with Pop3Server([large, *MAIL]).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         numbers = []
         async with aclosing(session.retrieve([1, 2, 3])) as messages:
             async for message in messages:
@@ -117,7 +117,7 @@ async def test_a_retrieval_left_early_does_not_confuse_what_follows() -> None:
                     break
 
     async with Pop3Server(MAIL).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         await leave_early()
         assert await session.stat() == (200, sum(map(len, MAIL)))
         await leave_early()
@@ -132,7 +132,7 @@ async def test_a_retrieval_left_early_does_not_confuse_what_follows() -> None:
 async def test_a_listing_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_, "BODY_LIMIT", 300_000)
     async with Pop3Server(MAIL, says={"UIDL": Say(Endless(1_000_000))}).serving() as server:
-        session = await Session.open(login(server), max_messages=1_000)
+        session = await Pop3Session.open(login(server), max_messages=1_000)
         with pytest.raises(ServerFault, match="its answer to UIDL has more than 300000 bytes"):
             await session.survey()
         await session.abort()
@@ -140,14 +140,14 @@ async def test_a_listing_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch
 
 async def test_a_cancelled_command_does_not_confuse_the_next() -> None:
     async with Pop3Server(MAIL, ["a", "b"]).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         task = asyncio.create_task(session.survey())
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await session.stat() == (200, sum(map(len, MAIL)))
-        assert (await session.survey()).uidls == Uidls.of([(1, "a"), (2, "b")])
+        assert (await session.survey()).uidls == UidlListing.of([(1, "a"), (2, "b")])
         await session.quit()
 
 
@@ -155,7 +155,7 @@ async def test_a_cancelled_command_does_not_confuse_the_next() -> None:
 async def test_a_connection_that_drops_in_the_middle_of_a_message(sent: bytes) -> None:
     script = {"RETR 2": Say(sent, then="drop")}
     async with Pop3Server(MAIL, says=script).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         await session.survey()
         found: list[bytes] = []
         with pytest.raises(Unreachable, match="connection"):
@@ -191,7 +191,7 @@ async def test_a_large_message_is_taken_no_faster_than_it_is_consumed(
     answer = Endless(24_000_000)
     server = Pop3Server(says={"RETR 1": Say(answer)}, tls=server_context(certificates))
     async with server.serving(implicit=tls == "implicit"):
-        session = await Session.open(login(server, tls=tls, ca_file=str(certificates.ca)))
+        session = await Pop3Session.open(login(server, tls=tls, ca_file=str(certificates.ca)))
         tracemalloc.start()
         try:
             total = 0
@@ -215,7 +215,7 @@ async def test_deletions_count_with_quit(offered: list[str]) -> None:
     mail = MAIL * 6
     script = {"DELE 3": Say(b"-ERR no\r\n")}
     async with Pop3Server(mail, capabilities=offered, says=script).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         numbers = list(range(1, len(mail) + 1))
         expected = [n for n in numbers if n != 3]
         assert await session.delete(numbers) == expected
@@ -230,7 +230,7 @@ async def test_what_is_deleted_with_quit_is_what_the_server_accepted(offered: li
     mail = MAIL * 6
     script = {f"DELE {n}": Say(b"-ERR no\r\n") for n in (3, 1199)}
     async with Pop3Server(mail, capabilities=offered, says=script).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         numbers = list(range(1, len(mail) + 1))
         expected = [n for n in numbers if n not in (3, 1199)]
         assert await session.quit(numbers) == expected
@@ -240,7 +240,7 @@ async def test_what_is_deleted_with_quit_is_what_the_server_accepted(offered: li
 
 async def test_quit_does_not_wait_for_the_answers_to_deletions() -> None:
     async with Pop3Server(MAIL, says={"DELE 2": Say()}).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         quitting = asyncio.create_task(session.quit([1, 2]))
         while server.commands[-1] != "QUIT":
             await asyncio.sleep(0)
@@ -251,7 +251,7 @@ async def test_quit_does_not_wait_for_the_answers_to_deletions() -> None:
 async def test_without_pipelining_quit_waits_for_the_answers_to_deletions() -> None:
     script = {"DELE 2": Say()}
     async with Pop3Server(MAIL, capabilities=[], says=script).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         quitting = asyncio.create_task(session.quit([1, 2]))
         while server.commands[-1] != "DELE 2":
             await asyncio.sleep(0)
@@ -263,7 +263,7 @@ async def test_without_pipelining_quit_waits_for_the_answers_to_deletions() -> N
 async def test_without_pipelining_one_deletion_waits_for_the_other() -> None:
     script = {"DELE 1": Say()}
     async with Pop3Server(MAIL, capabilities=[], says=script).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         deleting = asyncio.create_task(session.delete([1, 2]))
         await everything_runs()
         assert server.commands[-1] == "DELE 1"
@@ -273,10 +273,10 @@ async def test_without_pipelining_one_deletion_waits_for_the_other() -> None:
 
 async def test_nothing_is_deleted_after_abort() -> None:
     async with Pop3Server(MAIL).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         await session.delete([3])
         await session.quit()
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         await session.delete([4])
         await session.abort()
     assert server.deleted == {3}
@@ -284,7 +284,7 @@ async def test_nothing_is_deleted_after_abort() -> None:
 
 async def test_quit_closes_the_connection_even_if_the_server_does_not() -> None:
     async with Pop3Server(MAIL, says={"QUIT": Say(b"+OK\r\n")}).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         await session.quit()
         await nobody_connected(server)
 
@@ -299,7 +299,7 @@ async def test_quit_closes_the_connection_even_if_the_server_does_not() -> None:
 )
 async def test_a_quit_without_ok_is_an_error(say: Say, error: type[ServerFault]) -> None:
     async with Pop3Server(MAIL, says={"QUIT": say}).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         await session.delete([1])
         with pytest.raises(error) as raised:
             await session.quit()

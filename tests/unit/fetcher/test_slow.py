@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from services.fetcher.commits import Limits
-from services.fetcher.connection import Connection
-from services.fetcher.pace import Deadlines, Pace
+from services.fetcher.commit_pipeline import SessionLimits
+from services.fetcher.pop3.connection import Pop3Connection
+from services.fetcher.pop3.deadlines import Deadlines, WaitMeter
 from shared.errors import Silent
 from tests.servers.pop3 import Pop3Server, Say, wire
 from tests.unit.fetcher.desk import Desk, some
@@ -145,7 +145,7 @@ async def test_a_connection_has_a_deadline_over_all_that_it_takes(
     async def never(*_: object, **__: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("services.fetcher.connection.dial", never)
+    monkeypatch.setattr("services.fetcher.pop3.connection.dial", never)
     async with some(1).serving() as server:
         await desk.poll(server, deadlines=Deadlines(connect=0.01))
     error = (await desk.state.accounts())["sales"].last_error
@@ -158,7 +158,7 @@ async def test_a_session_that_deletes_nothing_makes_room_too_and_goes_on(
     desk: Desk, *, uidls: bool
 ) -> None:
     """Unless the next one could not go on where it was."""
-    limits = Limits(place_seconds=30.0)
+    limits = SessionLimits(place_seconds=30.0)
     passing: list[asyncio.Task[None]] = []
     later = lambda: passing.append(asyncio.create_task(desk.clock.advance(20.0)))  # noqa: E731
     answers = {f"RETR {n}": wire(raw) for n, raw in enumerate(MAIL[:3], 1)}
@@ -174,7 +174,7 @@ async def test_a_session_that_deletes_nothing_makes_room_too_and_goes_on(
 
 async def test_nothing_at_all_is_silence_however_late_the_wait_for_it_began() -> None:
     """Not slowness: of what is silent at a listing, the fetcher does without the listing."""
-    connection = Connection("pop.example:110", 60.0, 100, Pace())
+    connection = Pop3Connection("pop.example:110", 60.0, 100, WaitMeter())
     connection.expect()
     connection._heard = connection._asked + 0.001  # so late is the wait for it
     why = connection._overdue(connection._asked + 60.0)

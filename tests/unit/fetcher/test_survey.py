@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from services.fetcher.listing import Uidls
-from services.fetcher.quirks import Quirks
-from services.fetcher.session import Session, Survey
+from services.fetcher.pop3.listing import UidlListing
+from services.fetcher.pop3.quirks import Quirks
+from services.fetcher.pop3.session import Pop3Session, Survey
 from shared.errors import PromiseBroken, ServerFault
 from tests.servers.pop3 import Pop3Server, Say
 from tests.unit.fetcher.pop3_session import (
@@ -17,7 +17,7 @@ from tests.unit.fetcher.pop3_session import (
 
 async def test_a_maildrop_is_listed() -> None:
     async with Pop3Server(MAIL[:3], ["a", "b", "b"]).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         assert await session.stat() == (3, sum(map(len, MAIL[:3])))
         await session.round_trip()
         await session.quit()
@@ -29,16 +29,18 @@ PIPELINING = pytest.mark.parametrize("offered", [["UIDL", "PIPELINING"], ["UIDL"
 @PIPELINING
 async def test_a_survey_tells_how_much_there_is_and_which(offered: list[str]) -> None:
     async with Pop3Server(MAIL[:3], ["a", "b", "b"], capabilities=offered).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         octets = sum(map(len, MAIL[:3]))
-        assert await session.survey() == Survey(3, octets, Uidls.of([(1, "a"), (2, "b"), (3, "b")]))
+        assert await session.survey() == Survey(
+            3, octets, UidlListing.of([(1, "a"), (2, "b"), (3, "b")])
+        )
         await session.quit()
 
 
 async def test_a_survey_is_asked_for_in_one_where_that_is_allowed() -> None:
     script = {"STAT": Say(then="hang")}
     async with Pop3Server(MAIL[:3], ["a", "b", "b"], says=script).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         surveying = asyncio.create_task(session.survey())
         while not server.unread:
             await asyncio.sleep(0)
@@ -51,25 +53,25 @@ async def test_a_survey_is_asked_for_in_one_where_that_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("says", "expected"),
     [
-        ({"STAT": b"+OK 0 0", "UIDL": b"-ERR nothing here"}, Survey(0, 0, Uidls.of([]))),
-        ({"STAT": b"+OK 0 0", "UIDL": b"+OK\r\n."}, Survey(0, 0, Uidls.of([]))),
+        ({"STAT": b"+OK 0 0", "UIDL": b"-ERR nothing here"}, Survey(0, 0, UidlListing.of([]))),
+        ({"STAT": b"+OK 0 0", "UIDL": b"+OK\r\n."}, Survey(0, 0, UidlListing.of([]))),
         (
             {"STAT": b"-ERR what?", "UIDL": b"+OK\r\n2 b\r\n."},
-            Survey(2, None, Uidls.of([(2, "b")])),
+            Survey(2, None, UidlListing.of([(2, "b")])),
         ),
-        ({"STAT": b"+OK two"}, Survey(2, None, Uidls.of([(1, "a"), (2, "b")]))),
+        ({"STAT": b"+OK two"}, Survey(2, None, UidlListing.of([(1, "a"), (2, "b")]))),
         ({"STAT": b"+OK two", "UIDL": b"-ERR no"}, Survey(3, None, None, "no_uidl")),
         ({"UIDL": b"-ERR no"}, Survey(3, 66, None, "no_uidl")),
         ({"UIDL": b"+OK\r\nnonsense\r\n."}, Survey(3, 66, None, "no_uidl")),
-        ({"STAT": b"+OK 9999999 1"}, Survey(100_002, 1, Uidls.of([(1, "a"), (2, "b")]))),
-        ({"UIDL": b"+OK\r\n900000 a\r\n."}, Survey(100_001, 66, Uidls.of([(900_000, "a")]))),
-        ({"UIDL": b"+OK\r\n9999999 a\r\n."}, Survey(3, 66, Uidls.of([]))),
-        ({"STAT": b"+OK 99999999 1"}, Survey(2, None, Uidls.of([(1, "a"), (2, "b")]))),
+        ({"STAT": b"+OK 9999999 1"}, Survey(100_002, 1, UidlListing.of([(1, "a"), (2, "b")]))),
+        ({"UIDL": b"+OK\r\n900000 a\r\n."}, Survey(100_001, 66, UidlListing.of([(900_000, "a")]))),
+        ({"UIDL": b"+OK\r\n9999999 a\r\n."}, Survey(3, 66, UidlListing.of([]))),
+        ({"STAT": b"+OK 99999999 1"}, Survey(2, None, UidlListing.of([(1, "a"), (2, "b")]))),
         (
             {"UIDL": b"+OK\r\n\r\n1 a\r\n4000000000 b\r\n."},
-            Survey(3, 66, Uidls.of([(1, "a")])),
+            Survey(3, 66, UidlListing.of([(1, "a")])),
         ),
-        ({"STAT": b"+OK\t1\t20"}, Survey(2, 20, Uidls.of([(1, "a"), (2, "b")]))),
+        ({"STAT": b"+OK\t1\t20"}, Survey(2, 20, UidlListing.of([(1, "a"), (2, "b")]))),
     ],
 )
 async def test_a_survey_makes_do_with_what_it_gets(
@@ -78,7 +80,7 @@ async def test_a_survey_makes_do_with_what_it_gets(
     script = {verb: Say(wire + b"\r\n") for verb, wire in says.items()}
     server = Pop3Server(MAIL[:3], ["a", "b"], capabilities=offered, says=script)
     async with server.serving():
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         assert await session.survey() == expected
         assert session.in_step
         await session.quit()
@@ -92,7 +94,7 @@ async def test_a_number_that_list_makes_up_is_not_believed(offered: list[str]) -
     }
     server = Pop3Server(MAIL[:1], ["a"], capabilities=offered, says=script)
     async with server.serving():
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         survey = await session.survey(sizes=True)
         assert (survey.count, dict(survey.sizes or {})) == (100_001, {900_000: 5})
         await session.quit()
@@ -100,14 +102,14 @@ async def test_a_number_that_list_makes_up_is_not_believed(offered: list[str]) -
 
 async def test_a_server_that_has_no_uidl_is_no_offender() -> None:
     async with Pop3Server(MAIL[:3], capabilities=["TOP"]).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         assert await session.survey() == Survey(3, sum(map(len, MAIL[:3])), None)
         await session.quit()
 
 
 async def test_what_is_known_to_be_refused_is_not_asked_for() -> None:
     async with Pop3Server(MAIL[:3], ["a"]).serving() as server:
-        session = await Session.open(login(server), Quirks(no_uidl=True))
+        session = await Pop3Session.open(login(server), Quirks(no_uidl=True))
         assert (await session.survey()).uidls is None
         await session.quit()
     assert "UIDL" not in server.commands
@@ -126,7 +128,7 @@ async def test_a_survey_that_says_nothing(
 ) -> None:
     script = {verb: Say(wire + b"\r\n") for verb, wire in says.items()}
     async with Pop3Server(MAIL, ["a"], capabilities=offered, says=script).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         with pytest.raises(ServerFault, match=text):
             await session.survey()
         await session.abort()
@@ -140,7 +142,7 @@ async def test_sizes_are_asked_for_one_by_one(offered: list[str]) -> None:
         "LIST 4": Say(b"+OK 4 70 octets\r\n"),
     }
     async with Pop3Server(MAIL, capabilities=offered, says=script).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         found = await session.sizes([1, 2, 3, 4, 200])
         assert found == {1: len(MAIL[0]), 4: 70, 200: len(MAIL[199])}
         await session.quit()
@@ -149,19 +151,19 @@ async def test_sizes_are_asked_for_one_by_one(offered: list[str]) -> None:
 async def test_an_answer_about_another_message_breaks_the_promise_of_pipelining() -> None:
     script = {"LIST 2": Say(b"+OK 3 70\r\n")}
     async with Pop3Server(MAIL, says=script).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         with pytest.raises(PromiseBroken, match="LIST 2 is about another message") as raised:
             await session.sizes([1, 2, 3])
         await session.abort()
         assert raised.value.quirk == "no_pipelining"
-        session = await Session.open(login(server), Quirks(no_pipelining=True))
+        session = await Pop3Session.open(login(server), Quirks(no_pipelining=True))
         assert await session.sizes([1, 2]) == {1: len(MAIL[0])}
         await session.quit()
 
 
 async def test_a_refused_list_is_no_failure() -> None:
     async with Pop3Server(MAIL, says={"LIST": Say(b"-ERR empty\r\n")}).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         assert await session.sizes() == {}
         await session.quit()
 
@@ -170,7 +172,7 @@ async def test_a_refused_list_is_no_failure() -> None:
 async def test_header_blocks_are_had_without_bodies(offered: list[str]) -> None:
     script = {"TOP 2 0": Say(b"-ERR no\r\n")}
     async with Pop3Server(MAIL, capabilities=offered, says=script).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         found = [top async for top in session.tops([1, 2, 200])]
         assert found == [(1, b"Subject: 1\r\n\r\n"), (2, None), (200, b"Subject: 200\r\n\r\n")]
         await session.quit()
@@ -178,7 +180,7 @@ async def test_header_blocks_are_had_without_bodies(offered: list[str]) -> None:
 
 async def test_a_stat_without_numbers_is_the_servers_fault() -> None:
     async with Pop3Server(MAIL, says={"STAT": Say(b"+OK many\r\n")}).serving() as server:
-        session = await Session.open(login(server))
+        session = await Pop3Session.open(login(server))
         with pytest.raises(ServerFault, match="no numbers"):
             await session.stat()
         await session.abort()

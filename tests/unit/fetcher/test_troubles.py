@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from services.fetcher.fetchlist import FetchList
+from services.fetcher.fetch_list import FetchList
 from services.fetcher.troubles import ALL_LEFT_FOR, LEFT_FOR, NAMED, TRIES, Troubles
-from services.fetcher.worklist import Listed
-from shared.claims import Trouble
+from services.fetcher.worklist import ListedMessage
+from shared.ledger import MessageTrouble
 from tests.servers.pop3 import Say
 from tests.unit.fetcher.desk import Desk, some
 from tests.unit.fetcher.pop3_session import MAIL
@@ -16,8 +16,8 @@ NOW = 1_700_000_000.0
 
 
 def test_what_broke_comes_last_and_is_left_alone_after_some_tries() -> None:
-    known: dict[str, Trouble] = {}
-    listed = [Listed(1, "bad"), Listed(2, "good")]
+    known: dict[str, MessageTrouble] = {}
+    listed = [ListedMessage(1, "bad"), ListedMessage(2, "good")]
     messages = FetchList.of(listed)
     for tries in range(1, TRIES + 1):
         troubles = Troubles(known, NOW)
@@ -33,7 +33,7 @@ def test_what_broke_comes_last_and_is_left_alone_after_some_tries() -> None:
 
 
 def test_a_line_that_broke_is_no_try() -> None:
-    known: dict[str, Trouble] = {}
+    known: dict[str, MessageTrouble] = {}
     for _ in range(10):
         troubles = Troubles(known, NOW)
         troubles.add("u", 1, "cut", counts=False)
@@ -42,27 +42,27 @@ def test_a_line_that_broke_is_no_try() -> None:
 
 
 def test_what_is_over_is_forgotten() -> None:
-    known = {key: Trouble(key, 1, 1, 0.0, "cut") for key in ("fetched", "gone", "there")}
+    known = {key: MessageTrouble(key, 1, 1, 0.0, "cut") for key in ("fetched", "gone", "there")}
     troubles = Troubles(known, NOW)
     troubles.settle(["fetched", "unknown"])
     troubles.keep_only(["there", "fetched"])
     assert set(troubles.to_forget()) == {"fetched", "gone"}
     assert troubles.to_forget() == []
-    assert troubles.said() == ["1 message cannot be fetched: message 1 (UIDL there): cut"]
+    assert troubles.sentences() == ["1 message cannot be fetched: message 1 (UIDL there): cut"]
 
 
 def test_a_deletion_that_failed_does_not_keep_a_message_from_being_fetched() -> None:
-    known = {"u": Trouble("u", 1, 9, NOW + 60, "refused", deletes=True)}
+    known = {"u": MessageTrouble("u", 1, 9, NOW + 60, "refused", deletes=True)}
     troubles = Troubles(known, NOW)
-    assert list(troubles.in_order(FetchList.of([Listed(1, "u")]))) == [Listed(1, "u")]
+    assert list(troubles.in_order(FetchList.of([ListedMessage(1, "u")]))) == [ListedMessage(1, "u")]
     assert troubles.left_alone("u", deletes=True)
 
 
 def test_only_some_are_named() -> None:
     troubles = Troubles({}, NOW)
     for number in range(1, NAMED + 3):
-        troubles.add(Listed(number, None, 7).key, number, "refused")
-    (said,) = troubles.said()
+        troubles.add(ListedMessage(number, None, 7).key, number, "refused")
+    (said,) = troubles.sentences()
     assert said.startswith("5 messages cannot be fetched: message 1: refused; message 2")
     assert said.endswith("; and 2 more")
 

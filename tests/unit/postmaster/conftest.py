@@ -12,8 +12,8 @@ import pytest
 from services.__main__ import main
 from shared import wire
 from shared.broker import Broker, Header, Send, Steward, Stored
-from shared.broker.embedded import EmbeddedBroker
-from shared.broker.embedded_steward import EmbeddedSteward
+from shared.broker.embedded.broker import EmbeddedBroker
+from shared.broker.embedded.steward import EmbeddedSteward
 from shared.clock import SystemClock
 from shared.message import Addressed, Envelope, Fetched, Hop, Inline, Payload, Raw, Spooled, Summary
 from shared.queues import Tier

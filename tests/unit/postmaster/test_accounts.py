@@ -37,7 +37,7 @@ def tell(office: Office, ago: float, *steps: Callable[[State], Awaitable[object]
 
 
 def polled(name: str, wait: float, error: str | None = None) -> Callable[[State], Awaitable[int]]:
-    return lambda state: state.polled(name, next_poll=time.time() + wait, error=error)
+    return lambda state: state.record_poll(name, next_poll=time.time() + wait, error=error)
 
 
 def rows(office: Office) -> dict[str, list[str]]:
@@ -177,7 +177,9 @@ def test_what_a_poll_left_undone_is_told_and_one_account_in_full(office: Office)
     tell(
         office,
         60,
-        lambda state: state.polled("sales", next_poll=time.time() + 300, error=None, undone=undone),
+        lambda state: state.record_poll(
+            "sales", next_poll=time.time() + 300, error=None, undone=undone
+        ),
         polled("other", 300),
     )
     shown = undone.replace("\x1b", "\\x1b").split("\n")
@@ -205,4 +207,4 @@ def test_the_exit_status_says_whether_an_account_fails(office: Office) -> None:
 def test_an_account_that_is_none(office: Office) -> None:
     printed = office("accounts", "nobody")
     assert printed.status == 1
-    assert "no account is called nobody" in printed.err
+    assert "there is no account nobody" in printed.err

@@ -476,7 +476,7 @@ class TestExport:
         office.park("a1")
         printed = office("failed", "export", "--all", "-o", str(tmp_path / "x"))
         assert printed.status == 2
-        assert "expected -o FOLDER" in printed.err
+        assert "pass -o FOLDER" in printed.err
 
     def test_json_needs_a_file_for_the_bytes(self, office: Office) -> None:
         office.park("a1")
@@ -542,10 +542,10 @@ class TestDrop:
             steward.close()
             return True
 
-        monkeypatch.setattr(folders, "_confirmed", meanwhile)
+        monkeypatch.setattr(folders, "_confirm", meanwhile)
         printed = office("failed", "drop", "a1")
         assert (printed.status, printed.out) == (1, "dropped: 0\n")
-        assert "1 of 1 messages were gone from there meanwhile" in printed.err
+        assert "1 of 1 messages had been moved or dropped meanwhile" in printed.err
         assert (office.data / "spool/0a/1b2c3d").read_bytes() == RAW
         assert office.ids("incoming") == ["a1"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.faultpoint import VARIABLE
+from shared.failpoint import VARIABLE
 from tests.servers.disk import memory_disk
 from tests.unit.postmaster.conftest import Office
 from tests.unit.postmaster.test_backup import made_ledgers
@@ -153,7 +153,7 @@ def test_a_full_disk_is_no_damage_and_nothing_is_rebuilt_on_it(used: Office) -> 
             file.write(bytes(shutil.disk_usage(used.data).free - 100_000))
         rebuilt = used("state", "rebuild")
         assert rebuilt.status == 1
-        assert "is as it was, as no new file could be made beside it" in rebuilt.err
+        assert "is unchanged, as no new file could be made beside it" in rebuilt.err
         assert not list(used.data.glob("*.new*"))
         (used.data / "filler").unlink()
         assert used("state", "rebuild").status == 0

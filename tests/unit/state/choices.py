@@ -1,10 +1,10 @@
 """What the operator chooses for accounts, and what the database says of itself."""
 
-from shared.claims import ADOPT, ADOPTED, FETCH_AGAIN, UNDELIVERED, Entry
+from shared.ledger import ADOPT, ADOPTED, FETCH_AGAIN, UNDELIVERED, LedgerEntry
 from shared.state import State
-from shared.state.installation import Question, Standing
-from tests.claims import claim_one, finish_one
+from shared.state.installation import InstallationRecord, Question
 from tests.clock import ManualClock
+from tests.ledger import claim_one, finish_one
 from tests.unit.state.opening import DAY, HOUR, Opening
 
 
@@ -12,14 +12,14 @@ class Choices(Opening):
     """What holds of choices on every database."""
 
     async def test_a_database_gets_on_and_keeps_its_name(self, one: State, two: State) -> None:
-        nothing = Standing(None, used=False, asked=None, marked=None, chosen=False)
+        nothing = InstallationRecord(None, used=False, asked=None, marked=None, chosen=False)
         assert await one.installation() == nothing
-        first = await one.note()
-        second = await two.note()
+        first = await one.advance()
+        second = await two.advance()
         assert (second.state, first.number, second.number) == (first.state, 1, 2)
-        assert (await one.note(beyond=70)).number == 71
-        assert (await one.note(beyond=5)).number == 72
-        last = await one.note()
+        assert (await one.advance(beyond=70)).number == 71
+        assert (await one.advance(beyond=5)).number == 72
+        last = await one.advance()
         assert (await two.installation()).own == last
 
     async def test_whose_queues_these_are_is_answered_by_a_choice(
@@ -29,11 +29,11 @@ class Choices(Opening):
         await two.choose(["a"], ADOPT)
         assert await one.question() == Question(None, None, chosen=True)
         await one.hold(["a", "b"], "it is new\0")
-        await one.asked("these marks")
+        await one.record_asked("these marks")
         found = await two.question()
         assert found is not None
         assert (found.asked, found.chosen) == ("these marks", True), "it was chosen before"
-        own = (await one.note()).state
+        own = (await one.advance()).state
         assert await two.question() == Question(own, None, chosen=True)
 
     async def test_while_all_are_held_nothing_is_chosen(self, one: State, two: State) -> None:
@@ -54,23 +54,23 @@ class Choices(Opening):
         assert asked is not None and asked.chosen
 
     async def test_what_was_asked_stands_until_it_gets_on(self, one: State, two: State) -> None:
-        await one.asked("these marks")
+        await one.record_asked("these marks")
         found = await two.installation()
         assert (found.asked, found.own and found.own.number) == ("these marks", 0)
-        await one.note()
-        await one.marked("queues")
+        await one.advance()
+        await one.record_marked("queues")
         found = await two.installation()
         assert (found.asked, found.marked, found.own and found.own.number) == (None, "queues", 1)
 
     async def test_a_database_that_knows_of_mail_is_used(self, one: State) -> None:
         assert not (await one.installation()).used
-        await one.record("a", [Entry(None, "i1")])
+        await one.record("a", [LedgerEntry(None, "i1")])
         assert (await one.installation()).used
 
     async def test_a_database_that_has_polled_is_used(self, one: State) -> None:
-        await one.polled("a", next_poll=1.0, error="no")
+        await one.record_poll("a", next_poll=1.0, error="no")
         assert not (await one.installation()).used
-        await one.polled("a", next_poll=1.0, error=None)
+        await one.record_poll("a", next_poll=1.0, error=None)
         assert (await one.installation()).used
 
     async def test_a_held_account_is_not_due_before_there_is_a_choice(
@@ -79,7 +79,7 @@ class Choices(Opening):
         await one.claim_due(["a", "b"], hold=1)
         await clock.advance(2)
         await one.hold(["a", "new"], "it is new\0")
-        assert await one.held(["a", "b", "new"]) == 3
+        assert await one.count_held(["a", "b", "new"]) == 3
         assert not (await one.installation()).chosen
         assert await two.claim_due(["a", "b", "new"], hold=1) == []
         standing = await two.recall("a", "s")
@@ -87,7 +87,7 @@ class Choices(Opening):
         await two.choose(["a"], ADOPT)
         await one.hold(["a"], "it is new, still")
         assert (await one.installation()).chosen
-        assert await one.held(["a", "b", "new"]) == 2
+        assert await one.count_held(["a", "b", "new"]) == 2
         assert await two.claim_due(["a", "new"], hold=1) == ["a"]
         assert (await one.recall("a", "s")).choice == ADOPT
         assert (await one.accounts())["a"].choice == ADOPT
@@ -98,14 +98,14 @@ class Choices(Opening):
         await one.claim_due(["old"], hold=1)
         await one.hold(["a"], "it is new\0")
         await two.enrol(["a", "b"])
-        assert await two.held(["old", "a", "b", "c"]) == 3
+        assert await two.count_held(["old", "a", "b", "c"]) == 3
         assert await two.claim_due(["b", "c"], hold=1) == []
         await one.choose(["a"], ADOPT)
         for name in ("old", "b", "c", "d"):
             assert (await two.recall(name, "s")).held == "it is new\0"
         await one.choose(["a", "b"], ADOPT, ends=True)
         assert (await two.recall("d", "s")).held is None
-        assert await one.held(["old", "a", "b", "c", "d"]) == 2  # they were there before
+        assert await one.count_held(["old", "a", "b", "c", "d"]) == 2  # they were there before
 
     async def test_a_choice_for_an_account_never_seen(self, one: State, two: State) -> None:
         await one.choose(["never seen"], UNDELIVERED)
@@ -115,7 +115,7 @@ class Choices(Opening):
     async def test_what_is_adopted_is_known_and_has_no_identity(
         self, one: State, two: State
     ) -> None:
-        await one.record("a", [Entry("u1", "i1", 5)])
+        await one.record("a", [LedgerEntry("u1", "i1", 5)])
         await one.hold(["a"], "why")
         await one.choose(["a"], ADOPT)
         await one.adopt("a", {"u1": 5, "u2": 7, "\0": None}, choice=None)
@@ -129,7 +129,7 @@ class Choices(Opening):
         await one.adopt("a", {}, choice=ADOPT)
         standing = await two.recall("a", "s")
         assert (standing.held, standing.choice) == (None, None)
-        await one.record("a", [Entry("u2", "i2", 7)])
+        await one.record("a", [LedgerEntry("u2", "i2", 7)])
         assert (await two.known("a"))["u2"].id == "i2"
 
     async def test_a_choice_that_has_been_changed_meanwhile_stands(self, one: State) -> None:
@@ -139,7 +139,9 @@ class Choices(Opening):
 
     async def test_all_of_an_account_is_forgotten(self, one: State, two: State) -> None:
         for account in ("a", "b"):
-            await one.record(account, [Entry("u1", f"{account}1"), Entry(None, f"{account}2")])
+            await one.record(
+                account, [LedgerEntry("u1", f"{account}1"), LedgerEntry(None, f"{account}2")]
+            )
             for n in (1, 2):
                 await claim_one(one, f"{account}{n}", "default")
                 await finish_one(one, f"{account}{n}", "default", {"x@y": "250"})
@@ -159,12 +161,12 @@ class Choices(Opening):
         self, one: State, two: State, clock: ManualClock
     ) -> None:
         """But for what is older than the ledger of deliveries goes back, and what is adopted."""
-        await one.record("a", [Entry("u0", "old")])
+        await one.record("a", [LedgerEntry("u0", "old")])
         await clock.advance(90 * DAY)
         now = clock.now()
-        await one.record("a", [Entry(f"u{n}", f"i{n}") for n in (1, 2, 3)])
-        await one.record("a", [Entry(None, "unnamed")])
-        await one.record("b", [Entry("u1", "other")])
+        await one.record("a", [LedgerEntry(f"u{n}", f"i{n}") for n in (1, 2, 3)])
+        await one.record("a", [LedgerEntry(None, "unnamed")])
+        await one.record("b", [LedgerEntry("u1", "other")])
         await claim_one(one, "i1", "default")
         await finish_one(one, "i1", "default", {"x@y": "250"})
         await one.count_as_delivered(["i3", "i3"])

@@ -3,11 +3,11 @@
 import asyncio
 import json
 
-from shared.claims import Claim
+from shared.ledger import Claim
 from shared.state import State, new_owner
-from shared.state.leases import LEASE
-from tests.claims import claim_one, finish_one, unclaim_one
+from shared.state.leases import LEASE_SECONDS
 from tests.clock import ManualClock
+from tests.ledger import claim_one, finish_one, unclaim_one
 from tests.unit.state.opening import FRESH, Opener, Opening
 from tests.unit.state.processes import RACE, line, rows, started
 
@@ -54,7 +54,7 @@ class Deliveries(Opening):
         one = await open_state(at=ManualClock(clock.now()))
         two = await open_state(at=clock)
         assert await claim_one(one, "id", "default") == FRESH
-        await clock.advance(LEASE)
+        await clock.advance(LEASE_SECONDS)
         assert await claim_one(two, "id", "default") == Claim(frozenset(), replay=True)
         await unclaim_one(one, "id", "default")
         assert await claim_one(one, "id", "default") is None

@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
-from shared.claims import Claim, Delivery
+from shared.ledger import Claim, DeliveryKey
 from shared.state import State, new_owner
-from shared.state.leases import LEASE, RENEWAL
-from tests.claims import claim_one, unclaim_one
+from shared.state.leases import LEASE_SECONDS, RENEWAL
 from tests.clock import ManualClock
+from tests.ledger import claim_one, unclaim_one
 from tests.unit.state.opening import ELSEWHERE, FRESH, HOUR, Opener, Opening
 from tests.unit.state.processes import HOLD, execute, started
 
@@ -53,7 +53,7 @@ class Leases(Opening):
         one = await open_state(at=ManualClock(clock.now()))
         two = await open_state()
         assert await one.lease("x")
-        await clock.advance(LEASE - 1)
+        await clock.advance(LEASE_SECONDS - 1)
         assert not await two.lease("x")
         await clock.advance(1)
         assert await two.lease("x")
@@ -86,10 +86,10 @@ class Leases(Opening):
 
         with monkeypatch.context() as broken:
             broken.setattr(one, "_report", report)
-            broken.setattr(one, "_renewed", None)  # raises TypeError
+            broken.setattr(one, "_renew_once", None)  # raises TypeError
             await mine.advance(RENEWAL)
             await theirs.advance(RENEWAL)
-        assert said == ["leases were not renewed; it is tried again"]
+        assert said == ["leases were not renewed; retrying"]
         for _ in range(8):
             await mine.advance(RENEWAL)
             await theirs.advance(RENEWAL)
@@ -111,34 +111,34 @@ class Leases(Opening):
         assert await claiming == FRESH
         await busy
         await one.lease("something that waits for the renewal before it")
-        assert one.holds(Delivery("id", "default"))
-        assert one.holds(Delivery("before", "default"))
+        assert one.holds(DeliveryKey("id", "default"))
+        assert one.holds(DeliveryKey("before", "default"))
 
     async def test_whose_claim_has_run_out_knows_it(self, open_state: Opener) -> None:
         mine, theirs = ManualClock(), ManualClock()
         one, two = await open_state(at=mine), await open_state(at=theirs)
-        assert not one.holds(Delivery("id", "default"))
+        assert not one.holds(DeliveryKey("id", "default"))
         assert await claim_one(one, "id", "default") == FRESH
         for _ in range(8):
             await mine.advance(RENEWAL)
             await theirs.advance(RENEWAL)
             await one.lease("something that waits for the renewal before it")
-            assert one.holds(Delivery("id", "default"))
-        await theirs.advance(LEASE)  # and one stands still meanwhile
+            assert one.holds(DeliveryKey("id", "default"))
+        await theirs.advance(LEASE_SECONDS)  # and one stands still meanwhile
         assert await claim_one(two, "id", "default") == Claim(frozenset(), replay=True)
         await mine.advance(RENEWAL)
         await one.lease("something that waits for the renewal before it")
-        assert two.holds(Delivery("id", "default"))
-        assert not one.holds(Delivery("id", "default"))
+        assert two.holds(DeliveryKey("id", "default"))
+        assert not one.holds(DeliveryKey("id", "default"))
 
     async def test_in_a_machine_that_is_suspended_claims_run_out_all_the_same(
         self, open_state: Opener
     ) -> None:
         mine, theirs = ManualClock(), ManualClock()
         one, two = await open_state(at=mine), await open_state(at=theirs)
-        delivery = Delivery("id", "default")
+        delivery = DeliveryKey("id", "default")
         assert await claim_one(one, *delivery) == FRESH
-        mine.suspend(LEASE - 1)
+        mine.suspend(LEASE_SECONDS - 1)
         assert one.holds(delivery)
         mine.suspend(1)
         assert mine.monotonic() == 0.0
@@ -146,8 +146,8 @@ class Leases(Opening):
         await mine.advance(RENEWAL)  # nobody was quicker
         await one.lease("something that waits for the renewal before it")
         assert one.holds(delivery)
-        mine.suspend(LEASE)
-        await theirs.advance(2 * LEASE + RENEWAL)
+        mine.suspend(LEASE_SECONDS)
+        await theirs.advance(2 * LEASE_SECONDS + RENEWAL)
         assert await claim_one(two, *delivery) == Claim(frozenset(), replay=True)
         await mine.advance(RENEWAL)
         await one.lease("something that waits for the renewal before it")
@@ -157,10 +157,10 @@ class Leases(Opening):
         self, open_state: Opener, clock: ManualClock
     ) -> None:
         one = await open_state()
-        delivery = Delivery("id", "default")
+        delivery = DeliveryKey("id", "default")
         assert await claim_one(one, *delivery) == FRESH
         before = clock.now(), clock.monotonic()
-        clock.suspend(LEASE, told=False)
+        clock.suspend(LEASE_SECONDS, told=False)
         assert (clock.now(), clock.monotonic()) == before
         assert not one.holds(delivery)
 
@@ -168,7 +168,7 @@ class Leases(Opening):
         self, open_state: Opener, clock: ManualClock
     ) -> None:
         one, two = await open_state(), await open_state()
-        delivery = Delivery("id", "default")
+        delivery = DeliveryKey("id", "default")
         assert await claim_one(one, *delivery) == FRESH
         clock.set(HOUR)
         assert not one.holds(delivery)
@@ -178,7 +178,7 @@ class Leases(Opening):
         self, open_state: Opener, clock: ManualClock
     ) -> None:
         one = await open_state()
-        delivery = Delivery("id", "default")
+        delivery = DeliveryKey("id", "default")
         assert await claim_one(one, *delivery) == FRESH
         clock.set(-HOUR)
         assert one.holds(delivery)
@@ -190,10 +190,10 @@ class Leases(Opening):
         one = await open_state(at=clock)
         assert await claim_one(one, "id", "default") == FRESH
         execute(url, "ALTER TABLE lease RENAME TO elsewhere")
-        await clock.advance(LEASE - 1)
-        assert one.holds(Delivery("id", "default"))
+        await clock.advance(LEASE_SECONDS - 1)
+        assert one.holds(DeliveryKey("id", "default"))
         await clock.advance(1)
-        assert not one.holds(Delivery("id", "default"))
+        assert not one.holds(DeliveryKey("id", "default"))
         execute(url, "ALTER TABLE elsewhere RENAME TO lease")
 
     async def test_the_lease_of_a_dead_process_is_free_at_once(
@@ -224,7 +224,7 @@ class Leases(Opening):
         here = await open_state(at=clock)
         assert await far.lease("x")
         assert not await here.lease("x")
-        await clock.advance(LEASE)
+        await clock.advance(LEASE_SECONDS)
         assert await here.lease("x")
 
     async def test_a_clock_set_back_an_hour_stalls_no_lease(self, open_state: Opener) -> None:

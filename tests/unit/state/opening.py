@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from shared.claims import Claim
+from shared.ledger import Claim
 from shared.state import State, new_owner
 from tests.clock import ManualClock
 

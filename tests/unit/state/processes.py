@@ -11,12 +11,12 @@ from sqlalchemy import create_engine, text
 
 PREAMBLE = """
     import asyncio, json, sys
-    from shared.claims import Entry
+    from shared.ledger import LedgerEntry
     from shared.state import State, new_owner
-    from tests.claims import claim_one, finish_one
+    from tests.ledger import claim_one, finish_one
 """
 
-OWNER = "from shared.state.owner import new_owner; print(new_owner(), flush=True)"
+OWNER = "from shared.state.lease_owner import new_owner; print(new_owner(), flush=True)"
 
 HOLD = """
     async def main(url):
@@ -47,7 +47,7 @@ RECORD = """
         state = await State.open(url, owner=new_owner())
         print("ready", flush=True)
         async def one(id_):
-            await state.record("sales", [Entry(f"u{id_}", id_)])
+            await state.record("sales", [LedgerEntry(f"u{id_}", id_)])
             await claim_one(state, id_, "default")
             await finish_one(state, id_, "default", {"a@x": "250"})
             print(id_, flush=True)

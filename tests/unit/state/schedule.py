@@ -2,7 +2,7 @@
 
 import asyncio
 
-from shared.claims import ADOPT, Entry
+from shared.ledger import ADOPT, LedgerEntry
 from shared.state import ENROL_EVERY, State
 from tests.clock import ManualClock
 from tests.unit.state.opening import DAY, HOUR, Opener, Opening
@@ -17,7 +17,7 @@ class Schedule(Opening):
     ) -> None:
         assert await one.claim_due(["a", "b"], hold=HOUR) == ["a", "b"]
         assert await one.claim_due(["a", "b"], hold=HOUR) == []
-        assert await one.polled("a", next_poll=clock.now() + 300, error=None) == 0
+        assert await one.record_poll("a", next_poll=clock.now() + 300, error=None) == 0
         assert await one.claim_due(["a", "b"], hold=HOUR) == []
         await clock.advance(299)
         assert await one.claim_due(["a", "b"], hold=HOUR) == []
@@ -37,7 +37,7 @@ class Schedule(Opening):
     async def test_an_account_put_off_is_due_then_and_stands_as_it_did(
         self, one: State, clock: ManualClock
     ) -> None:
-        await one.polled("a", next_poll=0, error="gone")
+        await one.record_poll("a", next_poll=0, error="gone")
         assert await one.claim_due(["a"], hold=HOUR) == ["a"]
         before = (await one.accounts())["a"]
         await one.put_off("a", until=clock.now() + 60)
@@ -51,10 +51,10 @@ class Schedule(Opening):
     async def test_what_a_poll_left_undone_is_known_until_the_next_one_that_ends_well(
         self, one: State
     ) -> None:
-        await one.polled("a", next_poll=0, error=None, undone="one message")
-        await one.polled("a", next_poll=0, error="gone")
+        await one.record_poll("a", next_poll=0, error=None, undone="one message")
+        await one.record_poll("a", next_poll=0, error="gone")
         assert (await one.accounts())["a"].undone == "one message"
-        await one.polled("a", next_poll=0, error=None)
+        await one.record_poll("a", next_poll=0, error=None)
         assert (await one.accounts())["a"].undone is None
 
     async def test_an_account_whose_poll_job_was_lost_is_due_after_the_hold(
@@ -70,7 +70,7 @@ class Schedule(Opening):
         self, one: State, two: State, clock: ManualClock
     ) -> None:
         assert await one.claim_due(["a", "b"], hold=10) == ["a", "b"]
-        await one.queued(["a"], hold=HOUR)
+        await one.hold_queued(["a"], hold=HOUR)
         await clock.advance(10)
         assert await two.claim_due(["a", "b"], hold=HOUR) == ["b"]
         await clock.advance(HOUR - 10)
@@ -80,8 +80,8 @@ class Schedule(Opening):
         self, one: State, two: State, clock: ManualClock
     ) -> None:
         assert await one.claim_due(["a"], hold=10) == ["a"]
-        await two.polled("a", next_poll=clock.now() + 1, error=None)
-        await one.queued(["a"], hold=HOUR)
+        await two.record_poll("a", next_poll=clock.now() + 1, error=None)
+        await one.hold_queued(["a"], hold=HOUR)
         await clock.advance(1)
         assert await one.claim_due(["a"], hold=10) == ["a"]
 
@@ -104,7 +104,7 @@ class Schedule(Opening):
         assert set(await two.claim_due(others, hold=1)) == set(others)
         await clock.advance(2)
         assert await one.claim_due(["a", "b"], hold=HOUR) == ["a", "b"]
-        await one.polled("a", next_poll=clock.now() + 10, error=None)
+        await one.record_poll("a", next_poll=clock.now() + 10, error=None)
         assert await one.claim_due(["a", "b"], hold=HOUR) == []
         await clock.advance(10)
         assert await one.claim_due(["a", "b", "new"], hold=HOUR) == ["a", "new"]
@@ -125,11 +125,11 @@ class Schedule(Opening):
     ) -> None:
         names = ["a", "late", "later", "polled"]
         assert await two.claim_due([*names, "theirs"], hold=HOUR) == [*names, "theirs"]
-        await two.polled("later", next_poll=clock.now() + HOUR, error=None)
+        await two.record_poll("later", next_poll=clock.now() + HOUR, error=None)
         assert await two.lease("account:polled")
         assert await one.release_lost(names, age=100) == []
         await clock.advance(101)
-        await two.queued(["late"], hold=HOUR)
+        await two.hold_queued(["late"], hold=HOUR)
         assert await two.lease("account:polled")
         assert await one.release_lost(names, age=100) == ["a"]
         assert await one.release_lost(names, age=100) == []
@@ -145,12 +145,12 @@ class Schedule(Opening):
         start = clock.now()
         await one.claim_due(["ours", "theirs", "gone", "waits"], hold=60)
         for name in ("ours", "theirs", "gone"):
-            await one.polled(name, next_poll=start + 300, error="no")
-        await one.polled("waits", next_poll=start + 31 * DAY, error="no")
-        await one.record("gone", [Entry("u1", "id")])
+            await one.record_poll(name, next_poll=start + 300, error="no")
+        await one.record_poll("waits", next_poll=start + 31 * DAY, error="no")
+        await one.record("gone", [LedgerEntry("u1", "id")])
         soon = await open_state(at=ManualClock(start + 29 * DAY))
         assert await soon.prune_accounts(["ours"], age=30 * DAY) == 0
-        await soon.polled("theirs", next_poll=start + 30 * DAY, error=None)
+        await soon.record_poll("theirs", next_poll=start + 30 * DAY, error=None)
         later = await open_state(at=ManualClock(start + 30 * DAY + 301))
         assert await later.prune_accounts(["ours"], age=30 * DAY) == 1
         assert set(await one.accounts()) == {"ours", "theirs", "waits"}
@@ -176,15 +176,15 @@ class Schedule(Opening):
     ) -> None:
         start = clock.now()
         assert (await one.recall("a", "s")).failures == 0
-        assert await one.polled("a", next_poll=start + 1, error=None) == 0
+        assert await one.record_poll("a", next_poll=start + 1, error=None) == 0
         await clock.advance(10)
-        assert await one.polled("a", next_poll=start + 20, error="gone\x1b[2J") == 1
-        assert await two.polled("a", next_poll=start + 40, error="wrong password") == 2
+        assert await one.record_poll("a", next_poll=start + 20, error="gone\x1b[2J") == 1
+        assert await two.record_poll("a", next_poll=start + 40, error="wrong password") == 2
         assert (await one.recall("a", "s")).failures == 2
         state = (await one.accounts())["a"]
         assert (state.failures, state.last_ok, state.last_error) == (2, start, "wrong password")
         assert state.next_poll == start + 40
-        assert await one.polled("a", next_poll=start + 60, error=None) == 0
+        assert await one.record_poll("a", next_poll=start + 60, error=None) == 0
         state = (await two.accounts())["a"]
         assert (state.failures, state.last_ok, state.last_error) == (0, start + 10, None)
         assert state.queued_until == 0
@@ -194,11 +194,11 @@ class Schedule(Opening):
     ) -> None:
         at = clock.now() + 1
         for failures in (1, 2, 3):
-            assert await one.polled("a", next_poll=at, error="broke") == failures
-            await one.polled("b", next_poll=at, error="broke")
-        assert await one.polled("a", next_poll=at, error="broke", progress=True) == 1
-        assert await one.polled("new", next_poll=at, error="broke", progress=True) == 1
-        assert await one.polled("a", next_poll=at, error="broke") == 2
+            assert await one.record_poll("a", next_poll=at, error="broke") == failures
+            await one.record_poll("b", next_poll=at, error="broke")
+        assert await one.record_poll("a", next_poll=at, error="broke", progress=True) == 1
+        assert await one.record_poll("new", next_poll=at, error="broke", progress=True) == 1
+        assert await one.record_poll("a", next_poll=at, error="broke") == 2
         assert (await one.recall("b", "s")).failures == 3
 
     async def test_a_clock_set_back_an_hour_stalls_no_account(self, open_state: Opener) -> None:
@@ -206,6 +206,6 @@ class Schedule(Opening):
         ahead = await open_state(at=ManualClock(clock.now() + HOUR))
         here = await open_state(at=clock)
         assert await ahead.claim_due(["polled", "queued"], hold=1800) == ["polled", "queued"]
-        await ahead.polled("polled", next_poll=clock.now() + HOUR + 300, error=None)
+        await ahead.record_poll("polled", next_poll=clock.now() + HOUR + 300, error=None)
         assert await here.claim_due(["polled", "queued"], hold=1800) == ["polled", "queued"]
         assert await here.claim_due(["polled", "queued"], hold=1800) == []

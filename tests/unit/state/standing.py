@@ -1,7 +1,7 @@
 """How an account and its server stand: troubles, quirks, maildrops."""
 
-from shared.claims import Entry, Quirk, Trouble
-from shared.claims import Standing as Known
+from shared.ledger import AccountStanding as Known
+from shared.ledger import LedgerEntry, MessageTrouble, Quirk
 from shared.state import State
 from shared.state.standing import LARGE
 from tests.clock import ManualClock
@@ -15,14 +15,14 @@ class Standing(Opening):
         assert await one.recall("a", "s:995") == Known()
 
     async def test_troubles_are_kept_until_they_are_settled(self, one: State, two: State) -> None:
-        first = Trouble("u1", 3, 1, 0.0, "cut")
-        again = Trouble("u1", 4, 2, 99.0, "\0 \x1b[2J", "id-1")
-        other = Trouble("\\ 7", 7, 1, 0.0, "refused", deletes=True)
-        await one.troubled("a", [first, other])
-        await one.troubled("a", [again])
-        await one.troubled("b", [first])
+        first = MessageTrouble("u1", 3, 1, 0.0, "cut")
+        again = MessageTrouble("u1", 4, 2, 99.0, "\0 \x1b[2J", "id-1")
+        other = MessageTrouble("\\ 7", 7, 1, 0.0, "refused", deletes=True)
+        await one.record_troubles("a", [first, other])
+        await one.record_troubles("a", [again])
+        await one.record_troubles("b", [first])
         assert (await two.recall("a", "s")).troubles == {"u1": again, "\\ 7": other}
-        await two.settled("a", ["u1", "never there"])
+        await two.forget_troubles("a", ["u1", "never there"])
         assert (await one.recall("a", "s")).troubles == {"\\ 7": other}
         assert (await one.recall("b", "s")).troubles == {"u1": first}
 
@@ -50,9 +50,9 @@ class Standing(Opening):
         assert (await two.recall("a", "t:995")).own == {}
 
     async def test_whether_much_is_recorded_is_known(self, one: State) -> None:
-        await one.record("a", [Entry(f"u{n}", "id") for n in range(LARGE)])
+        await one.record("a", [LedgerEntry(f"u{n}", "id") for n in range(LARGE)])
         assert not (await one.recall("a", "s")).large
-        await one.record("a", [Entry("one more", "id")])
+        await one.record("a", [LedgerEntry("one more", "id")])
         assert (await one.recall("a", "s")).large
         assert not (await one.recall("b", "s")).large
 
@@ -61,16 +61,16 @@ class Standing(Opening):
         assert await one.move_in("other", "y@s") == []
         assert await one.move_in("new", "x@s") == ["old"]
         assert (await one.recall("new", "s")).maildrop == "x@s"
-        await one.polled("old", next_poll=0, error=None)
+        await one.record_poll("old", next_poll=0, error=None)
         assert (await one.recall("old", "s")).maildrop == "x@s"
 
     async def test_a_refused_password_and_a_wait_are_known_to_the_next_poll(
         self, one: State
     ) -> None:
-        await one.polled("a", next_poll=0, error="wrong", refused="hash", retry_at=7.0)
+        await one.record_poll("a", next_poll=0, error="wrong", refused="hash", retry_at=7.0)
         known = await one.recall("a", "s")
         assert (known.failures, known.refused, known.retry_at) == (1, "hash", 7.0)
-        await one.polled("a", next_poll=0, error=None, login_after=9.0)
+        await one.record_poll("a", next_poll=0, error=None, login_after=9.0)
         known = await one.recall("a", "s")
         assert (known.refused, known.retry_at, known.login_after) == (None, 0.0, 9.0)
 
@@ -80,7 +80,7 @@ class Standing(Opening):
         now = clock.now()
         await one.learn("s", Quirk("no_pipelining", 1, now + DAY))
         await one.learn("t", Quirk("written by a clock far ahead", 1, now + 1000 * DAY))
-        await one.troubled("a", [Trouble("u1", 1, 3, now + DAY, "cut")])
+        await one.record_troubles("a", [MessageTrouble("u1", 1, 3, now + DAY, "cut")])
         await one.prune(90 * DAY)
         assert set((await one.recall("a", "s")).quirks) == {"no_pipelining"}
         assert (await one.recall("a", "t")).quirks == {}

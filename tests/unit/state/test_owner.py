@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.state import new_owner
-from shared.state.owner import dead, local
+from shared.state.lease_owner import dead, local
 from tests.servers.process import wait_until
 from tests.unit.state.opening import ELSEWHERE
 from tests.unit.state.processes import OWNER, line

@@ -14,10 +14,10 @@ from typing import cast
 import pytest
 from sqlalchemy import Connection, text
 
-from shared.claims import Entry, Quirk, Trouble
 from shared.errors import ConfigError, StateUnavailable
+from shared.ledger import LedgerEntry, MessageTrouble, Quirk
 from shared.state import State, new_owner
-from tests.claims import claim_one, finish_one, unclaim_one
+from tests.ledger import claim_one, finish_one, unclaim_one
 from tests.unit.state.opening import DAY
 from tests.unit.state.suite import StateSuite
 
@@ -66,10 +66,10 @@ class TestSqliteFile:
         with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(StateUnavailable, match="locked"):
-                await state.record("sales", [Entry("u1", "a")])
+                await state.record("sales", [LedgerEntry("u1", "a")])
             assert await state.known("sales") == {}, "readers do not wait for writers"
             other.execute("ROLLBACK")
-        await state.record("sales", [Entry("u1", "a")])
+        await state.record("sales", [LedgerEntry("u1", "a")])
         assert set(await state.known("sales")) == {"u1"}
         await state.close()
 
@@ -81,7 +81,7 @@ class TestSqliteFile:
         )
         with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            recording = asyncio.create_task(state.record("sales", [Entry("u1", "a")]))
+            recording = asyncio.create_task(state.record("sales", [LedgerEntry("u1", "a")]))
             await asyncio.to_thread(begun.wait)
             other.execute("COMMIT")
             await recording
@@ -107,13 +107,13 @@ class TestSqliteFile:
 
     async def test_a_full_disk_is_temporary(self, url: str) -> None:
         state = await State.open(url, owner=new_owner(), patience=0.1)
-        await state.record("sales", [Entry("u1", "a")])
+        await state.record("sales", [LedgerEntry("u1", "a")])
         _limit_pages(state, 10)
         with pytest.raises(StateUnavailable, match="full"):
-            await state.record("sales", [Entry(f"u{n}", f"{n:064}") for n in range(10_000)])
+            await state.record("sales", [LedgerEntry(f"u{n}", f"{n:064}") for n in range(10_000)])
         assert set(await state.known("sales")) == {"u1"}
         _limit_pages(state, 100_000)
-        await state.record("sales", [Entry("u2", "b")])
+        await state.record("sales", [LedgerEntry("u2", "b")])
         assert set(await state.known("sales")) == {"u1", "u2"}
         await state.close()
 
@@ -238,21 +238,21 @@ async def _use_everything(state: State) -> None:
     await other.lease("x")
     await state.lease("x")
     await state.release("x")
-    await state.record("sales", [Entry("u1", "a")])
+    await state.record("sales", [LedgerEntry("u1", "a")])
     await state.known("sales")
     await state.seen(["a"])
     await state.heads("sales", ["u1"])
     await state.measure("sales", {"u1": 1})
     await state.recall("sales", "server")
-    await state.troubled("sales", [Trouble("u1", 1, 1, 0, "why")])
-    await state.settled("sales", ["u1"])
+    await state.record_troubles("sales", [MessageTrouble("u1", 1, 1, 0, "why")])
+    await state.forget_troubles("sales", ["u1"])
     await state.learn("server", Quirk("name", 1, 0))
     await state.move_in("sales", "x@server")
     await state.put_off("sales", until=0)
     await state.forget("sales", ["u1"])
     await state.claim_due(["sales"], hold=60)
     await state.give_back(["sales"])
-    await state.polled("sales", next_poll=0, error=None)
+    await state.record_poll("sales", next_poll=0, error=None)
     await state.accounts()
     await claim_one(state, "a", "default")
     await finish_one(state, "a", "default", {"a@x": "250"})

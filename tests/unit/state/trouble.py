@@ -5,13 +5,13 @@ import asyncio
 import pytest
 from sqlalchemy import create_engine, inspect
 
-from shared.claims import Claim, Entry
 from shared.errors import ConfigError, StateUnavailable
+from shared.ledger import Claim, LedgerEntry
 from shared.state import State, new_owner
-from shared.state.leases import LEASE, RENEWAL
+from shared.state.leases import LEASE_SECONDS, RENEWAL
 from shared.state.schema import METADATA
-from tests.claims import claim_one, finish_one, unclaim_one
 from tests.clock import ManualClock
+from tests.ledger import claim_one, finish_one, unclaim_one
 from tests.unit.state.opening import DAY, FRESH, HOUR, Opener, Opening
 from tests.unit.state.processes import RECORD, execute, line, rows, started
 
@@ -22,12 +22,15 @@ class Trouble(Opening):
     async def test_pruning_takes_what_is_old_and_over(
         self, one: State, open_state: Opener, clock: ManualClock
     ) -> None:
-        await one.record("sales", [Entry("u1", "listed"), Entry("u2", "gone"), Entry(None, "c")])
+        await one.record(
+            "sales",
+            [LedgerEntry("u1", "listed"), LedgerEntry("u2", "gone"), LedgerEntry(None, "c")],
+        )
         await one.forget("sales", ["u2"])
         old = [f"old{number}" for number in range(2103)]
         await asyncio.gather(*(finish_one(one, id_, "default", {"a@x": "250"}) for id_ in old))
         later = await open_state(at=ManualClock(clock.now() + 10 * DAY))
-        await later.record("sales", [Entry(None, "new")])
+        await later.record("sales", [LedgerEntry(None, "new")])
         await finish_one(later, "id", "default", {"a@x": "250"})
         assert await later.prune(11 * DAY) == 0
         assert await later.prune(5 * DAY) == len(old) + 2
@@ -107,7 +110,7 @@ class Trouble(Opening):
         assert await claim_one(two, "id", "default") is None
         await mine.advance(RENEWAL)
         assert await one.lease("something that waits for a renewal before it")
-        await theirs.advance(LEASE)
+        await theirs.advance(LEASE_SECONDS)
         assert await claim_one(two, "id", "default") == Claim(frozenset(), replay=True)
         await unclaim_one(two, "id", "default")
         assert await claim_one(one, "id", "default") == FRESH

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from shared.claims import ADOPT, Claim, Entry, Quirk, Trouble
 from shared.errors import Unstorable
+from shared.ledger import ADOPT, Claim, LedgerEntry, MessageTrouble, Quirk
 from shared.state import UNKNOWN, UNRECORDABLE, State, new_owner
-from shared.state.leases import LEASE
-from tests.claims import claim_one, finish_one
+from shared.state.leases import LEASE_SECONDS
 from tests.clock import ManualClock
+from tests.ledger import claim_one, finish_one
 from tests.unit.state.opening import HOUR, Opening
 from tests.unit.state.processes import execute, rows
 
@@ -31,7 +31,7 @@ Call = Callable[[State, Any], Awaitable[object]]
 def _polled(**values: Any) -> Callable[[State], Awaitable[object]]:
     given: dict[str, Any] = {"account": "a", "next_poll": 0.0, "error": None, **values}
     account = given.pop("account")
-    return lambda state: state.polled(account, **given)
+    return lambda state: state.record_poll(account, **given)
 
 
 async def _held(state: State, why: Any) -> None:
@@ -40,19 +40,19 @@ async def _held(state: State, why: Any) -> None:
     await state.hold([f"of {why}"], why)
 
 
-def _trouble(**values: Any) -> Trouble:
-    return Trouble("key", 1, 1, 0.0, "reason")._replace(**values)
+def _trouble(**values: Any) -> MessageTrouble:
+    return MessageTrouble("key", 1, 1, 0.0, "reason")._replace(**values)
 
 
 CALLS: Mapping[str, Call] = {
     "lease.name": lambda s, v: s.lease(v),
-    "uidl.account": lambda s, v: s.record(v, [Entry("u", "id")]),
-    "uidl.uidl": lambda s, v: s.record("a", [Entry(v, f"id of {v}")]),
-    "uidl.id": lambda s, v: s.record("a", [Entry(f"of {v}", v)]),
-    "uidl.size": lambda s, v: s.record("a", [Entry(f"of {v}", f"id of {v}", v)]),
-    "uidl.head": lambda s, v: s.record("a", [Entry(f"of {v}", f"id of {v}", 1, v)]),
-    "message.id": lambda s, v: s.record("a", [Entry(None, v)]),
-    "message.account": lambda s, v: s.record(v, [Entry(None, f"id of {v}")]),
+    "uidl.account": lambda s, v: s.record(v, [LedgerEntry("u", "id")]),
+    "uidl.uidl": lambda s, v: s.record("a", [LedgerEntry(v, f"id of {v}")]),
+    "uidl.id": lambda s, v: s.record("a", [LedgerEntry(f"of {v}", v)]),
+    "uidl.size": lambda s, v: s.record("a", [LedgerEntry(f"of {v}", f"id of {v}", v)]),
+    "uidl.head": lambda s, v: s.record("a", [LedgerEntry(f"of {v}", f"id of {v}", 1, v)]),
+    "message.id": lambda s, v: s.record("a", [LedgerEntry(None, v)]),
+    "message.account": lambda s, v: s.record(v, [LedgerEntry(None, f"id of {v}")]),
     "account.name": lambda s, v: _polled(account=v)(s),
     "account.next_poll": lambda s, v: _polled(account=f"of {v}", next_poll=v)(s),
     "account.maildrop": lambda s, v: s.move_in(f"of {v}", v),
@@ -63,13 +63,13 @@ CALLS: Mapping[str, Call] = {
     "account.retry_at": lambda s, v: _polled(account=f"of {v}", retry_at=v)(s),
     "account.held": _held,
     "account.choice": lambda s, v: s.choose([f"of {v}"], v),
-    "trouble.account": lambda s, v: s.troubled(v, [_trouble()]),
-    "trouble.key": lambda s, v: s.troubled("a", [_trouble(key=v)]),
-    "trouble.number": lambda s, v: s.troubled(f"of {v}", [_trouble(number=v)]),
-    "trouble.tries": lambda s, v: s.troubled(f"of {v}", [_trouble(tries=v)]),
-    "trouble.until": lambda s, v: s.troubled(f"of {v}", [_trouble(until=v)]),
-    "trouble.reason": lambda s, v: s.troubled(f"of {v}", [_trouble(reason=v)]),
-    "trouble.id": lambda s, v: s.troubled(f"of {v}", [_trouble(id=v)]),
+    "trouble.account": lambda s, v: s.record_troubles(v, [_trouble()]),
+    "trouble.key": lambda s, v: s.record_troubles("a", [_trouble(key=v)]),
+    "trouble.number": lambda s, v: s.record_troubles(f"of {v}", [_trouble(number=v)]),
+    "trouble.tries": lambda s, v: s.record_troubles(f"of {v}", [_trouble(tries=v)]),
+    "trouble.until": lambda s, v: s.record_troubles(f"of {v}", [_trouble(until=v)]),
+    "trouble.reason": lambda s, v: s.record_troubles(f"of {v}", [_trouble(reason=v)]),
+    "trouble.id": lambda s, v: s.record_troubles(f"of {v}", [_trouble(id=v)]),
     "quirk.server": lambda s, v: s.learn(v, Quirk("q", 1, LATER)),
     "quirk.name": lambda s, v: s.learn("s", Quirk(v, 1, LATER)),
     "quirk.value": lambda s, v: s.learn(f"of {v}", Quirk("q", v, LATER)),
@@ -159,14 +159,14 @@ class Values(Opening):
 
         state = await State.open(url, owner=owner, clock=clock, report=report, patience=1)
         table, _, column = place.partition(".")
-        own: Any = {"owner": owner, "expires": clock.now() + LEASE}.get(column, clock.now())
+        own: Any = {"owner": owner, "expires": clock.now() + LEASE_SECONDS}.get(column, clock.now())
         forbid(url, table, column, own)
         calls: Mapping[str, Callable[[], Awaitable[object]]] = {
             "lease": lambda: state.lease("x"),
-            "uidl": lambda: state.record("a", [Entry("u", "id")]),
-            "message": lambda: state.record("b", [Entry(None, "bare")]),
-            "account": lambda: state.polled("c", next_poll=0, error=None),
-            "trouble": lambda: state.troubled("d", [_trouble()]),
+            "uidl": lambda: state.record("a", [LedgerEntry("u", "id")]),
+            "message": lambda: state.record("b", [LedgerEntry(None, "bare")]),
+            "account": lambda: state.record_poll("c", next_poll=0, error=None),
+            "trouble": lambda: state.record_troubles("d", [_trouble()]),
             "quirk": lambda: state.learn("s", Quirk("q", 1, LATER)),
             "delivered": lambda: finish_one(state, "id", "d", {"r": "250"}),
         }
@@ -190,10 +190,10 @@ class Values(Opening):
         forbid(url, "delivered", "recipient", "poison")
         forbid(url, "trouble", "key", "poison")
         names = [*(f"good{n}" for n in range(50)), "poison", *(f"more{n}" for n in range(50))]
-        entries = [Entry(name, f"id of {name}") for name in names]
-        assert await one.record("a", entries) == [Entry("poison", "id of poison")]
+        entries = [LedgerEntry(name, f"id of {name}") for name in names]
+        assert await one.record("a", entries) == [LedgerEntry("poison", "id of poison")]
         with pytest.raises(Unstorable):
-            await one.troubled("a", [_trouble(key=name) for name in names])
+            await one.record_troubles("a", [_trouble(key=name) for name in names])
         assert await claim_one(one, "id", "d") is not None
         await finish_one(one, "id", "d", dict.fromkeys(names, "250"))
         kept = set(names) - {"poison"}
@@ -217,8 +217,8 @@ class Values(Opening):
         assert await claim_one(two, "id", "d") == Claim(frozenset({ODD}), replay=False)
         assert await claim_one(two, "id", ODD) == Claim(frozenset({"r"}), replay=False)
         assert await claim_one(two, ODD, "d") == Claim(frozenset({"r"}), replay=False)
-        await one.polled("b", next_poll=0, error=ODD, undone=None)
-        await one.polled("c", next_poll=0, error=None, undone=ODD)
+        await one.record_poll("b", next_poll=0, error=ODD, undone=None)
+        await one.record_poll("c", next_poll=0, error=None, undone=ODD)
         found = await two.accounts()
         assert (found["b"].last_error, found["c"].undone) == (ODD, ODD)
         assert (await one.move_in("d", ODD), await one.move_in("e", ODD)) == (

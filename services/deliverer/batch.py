@@ -1,0 +1,146 @@
+"""A round: messages on their way to one destination together, each claimed, each told by itself.
+
+Plain bookkeeping between the story of a delivery and a courier. What a courier tells is noted at
+once, so that a delivery is known of whatever happens to its round after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from services.deliverer.breaker import Permit
+from services.deliverer.courier import ClaimLost, CourierResult, PutAside, Result, same_for_all
+from services.deliverer.outcomes import outcome_of
+from shared.errors import Unreachable
+from shared.ledger import Claim, DeliveryKey, Finished
+from shared.message import Addressed, Envelope
+from shared.outcome import Busy, DeadLetter, Done, Outcome, Retry
+
+CLAIMED_ELSEWHERE: Final = 10.0
+"""Seconds after which to ask again for a message that another process has in hand."""
+
+NOBODY: Final = (
+    "the message has no recipient: give its account a mailbox, or a rule that directs it to one,"
+    " and requeue it"
+)
+
+_UNTOLD: Final = RuntimeError("the courier told nothing of this message")
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A message that we have claimed, on its way.
+
+    Attributes:
+        waiting: the recipients that do not have it yet.
+        attempt: the try of the destination that it is part of, while that is under way.
+        outcome: what became of it, or what kept it from that, once that is known.
+        receipts: what the far end said, by recipient that has it now.
+    """
+
+    envelope: Envelope[Addressed]
+    delivery: DeliveryKey
+    claim: Claim
+    waiting: Sequence[str]
+    permit: Permit | None = None
+    outcome: Outcome | Exception = _UNTOLD
+    receipts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known what became of it."""
+        return self.outcome is not _UNTOLD
+
+    @property
+    def finished(self) -> Finished:
+        """What is to be recorded."""
+        return Finished(self.delivery, self.receipts)
+
+    def note(self, delivered: CourierResult) -> None:
+        """Take what a courier tells."""
+        if isinstance(delivered, Unreachable):
+            self._end_permit(str(delivered))
+            self.outcome = Retry(str(delivered))
+        elif isinstance(delivered, PutAside):
+            self.abandon()
+            self.outcome = Busy(str(delivered), delivered.after)
+        elif isinstance(delivered, Exception):
+            self.abandon()  # it says nothing about the destination
+            lost = isinstance(delivered, ClaimLost)
+            self.outcome = Retry(str(delivered), CLAIMED_ELSEWHERE) if lost else delivered
+        else:
+            if len(delivered) < len(self.waiting):
+                untold = [r for r in self.waiting if r not in delivered]
+                delivered = {**same_for_all(untold, Result("temporary", str(_UNTOLD))), **delivered}
+            self._end_permit(next((x.reply for x in delivered.values() if x.lost), None))
+            self.receipts = {r: x.reply for r, x in delivered.items() if x.verdict == "delivered"}
+            self.outcome = outcome_of(self.envelope.payload, delivered)
+
+    def _end_permit(self, down: str | None) -> None:
+        if self.permit is not None:
+            self.permit.end(down)
+            self.permit = None
+
+    def abandon(self) -> None:
+        """Note that nobody is at it any more."""
+        if self.permit is not None:
+            self.permit.abandon()
+            self.permit = None
+
+
+def attempt_for(envelope: Envelope[Addressed], delivery: DeliveryKey, claim: Claim) -> Attempt:
+    """Return the errand of a message, to those of its recipients who do not have it yet."""
+    waiting = list(dict.fromkeys(envelope.payload.recipients))
+    if claim.delivered:
+        waiting = [recipient for recipient in waiting if recipient not in claim.delivered]
+    made = Attempt(envelope, delivery, claim, waiting)
+    if not envelope.payload.recipients:
+        made.outcome = DeadLetter(NOBODY)
+    elif not waiting:
+        made.outcome = Done("had been delivered before", event="suppressed")
+    return made
+
+
+class Batch:
+    """Errands under way.
+
+    Args:
+        attempts: each with the place of its message among those it came with.
+    """
+
+    def __init__(self, attempts: dict[int, Attempt]) -> None:
+        self.errands = attempts
+        """Those that ``wait_known`` has not returned yet."""
+        self._known = [place for place, attempt in attempts.items() if attempt.known]
+        self._news = asyncio.Event()
+
+    def tell(self, place: int, delivered: CourierResult) -> None:
+        """Take what a courier tells."""
+        self.errands[place].note(delivered)
+        self._known.append(place)
+        self._news.set()
+
+    def note_courier_ended(self, courier: asyncio.Task[None]) -> None:
+        """Take that nothing more will be told: what of there is nothing known yet, fails.
+
+        Args:
+            courier: what the courier was asked to do; it is done.
+        """
+        error = None if courier.cancelled() else courier.exception()
+        for place, attempt in self.errands.items():
+            if not attempt.known:
+                attempt.abandon()
+                attempt.outcome = error if isinstance(error, Exception) else _UNTOLD
+                self._known.append(place)
+        self._news.set()
+
+    async def wait_known(self) -> Mapping[int, Attempt]:
+        """Return the errands of which something new is known, by their places."""
+        while not self._known:
+            self._news.clear()
+            await self._news.wait()
+        places, self._known = self._known, []
+        return {place: self.errands.pop(place) for place in places}

@@ -1,0 +1,301 @@
+"""From the URL of a destination to its courier: one table of schemes.
+
+    smtp://[user:password@]host[:25]      SMTP; STARTTLS by ``tls``
+    smtps://[user:password@]host[:465]    SMTP over TLS from the first byte
+    lmtp://host[:24]                      LMTP
+    lmtp+unix:///path/of/socket           LMTP over a local socket
+    maildir:///path/{mailbox}             Maildirs; {mailbox} is the recipient, {local}, {domain}
+    pickup:///path/PickUp                 the PickUp folder of the SMTP service of IIS
+    replay:///path/Replay                 the Replay directory of Exchange 2007 and later
+
+Mail servers take options after a ``?``: ``tls=none``, ``opportunistic`` or ``required`` (see
+``Target``), ``ca_file=/path`` of the authority to verify by instead of the system's, ``helo=name``,
+what to call ourselves, ``pipelining=none``, ``commands`` or ``full`` (likewise), what may be sent
+together, and ``delivered_to=keep`` (see the module of that name). Folders from which a server takes
+files have ``staging=/path``, where these grow. Without ``tls``, TLS is taken where it is offered,
+whatever the certificate, as mail servers do among each other; a ``ca_file`` or a password makes it
+required and verified. Nothing in a URL is trusted: what is unknown is an error that says what is
+expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias, get_args
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from services.deliverer.courier import Courier
+from services.deliverer.files.durable_files import FileStore
+from services.deliverer.files.maildir import PLACEHOLDERS, MaildirCourier, unknown_placeholders
+from services.deliverer.files.pickup import (
+    PickupCourier,
+    WriteEnvelope,
+    pickup_envelope,
+    replay_envelope,
+)
+from services.deliverer.smtp.courier import SmtpCourier
+from services.deliverer.smtp.fair_share import DeliverySlots
+from services.deliverer.smtp.promises import Promises
+from services.deliverer.smtp.target import Credentials, Pipelining, Target
+from services.deliverer.smtp.traced import TraceFor
+from shared.clock import Clock, SystemClock
+from shared.errors import ConfigError
+from shared.redaction.known_secrets import KnownSecrets
+
+_Tls: TypeAlias = Literal["none", "opportunistic", "required"]
+_TLS: Final[tuple[_Tls, ...]] = get_args(_Tls)
+_PIPELINING: Final[tuple[Pipelining, ...]] = get_args(Pipelining)
+
+
+@dataclass(frozen=True, slots=True)
+class _DestinationUrl:
+    """What was asked for: the parts of a URL, and how to go about it."""
+
+    name: str
+    url: SplitResult = field(repr=False)
+    options: Mapping[str, str]
+    clock: Clock
+    connections: int
+    patience: float
+    listen: TraceFor | None
+    places: DeliverySlots
+    known: KnownSecrets | None
+
+    def wrong(self, what: str) -> ConfigError:
+        """Return the error that tells what is wrong with the URL."""
+        return ConfigError(f"the url of destination {self.name!r}", what)
+
+
+def courier_for(
+    name: str,
+    url: str,
+    *,
+    clock: Clock | None = None,
+    connections: int = 8,
+    patience: float = 1.0,
+    listen: TraceFor | None = None,
+    places: DeliverySlots | None = None,
+    known: KnownSecrets | None = None,
+) -> Courier:
+    """Return the courier for a destination. It connects to nothing before its first delivery.
+
+    Args:
+        name: of the destination, for errors.
+        url: as in this module's docstring; it may hold a password.
+        clock: the time; the machine's own if None.
+        connections: how many may be open to a mail server at once.
+        patience: what the timeouts of RFC 5321 section 4.5.3.2 are multiplied by.
+        listen: takes the dialogues with a mail server, each by itself; None where nobody listens.
+        places: those in which letters wait, shared with other destinations; its own if None.
+        known: passwords that a mail server is not quoted with, beside that of its own login.
+
+    Raises:
+        ConfigError: the URL is wrong. The password is not in the text.
+    """
+    try:
+        parts = urlsplit(url)
+        given = parts.query
+        query = parse_qsl(given, keep_blank_values=True, strict_parsing=True) if given else []
+    except ValueError as error:
+        raise ConfigError(f"the url of destination {name!r}", f"cannot be read: {error}") from None
+    wanted = _DestinationUrl(
+        name,
+        parts,
+        dict(query),
+        clock or SystemClock(),
+        connections,
+        patience,
+        listen,
+        places or DeliverySlots(),
+        known,
+    )
+    kind = _KINDS.get(parts.scheme)
+    if kind is None:
+        raise wanted.wrong(f"expected one of {', '.join(f'{s}://' for s in _KINDS)}")
+    for option in wanted.options:
+        if option not in kind.options:
+            raise wanted.wrong(_unknown_option(option, kind.options))
+    return kind.make(wanted)
+
+
+def _unknown_option(option: str, known: Sequence[str]) -> str:
+    if not known:
+        return f"unknown option {option!a}; there are none for this kind of destination"
+    close = difflib.get_close_matches(option, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
+    return f"unknown option {option!a}; {hint}"
+
+
+def _smtp(wanted: _DestinationUrl) -> Courier:
+    return _server(wanted, port=25)
+
+
+def _smtps(wanted: _DestinationUrl) -> Courier:
+    return _server(wanted, port=465, implicit=True)
+
+
+def _lmtp(wanted: _DestinationUrl) -> Courier:
+    return _server(wanted, port=24, lmtp=True)
+
+
+def _server(
+    wanted: _DestinationUrl, *, port: int, lmtp: bool = False, implicit: bool = False
+) -> Courier:
+    try:
+        host, port = wanted.url.hostname or "", wanted.url.port or port
+    except ValueError as error:
+        raise wanted.wrong(f"cannot be read: {error}") from None
+    if not host or wanted.url.path.strip("/"):
+        raise wanted.wrong(f"expected {wanted.url.scheme}://host:{port}, and no path")
+    if "{" in host or "}" in host:
+        raise wanted.wrong("placeholders stand in the path of maildir:/// alone, not in a host")
+    credentials = _credentials(wanted)
+    tls = "implicit" if implicit else _tls(wanted, credentials)
+    target = Target(
+        server=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        host=host,
+        port=port,
+        lmtp=lmtp,
+        tls=tls,
+        context=_context(wanted, verified=tls != "opportunistic") if tls != "none" else None,
+        credentials=credentials,
+        hello=_hello(wanted),
+        pipelining=_pipelining(wanted),
+        quirks=Promises(wanted.clock),
+        listen=wanted.listen,
+        patience=wanted.patience,
+        keep_delivered_to=_keeps_delivered_to(wanted),
+        known=wanted.known,
+    )
+    return SmtpCourier(target, wanted.clock, wanted.connections, wanted.places)
+
+
+def _lmtp_socket(wanted: _DestinationUrl) -> Courier:
+    path = _path(wanted)
+    target = Target(
+        server=path,
+        host="localhost",
+        port=path,
+        lmtp=True,
+        tls="none",
+        hello=_hello(wanted),
+        pipelining=_pipelining(wanted),
+        quirks=Promises(wanted.clock),
+        listen=wanted.listen,
+        patience=wanted.patience,
+        keep_delivered_to=_keeps_delivered_to(wanted),
+        known=wanted.known,
+    )
+    return SmtpCourier(target, wanted.clock, wanted.connections, wanted.places)
+
+
+def _maildir(wanted: _DestinationUrl) -> Courier:
+    template = _path(wanted)
+    if unknown := unknown_placeholders(template):
+        known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+        raise wanted.wrong(f"unknown placeholder {unknown[0]}; expected one of {known}")
+    return MaildirCourier(template, FileStore(wanted.name))
+
+
+def _pickup(wanted: _DestinationUrl) -> Courier:
+    return _folder(wanted, pickup_envelope)
+
+
+def _replay(wanted: _DestinationUrl) -> Courier:
+    return _folder(wanted, replay_envelope)
+
+
+def _folder(wanted: _DestinationUrl, envelope: WriteEnvelope) -> Courier:
+    staging = wanted.options.get("staging")
+    if staging is not None and (not staging.startswith("/") or "\0" in staging):
+        raise wanted.wrong(f"staging={staging!a}: expected an absolute path")
+    if staging is not None and staging.rstrip("/") == _path(wanted):
+        raise wanted.wrong("staging: expected another folder than that of the path")
+    return PickupCourier(_path(wanted), FileStore(wanted.name), envelope, staging)
+
+
+def _path(wanted: _DestinationUrl) -> str:
+    path = unquote(wanted.url.path).rstrip("/")
+    if wanted.url.netloc or not path.startswith("/") or "\0" in path:
+        raise wanted.wrong(f"expected an absolute path: {wanted.url.scheme}:///path")
+    return path
+
+
+def _credentials(wanted: _DestinationUrl) -> Credentials | None:
+    user, password = wanted.url.username, wanted.url.password
+    if user is None and password is None:
+        return None
+    if not user or password is None:
+        raise wanted.wrong("expected both a user name and a password, or neither")
+    if wanted.known is not None:
+        wanted.known.learn(unquote(password))
+    return Credentials(unquote(user), unquote(password))
+
+
+def _tls(wanted: _DestinationUrl, credentials: Credentials | None) -> _Tls:
+    must = credentials is not None or "ca_file" in wanted.options
+    asked = wanted.options.get("tls", "required" if must else "opportunistic")
+    found = next((tls for tls in _TLS if tls == asked), None)
+    if found is None:
+        raise wanted.wrong(f"tls={asked!a}: expected one of {', '.join(_TLS)}")
+    if must and found != "required":
+        raise wanted.wrong("a password or a ca_file goes with tls=required alone")
+    return found
+
+
+def _pipelining(wanted: _DestinationUrl) -> Pipelining | None:
+    asked = wanted.options.get("pipelining")
+    found = next((pipelining for pipelining in _PIPELINING if pipelining == asked), None)
+    if asked is not None and found is None:
+        raise wanted.wrong(f"pipelining={asked!a}: expected one of {', '.join(_PIPELINING)}")
+    return found
+
+
+def _context(wanted: _DestinationUrl, *, verified: bool) -> ssl.SSLContext:
+    ca_file = wanted.options.get("ca_file")
+    if not verified:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise wanted.wrong(f"ca_file={ca_file!a} cannot be used: {error.strerror}") from error
+
+
+def _keeps_delivered_to(wanted: _DestinationUrl) -> bool:
+    asked = wanted.options.get("delivered_to", "rename")
+    if asked not in ("rename", "keep"):
+        raise wanted.wrong(f"delivered_to={asked!a}: expected rename or keep")
+    return asked == "keep"
+
+
+def _hello(wanted: _DestinationUrl) -> str | None:
+    name = wanted.options.get("helo")
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9.:\[\]-]{1,255}", name):
+        raise wanted.wrong(f"helo={name!a}: expected a host name")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of destination: how to make its courier, and the options it takes."""
+
+    make: Callable[[_DestinationUrl], Courier]
+    options: tuple[str, ...] = ()
+
+
+_KINDS: Final[Mapping[str, _Kind]] = {
+    "smtp": _Kind(_smtp, ("tls", "ca_file", "helo", "pipelining", "delivered_to")),
+    "smtps": _Kind(_smtps, ("ca_file", "helo", "pipelining", "delivered_to")),
+    "lmtp": _Kind(_lmtp, ("tls", "ca_file", "helo", "pipelining", "delivered_to")),
+    "lmtp+unix": _Kind(_lmtp_socket, ("helo", "pipelining", "delivered_to")),
+    "maildir": _Kind(_maildir),
+    "pickup": _Kind(_pickup, ("staging",)),
+    "replay": _Kind(_replay, ("staging",)),
+}

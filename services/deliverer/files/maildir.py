@@ -1,0 +1,159 @@
+"""The courier for Maildirs: one file for each message and mailbox, with LF line ends.
+
+The name is made of the id of the message alone, so that a message delivered twice is one file
+(https://cr.yp.to/proto/maildir.html for the rest). A reader moves files from new to cur and adds
+flags; after a crash that left its outcome open, both are looked into. Mailboxes that do not exist
+are made; their names come from addresses and never lead out of the configured place. On top stands
+Delivered-To, as with every program that delivers to a mailbox.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Final
+
+from services.deliverer.addresses import unstorable
+from services.deliverer.courier import MailContent, MailObject, ReportResult, Result, same_for_all
+from services.deliverer.files import staging
+from services.deliverer.files.durable_files import (
+    FileStore,
+    NewFile,
+    failure_result,
+    make_directory,
+    require_writable,
+)
+from services.deliverer.files.staging import StagedMail
+from services.deliverer.line_ends import Form, Lf, lf
+from shared.errors import Unreachable
+from shared.log import printable
+
+PLACEHOLDERS: Final = ("mailbox", "local", "domain")
+"""What may stand in braces in a path: the recipient's whole address, its local part, its domain."""
+
+TMP: Final = "tmp"
+SUFFIX: Final = ".pop3-connector"
+"""What file names have after the id of the message."""
+
+_FORM: Final = Form(lf, Lf)
+_DELIVERED_TO: Final = b"Delivered-To: "
+
+_PLACEHOLDER: Final = re.compile(r"\{(\w*)\}")
+_IN_BRACES: Final = re.compile(r"\{[^{}/]*\}?|\}")
+
+
+class MaildirCourier:
+    """Delivers into Maildirs.
+
+    Args:
+        template: the path of a Maildir, with placeholders in braces.
+        store: writes the files.
+    """
+
+    def __init__(self, template: str, store: FileStore) -> None:
+        self._template = template
+        # Cached: mail comes to the same few mailboxes again and again.
+        self._maildir_of = lru_cache(4096)(partial(maildir_of, template))
+        self._store = store
+
+    async def deliver(self, mail_objects: Sequence[MailObject], tell: ReportResult) -> None:
+        """Deliver letters, all at once, and tell what became of each.
+
+        The envelope sender is not used, a Return-Path line is part of a letter. Recipients who
+        share a Maildir get one file.
+        """
+        await staging.deliver(self._store, mail_objects, self._write, tell)
+
+    async def probe(self, recipients: Sequence[str]) -> None:
+        """See whether each Maildir can be written to, or made where it does not exist."""
+        if not recipients:  # nobody's in particular: the part of the path that is the same for all
+            require_writable(os.path.dirname(self._template.partition("{")[0]))  # noqa: PTH120
+        for recipient in recipients:
+            place = self._maildir_of(recipient)
+            if isinstance(place, Result):
+                raise Unreachable(self._template, place.reply)
+            for name in ("new", TMP):
+                require_writable(f"{place}/{name}")
+
+    async def close(self) -> None:
+        """Let go of the threads."""
+        await self._store.close()
+
+    async def _write(self, mail_object: MailObject, staged: StagedMail) -> None:
+        for place, recipients in self._places(mail_object.recipients).items():
+            if isinstance(place, str):
+                await self._copy(mail_object.content, place, recipients, staged)
+            else:
+                staged.results |= same_for_all(recipients, place)
+
+    def _places(self, recipients: Sequence[str]) -> dict[str | Result, list[str]]:
+        places: dict[str | Result, list[str]] = {}
+        for recipient in recipients:
+            places.setdefault(self._maildir_of(recipient), []).append(recipient)
+        return places
+
+    async def _copy(
+        self, content: MailContent, maildir: str, recipients: Sequence[str], staged: StagedMail
+    ) -> None:
+        temporary = f"{maildir}/{TMP}/{self._store.temporary_name(content.id)}"
+        prepare = partial(_make_maildir, maildir)
+        head = _delivered_to(content, recipients)
+        file = NewFile(temporary, f"{maildir}/new", f"{content.id}{SUFFIX}", prepare=prepare)
+        try:
+            if content.replay and await self._store.run(_was_read, f"{maildir}/cur", file.name):
+                read = Result("delivered", f"was read before: {printable(maildir)}/cur")
+                staged.results |= same_for_all(recipients, read)
+                return
+            staged.copies.append((await self._store.stage(file, head, content, _FORM), recipients))
+        except OSError as error:
+            staged.results |= same_for_all(recipients, failure_result(error))
+
+
+def _delivered_to(content: MailContent, recipients: Sequence[str]) -> bytes:
+    """Return the lines that tell whose copy this is, as who delivers to a mailbox writes them.
+
+    None where they are there already: an older version of the rewriter wrote them.
+    """
+    if b"\r\n" + _DELIVERED_TO in content.prefix:
+        return b""
+    return b"".join(map(_line, recipients))
+
+
+@lru_cache(4096)
+def _line(recipient: str) -> bytes:
+    return b"%s%s\r\n" % (_DELIVERED_TO, printable(recipient, 300).encode())
+
+
+def maildir_of(template: str, recipient: str) -> str | Result:
+    """Return the Maildir of a recipient, or the permanent result for one who can have none."""
+    local, _, domain = recipient.rpartition("@") if "@" in recipient else (recipient, "", "")
+    values = {"mailbox": recipient, "local": local, "domain": domain}
+    for name in _PLACEHOLDER.findall(template):
+        why = unstorable(values[name])
+        if why is not None:
+            shown = printable(values[name], 100)
+            return Result("permanent", f"{{{name}}} of this recipient, {shown}, is no name: {why}")
+    return _PLACEHOLDER.sub(lambda found: values[found[1]], template)
+
+
+def unknown_placeholders(template: str) -> list[str]:
+    """Return what stands in braces, or behind one without another, and means nothing here."""
+    known = [f"{{{name}}}" for name in PLACEHOLDERS]
+    return [found for found in _IN_BRACES.findall(template) if found not in known]
+
+
+def _make_maildir(maildir: str) -> None:
+    for name in ("new", "cur", TMP):  # tmp comes last: where it is, nothing is missing
+        make_directory(Path(maildir) / name)
+
+
+def _was_read(cur: str, name: str) -> bool:
+    """Return whether a reader has moved the file to cur, with or without flags."""
+    try:
+        with os.scandir(cur) as entries:
+            return any(entry.name.partition(":")[0] == name for entry in entries)
+    except FileNotFoundError:
+        return False

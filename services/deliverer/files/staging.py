@@ -1,0 +1,109 @@
+"""From letters to files: what Maildirs and PickUp folders have in common.
+
+All copies of all letters are written and synced before any of them is where it belongs, and what
+cannot be read or written concerns its own letter, or its own copy, alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from services.deliverer.courier import MailObject, ReportResult, Result, same_for_all
+from services.deliverer.files.durable_files import (
+    FileStore,
+    NewFile,
+    discard,
+    failure_result,
+    stored_result,
+    to_its_end,
+)
+
+
+@dataclass(slots=True)
+class StagedMail:
+    """A letter as files that are not in their places yet.
+
+    Attributes:
+        results: of recipients for whom there is nothing (more) to do.
+        copies: each file, with the recipients whose copy it is.
+    """
+
+    results: dict[str, Result] = field(default_factory=dict)
+    copies: list[tuple[NewFile, Sequence[str]]] = field(default_factory=list)
+
+    def discard(self) -> None:
+        """Remove the temporary files: there is nothing to be placed."""
+        for file, _ in self.copies:
+            discard(file)
+        self.copies.clear()
+
+
+async def deliver(
+    store: FileStore,
+    mail_objects: Sequence[MailObject],
+    write: Callable[[MailObject, StagedMail], Awaitable[None]],
+    tell: ReportResult,
+) -> None:
+    """Deliver letters as files and tell what became of each.
+
+    From when the first of them may appear, this is not given up any more: where it is cancelled
+    then, all of it is placed, and told of, before it ends.
+
+    Args:
+        store: puts the files into their places.
+        mail_objects: the letters.
+        write: adds results and staged copies of a letter to its draft.
+        tell: as of ``Courier.deliver``.
+    """
+    staged_mails = [StagedMail() for _ in mail_objects]
+    try:
+        errors = [
+            await _stage(mail_object, staged, write)
+            for mail_object, staged in zip(mail_objects, staged_mails, strict=True)
+        ]
+    except BaseException:
+        for staged in staged_mails:
+            staged.discard()
+        raise
+    await to_its_end(_place_and_tell(store, staged_mails, errors, tell))
+
+
+async def _place_and_tell(
+    store: FileStore,
+    staged_mails: Sequence[StagedMail],
+    errors: Sequence[Exception | None],
+    tell: ReportResult,
+) -> None:
+    await _place(store, staged_mails)
+    for place, (staged, error) in enumerate(zip(staged_mails, errors, strict=True)):
+        tell(place, staged.results if error is None else error)
+
+
+async def _stage(
+    mail_object: MailObject,
+    staged: StagedMail,
+    write: Callable[[MailObject, StagedMail], Awaitable[None]],
+) -> Exception | None:
+    try:
+        await write(mail_object, staged)
+        mail_object.content.check()
+    except Exception as error:  # noqa: BLE001  (that of one letter; whose fault, its type says)
+        staged.discard()
+        return error
+    return None
+
+
+async def _place(store: FileStore, staged_mails: Sequence[StagedMail]) -> None:
+    copies = [(staged, *copy) for staged in staged_mails for copy in staged.copies]
+    placed = await store.put([file for _, file, _ in copies])
+    for (staged, file, recipients), how in zip(copies, placed, strict=True):
+        staged.results |= same_for_all(recipients, _result(file, how))
+
+
+def _result(file: NewFile, placed: bool | Exception) -> Result:
+    if isinstance(placed, OSError):
+        return failure_result(placed)
+    if isinstance(placed, Exception):
+        raise placed
+    return stored_result(file, new=placed)

@@ -1,0 +1,283 @@
+"""Opens a session with a mail server, up to where mail can be sent: greeting, EHLO, TLS, AUTH.
+
+SMTP (RFC 5321) and LMTP (RFC 2033) are the same here but for one verb. Whatever goes wrong before a
+message is in play is ``Unreachable``: the destination is out of order or its configuration is, and
+no message is to blame. What is offered and does not come about is done without, where that will do.
+Passwords go over verified TLS alone; who builds a Target sees to that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import errno
+from collections.abc import Mapping
+from typing import Final
+
+from services.deliverer.courier import Throttled
+from services.deliverer.smtp.connection import (
+    SETTING_NAMES,
+    NoReplyInTime,
+    SmtpConnection,
+    TlsFailed,
+)
+from services.deliverer.smtp.reply import SmtpReply, SmtpStep
+from services.deliverer.smtp.reply_meaning import meaning
+from services.deliverer.smtp.session import SmtpSession
+from services.deliverer.smtp.target import Credentials, Target
+from services.deliverer.smtp.traced import TracedConnection
+from shared.errors import Unreachable
+from shared.network.dial import dial
+from shared.network.explain import explain, silent
+from shared.redaction.redaction import NOTHING, Redaction
+
+CONNECT_TIMEOUT: Final = 30.0
+EHLO_SECONDS: Final = 30.0
+"""How long to wait for an answer to EHLO, while the server is not known to give one."""
+
+_SOCKET_WORDS: Final = {
+    errno.ENOENT: "there is no socket: is the path right, and does the server run?",
+    errno.ECONNREFUSED: "nobody listens at this socket: does the server run?",
+    errno.EACCES: "its permissions do not let this process connect to it",
+}
+
+
+_LOGIN_WORDS: Final = {
+    421: "it has too much to do, or is about to stop",
+    432: "it wants another password",
+    454: "it cannot check the login just now",
+    530: "it wants TLS before the login",
+    534: "it wants another mechanism than AUTH PLAIN and AUTH LOGIN",
+    535: "it does not accept the user name and password of the destination",
+    538: "it wants TLS before the login",
+}
+"""What replies to AUTH mean (RFC 4954 section 6): nothing else that a server says of it is told."""
+
+
+class EhloBroken(Unreachable):
+    """The server has nothing to say to EHLO; it may know HELO alone."""
+
+
+async def open_session(target: Target) -> SmtpSession:
+    """Connect and return a session in which mail can be sent.
+
+    Raises:
+        Unreachable: the server cannot be reached, or does not let us in.
+        Throttled: it has too much to do for now.
+    """
+    try:
+        return await _open(target, starttls=_begins_tls(target))
+    except TlsFailed:
+        if target.tls != "opportunistic":
+            raise
+        if not target.quirks.starttls.kept:
+            target.quirks.starttls.suspect()
+    except EhloBroken:
+        return await _open(target, starttls=False)
+    well = False
+    try:
+        session = await _open(target, starttls=False)
+        well = True
+        return session
+    finally:
+        target.quirks.starttls.went_without(well=well)
+
+
+def _begins_tls(target: Target) -> bool:
+    known = target.tls == "opportunistic" and target.quirks.starttls.trusted
+    return known or target.tls == "required"
+
+
+async def _open(target: Target, *, starttls: bool) -> SmtpSession:
+    session = SmtpSession(target, await _connect(target))
+    try:
+        greeting = await _greeting(session, target)
+        await _hello(session, target)
+        if starttls and await _starttls(session, target):
+            await _hello_again(session, target)
+        if target.credentials is not None:
+            await _login(session, target, target.credentials)
+        session.begin(target, greeting)
+    except BaseException:
+        session.connection.abort()
+        raise
+    return session
+
+
+async def _connect(target: Target) -> SmtpConnection:
+    redaction = _redaction(target)
+
+    def make() -> SmtpConnection:
+        if target.listen is None:
+            return SmtpConnection(target.server, redaction)
+        return TracedConnection(target.server, target.listen, redaction)
+
+    at_once = target.tls == "implicit"
+    context = target.context if at_once else None
+    try:
+        if isinstance(target.port, str):
+            return await _socket(make(), target.port)
+        return await dial(make, target.host, target.port, seconds=CONNECT_TIMEOUT, context=context)
+    except UnicodeError as error:
+        raise Unreachable(target.server, "no connection: its name cannot be a host's") from error
+    except OSError as error:
+        words = explain(error, target.port, SETTING_NAMES, at_once=at_once)
+        if isinstance(target.port, str):
+            words = _SOCKET_WORDS.get(error.errno or 0, words)
+        raise Unreachable(target.server, f"no connection: {words}") from error
+
+
+def _redaction(target: Target) -> Redaction:
+    login, known = target.credentials, target.known
+    if login is None:
+        return NOTHING if known is None else Redaction(known=known)
+    return Redaction(login.password, login.user, target.server, known)
+
+
+async def _socket(connection: SmtpConnection, path: str) -> SmtpConnection:
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(CONNECT_TIMEOUT):
+        await loop.create_unix_connection(lambda: connection, path)
+    return connection
+
+
+async def _greeting(session: SmtpSession, target: Target) -> SmtpReply:
+    try:
+        return _must(await session.reply(SmtpStep.GREETING), SmtpStep.GREETING, target)
+    except NoReplyInTime as error:
+        raise mute(target, SmtpStep.GREETING.seconds * target.patience) from error
+
+
+def mute(target: Target, seconds: float) -> Unreachable:
+    """Return what it means that a server has let nobody in for so many seconds, saying nothing."""
+    words = silent(seconds, target.port, SETTING_NAMES, at_once=target.tls == "implicit")
+    return Unreachable(target.server, words)
+
+
+def _must(reply: SmtpReply, step: SmtpStep, target: Target, advice: str = "") -> SmtpReply:
+    if not 200 <= reply.code < 300:
+        error = Throttled if meaning(reply, step) == "rate" else Unreachable
+        raise error(target.server, f"{reply.code} {reply.text} (said to {step.phrase}){advice}")
+    return reply
+
+
+async def _hello(session: SmtpSession, target: Target) -> None:
+    name = (target.hello or _literal(session.connection.address)).encode("ascii")
+    if not target.quirks.ehlo.trusted and _can_do_without(target):
+        await _helo(session, target, name)
+        return
+    reply = await _ehlo(session, target, name)
+    unknown = reply.code // 10 == 50
+    if unknown and not target.lmtp:  # RFC 5321 section 3.2
+        await _helo(session, target, name)
+        return
+    _must(reply, SmtpStep.HELLO, target, "; is smtp:// meant?" if unknown else "")
+    offered = (line.decode("latin-1").strip().partition(" ") for line in reply.lines[1:])
+    session.extensions = {keyword.upper(): parameters for keyword, _, parameters in offered}
+
+
+def _can_do_without(target: Target) -> bool:
+    """Return whether HELO will do: it offers neither TLS nor a login, and LMTP does not have it."""
+    return not target.lmtp and target.tls != "required" and target.credentials is None
+
+
+async def _ehlo(session: SmtpSession, target: Target, name: bytes) -> SmtpReply:
+    verb, ehlo = b"LHLO " if target.lmtp else b"EHLO ", target.quirks.ehlo
+    falls_back = not ehlo.kept and _can_do_without(target)
+    try:
+        reply = await session.command(
+            verb + name, SmtpStep.HELLO, EHLO_SECONDS if falls_back else None
+        )
+    except Unreachable as error:
+        if not falls_back:
+            raise
+        ehlo.suspect()
+        raise EhloBroken(target.server, f"{error.said}, after EHLO") from error
+    ehlo.keep()
+    return reply
+
+
+async def _helo(session: SmtpSession, target: Target, name: bytes) -> None:
+    session.extensions = {}
+    well = False
+    try:
+        reply = await session.command(b"HELO " + name, SmtpStep.HELLO)
+        unknown = reply.code // 10 == 50
+        _must(reply, SmtpStep.HELLO, target, "; is lmtp:// meant?" if unknown else "")
+        well = True
+    finally:
+        target.quirks.ehlo.went_without(well=well)
+
+
+def _literal(address: str | None) -> str:
+    """Return an IP address as RFC 5321 section 4.1.3 wants it in EHLO."""
+    if address is None:
+        return "localhost"
+    return f"[IPv6:{address.partition('%')[0]}]" if ":" in address else f"[{address}]"
+
+
+async def _starttls(session: SmtpSession, target: Target) -> bool:
+    """Switch to TLS; return False where it is not offered and not required."""
+    must = target.tls == "required"
+    if "STARTTLS" not in session.extensions:
+        if must:
+            raise Unreachable(target.server, "it offers no STARTTLS, and TLS is required")
+        return False
+    try:
+        reply = await session.command(b"STARTTLS", SmtpStep.STARTTLS)
+    except Unreachable as error:
+        raise TlsFailed(target.server, f"{error.said}, after STARTTLS") from error
+    if must:
+        _must(reply, SmtpStep.STARTTLS, target)
+    if reply.code != 220 or target.context is None:
+        return False
+    timeout = SmtpStep.STARTTLS.seconds * target.patience
+    await session.connection.start_tls(target.context, target.host, timeout)
+    return True
+
+
+async def _hello_again(session: SmtpSession, target: Target) -> None:
+    """Ask anew what is offered, now over TLS."""
+    try:
+        await _hello(session, target)
+    except Unreachable as error:
+        raise TlsFailed(target.server, f"{error.said}, over TLS") from error
+    target.quirks.starttls.keep()
+
+
+async def _login(session: SmtpSession, target: Target, credentials: Credentials) -> None:
+    """Log in with AUTH PLAIN (RFC 4616) or else AUTH LOGIN."""
+    user, password = credentials.user.encode(), credentials.password.encode()
+    ways = {
+        "PLAIN": [b"AUTH PLAIN " + base64.b64encode(b"\0" + user + b"\0" + password)],
+        "LOGIN": [b"AUTH LOGIN", base64.b64encode(user), base64.b64encode(password)],
+    }
+    offered = _mechanisms(session.extensions)
+    usable = [words for mechanism, words in ways.items() if mechanism in offered]
+    if not usable:
+        raise Unreachable(target.server, "it offers neither AUTH PLAIN nor AUTH LOGIN")
+    session.connection.quote(may=False)
+    for words in usable:
+        for word in words:
+            reply = await session.command(word, SmtpStep.AUTH)
+            if reply.code != 334:  # go on
+                break
+        if reply.code != 504:  # RFC 4954 section 4: it does not know this mechanism, after all
+            break
+    session.connection.quote(may=True)
+    _must_let_in(reply, target)
+
+
+def _must_let_in(reply: SmtpReply, target: Target) -> None:
+    """Raise unless the login went well; of what is said, codes alone: it may be the password."""
+    if 200 <= reply.code < 300:
+        return
+    error = Throttled if meaning(reply, SmtpStep.AUTH) == "rate" else Unreachable
+    words = _LOGIN_WORDS.get(reply.code, "it refuses the login")
+    raise error(target.server, f"{reply.codes} (said to AUTH): {words}")
+
+
+def _mechanisms(extensions: Mapping[str, str]) -> list[str]:
+    """Return how one can log in; servers before RFC 2554 wrote ``AUTH=LOGIN``."""
+    lines = (f"{k[5:]} {v}" for k, v in extensions.items() if k.startswith("AUTH="))
+    return " ".join((extensions.get("AUTH", ""), *lines)).upper().split()

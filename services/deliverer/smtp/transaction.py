@@ -1,0 +1,327 @@
+"""One mail transaction, of SMTP or of LMTP: the envelope, the message, the replies.
+
+Where the server is known to take it, the envelope of the next letter goes out with the end of the
+message, which may be the first in a group (RFC 2920 section 3.1): half the packets. Up to its final
+dot a broken connection is ``Unreachable`` and nothing has been delivered. From then on it is a
+result, for the message may have been taken (RFC 1047). Where anything raises in the middle of a
+message, the final dot is never sent, and the caller must not use the session again.
+
+A sender that the server does not take for its form or its domain keeps no letter from a mailbox: it
+is sent again with the null sender, which every server has to take (RFC 5321 section 4.5.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+from services.deliverer.addresses import unsendable
+from services.deliverer.courier import (
+    ClaimLost,
+    Crowded,
+    MailContent,
+    MailObject,
+    Result,
+    ResultKind,
+    Spent,
+    Throttled,
+    same_for_all,
+)
+from services.deliverer.line_ends import END_OF_DATA, Transparency, encode_data
+from services.deliverer.smtp.delivered_to import edit_for, without_delivered_to
+from services.deliverer.smtp.envelope_commands import Answers, ask, group
+from services.deliverer.smtp.reply import SmtpReply, SmtpStep
+from services.deliverer.smtp.reply_meaning import Meaning, crowds, meaning
+from services.deliverer.smtp.session import SmtpSession
+from shared.errors import SpoolMissing, SpoolUnavailable, Unreachable
+from shared.failpoint import reach
+from shared.log import printable
+
+Following: TypeAlias = Callable[[Callable[[MailObject], bool]], MailObject | None]
+"""Returns the letter that goes over the same connection next, if there is one already that this is
+true of. From then on it is bound to this connection."""
+
+
+class _RecipientResult(NamedTuple):
+    """What became of a letter for a recipient, and what the reply meant that says so."""
+
+    result: Result
+    meaning: Meaning
+
+
+_RecipientResults: TypeAlias = dict[str, _RecipientResult]
+
+
+async def transact(
+    session: SmtpSession, mail_object: MailObject, following: Following
+) -> dict[str, Result]:
+    """Send a letter and return what became of it for each recipient.
+
+    Args:
+        session: an open session; unless this raises, it can be used again: where it has announced
+            a letter, for that one alone.
+        mail_object: the letter; recipients that are safe to send.
+        following: is asked for the next letter, when there is nothing left of this one but to wait.
+
+    Raises:
+        Throttled: a limit of the server; nothing was delivered to anybody.
+        Unreachable: the connection broke before the final dot, or the server does not let us in, or
+            takes no more over a connection that has carried mail. PipelineBroken: as ``ask`` does.
+        SpoolMissing: as ``MailContent.chunks`` does.
+        SpoolUnavailable: as ``MailContent.chunks`` does.
+        ClaimLost: as ``MailContent.check`` does.
+    """
+    announced = session.announced is mail_object
+    results = {} if announced else _unfit(session, mail_object)
+    fit = (
+        [r for r in mail_object.recipients if r not in results]
+        if results
+        else mail_object.recipients
+    )
+    if not fit:
+        return results
+    session.served += 1
+    why = session.announced_why if announced else _not_as_sender(session, mail_object.sender)
+    asked = MailObject(mail_object.content, mail_object.sender if why is None else "", fit)
+    told = await _once(session, asked, following, announced=announced)
+    if why is not None:
+        told = _with_note(told, mail_object.sender, why)
+    if any(each.meaning != "delivered" for each in told.values()):
+        others = [r for r in fit if told[r].meaning == "sender"]
+        if others and asked.sender:
+            again = asked._replace(recipients=others)
+            told |= await _with_null_sender(session, again, told, following)
+        _see_to_limits(session, told)
+    found = {recipient: each.result for recipient, each in told.items()}
+    session.carried += any(result.verdict == "delivered" for result in found.values())
+    return results | found if results else found
+
+
+def _unfit(session: SmtpSession, mail_object: MailObject) -> dict[str, Result]:
+    """Return the results for recipients whom this server cannot serve, without asking it."""
+    content, _, recipients = mail_object
+    limit = session.extensions.get("SIZE", "").strip()
+    if limit.isdecimal() and 0 < int(limit) < content.size:
+        why = f"{content.size} bytes are more than {session.server} takes ({limit}, by SIZE)"
+        return same_for_all(recipients, Result("permanent", why))
+    if "SMTPUTF8" in session.extensions:
+        return {}
+    why = f"{session.server} does not offer SMTPUTF8, which this address needs: "
+    return {r: Result("permanent", why + printable(r)) for r in recipients if not r.isascii()}
+
+
+def _can_be_announced(session: SmtpSession, mail_object: MailObject) -> bool:
+    """Return whether a letter can follow another one: it is at hand, and this server takes it."""
+    return mail_object.content.data is not None and not _unfit(session, mail_object)
+
+
+def _not_as_sender(session: SmtpSession, sender: str) -> str | None:
+    """Return why this server cannot be told this sender, or None if it can."""
+    if not sender:
+        return None
+    if not sender.isascii() and "SMTPUTF8" not in session.extensions:
+        return f"{session.server} does not offer SMTPUTF8"
+    return session.quirks.refused.get(sender) or unsendable(sender)
+
+
+def _with_note(told: Mapping[str, _RecipientResult], sender: str, why: str) -> _RecipientResults:
+    """Return tidings that say that another sender was told, and why."""
+    note = f"; with the null sender in place of {printable(sender, 100)}: {why}"
+    return {
+        recipient: _RecipientResult(result._replace(reply=result.reply + note), means)
+        for recipient, (result, means) in told.items()
+    }
+
+
+async def _with_null_sender(
+    session: SmtpSession,
+    mail_object: MailObject,
+    before: Mapping[str, _RecipientResult],
+    following: Following,
+) -> _RecipientResults:
+    """Send a letter again to those to whom its sender kept it from being sent."""
+    why = before[mail_object.recipients[0]].result.reply
+    try:
+        told = await _once(session, mail_object._replace(sender=""), following, announced=False)
+        return _with_note(told, mail_object.sender, why)
+    except (Unreachable, ClaimLost, SpoolMissing, SpoolUnavailable) as error:
+        if all(told.result.verdict != "delivered" for told in before.values()):
+            if isinstance(error, Unreachable):
+                session.quirks.refuses(mail_object.sender, why)
+            raise
+        session.connection.abort()  # what has been delivered to others is not undone by that
+        later = _RecipientResult(Result("temporary", str(error)), "temporary")
+        return dict.fromkeys(mail_object.recipients, later)
+
+
+def _see_to_limits(session: SmtpSession, told: Mapping[str, _RecipientResult]) -> None:
+    """Raise where nobody has the letter for a limit of the server, or as it goes away."""
+    meanings, first = {each.meaning for each in told.values()}, next(iter(told.values()))
+    if meanings == {"rate"}:  # the gravest is told of: a 5xx may never end
+        replies = (each.result.reply for each in told.values())
+        raise Throttled(session.server, max(replies, key=lambda reply: reply[:1]))
+    if meanings == {"session"}:  # 421 at the end of DATA: over another connection it may do
+        raise Unreachable(session.server, first.result.reply)
+
+
+async def _once(
+    session: SmtpSession, mail_object: MailObject, following: Following, *, announced: bool
+) -> _RecipientResults:
+    """Send a letter with the sender that it has."""
+    session.announced = None
+    answers = await ask(session, mail_object, announced=announced)
+    _see_to_exhaustion(session, answers.mail)
+    refused = _refused_recipients(session, answers, mail_object.recipients)
+    accepted = (
+        [r for r in mail_object.recipients if r not in refused]
+        if refused
+        else mail_object.recipients
+    )
+    if answers.data is not None and answers.data.code == 354:
+        if accepted:
+            # What is refused for its sender is sent again over this connection before any other.
+            again = mail_object.sender and any(
+                told.meaning == "sender" for told in refused.values()
+            )
+            then = _nothing_follows if again else following
+            refused |= await _message(session, mail_object.content, accepted, then)
+        else:  # RFC 2920 section 3.1: DATA was let through, and there is nobody to send to
+            await session.command(END_OF_DATA.removesuffix(b"\r\n"), SmtpStep.END)
+        session.unfinished = False
+    elif answers.data is not None and answers.data.code < 400:
+        session.connection.abort()  # does it wait for the message now? Nobody knows
+    return refused
+
+
+def _nothing_follows(_: Callable[[MailObject], bool]) -> None:
+    return None
+
+
+def _see_to_exhaustion(session: SmtpSession, mail: SmtpReply) -> None:
+    """Raise where a connection that has carried mail takes no more: a fresh one may do."""
+    means = meaning(mail, SmtpStep.MAIL)
+    if means == "rate" and not session.carried and crowds(mail):
+        raise Crowded(session.server, f"{mail.code} {mail.text} (said to MAIL)")
+    if session.carried and 400 <= mail.code < 500 and means != "sender":
+        error = Spent if means == "rate" else Unreachable
+        raise error(session.server, f"{mail.code} {mail.text} (said to MAIL)")
+
+
+def _refused_recipients(
+    session: SmtpSession, answers: Answers, recipients: Sequence[str]
+) -> _RecipientResults:
+    """Return what became of it for all to whom the message cannot be sent now."""
+    if answers.accepted:
+        return {}
+    if meaning(answers.mail, SmtpStep.MAIL) != "delivered":
+        return dict.fromkeys(recipients, _result_of(session, answers.mail, SmtpStep.MAIL))
+    refused = {
+        recipient: told
+        for recipient, reply in zip(recipients, answers.rcpt, strict=True)
+        if (told := _result_of(session, reply, SmtpStep.RCPT)).meaning != "delivered"
+    }
+    if answers.data is not None and answers.data.code != 354:
+        rest = [r for r in recipients if r not in refused]
+        refused |= dict.fromkeys(rest, _not_yet(_result_of(session, answers.data, SmtpStep.DATA)))
+    return refused
+
+
+def _not_yet(told: _RecipientResult) -> _RecipientResult:
+    """Return tidings of no success: before the final dot nothing can have been delivered."""
+    if told.meaning != "delivered":
+        return told
+    return _RecipientResult(Result("temporary", told.result.reply), "temporary")
+
+
+_VERDICTS: dict[Meaning, ResultKind] = {
+    "delivered": "delivered",
+    "temporary": "temporary",
+    "permanent": "permanent",
+    "session": "temporary",
+    "rate": "temporary",
+    "sender": "permanent",
+}
+
+
+def _result_of(session: SmtpSession, reply: SmtpReply, step: SmtpStep) -> _RecipientResult:
+    means = meaning(reply, step)
+    verdict = "temporary" if 400 <= reply.code < 500 else _VERDICTS[means]
+    return _RecipientResult(Result(verdict, reply.sentence(session.server, step)), means)
+
+
+async def _message(
+    session: SmtpSession, content: MailContent, recipients: Sequence[str], following: Following
+) -> _RecipientResults:
+    """Send the message; return what became of it for the recipients that were accepted."""
+    try:
+        await _send(session, content, recipients, following)
+    except Unreachable:
+        if not session.connection.replied:
+            raise
+        return dict.fromkeys(recipients, await _read_early_reply(session))
+    if not session.lmtp:
+        return dict.fromkeys(recipients, await _read_final_reply(session))
+    return {
+        recipient: await _read_final_reply(session) for recipient in recipients
+    }  # RFC 2033 section 4.2
+
+
+async def _send(
+    session: SmtpSession, content: MailContent, recipients: Sequence[str], following: Following
+) -> None:
+    edit = edit_for(recipients, keep=session.keep_delivered_to)
+    prefix = without_delivered_to(content.prefix)
+    if content.data is not None:
+        _final_write(session, content, encode_data(prefix + content.data, edit), following)
+        return
+    encode = Transparency(edit)
+    session.connection.write(encode.feed(prefix))
+    async for chunk in content.chunks():
+        session.connection.write(encode.feed(chunk))
+        await session.drain()
+        if session.connection.replied:
+            break
+    _final_write(session, content, encode.end(), following)
+
+
+def _final_write(
+    session: SmtpSession, content: MailContent, data: bytes, following: Following
+) -> None:
+    if session.connection.replied:
+        raise Unreachable(session.server, "it replied in the middle of the message")
+    content.check()
+    reach("deliverer", "before-dot")
+    session.connection.write(data + _announcement(session, following))
+    reach("deliverer", "dot-sent")
+
+
+def _announcement(session: SmtpSession, following: Following) -> bytes:
+    """Return the commands for the next letter, if they may go with the end of this one."""
+    if not session.follows:
+        return b""
+    mail_object = session.announced = following(
+        lambda mail_object: _can_be_announced(session, mail_object)
+    )
+    if mail_object is None:
+        return b""
+    session.announced_why = _not_as_sender(session, mail_object.sender)
+    return group(
+        session, mail_object if session.announced_why is None else mail_object._replace(sender="")
+    )
+
+
+async def _read_early_reply(session: SmtpSession) -> _RecipientResult:
+    """Return what the server said in the middle of the message, e.g. that it is too large."""
+    told = _not_yet(_result_of(session, await session.reply(SmtpStep.END), SmtpStep.END))
+    session.connection.abort()  # the final dot must never follow
+    return told
+
+
+async def _read_final_reply(session: SmtpSession) -> _RecipientResult:
+    try:
+        reply = await session.reply(SmtpStep.END)
+        reach("deliverer", "replied")
+        return _result_of(session, reply, SmtpStep.END)
+    except Unreachable as error:
+        why = f"{error}, after the message was sent and before the reply: it may have arrived"
+        return _RecipientResult(Result("temporary", why, lost=True), "temporary")

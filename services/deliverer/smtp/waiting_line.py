@@ -1,0 +1,46 @@
+"""A line of those who wait for a connection: in order. Who has to come again goes to its head.
+
+It belongs to one event loop, and knows nothing of time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class WaitingLine(Generic[T]):
+    """Who waits."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[T] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def join(self, several: Iterable[T]) -> None:
+        """Put these at the end of the line."""
+        self._waiting.extend(several)
+
+    def put_back(self, one: T) -> None:
+        """Put one at the head of the line who has been there before."""
+        self._waiting.appendleft(one)
+
+    def next(self) -> T | None:
+        """Take the first one out of the line; None if nobody waits."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def next_if(self, true: Callable[[T], bool]) -> T | None:
+        """Take the first one out of the line if this is true of it; None if not."""
+        return self.next() if self._waiting and true(self._waiting[0]) else None
+
+    def last(self, count: int) -> list[T]:
+        """Take the last ones out of the line, as many; those who have waited least."""
+        return [self._waiting.pop() for _ in range(min(count, len(self._waiting)))]
+
+    def leave(self, gone: Callable[[T], bool]) -> None:
+        """Take those out of the line of whom this is true."""
+        self._waiting = deque(one for one in self._waiting if not gone(one))

@@ -1,0 +1,69 @@
+"""Puts the deliverer together from what a process has open. Wires, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+from services.deliverer.breaker import Breaker
+from services.deliverer.deliver import Deliverer
+from services.deliverer.destinations import courier_for
+from services.deliverer.smtp.fair_share import PLACES, DeliverySlots
+from services.deliverer.smtp.traced import TraceFor
+from services.deliverer.unrecorded import Unrecorded
+from services.wiring import Assembly, Resources, StageWiring
+from shared.log import MailLog
+from shared.message import Addressed
+from shared.metrics.registry import BREAKER
+from shared.queues import PICKUP
+from shared.stage import Stage
+from shared.state import State  # here, so that it is loaded before the stage says it has started
+
+
+@asynccontextmanager
+async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
+    """Put the deliverer together, with a courier for each destination."""
+    places = DeliverySlots(PLACES)
+    couriers = {
+        name: courier_for(
+            name,
+            table.address() or "",
+            clock=r.clock,
+            connections=table.connections,
+            listen=dialogues(r.log, name),
+            places=places,
+            known=r.known,
+        )
+        for name, table in r.settings.every_destination.items()
+    }
+    state: State = await r.state()
+    unrecorded = Unrecorded(r.settings.unrecorded_file)
+    await unrecorded.make()
+    deliverer = Deliverer(
+        couriers, state, r.spool, r.clock, report=r.log.trouble, unrecorded=unrecorded
+    )
+    for name, breaker in deliverer.breakers.items():
+        r.log.metrics.watch(BREAKER, partial(_open, breaker), name)
+    try:
+        stage = Stage(
+            "deliverer", PICKUP, Addressed, None, deliverer.handle, PLACES, deliverer.lane
+        )
+        yield Assembly(stage)
+    finally:
+        await deliverer.close()
+
+
+def dialogues(log: MailLog, destination: str) -> TraceFor | None:
+    """Return what takes the dialogues with a destination; None unless for debugging."""
+    if log.dialogue() is None:
+        return None
+    return lambda number: log.dialogue(destination=destination, connection=number)
+
+
+def _open(breaker: Breaker) -> float:
+    return float(breaker.open)
+
+
+WIRING: Final = StageWiring("deliverer", assemble)

@@ -1,0 +1,188 @@
+"""Publishes and records what was taken, in chunks, while more of it comes.
+
+A message is published and confirmed before its UIDL is recorded, and recorded before anybody hears
+of it. Chunks are published together and recorded one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from services.fetcher.account import Account
+from services.fetcher.interfaces import FetcherContext
+from services.fetcher.pop3.listing import MAX_MESSAGES
+from services.fetcher.receive import ReceivedMessage
+from services.fetcher.worklist import ListedMessage
+from shared.failpoint import reach
+from shared.ledger import LedgerEntry
+from shared.message import Envelope, Fetched, Hop
+
+SINCE_KEPT: Final = 10_000
+"""Messages of a session of which it is known without the ledger since when they are here: more
+than can be on their way."""
+
+_AGAIN: Final = "the maildrop holds it again"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """How much is done at once.
+
+    Attributes:
+        chunk_messages: messages that are published and recorded together, at the most.
+        chunk_bytes: bytes of inline messages in a chunk, at about which it is closed.
+        chunks_underway: chunks that wait for their confirms while more is retrieved.
+        session_messages: messages after which a session that deletes quits, so that its deletions
+            count; the next session goes on.
+        session_seconds: the same as a time.
+        place_seconds: seconds after which any session quits, so that others have its place; where
+            the next one could not go on, as messages have no UIDLs, it does not.
+        max_messages: messages of a maildrop that are looked at.
+    """
+
+    chunk_messages: int = 128
+    chunk_bytes: int = 1024 * 1024
+    chunks_underway: int = 4
+    session_messages: int = 2_000
+    session_seconds: float = 120.0
+    place_seconds: float = 900.0
+    max_messages: int = MAX_MESSAGES
+
+
+class TakenMessage(NamedTuple):
+    """A message of this session.
+
+    Attributes:
+        at: when it had come, in seconds since 1970 (UTC).
+    """
+
+    listed: ListedMessage
+    found: ReceivedMessage
+    at: float
+
+
+class CommitPipeline:
+    """What is on its way to be published and recorded, of one session.
+
+    Args:
+        account: whose messages they are.
+        context: ledger, outbox and the rest.
+        limits: how much is done at once.
+        recorded: told of each message that is recorded, and since when it is known to us.
+        adopts: tells whether a message counts as delivered.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        context: FetcherContext,
+        limits: SessionLimits,
+        recorded: Callable[[TakenMessage, float], None],
+        adopts: Callable[[ListedMessage], bool] = lambda _: False,
+    ) -> None:
+        self._account = account
+        self._server = account.server
+        self._context = context
+        self._limits = limits
+        self._recorded = recorded
+        self._adopts = adopts
+        self._since: dict[str, float] = {}
+        self._chunk: list[TakenMessage] = []
+        self._chunk_bytes = 0
+        self._underway: list[asyncio.Task[None]] = []
+        self.published = 0
+
+    async def is_new(self, id_: str) -> bool:
+        """Return whether a message has not been here before."""
+        return id_ not in self._since and not await self._context.ledger.seen([id_])
+
+    async def add(self, taken: TakenMessage) -> None:
+        """Take a message; wait where too many are on their way."""
+        self._chunk.append(taken)
+        self._chunk_bytes += taken.found.raw.size
+        limits = self._limits
+        if len(self._chunk) >= limits.chunk_messages or self._chunk_bytes >= limits.chunk_bytes:
+            self._flush()
+            await self._wait_committed(limits.chunks_underway)
+
+    async def all(self) -> None:
+        """Return when all that was taken is recorded."""
+        self._flush()
+        await self._wait_committed(0)
+
+    async def cancel(self) -> None:
+        """Give up what is on its way."""
+        for task in self._underway:
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+        self._underway.clear()
+
+    def _flush(self) -> None:
+        """Start to commit what was taken, after all that was taken before it."""
+        chunk, self._chunk, self._chunk_bytes = self._chunk, [], 0
+        if not chunk:
+            return
+        before = self._underway[-1] if self._underway else None
+        first_here = [t for t in chunk if t.found.id not in self._since]
+        for taken in chunk:  # the last ones are the newest, also of those seen again
+            self._since[taken.found.id] = self._since.pop(taken.found.id, taken.at)
+        while len(self._since) > SINCE_KEPT:
+            del self._since[next(iter(self._since))]
+        self._underway.append(asyncio.create_task(self._commit(chunk, first_here, before)))
+
+    async def _wait_committed(self, underway: int) -> None:
+        """Wait until no more than so many chunks are on their way."""
+        while len(self._underway) > underway:
+            await self._underway[0]
+            del self._underway[0]
+
+    async def _commit(
+        self,
+        chunk: Sequence[TakenMessage],
+        fresh: Sequence[TakenMessage],
+        before: asyncio.Task[None] | None,
+    ) -> None:
+        seen = await self._context.ledger.seen([t.found.id for t in fresh])
+        self._since.update(seen)
+        new = {t.found.id: t for t in fresh if t.found.id not in seen}
+        adopted = [id_ for id_, taken in new.items() if self._adopts(taken.listed)]
+        for id_ in adopted:
+            del new[id_]
+        if new:
+            await self._context.publisher.put(*[self._envelope(t) for t in new.values()])
+        if adopted:
+            await self._context.ledger.count_as_delivered(adopted)
+        # In order: the ledger must not know a second copy before the first one is published.
+        if before is not None:
+            await before
+        reach("fetcher", "before-ledger")
+        unknown = await self._context.ledger.record(self._account.name, [_entry(t) for t in chunk])
+        reach("fetcher", "after-ledger")
+        for taken in chunk:
+            if not unknown or _entry(taken) not in unknown:
+                self._tell(taken, new.get(taken.found.id) is taken)
+
+    def _tell(self, taken: TakenMessage, new: bool) -> None:
+        journal, name, id_ = self._context.journal, self._account.name, taken.found.id
+        if new:
+            self.published += 1
+            journal.fetched(id_, name, taken.listed.uidl or "", taken.found.raw.size)
+        else:
+            adopted = self._adopts(taken.listed)
+            again = "it counts as delivered: account adopt" if adopted else _AGAIN
+            journal.suppressed(id_, name, again)
+        self._recorded(taken, self._since[id_])
+
+    def _envelope(self, taken: TakenMessage) -> Envelope[Fetched]:
+        payload = Fetched(taken.found.raw, taken.listed.uidl or "", self._server)
+        trail = (Hop("fetcher", taken.at),)
+        return Envelope(taken.found.id, self._account.name, payload, taken.at, trail=trail)
+
+
+def _entry(taken: TakenMessage) -> LedgerEntry:
+    return LedgerEntry(taken.listed.uidl, taken.found.id, taken.listed.size, taken.found.head)

@@ -1,0 +1,167 @@
+"""Takes stock of a maildrop: asks the server what there is, and no more of that than is needed.
+
+UIDL and STAT always. Sizes of everything where that is little; else of what is new, and of all only
+where STAT differs from the sum of what the ledger knows: reading 100,000 lines at every poll would
+double what it costs. It trusts sizes to be the same for the same message, until the server has been
+seen to change them (``SIZES_VARY``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from services.fetcher.compare import Comparison, usable
+from services.fetcher.fetch_list import FetchList
+from services.fetcher.interfaces import Ledger
+from services.fetcher.large_listings import ListingTurn
+from services.fetcher.ledger_pages import LedgerPages
+from services.fetcher.pop3.listing import UidlListing
+from services.fetcher.pop3.session import Pop3Session, Survey
+from services.fetcher.worklist import Worklist
+
+FEW: Final = 1_000
+"""Messages up to which a whole listing of sizes costs no more than asking what to list."""
+
+SIZES_VARY: Final = "sizes_vary"
+"""The quirk of a server that says another size of the same message from one day to the next."""
+
+
+class MaildropKeys:
+    """The keys of all messages that there are (``Listed.key``)."""
+
+    def __init__(self, uidls: Container[str], fetch: FetchList) -> None:
+        self._uidls = uidls
+        self._fetch = fetch
+
+    def among(self, keys: Collection[str]) -> Collection[str]:
+        """Return those of these keys that a message has."""
+        unnamed = [key for key in keys if key not in self._uidls]
+        return {key for key in keys if key in self._uidls} | self._fetch.places(unnamed).keys()
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What a session found.
+
+    Attributes:
+        listed: the keys of all messages that there are (``Listed.key``).
+        quirk: what the server offered and did not keep.
+        notes: what cannot be done as it should be, in words for the user.
+    """
+
+    work: Worklist
+    listed: MaildropKeys
+    quirk: str | None
+    notes: tuple[str, ...]
+
+
+async def take_inventory(
+    session: Pop3Session,
+    ledger: Ledger,
+    account: str,
+    known: LedgerPages,
+    *,
+    keep: float,
+    now: float,
+    sizes_vary: bool,
+    large: bool,
+    turn: ListingTurn | None = None,
+) -> Inventory:
+    """Compare what the server lists with what the ledger knows; forget what is listed no longer.
+
+    Args:
+        session: logged on.
+        ledger: told of what is gone, and of sizes that it did not know.
+        account: its name.
+        known: what the ledger knows, on its way since before the login.
+        keep: seconds for which messages stay on the server.
+        now: seconds since 1970 (UTC).
+        sizes_vary: whether other sizes mean nothing at this server.
+        large: whether much is recorded of this maildrop: then not all sizes are asked for, and what
+            is recorded is read while the server lists.
+        turn: is taken where the listing is very large, until the caller is done with it.
+    """
+    if not large:
+        await known.ready()
+    survey = await session.survey(sizes=not large, turn=turn)
+    listing = survey.uidls or UidlListing()
+    uidls = usable(listing.numbers, survey.count, listing.highest)
+
+    async def compared(sizes: Mapping[int, int]) -> tuple[Worklist, Comparison]:
+        comparison = Comparison(uidls, survey.count, keep, now, sizes, vary=sizes_vary)
+        async for page in known.read():
+            gone, unknown = comparison.take(page)
+            if gone:
+                await ledger.forget(account, gone)
+            if unknown:
+                await ledger.measure(account, unknown)
+            await asyncio.sleep(0)
+        for work in comparison.worklist():
+            if work is not None:
+                return work, comparison
+            await asyncio.sleep(0)
+        raise AssertionError("a comparison comes to a worklist")
+
+    sizes: Mapping[int, int] | None = survey.sizes
+    work, comparison = await compared(sizes or {})
+    if sizes is None:
+        sizes = await _ask_sizes(session, survey, work, comparison, sizes_vary)
+        if len(sizes) > len(work.fetch):
+            work, _ = await compared(sizes)
+        else:
+            work = replace(work, fetch=work.fetch.with_sizes(sizes))
+    notes = _notes(survey, work, sizes, keep)
+    return Inventory(work, MaildropKeys(uidls, work.fetch), survey.quirk, notes)
+
+
+async def _ask_sizes(
+    session: Pop3Session, survey: Survey, work: Worklist, comparison: Comparison, vary: bool
+) -> Mapping[int, int]:
+    """Return the sizes of what is new, or of everything where that tells more."""
+    # One by one they are a round trip, or, without pipelining, one each; a line is 15 bytes.
+    few = survey.count // 10 if "PIPELINING" in session.capabilities else survey.count // 1_000
+    if comparison.fresh > max(1, min(few, FEW)):
+        return await session.sizes()
+    sizes = await session.sizes(work.fetch.numbers) if work.fetch else {}
+    if vary or _adds_up(survey.octets, sizes, work, comparison):
+        return sizes
+    return await session.sizes()
+
+
+def _adds_up(
+    octets: int | None, sizes: Mapping[int, int], work: Worklist, comparison: Comparison
+) -> bool:
+    """Return whether STAT says what it would if every known UIDL stood for the message it did."""
+    if octets is None or comparison.octets is None or len(sizes) < len(work.fetch):
+        return False
+    return octets == sum(sizes.values()) + comparison.octets
+
+
+def _notes(
+    survey: Survey, work: Worklist, sizes: Mapping[int, int], keep: float
+) -> tuple[str, ...]:
+    first = f"the first {survey.count} of its messages are looked at ([limits] max_messages)"
+    notes: Sequence[str | None] = (
+        f"the maildrop is too large: {first}" if survey.beyond else None,
+        _unnamed(survey, work, keep),
+        "LIST says no sizes: a message that comes too short is not noticed"
+        if work.fetch and not sizes
+        else None,
+    )
+    return tuple(note for note in notes if note is not None)
+
+
+def _unnamed(survey: Survey, work: Worklist, keep: float) -> str | None:
+    if not work.unnamed:
+        return None
+    if work.unnamed == work.found:
+        # One message with the UIDL 1 is no reason yet to think ill of the server.
+        if keep == 0 or (survey.uidls is not None and work.found == 1):
+            return None
+        return "the server has no UIDLs to go by: every message is read anew at each poll"
+    named = work.found - work.unnamed
+    what = f"the server lists {named} UIDLs of {work.found} messages"
+    return what if keep == 0 else f"{what}: the others are read anew at each poll"

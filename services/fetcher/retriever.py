@@ -1,0 +1,621 @@
+"""One POP3 session of the fetch story, from the listing to QUIT.
+
+The order of its steps is the law of durability: publish and confirm, then record, then forget the
+UIDLs of what is to be deleted, then DELE and QUIT. Nothing is deleted that is not recorded, and
+nothing recorded that is not confirmed, or not certain to be that message: what was retrieved in
+this session, or was seen to be the same still (``verify_unchanged``).
+
+A message is certain at once where its size is what LIST said; any other only when an answer in turn
+has followed it, since one that ends too early (a dot not stuffed) or too late takes what comes
+after it out of step; what was asked along with it waits for the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Final
+
+from services.fetcher.account import Account
+from services.fetcher.commit_pipeline import CommitPipeline, SessionLimits, TakenMessage
+from services.fetcher.fetch_list import FetchList, PendingMessages
+from services.fetcher.interfaces import FetcherContext
+from services.fetcher.inventory import SIZES_VARY, Inventory, take_inventory
+from services.fetcher.ledger_pages import LedgerPages
+from services.fetcher.pop3.client import FRAMED_LIMIT
+from services.fetcher.pop3.session import Pop3Session, Retrieval
+from services.fetcher.receive import MessageReceiver, ReceivedMessage, too_short
+from services.fetcher.refused_messages import RefusedMessages
+from services.fetcher.troubles import Blame, Troubles
+from services.fetcher.verify_unchanged import verify_unchanged
+from services.fetcher.worklist import ChangedSizes, ListedMessage, SafeMessage, Worklist, age
+from shared.errors import (
+    Broken,
+    NoRoom,
+    PromiseBroken,
+    ServerFault,
+    Silent,
+    SpoolUnavailable,
+    TooLarge,
+    Unreachable,
+)
+from shared.failpoint import reach
+from shared.ledger import ADOPT, LedgerEntry
+from shared.log import printable
+
+LOOK_AFTER: Final = 8
+LOOK_AFTER_BYTES: Final = 1024 * 1024
+"""Messages, or bytes of them, after which the room on our disks is looked at again."""
+
+CONFIRM_MOST: Final = 1_000
+"""Messages of earlier sessions that one session confirms and deletes; the next one goes on."""
+
+
+_NONE: Final[Mapping[str, SafeMessage]] = MappingProxyType({})
+
+
+class Retriever:
+    """One session with one maildrop.
+
+    Args:
+        account: whose maildrop it is.
+        session: logged on.
+        context: ledger, outbox and the rest.
+        limits: how much is done at once.
+        troubles: messages that could not be fetched before; told of further ones.
+        sizes_vary: whether this server says other sizes of the same message.
+        carefully: delete one message after the other, to see at which one the server breaks.
+        confirm_most: messages of earlier sessions that are confirmed and deleted, at the most.
+        large: whether much is recorded of this maildrop.
+        deleted: what the session of this poll before it has deleted, by UIDL.
+        again: UIDLs of what earlier ones have deleted, and it was there again.
+        in_vain: sessions of this poll before it that broke and brought nothing; None where
+            it is to fetch nothing.
+        adopt: whether all that is new counts as delivered.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        session: Pop3Session,
+        context: FetcherContext,
+        limits: SessionLimits,
+        troubles: Troubles,
+        *,
+        sizes_vary: bool = False,
+        carefully: bool = False,
+        confirm_most: int = CONFIRM_MOST,
+        large: bool = False,
+        deleted: Mapping[str, SafeMessage] = _NONE,
+        again: Container[str] = (),
+        in_vain: int | None = 0,
+        adopt: bool = False,
+    ) -> None:
+        self._account = account
+        self._session = session
+        self._context = context
+        self._limits = limits
+        self._troubles = troubles
+        self._carefully = carefully
+        self._pipelining = "PIPELINING" in session.capabilities
+        self._receiver = MessageReceiver(
+            account.name, context.spool, context.inline_limit, self._is_kept, context.lacking
+        )
+        self._changed = ChangedSizes(0)
+        self._waiting = PendingMessages()
+        self._asked: dict[int, ListedMessage] = {}  # less what has come before what comes now
+        self._count = 0  # of all that were asked for
+        self._by_size: dict[int, int] = {}
+        self._arriving: ListedMessage | None = None
+        self._until = math.inf
+        self._unnamed = 0  # messages without a UIDL
+        self._unlooked = 0
+        self._marks = 0
+        self._unmarked: list[TakenMessage] = []  # since the server was last seen in step
+        self._doubtful: list[TakenMessage] = []
+        self._suspect: ListedMessage | None = None
+        self._refusals = RefusedMessages(account.name, account.server, troubles, context.journal)
+        self._came: ListedMessage | None = None  # a small one
+        self._adopted: Container[str] = ()
+        self._commits = CommitPipeline(account, context, limits, self._note_recorded, self._adopts)
+        self._remove: list[SafeMessage] = []
+        self._left_out: set[int] = set()
+        self._confirm_most = confirm_most
+        self._large = large
+        self._deleted = deleted
+        self._again = again
+        self._in_vain = in_vain
+        self.adopt = adopt
+        """Whether what is new counts as delivered; not any more once all that is written down."""
+        self.still_there: list[str] = []
+        """The UIDLs of those of these that the server lists all the same."""
+        self.deleted: dict[str, SafeMessage] = {}
+        """What the server took the deletion of, by UIDL."""
+        self._confirmed: list[SafeMessage] = []
+        self._has_recorded = False
+        self.confirming = 0
+        """How many messages are just being confirmed."""
+        self.found = 0
+        self.listed = False
+        """Whether the server has told what there is."""
+        self.unclear = False
+        """Whether it broke at one of several deletions, and nobody knows which."""
+        self.blame: Blame | None = None
+        """The message at which the session broke, None if it is not known, or did not break."""
+        self.quirks: set[str] = {SIZES_VARY} if sizes_vary else set()
+        """What has been learnt of the server."""
+        self.notes: tuple[str, ...] = ()
+        """What cannot be done as it should be, in words for the user."""
+        self.failure: ServerFault | SpoolUnavailable | NoRoom | None = None
+        """Why messages were left where they are, for a reason that is not theirs."""
+
+    @property
+    def fetched(self) -> int:
+        """How many messages were new."""
+        return self._commits.published
+
+    @property
+    def brought(self) -> bool:
+        """Whether another session has less to do: what has no UIDL is read anew by each."""
+        return self.fetched > 0 or (self._has_recorded and not self._unnamed)
+
+    async def run(self, known: LedgerPages) -> bool:
+        """Do what there is to do, and quit; return whether something is left for another session.
+
+        Args:
+            known: what the ledger knows, on its way since before the login.
+
+        Raises:
+            ServerFault: the server failed; what is certain is published and recorded.
+            SpoolUnavailable: a large message could not be kept; likewise.
+            NoRoom: there was no room for a large message; likewise.
+            BrokerUnavailable: a message could not be published; it stays on the server.
+        """
+        try:
+            work = await self._work(known)
+            left = await self._fetch(self._troubles.in_order(work.fetch, self._in_vain))
+            await self._commits.all()
+            await self._see_line(work.due)
+            # Last: on a line that always breaks, what is new comes first.
+            left = await self._confirm(work.due) or left
+            await self._see_refusals()
+            await self._commits.all()
+            left = left or (work.more and self._has_recorded)
+            await self._see_line(())
+        except (ServerFault, SpoolUnavailable, NoRoom) as error:
+            if not isinstance(error, PromiseBroken | NoRoom):
+                self._find_fault(error)
+            if not _is_mixed_up(error):  # else one may have passed for another
+                # What came whole is kept. On a line that always breaks, it is how we get on at all.
+                await self._add(self._unmarked)
+            await self._commits.all()
+            raise
+        finally:
+            alone = 0 if self._came else self.found
+            self.failure = self._refusals.judge(self.failure, alone)
+            await self._commits.cancel()
+        await self._delete()
+        return left
+
+    def _find_fault(self, error: Exception) -> None:
+        """See which message it was at which the session broke while it was looked at."""
+        suspect = self._suspect
+        if isinstance(error, TooLarge) and not self.confirming:
+            blame = self._blame_for(self._retrieved(), deletes=False)
+            self.blame = blame and blame._replace(lasting=True)
+        elif suspect is not None and not isinstance(error, Unreachable):
+            self.blame = Blame(suspect.key, suspect.number, deletes=False)
+        elif self.confirming:
+            self.blame = self._blame_for(self._confirmed, deletes=True)
+        else:
+            blame = self._blame_for(self._retrieved(), deletes=False)
+            self.blame = blame and blame._replace(exact=self._is_exact(blame, error))
+
+    def _retrieved(self) -> list[ListedMessage]:
+        """Return the messages at which a session that retrieves may have broken."""
+        return [*self._asked.values(), *([self._came] if self._came else [])]
+
+    def _is_exact(self, blame: Blame, error: Exception) -> bool:
+        """Return whether it is this message that broke the session, and no chance.
+
+        Nothing else was asked for, or it was in doubt before, or was silent for long, or broke off
+        in the middle: then it was. If nothing of it had come, the server may have gone for another
+        reason; and a connection that breaks while several answers are underway loses the first
+        ones too.
+        """
+        if self._after_refusal():
+            return False
+        if self._troubles.doubted(blame.key) or self._count == 1 or isinstance(error, Silent):
+            return True
+        begun = self._arriving is not None and self._arriving.number == blame.number
+        last = next(reversed(self._asked), 0) == blame.number
+        return begun and (last or not isinstance(error, Broken))
+
+    async def _see_line(self, due: Sequence[SafeMessage]) -> None:
+        """After a refusal, see that the server has not hung up, before there is other work."""
+        if self._after_refusal() and (due or self._remove):
+            await self._session.round_trip()
+
+    def _after_refusal(self) -> bool:
+        """Return whether the last answer was a refusal: some servers refuse, and hang up then."""
+        return self._arriving is not None and self._refusals.last is self._arriving
+
+    async def _work(self, known: LedgerPages) -> Worklist:
+        """Return what there is to do."""
+        name, now = self._account.name, self._context.clock.now()
+        async with self._context.turns.turn() as turn:
+            inventory = await take_inventory(
+                self._session,
+                self._context.ledger,
+                name,
+                known,
+                keep=self._account.keep,
+                now=now,
+                sizes_vary=SIZES_VARY in self.quirks,
+                large=self._large,
+                turn=turn,
+            )
+            self._note_inventory(inventory)
+            work = inventory.work
+            del inventory  # and with it all UIDLs
+        if self.adopt:
+            work = await self._adopting(work)
+        self._adopted = work.adopted
+        if self._deleted:
+            await self._leave_out(work.fetch)
+        return work
+
+    async def _adopting(self, work: Worklist) -> Worklist:
+        """Write down at once that what is new counts as delivered: what comes later does not.
+
+        What has no UIDL cannot be written down before it was retrieved; then the choice stands
+        until a poll comes to its end, and beyond that for what could not be fetched, by its number.
+        """
+        sizes = {listed.uidl: listed.size for listed in work.fetch if listed.uidl is not None}
+        self.adopt = bool(work.more or work.unnamed)
+        choice = None if self.adopt else ADOPT
+        await self._context.ledger.adopt(self._account.name, sizes, choice=choice)
+        return replace(work, adopted=sizes.keys())
+
+    def _adopts(self, listed: ListedMessage) -> bool:
+        """Return whether a message counts as delivered."""
+        if listed.uidl is None:
+            return self.adopt or self._troubles.is_adopted(listed.key)
+        return listed.uidl in self._adopted
+
+    async def _leave_out(self, fetch: FetchList) -> None:
+        """Do not fetch again what is there again that the session before has deleted.
+
+        Some servers say +OK to all of it, and delete nothing: the others would not have their turn.
+        The next poll sees whether it is the same, and deletes it once more.
+        """
+        again = []
+        for uidl, place in fetch.places(self._deleted.keys()).items():
+            listed, safe = fetch.at(place), self._deleted[uidl]
+            if listed.size == safe.size:
+                again.append(safe)
+                self._left_out.add(listed.number)
+        await self._record(again)
+        self.still_there = [safe.uidl for safe in again if safe.uidl is not None]
+
+    async def _record(self, messages: Sequence[SafeMessage]) -> None:
+        entries = [
+            LedgerEntry(s.uidl, s.id, s.size, s.head) for s in messages if s.uidl is not None
+        ]
+        await self._context.ledger.record(self._account.name, entries)
+
+    async def _confirm(self, due: Sequence[SafeMessage]) -> bool:
+        """See that what is to be deleted later than it was retrieved is that message still.
+
+        Returns:
+            Whether some is left for another session.
+        """
+        left_alone = self._troubles.left_alone
+        due = [safe for safe in due if safe.uidl not in self._again]
+        due = [safe for safe in due if not left_alone(safe.uidl or "", deletes=True)]
+        self._confirmed = due[: self._confirm_most]
+        self.confirming = len(self._confirmed)
+        name = self._account.name
+        sure = await verify_unchanged(self._session, self._context.ledger, name, self._confirmed)
+        self.confirming = 0
+        self._remove += sure
+        numbers = {safe.number for safe in sure}
+        unsure = [
+            ListedMessage(safe.number, safe.uidl, safe.size)
+            for safe in self._confirmed
+            if safe.number not in numbers
+        ]
+        in_order = self._troubles.in_order(FetchList.of(unsure))
+        left = await self._fetch(in_order) if unsure else False
+        return left or len(due) > self._confirm_most
+
+    def _note_inventory(self, inventory: Inventory) -> None:
+        self.found = inventory.work.found
+        self.listed = True
+        self._unnamed = inventory.work.unnamed
+        self.notes = inventory.notes
+        self._changed = inventory.work.changed
+        if inventory.quirk is not None:
+            self.quirks.add(inventory.quirk)
+        self._troubles.keep_only(inventory.listed.among(self._troubles.keys))
+
+    async def _fetch(self, messages: Iterable[ListedMessage]) -> bool:
+        """Retrieve messages; return whether some are left for another session."""
+        self._waiting.extend(messages)
+        if not self._asked:
+            self._until = self._context.clock.monotonic() + self._seconds()
+        while True:
+            retrieving = self._session.retrieve(
+                self._numbers(), self._by_size, self._account.max_size
+            )
+            async with aclosing(retrieving) as arriving:
+                async for message in arriving:
+                    await self._handle_arrival(message)
+            await self._clear_doubts()
+            if not self._waiting or self._enough():
+                return bool(self._waiting)
+            if self._no_room():
+                return False
+
+    def _seconds(self) -> float:
+        """Return for how many seconds messages are asked for in this session."""
+        keep = self._account.keep
+        if self._session.login_delay or (self._unnamed and keep > 0):
+            return math.inf
+        return self._limits.session_seconds if keep < math.inf else self._limits.place_seconds
+
+    def _numbers(self) -> Iterator[int]:
+        """Yield messages to be asked for, until the session has to quit.
+
+        Nothing is asked ahead of what is not certain: it may have taken the session out of step. A
+        message that a session broke at before is asked for by itself: what breaks now breaks at it.
+        """
+        asked = alone = False
+        troubles = self._troubles
+        while (message := self._waiting.first) and not (
+            self._enough() or alone or self._has_filled()
+        ):
+            if self._pipelining and self._suspect is not None:
+                return
+            alone = bool(troubles) and troubles.get(message.key) is not None
+            if alone and asked:
+                return
+            self._waiting.take()
+            if message.number in self._left_out:
+                continue
+            size = message.size or 0
+            if size > self._account.max_size:
+                said = f"LIST says {size} bytes, and max_size is {self._account.max_size}"
+                self._troubles.pass_over(message.key, message.number, said)
+                continue
+            if 0 < size < FRAMED_LIMIT and troubles and troubles.was_tried(message.key):
+                self._by_size[message.number] = size
+            if message.number in self._changed and SIZES_VARY in self.quirks:
+                continue  # as one message has shown, another size means nothing here
+            if size > self._context.inline_limit and self._no_room(size):
+                continue  # it keeps none of the others
+            self._asked[message.number] = message
+            self._count += 1
+            self._unlooked += size or self._context.inline_limit
+            asked = True
+            yield message.number
+
+    def _enough(self) -> bool:
+        """Return whether a session has to quit: for its deletions to count, or to make room."""
+        if self._until == math.inf:
+            return False
+        deletes = self._account.keep < math.inf
+        many = deletes and self._count >= self._limits.session_messages
+        return many or self._context.clock.monotonic() > self._until
+
+    def _has_filled(self) -> bool:
+        """Return whether there is no room; a look at the disks is too dear for each message."""
+        if self._count % LOOK_AFTER and self._unlooked < LOOK_AFTER_BYTES:
+            return False
+        self._unlooked = 0
+        return self._no_room()
+
+    def _no_room(self, size: int = 0) -> bool:
+        """Return whether no more, or no message so large, is to be asked for."""
+        lacking = self._context.lacking(size)
+        if lacking is not None:
+            self.failure = NoRoom(lacking)
+        return lacking is not None
+
+    async def _handle_arrival(self, retrieved: Retrieval) -> None:
+        if not self._pipelining or self._marks < self._session.marks:
+            await self._be_certain()  # an answer in turn has followed
+        listed = self._asked[retrieved.number]
+        if self._arriving is not None and self._arriving.number != listed.number:
+            self._asked.pop(self._arriving.number, None)
+        self._arriving = listed
+        if retrieved.refused is not None:
+            # One message that the server will not hand over keeps none of the others.
+            self._refusals.add(listed, retrieved.refused)
+        else:
+            await self._take(listed, retrieved)
+
+    async def _see_refusals(self) -> None:
+        """After many refusals, see whether the server hands over what it has handed over already.
+
+        If so, it is these messages that it refuses; else it is all, as at the limit of a day.
+        """
+        if self._came is None or not self._refusals.many:
+            return
+        with suppress(Unreachable):
+            async for retrieved in self._session.retrieve([self._came.number]):
+                self._refusals.all = retrieved.refused is not None
+
+    async def _take(self, listed: ListedMessage, retrieved: Retrieval) -> None:
+        found = None if retrieved.whole is None else self._receiver.at_hand(retrieved.whole)
+        if found is None:
+            try:
+                found = await self._receiver.take(retrieved.chunks())
+            except SpoolUnavailable as error:
+                # Nor does a large one that there is no room for.
+                self.failure = error
+                self._context.journal.spool_failed(error, self._account.name)
+                return
+        if self._changed.was(listed.number, found.id):
+            self.quirks.add(SIZES_VARY)
+        if not (fits := found.fits(listed.size)):
+            found = self._receiver.less_a_status_line(found, listed.size)
+            fits = found.fits(listed.size)
+        if not fits:
+            self._suspect = listed
+            if self._comes_short(listed, found):
+                return
+        if self._came is None or (listed.size or 0) < (self._came.size or 0):
+            self._came = listed
+        taken = TakenMessage(listed, found, self._context.clock.now())
+        if fits and not self._pipelining:
+            await self._commits.add(taken)
+        elif fits and self._suspect is None:
+            # Out of step, another message of the same size would pass for this one.
+            self._unmarked.append(taken)
+        else:
+            self._doubtful.append(taken)
+
+    def _comes_short(self, listed: ListedMessage, found: ReceivedMessage) -> bool:
+        """Return whether to take a message for a refusal: nothing, or less than half of it.
+
+        What is less than half is believed when it comes the same in another poll.
+        """
+        size, said = found.raw.size, listed.size
+        if not too_short(size, said):
+            return False
+        if not found.blank and self._same_as_before(listed.key, found.id):
+            return False
+        what = f"{size} bytes came, where the server lists {said}"
+        self._troubles.add(listed.key, listed.number, what, id_=found.id)
+        return True
+
+    def _same_as_before(self, key: str, id_: str) -> bool:
+        trouble = self._troubles.get(key)
+        return trouble is not None and trouble.id == id_
+
+    async def _clear_doubts(self) -> None:
+        """See that the server is in step after what is not certain yet: then it is whole."""
+        if self._suspect is not None and self._marks == self._session.marks:
+            await self._session.round_trip()
+        if self._suspect is not None and not self._session.in_step:
+            raise ServerFault(self._account.server, "it says more than it was asked for")
+        await self._be_certain()
+
+    async def _be_certain(self) -> None:
+        doubtful, self._doubtful, self._suspect = self._doubtful, [], None
+        self._marks = self._session.marks
+        await self._add(self._unmarked)
+        await self._add(doubtful)
+
+    async def _add(self, taken: list[TakenMessage]) -> None:
+        for one in taken:
+            await self._commits.add(one)
+        taken.clear()
+
+    async def _is_kept(self, id_: str, size: int) -> bool:
+        listed = self._arriving
+        short = listed is not None and too_short(size, listed.size)
+        if short and listed is not None and not self._same_as_before(listed.key, id_):
+            return False
+        if listed is not None and self._adopts(listed):
+            return False
+        return await self._commits.is_new(id_)
+
+    def _note_recorded(self, taken: TakenMessage, since: float) -> None:
+        """Take note of a message that is safe, and known since some time."""
+        listed, found = taken.listed, taken.found
+        self._has_recorded = True
+        troubled = bool(self._troubles)
+        if troubled:
+            self._troubles.settle([listed.key])
+        due = age(since, self._context.clock.now()) >= self._account.keep
+        if due and not (troubled and self._troubles.left_alone(listed.key, deletes=True)):
+            self._remove.append(
+                SafeMessage(listed.number, listed.uidl, found.id, listed.size, found.head)
+            )
+
+    async def _delete(self) -> None:
+        """Delete what is safe, and quit: only then do deletions count (RFC 1939 section 6).
+
+        Its UIDLs are forgotten before: once the server has deleted, it may give them anew, whether
+        or not we hear of it.
+        """
+        perhaps = self._remove if self._carefully or self._troubles else ()
+        risky = [safe for safe in perhaps if self._carefully or self._is_risky(safe)]
+        alone = {safe.number for safe in risky}
+        rest = [safe.number for safe in self._remove if safe.number not in alone]
+        accepted = await self._delete_each(risky)
+        try:
+            await self._forget(accepted.union(rest))
+            accepted.update(await self._session.quit(rest))
+        except ServerFault:
+            several = bool(self._session.at) and len(rest) > 1
+            self.unclear = several or bool(rest and self._session.kept)
+            if not self.unclear:
+                self.blame = self.blame or self._blame_for(self._remove, deletes=True)
+            raise
+        self._troubles.settle([_key(s) for s in risky if s.number in accepted], deletes=True)
+        self._troubles.move_up(accepted)
+        await self._remember_kept([safe for safe in self._remove if safe.number not in accepted])
+        for safe in self._remove:
+            if safe.number in accepted:
+                if safe.uidl:
+                    self.deleted[safe.uidl] = safe
+                self._context.journal.removed(safe.id, self._account.name, safe.uidl or "")
+
+    def _is_risky(self, safe: SafeMessage) -> bool:
+        trouble = self._troubles.get(_key(safe))
+        return trouble is not None and trouble.deletes
+
+    async def _delete_each(self, risky: Sequence[SafeMessage]) -> set[int]:
+        """Delete messages one after the other: should one break the session, it is known which.
+
+        After a refusal it is the refused one. Their UIDLs are still known then; without QUIT,
+        nothing is deleted.
+        """
+        accepted: set[int] = set()
+        for safe in risky:
+            self.blame = self.blame or Blame(_key(safe), safe.number, deletes=True)
+            if done := await self._session.delete([safe.number]):
+                accepted.update(done)
+                self.blame = None
+        return accepted
+
+    async def _forget(self, numbers: Collection[int]) -> None:
+        uidls = [safe.uidl for safe in self._remove if safe.uidl and safe.number in numbers]
+        if uidls:
+            await self._context.ledger.forget(self._account.name, uidls)
+            reach("fetcher", "forgotten")
+
+    async def _remember_kept(self, refused: Sequence[SafeMessage]) -> None:
+        """Remember what the server would not delete, so that it is not fetched again."""
+        if not refused:
+            return
+        await self._record(refused)
+        said = f"DELE is refused: {printable(self._session.kept)}"
+        for safe in refused:
+            self._troubles.add(_key(safe), safe.number, said, deletes=True)
+
+    def _blame_for(
+        self, among: Iterable[ListedMessage | SafeMessage], *, deletes: bool
+    ) -> Blame | None:
+        """Return the message whose answer was awaited when the session broke, if there is one."""
+        for message in among:
+            if message.number == self._session.at:
+                return Blame(_key(message), message.number, deletes)
+        return None
+
+
+def _key(message: ListedMessage | SafeMessage) -> str:
+    return ListedMessage(message.number, message.uidl, message.size).key
+
+
+def _is_mixed_up(error: Exception) -> bool:
+    """Return whether answers were lost or mixed up; a line that just breaks does neither."""
+    cause = error.__cause__
+    cut = isinstance(cause, Unreachable) and not isinstance(cause, Silent)
+    return isinstance(error, PromiseBroken) and not cut

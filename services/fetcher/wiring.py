@@ -1,0 +1,118 @@
+"""Puts the fetcher together from what a process has open. Wires, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from services.fetcher.account import Account, first_polls
+from services.fetcher.commit_pipeline import SessionLimits
+from services.fetcher.fetch import CONCURRENCY, Fetcher
+from services.fetcher.housekeeping import Housekeeping
+from services.fetcher.installation_check import InstallationCheck
+from services.fetcher.interfaces import FetcherContext
+from services.fetcher.pop3.deadlines import Deadlines
+from services.fetcher.pop3.login import Login
+from services.fetcher.schedule import Scheduler
+from services.wiring import Assembly, Companion, Resources, StageWiring
+from shared.errors import ConfigError
+from shared.ledger import safe_age
+from shared.message import Poll
+from shared.metrics.registry import HELD
+from shared.queue_publisher import QueuePublisher
+from shared.queues import INCOMING, POLL
+from shared.redaction.known_secrets import KnownSecrets
+from shared.settings import model
+from shared.stage import Stage
+from shared.state import State  # here, so that it is loaded before the stage says it has started
+
+
+def account(
+    table: model.AccountSettings, limits: model.LimitSettings, known: KnownSecrets | None = None
+) -> Account:
+    """Return an account as the fetcher has it.
+
+    Args:
+        table: its table in the configuration.
+        limits: what polls are kept to.
+        known: passwords that no server is quoted with; its own is added as it is used.
+    """
+    secret = table.secret
+    if secret is None:
+        raise ConfigError(f"account {table.name}", "there is no password")
+    login = Login(
+        table.host,
+        table.port,
+        table.tls,
+        table.username,
+        secret.reveal,
+        None if table.ca_file is None else str(table.ca_file),
+        table.timeout,
+        Deadlines(
+            limits.connect_within, limits.login_within, limits.session_within, limits.slowest
+        ),
+        known or KnownSecrets(),
+    )
+    return Account(table.name, login, table.poll_every, table.keep.seconds, table.max_size)
+
+
+@asynccontextmanager
+async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
+    """Put the fetcher together, with the schedule and the housekeeping beside it."""
+    tables = [table for table in r.settings.accounts if table.enabled]
+    accounts = {t.name: account(t, r.settings.limits, r.known) for t in tables}
+    limit = r.settings.spool.inline_limit
+    state: State = await r.state()
+    incoming, poll = QueuePublisher(r.broker, INCOMING), QueuePublisher(r.broker, POLL)
+    remembers = safe_age(r.settings.retry.give_up_after)
+    context = FetcherContext(
+        state,
+        state,
+        incoming,
+        r.spool,
+        limit,
+        r.log,
+        r.clock,
+        r.room.lacking,
+        remembers=remembers,
+    )
+    most = SessionLimits(max_messages=r.settings.limits.max_messages)
+    fetcher = Fetcher(accounts, context, most, r.settings.limits.connections_per_host)
+
+    async def waiting() -> int:
+        return (await r.broker.depths([POLL]))[POLL]
+
+    schedule = Scheduler(
+        list(accounts),
+        state,
+        poll,
+        waiting,
+        r.log,
+        r.clock,
+        blocked=lambda: r.broker.blocked or r.room.lacking(),
+        first=first_polls(accounts.values()),
+    )
+    names = [table.name for table in r.settings.accounts]
+    upkeep = Housekeeping(names, state, r.spool, r.log, r.clock, remembers)
+    await upkeep.begin()
+    beside: tuple[Companion, ...] = (schedule.run, upkeep.run)
+    doubts: InstallationCheck | None = None
+    if r.marks is not None:
+        counts = r.log.counts
+        came = lambda: counts["fetched"] + counts["suppressed"]  # noqa: E731
+        doubts = InstallationCheck(state, r.marks, r.log, r.clock, names, came)
+        await r.unless_stopped(doubts.begin())
+        r.warn(doubts.warnings)
+        r.log.metrics.watch(HELD, lambda: float(doubts.held))
+        beside = (*beside, doubts.run)
+    stage = Stage("fetcher", POLL, Poll, None, fetcher.handle, CONCURRENCY)
+    try:
+        yield Assembly(stage, beside)
+    finally:
+        await fetcher.close()
+        if doubts is not None:
+            await doubts.leave()
+
+
+WIRING: Final = StageWiring("fetcher", assemble)

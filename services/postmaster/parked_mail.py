@@ -1,0 +1,332 @@
+"""Failed Mail and the quarantine: the messages that wait for the operator, found and moved.
+
+Works through the Steward of either broker. It trusts nothing in a queue: bytes that are no
+envelope are shown by their headers, and exported as they are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final, Protocol
+
+from services.postmaster.errors import NotFound
+from shared.broker import Send, Steward, Stored
+from shared.broker.requeue import MailEnvelope, Order, again, hindrance, letter_in
+from shared.envelope_check import owns
+from shared.errors import SpoolUnavailable
+from shared.log import printable
+from shared.message import Inline, Spooled
+from shared.queues import QUARANTINE, RETRIED, failed_queue
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A kind of queue that keeps messages for the operator.
+
+    Attributes:
+        name: of the group of commands.
+        title: what a person calls it.
+        again: the command that sends a message round again, and ``done``, what it then was.
+        queues: the queues of this kind.
+    """
+
+    name: str
+    title: str
+    again: str
+    done: str
+    queues: tuple[str, ...]
+
+
+FAILED: Final = Folder(
+    "failed",
+    "Failed Mail",
+    "requeue",
+    "requeued",
+    tuple(map(failed_queue, RETRIED)),
+)
+QUARANTINED: Final = Folder("quarantine", "quarantine", "release", "released", (QUARANTINE,))
+
+
+class BlobStorage(Protocol):
+    """What is needed of the spool."""
+
+    def chunks(self, key: str) -> AsyncIterator[bytes]:
+        """Yield the blob."""
+
+    async def delete(self, key: str) -> None:
+        """Delete the blob; no error where there is none."""
+
+
+def browse(steward: Steward, folder: Folder) -> Generator[Stored]:
+    """Yield the messages in a folder, oldest first in each queue; all stay there.
+
+    A queue that seems empty is looked into as well: others may have its messages in hand. Who does
+    not want all of them closes it, before the broker.
+    """
+    depths = steward.depths()
+    for queue in folder.queues:
+        if depths.get(queue) is not None:
+            yield from steward.browse(queue)
+
+
+def find(steward: Steward, folder: Folder, wanted: Sequence[str]) -> list[Stored]:
+    """Return the messages with these ids.
+
+    One id can stand for several: parts of a message that failed for different recipients.
+
+    Args:
+        steward: the broker.
+        folder: where to look.
+        wanted: ids, each whole or cut to a beginning that no other message shares.
+
+    Raises:
+        NotFound: one of them names no message, or several different ones.
+    """
+    found = [s for s in browse(steward, folder) if any(map(s.message_id.startswith, wanted))]
+    ids = {s.message_id for s in found}
+    chosen = {_the_one(folder, prefix, ids) for prefix in wanted}
+    return [s for s in found if s.message_id in chosen]
+
+
+def _the_one(folder: Folder, prefix: str, ids: Iterable[str]) -> str:
+    """Return the one id that begins so; an id that is exactly this wins over longer ones."""
+    matching = [id_ for id_ in ids if id_.startswith(prefix)]
+    if prefix in matching:
+        return prefix
+    if not matching:
+        raise NotFound(
+            f"no message {prefix!r} in {folder.title}; see: pop3-connector {folder.name} list"
+        )
+    if len(matching) > 1:
+        raise NotFound(
+            f"{len(matching)} messages in {folder.title} begin with {prefix!r}; give more of the id"
+        )
+    return matching[0]
+
+
+class MessageChoice(Protocol):
+    """Which messages of a folder are meant."""
+
+    @property
+    def count(self) -> int:
+        """How many are known to be meant, so far."""
+
+    def places(self, steward: Steward) -> Iterable[tuple[str, Sequence[str] | None]]:
+        """Return the queues to look into, each with the ids there that alone matter."""
+
+    def takes(self, message: Stored) -> bool:
+        """Return whether a message, in hand now, is meant."""
+
+
+class Chosen:
+    """The messages that an operator has chosen, by what they are: those, and no others.
+
+    An id alone does not tell: it can stand for several parts, and while the operator thinks, a part
+    can go and another one come.
+
+    Args:
+        messages: the messages as they were found.
+    """
+
+    def __init__(self, messages: Iterable[Stored]) -> None:
+        self.ids: dict[str, dict[str, None]] = {}
+        self._marks: set[bytes] = set()
+        self._count = 0
+        for message in messages:
+            self.ids.setdefault(message.queue, {})[message.message_id] = None
+            self._marks.add(_mark(message))
+            self._count += 1
+
+    @property
+    def count(self) -> int:
+        """How many were chosen."""
+        return self._count
+
+    def places(self, _: Steward) -> Iterable[tuple[str, Sequence[str]]]:
+        """Return the queues where they were, each with their ids there."""
+        return [(queue, list(ids)) for queue, ids in self.ids.items()]
+
+    def takes(self, message: Stored) -> bool:
+        """Return whether a message is one of them."""
+        return _mark(message) in self._marks
+
+
+class Matching:
+    """The messages in a folder of which something holds, as each is in hand: none is kept in mind.
+
+    Args:
+        folder: the folder.
+        holds: says so of a message.
+    """
+
+    def __init__(self, folder: Folder, holds: Callable[[Stored], bool]) -> None:
+        self._folder = folder
+        self._holds = holds
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """How many were met of which it holds."""
+        return self._count
+
+    def places(self, steward: Steward) -> Iterable[tuple[str, None]]:
+        """Return the queues of the folder."""
+        depths = steward.depths()
+        return [(queue, None) for queue in self._folder.queues if depths.get(queue) is not None]
+
+    def takes(self, message: Stored) -> bool:
+        """Return whether it holds of a message."""
+        holds = self._holds(message)
+        self._count += holds
+        return holds
+
+
+def _mark(message: Stored) -> bytes:
+    whole = blake2b(
+        repr((message.message_id, sorted(message.headers.items()))).encode(), digest_size=16
+    )
+    whole.update(message.body)
+    return whole.digest()
+
+
+class Sent:
+    """What became of messages that were to be sent round again.
+
+    Attributes:
+        count: how many went.
+        stayed: how many did not, by the reason.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.stayed: Counter[str] = Counter()
+
+    def note(self, _: Stored) -> None:
+        """Count one that has gone."""
+        self.count += 1
+
+
+def send_again(steward: Steward, choice: MessageChoice, order: Order, sent: Sent) -> None:
+    """Send messages round again, as if for the first time.
+
+    Args:
+        steward: the broker.
+        choice: which messages.
+        order: what the operator says of them.
+        sent: is told what becomes of each, whatever is raised.
+
+    Raises:
+        Refused: the queue takes no messages.
+        BrokerUnavailable: the broker cannot be used just now.
+    """
+
+    def onward(message: Stored) -> Send | None:
+        if not choice.takes(message):
+            return None
+        if (why := hindrance(message, order)) is not None:
+            sent.stayed[why] += 1
+            return None
+        return again(message, order)
+
+    for queue, ids in choice.places(steward):
+        steward.move(queue, ids, onward, sent.note)
+
+
+class Dropped:
+    """What was deleted.
+
+    Attributes:
+        messages: how many.
+        left: the keys of their blobs that could not be deleted, each with the reason.
+    """
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.left: dict[str, str] = {}
+
+
+async def drop(
+    steward: Steward, blobs: BlobStorage, choice: MessageChoice, dropped: Dropped
+) -> None:
+    """Delete messages for good, and what those that are gone have in the spool.
+
+    Args:
+        steward: the broker.
+        blobs: the spool.
+        choice: which messages.
+        dropped: is told what is gone of each queue in turn, whatever is raised at a later one.
+
+    Raises:
+        BrokerUnavailable: the broker cannot be used just now.
+    """
+
+    def note(message: Stored) -> str | None:
+        return _key(message) if choice.takes(message) else None
+
+    for queue, ids in choice.places(steward):
+        keys = steward.drop(queue, ids, note)
+        dropped.messages += len(keys)
+        for key in filter(None, keys):
+            try:
+                await blobs.delete(key)
+            except SpoolUnavailable as error:
+                dropped.left[key] = str(error)
+
+
+def _key(message: Stored) -> str:
+    """Return the key of the blob that goes with a message, "" where none of its own does."""
+    envelope = letter(message)
+    if envelope is None or not isinstance(raw := envelope.payload.raw, Spooled):
+        return ""
+    return raw.key if owns(envelope.id, raw.key) else ""
+
+
+def without_blob(message: Stored) -> str | None:
+    """Return why no blob can belong to a message that refers to one, None where one can.
+
+    Such an envelope was damaged, or written by somebody else: our keys are hashes.
+    """
+    from shared.spool import valid  # with a library that only few commands need
+
+    envelope = letter(message)
+    if envelope is None or not isinstance(raw := envelope.payload.raw, Spooled):
+        return None
+    key = printable(raw.key, 80)
+    if not owns(envelope.id, raw.key):
+        return f"its envelope refers to a blob '{key}', which belongs to another message"
+    if valid(raw.key):
+        return None
+    return f"its envelope refers to a blob '{key}', and none can have such a key"
+
+
+async def chunks(blobs: BlobStorage, message: Stored) -> AsyncIterator[bytes]:
+    """Yield the raw message, exactly as the POP3 server sent it.
+
+    Of a queue message that is no envelope, the bytes of that queue message.
+
+    Raises:
+        SpoolMissing: it was in the spool, and is there no more.
+        SpoolUnavailable: the spool cannot be read.
+    """
+    match raw_of(message):
+        case Inline(data):
+            yield data
+        case Spooled(key):
+            async for chunk in blobs.chunks(key):
+                yield chunk
+        case None:
+            yield message.body
+
+
+def raw_of(message: Stored) -> Inline | Spooled | None:
+    """Return where the raw message is, None if the bytes in the queue are no envelope."""
+    envelope = letter(message)
+    return None if envelope is None else envelope.payload.raw
+
+
+def letter(message: Stored) -> MailEnvelope | None:
+    """Return the envelope in a queue message, whatever stage it was meant for, or None."""
+    return letter_in(message.body)

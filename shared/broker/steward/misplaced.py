@@ -1,0 +1,91 @@
+"""Mail in a queue of RabbitMQ that carries none: a person or a shovel has moved it there.
+
+Whoever takes the notes that belong there meets it, and puts it into quarantine: published and
+confirmed there before it is acknowledged here, so that killed in between it leaves it in both. What
+quarantine does not take stays where it is, until the next time. It trusts that no mail looks like a
+note. What a queue has dropped by its own arguments before that is gone: ``ledger`` keeps the last
+message alone.
+"""
+
+# kombu has few annotations.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from amqp import Message
+from amqp.exceptions import ChannelError, MessageNacked
+from kombu.connection import Connection
+
+from shared.broker.dead_letter import own
+from shared.failpoint import reach
+from shared.log import Report, printable
+from shared.queues import QUARANTINE
+
+_PERSISTENT: Final = 2
+_KEPT: Final = ("message_id", "content_type", "content_encoding")
+"""Properties that say what a message is; the others say how it is to travel."""
+
+
+def notes(
+    connection: Connection,
+    taking: Any,
+    queue: str,
+    is_note: Callable[[bytes], bool],
+    exchange: str,
+    patience: float,
+    report: Report,
+) -> list[Any]:
+    """Take all messages of a queue; return the notes, and put what is none into quarantine.
+
+    Args:
+        connection: open, with publisher confirms.
+        taking: a channel of it, for this alone; what is not acknowledged goes back with it.
+        queue: where they are.
+        is_note: tells by its bytes whether a message belongs there.
+        exchange: over which quarantine is reached.
+        patience: seconds to wait for a confirm.
+        report: is told what has moved, or could not be.
+
+    Returns:
+        The notes, the oldest first, not acknowledged.
+    """
+    taking.auto_decode = False  # a body stays bytes, whatever its sender says of it
+    found, moved, left, why = [], 0, 0, ""
+    with connection.channel() as giving:
+        while (message := taking.basic_get(queue)) is not None:
+            if is_note(message.body):
+                found.append(message)
+                continue
+            # After a refusal no channel is certain of which message the next confirm speaks.
+            why = why or _refusal(giving, message, exchange, patience)
+            if why:
+                left += 1
+                continue
+            reach("misplaced", "copied")
+            taking.basic_ack(message.delivery_tag)
+            moved += 1
+    if moved:
+        report("mail was in a queue that carries none; now in quarantine", queue=queue, mail=moved)
+    if left:
+        what = "mail is in a queue that carries none, and cannot go to quarantine"
+        report(what, queue=queue, mail=left, why=why)
+    return found
+
+
+def _refusal(channel: Any, message: Any, exchange: str, patience: float) -> str:
+    """Put a copy into quarantine; return why it is not taken, "" where it is."""
+    known = {name: message.properties[name] for name in _KEPT if name in message.properties}
+    copy = Message(
+        message.body,
+        delivery_mode=_PERSISTENT,
+        application_headers=own(message.properties.get("application_headers")),
+        **known,
+    )
+    try:
+        channel.basic_publish(copy, exchange, QUARANTINE, mandatory=True, confirm_timeout=patience)
+    except (MessageNacked, ChannelError) as error:
+        return printable(getattr(error, "reply_text", None) or "it takes no messages")
+    return ""

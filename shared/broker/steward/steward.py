@@ -1,0 +1,489 @@
+"""The operator's side of RabbitMQ, over kombu: declare, count, look, move, drop. Blocking.
+
+It looks into a queue by taking its messages without acknowledging them (``look``). What it
+moves is confirmed at its destination before it is acknowledged here: interrupted at any point, a
+message may be in both places, and is never in none. So it is with a bundle, an entry of several
+messages, of which some are moved or dropped: the others get entries of their own in the same queue.
+"""
+
+# kombu has few annotations.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import hashlib
+import random
+import ssl
+import time
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final, TypeVar
+
+from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, NotFound, PreconditionFailed
+from kombu.connection import Connection
+from kombu.exceptions import KombuError
+
+from shared import wire
+from shared.broker import CONNECTOR, Onward, Send, Stored, topology, unnoticed
+from shared.broker.amqp_url import WHERE, AmqpUrl, parsed, tls_context
+from shared.broker.bundle_headers import each
+from shared.broker.dead_letter import readable
+from shared.broker.refusal_words import refusal
+from shared.broker.requeue import id_in
+from shared.broker.steward import mark as steward_mark
+from shared.broker.steward.declared_queues import NAMED, remember, remembered
+from shared.broker.steward.lenient_frames import lenient
+from shared.broker.steward.look import Look, looking
+from shared.broker.steward.migration import Migration, described
+from shared.broker.steward.moves import PendingMoves, QueueEntry
+from shared.broker.steward.outgoing import ANSWERING, Outgoing, outgoing, text
+from shared.broker.steward.probe import require_answer
+from shared.broker.steward.topology_lock import exclusive, require_none_moving
+from shared.broker.steward.withheld import Ask, Withheld
+from shared.errors import BrokerRefuses, BrokerUnavailable, ConfigError, Refused
+from shared.log import Report, printable, silent
+from shared.queues import DECLARED, HELD, MARK, POLL, Tier, plan, reachable
+
+T = TypeVar("T")
+
+SENDER: Final = "postmaster"
+CONNECTING: Final = 10
+SETTLING: Final = 45.0
+"""Seconds after which a message that nobody could see can be seen: a stage that was told to stop
+finishes what it has in hand within 30, and a retry tier passes a message on in milliseconds."""
+_OUTWARDS: Final = ("failed", "quarantine", "retry", "work")
+"""Kinds of queues in the order in which messages move without a stage, by an operator or a timer:
+looked into in this order, one that moves meanwhile is seen in either place."""
+_KEPT: Final = ("failed", "quarantine")
+_TURN: Final = 0.01
+_RETURNING: Final = 100
+"""Turns to wait until a quorum queue, which takes things back in its own time, has done so."""
+
+
+class KombuSteward:
+    """A ``shared.broker.Steward`` over RabbitMQ 3.10 or later. It connects when first needed.
+
+    To look into a work queue counts as handing its messages out once; failed queues and quarantine
+    are declared so that it does not matter how often somebody looks.
+
+    Args:
+        urls: ``amqp://user:password@host:port/vhost``, or ``amqps://``; or one for each node.
+        tiers: the retry tiers of the topology.
+        ca_file: the authority that TLS trusts; the system's store if None.
+        report: is told of what this waits for, and of mail in queues that carry none.
+        names: of this connector: the one that it has, then those that it had before.
+        require_harmless: raises where a look into the queue of this name would lose messages.
+        ask: returns queues as RabbitMQ describes them; None where nobody may be asked.
+
+    Raises:
+        ConfigError: the URL or the file is wrong.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        tiers: Sequence[Tier],
+        ca_file: str | None = None,
+        report: Report = silent,
+        names: Sequence[str] = (CONNECTOR,),
+        require_harmless: Callable[[str], object] = str,
+        ask: Ask | None = None,
+    ) -> None:
+        self._urls = parsed(urls)
+        self._url = self._urls[0]  # or the one we are connected to
+        self._report = report
+        self._tiers = tiers
+        self._names = names
+        self._require_harmless = require_harmless
+        self._ask = ask
+        self._queues = plan(tiers)
+        self._reach = frozenset(reachable(SENDER, self._queues))
+        self._tls = [_tls(url, ca_file) for url in self._urls]
+        self._connection: Connection | None = None
+
+    def declare(self) -> Sequence[str]:
+        """Make every queue and exchange of the topology exist; a no-op where they do.
+
+        Returns:
+            The queues that have the arguments of an earlier version; ``migrate`` changes them.
+
+        Raises:
+            ConfigError: something of that name exists with other arguments, or access is refused;
+                or a ``migrate`` was begun, and has not come to its end.
+            BrokerUnavailable: the broker does not answer, or a ``migrate`` is running.
+        """
+        with self._translate_errors("the topology"):
+            connection = self._ensure_connected()
+            with exclusive(connection):
+                require_none_moving(connection, self._tiers)
+                outdated = topology.declare(connection, self._tiers)
+                names = (*(spec.name for spec in self._queues), HELD, NAMED + self._names[0])
+                remember(connection, names, ANSWERING, self._report)
+                steward_mark.declare(connection, ANSWERING, self._report)
+            return outdated
+
+    def outdated(self) -> Sequence[str]:
+        """Return one line on each queue that ``migrate`` would change; nothing is changed."""
+        with self._translate_errors("the topology"):
+            return [described(due) for due in self._migration(str).due()]
+
+    def migrate(self, say: Callable[[str], None]) -> int:
+        """Give queues of an earlier version the arguments of this one; return how many.
+
+        Raises:
+            Refused: somebody takes messages from a queue, or one does not take them back.
+            ConfigError: access is refused, or a queue has arguments of no version.
+            BrokerUnavailable: the broker does not answer. Whatever was raised, each message is in
+                its queue or beside it, and ``migrate`` goes on from there.
+        """
+        with self._translate_errors("the topology"):
+            return self._migration(say).run()
+
+    def _migration(self, say: Callable[[str], object]) -> Migration:
+        withheld = Withheld(self._ask, say)
+        return Migration(self._ensure_connected(), self._tiers, ANSWERING, say, withheld)
+
+    def depths(self) -> Mapping[str, int | None]:
+        """Return for each queue of the topology how many messages wait in it, None if absent.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer, or a queue does not.
+        """
+        return {spec.name: self._depth(spec.name) for spec in self._queues}
+
+    def strays(self) -> Mapping[str, int]:
+        """Return the queues that were declared once, are in no topology now, and hold messages."""
+        counts = {name: self._depth(name) for name in self._beside()}
+        return {name: count for name, count in counts.items() if count}
+
+    def looked_into(self) -> Sequence[str]:
+        """Return the queues whose messages another command has in hand, so that none count them.
+
+        Only a command consumes what no stage does.
+        """
+        unworked = [spec.name for spec in self._queues if spec.kind != "work"]
+        found = ((name, self._declare_passive(name)) for name in (*unworked, *self._beside()))
+        return [name for name, said in found if said is not None and said.consumer_count]
+
+    def neighbours(self) -> Sequence[str]:
+        """Return the names of other connectors that have declared their queues here."""
+        with self._translate_errors(f"queue {DECLARED}"):
+            found = remembered(self._ensure_connected())
+        names = {name.removeprefix(NAMED) for name in found if name.startswith(NAMED)}
+        return sorted(names.difference(self._names))
+
+    def mark(self) -> bytes | None:
+        """Return the mark of who filled the queues, None where there is none.
+
+        Raises:
+            ConfigError: an older version declared the topology, or this user may not look.
+            BrokerUnavailable: the broker does not answer.
+        """
+        with self._translate_errors(f"queue {MARK}"):
+            return steward_mark.read(self._ensure_connected())
+
+    def set_mark(self, sender: str, change: Callable[[bytes | None], str]) -> None:
+        """Put a mark in the place of the one that is there, over the exchange of a sender.
+
+        Args:
+            sender: whose.
+            change: returns the mark, given the one that is there.
+
+        Raises:
+            ConfigError: an older version declared the topology, or this user may not write it.
+            BrokerUnavailable: the broker does not take it.
+        """
+        with self._translate_errors(f"queue {MARK}"):
+            steward_mark.write(self._ensure_connected(), sender, change, ANSWERING, self._report)
+
+    def browse(self, queue: str) -> Iterator[Stored]:
+        """Yield the waiting messages of a queue, oldest first; all stay in it.
+
+        They are out of reach for everybody else until the iteration ends.
+
+        Raises:
+            ConfigError: there is no such queue.
+            BrokerUnavailable: the broker does not answer, or others look into it for too long.
+        """
+        yield from self._browse(queue, alone=self._is_kept(queue))
+
+    def everything(self) -> Iterator[Stored]:
+        """Yield every message of every queue that carries mail, most of them twice; all stay.
+
+        It looks twice, ``SETTLING`` seconds apart, and does not see what a running stage has in
+        hand. Queues that were declared once, and are no longer, count too. Of those who do so at
+        once, each sees all: they wait for each other.
+        """
+        busy = frozenset(self.consumers())
+        yield from self._look_everywhere(busy)
+        self.close()  # a proxy in between may end what says nothing for so long
+        time.sleep(SETTLING)
+        yield from self._look_everywhere(busy)
+
+    def consumers(self) -> Mapping[str, int]:
+        """Return how many consumers each work queue has, of those that have any."""
+        work = [spec.name for spec in self._queues if spec.kind == "work"]
+        found = {name: self._declare_passive(name) for name in work}
+        counts = {name: int(said.consumer_count) for name, said in found.items() if said}
+        return {name: count for name, count in counts.items() if count}
+
+    def move(
+        self,
+        queue: str,
+        message_ids: Sequence[str] | None,
+        onward: Onward,
+        moved: Callable[[Stored], None] = unnoticed,
+    ) -> int:
+        """Send messages on, each as ``onward`` says when it is in our hands; return how many.
+
+        Each is durable at its destination before it is gone here.
+
+        Raises:
+            ConfigError: there is no such queue.
+            Refused: a destination takes no messages, or does not exist.
+            BrokerUnavailable: the broker does not answer. Whatever was raised, what was not moved
+                by then is where it was.
+        """
+        count = 0
+
+        def decide(stored: Stored) -> Send | None:
+            sent = onward(stored)
+            if sent is not None and sent.queue not in self._reach:
+                raise Refused(printable(sent.queue), "no mail can be moved there")
+            return sent
+
+        for entry in self._take(queue, message_ids, decide, lambda sent: sent):
+            for stored, _ in entry.taken:
+                count += 1
+                moved(stored)
+        return count
+
+    def drop(
+        self,
+        queue: str,
+        message_ids: Sequence[str] | None,
+        note: Callable[[Stored], T | None],
+    ) -> list[T]:
+        """Delete messages for good; return what ``note`` says of those that are gone now."""
+        entries = self._take(queue, message_ids, note, lambda _: None)
+        return [said for entry in entries for _, said in entry.taken]
+
+    def close(self) -> None:
+        """Disconnect."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(AMQPError, KombuError, OSError):
+                connection.release()
+
+    def _take(
+        self,
+        queue: str,
+        message_ids: Sequence[str] | None,
+        decide: Callable[[Stored], T | None],
+        sent: Callable[[T], Send | None],
+    ) -> Iterator[QueueEntry[T]]:
+        """Acknowledge entries, when all that is to follow from their messages is confirmed.
+
+        Args:
+            queue: where they are.
+            message_ids: the ids of the messages that are asked about, None for all.
+            decide: returns what becomes of a message, None for one that stays.
+            sent: returns what is published in its place, None for nothing.
+
+        Yields:
+            Each entry of which a message was taken.
+        """
+        wanted = None if message_ids is None else frozenset(message_ids)
+        with (
+            self._looking(queue, alone=self._is_kept(queue)) as look,
+            self._outgoing(queue) as out,
+        ):
+            batch: PendingMoves[T] = PendingMoves(look, out)
+            try:
+                for message in look.messages():
+                    entry: QueueEntry[T] = QueueEntry(message, [], [])
+                    for stored in self._messages(queue, message):
+                        asked = wanted is None or stored.message_id in wanted
+                        entry.decide(stored, decide(stored) if asked else None)
+                    if entry.taken:
+                        batch.add(entry, sent)
+                    if batch.is_full:
+                        yield from batch.settle()
+            except Refused:
+                yield from batch.settle()
+                raise
+            yield from batch.settle()
+
+    def _messages(self, queue: str, message: Any) -> Iterator[Stored]:
+        """Yield what an entry holds: a message, or those of a bundle."""
+        body = _body(message)
+        bundle = wire.unbundled(body)
+        headers = message.headers or {}
+        if bundle is None:
+            yield self._stored(queue, _id(message), headers, body)
+            return
+        for id_, part in bundle:
+            yield self._stored(queue, id_, each(headers), part)
+
+    def _stored(self, queue: str, id_: str, headers: Mapping[str, Any], body: bytes) -> Stored:
+        return Stored(queue, id_, readable(headers, body, queue, self._queues), body)
+
+    def _browse(self, queue: str, *, alone: bool) -> Iterator[Stored]:
+        with self._looking(queue, alone=alone) as look:
+            for message in look.messages():
+                yield from self._messages(queue, message)
+
+    def _look_everywhere(self, busy: Container[str]) -> Iterator[Stored]:
+        """Look into each queue that carries mail; ``busy`` are those that stages consume."""
+        for spec in sorted(self._queues, key=lambda spec: _OUTWARDS.index(spec.kind)):
+            if spec.name != POLL and self._depth(spec.name) is not None:
+                yield from self._browse(spec.name, alone=spec.name not in busy)
+        for name in self._beside():
+            if self._depth(name) is not None:
+                yield from self._browse(name, alone=True)
+
+    def _beside(self) -> list[str]:
+        """Return the names of queues that were declared once, and are in no topology now."""
+        named = {spec.name for spec in self._queues}
+        with self._translate_errors(f"queue {DECLARED}"):
+            others = remembered(self._ensure_connected()) - named
+        return sorted(name for name in others if not name.startswith(NAMED))
+
+    def _is_kept(self, queue: str) -> bool:
+        return any(spec.name == queue and spec.kind in _KEPT for spec in self._queues)
+
+    def _depth(self, queue: str) -> int | None:
+        found = self._declare_passive(queue)
+        if found is None:
+            return None
+        if not found.message_count and not found.consumer_count:
+            with self._translate_errors(f"queue {queue}"):
+                require_answer(self._ensure_connected(), queue)
+        return int(found.message_count)
+
+    def _declare_passive(self, queue: str) -> Any:
+        """Return what the broker says of a queue, None where there is none of this name."""
+        with (
+            self._translate_errors(f"queue {queue}"),
+            self._ensure_connected().channel() as channel,
+        ):
+            try:
+                return channel.queue_declare(queue, passive=True)
+            except NotFound:
+                return None
+
+    @contextmanager
+    def _looking(self, queue: str, *, alone: bool) -> Iterator[Look]:
+        """Look into a queue; what is not taken goes back, and is there again at the end."""
+        self._require_harmless(queue)
+        look: Look | None = None
+        try:
+            with (
+                self._translate_errors(f"queue {queue}"),
+                looking(
+                    self._ensure_connected(), queue, SENDER, alone=alone, report=self._report
+                ) as look,
+            ):
+                yield look
+        finally:
+            if look is not None and look.found and self._connection is not None:
+                self._await_return(queue, look.found - look.taken)
+
+    def _await_return(self, queue: str, left: int) -> None:
+        for _ in range(_RETURNING):
+            found = self._declare_passive(queue)
+            if found is None or int(found.message_count) >= left:
+                return
+            time.sleep(_TURN)
+
+    @contextmanager
+    def _outgoing(self, queue: str) -> Iterator[Outgoing]:
+        with (
+            self._translate_errors(f"queue {queue}"),
+            outgoing(self._ensure_connected(), SENDER) as out,
+        ):
+            yield out
+
+    def _ensure_connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._first()
+        return self._connection
+
+    def _first(self) -> Connection:
+        """Return a connection to the first node that lets us in, tried in random order."""
+        nodes = list(zip(self._urls, self._tls, strict=True))
+        errors: list[BrokerUnavailable | BrokerRefuses] = []
+        for self._url, tls in random.sample(nodes, len(nodes)):
+            connection = _connection(self._url, tls)
+            try:
+                with self._translate_errors(WHERE):
+                    connection.connect()
+                    lenient(connection)
+            except (BrokerUnavailable, BrokerRefuses) as error:
+                errors.append(error)
+            else:
+                return connection
+        away = [error for error in errors if isinstance(error, BrokerUnavailable)]
+        if len(away) > 1:
+            raise BrokerUnavailable("; ".join(map(str, away)))
+        raise (away or errors)[0]
+
+    @contextmanager
+    def _translate_errors(self, what: str) -> Iterator[None]:
+        """Say what went wrong in our own words, and forget a connection that is no more."""
+        try:
+            yield
+        except (AccessRefused, NotAllowed) as error:
+            said = f"access refused by {self._url}: {text(error)}"
+            known = refusal([text(error)], self._url)
+            raise known or BrokerRefuses(what, said, login=False) from error
+        except NotFound as error:
+            advice = "it does not exist; declare the topology"
+            raise ConfigError(what, f"{advice} ({text(error)})") from error
+        except (AMQPError, KombuError, OSError) as error:
+            self.close()
+            if isinstance(error, PreconditionFailed):
+                known = refusal([text(error)], self._url)
+                raise known or BrokerUnavailable(f"{self._url}: {text(error)}") from error
+            raise BrokerUnavailable(f"{self._url}: {text(error)}") from error
+
+
+def _id(message: Any) -> str:
+    """Return the message id; where it was lost, that of the envelope, or a name by the content."""
+    body = _body(message)
+    return str(
+        message.properties.get("message_id")
+        or id_in(body)
+        or "unnamed-" + hashlib.sha256(body).hexdigest()[:16]
+    )
+
+
+def _body(message: Any) -> bytes:
+    body = message.body
+    return body if isinstance(body, bytes) else str(body).encode()
+
+
+def _tls(url: AmqpUrl, ca_file: str | None) -> dict[str, Any] | bool:
+    if not url.tls:
+        return False
+    tls_context(ca_file)
+    return {"server_hostname": url.host, "cert_reqs": ssl.CERT_REQUIRED, "ca_certs": ca_file}
+
+
+def _connection(url: AmqpUrl, tls: dict[str, Any] | bool) -> Connection:
+    return Connection(
+        hostname=url.host,
+        port=url.port,
+        userid=url.user,
+        password=url.password,
+        virtual_host=url.vhost,
+        transport="pyamqp",
+        ssl=tls,
+        connect_timeout=CONNECTING,
+        transport_options={
+            "confirm_publish": True,
+            "read_timeout": ANSWERING,
+            "write_timeout": ANSWERING,
+            "client_properties": {"connection_name": f"pop3-connector {SENDER}"},
+        },
+    )

@@ -1,0 +1,168 @@
+"""What a configuration may say but should not: warnings for the person who wrote it."""
+
+from __future__ import annotations
+
+import shlex
+import stat
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from shared.network.same_host import same_host
+from shared.settings.model import AccountSettings, Settings
+from shared.settings.secret import Secret, open_to_all
+
+_HERE: Final = ("localhost", "127.0.0.1", "::1")
+_USUAL_PORTS: Final = (110, 995)
+_NAMED: Final = 3
+"""So many of a long list are named in a warning."""
+
+
+def warnings(settings: Settings, path: Path | None) -> list[str]:
+    """Return what is allowed in these settings but questionable, one sentence each.
+
+    Args:
+        settings: what ``shared.settings.model.load`` returned.
+        path: the file that it read.
+    """
+    return [
+        *_place(settings),
+        *_open_place(settings),
+        *_accounts(settings),
+        *_shared_maildrops(settings),
+        *_shared_maildirs(settings),
+        *_pickup_of_exchange(settings),
+        *_exposed(settings, path),
+    ]
+
+
+def maildrop_of(account: AccountSettings) -> tuple[str, ...]:
+    """Return what two accounts have in common that open the same maildrop.
+
+    The ports for POP3 with TLS and without lead to the same one; others may be forwarded anywhere.
+
+    Args:
+        account: one of them.
+    """
+    port = "" if account.port in _USUAL_PORTS else str(account.port)
+    return same_host(account.host), port, account.username.lower()
+
+
+def _place(settings: Settings) -> Iterator[str]:
+    if settings.data_dir.is_absolute() or not settings.uses_data_dir:
+        return
+    place = settings.data_dir.absolute()
+    yield (
+        f"data is kept in {place}, by a relative path, and is found from this working directory"
+        " alone: started in another one, the connector knows of no message and delivers again what"
+        f' is still at the providers. Write data_dir = "{place}"'
+    )
+
+
+def _open_place(settings: Settings) -> Iterator[str]:
+    """Yield a warning where everybody on this machine could put files among ours, or take ours."""
+    place = settings.data_dir.absolute()
+    try:
+        mode = place.stat().st_mode
+    except OSError:
+        return
+    if settings.uses_data_dir and mode & stat.S_IWOTH:
+        yield (
+            f"everybody on this machine can write into {place}, and so delete or exchange queues"
+            f" and ledgers: chmod o-w {shlex.quote(str(place))}"
+        )
+
+
+def _accounts(settings: Settings) -> Iterator[str]:
+    if not settings.accounts:
+        yield "there is no [[account]]: nothing will be fetched"
+    for account in settings.accounts:
+        if account.tls == "none" and account.host not in _HERE:
+            yield f"account {account.name}: without TLS, {account.host} gets the password in clear"
+
+
+def _shared_maildrops(settings: Settings) -> Iterator[str]:
+    """Yield a warning for each maildrop that several accounts fetch from."""
+    found: defaultdict[tuple[str, ...], list[AccountSettings]] = defaultdict(list)
+    for account in settings.accounts:
+        if account.enabled:
+            found[maildrop_of(account)].append(account)
+    for accounts in found.values():
+        if len(accounts) > 1:
+            names, one = _some([account.name for account in accounts]), accounts[0]
+            yield (
+                f"accounts {names} fetch from one maildrop ({one.username} at {one.host}): each"
+                " delivers every message there, or what another has not deleted before;"
+                " and they lock each other out"
+            )
+
+
+def _shared_maildirs(settings: Settings) -> Iterator[str]:
+    """Yield a warning for each Maildir in which the mail of several mailboxes gets mixed."""
+    for name, destination in settings.every_destination.items():
+        template = str(destination.url)
+        if destination.url.scheme != "maildir":
+            continue
+        found: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        for account in settings.accounts:
+            if account.destination == name:
+                found[_filled(template, account.mailbox)][account.mailbox] = None
+        for mailboxes in found.values():
+            if len(mailboxes) > 1:
+                yield (
+                    f"destination {name}: {template} is one Maildir for {_some(list(mailboxes))};"
+                    " write {mailbox} where each is to have its own"
+                )
+
+
+def _filled(template: str, mailbox: str) -> str:
+    """Return what a template comes to for a mailbox."""
+    local, _, domain = mailbox.rpartition("@")
+    filled = unquote(template)
+    for word, value in {"mailbox": mailbox, "local": local or domain, "domain": domain}.items():
+        filled = filled.replace(f"{{{word}}}", value)
+    return filled
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _pickup_of_exchange(settings: Settings) -> Iterator[str]:
+    """Yield a warning for each Pickup directory of Exchange 2007 or later, by its usual path."""
+    for name, destination in settings.every_destination.items():
+        url = destination.url
+        if url.scheme == "pickup" and "transportroles" in url.reveal().lower():
+            yield (
+                f"destination {name}: by its path, that is the Pickup directory of Exchange 2007 or"
+                " later, which sends each message to everybody in its To and Cc once more. Use"
+                " replay:// with its Replay directory"
+            )
+
+
+def _exposed(settings: Settings, path: Path | None) -> Iterator[str]:
+    """Yield a warning for each file with a secret that everybody on this machine can read."""
+    secrets = _secrets(settings)
+    files = [Path(s.where) for s in secrets if s.source == "password_file" and not s.managed]
+    if path is not None and _written_down(settings, secrets):
+        files.append(path)
+    for file in dict.fromkeys(files):
+        if open_to_all(file):
+            yield f"{file} holds a secret and everybody can read it; chmod o-r {file}"
+
+
+def _secrets(settings: Settings) -> list[Secret]:
+    remotes = (settings.broker, settings.state, *settings.every_destination.values())
+    return [t.secret for t in (*settings.accounts, *remotes) if t.secret is not None]
+
+
+def _written_down(settings: Settings, secrets: list[Secret]) -> bool:
+    """Return whether a secret stands in the configuration itself."""
+    remotes = (settings.broker, settings.state, *settings.every_destination.values())
+    urls = [url for remote in remotes for url in remote.every_url]
+    return any(url.has_password for url in urls) or any(
+        secret.source == "password" for secret in secrets
+    )

@@ -1,0 +1,112 @@
+"""What the parts of the state share: operations that are done for many callers in one transaction.
+
+An operation is a function of a batch: it answers for each of its items, in order, with as few
+statements as will do. All operations that wait at a moment become one transaction. Operations are
+repeatable, since a transaction is tried again where nobody knows whether it was committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+
+from sqlalchemy import Connection, Table
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
+
+T = TypeVar("T")
+R = TypeVar("R")
+Upsert: TypeAlias = "sqlite.Insert | postgresql.Insert"
+
+MAX_SKEW: Final = 60.0
+"""Seconds by which the clocks of two machines may differ. What was written further in the future
+than that was written by a clock that has since been set back."""
+
+_CHUNK: Final = 1000
+"""Values in one IN (...); SQLite takes 32,766 parameters, PostgreSQL 65,535."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """What an operation works with.
+
+    Attributes:
+        connection: in a transaction; whoever made the batch commits it.
+        owner: who we are.
+        now: the wall clock, in seconds since 1970.
+    """
+
+    connection: Connection
+    owner: str
+    now: float
+
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self.connection.dialect.name
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[T, R]):
+    """Something that can be asked of the database.
+
+    Attributes:
+        run: answers for every item of the batch, in order.
+        writes: whether it changes anything.
+        parts: takes an item apart whose answer is None, so that of its values a bad one fails
+            alone.
+    """
+
+    run: Callable[[Transaction, Sequence[T]], Sequence[R]]
+    writes: bool = True
+    parts: Callable[[T], Sequence[T]] = lambda item: (item,)
+
+
+Asked: TypeAlias = tuple[Operation[Any, Any], Any]
+
+
+def parts(asked: Asked) -> Sequence[Asked]:
+    """Return something asked in as many parts as it can be asked in, itself where it is one."""
+    operation, item = asked
+    return [(operation, part) for part in operation.parts(item)]
+
+
+def run_all(
+    transaction: Transaction, order: Sequence[Operation[Any, Any]], asked: Sequence[Asked]
+) -> list[Any]:
+    """Run operations, each once for all its items; return the answers in the order of ``asked``.
+
+    Args:
+        transaction: the transaction.
+        order: every operation there is, in the order in which they are to run.
+        asked: operations and their items, in any order.
+    """
+    answers: list[Any] = [None] * len(asked)
+    places: dict[int, list[int]] = {}
+    for place, (operation, _) in enumerate(asked):
+        places.setdefault(id(operation), []).append(place)
+    for operation in order:
+        mine = places.get(id(operation), ())
+        if mine:
+            found = operation.run(transaction, [asked[place][1] for place in mine])
+            for place, answer in zip(mine, found, strict=True):
+                answers[place] = answer
+    return answers
+
+
+def insert_into(dialect: str, table: Table) -> Upsert:
+    """Return an INSERT of this dialect, one that can be given an ON CONFLICT clause."""
+    # Of the dialects, only the one in use is loaded: all drivers of PostgreSQL would come with it.
+    insert: Callable[[Table], Upsert] = import_module(f"sqlalchemy.dialects.{dialect}").insert
+    return insert(table)
+
+
+def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the values in portions that fit into one IN (...)."""
+    rest = iter(values)
+    while portion := list(islice(rest, _CHUNK)):
+        yield portion

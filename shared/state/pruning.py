@@ -1,0 +1,85 @@
+"""Housekeeping: what is long over leaves the database, a portion at a time.
+
+A portion is one transaction, short enough for claims to go on between two of them, however much
+there is to delete, or to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from sqlalchemy import delete, exists, select, tuple_
+
+from shared.state.operations import Operation, Transaction
+from shared.state.schema import DELIVERED, LEASE_TABLE, MESSAGE, UIDL
+
+PORTION: Final = 1000
+"""Rows that one transaction looks at."""
+
+
+class PruneCursor(NamedTuple):
+    """How far identities have been gone through: the last one looked at."""
+
+    first_seen: float
+    id: str
+
+
+START: Final = PruneCursor(0, "")
+
+
+class IdentityPage(NamedTuple):
+    """A portion of identities: those first seen before a moment, after this place."""
+
+    before: float
+    after: PruneCursor
+
+
+def _deliveries(transaction: Transaction, moments: Sequence[float]) -> Sequence[int]:
+    return [_deliveries_before(transaction, moment) for moment in moments]
+
+
+def _deliveries_before(transaction: Transaction, moment: float) -> int:
+    key = (DELIVERED.c.id, DELIVERED.c.destination, DELIVERED.c.recipient)
+    old = select(*key).where(DELIVERED.c.at < moment).order_by(DELIVERED.c.at).limit(PORTION)
+    return transaction.connection.execute(delete(DELIVERED).where(tuple_(*key).in_(old))).rowcount
+
+
+def _identities(
+    transaction: Transaction, pages: Sequence[IdentityPage]
+) -> Sequence[tuple[int, PruneCursor | None]]:
+    return [_identities_in(transaction, page) for page in pages]
+
+
+def _identities_in(transaction: Transaction, page: IdentityPage) -> tuple[int, PruneCursor | None]:
+    """Delete a portion, less what still lies in a maildrop, where it may be renumbered."""
+    key = (MESSAGE.c.first_seen, MESSAGE.c.id)
+    rows = transaction.connection.execute(
+        select(*key)
+        .where(MESSAGE.c.first_seen < page.before, tuple_(*key) > tuple_(*page.after))
+        .order_by(*key)
+        .limit(PORTION)
+    ).all()
+    if not rows:
+        return 0, None
+    listed = exists().where(UIDL.c.id == MESSAGE.c.id)
+    gone = delete(MESSAGE).where(MESSAGE.c.id.in_([row.id for row in rows]), ~listed)
+    return transaction.connection.execute(gone).rowcount, PruneCursor(*rows[-1])
+
+
+def _leases(transaction: Transaction, moments: Sequence[float]) -> Sequence[None]:
+    """Delete leases that nobody came back for: of a message dropped, of an account removed."""
+    before = min(moments)
+    transaction.connection.execute(
+        delete(LEASE_TABLE).where(LEASE_TABLE.c.renewed < before, LEASE_TABLE.c.expires < before)
+    )
+    return [None] * len(moments)
+
+
+PRUNE_DELIVERIES: Final = Operation(_deliveries)
+"""Deletes the oldest finished deliveries before a moment; answers how many."""
+
+PRUNE_IDENTITIES: Final = Operation(_identities)
+"""Deletes identities of a page; answers how many, and the place to go on from, None at the end."""
+
+PRUNE_LEASES: Final = Operation(_leases)

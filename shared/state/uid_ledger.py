@@ -1,0 +1,248 @@
+"""The UID ledger: what has been taken over from each maildrop, and every identity ever seen.
+
+A UIDL stands for one message as long as the server lists it (RFC 1939 section 7). Where a server
+gives an old UIDL to a new message all the same, the new one counts. How long a message has been
+here goes by its identity: a UIDL that was forgotten, or given anew, makes no message younger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Final, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    Double,
+    Executable,
+    Text,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    select,
+    true,
+    type_coerce,
+    update,
+)
+
+from shared.ledger import Known, LedgerEntry
+from shared.state.json_params import among, each, pairs, rows
+from shared.state.operations import Operation, Transaction, Upsert, insert_into
+from shared.state.schema import MESSAGE, UIDL, Escaped
+from shared.state.statement import SqlStatement, Statement
+
+_DAY: Final = 86_400.0
+
+EVERYTHING: Final = 2**31 - 1
+"""Entries of a page that has no end."""
+
+
+class RecordMessages(NamedTuple):
+    """Messages taken over from an account."""
+
+    account: str
+    entries: Sequence[LedgerEntry]
+
+
+class SomeUidls(NamedTuple):
+    """Some UIDLs of an account."""
+
+    account: str
+    uidls: Sequence[str]
+
+
+class UidlPage(NamedTuple):
+    """So many UIDLs of an account at the most, that come after this one."""
+
+    account: str
+    after: str
+    most: int
+
+
+class RecordedSizes(NamedTuple):
+    """What LIST said of messages that are recorded, by UIDL."""
+
+    account: str
+    sizes: Mapping[str, int]
+
+
+# Built once, see ``leases``. The id is a hash of ours: nothing to undo in it, a tenth faster.
+_ACCOUNT: Final = bindparam("account", type_=Escaped())
+_NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
+_KNOWN: Final = select(UIDL.c.uidl, type_coerce(UIDL.c.id, Text), UIDL.c.first_seen, UIDL.c.size)
+_PAGE: Final = (
+    _KNOWN.where(UIDL.c.account == _ACCOUNT, UIDL.c.uidl > bindparam("after", type_=Escaped()))
+    .order_by(UIDL.c.uidl)
+    .limit(bindparam("most", type_=BigInteger()))
+)
+_SINCE: Final = func.coalesce(MESSAGE.c.since, MESSAGE.c.first_seen)
+
+
+def _known(transaction: Transaction, pages: Sequence[UidlPage]) -> Sequence[dict[str, Known]]:
+    found: dict[UidlPage, dict[str, Known]] = {}
+    make = Known._make  # faster than Known, over a hundred thousand rows
+    for page in set(pages):
+        known = transaction.connection.execute(_PAGE, page._asdict())
+        found[page] = {uidl: make((id_, at, size)) for uidl, id_, at, size in known}
+    return [found[page] for page in pages]
+
+
+def _seen(transaction: Transaction, asked: Sequence[Sequence[str]]) -> Sequence[dict[str, float]]:
+    wanted = sorted({id_ for ids in asked for id_ in ids})
+    found: dict[str, float] = dict(_SEEN.run(transaction.connection, {"ids": wanted}))
+    return [{id_: found[id_] for id_ in ids if id_ in found} for ids in asked]
+
+
+def _seen_among(dialect: str) -> SqlStatement:
+    return select(MESSAGE.c.id, _SINCE).where(among(dialect, MESSAGE.c.id, "ids"))
+
+
+def _record(transaction: Transaction, records: Sequence[RecordMessages]) -> Sequence[None]:
+    entries: dict[str, list[LedgerEntry]] = {}
+    for account, more in records:
+        entries.setdefault(account, []).extend(more)
+    for account in entries:
+        _record_one(transaction, account, entries[account])
+    return [None] * len(records)
+
+
+def _record_one(transaction: Transaction, account: str, entries: Sequence[LedgerEntry]) -> None:
+    """Record what came from one account.
+
+    An identity that no UIDL will hold here counts from when it was seen last.
+    """
+    listed = {e.uidl: _row(e) for e in entries if e.uidl is not None}
+    bare = dict.fromkeys([e.id for e in entries if e.uidl is None])
+    both = {"account": account, "now": transaction.now}
+    if listed:
+        _LIST.run(transaction.connection, {"entries": list(listed.values()), **both})
+    for statement, ids in (
+        (_IDENTIFY, [e.id for e in entries if e.uidl is not None]),
+        (_SEE_AGAIN, list(bare)),
+    ):
+        if ids:
+            statement.run(transaction.connection, {"ids": ids, **both})
+
+
+def _row(entry: LedgerEntry) -> Sequence[str | None]:
+    size = None if entry.size is None else str(entry.size)
+    return entry.uidl, entry.id, size, entry.head
+
+
+# SQLite needs a WHERE to tell this ON from one of a join (sqlite.org/lang_upsert.html).
+
+
+def _list(dialect: str) -> SqlStatement:
+    uidl, id_, size, head = rows(dialect, "entries", 4)
+    since = func.coalesce(select(_SINCE).where(MESSAGE.c.id == id_).scalar_subquery(), _NOW)
+    columns = [UIDL.c[name] for name in ("account", "uidl", "id", "first_seen", "size", "head")]
+    new_rows = select(_ACCOUNT, uidl, id_, since, cast(size, BigInteger), head).where(true())
+    insert = insert_into(dialect, UIDL).from_select(columns, new_rows)
+    new, same = insert.excluded, UIDL.c.id == insert.excluded.id
+
+    def kept(name: str) -> ColumnElement[object]:
+        """What is not known any better stays, if it is the same message."""
+        return func.coalesce(new[name], case((same, UIDL.c[name]), else_=None))
+
+    return insert.on_conflict_do_update(
+        index_elements=[UIDL.c.account, UIDL.c.uidl],
+        set_={
+            "id": new.id,
+            "first_seen": case((same, UIDL.c.first_seen), else_=new.first_seen),
+            "size": kept("size"),
+            "head": kept("head"),
+        },
+    )
+
+
+def _identify(dialect: str) -> SqlStatement:
+    return _identities(dialect).on_conflict_do_nothing()
+
+
+def _see_again(dialect: str) -> SqlStatement:
+    """Without a UIDL, a message that stays on the server is seen at every poll: note the day."""
+    insert = _identities(dialect)
+    new = insert.excluded
+    return insert.on_conflict_do_update(
+        index_elements=[MESSAGE.c.id],
+        set_={"first_seen": new.first_seen, "since": _SINCE},
+        where=MESSAGE.c.first_seen < new.first_seen - _DAY,
+    )
+
+
+def _identities(dialect: str) -> Upsert:
+    ids = select(each(dialect, "ids"), _ACCOUNT, _NOW).where(true())
+    columns = [MESSAGE.c.id, MESSAGE.c.account, MESSAGE.c.first_seen]
+    return insert_into(dialect, MESSAGE).from_select(columns, ids)
+
+
+_SEEN: Final = Statement(_seen_among)
+_LIST: Final = Statement(_list)
+_IDENTIFY: Final = Statement(_identify)
+_SEE_AGAIN: Final = Statement(_see_again)
+
+
+def _heads(transaction: Transaction, items: Sequence[SomeUidls]) -> Sequence[dict[str, str]]:
+    return [
+        dict(_HEADS.run(transaction.connection, {"account": account, "uidls": uidls}))
+        for account, uidls in items
+    ]
+
+
+def _heads_of(dialect: str) -> SqlStatement:
+    some = (UIDL.c.account == _ACCOUNT, among(dialect, UIDL.c.uidl, "uidls"))
+    return select(UIDL.c.uidl, UIDL.c.head).where(*some, UIDL.c.head.is_not(None))
+
+
+def _measure(transaction: Transaction, items: Sequence[RecordedSizes]) -> Sequence[None]:
+    for account, sizes in items:
+        texts = {uidl: str(size) for uidl, size in sizes.items()}
+        _MEASURE.run(transaction.connection, {"account": account, "sizes": texts})
+    return [None] * len(items)
+
+
+def _measured(dialect: str) -> SqlStatement:
+    uidl, size = pairs(dialect, "sizes")
+    these = (UIDL.c.account == _ACCOUNT, UIDL.c.uidl == uidl)
+    return update(UIDL).where(*these).values(size=cast(size, BigInteger))
+
+
+def _forget(transaction: Transaction, items: Sequence[SomeUidls]) -> Sequence[None]:
+    for account, uidls in items:
+        values = {"account": account, "uidls": uidls}
+        # Its UIDL kept the identity from being pruned; from now on its time counts.
+        _LET_GO.run(transaction.connection, {**values, "now": transaction.now})
+        transaction.connection.execute(_forgotten(transaction.dialect), values)
+    return [None] * len(items)
+
+
+@cache
+def _forgotten(dialect: str) -> Executable:
+    return delete(UIDL).where(UIDL.c.account == _ACCOUNT, among(dialect, UIDL.c.uidl, "uidls"))
+
+
+def _let_go(dialect: str) -> SqlStatement:
+    # What came within the day needs no look at its identity, which was seen no earlier.
+    old = UIDL.c.first_seen < _NOW - _DAY
+    some = (UIDL.c.account == _ACCOUNT, among(dialect, UIDL.c.uidl, "uidls"), old)
+    these = (MESSAGE.c.id.in_(select(UIDL.c.id).where(*some)), MESSAGE.c.first_seen < _NOW - _DAY)
+    return update(MESSAGE).where(*these).values(first_seen=_NOW, since=_SINCE)
+
+
+_HEADS: Final = Statement(_heads_of)
+_MEASURE: Final = Statement(_measured)
+_LET_GO: Final = Statement(_let_go)
+
+
+KNOWN: Final = Operation(_known, writes=False)
+SEEN: Final = Operation(_seen, writes=False)
+RECORD: Final = Operation(_record, parts=lambda r: [r._replace(entries=[e]) for e in r.entries])
+HEADS: Final = Operation(_heads, writes=False)
+MEASURE: Final = Operation(
+    _measure, parts=lambda s: [s._replace(sizes={uidl: size}) for uidl, size in s.sizes.items()]
+)
+FORGET: Final = Operation(_forget, parts=lambda s: [s._replace(uidls=[uidl]) for uidl in s.uidls])

@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+
+from services.deliverer.destinations import courier_for
+from services.deliverer.files.maildir import MaildirCourier
+from services.deliverer.files.pickup import PickupCourier
+from services.deliverer.smtp.courier import SmtpCourier
+from shared.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("smtp://mail.corp.example:25", SmtpCourier),
+        ("smtp://mail.corp.example?tls=none&helo=gate.corp.example", SmtpCourier),
+        ("smtp://[2001:db8::1]:2525/", SmtpCourier),
+        ("smtps://user:secret@mail.corp.example", SmtpCourier),
+        ("lmtp://mail.corp.example:24", SmtpCourier),
+        ("lmtp+unix:///run/dovecot/lmtp", SmtpCourier),
+        ("maildir:///var/mail/{mailbox}", MaildirCourier),
+        ("maildir:///srv/%C3%A4/{domain}/{local}", MaildirCourier),
+        ("pickup:///srv/PickUp", PickupCourier),
+        ("pickup:///srv/PickUp?staging=/srv/new", PickupCourier),
+        ("replay:///srv/Replay", PickupCourier),
+        ("lmtp+unix:///run/dovecot/lmtp?delivered_to=keep", SmtpCourier),
+        ("smtp://mail.corp.example?delivered_to=rename", SmtpCourier),
+    ],
+)
+async def test_the_scheme_chooses_the_courier(url: str, kind: type) -> None:
+    courier = courier_for("local", url)
+    assert isinstance(courier, kind)
+    await courier.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("http://mail.corp.example", "expected one of smtp://"),
+        ("smtp://", "expected smtp://host:25"),
+        ("smtp://mail.corp.example/inbox", "no path"),
+        ("smtp://mail.corp.example:port", "cannot be read"),
+        ("smtp://mail.corp.example:99999", "cannot be read"),
+        ("smtp://[::1", "cannot be read"),
+        ("smtp://mail?tls=maybe", "expected one of none, opportunistic, required"),
+        ("smtp://mail?tsl=none", "did you mean tls?"),
+        ("smtp://mail?x=y", "expected one of tls, ca_file, helo, pipelining"),
+        ("lmtp://mail?pipelining=some", "expected one of none, commands, full"),
+        ("smtp://mail?tls", "cannot be read"),
+        ("smtp://mail?helo=a%0d%0ab", "expected a host name"),
+        ("smtp://mail?ca_file=/nowhere.pem", "cannot be used: No such file"),
+        ("smtp://mail?tls=opportunistic&ca_file=/x.pem", "tls=required alone"),
+        ("smtp://user:secret@mail?tls=none", "tls=required alone"),
+        ("smtp://user@mail", "both a user name and a password"),
+        ("smtps://mail?tls=none", "unknown option 'tls'"),
+        ("maildir://relative/path", "expected an absolute path"),
+        ("maildir:///var/mail/{user}", "unknown placeholder {user}"),
+        ("maildir:///var/mail/{mailbox", "unknown placeholder {mailbox; expected one of"),
+        ("maildir:///var/mail/{domain}/local}", "unknown placeholder }; expected one of"),
+        ("maildir:///var/mail/{user name}", "unknown placeholder {user name}"),
+        ("maildir:///var/mail/{}/", "unknown placeholder {}"),
+        ("smtp://{domain}:25", "not in a host"),
+        ("maildir:///var/mail/{mailbox}?x=y", "there are none"),
+        ("lmtp+unix://host/path", "expected an absolute path"),
+        ("pickup:", "expected an absolute path"),
+        ("replay:///srv/Replay/?staging=/srv/Replay", "expected another folder"),
+        ("pickup:///srv/PickUp?staging=new", "staging='new': expected an absolute path"),
+        ("replay:///srv/Replay?tls=none", "expected one of staging"),
+        ("smtp://mail?delivered_to=drop", "delivered_to='drop': expected rename or keep"),
+    ],
+)
+def test_what_is_wrong_is_said_and_what_is_expected(url: str, what: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        courier_for("archive", url)
+    assert what in str(caught.value)
+    assert "'archive'" in caught.value.where
+    assert "secret" not in str(caught.value)
+
+
+def test_a_password_is_in_no_repr() -> None:
+    courier = courier_for("local", "smtp://user:secret@mail.corp.example")
+    target = courier._pool._target  # type: ignore[attr-defined]
+    assert "secret" not in repr(target)
+
+
+async def test_a_url_may_hold_percent_encoded_bytes(tmp_path: Path) -> None:
+    courier = courier_for("local", f"maildir://{tmp_path}/a%20b")
+    place = courier._maildir_of("anna@corp.example")  # type: ignore[attr-defined]
+    assert place == f"{tmp_path}/a b"
+    await courier.close()

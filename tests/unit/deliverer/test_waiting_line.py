@@ -1,0 +1,42 @@
+"""The line for a connection: in order, and nobody is lost in it."""
+
+from services.deliverer.smtp.waiting_line import WaitingLine
+
+
+def line(*names: str) -> WaitingLine[str]:
+    made = WaitingLine[str]()
+    made.join(names)
+    return made
+
+
+def taken(waiting: WaitingLine[str]) -> list[str]:
+    return [one for _ in range(len(waiting)) if (one := waiting.next()) is not None]
+
+
+def test_who_has_waited_longest_is_next() -> None:
+    waiting = line("anna", "bert")
+    waiting.join(["carl"])
+    assert len(waiting) == 3
+    assert [waiting.next() for _ in range(4)] == ["anna", "bert", "carl", None]
+
+
+def test_who_is_put_back_is_next() -> None:
+    waiting = line("anna", "bert")
+    first = waiting.next()
+    assert first is not None
+    waiting.put_back(first)
+    assert waiting.next_if(lambda who: who == "bert") is None
+    assert waiting.next_if(lambda who: who == "anna") == "anna"
+
+
+def test_who_leaves_is_passed_over() -> None:
+    waiting = line("anna", "bert", "carl")
+    waiting.leave(lambda who: who == "bert")
+    assert taken(waiting) == ["anna", "carl"]
+
+
+def test_those_who_have_waited_least_are_the_last() -> None:
+    waiting = line("anna", "bert", "carl")
+    assert waiting.last(2) == ["carl", "bert"]
+    assert taken(waiting) == ["anna"]
+    assert waiting.last(5) == []
