@@ -9,11 +9,29 @@ from __future__ import annotations
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, islice
-from typing import Final
-
-from services.fetcher.worklist import ListedMessage
+from typing import Final, NamedTuple
 
 _UNKNOWN: Final = -1
+
+
+class ListedMessage(NamedTuple):
+    """A message in a maildrop.
+
+    Attributes:
+        number: in this session.
+        uidl: None where it is not usable.
+        size: what LIST says, None where it does not.
+    """
+
+    number: int
+    uidl: str | None
+    size: int | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells it from the others in another session, as far as anything does."""
+        # No UIDL begins with a blank.
+        return f" {self.number} {self.size}" if self.uidl is None else self.uidl
 
 
 class FetchList:

@@ -21,7 +21,7 @@ from typing import Final
 
 from services.fetcher.account import Account
 from services.fetcher.commit_pipeline import CommitPipeline, SessionLimits, TakenMessage
-from services.fetcher.fetch_list import FetchList, PendingMessages
+from services.fetcher.fetch_list import FetchList, ListedMessage, PendingMessages
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.inventory import SIZES_VARY, Inventory, take_inventory
 from services.fetcher.ledger_pages import LedgerPages
@@ -31,7 +31,7 @@ from services.fetcher.receive import MessageReceiver, ReceivedMessage, too_short
 from services.fetcher.refused_messages import RefusedMessages
 from services.fetcher.troubles import Blame, Troubles
 from services.fetcher.verify_unchanged import verify_unchanged
-from services.fetcher.worklist import ChangedSizes, ListedMessage, SafeMessage, Worklist, age
+from services.fetcher.worklist import ChangedSizes, SafeMessage, Worklist, age
 from shared.errors import (
     Broken,
     NoRoom,

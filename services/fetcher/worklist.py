@@ -5,30 +5,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from services.fetcher.fetch_list import FetchList
-
-
-class ListedMessage(NamedTuple):
-    """A message in a maildrop.
-
-    Attributes:
-        number: in this session.
-        uidl: None where it is not usable.
-        size: what LIST says, None where it does not.
-    """
-
-    number: int
-    uidl: str | None
-    size: int | None = None
-
-    @property
-    def key(self) -> str:
-        """What tells it from the others in another session, as far as anything does."""
-        # No UIDL begins with a blank.
-        return f" {self.number} {self.size}" if self.uidl is None else self.uidl
+from services.fetcher.fetch_list import FetchList
 
 
 class SafeMessage(NamedTuple):

@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from services.fetcher.compare import Comparison, usable
+from services.fetcher.fetch_list import ListedMessage
 from services.fetcher.pop3.listing import UidlListing
-from services.fetcher.worklist import ListedMessage, SafeMessage, Worklist
+from services.fetcher.worklist import SafeMessage, Worklist
 from shared.ledger import Known
 
 NOW = 1_700_000_000.0
