@@ -88,8 +88,10 @@ class Store(Protocol):
         """Put that in the place of what is there; return False where there is no spool yet."""
 
     def discard_drafts(self, before: float) -> None:
-        """Delete what was begun and never committed: by a process that is dead, where that can be
-        known, or not touched since this moment."""
+        """Delete what was begun and not committed.
+
+        That is: by a process that is dead, where that can be known, or untouched since this moment.
+        """
 
 
 def valid(key: str) -> bool:

@@ -76,10 +76,10 @@ class EmbeddedBroker:
         self._waiting: list[Job] = []
 
     async def open(self) -> None:
-        """Open the file; return once it can be used, however long that takes.
+        """See ``Broker.open``.
 
         Raises:
-            ConfigError: it can never be used: not writable, not a queue file, of a newer version.
+            ConfigError: the file can never be used: not writable, not ours, of a newer version.
         """
         loop = asyncio.get_running_loop()
 
@@ -108,7 +108,7 @@ class EmbeddedBroker:
         self._worker = worker
 
     async def close(self) -> None:
-        """Give back what is unsettled and close the file."""
+        """See ``Broker.close``."""
         worker = self._worker
         if worker is None:
             return
@@ -123,10 +123,7 @@ class EmbeddedBroker:
             await done
 
     async def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Sequence[Delivery], None]:
-        """Yield what has come, at most ``prefetch`` unsettled at a time, until closed.
-
-        It ends when the broker is closed. When it is closed itself (``aclose``), deliveries it had
-        not yet yielded go back to the queue; those it had yielded can still be settled.
+        """See ``Broker.consume``; it ends when the broker is closed, too.
 
         Raises:
             BrokerUnavailable: the broker is not open.
@@ -150,11 +147,9 @@ class EmbeddedBroker:
                     await self._cancel(consumer)
 
     async def settle(self, delivery: Delivery, *sends: Send) -> None:
-        """Make the sends durable and forget the delivery, in one transaction.
+        """See ``Broker.settle``; all is one transaction.
 
         Raises:
-            Refused: a send was not taken (unknown queue, too large); the delivery is still ours.
-            DeliveryLost: the delivery is no longer ours.
             BrokerUnavailable: the file could not be written; the delivery is still ours.
         """
         (error,) = await self.settle_all([(delivery, sends)])
@@ -164,7 +159,7 @@ class EmbeddedBroker:
     async def settle_all(
         self, settlements: Sequence[tuple[Delivery, Sequence[Send]]]
     ) -> list[Exception | None]:
-        """Settle many deliveries; return for each None, or what ``settle`` would have raised."""
+        """See ``Broker.settle_all``."""
         parts = [self._part(delivery, sends) for delivery, sends in settlements]
         asked = [part for part in parts if isinstance(part, TransferPart)]
         answers = iter(await self._transfer(asked))
@@ -190,34 +185,19 @@ class EmbeddedBroker:
             return [error] * len(parts)
 
     async def publish(self, *sends: Send) -> None:
-        """Make the sends durable; return when they are. All of them are taken, or none.
-
-        Raises:
-            Refused: a send was not taken.
-            BrokerUnavailable: the file could not be written.
-        """
+        """See ``Broker.publish``; all of the sends are taken, or none."""
         (error,) = await self._transfer([TransferPart([row(send) for send in sends], None)])
         if error is not None:
             raise error
 
     async def depths(self, queues: Iterable[str]) -> Mapping[str, int]:
-        """Return for each queue how many messages in it wait to be handed out.
-
-        Raises:
-            BrokerUnavailable: the file could not be read.
-        """
+        """See ``Broker.depths``."""
         done: asyncio.Future[Mapping[str, int]] = asyncio.get_running_loop().create_future()
         self._submit(Count(tuple(queues), done))
         return await done
 
     async def drained(self, queues: Iterable[str]) -> bool:
-        """Return whether nothing is in these queues, neither waiting nor in anybody's hands.
-
-        A message goes from one queue to the next in one transaction, so none is between them.
-
-        Raises:
-            BrokerUnavailable: the file could not be read.
-        """
+        """See ``Broker.drained``; a message goes on in one transaction, so none is in between."""
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._submit(AskDrained(tuple(queues), done))
         return await done
@@ -229,7 +209,7 @@ class EmbeddedBroker:
 
     @property
     def connected(self) -> bool:
-        """Whether messages can be published and consumed just now."""
+        """See ``Broker.connected``."""
         return self._worker is not None and self._worker.trouble is None
 
     @property

@@ -50,11 +50,7 @@ class EmbeddedSteward:
         self._db: sqlite3.Connection | None = None
 
     def declare(self) -> Sequence[str]:
-        """Make the file and every queue of the topology exist; a no-op where they do.
-
-        Returns:
-            Nothing: a queue of the file has no arguments that could be of an earlier version.
-        """
+        """See ``Steward.declare``; a queue of the file has no arguments of an earlier version."""
         with self._open() as db, statements.transaction(db):
             statements.declare(db, self._queues)
         return ()
@@ -68,7 +64,7 @@ class EmbeddedSteward:
         return 0
 
     def depths(self) -> Mapping[str, int | None]:
-        """Return for each queue of the topology how many messages wait in it, None if absent."""
+        """See ``Steward.depths``."""
         absent: dict[str, int | None] = dict.fromkeys(q.name for q in self._queues)
         if not self._exists():
             return absent
@@ -77,7 +73,7 @@ class EmbeddedSteward:
             return {q: statements.depth(db, known[q].id) if q in known else None for q in absent}
 
     def strays(self) -> Mapping[str, int]:
-        """Return the queues of the file that the topology does not name and that hold messages."""
+        """See ``Steward.strays``."""
         if not self._exists():
             return {}
         named = {queue.name for queue in self._queues}
@@ -93,10 +89,7 @@ class EmbeddedSteward:
         return ()
 
     def browse(self, queue: str) -> Iterator[Stored]:
-        """Yield the waiting messages of a queue, oldest first; all stay in it.
-
-        Not those that come after it began.
-        """
+        """See ``Steward.browse``; what goes on meanwhile is left out."""
         for queue_row, chunk in self._standing(queue):
             for message in chunk:
                 with self._open() as db:
@@ -105,10 +98,7 @@ class EmbeddedSteward:
                     yield found
 
     def everything(self) -> Iterator[Stored]:
-        """Yield every message of every queue that carries mail, also those in hand; all stay.
-
-        It is what the file held at one moment.
-        """
+        """See ``Steward.everything``; it is what the file held at one moment, also in hand."""
         if not self._exists():
             return
         with self._open() as db:
@@ -125,13 +115,7 @@ class EmbeddedSteward:
         onward: Onward,
         moved: Callable[[Stored], None] = unnoticed,
     ) -> int:
-        """Send messages on, each as ``onward`` says; return how many.
-
-        Each is in one queue or the other at every moment.
-
-        Raises:
-            Refused: a destination does not exist.
-        """
+        """See ``Steward.move``; each message is in one queue or the other at every moment."""
 
         def send(
             db: sqlite3.Connection, known: statements.StoredQueues, stored: Stored
@@ -156,11 +140,11 @@ class EmbeddedSteward:
         message_ids: Sequence[str] | None,
         note: Callable[[Stored], T | None],
     ) -> list[T]:
-        """Delete messages for good; return what ``note`` says of those that are gone now."""
+        """See ``Steward.drop``."""
         return list(self._take(queue, message_ids, lambda _, __, stored: note(stored)))
 
     def close(self) -> None:
-        """Close the file."""
+        """See ``Steward.close``."""
         db, self._db = self._db, None
         if db is not None:
             with suppress(sqlite3.Error):

@@ -94,11 +94,7 @@ class RabbitBroker:
         self._sessions: WeakSet[Subscription] = WeakSet()
 
     async def open(self) -> None:
-        """Connect; return once the broker can be used, however long that takes.
-
-        Raises:
-            BrokerRefuses: the broker does not accept user name and password.
-        """
+        """See ``Broker.open``; what refuses user name and password is BrokerRefuses."""
         what = "watches what the broker does not do"
         self._watching = supervise(self._watch.look, what, self._clock)
         await self._publishing.start()
@@ -106,7 +102,7 @@ class RabbitBroker:
         await self._publisher.start()
 
     async def close(self) -> None:
-        """Give back what is unsettled and disconnect."""
+        """See ``Broker.close``."""
         self._apart.stop()
         self._strangers.stop()
         if self._watching is not None:
@@ -117,31 +113,31 @@ class RabbitBroker:
 
     @property
     def connected(self) -> bool:
-        """Whether messages can be published and consumed just now."""
+        """See ``Broker.connected``."""
         return self._publisher.up and self._consuming.up
 
     @property
     def blocked(self) -> str | None:
-        """Why the broker takes no publishes just now (an alarm), or None."""
+        """See ``Broker.blocked``."""
         return self._publishing.blocked
 
     @property
     def unsubscribed(self) -> Sequence[str]:
-        """The queues that are to be consumed, and are not."""
+        """See ``Broker.unsubscribed``."""
         return self._watch.unsubscribed
 
     @property
     def unroutable(self) -> Sequence[str]:
-        """The queues to which messages were sent that came back, not long ago."""
+        """See ``Broker.unroutable``."""
         return self._publisher.unroutable
 
     @property
     def unconfirmed(self) -> float:
-        """Seconds for which the oldest publish has waited for its confirm; 0 if none does."""
+        """See ``Broker.unconfirmed``."""
         return self._watch.unconfirmed
 
     async def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Sequence[Delivery], None]:
-        """Yield what has come, at most ``prefetch`` unsettled at a time, until closed."""
+        """See ``Broker.consume``."""
         backoff = Backoff(self._clock, LONGEST_PAUSE)
         session: Subscription | None = None
         try:
@@ -170,13 +166,7 @@ class RabbitBroker:
             await self._publishing.unblocked()
 
     async def settle(self, delivery: Delivery, *sends: Send) -> None:
-        """Make the sends durable, then forget the delivery.
-
-        Raises:
-            Refused: a send was not taken (unroutable, queue full); the delivery is still ours.
-            DeliveryLost: the delivery is no longer ours; it will be handed out again.
-            BrokerUnavailable: the connection broke before the outcome was known.
-        """
+        """See ``Broker.settle``."""
         (error,) = await self.settle_all([(delivery, sends)])
         if error is not None:
             raise error
@@ -184,7 +174,7 @@ class RabbitBroker:
     async def settle_all(
         self, settlements: Sequence[tuple[Delivery, Sequence[Send]]]
     ) -> list[Exception | None]:
-        """Settle many deliveries; return for each None, or what ``settle`` would have raised."""
+        """See ``Broker.settle_all``."""
         answers: list[Exception | None] = [self._loss(delivery) for delivery, _ in settlements]
         ours = [at for at, lost in enumerate(answers) if lost is None]
         published = await self._publish_groups([settlements[at][1] for at in ours])
@@ -202,12 +192,7 @@ class RabbitBroker:
         return session.ack(number)
 
     async def publish(self, *sends: Send) -> None:
-        """Make the sends durable; return when they are.
-
-        Raises:
-            Refused: a send was not taken.
-            BrokerUnavailable: the connection broke before the outcome was known.
-        """
+        """See ``Broker.publish``."""
         (error,) = await self._publish_groups([sends])
         if error is not None:
             raise error
@@ -235,11 +220,7 @@ class RabbitBroker:
         return None
 
     async def depths(self, queues: Iterable[str]) -> Mapping[str, int]:
-        """Return for each queue how many messages in it wait to be handed out; 0 if undeclared.
-
-        Raises:
-            BrokerUnavailable: the broker does not answer.
-        """
+        """See ``Broker.depths``; a queue that is not declared holds 0."""
         return {queue: await self._depth(queue) for queue in queues}
 
     async def drained(self, queues: Iterable[str]) -> bool | None:

@@ -102,14 +102,10 @@ class KombuSteward:
         self._connection: Connection | None = None
 
     def declare(self) -> Sequence[str]:
-        """Make every queue and exchange of the topology exist; a no-op where they do.
-
-        Returns:
-            The queues that have the arguments of an earlier version; ``migrate`` changes them.
+        """See ``Steward.declare``.
 
         Raises:
-            ConfigError: something of that name exists with other arguments, or access is refused;
-                or a ``migrate`` was begun, and has not come to its end.
+            ConfigError: as there; or a ``migrate`` was begun, and has not come to its end.
             BrokerUnavailable: the broker does not answer, or a ``migrate`` is running.
         """
         with self._translate_errors("the topology"):
@@ -123,15 +119,15 @@ class KombuSteward:
             return outdated
 
     def outdated(self) -> Sequence[str]:
-        """Return one line on each queue that ``migrate`` would change; nothing is changed."""
+        """See ``Steward.outdated``."""
         with self._translate_errors("the topology"):
             return [described(due) for due in self._migration(str).due()]
 
     def migrate(self, say: Callable[[str], None]) -> int:
-        """Give queues of an earlier version the arguments of this one; return how many.
+        """See ``Steward.migrate``.
 
         Raises:
-            Refused: somebody takes messages from a queue, or one does not take them back.
+            Refused: as there.
             ConfigError: access is refused, or a queue has arguments of no version.
             BrokerUnavailable: the broker does not answer. Whatever was raised, each message is in
                 its queue or beside it, and ``migrate`` goes on from there.
@@ -144,29 +140,22 @@ class KombuSteward:
         return Migration(self._ensure_connected(), self._tiers, ANSWERING, say, withheld)
 
     def depths(self) -> Mapping[str, int | None]:
-        """Return for each queue of the topology how many messages wait in it, None if absent.
-
-        Raises:
-            BrokerUnavailable: the broker does not answer, or a queue does not.
-        """
+        """See ``Steward.depths``; a queue that does not answer is BrokerUnavailable, too."""
         return {spec.name: self._depth(spec.name) for spec in self._queues}
 
     def strays(self) -> Mapping[str, int]:
-        """Return the queues that were declared once, are in no topology now, and hold messages."""
+        """See ``Steward.strays``."""
         counts = {name: self._depth(name) for name in self._beside()}
         return {name: count for name, count in counts.items() if count}
 
     def looked_into(self) -> Sequence[str]:
-        """Return the queues whose messages another command has in hand, so that none count them.
-
-        Only a command consumes what no stage does.
-        """
+        """See ``Steward.looked_into``: only a command consumes what no stage does."""
         unworked = [spec.name for spec in self._queues if spec.kind != "work"]
         found = ((name, self._declare_passive(name)) for name in (*unworked, *self._beside()))
         return [name for name, said in found if said is not None and said.consumer_count]
 
     def neighbours(self) -> Sequence[str]:
-        """Return the names of other connectors that have declared their queues here."""
+        """See ``Steward.neighbours``."""
         with self._translate_errors(f"queue {DECLARED}"):
             found = remembered(self._ensure_connected())
         names = {name.removeprefix(NAMED) for name in found if name.startswith(NAMED)}
@@ -197,9 +186,7 @@ class KombuSteward:
             steward_mark.write(self._ensure_connected(), sender, change, ANSWERING, self._report)
 
     def browse(self, queue: str) -> Iterator[Stored]:
-        """Yield the waiting messages of a queue, oldest first; all stay in it.
-
-        They are out of reach for everybody else until the iteration ends.
+        """See ``Steward.browse``; nobody else can reach the messages until the iteration ends.
 
         Raises:
             ConfigError: there is no such queue.
@@ -208,11 +195,10 @@ class KombuSteward:
         yield from self._browse(queue, alone=self._is_kept(queue))
 
     def everything(self) -> Iterator[Stored]:
-        """Yield every message of every queue that carries mail, most of them twice; all stay.
+        """See ``Steward.everything``.
 
-        It looks twice, ``SETTLING`` seconds apart, and does not see what a running stage has in
-        hand. Queues that were declared once, and are no longer, count too. Of those who do so at
-        once, each sees all: they wait for each other.
+        It looks twice, ``SETTLING`` seconds apart. Queues that were declared once, and are no
+        longer, count too. Of those who do so at once, each sees all: they wait for each other.
         """
         busy = frozenset(self.consumers())
         yield from self._look_everywhere(busy)
@@ -221,7 +207,7 @@ class KombuSteward:
         yield from self._look_everywhere(busy)
 
     def consumers(self) -> Mapping[str, int]:
-        """Return how many consumers each work queue has, of those that have any."""
+        """See ``Steward.consumers``: those of the work queues."""
         work = [spec.name for spec in self._queues if spec.kind == "work"]
         found = {name: self._declare_passive(name) for name in work}
         counts = {name: int(said.consumer_count) for name, said in found.items() if said}
@@ -234,9 +220,7 @@ class KombuSteward:
         onward: Onward,
         moved: Callable[[Stored], None] = unnoticed,
     ) -> int:
-        """Send messages on, each as ``onward`` says when it is in our hands; return how many.
-
-        Each is durable at its destination before it is gone here.
+        """See ``Steward.move``.
 
         Raises:
             ConfigError: there is no such queue.
@@ -264,12 +248,12 @@ class KombuSteward:
         message_ids: Sequence[str] | None,
         note: Callable[[Stored], T | None],
     ) -> list[T]:
-        """Delete messages for good; return what ``note`` says of those that are gone now."""
+        """See ``Steward.drop``."""
         entries = self._take(queue, message_ids, note, lambda _: None)
         return [said for entry in entries for _, said in entry.taken]
 
     def close(self) -> None:
-        """Disconnect."""
+        """See ``Steward.close``."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(AMQPError, KombuError, OSError):
