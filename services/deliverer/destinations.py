@@ -44,6 +44,7 @@ from services.deliverer.smtp.target import Credentials, Pipelining, Target
 from services.deliverer.smtp.traced import TraceFor
 from shared.clock import Clock, SystemClock
 from shared.errors import ConfigError
+from shared.network.tls import unverified, verifying
 from shared.redaction.known_secrets import KnownSecrets
 
 _Tls: TypeAlias = Literal["none", "opportunistic", "required"]
@@ -258,12 +259,9 @@ def _pipelining(wanted: _DestinationUrl) -> Pipelining | None:
 def _context(wanted: _DestinationUrl, *, verified: bool) -> ssl.SSLContext:
     ca_file = wanted.options.get("ca_file")
     if not verified:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        return context
+        return unverified()
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        return verifying(ca_file)
     except OSError as error:  # ssl.SSLError is one
         raise wanted.wrong(f"ca_file={ca_file!a} cannot be used: {error.strerror}") from error
 

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from shared.errors import ConfigError
+from shared.network.tls import verifying
 
 WHERE: Final = "broker.url"
 _OPTIONS: Final = (
@@ -109,6 +110,6 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
         ConfigError: the file cannot be read or holds no certificate.
     """
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        return verifying(ca_file)
     except OSError as error:
         raise ConfigError("broker.ca_file", f"{ca_file}: {error.strerror or error}") from error

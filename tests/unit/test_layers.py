@@ -43,6 +43,7 @@ _NETWORK = (
     "shared.network.same_host",
     "shared.network.explain",
     "shared.network.dialogue",
+    "shared.network.tls",
     "shared.redaction.redaction",
     "shared.redaction.known_secrets",
 )

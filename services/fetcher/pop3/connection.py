@@ -10,13 +10,11 @@ certificate. Both say which setting is likely wrong.
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, cast
 
 import tenacity
@@ -26,6 +24,7 @@ from shared.errors import Broken, ConfigError, ServerFault, Silent, Slow, Ungree
 from shared.log import printable
 from shared.network.dial import GOODBYE_SECONDS, dial
 from shared.network.explain import SettingNames, closed, ended, explain
+from shared.network.tls import default_authorities, verifying
 
 READ_SIZE: Final = 128 * 1024
 """Bytes of one read from the socket, at most."""
@@ -326,27 +325,16 @@ def _translate(server: str, port: int, error: OSError, *, at_once: bool) -> Serv
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """Return a context that verifies the certificate and the host name.
+    """Return a context that verifies the certificate and the host name, by TLS 1.2 at the least.
 
     Args:
-        ca_file: PEM certificates of authorities to trust, None for those of the system. Contexts
-            are kept, for reading the system's takes as long as fetching 200 messages, until the
-            file changes.
+        ca_file: see ``tls.verifying``.
 
     Raises:
         ConfigError: the file cannot be used.
     """
-    store = ca_file or ssl.get_default_verify_paths().cafile
     try:
-        modified = 0 if store is None else Path(store).stat().st_mtime_ns
-        return _tls_context(ca_file, modified)
+        return verifying(ca_file, ssl.TLSVersion.TLSv1_2)
     except OSError as error:
+        store = ca_file or default_authorities()
         raise ConfigError(f"ca_file {store}", f"it cannot be used: {error}") from error
-
-
-@functools.lru_cache(maxsize=16)
-def _tls_context(ca_file: str | None, modified: int) -> ssl.SSLContext:
-    del modified  # a part of the key alone
-    context = ssl.create_default_context(cafile=ca_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
