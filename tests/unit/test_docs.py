@@ -123,10 +123,23 @@ def test_the_environment_that_is_documented_is_understood(tmp_path: Path) -> Non
     assert "archive" in settings.destinations
 
 
-@pytest.mark.parametrize("page", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"])
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what links may name after the ``#``: the headings of a page, as GitHub writes them."""
+    headings = re.findall(r"^#+ +(.*)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_a_page_links_to_exists(page: Path) -> None:
-    targets = re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", page.read_text())
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+    lost = []
+    for target, anchor in re.findall(r"\]\(([^):#]*)(?:#([^)]*))?\)", page.read_text()):
+        there = page.parent / target if target else page
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            lost.append(f"{target}#{anchor}")
+    assert lost == []
 
 
 def commands(page: str) -> list[list[str]]:
@@ -206,9 +219,14 @@ def test_so_many_accounts_as_are_documented_fit_into_a_configmap() -> None:
     assert 0.7 < int(said.replace(",", "")) * size / 2**20 <= 1
 
 
-def test_every_test_that_the_page_on_security_names_exists() -> None:
-    page = (ROOT / "docs/security.md").read_text()
-    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
-    named = set(re.findall(r"`(test_\w+)`", page))
-    assert len(named) > 40
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_and_file_that_a_page_names_exists(page: Path) -> None:
+    files = [path for path in (ROOT / "tests").rglob("*.py") if not path.is_symlink()]
+    sources = "".join(path.read_text() for path in files)
+    text = page.read_text()
+    named = set(re.findall(r"[`:](test_\w+)`", text))
     assert {name for name in named if f"def {name}(" not in sources} == set()
+    paths = re.findall(r"[`/](test_\w+\.py)(?=[`:)])", text)
+    assert {name for name in paths if name not in {path.name for path in files}} == set()
+    if page.name == "security.md":
+        assert len(named) > 40
