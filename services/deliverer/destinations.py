@@ -24,7 +24,7 @@ import difflib
 import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias, get_args
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -156,33 +156,23 @@ def _server(
         raise wanted.wrong("placeholders stand in the path of maildir:/// alone, not in a host")
     credentials = _credentials(wanted)
     tls = "implicit" if implicit else _tls(wanted, credentials)
+    context = _context(wanted, verified=tls != "opportunistic") if tls != "none" else None
+    server = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     target = Target(
-        server=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-        host=host,
-        port=port,
-        lmtp=lmtp,
-        tls=tls,
-        context=_context(wanted, verified=tls != "opportunistic") if tls != "none" else None,
-        credentials=credentials,
-        hello=_hello(wanted),
-        pipelining=_pipelining(wanted),
-        quirks=Promises(wanted.clock),
-        listen=wanted.listen,
-        patience=wanted.patience,
-        keep_delivered_to=_keeps_delivered_to(wanted),
-        known=wanted.known,
+        server, host, port, lmtp=lmtp, tls=tls, context=context, credentials=credentials
     )
-    return SmtpCourier(target, wanted.clock, wanted.connections, wanted.places)
+    return _courier(wanted, target)
 
 
 def _lmtp_socket(wanted: _DestinationUrl) -> Courier:
     path = _path(wanted)
-    target = Target(
-        server=path,
-        host="localhost",
-        port=path,
-        lmtp=True,
-        tls="none",
+    return _courier(wanted, Target(path, "localhost", path, lmtp=True, tls="none"))
+
+
+def _courier(wanted: _DestinationUrl, target: Target) -> Courier:
+    """Return the courier for a mail server, once the options that all of them take are added."""
+    target = replace(
+        target,
         hello=_hello(wanted),
         pipelining=_pipelining(wanted),
         quirks=Promises(wanted.clock),

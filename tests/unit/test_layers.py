@@ -47,7 +47,7 @@ _NETWORK = (
     "shared.redaction.redaction",
     "shared.redaction.known_secrets",
 )
-_OF_DISKS = ("shared.disk.explain",)
+_OF_DISKS = ("shared.disk.explain", "shared.disk.durable")
 _OF_TASKS = (
     "shared.daemon_thread",
     "shared.supervision",

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from services.deliverer.courier import MailContent, Result, ResultKind
 from services.deliverer.line_ends import Form, InChunks
+from shared.disk.durable import sync
 from shared.disk.explain import disk_words
 from shared.errors import Unreachable
 from shared.failpoint import reach
@@ -184,8 +185,7 @@ def publish(writers: Executor, files: Sequence[NewFile]) -> list[bool | Exceptio
         discard(file)
     # Those that were there before are synced too: who placed them may have died before that.
     directories = {
-        directory: _catch(sync_directory, directory)
-        for directory in {file.directory for file in files}
+        directory: _catch(sync, directory) for directory in {file.directory for file in files}
     }
     return [
         how if isinstance(how, OSError) else directories[file.directory] or how
@@ -288,19 +288,6 @@ def discard(file: NewFile) -> None:
         os.unlink(file.temporary)  # noqa: PTH108  (a Path costs more than the call)
 
 
-def sync_directory(path: str) -> None:
-    """Make the names in a directory durable.
-
-    Raises:
-        OSError: it could not be done.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def make_directory(path: Path) -> None:
     """Make a directory and those above it exist, durably, for this program's user alone.
 
@@ -311,7 +298,7 @@ def make_directory(path: Path) -> None:
         return
     make_directory(path.parent)
     path.mkdir(0o700, exist_ok=True)
-    sync_directory(str(path.parent))
+    sync(path.parent)
 
 
 def require_writable(path: str, *, make: bool = True) -> None:
