@@ -15,7 +15,7 @@ from services.deliverer.breaker import Permit
 from services.deliverer.courier import ClaimLost, CourierResult, PutAside, Result, same_for_all
 from services.deliverer.outcomes import outcome_of
 from shared.errors import Unreachable
-from shared.ledger import Claim, DeliveryKey, Finished
+from shared.ledger import Claim, DeliveryKey
 from shared.message import Addressed, Envelope
 from shared.outcome import Busy, DeadLetter, Done, Outcome, Retry
 
@@ -53,11 +53,6 @@ class Attempt:
     def known(self) -> bool:
         """Whether it is known what became of it."""
         return self.outcome is not _UNTOLD
-
-    @property
-    def finished(self) -> Finished:
-        """What is to be recorded."""
-        return Finished(self.delivery, self.receipts)
 
     def note(self, delivered: CourierResult) -> None:
         """Take what a courier tells."""

@@ -243,13 +243,10 @@ class Deliverer:
         done, rest = _split_by_receipts(attempts)
         if done:
             try:
-                await self._deliveries.finish(done)
+                await self._finish(done)
             except StateUnavailable:
                 await self._unrecorded.write(done)
                 rest += [delivery for delivery, _ in done]
-            except asyncio.CancelledError:  # nobody knows whether it was recorded
-                await self._unrecorded.write(done)
-                raise
         await self._unclaim(rest)
 
     async def _unclaim(self, deliveries: Sequence[DeliveryKey]) -> None:
@@ -260,11 +257,15 @@ class Deliverer:
     async def _record(self, done: Sequence[Finished]) -> None:
         """Record what was delivered, however long that takes."""
         try:
-            await self._deliveries.finish(done)
+            await self._finish(done)
         except StateUnavailable as error:
             self._waiting += 1
             await self._record_when_back(done, error)
             self._waiting -= 1
+
+    async def _finish(self, done: Sequence[Finished]) -> None:
+        try:
+            await self._deliveries.finish(done)
         except asyncio.CancelledError:  # nobody knows whether it was recorded
             await self._unrecorded.write(done)
             raise
@@ -331,8 +332,8 @@ async def _once(data: bytes) -> AsyncGenerator[bytes, None]:
 
 def _split_by_receipts(attempts: Collection[Attempt]) -> tuple[list[Finished], list[DeliveryKey]]:
     """Return what is to be recorded of these, and what of them is only to be given back."""
-    done = [attempt.finished for attempt in attempts if attempt.receipts]
-    rest = [attempt.delivery for attempt in attempts if not attempt.receipts]
+    done = [Finished(each.delivery, each.receipts) for each in attempts if each.receipts]
+    rest = [each.delivery for each in attempts if not each.receipts]
     return done, rest
 
 
