@@ -14,7 +14,6 @@ from typing import Final
 
 from services.fetcher.pop3.connection import Pop3Connection
 from services.fetcher.pop3.protocol import Body, Pop3, Pop3Event, Pop3Reply
-from services.fetcher.pop3.traced import TracedPop3
 from shared.errors import PromiseBroken, ServerFault, Silent, Slow, TooLarge, Unreachable
 from shared.log import printable
 from shared.redaction.redaction import NOTHING, Redaction
@@ -45,7 +44,7 @@ class Pop3Client:
         self,
         server: str,
         connection: Pop3Connection,
-        pop3: Pop3 | TracedPop3,
+        pop3: Pop3,
         redaction: Redaction = NOTHING,
     ) -> None:
         self.server = server

@@ -179,8 +179,8 @@ async def _log_in(login: Login, quirks: Quirks, tell: TakeLine | None, pace: Wai
     connection.ends(
         login.deadlines.login, _too_long("login", login.deadlines.login, "login_within")
     )
-    pop3 = Pop3(login.server, bare_ends=quirks.bare_ends, redaction=redaction)
-    client = Pop3Client(login.server, connection, _trace(pop3, login, redaction, tell), redaction)
+    pop3 = _protocol(login, quirks, redaction, tell)
+    client = Pop3Client(login.server, connection, pop3, redaction)
     try:
         await _read_greeting(client, login)
         if context is not None and login.tls == "starttls":
@@ -202,14 +202,14 @@ async def _log_in(login: Login, quirks: Quirks, tell: TakeLine | None, pace: Wai
         raise
 
 
-def _trace(
-    pop3: Pop3, login: Login, redaction: Redaction, tell: TakeLine | None
-) -> Pop3 | TracedPop3:
+def _protocol(login: Login, quirks: Quirks, redaction: Redaction, tell: TakeLine | None) -> Pop3:
+    """Return the protocol for a new connection; it tells the dialogue where somebody listens."""
+    server, bare_ends = login.server, quirks.bare_ends
     if tell is None:
-        return pop3
+        return Pop3(server, bare_ends=bare_ends, redaction=redaction)
     dialogue = Dialogue(tell, redaction)
-    dialogue.note(f"connected to {login.server}, tls {login.tls}")
-    return TracedPop3(pop3, dialogue)
+    dialogue.note(f"connected to {server}, tls {login.tls}")
+    return TracedPop3(server, dialogue, bare_ends=bare_ends, redaction=redaction)
 
 
 async def _connect(login: Login, context: ssl.SSLContext | None, pace: WaitMeter) -> Pop3Connection:

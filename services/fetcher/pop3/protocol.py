@@ -291,7 +291,7 @@ class Pop3:
         """Commands are about to be sent: nothing may have come that nobody asked for."""
         if not self.outstanding:
             if self.buffered:
-                self.next_event()
+                self._next_reply()
             self._proven = self._proven or self._ahead
             self._ahead = commands > 1
         else:
