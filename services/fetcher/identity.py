@@ -10,7 +10,7 @@ import hashlib
 import re
 from typing import Final
 
-from services.fetcher.header_capture import HeaderCapture
+from services.fetcher.header_capture import HeaderCapture, header_end
 
 HEAD_LIMIT: Final = 256 * 1024
 """Bytes of a header block in which volatile fields are looked for. What it is, ids depend on."""
@@ -75,7 +75,7 @@ class Identity:
             return
         searched = max(0, len(self._pending) - _HEAD_END_LENGTH + 1)
         self._pending += chunk
-        end = _head_end(self._pending, searched)
+        end = header_end(self._pending, searched)
         if end is not None:
             self._end_head(end)
         elif len(self._pending) >= HEAD_LIMIT:
@@ -108,7 +108,7 @@ def identify_with_head(account: str, raw: bytes) -> tuple[str, str]:
         raw: the message as the server sent it.
     """
     hash_ = _new_hash(account)
-    end = _head_end(raw[:HEAD_LIMIT], 0)
+    end = header_end(raw[:HEAD_LIMIT])
     head = raw[: HEAD_LIMIT if end is None else end]
     lasting = _lasting(head)
     if lasting is head:
@@ -127,7 +127,7 @@ def head_hash(top: bytes) -> str:
     Args:
         top: the header block as TOP shows it, or more of the message.
     """
-    end = _head_end(top[:HEAD_LIMIT], 0)
+    end = header_end(top[:HEAD_LIMIT])
     return _hash(_lasting(top[: HEAD_LIMIT if end is None else end]))
 
 
@@ -137,17 +137,6 @@ def _hash(lasting: bytes) -> str:
 
 def _new_hash(account: str) -> hashlib.blake2b:
     return hashlib.blake2b(account.encode() + b"\0", digest_size=_DIGEST_SIZE)
-
-
-def _head_end(data: bytes | bytearray, start: int) -> int | None:
-    """Return where the first blank line at or after ``start`` ends, None if there is none."""
-    # The two ways to end a line and have an empty one after it; a regular expression for both at
-    # once goes byte by byte.
-    crlf = data.find(b"\n\r\n", start)
-    bare = data.find(b"\n\n", start, len(data) if crlf < 0 else crlf + 1)
-    if bare >= 0:
-        return bare + 2
-    return crlf + 3 if crlf >= 0 else None
 
 
 def _lasting(head: bytes) -> bytes:
