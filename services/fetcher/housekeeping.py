@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from shared.clock import Clock
 from shared.daemon_thread import answer_within
 from shared.errors import SpoolUnavailable, StateUnavailable
+from shared.log import Report
 
 HOUR: Final = 3_600.0
 DAY: Final = 24 * HOUR
@@ -67,16 +68,6 @@ class SpoolDrafts(Protocol):
         """Delete what dead processes have begun, and what nobody wrote to for so long."""
 
 
-class HousekeepingLog(Protocol):
-    """Told what was done, and what could not be."""
-
-    def note(self, what: str, /, **about: object) -> None:
-        """Something was done."""
-
-    def trouble(self, what: str, /, **about: object) -> None:
-        """Something is wrong."""
-
-
 class Housekeeping:
     """Does the housekeeping while a fetcher runs.
 
@@ -87,7 +78,8 @@ class Housekeeping:
         accounts: the names of all that are configured, those that are disabled as well.
         ledgers: the state database.
         spool: where large messages lie.
-        journal: told what was done.
+        note: told what was done.
+        report: told what could not be.
         clock: the time.
         age: seconds that the ledgers go back, see ``shared.ledger.safe_age``.
     """
@@ -97,14 +89,16 @@ class Housekeeping:
         accounts: Sequence[str],
         ledgers: PrunableLedgers,
         spool: SpoolDrafts,
-        journal: HousekeepingLog,
+        note: Report,
+        report: Report,
         clock: Clock,
         age: float,
     ) -> None:
         self._accounts = accounts
         self._ledgers = ledgers
         self._spool = spool
-        self._journal = journal
+        self._note = note
+        self._report = report
         self._clock = clock
         self._age = age
 
@@ -126,7 +120,7 @@ class Housekeeping:
             )
         except TimeoutError:
             why = f"the spool has not answered within {PATIENCE:g} seconds"
-            self._journal.trouble("unfinished blobs could not be discarded", why=why)
+            self._report("unfinished blobs could not be discarded", why=why)
 
     async def once(self) -> bool:
         """Do it now; return whether nothing was in the way."""
@@ -138,7 +132,7 @@ class Housekeeping:
             if await self._ledgers.lease(LEASE_NAME):
                 await self._prune_alone()
         except StateUnavailable as error:
-            self._journal.trouble("the ledgers could not be pruned", why=error)
+            self._report("the ledgers could not be pruned", why=error)
             return False
         return True
 
@@ -149,12 +143,12 @@ class Housekeeping:
         finally:
             with suppress(StateUnavailable):  # then the lease expires by itself
                 await self._ledgers.release(LEASE_NAME)
-        self._journal.note("ledgers pruned", rows=rows, older_than_days=round(self._age / DAY))
+        self._note("ledgers pruned", rows=rows, older_than_days=round(self._age / DAY))
 
     async def _discard_drafts(self) -> bool:
         try:
             await self._spool.discard_drafts(DRAFT_AGE)
         except SpoolUnavailable as error:
-            self._journal.trouble("unfinished blobs could not be discarded", why=error)
+            self._report("unfinished blobs could not be discarded", why=error)
             return False
         return True

@@ -26,6 +26,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 from shared.clock import Clock
 from shared.daemon_thread import answer_within
 from shared.errors import StateUnavailable
+from shared.log import Report
 from shared.mark import Mark, doubt
 
 LEASE_NAME: Final = "installation"
@@ -118,20 +119,13 @@ class MarkStore(Protocol):
         """Return why accounts are known to have delivered mail before; blocking."""
 
 
-class TroubleLog(Protocol):
-    """Told what is wrong."""
-
-    def trouble(self, what: str, /, **about: object) -> None:
-        """Something is wrong."""
-
-
 class InstallationCheck:
     """Compares state database and marks, and has the marks follow.
 
     Args:
         ledger: the state database.
         marks: elsewhere.
-        journal: told of what does not go together.
+        report: told of what does not go together.
         clock: the time.
         accounts: the names of all that are configured.
         came: tells how much mail has come since the start, recorded in the ledger.
@@ -144,14 +138,14 @@ class InstallationCheck:
         self,
         ledger: StateDatabase,
         marks: MarkStore,
-        journal: TroubleLog,
+        report: Report,
         clock: Clock,
         accounts: Sequence[str],
         came: Callable[[], int],
     ) -> None:
         self._ledger = ledger
         self._marks = marks
-        self._journal = journal
+        self._report = report
         self._clock = clock
         self._accounts = accounts
         self._came = came
@@ -174,7 +168,7 @@ class InstallationCheck:
             try:
                 await self._look()
             except StateUnavailable as error:
-                self._journal.trouble("the state database could not be compared", why=error)
+                self._report("the state database could not be compared", why=error)
 
     async def _look(self) -> None:
         before = self.held
@@ -190,7 +184,7 @@ class InstallationCheck:
         waits = AsyncRetrying(
             retry=retry_if_exception_type(StateUnavailable),
             wait=wait_random_exponential(multiplier=0.2, max=15),
-            before_sleep=lambda call: self._journal.trouble(
+            before_sleep=lambda call: self._report(
                 "waiting for the state database",
                 why=call.outcome.exception() if call.outcome else "",
             ),
@@ -207,7 +201,7 @@ class InstallationCheck:
         await self._ledger.enrol(self._accounts)
         self.held = await self._ledger.count_held(self._accounts)
         if self.held and self.held != self._told:
-            self._journal.trouble("accounts are held", held=self.held, advice=ADVICE)
+            self._report("accounts are held", held=self.held, advice=ADVICE)
         self._told = self.held
 
     async def leave(self) -> None:
@@ -220,7 +214,7 @@ class InstallationCheck:
         except (StateUnavailable, TimeoutError) as error:
             last.cancel()
             why = str(error) or f"it took longer than {FAREWELL:g} seconds"
-            self._journal.trouble("the marks of the state database are not up to date", why=why)
+            self._report("the marks of the state database are not up to date", why=why)
 
     async def _compare_alone(self) -> None:
         """Compare, one fetcher at a time."""
@@ -256,7 +250,7 @@ class InstallationCheck:
         about = json.dumps(sorted({mark.state for _, mark in there}))
         if standing.asked == about:
             return standing.chosen
-        self._journal.trouble(f"nothing is polled: {why}")
+        self._report(f"nothing is polled: {why}")
         await self._ledger.hold(self._accounts, why)
         await self._ledger.record_asked(about)
         return False
@@ -276,7 +270,7 @@ class InstallationCheck:
         """Say where a mark is gone: what waited in those queues was fetched, and never comes."""
         for where in json.loads(standing.marked or "[]"):
             if where in found and found[where] is None:
-                self._journal.trouble(
+                self._report(
                     f"{where} are new, and the state database is not: what they held is gone. If it"
                     " is still at the providers: pop3-connector account fetch-again --all"
                     " --undelivered"

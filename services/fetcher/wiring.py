@@ -94,14 +94,14 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         first=first_polls(accounts.values()),
     )
     names = [table.name for table in r.settings.accounts]
-    upkeep = Housekeeping(names, state, r.spool, r.log, r.clock, remembers)
+    upkeep = Housekeeping(names, state, r.spool, r.log.note, r.log.trouble, r.clock, remembers)
     await upkeep.begin()
     beside: tuple[Companion, ...] = (schedule.run, upkeep.run)
     doubts: InstallationCheck | None = None
     if r.marks is not None:
         counts = r.log.counts
         came = lambda: counts["fetched"] + counts["suppressed"]  # noqa: E731
-        doubts = InstallationCheck(state, r.marks, r.log, r.clock, names, came)
+        doubts = InstallationCheck(state, r.marks, r.log.trouble, r.clock, names, came)
         await r.unless_stopped(doubts.begin())
         r.warn(doubts.warnings)
         r.log.metrics.watch(HELD, lambda: float(doubts.held))

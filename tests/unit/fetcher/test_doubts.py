@@ -12,6 +12,7 @@ from services.fetcher.housekeeping import PATIENCE, Housekeeping
 from services.fetcher.installation_check import EVERY, LOOK_EVERY, SOON, InstallationCheck
 from services.marks import SPOOL_WITHIN, Marks
 from shared.ledger import ADOPT
+from shared.log import silent
 from shared.mark import Mark, read
 from shared.settings.model import Settings, load
 from shared.spool import Spool
@@ -26,9 +27,6 @@ class Journal:
 
     def __init__(self) -> None:
         self.troubles: list[str] = []
-
-    def note(self, what: str, /, **about: object) -> None:
-        """Nothing of this is asked for."""
 
     def trouble(self, what: str, /, **about: object) -> None:
         self.troubles.append(f"{what} {about}")
@@ -49,7 +47,12 @@ class Site:
 
     def doubts(self) -> InstallationCheck:
         return InstallationCheck(
-            self.state, self.marks, self.journal, self.clock, self.accounts, lambda: self.came
+            self.state,
+            self.marks,
+            self.journal.trouble,
+            self.clock,
+            self.accounts,
+            lambda: self.came,
         )
 
     def mark(self) -> Mark | None:
@@ -178,7 +181,8 @@ async def test_a_spool_that_hangs_holds_nothing_up_and_is_not_taken_for_new(site
 
 
 async def test_a_spool_that_hangs_does_not_hold_up_who_clears_it_away(site: Site) -> None:
-    upkeep = Housekeeping([], site.state, site.spool, site.journal, site.clock, 90 * 86_400.0)
+    report = site.journal.trouble
+    upkeep = Housekeeping([], site.state, site.spool, silent, report, site.clock, 90 * 86_400.0)
     with hanging(site.file.parent / "spool" / "tmp" / "draft"):
         await waits(site.clock, PATIENCE, asyncio.create_task(upkeep.begin()))
     (said,) = site.journal.troubles

@@ -67,7 +67,7 @@ def spool(tmp_path: Path) -> Spool:
 def upkeep(
     state: State, spool: Spool, journal: Journal, clock: ManualClock, age: float = 90 * DAY
 ) -> Housekeeping:
-    return Housekeeping(["sales"], state, spool, journal, clock, age)
+    return Housekeeping(["sales"], state, spool, journal.note, journal.trouble, clock, age)
 
 
 async def test_what_is_over_is_forgotten_and_what_a_maildrop_holds_is_not(
