@@ -1,13 +1,51 @@
 """One mail transaction, of SMTP or of LMTP: the envelope, the message, the replies.
 
-Where the server is known to take it, the envelope of the next letter goes out with the end of the
-message, which may be the first in a group (RFC 2920 section 3.1): half the packets. Up to its final
-dot a broken connection is ``Unreachable`` and nothing has been delivered. From then on it is a
-result, for the message may have been taken (RFC 1047). Where anything raises in the middle of a
-message, the final dot is never sent, and the caller must not use the session again.
+Theory of operation. ``transact`` sends one mail object over an open session and returns a result
+for each recipient. It holds to one rule: where it raises, nobody is known to have the message; what
+is known to have been delivered to anybody is always a result. A limit, or a server that goes away,
+is raised where all recipients were told so, and a result where only some were.
 
-A sender that the server does not take for its form or its domain keeps no letter from a mailbox: it
-is sent again with the null sender, which every server has to take (RFC 5321 section 4.5.5).
+Between two calls a session is in one of three states:
+
+    free        the last transaction has ended, or there was none: MAIL may come
+    unfinished  an envelope was sent, and no message after it: RSET comes before the next MAIL
+    announced   the envelope of the next mail object went out with the end of the last message:
+                only that one may come now, and begins with reading the replies
+
+Within a call it goes through three more: the envelope (``envelope_commands.ask``), which ends with
+the reply to DATA, or before where no recipient is left; the message, once that reply was 354; and
+the wait for the final reply, of which LMTP has one for each recipient that was accepted (RFC 2033
+section 4.2).
+
+What may be sent together (RFC 2920): MAIL, all RCPT and DATA go out in one write where PIPELINING
+is offered, not turned off, and was not seen to be broken. The message never goes out before 354
+has come. Where the server is also known, or configured, to read on behind the final dot, the
+envelope of the next mail object goes out in that same write: half the packets. It has to be at
+hand, so that no spool can fail between its envelope and its message, and be such that this server
+can take it. RSET is answered before anything follows it.
+
+What is known when: before MAIL, who cannot be served (SIZE, SMTPUTF8); with the reply to MAIL,
+whether the connection, the sender or a limit is in the way; with each reply to RCPT, who is
+refused. A sender that the server does not take for its form or its domain keeps no message from a
+mailbox: it is sent again, before anything else goes over this session, with the null sender, which
+every server has to take (RFC 5321 section 4.5.5). Where DATA, sent along, was let through for
+nobody, the final dot follows alone. A reply that is there before the final dot was sent is no
+success, whatever its code; the dot is never sent then.
+
+The point of no return is ``_write_end``. The last thing before it is the look at the claim
+(``MailContent.check``). Up to there this transaction has delivered nothing, and to cut the
+connection takes back all of it. From there on the message may have been delivered: a connection
+that breaks before the final reply is a result, ``lost``, and no exception (the window of RFC 1047).
+A delivery is certain once a final reply of 2xx has been read, in LMTP that of the recipient; to
+record it is the caller's.
+
+An exception or a cancellation may leave the session in the middle of a message: the caller has to
+cut the connection. Cancelled before the final dot, nothing was delivered; after it, nobody knows,
+no result is told, and the message may come twice. A mail object that was announced has not been
+sent then: its envelope ends with the connection.
+
+Known limits: where some were refused for the sender alone, and the connection breaks after the
+message was sent to the others, this raises, and that these may have it is not told.
 """
 
 from __future__ import annotations
@@ -272,7 +310,7 @@ async def _send(
     edit = edit_for(recipients, keep=session.keep_delivered_to)
     prefix = without_delivered_to(content.prefix)
     if content.data is not None:
-        _final_write(session, content, encode_data(prefix + content.data, edit), following)
+        _write_end(session, content, encode_data(prefix + content.data, edit), following)
         return
     encode = Transparency(edit)
     session.connection.write(encode.feed(prefix))
@@ -281,10 +319,10 @@ async def _send(
         await session.drain()
         if session.connection.replied:
             break
-    _final_write(session, content, encode.end(), following)
+    _write_end(session, content, encode.end(), following)
 
 
-def _final_write(
+def _write_end(
     session: SmtpSession, content: MailContent, data: bytes, following: Following
 ) -> None:
     if session.connection.replied:
