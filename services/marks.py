@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
-
 from shared.clock import Clock
 from shared.daemon_thread import answer_within, in_daemon_thread
 from shared.disk.replaced_file import beside, read_file, write_file
@@ -28,6 +26,7 @@ from shared.log import Report
 from shared.mark import LONGEST, Mark, read
 from shared.settings.model import Settings
 from shared.spool import Spool
+from shared.waiting import any_of, until_there
 
 if TYPE_CHECKING:
     from shared.broker.steward.steward import KombuSteward
@@ -95,17 +94,13 @@ class Marks:
         return _read(await self._at_queues())
 
     async def _at_queues(self) -> object:
-        def tell(call: RetryCallState) -> None:
-            if call.attempt_number == 1:
-                why = call.outcome.exception() if call.outcome else ""
-                self._report("waiting for the mark that lies with the queues", why=why)
-
-        waits = AsyncRetrying(
-            retry=retry_if_exception_type(BrokerUnavailable),
-            wait=wait_random_exponential(multiplier=0.2, max=15),
-            before_sleep=tell,
+        return await until_there(
+            lambda: in_daemon_thread(self._read_queues, "mark"),
+            any_of(BrokerUnavailable),
+            self._report,
+            "waiting for the mark that lies with the queues",
+            once=True,
         )
-        return await waits(in_daemon_thread, self._read_queues, "mark")
 
     async def write(self, mark: Mark) -> Sequence[str]:
         """Write a mark wherever that works; return these places."""

@@ -20,8 +20,6 @@ from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
-
 from services.disk_watch import room_of, watch_disks
 from services.health import Health, serve_health
 from services.marks import Marks
@@ -45,6 +43,7 @@ from shared.settlement import RetryPolicy
 from shared.spool import Spool
 from shared.supervision import report_failures, supervise
 from shared.trial import Start
+from shared.waiting import any_of, until_there
 
 if TYPE_CHECKING:
     from shared.state import State
@@ -279,15 +278,13 @@ async def open_state(settings: Settings, log: MailLog) -> State:
     # Not at the top: a parser and a rewriter have no state, and SQLAlchemy takes 0.1 s to load.
     from shared.state import State, new_owner
 
-    waits = AsyncRetrying(
-        retry=retry_if_exception_type((StateUnavailable, SpoolUnavailable)),
-        wait=wait_random_exponential(multiplier=0.2, max=15),
-        before_sleep=lambda call: log.trouble(
-            "waiting for the state database",
-            why=call.outcome.exception() if call.outcome else "",
-        ),
+    address, owner = settings.state_address(), new_owner()
+    return await until_there(
+        lambda: State.open(address, owner=owner, report=log.trouble),
+        any_of(StateUnavailable, SpoolUnavailable),
+        log.trouble,
+        "waiting for the state database",
     )
-    return await waits(State.open, settings.state_address(), owner=new_owner(), report=log.trouble)
 
 
 async def unless(stop: asyncio.Event, work: Awaitable[T]) -> T:

@@ -16,8 +16,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, NoReturn
 
-from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
-
 from services.deliverer.wiring import WIRING as DELIVERER
 from services.drain import Drained, drain
 from services.fetcher.wiring import WIRING as FETCHER
@@ -30,6 +28,7 @@ from shared.clock import SystemClock
 from shared.errors import BrokerRefuses, BrokerUnavailable
 from shared.log import LogLines, MailLog, Report
 from shared.settings.model import Settings
+from shared.waiting import until_there
 
 PARTS: Final = (FETCHER, PARSER, REWRITER, DELIVERER)
 COUNTED: Final = (
@@ -90,14 +89,12 @@ async def _declare(settings: Settings, lines: LogLines) -> None:
             error, BrokerUnavailable | BrokerRefuses
         )
 
-    waits = AsyncRetrying(
-        retry=retry_if_exception(passes),
-        wait=wait_random_exponential(multiplier=0.2, max=15),
-        before_sleep=lambda call: log.trouble(
-            "waiting for the broker", why=call.outcome.exception() if call.outcome else ""
-        ),
+    outdated = await until_there(
+        lambda: asyncio.to_thread(_declare_now, settings, log.trouble),
+        passes,
+        log.trouble,
+        "waiting for the broker",
     )
-    outdated: Sequence[str] = await waits(asyncio.to_thread, _declare_now, settings, log.trouble)
     if outdated:
         log.trouble(
             "queues were declared by an earlier version",

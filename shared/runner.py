@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Final, Protocol, TypeAlias
 
+from shared.backoff import Backoff
 from shared.broker import HANDED_OUT, Broker, Delivery, Send
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, DeliveryLost, Refused, SpoolMissing, SpoolUnavailable
@@ -28,6 +29,10 @@ from shared.trial.suspects import Suspects
 RENEW: Final = 10
 """Hand-outs after which a message is put back as a new entry, with which the broker counts anew: a
 queue that an older version declared gives a message up after 20."""
+
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 30.0
+"""Seconds between two tries to settle, while the broker will not: doubled each time, up to this."""
 
 PATIENCE: Final = 5.0
 """Seconds that the broker may take for that."""
@@ -357,7 +362,7 @@ class Runner:
 
     async def _insist(self, delivery: Delivery, sends: Sequence[Send]) -> None:
         """Settle; while the broker will not, hold the delivery: that is the back-pressure."""
-        pause = 0.5
+        backoff = Backoff(self._clock, FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
                 return await self._broker.settle(delivery, *sends)
@@ -365,8 +370,7 @@ class Runner:
                 raise
             except (Refused, BrokerUnavailable) as error:
                 self._log.trouble("settling failed; it is retried", why=error)
-                await self._clock.sleep(pause)
-                pause = min(pause * 2, 30.0)
+                await backoff.pause()
 
     async def _release(self, key: str) -> None:
         try:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.log import Report
 
@@ -56,20 +57,19 @@ def report_failures(report: Report) -> Iterator[None]:
 async def _again_and_again(
     work: Callable[[], Coroutine[Any, Any, None]], what: str, clock: Clock
 ) -> None:
-    pause = FIRST
+    backoff = Backoff(clock, FIRST, LONGEST)
     while True:
         begun = clock.monotonic()
         try:
             return await work()
         except Exception as error:  # noqa: BLE001  (a defect, whatever it is)
             if clock.monotonic() - begun > LONGEST:
-                pause = FIRST
+                backoff.reset()
             message = f"the task that {what} failed, and is restarted"
             asyncio.get_running_loop().call_exception_handler(
                 {"message": message, "exception": error}
             )
-        await clock.sleep(pause)
-        pause = min(2 * pause, LONGEST)
+        await backoff.pause()
 
 
 def _tell(report: Report, context: dict[str, Any]) -> None:

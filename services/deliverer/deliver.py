@@ -20,6 +20,7 @@ from services.deliverer.batch import CLAIMED_ELSEWHERE, Attempt, Batch, attempt_
 from services.deliverer.breaker import Breaker
 from services.deliverer.courier import ClaimLost, Courier, CourierResult, MailContent, MailObject
 from services.deliverer.unrecorded import Unrecorded
+from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.errors import SpoolUnavailable, StateUnavailable, Unstorable
 from shared.failpoint import reach_all
@@ -272,12 +273,11 @@ class Deliverer:
 
     async def _record_when_back(self, done: Sequence[Finished], error: StateUnavailable) -> None:
         """Write down what was delivered, and record it when the ledger is back."""
-        pause, written = FIRST_PAUSE, False
+        backoff, written = Backoff(self._clock, FIRST_PAUSE, LONGEST_PAUSE), False
         while True:
             written = written or await self._unrecorded.write(done)
             self._tell(error)
-            await self._clock.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            await backoff.pause()
             try:
                 await self._deliveries.finish(done)
             except StateUnavailable as again:

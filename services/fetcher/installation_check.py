@@ -21,13 +21,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
-
 from shared.clock import Clock
 from shared.daemon_thread import answer_within
 from shared.errors import StateUnavailable
 from shared.log import Report
 from shared.mark import Mark, doubt
+from shared.waiting import any_of, until_there
 
 LEASE_NAME: Final = "installation"
 _TURN: Final = 0.2
@@ -181,15 +180,12 @@ class InstallationCheck:
 
     async def begin(self) -> None:
         """Compare before anything is polled; a state database that is away is waited for."""
-        waits = AsyncRetrying(
-            retry=retry_if_exception_type(StateUnavailable),
-            wait=wait_random_exponential(multiplier=0.2, max=15),
-            before_sleep=lambda call: self._report(
-                "waiting for the state database",
-                why=call.outcome.exception() if call.outcome else "",
-            ),
+        await until_there(
+            self.check,
+            any_of(StateUnavailable),
+            self._report,
+            "waiting for the state database",
         )
-        await waits(self.check)
 
     async def check(self) -> None:
         """Compare, and have the accounts held where they must not be polled.

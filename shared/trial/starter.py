@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.log import MailLog
 from shared.trial import NotStarted, Start, TrialProcess
@@ -39,7 +40,7 @@ class ProcessStarter:
         self._clock = clock
         self._log = log
         self._failed = 0
-        self._pause = PAUSE
+        self._backoff = Backoff(clock, PAUSE, LONGEST_PAUSE)
         self._next = self._since = 0.0  # by the monotonic clock
         self._why = ""
 
@@ -60,7 +61,8 @@ class ProcessStarter:
                 self._note(str(error))
                 self._give_up()
                 continue
-            self._failed, self._pause = 0, PAUSE
+            self._failed = 0
+            self._backoff.reset()
             return process
 
     @property
@@ -84,6 +86,6 @@ class ProcessStarter:
         now = self._clock.monotonic()
         if not self._failed:
             self._since = now
-        self._failed, self._why, self._next = self._failed + 1, why, now + self._pause
-        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._failed, self._why = self._failed + 1, why
+        self._next = now + self._backoff.next_pause()
         self._log.trouble("the process that tries suspects does not start; they wait", why=why)

@@ -124,7 +124,7 @@ async def test_refusals_that_stay_when_there_is_room_again_end_with_another_chan
                 pass
         clock.advance(FIRST)
         assert not await takes("m1", "m2")
-        await eventually(lambda: site.reported("another channel is tried"), "a report")
+        await eventually(lambda: site.reported("trying another channel"), "a report")
         clock.advance(FIRST)
         assert not await takes("m3")
         assert not site.reported("another connection")

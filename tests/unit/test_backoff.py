@@ -1,6 +1,8 @@
 import pytest
 
-from shared.broker.rabbitmq.backoff import FIRST, STEADY, Backoff
+from shared.backoff import STEADY, Backoff
+
+FIRST = 0.1
 
 
 class Recorder:
@@ -25,7 +27,7 @@ class Recorder:
 
 async def test_pauses_double_up_to_the_cap() -> None:
     clock = Recorder()
-    backoff = Backoff(clock, 1.0)
+    backoff = Backoff(clock, FIRST, 1.0, jitter=True)
     for _ in range(30):
         await backoff.pause()
     for ceiling, pause in zip([FIRST, 2 * FIRST, 4 * FIRST, 8 * FIRST], clock.pauses, strict=False):
@@ -36,7 +38,7 @@ async def test_pauses_double_up_to_the_cap() -> None:
 @pytest.mark.parametrize(("lasted", "again"), [(STEADY, True), (STEADY - 1, False)])
 async def test_only_a_success_that_lasts_starts_again(lasted: float, again: bool) -> None:
     clock = Recorder()
-    backoff = Backoff(clock, 100.0)
+    backoff = Backoff(clock, FIRST, 100.0, jitter=True)
     for _ in range(5):
         await backoff.pause()
     backoff.note_success()

@@ -30,7 +30,7 @@ LIBRARIES = {
     "pydantic_core": ("shared.settings*",),
     "tomli": ("shared.settings.source",),
     "prometheus_client": ("shared.metrics*",),
-    "tenacity": ("shared.*", "services.*"),
+    "tenacity": ("shared.waiting", "shared.state.database", "services.fetcher.pop3.connection"),
     "click": ("services.__main__", "services.postmaster.*"),
     "rich": ("services.run", "services.postmaster.*"),
     "pop3_connector": ("services.__main__", "services.*.__main__"),  # ours: how a process begins
@@ -49,8 +49,10 @@ _NETWORK = (
 )
 _OF_DISKS = ("shared.disk.explain", "shared.disk.durable")
 _OF_TASKS = (
+    "shared.backoff",
     "shared.daemon_thread",
     "shared.supervision",
+    "shared.waiting",
 )
 _OF_MARKS = ("shared.mark",)
 HANDLERS_MAY = (

@@ -383,6 +383,7 @@ async def test_what_there_is_no_room_for_waits_as_it_is(tmp_path: Path) -> None:
         kept = wire.decode(waits.body, Addressed)
         assert (kept.attempt, kept.first_failure) == (0, None)
         assert waits.headers["reason"] == "many are before it"
+        await bench.events("waiting", 1)
         assert (bench.log.counts["waiting"], bench.log.counts["retrying"]) == (1, 0)
 
 

@@ -14,13 +14,13 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Final, cast
 from weakref import WeakSet
 
+from shared.backoff import Backoff
 from shared.broker import CONNECTOR, Delivery, Send
 from shared.broker.amqp_url import parsed
-from shared.broker.rabbitmq.backoff import Backoff
 from shared.broker.rabbitmq.bundle_splitter import BundleSplitter
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 from shared.broker.rabbitmq.foreign_messages import ForeignMessages
-from shared.broker.rabbitmq.kept_connection import KeptConnection
+from shared.broker.rabbitmq.kept_connection import FIRST_PAUSE, KeptConnection
 from shared.broker.rabbitmq.publisher import Publisher
 from shared.broker.rabbitmq.stall_watch import StallWatch
 from shared.broker.rabbitmq.subscription import Subscription
@@ -138,7 +138,7 @@ class RabbitBroker:
 
     async def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Sequence[Delivery], None]:
         """See ``Broker.consume``."""
-        backoff = Backoff(self._clock, LONGEST_PAUSE)
+        backoff = Backoff(self._clock, FIRST_PAUSE, LONGEST_PAUSE, jitter=True)
         session: Subscription | None = None
         try:
             self._watch.wants(queue)

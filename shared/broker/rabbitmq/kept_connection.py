@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from pika.exceptions import ConnectionWrongStateError
 
+from shared.backoff import Backoff
 from shared.broker.amqp_url import AmqpUrl
-from shared.broker.rabbitmq.backoff import Backoff
 from shared.broker.rabbitmq.connection import MailConnection, parameters, text, translate
 from shared.broker.refusal_words import Doubt
 from shared.clock import Clock
@@ -30,6 +30,10 @@ from shared.supervision import supervise
 
 CLOSING: Final = 5.0
 """Seconds that a broker has for its part of a proper goodbye."""
+
+FIRST_PAUSE: Final = 0.1
+"""Seconds to the next try, for all that is tried again at this broker; later tries wait longer."""
+
 LONGEST_PAUSE: Final = 30.0
 
 
@@ -68,7 +72,7 @@ class KeptConnection:
         self._title = title
         self._report = report
         self._clock = clock
-        self._backoff = Backoff(clock, LONGEST_PAUSE)
+        self._backoff = Backoff(clock, FIRST_PAUSE, LONGEST_PAUSE, jitter=True)
         self._connection: MailConnection | None = None
         self._change = asyncio.Event()
         self._flowing = asyncio.Event()

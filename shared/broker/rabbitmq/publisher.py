@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
+from shared.backoff import Backoff
 from shared.broker import Send
-from shared.broker.rabbitmq.backoff import Backoff
 from shared.broker.rabbitmq.channel import ChannelEnded
 from shared.broker.rabbitmq.confirms import ConfirmChannel
 from shared.broker.rabbitmq.connection import MailConnection
-from shared.broker.rabbitmq.kept_connection import KeptConnection
+from shared.broker.rabbitmq.kept_connection import FIRST_PAUSE, KeptConnection
 from shared.broker.rabbitmq.lasting_refusals import LastingRefusals, Renewed
 from shared.clock import Clock
 from shared.errors import BrokerUnavailable, ConfigError
@@ -42,7 +42,7 @@ class Publisher:
         self._exchange = exchange
         self._report = report
         self._clock = clock
-        self._backoff = Backoff(clock, LONGEST_PAUSE)
+        self._backoff = Backoff(clock, FIRST_PAUSE, LONGEST_PAUSE, jitter=True)
         self._channel: ConfirmChannel | None = None
         self._open: list[ConfirmChannel] = []  # those that are retired, too
         self._stubborn = LastingRefusals(clock, self._want)
