@@ -1,6 +1,6 @@
-"""Files that only their owner can read: a SQLite file, made where there is none; a small one.
+"""A SQLite file that only its owner can read: made where there is none.
 
-A SQLite file that is there is not even opened. Closed again, it would take all locks of this
+One that is there is not even opened. Closed again, it would take all locks of this
 process on it away (POSIX advisory locks belong to process and file; sqlite.org/howtocorrupt.html
 section 2.2), those of another connection included; and the next process that leaves would delete
 the log that this one goes on writing to.
@@ -34,21 +34,3 @@ def make_private(path: Path) -> None:
             path, os.R_OK | os.W_OK, effective_ids=_EFFECTIVE
         ):
             raise OSError(wrong, os.strerror(wrong), str(path)) from None
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Give a small file, which is no database, this content; it has all of it, or its old one.
-
-    Args:
-        path: of the file; its directory is there.
-        content: all of it.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(file, "wb") as out:
-        out.write(content)
-    draft.replace(path)

@@ -1,7 +1,7 @@
-"""A mark as a file of this machine: beside the queue file, and in a spool that is a folder.
+"""Small files that are written anew as a whole: a mark beside the queue file or in a spool folder.
 
-It appears whole, on disk, in the place of the one before. It is no SQLite file, so it may be opened
-by any process.
+What is written appears whole, in the place of what was there before. Such a file is no SQLite file,
+so it may be opened by any process.
 """
 
 from __future__ import annotations
@@ -34,16 +34,25 @@ def read_file(path: Path, longest: int) -> bytes | None:
         return None
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Put content in the place of what is there, readable for its owner alone; it is on disk then.
+def write_file(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Put content in the place of what is there, readable for its owner alone.
+
+    Args:
+        path: of the file; its directory is there.
+        content: all of it.
+        durable: whether to return only when it is on disk.
 
     Raises:
         OSError: it cannot be written; what was there is as it was.
     """
     draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    draft.unlink(missing_ok=True)
+    made = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(made, "wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     draft.replace(path)
-    sync(path.parent)
+    if durable:
+        sync(path.parent)

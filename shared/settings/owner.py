@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from shared.disk.private_file import write_private
+from shared.disk.replaced_file import write_file
 from shared.errors import ConfigError
 from shared.log import printable
 from shared.settings.advice import maildrop_of
@@ -67,7 +67,7 @@ def note_owner(settings: Settings, path: Path | None) -> None:
     place = settings.data_dir.absolute()
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(place / OWNER, os.fsencode(path.absolute()))
+        write_file(place / OWNER, os.fsencode(path.absolute()), durable=False)
     except OSError:
         return  # whoever needs the place will say so
 
