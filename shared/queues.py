@@ -16,6 +16,9 @@ PARSED: Final = "parsed"
 PICKUP: Final = "pickup"
 QUARANTINE: Final = "quarantine"
 
+STAGES: Final = {"fetcher": POLL, "parser": INCOMING, "rewriter": PARSED, "deliverer": PICKUP}
+"""The inbox of each stage."""
+
 DECLARED: Final = "topology"
 """At RabbitMQ, the queue that remembers the names of all the others; it carries no mail."""
 
@@ -30,6 +33,7 @@ one, to put it back."""
 MOVING: Final = ".moving"
 """At RabbitMQ, follows the name of a queue in that of the queue which has its messages while it is
 given other arguments."""
+
 MARK: Final = "ledger"
 """At RabbitMQ, the queue that says which state database the others were filled with; no mail."""
 

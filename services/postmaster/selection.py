@@ -18,12 +18,11 @@ import click
 from services.postmaster.errors import NotFound
 from services.postmaster.parked_mail import Chosen, Folder, Matching, MessageChoice, browse, find
 from shared.broker import Steward, Stored
+from shared.queues import STAGES
 from shared.settings.values import duration
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-STAGES: Final = ("fetcher", "parser", "rewriter", "deliverer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,9 @@ _FILTERS: Final = (
     click.option(
         "--reason", metavar="TEXT", callback=_filled, help="Those with this text in their reason."
     ),
-    click.option("--stage", type=click.Choice(STAGES), help="Those that this stage gave up."),
+    click.option(
+        "--stage", type=click.Choice(tuple(STAGES)), help="Those that this stage gave up."
+    ),
     click.option(
         "--older",
         metavar="DURATION",

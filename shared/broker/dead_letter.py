@@ -17,9 +17,9 @@ from typing import Any, Final
 from shared.broker import Header
 from shared.broker.requeue import described
 from shared.log import printable
-from shared.queues import INCOMING, PARSED, PICKUP, POLL, QueueSpec
+from shared.queues import STAGES, QueueSpec
 
-_STAGES: Final = {POLL: "fetcher", INCOMING: "parser", PARSED: "rewriter", PICKUP: "deliverer"}
+_STAGE_OF: Final = {inbox: stage for stage, inbox in STAGES.items()}
 _KEPT: Final = ("failed", "quarantine")
 _PLAIN: Final = (str, int, float, Decimal)
 _REASONS: Final = {
@@ -85,7 +85,7 @@ def readable(
         f"; before that: {kept['reason']}" if "reason" in kept else ""
     )
     if work:
-        found |= {"inbox": str(origin), "stage": _STAGES.get(str(origin), "")}
+        found |= {"inbox": str(origin), "stage": _STAGE_OF.get(str(origin), "")}
     if death is not None and isinstance(at := death.get("time"), datetime):
         found["failed-at"] = at.replace(tzinfo=UTC).isoformat(timespec="seconds")
     return found

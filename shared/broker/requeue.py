@@ -30,7 +30,7 @@ from shared.message import (
     Poll,
     Requeue,
 )
-from shared.queues import INCOMING, POLL, RETRIED, failed_queue
+from shared.queues import INCOMING, POLL, RETRIED, STAGES, failed_queue
 
 MailEnvelope: TypeAlias = Envelope[Mail]
 T = TypeVar("T")
@@ -43,7 +43,7 @@ HOPS_KEPT: Final = 60
 """How much of the past a message that is requeued again and again takes along: the very first, and
 the latest."""
 
-_INBOXES: Final = frozenset((POLL, *RETRIED))
+_INBOXES: Final = frozenset(STAGES.values())
 _ORIGINS: Final = {failed_queue(inbox): inbox for inbox in RETRIED}
 
 
