@@ -1,7 +1,7 @@
-"""A round: messages on their way to one destination together, each claimed, each told by itself.
+"""A batch: messages on their way to one destination together, each an attempt of its own.
 
-Plain bookkeeping between the story of a delivery and a courier. What a courier tells is noted at
-once, so that a delivery is known of whatever happens to its round after that.
+Plain bookkeeping between the story of a delivery and a courier. What a courier reports is noted at
+once, so that a delivery is known whatever happens to its batch after that.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Attempt:
 
     Attributes:
         waiting: the recipients that do not have it yet.
-        attempt: the try of the destination that it is part of, while that is under way.
+        permit: the breaker's leave to try the destination, while that is under way.
         outcome: what became of it, or what kept it from that, once that is known.
         receipts: what the far end said, by recipient that has it now.
     """
@@ -55,7 +55,7 @@ class Attempt:
         return self.outcome is not _UNTOLD
 
     def note(self, delivered: CourierResult) -> None:
-        """Take what a courier tells."""
+        """Note what a courier reports."""
         if isinstance(delivered, Unreachable):
             self._end_permit(str(delivered))
             self.outcome = Retry(str(delivered))
@@ -63,7 +63,7 @@ class Attempt:
             self.abandon()
             self.outcome = Busy(str(delivered), delivered.after)
         elif isinstance(delivered, Exception):
-            self.abandon()  # it says nothing about the destination
+            self.abandon()
             lost = isinstance(delivered, ClaimLost)
             self.outcome = Retry(str(delivered), CLAIMED_ELSEWHERE) if lost else delivered
         else:
@@ -80,14 +80,14 @@ class Attempt:
             self.permit = None
 
     def abandon(self) -> None:
-        """Note that nobody is at it any more."""
+        """Note that it was given up, which says nothing about the destination."""
         if self.permit is not None:
             self.permit.abandon()
             self.permit = None
 
 
 def attempt_for(envelope: Envelope[Addressed], delivery: DeliveryKey, claim: Claim) -> Attempt:
-    """Return the errand of a message, to those of its recipients who do not have it yet."""
+    """Return the attempt to deliver a message to those of its recipients who do not have it yet."""
     waiting = list(dict.fromkeys(envelope.payload.recipients))
     if claim.delivered:
         waiting = [recipient for recipient in waiting if recipient not in claim.delivered]
@@ -100,42 +100,41 @@ def attempt_for(envelope: Envelope[Addressed], delivery: DeliveryKey, claim: Cla
 
 
 class Batch:
-    """Errands under way.
+    """Attempts under way.
 
     Args:
-        attempts: each with the place of its message among those it came with.
+        attempts: each by the index of its message among those it came with.
     """
 
     def __init__(self, attempts: dict[int, Attempt]) -> None:
-        self.errands = attempts
-        """Those that ``wait_known`` has not returned yet."""
-        self._known = [place for place, attempt in attempts.items() if attempt.known]
+        self._attempts = attempts  # those that ``wait_known`` has not returned yet
+        self._known = [index for index, attempt in attempts.items() if attempt.known]
         self._news = asyncio.Event()
 
-    def tell(self, place: int, delivered: CourierResult) -> None:
-        """Take what a courier tells."""
-        self.errands[place].note(delivered)
-        self._known.append(place)
+    def note(self, index: int, delivered: CourierResult) -> None:
+        """Note what a courier reports."""
+        self._attempts[index].note(delivered)
+        self._known.append(index)
         self._news.set()
 
     def note_courier_ended(self, courier: asyncio.Task[None]) -> None:
-        """Take that nothing more will be told: what of there is nothing known yet, fails.
+        """Note that nothing more will be reported: what nothing is known of yet, fails.
 
         Args:
             courier: what the courier was asked to do; it is done.
         """
         error = None if courier.cancelled() else courier.exception()
-        for place, attempt in self.errands.items():
+        for index, attempt in self._attempts.items():
             if not attempt.known:
                 attempt.abandon()
                 attempt.outcome = error if isinstance(error, Exception) else _UNTOLD
-                self._known.append(place)
+                self._known.append(index)
         self._news.set()
 
     async def wait_known(self) -> Mapping[int, Attempt]:
-        """Return the errands of which something new is known, by their places."""
+        """Return the attempts of which the outcome has become known, by their indexes."""
         while not self._known:
             self._news.clear()
             await self._news.wait()
-        places, self._known = self._known, []
-        return {place: self.errands.pop(place) for place in places}
+        indexes, self._known = self._known, []
+        return {index: self._attempts.pop(index) for index in indexes}

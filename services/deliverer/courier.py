@@ -21,7 +21,7 @@ class ClaimLost(Exception):
 class Throttled(Unreachable):
     """The server takes no more of us for now: a limit that it states, and nobody's fault.
 
-    Nothing of the letter was delivered to anybody.
+    Nothing was delivered to anybody.
     """
 
 
@@ -34,7 +34,7 @@ class Crowded(Throttled):
 
 
 class PutAside(Exception):
-    """A letter was not tried, for there is no room for it in the line just now.
+    """A mail object was not tried: there is no room for it in the waiting line just now.
 
     Args:
         why: a sentence for whoever looks at what waits.
@@ -71,7 +71,7 @@ class MailContent(NamedTuple):
     held: Callable[[], bool] = lambda: True
 
     def __repr__(self) -> str:  # without the message
-        return f"Letter(id={self.id!r}, size={self.size}, replay={self.replay})"
+        return f"MailContent(id={self.id!r}, size={self.size}, replay={self.replay})"
 
     def check(self) -> None:
         """Make sure, as the last thing before what cannot be undone, that it is still ours.
@@ -84,7 +84,7 @@ class MailContent(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of a letter for one recipient.
+    """What became of a mail object for one recipient.
 
     Attributes:
         verdict: ``temporary`` is worth another try, ``permanent`` is not.
@@ -99,7 +99,7 @@ class Result(NamedTuple):
 
 
 class MailObject(NamedTuple):
-    """A letter and its envelope.
+    """A message and its envelope (RFC 5321 section 2.3.1).
 
     Attributes:
         sender: the envelope sender, "" for the null sender.
@@ -112,28 +112,28 @@ class MailObject(NamedTuple):
 
 
 CourierResult: TypeAlias = Mapping[str, Result] | Exception
-"""What became of a letter: a result for each recipient; or why nobody was delivered anything.
+"""What became of a mail object: a result for each recipient; or why nothing was delivered.
 
-Unreachable: the destination is down, or refuses this program as such. Throttled: it wants fewer
-letters, or more slowly. PutAside: it was not tried. SpoolMissing: the message is not in the spool.
+Unreachable: the destination is down, or refuses this program as such. Throttled: it wants less
+mail, or more slowly. PutAside: it was not tried. SpoolMissing: the message is not in the spool.
 SpoolUnavailable: it could not be read. ClaimLost: it is no longer ours.
 """
 
 ReportResult: TypeAlias = Callable[[int, CourierResult], None]
-"""Takes what became of a letter, with its place among those that were given along with it."""
+"""Takes the index of a mail object among those that it was given with, and what became of it."""
 
 
 class Courier(Protocol):
-    """Delivers letters to one destination. Many deliveries may be under way at once."""
+    """Delivers mail objects to one destination. Many deliveries may be under way at once."""
 
     async def deliver(self, mail_objects: Sequence[MailObject], tell: ReportResult) -> None:
-        """Deliver letters, and tell what became of each as soon as it is known; then return.
+        """Deliver mail objects, and tell what became of each as soon as it is known; then return.
 
-        A letter that fails disturbs no other. Where this is cancelled, nothing of it is under way
+        One that fails disturbs no other. Where this is cancelled, nothing of it is under way
         any more when it ends, and what was not told has not been delivered for all that is known.
 
         Args:
-            mail_objects: the letters.
+            mail_objects: what is to be delivered.
             tell: is called once for each of them.
         """
 

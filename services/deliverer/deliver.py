@@ -4,8 +4,8 @@ At least once, and never twice where it can be avoided: the ledger says who has 
 claim keeps other processes off it meanwhile, and what was delivered is recorded before the outcome
 returns. It trusts the couriers to tell temporary from permanent. If the ledger is away after a
 delivery, the message stays in hand until it is back: put off, it would come to another process,
-which delivers it again if the claim has expired meanwhile. It is written down elsewhere, for the
-case that this process ends first; and nothing more is delivered that could not be recorded either.
+which delivers it again if the claim has expired meanwhile. It is written down elsewhere, in
+case this process ends first; and nothing more is delivered that could not be recorded either.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LONGEST_PAUSE: Final = 5.0
 
 WAITING: Final = "messages wait for capacity at their destination"
 WAITING_TOLD_EVERY: Final = 300.0
-"""Seconds between two lines about it: a long backlog is no trouble, but not to know of it is."""
+"""Seconds between two log lines about it: a long backlog is no trouble, unless nobody knows."""
 
 UNRECORDED: Final = (
     "the delivery ledger is unavailable: delivered messages are held until it is back"
@@ -63,7 +63,7 @@ class Deliveries(Protocol):
         """Drop the claims; where it raises, they expire by themselves."""
 
     def holds(self, delivery: DeliveryKey) -> bool:
-        """Return whether the claim is ours without doubt; it may have expired unnoticed."""
+        """Return whether the claim is ours beyond doubt; it may have expired unnoticed."""
 
 
 class BlobReader(Protocol):
@@ -102,12 +102,12 @@ class Deliverer:
         self._blobs = blobs
         self._clock = clock
         self._report = report
-        self._tell_at = 0.0
-        self._tell_of_waiting_at: dict[str, float] = {}  # by destination
+        self._report_again_at = 0.0
+        self._report_waiting_at: dict[str, float] = {}  # by destination
         self._unrecorded = unrecorded or Unrecorded(None)
         self._reading_back = asyncio.Lock()
         self._read_back = False
-        self._waiting = 0  # how many wait for the ledger to take what was delivered
+        self._held_up = 0  # how many wait for the ledger to take what was delivered
         self.breakers: Mapping[str, Breaker] = {
             name: Breaker(clock, threshold=threshold) for name in couriers
         }
@@ -131,21 +131,21 @@ class Deliverer:
         """
         destination = envelopes[0].payload.destination
         deliveries = [DeliveryKey(envelope.id, destination) for envelope in envelopes]
-        claims = await self._claims(destination, deliveries)
+        claims = await self._claim(destination, deliveries)
         if not isinstance(claims, Sequence):
-            for place in range(len(envelopes)):
-                answer(place, claims)
+            for index in range(len(envelopes)):
+                answer(index, claims)
             return
         attempts: dict[int, Attempt] = {}
-        for place, claim in enumerate(claims):
+        for index, claim in enumerate(claims):
             if claim is None:
                 why = "another process is delivering this message"
-                answer(place, Retry(why, after=CLAIMED_ELSEWHERE))
+                answer(index, Retry(why, after=CLAIMED_ELSEWHERE))
             elif isinstance(claim, Unstorable):
                 why = "not delivered, as it could not be recorded: the state database says"
-                answer(place, DeadLetter(f"{why} {claim}"))
+                answer(index, DeadLetter(f"{why} {claim}"))
             else:
-                attempts[place] = attempt_for(envelopes[place], deliveries[place], claim)
+                attempts[index] = attempt_for(envelopes[index], deliveries[index], claim)
         del envelopes  # each is let go of when it was delivered
         await self._carry_out(destination, attempts, answer)
 
@@ -154,15 +154,15 @@ class Deliverer:
         for courier in self._couriers.values():
             await courier.close()
 
-    async def _claims(
+    async def _claim(
         self, destination: str, deliveries: Sequence[DeliveryKey]
     ) -> Sequence[Claim | Unstorable | None] | Outcome:
-        """Claim messages, or return why nothing is to be delivered to that destination now."""
+        """Claim messages; return why not where nothing is to be delivered there now."""
         if destination not in self._couriers:
-            return _nowhere(destination)
-        away = self._away(destination)
-        if away is not None:
-            return away
+            return _unknown_destination(destination)
+        down = self._retry_if_down(destination)
+        if down is not None:
+            return down
         try:
             await self._record_earlier()
             return await self._deliveries.claim(deliveries)
@@ -178,7 +178,7 @@ class Deliverer:
                     await self._unrecorded.strike(found)
                 self._read_back = True
 
-    def _away(self, destination: str) -> Retry | None:
+    def _retry_if_down(self, destination: str) -> Retry | None:
         breaker = self.breakers[destination]
         seconds = breaker.remaining()
         if not seconds:
@@ -190,27 +190,27 @@ class Deliverer:
         self, destination: str, attempts: dict[int, Attempt], answer: Answer
     ) -> None:
         """Deliver, and record what was delivered before anybody is told of it."""
-        mail_objects = self._posts(destination, attempts)
-        places = list(mail_objects)
-        under_way = Batch(attempts)
+        mail_objects = self._begin(destination, attempts)
+        indexes = list(mail_objects)
+        batch = Batch(attempts)
 
-        def tell(place: int, delivered: CourierResult) -> None:
-            under_way.tell(places[place], delivered)
+        def tell(index: int, delivered: CourierResult) -> None:
+            batch.note(indexes[index], delivered)
 
         deliver = self._couriers[destination].deliver
         delivering = asyncio.create_task(deliver(list(mail_objects.values()), tell))
-        delivering.add_done_callback(under_way.note_courier_ended)
+        delivering.add_done_callback(batch.note_courier_ended)
         del mail_objects
         try:
             while attempts:
-                known = await under_way.wait_known()
+                known = await batch.wait_known()
                 reach_all(["deliverer"] * len(known), "before-ledger")
                 await self._record_and_release(known.values())
                 reach_all(["deliverer"] * len(known), "after-ledger")
-                for place, attempt in known.items():
+                for index, attempt in known.items():
                     if isinstance(attempt.outcome, Busy):
-                        self._tell_of_waiting(destination, attempt.outcome)
-                    answer(place, attempt.outcome)
+                        self._report_waiting(destination, attempt.outcome)
+                    answer(index, attempt.outcome)
             await delivering
         except BaseException:
             delivering.cancel()
@@ -218,19 +218,19 @@ class Deliverer:
             await self._abandon(attempts.values())
             raise
 
-    def _posts(self, destination: str, attempts: Mapping[int, Attempt]) -> dict[int, MailObject]:
-        """Return what is to be delivered; note with the other errands why they are not."""
+    def _begin(self, destination: str, attempts: Mapping[int, Attempt]) -> dict[int, MailObject]:
+        """Begin those attempts that may be made, and return their mail; note why others may not."""
         mail_objects: dict[int, MailObject] = {}
-        for place, attempt in attempts.items():
+        for index, attempt in attempts.items():
             if attempt.known:
                 continue
-            away = self._away(destination)  # again: others tried it while these were claimed
-            if away is not None:
-                attempt.outcome = away
+            down = self._retry_if_down(destination)  # others tried it while these were claimed
+            if down is not None:
+                attempt.outcome = down
                 continue
             attempt.permit = self.breakers[destination].permit()
             sender = attempt.envelope.payload.sender
-            mail_objects[place] = MailObject(self._letter(attempt), sender, attempt.waiting)
+            mail_objects[index] = MailObject(self._content(attempt), sender, attempt.waiting)
         return mail_objects
 
     async def _record_and_release(self, attempts: Collection[Attempt]) -> None:
@@ -260,9 +260,9 @@ class Deliverer:
         try:
             await self._finish(done)
         except StateUnavailable as error:
-            self._waiting += 1
+            self._held_up += 1
             await self._record_when_back(done, error)
-            self._waiting -= 1
+            self._held_up -= 1
 
     async def _finish(self, done: Sequence[Finished]) -> None:
         try:
@@ -275,8 +275,9 @@ class Deliverer:
         """Write down what was delivered, and record it when the ledger is back."""
         backoff, written = Backoff(self._clock, FIRST_PAUSE, LONGEST_PAUSE), False
         while True:
-            written = written or await self._unrecorded.write(done)
-            self._tell(error)
+            if not written:
+                written = await self._unrecorded.write(done)
+            self._report_unrecorded(error)
             await backoff.pause()
             try:
                 await self._deliveries.finish(done)
@@ -286,25 +287,25 @@ class Deliverer:
                 return await self._unrecorded.strike(done)
 
     def _holds(self, delivery: DeliveryKey) -> bool:
-        if self._waiting:
+        if self._held_up:
             raise ClaimLost(KEPT_BACK)
         return self._deliveries.holds(delivery)
 
-    def _tell(self, error: StateUnavailable) -> None:
+    def _report_unrecorded(self, error: StateUnavailable) -> None:
         """Report that deliveries cannot be recorded: for all that are held, once in a while."""
         now = self._clock.monotonic()
-        if now >= self._tell_at:
-            self._tell_at = now + LONGEST_PAUSE
+        if now >= self._report_again_at:
+            self._report_again_at = now + LONGEST_PAUSE
             self._report(UNRECORDED, why=error)
 
-    def _tell_of_waiting(self, destination: str, busy: Busy) -> None:
+    def _report_waiting(self, destination: str, busy: Busy) -> None:
         """Report that messages wait for room, and why: for each destination, once in a while."""
         now = self._clock.monotonic()
-        if now >= self._tell_of_waiting_at.get(destination, 0.0):
-            self._tell_of_waiting_at[destination] = now + WAITING_TOLD_EVERY
+        if now >= self._report_waiting_at.get(destination, 0.0):
+            self._report_waiting_at[destination] = now + WAITING_TOLD_EVERY
             self._report(WAITING, destination=destination, why=busy.reason)
 
-    def _letter(self, attempt: Attempt) -> MailContent:
+    def _content(self, attempt: Attempt) -> MailContent:
         mail, replay = attempt.envelope.payload, attempt.claim.replay
         raw, id_ = mail.raw, attempt.envelope.id
         size = len(mail.prefix) + raw.size - mail.skip
@@ -331,13 +332,13 @@ async def _once(data: bytes) -> AsyncGenerator[bytes, None]:
 
 
 def _split_by_receipts(attempts: Collection[Attempt]) -> tuple[list[Finished], list[DeliveryKey]]:
-    """Return what is to be recorded of these, and what of them is only to be given back."""
+    """Return what is to be recorded of these, and of which the claim is only to be dropped."""
     done = [Finished(each.delivery, each.receipts) for each in attempts if each.receipts]
     rest = [each.delivery for each in attempts if not each.receipts]
     return done, rest
 
 
-def _nowhere(destination: str) -> Retry:
+def _unknown_destination(destination: str) -> Retry:
     # Not for good: a rewriter may have been told of a new destination before this process was.
     return Retry(
         f"there is no destination {destination!a} here: configure [destinations.{destination}]"
