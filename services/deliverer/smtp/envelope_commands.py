@@ -1,4 +1,4 @@
-"""The envelope of a letter on the wire: MAIL, RCPT and DATA, and what is answered.
+"""The envelope of a message on the wire: MAIL, RCPT and DATA, and what is answered.
 
 They go out in one write where the server pipelines (RFC 2920). Some offer that and do not keep it:
 they lose what came along with the first command, or answer out of turn. What shows that is
@@ -52,13 +52,13 @@ def group(session: SmtpSession, mail_object: MailObject) -> bytes:
 
     Args:
         session: as EHLO left it.
-        mail_object: the letter, with the sender that this server is to be told.
+        mail_object: with the sender that this server is to be told.
     """
-    return b"".join((_mail(session, mail_object), *_rcpt(mail_object), b"DATA\r\n"))
+    return b"".join((_mail_line(session, mail_object), *_rcpt_lines(mail_object), b"DATA\r\n"))
 
 
 async def ask(session: SmtpSession, mail_object: MailObject, *, announced: bool) -> Answers:
-    """Send the envelope of a letter, or if it was announced only read what is answered to it.
+    """Send the envelope of a mail object, or, if it was announced, only read the replies to it.
 
     Raises:
         PipelineBroken: what was sent together was not answered as it should be.
@@ -73,12 +73,12 @@ async def ask(session: SmtpSession, mail_object: MailObject, *, announced: bool)
     if 200 <= answers.mail.code < 300:
         options.keep()
     elif _may_be_the_options(session, answers):
-        return await _without_options(session, mail_object, answers)
+        return await _ask_without_options(session, mail_object, answers)
     return answers
 
 
 def _may_be_the_options(session: SmtpSession, answers: Answers) -> bool:
-    """Return whether MAIL may have been refused for what EHLO had offered (RFC 5321 4.1.1.11)."""
+    """Return whether MAIL may have been refused for its parameters (RFC 5321 section 4.1.1.11)."""
     mail, data = answers.mail, answers.data
     offered = "SIZE" in session.extensions or "8BITMIME" in session.extensions
     over = data is None or data.code >= 400
@@ -86,7 +86,7 @@ def _may_be_the_options(session: SmtpSession, answers: Answers) -> bool:
     return offered and over and said
 
 
-async def _without_options(
+async def _ask_without_options(
     session: SmtpSession, mail_object: MailObject, refused: Answers
 ) -> Answers:
     """Ask once more without SIZE and BODY; return what was said before if that is no better."""
@@ -105,14 +105,14 @@ async def _ask_once(session: SmtpSession, mail_object: MailObject, *, announced:
         await session.command(b"RSET", SmtpStep.RSET)
     session.unfinished = True
     if announced:
-        return await _together(session, mail_object, session.quirks.following)
+        return await _read_together(session, mail_object, session.quirks.following)
     if not session.pipelines:
-        return await _each(session, mail_object)
+        return await _ask_one_by_one(session, mail_object)
     session.connection.write(group(session, mail_object))
-    return await _together(session, mail_object, session.quirks.pipelining)
+    return await _read_together(session, mail_object, session.quirks.pipelining)
 
 
-def _mail(session: SmtpSession, mail_object: MailObject) -> bytes:
+def _mail_line(session: SmtpSession, mail_object: MailObject) -> bytes:
     line = f"MAIL FROM:<{mail_object.sender}>"
     options = session.quirks.options.trusted
     if options and "SIZE" in session.extensions:
@@ -124,22 +124,24 @@ def _mail(session: SmtpSession, mail_object: MailObject) -> bytes:
     return line.encode() + b"\r\n"
 
 
-def _rcpt(mail_object: MailObject) -> list[bytes]:
+def _rcpt_lines(mail_object: MailObject) -> list[bytes]:
     return [b"RCPT TO:<" + recipient.encode() + b">\r\n" for recipient in mail_object.recipients]
 
 
-async def _together(session: SmtpSession, mail_object: MailObject, promise: Promise) -> Answers:
+async def _read_together(
+    session: SmtpSession, mail_object: MailObject, promise: Promise
+) -> Answers:
     """Return the answers to commands that were sent together.
 
     Args:
         session: the session.
-        mail_object: the letter they are about.
+        mail_object: what they are about.
         promise: what the server kept if they are answered well.
     """
     steps = (SmtpStep.MAIL, *(SmtpStep.RCPT for _ in mail_object.recipients), SmtpStep.DATA)
     answers: list[SmtpReply] = []
     while len(answers) < len(steps):
-        for reply in await _some(session, steps[len(answers) :], promise, first=not answers):
+        for reply in await _read_some(session, steps[len(answers) :], promise, first=not answers):
             if reply.code == 421 and _SAYS_SO.search(reply.words):
                 raise _pipeline_broken(session, promise, reply)
             answers.append(_check_reply(session, reply, steps[len(answers)]))
@@ -158,7 +160,7 @@ def _pipeline_broken(session: SmtpSession, promise: Promise, wrong: SmtpReply) -
     return PipelineBroken(session.server, why)
 
 
-async def _some(
+async def _read_some(
     session: SmtpSession, steps: Sequence[SmtpStep], promise: Promise, *, first: bool
 ) -> list[SmtpReply]:
     """Return the next replies, at least one of them."""
@@ -180,7 +182,7 @@ async def _some(
 
 
 def _out_of_step(mail: SmtpReply, rcpt: Sequence[SmtpReply], data: SmtpReply) -> SmtpReply | None:
-    """Return the answer that shows that commands are not taken together, or None.
+    """Return the reply that shows that commands are not taken together, or None.
 
     There are as many as there were commands, so MAIL was read for itself, whatever it was told.
     """
@@ -197,11 +199,11 @@ def _out_of_step(mail: SmtpReply, rcpt: Sequence[SmtpReply], data: SmtpReply) ->
     return data if wrong else None
 
 
-async def _each(session: SmtpSession, mail_object: MailObject) -> Answers:
+async def _ask_one_by_one(session: SmtpSession, mail_object: MailObject) -> Answers:
     """Send one command after the other, each once the one before was answered."""
     well = False
     try:
-        found = await _one_by_one(session, mail_object)
+        found = await _send_one_by_one(session, mail_object)
         taken = meaning(found.mail, SmtpStep.MAIL) == "delivered"
         well = taken and not any(reply.code in _NOT_UNDERSTOOD for reply in found.rcpt)
         return found
@@ -209,22 +211,22 @@ async def _each(session: SmtpSession, mail_object: MailObject) -> Answers:
         session.quirks.pipelining.went_without(well=well)
 
 
-async def _one_by_one(session: SmtpSession, mail_object: MailObject) -> Answers:
-    session.connection.write(_mail(session, mail_object))
-    answer = await _reply(session, SmtpStep.MAIL)
+async def _send_one_by_one(session: SmtpSession, mail_object: MailObject) -> Answers:
+    session.connection.write(_mail_line(session, mail_object))
+    answer = await _read_reply(session, SmtpStep.MAIL)
     answers: list[SmtpReply] = []
     if meaning(answer, SmtpStep.MAIL) != "delivered":
         return Answers(answer, answers, None)
-    for line in _rcpt(mail_object):
+    for line in _rcpt_lines(mail_object):
         session.connection.write(line)
-        answers.append(await _reply(session, SmtpStep.RCPT))
+        answers.append(await _read_reply(session, SmtpStep.RCPT))
     if not any(meaning(reply, SmtpStep.RCPT) == "delivered" for reply in answers):
         return Answers(answer, answers, None)
     session.connection.write(b"DATA\r\n")
-    return Answers(answer, answers, await _reply(session, SmtpStep.DATA))
+    return Answers(answer, answers, await _read_reply(session, SmtpStep.DATA))
 
 
-async def _reply(session: SmtpSession, step: SmtpStep) -> SmtpReply:
+async def _read_reply(session: SmtpSession, step: SmtpStep) -> SmtpReply:
     return _check_reply(session, await session.reply(step), step)
 
 
@@ -235,15 +237,15 @@ def _check_reply(session: SmtpSession, reply: SmtpReply, step: SmtpStep) -> Smtp
     means = meaning(reply, step)
     if means != "session" and reply.code != 421:
         return reply
-    raise _of(session, reply, step, means)(
+    raise _error_for(session, reply, step, means)(
         session.server, f"{reply.code} {reply.text} (said to {step.phrase})"
     )
 
 
-def _of(
+def _error_for(
     session: SmtpSession, reply: SmtpReply, step: SmtpStep, means: Meaning
 ) -> type[Unreachable]:
-    """Return the error that a reply is, which is about this session or the server."""
+    """Return the error for a reply that is about this session or the server."""
     if means != "rate":
         return Unreachable
     if step is not SmtpStep.MAIL:

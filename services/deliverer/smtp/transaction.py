@@ -76,12 +76,12 @@ from shared.failpoint import reach
 from shared.log import printable
 
 Following: TypeAlias = Callable[[Callable[[MailObject], bool]], MailObject | None]
-"""Returns the letter that goes over the same connection next, if there is one already that this is
-true of. From then on it is bound to this connection."""
+"""Returns the mail object that goes over the same connection next, if one waits that this is true
+of. From then on it is bound to this connection."""
 
 
 class _RecipientResult(NamedTuple):
-    """What became of a letter for a recipient, and what the reply meant that says so."""
+    """What became of it for a recipient, and what the reply meant that says so."""
 
     result: Result
     meaning: Meaning
@@ -93,13 +93,13 @@ _RecipientResults: TypeAlias = dict[str, _RecipientResult]
 async def transact(
     session: SmtpSession, mail_object: MailObject, following: Following
 ) -> dict[str, Result]:
-    """Send a letter and return what became of it for each recipient.
+    """Send a mail object and return what became of it for each recipient.
 
     Args:
         session: an open session; unless this raises, it can be used again: where it has announced
-            a letter, for that one alone.
-        mail_object: the letter; recipients that are safe to send.
-        following: is asked for the next letter, when there is nothing left of this one but to wait.
+            a mail object, for that one alone.
+        mail_object: what is to be sent; to recipients that are safe to send.
+        following: is asked for the next mail object with the last write of this one.
 
     Raises:
         Throttled: a limit of the server; nothing was delivered to anybody.
@@ -110,29 +110,27 @@ async def transact(
         ClaimLost: as ``MailContent.check`` does.
     """
     announced = session.announced is mail_object
-    results = {} if announced else _unfit(session, mail_object)
-    fit = (
-        [r for r in mail_object.recipients if r not in results]
-        if results
-        else mail_object.recipients
-    )
-    if not fit:
-        return results
+    unfit = {} if announced else _unfit(session, mail_object)
+    recipients = mail_object.recipients
+    if unfit:
+        recipients = [recipient for recipient in recipients if recipient not in unfit]
+    if not recipients:
+        return unfit
     session.served += 1
     why = session.announced_why if announced else _not_as_sender(session, mail_object.sender)
-    asked = MailObject(mail_object.content, mail_object.sender if why is None else "", fit)
-    told = await _once(session, asked, following, announced=announced)
+    sent = MailObject(mail_object.content, mail_object.sender if why is None else "", recipients)
+    found = await _send(session, sent, following, announced=announced)
     if why is not None:
-        told = _with_note(told, mail_object.sender, why)
-    if any(each.meaning != "delivered" for each in told.values()):
-        others = [r for r in fit if told[r].meaning == "sender"]
-        if others and asked.sender:
-            again = asked._replace(recipients=others)
-            told |= await _with_null_sender(session, again, told, following)
-        _see_to_limits(session, told)
-    found = {recipient: each.result for recipient, each in told.items()}
-    session.carried += any(result.verdict == "delivered" for result in found.values())
-    return results | found if results else found
+        found = _with_note(found, mail_object.sender, why)
+    if any(each.meaning != "delivered" for each in found.values()):
+        others = [r for r in recipients if found[r].meaning == "sender"]
+        if others and sent.sender:
+            again = sent._replace(recipients=others)
+            found |= await _send_with_null_sender(session, again, found, following)
+        _raise_for_limits(session, found)
+    results = {recipient: each.result for recipient, each in found.items()}
+    session.carried += any(result.verdict == "delivered" for result in results.values())
+    return unfit | results if unfit else results
 
 
 def _unfit(session: SmtpSession, mail_object: MailObject) -> dict[str, Result]:
@@ -149,7 +147,7 @@ def _unfit(session: SmtpSession, mail_object: MailObject) -> dict[str, Result]:
 
 
 def _can_be_announced(session: SmtpSession, mail_object: MailObject) -> bool:
-    """Return whether a letter can follow another one: it is at hand, and this server takes it."""
+    """Return whether it can follow another one: it is at hand, and this server can take it."""
     return mail_object.content.data is not None and not _unfit(session, mail_object)
 
 
@@ -162,28 +160,28 @@ def _not_as_sender(session: SmtpSession, sender: str) -> str | None:
     return session.quirks.refused.get(sender) or unsendable(sender)
 
 
-def _with_note(told: Mapping[str, _RecipientResult], sender: str, why: str) -> _RecipientResults:
-    """Return tidings that say that another sender was told, and why."""
+def _with_note(found: Mapping[str, _RecipientResult], sender: str, why: str) -> _RecipientResults:
+    """Return results that say that another sender was given, and why."""
     note = f"; with the null sender in place of {printable(sender, 100)}: {why}"
     return {
         recipient: _RecipientResult(result._replace(reply=result.reply + note), means)
-        for recipient, (result, means) in told.items()
+        for recipient, (result, means) in found.items()
     }
 
 
-async def _with_null_sender(
+async def _send_with_null_sender(
     session: SmtpSession,
     mail_object: MailObject,
     before: Mapping[str, _RecipientResult],
     following: Following,
 ) -> _RecipientResults:
-    """Send a letter again to those to whom its sender kept it from being sent."""
+    """Send it again to those recipients that were refused for the sender."""
     why = before[mail_object.recipients[0]].result.reply
     try:
-        told = await _once(session, mail_object._replace(sender=""), following, announced=False)
-        return _with_note(told, mail_object.sender, why)
+        found = await _send(session, mail_object._replace(sender=""), following, announced=False)
+        return _with_note(found, mail_object.sender, why)
     except (Unreachable, ClaimLost, SpoolMissing, SpoolUnavailable) as error:
-        if all(told.result.verdict != "delivered" for told in before.values()):
+        if all(each.result.verdict != "delivered" for each in before.values()):
             if isinstance(error, Unreachable):
                 session.quirks.refuses(mail_object.sender, why)
             raise
@@ -192,37 +190,33 @@ async def _with_null_sender(
         return dict.fromkeys(mail_object.recipients, later)
 
 
-def _see_to_limits(session: SmtpSession, told: Mapping[str, _RecipientResult]) -> None:
-    """Raise where nobody has the letter for a limit of the server, or as it goes away."""
-    meanings, first = {each.meaning for each in told.values()}, next(iter(told.values()))
+def _raise_for_limits(session: SmtpSession, found: Mapping[str, _RecipientResult]) -> None:
+    """Raise where nobody has the message for a limit of the server, or as it goes away."""
+    meanings, first = {each.meaning for each in found.values()}, next(iter(found.values()))
     if meanings == {"rate"}:  # the gravest is told of: a 5xx may never end
-        replies = (each.result.reply for each in told.values())
+        replies = (each.result.reply for each in found.values())
         raise Throttled(session.server, max(replies, key=lambda reply: reply[:1]))
     if meanings == {"session"}:  # 421 at the end of DATA: over another connection it may do
         raise Unreachable(session.server, first.result.reply)
 
 
-async def _once(
+async def _send(
     session: SmtpSession, mail_object: MailObject, following: Following, *, announced: bool
 ) -> _RecipientResults:
-    """Send a letter with the sender that it has."""
+    """Send a mail object with the sender that it has."""
     session.announced = None
     answers = await ask(session, mail_object, announced=announced)
-    _see_to_exhaustion(session, answers.mail)
+    _raise_if_exhausted(session, answers.mail)
     refused = _refused_recipients(session, answers, mail_object.recipients)
-    accepted = (
-        [r for r in mail_object.recipients if r not in refused]
-        if refused
-        else mail_object.recipients
-    )
+    accepted = mail_object.recipients
+    if refused:
+        accepted = [recipient for recipient in accepted if recipient not in refused]
     if answers.data is not None and answers.data.code == 354:
         if accepted:
             # What is refused for its sender is sent again over this connection before any other.
-            again = mail_object.sender and any(
-                told.meaning == "sender" for told in refused.values()
-            )
+            again = mail_object.sender and any(x.meaning == "sender" for x in refused.values())
             then = _nothing_follows if again else following
-            refused |= await _message(session, mail_object.content, accepted, then)
+            refused |= await _send_message(session, mail_object.content, accepted, then)
         else:  # RFC 2920 section 3.1: DATA was let through, and there is nobody to send to
             await session.command(END_OF_DATA.removesuffix(b"\r\n"), SmtpStep.END)
         session.unfinished = False
@@ -235,7 +229,7 @@ def _nothing_follows(_: Callable[[MailObject], bool]) -> None:
     return None
 
 
-def _see_to_exhaustion(session: SmtpSession, mail: SmtpReply) -> None:
+def _raise_if_exhausted(session: SmtpSession, mail: SmtpReply) -> None:
     """Raise where a connection that has carried mail takes no more: a fresh one may do."""
     means = meaning(mail, SmtpStep.MAIL)
     if means == "rate" and not session.carried and crowds(mail):
@@ -248,27 +242,29 @@ def _see_to_exhaustion(session: SmtpSession, mail: SmtpReply) -> None:
 def _refused_recipients(
     session: SmtpSession, answers: Answers, recipients: Sequence[str]
 ) -> _RecipientResults:
-    """Return what became of it for all to whom the message cannot be sent now."""
+    """Return the results for those to whom the message cannot be sent now."""
     if answers.accepted:
         return {}
     if meaning(answers.mail, SmtpStep.MAIL) != "delivered":
         return dict.fromkeys(recipients, _result_of(session, answers.mail, SmtpStep.MAIL))
     refused = {
-        recipient: told
+        recipient: found
         for recipient, reply in zip(recipients, answers.rcpt, strict=True)
-        if (told := _result_of(session, reply, SmtpStep.RCPT)).meaning != "delivered"
+        if (found := _result_of(session, reply, SmtpStep.RCPT)).meaning != "delivered"
     }
     if answers.data is not None and answers.data.code != 354:
         rest = [r for r in recipients if r not in refused]
-        refused |= dict.fromkeys(rest, _not_yet(_result_of(session, answers.data, SmtpStep.DATA)))
+        refused |= dict.fromkeys(
+            rest, _without_success(_result_of(session, answers.data, SmtpStep.DATA))
+        )
     return refused
 
 
-def _not_yet(told: _RecipientResult) -> _RecipientResult:
-    """Return tidings of no success: before the final dot nothing can have been delivered."""
-    if told.meaning != "delivered":
-        return told
-    return _RecipientResult(Result("temporary", told.result.reply), "temporary")
+def _without_success(found: _RecipientResult) -> _RecipientResult:
+    """Return a result that is no success: before the final dot nothing can have been delivered."""
+    if found.meaning != "delivered":
+        return found
+    return _RecipientResult(Result("temporary", found.result.reply), "temporary")
 
 
 _VERDICTS: dict[Meaning, ResultKind] = {
@@ -287,12 +283,12 @@ def _result_of(session: SmtpSession, reply: SmtpReply, step: SmtpStep) -> _Recip
     return _RecipientResult(Result(verdict, reply.sentence(session.server, step)), means)
 
 
-async def _message(
+async def _send_message(
     session: SmtpSession, content: MailContent, recipients: Sequence[str], following: Following
 ) -> _RecipientResults:
     """Send the message; return what became of it for the recipients that were accepted."""
     try:
-        await _send(session, content, recipients, following)
+        await _write_message(session, content, recipients, following)
     except Unreachable:
         if not session.connection.replied:
             raise
@@ -304,7 +300,7 @@ async def _message(
     }  # RFC 2033 section 4.2
 
 
-async def _send(
+async def _write_message(
     session: SmtpSession, content: MailContent, recipients: Sequence[str], following: Following
 ) -> None:
     edit = edit_for(recipients, keep=session.keep_delivered_to)
@@ -334,7 +330,7 @@ def _write_end(
 
 
 def _announcement(session: SmtpSession, following: Following) -> bytes:
-    """Return the commands for the next letter, if they may go with the end of this one."""
+    """Return the commands for the next mail object, if they may go with the end of this one."""
     if not session.follows:
         return b""
     mail_object = session.announced = following(
@@ -350,9 +346,9 @@ def _announcement(session: SmtpSession, following: Following) -> bytes:
 
 async def _read_early_reply(session: SmtpSession) -> _RecipientResult:
     """Return what the server said in the middle of the message, e.g. that it is too large."""
-    told = _not_yet(_result_of(session, await session.reply(SmtpStep.END), SmtpStep.END))
+    reply = await session.reply(SmtpStep.END)
     session.connection.abort()  # the final dot must never follow
-    return told
+    return _without_success(_result_of(session, reply, SmtpStep.END))
 
 
 async def _read_final_reply(session: SmtpSession) -> _RecipientResult:
