@@ -145,10 +145,10 @@ async def _greeting(session: SmtpSession, target: Target) -> SmtpReply:
     try:
         return _must(await session.reply(SmtpStep.GREETING), SmtpStep.GREETING, target)
     except NoReplyInTime as error:
-        raise mute(target, SmtpStep.GREETING.seconds * target.patience) from error
+        raise no_answer(target, SmtpStep.GREETING.seconds * target.patience) from error
 
 
-def mute(target: Target, seconds: float) -> Unreachable:
+def no_answer(target: Target, seconds: float) -> Unreachable:
     """Return what it means that a server has let nobody in for so many seconds, saying nothing."""
     words = silent(seconds, target.port, SETTING_NAMES, at_once=target.tls == "implicit")
     return Unreachable(target.server, words)

@@ -1,7 +1,7 @@
-"""Kept connections to one server: reused, closed when idle for long. Who asks bounds their number.
+"""Connections to one server, kept to be used again, closed when idle for long; callers bound them.
 
-A kept connection may have died without a sign. Who finds one dead closes all others that lie idle
-as well, for what killed one has killed them.
+A kept connection may have died without a sign. A caller that finds one dead closes all others that
+are idle as well, for what killed one has killed them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from typing import Final
 
-from services.deliverer.smtp.handshake import mute, open_session
+from services.deliverer.smtp.handshake import no_answer, open_session
 from services.deliverer.smtp.session import SmtpSession
 from services.deliverer.smtp.target import Target
 from shared.clock import Clock
@@ -38,8 +38,8 @@ class Pool:
         self._idle: deque[tuple[float, SmtpSession]] = deque()  # the longest idle first
         self._sweeper: asyncio.Task[None] | None = None
 
-    def idle(self) -> SmtpSession | None:
-        """Return a kept session, which is in one hand alone until it is taken back, or None."""
+    def take_idle(self) -> SmtpSession | None:
+        """Return a kept session, or None; it is no longer the pool's until it is taken back."""
         while self._idle:
             _, session = self._idle.pop()  # the last used: the rest can time out
             if session.connection.idle:
@@ -56,9 +56,9 @@ class Pool:
         """
         return await open_session(self._target)
 
-    def mute(self, seconds: float) -> Unreachable:
+    def no_answer(self, seconds: float) -> Unreachable:
         """Return what it means that the server has let nobody in for so many seconds."""
-        return mute(self._target, seconds)
+        return no_answer(self._target, seconds)
 
     def take_back(self, session: SmtpSession) -> None:
         """Keep a session for the next message, unless its connection is gone or out of step."""

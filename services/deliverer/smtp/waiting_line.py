@@ -1,4 +1,4 @@
-"""A line of those who wait for a connection: in order. Who has to come again goes to its head.
+"""A waiting line, in order; what has to be sent once more goes to its head.
 
 It belongs to one event loop, and knows nothing of time.
 """
@@ -6,14 +6,14 @@ It belongs to one event loop, and knows nothing of time.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class WaitingLine(Generic[T]):
-    """Who waits."""
+    """What waits."""
 
     def __init__(self) -> None:
         self._waiting: deque[T] = deque()
@@ -21,16 +21,16 @@ class WaitingLine(Generic[T]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def join(self, several: Iterable[T]) -> None:
-        """Put these at the end of the line."""
-        self._waiting.extend(several)
+    def join(self, one: T) -> None:
+        """Put one at the end of the line."""
+        self._waiting.append(one)
 
     def put_back(self, one: T) -> None:
-        """Put one at the head of the line who has been there before."""
+        """Put one at the head of the line that has been in it before."""
         self._waiting.appendleft(one)
 
     def next(self) -> T | None:
-        """Take the first one out of the line; None if nobody waits."""
+        """Take the first one out of the line; None if none waits."""
         return self._waiting.popleft() if self._waiting else None
 
     def next_if(self, true: Callable[[T], bool]) -> T | None:
@@ -38,9 +38,9 @@ class WaitingLine(Generic[T]):
         return self.next() if self._waiting and true(self._waiting[0]) else None
 
     def last(self, count: int) -> list[T]:
-        """Take the last ones out of the line, as many; those who have waited least."""
+        """Take so many out of the end of the line: those that have waited least."""
         return [self._waiting.pop() for _ in range(min(count, len(self._waiting)))]
 
     def leave(self, gone: Callable[[T], bool]) -> None:
-        """Take those out of the line of whom this is true."""
+        """Take those out of the line of which this is true."""
         self._waiting = deque(one for one in self._waiting if not gone(one))

@@ -1,7 +1,7 @@
-"""Letters on their way to a mail server: each is told of once, with those it was given with.
+"""Mail on its way to a mail server: what became of each mail object is told once.
 
-Plain bookkeeping for the courier. A letter may go back into the line as often as need be; it ends
-with ``tell``, which is the end of it whatever whoever is told does.
+Plain bookkeeping for the courier. A mail object may go back into the line as often as need be; it
+ends with ``tell``, even where whoever is told raises.
 """
 
 from __future__ import annotations
@@ -10,18 +10,26 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from services.deliverer.courier import CourierResult, MailObject, ReportResult, Result
+from services.deliverer.addresses import refusals
+from services.deliverer.courier import (
+    CourierResult,
+    MailObject,
+    PutAside,
+    ReportResult,
+    Result,
+    same_for_all,
+)
 from services.deliverer.smtp.waiting_line import WaitingLine
 
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """Letters that were given together.
+    """Mail objects that were given together.
 
     Attributes:
-        tell: told what became of each.
-        left: how many were not told yet.
-        over: done when all are told.
+        tell: takes what became of each.
+        left: of how many that was not told yet.
+        over: done when it was told of all.
     """
 
     tell: ReportResult
@@ -31,12 +39,13 @@ class Submission:
 
 @dataclass(slots=True, eq=False)
 class WaitingMail:
-    """A letter in the line, or in somebody's hands.
+    """A mail object in the line, or being sent by a worker.
 
     Attributes:
-        post: what is to be sent: to recipients that are safe to send.
+        mail_object: what is to be sent, to recipients that are safe to send.
         refused: the results for the others.
-        place: which it is of its batch.
+        index: that in its submission.
+        submission: what it was given with.
         breaks: how often the connection broke over which it was being sent.
         limits: how often the server said that it takes no more for now.
         declined: what it said of it, if that was a 5xx: to put it aside would not count, and so
@@ -45,43 +54,68 @@ class WaitingMail:
 
     mail_object: MailObject
     refused: Mapping[str, Result]
-    place: int
-    batch: Submission
+    index: int
+    submission: Submission
     breaks: int = 0
     limits: int = 0
     declined: str = ""
 
     def tell(self, delivered: CourierResult) -> None:
         """Tell what became of it."""
-        batch = self.batch
+        submission = self.submission
         if self.refused and not isinstance(delivered, Exception):
             delivered = {**self.refused, **delivered}
         try:
-            batch.tell(self.place, delivered)
+            submission.tell(self.index, delivered)
         except Exception as error:  # noqa: BLE001  (a defect of theirs: they hear of it)
             self.fail(error)
-        batch.left -= 1
-        if not batch.left and not batch.over.done():
-            batch.over.set_result(None)
+        submission.left -= 1
+        if not submission.left and not submission.over.done():
+            submission.over.set_result(None)
+
+    def tell_temporary(self, why: str) -> None:
+        """Tell that it was tried, which counts, and is to be tried again."""
+        self.tell(same_for_all(self.mail_object.recipients, Result("temporary", why)))
+
+    def put_aside(self, why: str, seconds: float) -> None:
+        """Tell that it was not tried, or what was said when it was.
+
+        Args:
+            why: a sentence for whoever looks at what waits.
+            seconds: of work, or of waiting, that are before it; 0 if nobody knows.
+        """
+        if self.declined:
+            self.tell_temporary(self.declined)
+        else:
+            self.tell(PutAside(why, seconds))
 
     def fail(self, error: BaseException) -> None:
-        """End its batch with an error that is no letter's."""
-        if not self.batch.over.done():
-            self.batch.over.set_exception(error)
+        """End its submission with an error that is that of no mail object."""
+        if not self.submission.over.done():
+            self.submission.over.set_exception(error)
+
+
+def waiting_mail(mail_object: MailObject, index: int, submission: Submission) -> WaitingMail:
+    """Return a mail object with the results for recipients that can be named to no server."""
+    refused = refusals(mail_object.recipients)
+    if refused:
+        rest = [recipient for recipient in mail_object.recipients if recipient not in refused]
+        mail_object = mail_object._replace(recipients=rest)
+    return WaitingMail(mail_object, refused, index, submission)
 
 
 @dataclass(slots=True)
 class NextMail:
-    """Finds the letter that goes over the same connection next: of the same batch.
+    """Finds the mail object that goes over the same connection next: of the same submission.
 
-    Only letters that were given together bind each other, so that they are withdrawn together.
+    Only what was given together binds each other, so that it is withdrawn together.
 
     Attributes:
-        next: that letter, once there is one.
+        next: that mail object, once there is one.
     """
 
     line: WaitingLine[WaitingMail]
-    batch: Submission
+    submission: Submission
     next: WaitingMail | None = field(default=None)
 
     def following(self, fit: Callable[[MailObject], bool]) -> MailObject | None:
@@ -91,4 +125,6 @@ class NextMail:
         return None if self.next is None else self.next.mail_object
 
     def _can_follow(self, waiting: WaitingMail, fit: Callable[[MailObject], bool]) -> bool:
-        return waiting.batch is self.batch and not waiting.refused and fit(waiting.mail_object)
+        if waiting.submission is not self.submission or waiting.refused:
+            return False
+        return fit(waiting.mail_object)

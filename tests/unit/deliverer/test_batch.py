@@ -209,8 +209,8 @@ async def test_what_follows_a_letter_that_is_never_sent_is_not_forgotten() -> No
 
         async def breaking() -> AsyncGenerator[bytes, None]:
             yield b"Subject: 0\r\n\r\n"
-            (hand,) = courier._hands.values()
-            session = hand.session
+            (worker,) = courier._workers
+            session = worker.session
             assert session is not None
             server.writers[0].transport.abort()
             await until(lambda: not session.connection.idle)

@@ -74,7 +74,7 @@ async def test_connections_that_are_not_greeted_are_given_up_when_nobody_needs_t
     async with smtp_server(most=1) as server, opened(server, clock, 3) as courier:
         await told(courier, posts(9))
         async with passing(clock):
-            await until(lambda: not courier._hands)
+            await until(lambda: len(courier._workers) == 0)
         assert clock.monotonic() < IDLE_SECONDS  # while the one that lives is kept
         server.most = None
         server.left.set()

@@ -5,7 +5,8 @@ from services.deliverer.smtp.waiting_line import WaitingLine
 
 def line(*names: str) -> WaitingLine[str]:
     made = WaitingLine[str]()
-    made.join(names)
+    for name in names:
+        made.join(name)
     return made
 
 
@@ -15,7 +16,7 @@ def taken(waiting: WaitingLine[str]) -> list[str]:
 
 def test_who_has_waited_longest_is_next() -> None:
     waiting = line("anna", "bert")
-    waiting.join(["carl"])
+    waiting.join("carl")
     assert len(waiting) == 3
     assert [waiting.next() for _ in range(4)] == ["anna", "bert", "carl", None]
 
