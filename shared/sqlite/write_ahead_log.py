@@ -22,13 +22,12 @@ from urllib.parse import quote
 
 from shared.errors import ConfigError
 from shared.log import printable
+from shared.sqlite.rebuild import is_damage
 
 SLACK: Final = 5.0
 """Seconds that a file may be written to after its log: what is in the log is copied into it."""
 
 PATIENCE: Final = 5.0
-
-_DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def require_own_log(path: Path) -> None:
@@ -69,6 +68,5 @@ def _mixture(path: Path, *, immutable: bool) -> str | None:
         with contextlib.closing(sqlite3.connect(where, uri=True, timeout=PATIENCE)) as db:
             (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
-        damage = getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
-        return str(error) if damage else None
+        return str(error) if is_damage(error) else None
     return None if found == "ok" else str(found)

@@ -20,13 +20,11 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop
 from tenacity.wait import wait_random_exponential
 
 from shared.disk.explain import disk_words
-from shared.disk.private_file import make_private
-from shared.disk.space import log_pages
 from shared.errors import ConfigError, StateDamaged, StateUnavailable, Unstorable
 from shared.log import printable
-from shared.sqlite.presence import LEDGERS_LOST, how_gone, note_made, require_there
+from shared.sqlite.open import make_ready, set_pragmas
+from shared.sqlite.presence import LEDGERS_LOST, how_gone, note_made
 from shared.sqlite.rebuild import damage_error, is_damage
-from shared.sqlite.write_ahead_log import require_own_log
 from shared.state import postgresql
 from shared.state.postgresql import WHERE
 from shared.state.schema import Incomplete, NewerDatabase, migrate
@@ -54,12 +52,7 @@ _VALUES: Final = (UnicodeError, OverflowError)
 _LOG_PAGES: Final = 1000
 """Pages of the log on a disk of a usual size, as by default."""
 
-_PRAGMAS: Final = (
-    "journal_mode=WAL",
-    "synchronous=FULL",
-    "cache_size=-16000",
-    "temp_store=MEMORY",  # see the embedded broker's
-)
+_CACHE: Final = "PRAGMA cache_size = -16000"
 
 _NOT_OURS: Final = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 """Primary result codes of SQLite that waiting does not mend (sqlite.org/rescode.html)."""
@@ -229,9 +222,10 @@ def _parse(url: str | Path) -> URL:
 
 def _sqlite(url: URL, patience: float) -> Engine:
     path = Path(_named(url))
-    require_there(path, LEDGERS_LOST)
-    require_own_log(path)
-    _create(path)
+    try:
+        make_ready(path, LEDGERS_LOST)
+    except OSError as error:
+        raise ConfigError(WHERE, f"{printable(str(path))}: {disk_words(error, path)}") from error
     engine = _engine(url, {"timeout": patience}, paramstyle="named")
 
     @event.listens_for(engine, "connect")
@@ -239,8 +233,8 @@ def _sqlite(url: URL, patience: float) -> Engine:
         if how := how_gone(path):  # else it would be made anew, and have no tables
             raise sqlite3.OperationalError(f"{printable(str(path))} {how}")
         connection.isolation_level = None  # BEGIN is ours, below
-        for pragma in (*_PRAGMAS, f"wal_autocheckpoint={log_pages(path, _LOG_PAGES)}"):
-            connection.execute(f"PRAGMA {pragma}").close()
+        set_pragmas(connection, path, _LOG_PAGES)
+        connection.execute(_CACHE).close()
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -258,18 +252,6 @@ def _named(url: URL) -> str:
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         raise ConfigError(WHERE, "names no file; several processes share it, so memory will not do")
     return url.database
-
-
-def _create(path: Path) -> None:
-    """Make the file, if it is not there, so that nobody else can read it; SQLite copies the mode.
-
-    Raises:
-        ConfigError: it cannot be made there.
-    """
-    try:
-        make_private(path)
-    except OSError as error:
-        raise ConfigError(WHERE, f"{printable(str(path))}: {disk_words(error, path)}") from error
 
 
 def _postgresql(url: URL, patience: float) -> Engine:

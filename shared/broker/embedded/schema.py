@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.disk.explain import disk_words
-from shared.disk.private_file import make_private
-from shared.disk.space import PAGE, log_pages
+from shared.disk.space import PAGE
 from shared.errors import (
     BrokerUnavailable,
     ConfigError,
@@ -25,9 +24,9 @@ from shared.errors import (
     QueueFileUnavailable,
 )
 from shared.log import printable
-from shared.sqlite.presence import QUEUES_LOST, note_made, require_there
+from shared.sqlite.open import make_ready, set_pragmas
+from shared.sqlite.presence import QUEUES_LOST, note_made
 from shared.sqlite.rebuild import damage_error, is_damage
-from shared.sqlite.write_ahead_log import require_own_log
 
 APPLICATION_ID: Final = 0x504F5033
 """What ``file`` and we recognise our database by: "POP3" (SQLite file format, section 1.3)."""
@@ -85,14 +84,8 @@ _OF_A_NEW_FILE: Final = "PRAGMA auto_vacuum = INCREMENTAL"
 """See embedded_room; it costs up to a microsecond per message. It writes to the file whenever it is
 said, and on a full disk nobody could look into it."""
 
-_PRAGMAS: Final = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    # Content is wiped where that costs no extra write; the file is private anyway.
-    "PRAGMA secure_delete = FAST",
-    # What a single statement would undo by is a few pages; as a file it was a third of all writes.
-    "PRAGMA temp_store = MEMORY",
-)
+_WIPING: Final = "PRAGMA secure_delete = FAST"
+"""Content is wiped where that costs no extra write; the file is private anyway."""
 
 LOG_PAGES: Final = 4000
 """Pages of the log, 16 MiB: fewer checkpoints than by default. After a spike it is cut back."""
@@ -127,10 +120,8 @@ def connect(path: Path, patience: float) -> sqlite3.Connection:
             it was made once, and is gone; or the log beside it is another file's.
         BrokerUnavailable: it cannot be used just now: locked, or the disk is full.
     """
-    require_there(path, QUEUES_LOST)
-    require_own_log(path)
     try:
-        make_private(path)
+        make_ready(path, QUEUES_LOST)
         connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
     except (sqlite3.Error, OSError) as error:
         raise unusable(path, error) from error
@@ -199,8 +190,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise damage_error(path, f"there is no table {', '.join(sorted(missing))}")
     if not version:
         connection.execute(_OF_A_NEW_FILE)
-    for pragma in (*_PRAGMAS, *_size_of_the_log(path)):
-        connection.execute(pragma)
+    pages = set_pragmas(connection, path, LOG_PAGES)
+    connection.execute(_WIPING)
+    connection.execute(f"PRAGMA journal_size_limit = {pages * PAGE}")
     if version == len(MIGRATIONS):
         return
     connection.execute("BEGIN IMMEDIATE")
@@ -220,11 +212,6 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 def _tables(connection: sqlite3.Connection) -> set[str]:
     found = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
     return {name for (name,) in found}
-
-
-def _size_of_the_log(path: Path) -> tuple[str, str]:
-    pages = log_pages(path, LOG_PAGES)
-    return f"PRAGMA wal_autocheckpoint = {pages}", f"PRAGMA journal_size_limit = {pages * PAGE}"
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
