@@ -37,8 +37,6 @@ CHUNK: Final = 256 * 1024
 
 _THREADS: Final = 8
 _SYSTEM_CLOCK: Final = SystemClock()
-_CHECKED: Final = "0check"
-"""The key of the blob that ``check`` writes; no message has it, for theirs are hashes."""
 
 
 class Swept(NamedTuple):
@@ -241,17 +239,6 @@ class Spool:
                 reason for that.
         """
         return await self._call(partial(self._sweep, self._clock.now() - older_than, keep))
-
-    async def check(self) -> None:
-        """Write and delete a blob.
-
-        Raises:
-            SpoolUnavailable: that does not work.
-        """
-        blob = await self.create()
-        await blob.write(b"ok")
-        await blob.commit(_CHECKED)
-        await self.delete(_CHECKED)
 
     def _sweep(self, before: float, keep: Container[str]) -> Swept:
         swept = Swept([], {})

@@ -139,11 +139,6 @@ class TestEveryStore:
         with pytest.raises(SpoolMissing):
             await get(spool, OTHER)
 
-    async def test_check_leaves_nothing_behind(self, at: At) -> None:
-        spool = at(ManualClock(4_000_000_000.0))
-        await spool.check()
-        assert (await spool.sweep(0, set())).deleted == []
-
     async def test_a_mark_is_there_and_no_blob(self, at: At) -> None:
         spool = at()
         assert await spool.mark() is None
@@ -210,14 +205,15 @@ class TestS3:
 
     async def test_a_bucket_that_is_not_there_takes_nothing(self, server: S3Server) -> None:
         with pytest.raises(SpoolUnavailable):
-            await Spool("s3://nobody/has/it", server.options).check()
+            await put(Spool("s3://nobody/has/it", server.options), KEY, b"x")
 
     async def test_a_server_that_is_away_is_no_reason_to_miss_a_blob(self, tmp_path: Path) -> None:
         with s3(tmp_path) as own:
             spool = Spool(f"s3://{BUCKET}/x", own.options)
             await put(spool, KEY, b"before")
             own.kill()
-            for failing in (get(spool, KEY), spool.check(), spool.delete(KEY), spool.blobs()):
+            writing = put(spool, OTHER, b"lost")
+            for failing in (get(spool, KEY), writing, spool.delete(KEY), spool.blobs()):
                 with pytest.raises(SpoolUnavailable, match="Could not connect"):
                     await failing
             own.start()

@@ -98,10 +98,10 @@ class TestFiles:
         with pytest.raises(SpoolMissing):
             await get(Spool(str(root)), KEY)
 
-    async def test_check_says_that_it_cannot_be_written(self, tmp_path: Path) -> None:
+    async def test_a_blob_below_what_is_no_folder_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "spool").write_text("not a folder")
         with pytest.raises(SpoolUnavailable):
-            await Spool(str(tmp_path / "spool")).check()
+            await put(Spool(str(tmp_path / "spool")), KEY, b"x")
 
     async def test_the_sweep_takes_old_drafts(self, root: Path) -> None:
         spool = Spool(str(root))
