@@ -24,7 +24,7 @@ from amqp.exceptions import AMQPNotImplementedError
 
 from shared import failpoint
 from shared.broker import topology
-from shared.broker.steward import migration, topology_lock, withheld
+from shared.broker.steward import migration, topology_lock, whole_queues, withheld
 from shared.broker.steward.steward import KombuSteward
 from shared.errors import BrokerUnavailable, ConfigError, Refused
 from shared.queues import (
@@ -304,7 +304,8 @@ def test_a_declare_in_the_middle_binds_nothing(
             if sent(sending, letter(id_)):
                 taken.append(id_)
 
-        monkeypatch.setattr(migration, "reach", step)
+        for module in (migration, whole_queues):
+            monkeypatch.setattr(module, "reach", step)
         assert steward.migrate(print) == len(CHANGED)
     assert seen >= set(STEPS)
     assert taken  # before it is cut off, and again when it is back
@@ -394,7 +395,7 @@ def test_what_keeps_coming_in_is_refused(place: Place, monkeypatch: pytest.Monke
             if name == "copied":
                 sending.basic_publish(letter(f"eager-{next(sent_ids)}"), "", "pickup.failed")
 
-        monkeypatch.setattr(migration, "reach", step)
+        monkeypatch.setattr(whole_queues, "reach", step)
         with pytest.raises(Refused, match=r"pickup\.failed: .*messages keep coming in"):
             steward.migrate(print)
     both = place.waiting("pickup.failed") + place.waiting("pickup.failed.moving")

@@ -28,35 +28,22 @@ itself. In a cluster, who holds messages at a node that cannot be reached is cou
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
-from amqp import Message
-from amqp.exceptions import ChannelError, MessageNacked, NotFound, PreconditionFailed
-from kombu.connection import Connection
+from amqp.exceptions import PreconditionFailed
 
 from shared.broker import topology
-from shared.broker.policies import dangers
-from shared.broker.steward.copies import copied, explained, known_by, left, waiting
+from shared.broker.steward.copies import waiting
 from shared.broker.steward.declared_queues import remember, remembered
+from shared.broker.steward.thrown_out import ThrownOut
 from shared.broker.steward.topology_lock import exclusive
+from shared.broker.steward.whole_queues import COMING, TAKING, WholeQueues
 from shared.broker.steward.withheld import Withheld
 from shared.errors import Refused
 from shared.failpoint import reach
-from shared.log import printable
-from shared.queues import (
-    HELD,
-    HELD_BACK,
-    MOVING,
-    QUARANTINE,
-    SENDERS,
-    QueueSpec,
-    Tier,
-    plan,
-    reachable,
-)
+from shared.queues import MOVING, SENDERS, QueueSpec, Tier, reachable
 
 _OUTWARDS: Final = ("retry", "work", "failed", "quarantine", "held", "memory")
 """Kinds of queues in the order in which they are emptied: what leads to others first."""
@@ -66,14 +53,6 @@ _ROUNDS: Final = 5
 """How often a queue is emptied of what was in it by then, before it is said that more comes in."""
 _MORE: Final = 100
 """Messages that may come in, or come back, while a queue is emptied once."""
-_TAKING: Final = (
-    "{} consumers take messages from it, or hold some; stop the stages, and whoever looks into it"
-)
-_UNSEEN: Final = (
-    "what RabbitMQ holds back there, out of sight, is known and put back with broker.management_url"
-    " only"
-)
-_COMING: Final = "messages keep coming in, or somebody takes some; stop that, and migrate again"
 
 
 class DueQueue(NamedTuple):
@@ -97,29 +76,29 @@ class Migration:
     """What is to be done at one RabbitMQ.
 
     Attributes:
-        connection: open, of a user who may configure, with publisher confirms.
+        queues: of the RabbitMQ.
         tiers: the retry tiers.
-        patience: seconds to wait for a confirm.
         say: is told what is done.
         withheld: knows what RabbitMQ holds back in a queue.
     """
 
-    connection: Connection
+    queues: WholeQueues
     tiers: Sequence[Tier]
-    patience: float
     say: Callable[[str], object]
     withheld: Withheld
-    _balance: Counter[str] = field(default_factory=Counter)
-    """How many messages were put into each queue, less those that were taken out of it."""
+
+    @property
+    def _thrown_out(self) -> ThrownOut:
+        return ThrownOut(self.queues, self.tiers, self.withheld, self.say)
 
     def due(self) -> list[DueQueue]:
         """Return the queues that have the arguments of an earlier version, or are being changed."""
         found = []
         for spec in topology.every(self.tiers):
-            beside = self._count(spec.name + MOVING)
-            outdated = topology.outdated(self.connection, spec)
+            beside = self.queues.count(spec.name + MOVING)
+            outdated = topology.outdated(self.queues.connection, spec)
             if outdated or beside is not None:
-                found.append(DueQueue(spec, outdated, self._count(spec.name), beside))
+                found.append(DueQueue(spec, outdated, self.queues.count(spec.name), beside))
         return found
 
     def run(self) -> int:
@@ -129,7 +108,7 @@ class Migration:
             Refused: somebody consumes, or is at it already, or a queue takes nothing.
             ConfigError: a queue has arguments of no version, or this user may not declare it.
         """
-        with exclusive(self.connection):
+        with exclusive(self.queues.connection):
             due = self.due()
             self._require_quiet()
             outdated = [each.spec for each in due if each.outdated]
@@ -151,23 +130,23 @@ class Migration:
             for spec in back:
                 self._fill(spec, resumed=spec in resumed)
             self._clear(back, {each.spec for each in due if each.beside is not None})
-            self._release()
+            self._thrown_out.put_all_back()
             return len(due)
 
     def _require_quiet(self) -> None:
         for spec in topology.every(self.tiers):
-            said = self._declare_passive(spec.name)
+            said = self.queues.declare_passive(spec.name)
             if said is not None and said.consumer_count:
-                raise Refused(spec.name, _TAKING.format(said.consumer_count))
+                raise Refused(spec.name, TAKING.format(said.consumer_count))
 
     def _sources(self, outdated: Sequence[QueueSpec]) -> list[QueueSpec]:
         """Return the retry tiers from which messages would come into queues that are deleted."""
         inboxes = {spec.name for spec in outdated if spec.kind == "work"}
         named = topology.every(self.tiers)
         known = {spec.name for spec in named}
-        for name in remembered(self.connection) - known:
+        for name in remembered(self.queues.connection) - known:
             leads = any(name.startswith(f"{inbox}.retry.") for inbox in inboxes)
-            if leads and not name.endswith(MOVING) and self._count(name):
+            if leads and not name.endswith(MOVING) and self.queues.count(name):
                 what = "it is no longer configured, and its messages go back to an inbox that is to"
                 raise Refused(name, f"{what} be changed; wait until it is empty")
         return [spec for spec in named if spec.kind == "retry" and spec.back_to in inboxes]
@@ -175,9 +154,9 @@ class Migration:
     def _remember(self, names: Iterable[str]) -> None:
         """Write down that these queues may hold messages, so that nobody overlooks them."""
         for spec in topology.every(self.tiers):
-            if spec.kind in ("held", "memory") and self._declare_passive(spec.name) is None:
-                topology.declare_queue(self.connection, spec)
-        remember(self.connection, names, self.patience)
+            if spec.kind in ("held", "memory") and self.queues.declare_passive(spec.name) is None:
+                topology.declare_queue(self.queues.connection, spec)
+        remember(self.queues.connection, names, self.queues.patience)
 
     def _make_beside(self, specs: Sequence[QueueSpec]) -> None:
         """Make the queues for what is in others; none stays where not all can be made."""
@@ -185,20 +164,14 @@ class Migration:
         try:
             for spec in specs:
                 name = spec.name + MOVING
-                if self._declare_passive(name) is None:
-                    self._make(QueueSpec(name, "quarantine"))
+                if self.queues.declare_passive(name) is None:
+                    self.queues.make(QueueSpec(name, "quarantine"))
                     made.append(name)
         except PreconditionFailed:
             for name in made:
-                with self.connection.channel() as channel:
+                with self.queues.connection.channel() as channel:
                     channel.queue_delete(name)
             raise
-
-    def _make(self, spec: QueueSpec) -> None:
-        """Make a queue that is in no topology."""
-        arguments = topology.arguments(spec)
-        with self.connection.channel() as channel:
-            channel.queue_declare(spec.name, durable=True, auto_delete=False, arguments=arguments)
 
     def _empty(self, specs: Sequence[QueueSpec]) -> None:
         """Cut queues off, and put what is in them beside them."""
@@ -220,9 +193,9 @@ class Migration:
                     break
                 time.sleep(_QUIET)  # what has come in says that there was a way into it
             else:
-                raise Refused(spec.name, _COMING)
-            self._delete(spec.name)
-            topology.declare_queue(self.connection, spec)
+                raise Refused(spec.name, COMING)
+            self.queues.delete(spec.name)
+            topology.declare_queue(self.queues.connection, spec)
             reach("migrate", "declared")
 
     def _drain(self, spec: QueueSpec) -> int:
@@ -233,17 +206,17 @@ class Migration:
         """
         total = 0
         for _ in range(_ROUNDS):
-            with self.connection.channel() as channel:
+            with self.queues.connection.channel() as channel:
                 for sender in SENDERS:
                     if reachable(sender, (spec,)):
                         channel.queue_unbind(spec.name, sender, spec.name)
             reach("migrate", "unbound")
-            most = (self._count(spec.name) or 0) + _MORE
-            moved = self._move(spec.name, spec.name + MOVING, most=most)
+            most = (self.queues.count(spec.name) or 0) + _MORE
+            moved = self.queues.move(spec.name, spec.name + MOVING, most=most)
             total += moved
             if moved < most:
                 return total
-        raise Refused(spec.name, _COMING)
+        raise Refused(spec.name, COMING)
 
     def _fill(self, spec: QueueSpec, *, resumed: bool) -> None:
         """Put back what is beside a queue.
@@ -252,12 +225,12 @@ class Migration:
             spec: the queue.
             resumed: a run that did not come to its end may have begun to.
         """
-        topology.declare_queue(self.connection, spec)
-        if self._declare_passive(spec.name + MOVING) is None:
+        topology.declare_queue(self.queues.connection, spec)
+        if self.queues.declare_passive(spec.name + MOVING) is None:
             return
         looked = [name for name in (spec.name, spec.back_to) if name and resumed]
-        there = (known for name in looked for known in waiting(self.connection, name))
-        moved = self._move(spec.name + MOVING, spec.name, spec.ttl, there=there)
+        there = (known for name in looked for known in waiting(self.queues.connection, name))
+        moved = self.queues.move(spec.name + MOVING, spec.name, spec.ttl, there=there)
         self.say(f"{spec.name}: has the arguments of this version; {moved} messages put back")
 
     def _clear(self, specs: Sequence[QueueSpec], before: Container[QueueSpec]) -> None:
@@ -268,137 +241,17 @@ class Migration:
             before: those beside which there was one before this run, of which nobody has counted
                 what was put into it.
         """
-        there = [spec for spec in specs if self._declare_passive(spec.name + MOVING) is not None]
+        there = [
+            spec for spec in specs if self.queues.declare_passive(spec.name + MOVING) is not None
+        ]
         asked = [
             spec.name + MOVING
             for spec in there
-            if self.withheld.ask or spec in before or self._balance[spec.name + MOVING]
+            if self.withheld.ask or spec in before or self.queues.balance[spec.name + MOVING]
         ]
-        self.withheld.require_none(asked, lambda: self._put_back(HELD))
+        self.withheld.require_none(asked, self._thrown_out.put_back)
         for spec in there:
-            self._delete(spec.name + MOVING)
-
-    def _release(self) -> None:
-        """Put back into quarantine what a policy has thrown out of it.
-
-        Raises:
-            Refused: it would throw that out again.
-        """
-        self._put_back(HELD)
-        if self.withheld.ask is None:
-            self.say(f"{HELD}: {_UNSEEN}")
-        if not (count := self.withheld.count(HELD)) and self._declare_passive(HELD_BACK) is None:
-            return
-        self._require_lasting(count or 0)
-        self._make(QueueSpec(HELD_BACK, "held"))
-        remember(self.connection, [HELD_BACK], self.patience)
-        both = (HELD, HELD_BACK)
-        for name in both:
-            self.withheld.require_none([name], lambda: sum(map(self._put_back, both)))
-        self._delete(HELD_BACK)
-
-    def _require_lasting(self, count: int) -> None:
-        """Check that no policy throws out what is put back."""
-        specs = {spec.name: spec for spec in topology.every(self.tiers)}
-        asked = self.withheld.ask
-        for name, seen in ({} if asked is None else asked([QUARANTINE, HELD])).items():
-            for danger in dangers(specs[name], seen):
-                what = f"RabbitMQ holds {count} of its messages back, and as it is they cannot stay"
-                raise Refused(HELD, f"{what} in {name}: {danger}; topology declare --policies")
-
-    def _put_back(self, source: str) -> int:
-        """Move what is in a queue to quarantine; return how many that were."""
-        if not self._count(source):
-            return 0
-        there = waiting(self.connection, QUARANTINE)
-        moved = self._move(source, QUARANTINE, there=there, changed=self._explained)
-        if moved:
-            self.say(f"{QUARANTINE}: {moved} messages that a policy had thrown out put back")
-        return moved
-
-    def _explained(self, message: Message) -> Message:
-        return explained(message, QUARANTINE, plan(self.tiers))
-
-    def _move(
-        self,
-        source: str,
-        target: str,
-        ttl: float | None = None,
-        most: int | None = None,
-        there: Iterable[bytes] = (),
-        changed: Callable[[Message], Message] | None = None,
-    ) -> int:
-        """Move the messages of a queue to another; return how many.
-
-        Args:
-            source: where they are.
-            target: where they go.
-            ttl: seconds that they have to wait there in all; None for ever.
-            most: how many at the most; None for all.
-            there: what messages are known by that may be there already, from a run that was killed.
-            changed: returns a message as it is to be there; None for as it is.
-
-        Raises:
-            Refused: the other queue does not take them.
-        """
-        moved, found = 0, set[bytes | None](there)
-        with self.connection.channel() as taking, self.connection.channel() as giving:
-            taking.auto_decode = False  # a body stays bytes, whatever its sender says of it
-            while moved != most and (message := taking.basic_get(source)) is not None:
-                copy = copied(message) if changed is None else changed(copied(message))
-                known = known_by(copy)
-                if known is None or known not in found:
-                    self._give(giving, copy, target, None if ttl is None else left(ttl, copy))
-                    moved += 1
-                    self._balance[target] += 1
-                found.add(known)
-                reach("migrate", "copied")
-                taking.basic_ack(message.delivery_tag)
-                self._balance[source] -= 1
-                reach("migrate", "taken")
-        return moved
-
-    def _give(self, channel: Any, message: Message, target: str, wait: int | None) -> None:
-        if wait is not None:
-            message = Message(message.body, **message.properties, expiration=str(wait))
-        try:
-            channel.basic_publish(
-                message, "", target, mandatory=True, confirm_timeout=self.patience
-            )
-        except (MessageNacked, ChannelError) as error:
-            why = printable(getattr(error, "reply_text", None) or "it takes no messages")
-            raise Refused(target, why) from error
-
-    def _delete(self, name: str) -> None:
-        """Delete a queue that is empty.
-
-        Raises:
-            Refused: it is not, or somebody takes from it, or messages were lost with it.
-        """
-        with self.connection.channel() as channel:
-            reach("migrate", "deleting")
-            said = channel.queue_declare(name, passive=True)
-            if said.consumer_count:
-                raise Refused(name, _TAKING.format(said.consumer_count))
-            if said.message_count:
-                raise Refused(name, _COMING)
-            gone = channel.queue_delete(name)
-            reach("migrate", "deleted")
-        if gone:
-            what = "messages came in at the moment of its deletion, and are LOST; stop what sends"
-            raise Refused(name, f"{gone} {what} to it, and migrate again")
-
-    def _count(self, name: str) -> int | None:
-        said = self._declare_passive(name)
-        return None if said is None else int(said.message_count)
-
-    def _declare_passive(self, name: str) -> Any:
-        """Return what the broker says of a queue, None where there is none of this name."""
-        with self.connection.channel() as channel:
-            try:
-                return channel.queue_declare(name, passive=True)
-            except NotFound:
-                return None
+            self.queues.delete(spec.name + MOVING)
 
 
 def described(due: DueQueue) -> str:

@@ -39,6 +39,7 @@ from shared.broker.steward.moves import PendingMoves, QueueEntry
 from shared.broker.steward.outgoing import ANSWERING, Outgoing, outgoing, text
 from shared.broker.steward.probe import require_answer
 from shared.broker.steward.topology_lock import exclusive, require_none_moving
+from shared.broker.steward.whole_queues import WholeQueues, declare_passive
 from shared.broker.steward.withheld import Ask, Withheld
 from shared.errors import BrokerRefuses, BrokerUnavailable, ConfigError, Refused
 from shared.log import Report, printable, silent
@@ -137,7 +138,8 @@ class KombuSteward:
 
     def _migration(self, say: Callable[[str], object]) -> Migration:
         withheld = Withheld(self._ask, say)
-        return Migration(self._ensure_connected(), self._tiers, ANSWERING, say, withheld)
+        queues = WholeQueues(self._ensure_connected(), ANSWERING)
+        return Migration(queues, self._tiers, say, withheld)
 
     def depths(self) -> Mapping[str, int | None]:
         """See ``Steward.depths``; a queue that does not answer is BrokerUnavailable, too."""
@@ -347,14 +349,8 @@ class KombuSteward:
 
     def _declare_passive(self, queue: str) -> Any:
         """Return what the broker says of a queue, None where there is none of this name."""
-        with (
-            self._translate_errors(f"queue {queue}"),
-            self._ensure_connected().channel() as channel,
-        ):
-            try:
-                return channel.queue_declare(queue, passive=True)
-            except NotFound:
-                return None
+        with self._translate_errors(f"queue {queue}"):
+            return declare_passive(self._ensure_connected(), queue)
 
     @contextmanager
     def _looking(self, queue: str, *, alone: bool) -> Iterator[Look]:
