@@ -105,7 +105,10 @@ class Health:
     def answer(self, path: str) -> Answer:
         """Return status, content type and body for a path."""
         if path == "/metrics":
-            return 200, EXPOSITION, self._metrics.exposition()
+            # Not at the top: most runs are never asked, and it loads slowly.
+            from shared.metrics.exposition import text
+
+            return 200, EXPOSITION, text(self._metrics)
         checks: dict[str, Callable[[], str | None]] = {
             "/healthz": self.sick,
             "/readyz": self.unready,

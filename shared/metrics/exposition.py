@@ -7,7 +7,6 @@ histogram's sum and count, may be an observation apart.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
@@ -15,10 +14,7 @@ from prometheus_client.metrics_core import Metric as Exposed
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from shared.metrics.registry import Metric, Number
-
-Family: TypeAlias = tuple[Metric, Sequence[tuple[tuple[str, ...], Number]]]
-"""A metric, and its numbers with the values of their labels."""
+from shared.metrics.registry import Metric, Metrics, Number
 
 
 class _Collected(Collector):
@@ -32,10 +28,10 @@ class _Collected(Collector):
         return iter(self._families)
 
 
-def text(families: Iterable[Family]) -> bytes:
-    """Return the metrics in Prometheus' text format."""
+def text(metrics: Metrics) -> bytes:
+    """Return all metrics of a process in Prometheus' text format."""
     registry = CollectorRegistry()
-    registry.register(_Collected([_exposed(*family) for family in families]))
+    registry.register(_Collected([_exposed(*family) for family in metrics.families()]))
     return generate_latest(registry)
 
 

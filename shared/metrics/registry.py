@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final, Literal, NamedTuple, TypeAlias, cast
 
@@ -164,6 +164,9 @@ class Histogram:
 
 
 Number: TypeAlias = Counter | Gauge | Histogram
+Family: TypeAlias = tuple[Metric, Sequence[tuple[tuple[str, ...], Number]]]
+"""A metric, and its numbers with the values of their labels."""
+
 _DECLARED: Final[Mapping[str, Metric]] = {metric.name: metric for metric in METRICS}
 
 
@@ -210,10 +213,7 @@ class Metrics:
         """Let a gauge be read when somebody asks for it."""
         self.gauge(name, *labels).read = read
 
-    def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        # Not at the top: most runs are never asked, and it loads slowly.
-        from shared.metrics.exposition import text
-
+    def families(self) -> Sequence[Family]:
+        """Return every metric with its numbers; from any thread."""
         # Copied at once: it is the monitor's thread that asks, and a label value may come up.
-        return text([(_DECLARED[name], list(of.items())) for name, of in self._numbers.items()])
+        return [(_DECLARED[name], list(of.items())) for name, of in self._numbers.items()]

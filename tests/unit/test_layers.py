@@ -29,7 +29,7 @@ LIBRARIES = {
     "pydantic": ("shared.settings*",),
     "pydantic_core": ("shared.settings*",),
     "tomli": ("shared.settings.source",),
-    "prometheus_client": ("shared.metrics*",),
+    "prometheus_client": ("shared.metrics.exposition",),
     "tenacity": ("shared.waiting", "shared.state.database", "services.fetcher.pop3.connection"),
     "click": ("services.__main__", "services.postmaster.*"),
     "rich": ("services.run", "services.postmaster.*"),

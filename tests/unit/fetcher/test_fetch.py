@@ -8,6 +8,7 @@ import pytest
 
 from services.fetcher.commit_pipeline import SessionLimits
 from shared.message import Inline, Spooled
+from shared.metrics.exposition import text as text_of
 from shared.state import State, new_owner
 from tests.servers.pop3 import Pop3Server, Say
 from tests.unit.fetcher.desk import UIDLS, Desk, deleted, some
@@ -242,7 +243,7 @@ async def test_a_large_message_that_the_spool_does_not_take_keeps_none_of_the_ot
         state = (await desk.state.accounts())["sales"]
         assert "Not a directory" in str(state.last_error)
         assert b'spool_failures_total{stage="fetcher",what="unavailable"} 1.0' in (
-            desk.log.metrics.exposition()
+            text_of(desk.log.metrics)
         )
         spool.unlink()
         await desk.poll(server)
