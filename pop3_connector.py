@@ -57,7 +57,7 @@ def _main() -> int:
     if (wrong := foreign(Path(__file__).parent)) is not None:
         sys.stderr.write(f"{PROGRAM}: {wrong}. {_REMEDY}\n")
         return 1
-    from services.__main__ import main as program
+    from services.command_line import main as program
 
     if signal.getsignal(signal.SIGINT) is _interrupted:
         signal.signal(signal.SIGINT, signal.default_int_handler)

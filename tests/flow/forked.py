@@ -17,11 +17,11 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
 
-from services.__main__ import OPERATOR
+from services.command_line import OPERATOR
 from tests.clock import ShiftedClock
 from tests.flow.connector import STAGES, Connector, command_of
 
-_LOADED = ["__main__", "services.__main__", "services.run"]
+_LOADED = ["__main__", "services.command_line", "services.run"]
 _LOADED += ["services.process", *(f"services.{stage}.wiring" for stage in STAGES)]
 _LOADED += [
     "shared.broker.embedded.broker",
@@ -125,7 +125,7 @@ def _live(
     clock: Path,
 ) -> None:
     """Be a process of the product until it ends."""
-    from services.__main__ import main
+    from services.command_line import main
     from shared import flood
 
     for number, path in ((1, out), (2, err)):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from services.__main__ import main
+from services.command_line import main
 from services.deliverer.destinations import courier_for
 from shared.settings.model import (
     AccountSettings,

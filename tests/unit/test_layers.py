@@ -5,8 +5,11 @@ An import counts wherever it stands: at the top, in a function, or for type chec
 
 import ast
 import fnmatch
+import re
 import sys
 from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -31,7 +34,7 @@ LIBRARIES = {
     "tomli": ("shared.settings.source",),
     "prometheus_client": ("shared.metrics.exposition",),
     "tenacity": ("shared.waiting", "shared.state.database", "services.fetcher.pop3.connection"),
-    "click": ("services.__main__", "services.postmaster.*"),
+    "click": ("services.command_line", "services.postmaster.*"),
     "rich": ("services.run", "services.postmaster.*"),
     "pop3_connector": ("services.__main__", "services.*.__main__"),  # ours: how a process begins
 }
@@ -70,6 +73,7 @@ HANDLERS_MAY = (
 def modules() -> dict[str, ast.Module]:
     """Return every module of the product by its dotted name."""
     files = [file for package in OURS for file in (ROOT / package).rglob("*.py")]
+    files.append(ROOT / "pop3_connector.py")
     return {name_of(file): ast.parse(file.read_text()) for file in sorted(files)}
 
 
@@ -83,8 +87,13 @@ MODULES = modules()
 PACKAGES = {name for name in MODULES if any(m.startswith(f"{name}.") for m in MODULES)}
 
 
-def imports(module: str) -> Iterator[str]:
-    """Yield what a module imports: ``a.b.c`` for ``from a.b import c``."""
+@cache
+def imports(module: str) -> tuple[str, ...]:
+    """Return what a module imports: ``a.b.c`` for ``from a.b import c``."""
+    return tuple(_imports(module))
+
+
+def _imports(module: str) -> Iterator[str]:
     for node in ast.walk(MODULES[module]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -171,6 +180,51 @@ def test_settings_are_read_by_those_who_wire(module: str) -> None:
     if in_wiring(module) or matches(module, ("services.postmaster*", "shared.settings*")):
         return
     assert not [name for name in imports(module) if within(name, "shared.settings")]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_stage_is_wired_by_its_own_package_and_by_what_begins_a_process(module: str) -> None:
+    if in_wiring(module):
+        return
+    for name in imports(module):
+        assert not matches(name, ("services.*.wiring", "services.*.wiring.*")), name
+
+
+@pytest.mark.parametrize(("one", "other"), [("smtp", "files"), ("files", "smtp")])
+def test_what_delivers_by_smtp_and_what_delivers_into_files_share_no_code_of_each_other(
+    one: str, other: str
+) -> None:
+    own, foreign = (f"services.deliverer.{name}" for name in (one, other))
+    found = [module for module in MODULES if within(module, own)]
+    assert len(found) > 1
+    assert not [m for m in found for name in imports(m) if within(name, foreign)]
+
+
+def test_no_module_imports_another_that_imports_it() -> None:
+    """Neither at the top nor anywhere else, nor by way of third ones."""
+    graph = {module: {known(name) for name in imports(module)} - {module} for module in MODULES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as circle:
+        pytest.fail(" <- ".join(circle.args[1]))
+
+
+def known(name: str) -> str:
+    """Return the module in which an imported name is found; of a library, its first part."""
+    parts = name.split(".")
+    ends = range(len(parts), 0, -1)
+    return next((m for end in ends if (m := ".".join(parts[:end])) in MODULES), parts[0])
+
+
+def test_the_map_in_the_docs_names_the_packages_that_there_are() -> None:
+    drawn, above = list[str](), dict[int, str]()
+    text = (ROOT / "docs/architecture.md").read_text()
+    for line in text.partition("## Modules")[2].split("```")[1].splitlines():
+        if found := re.match(r"( *)(\w+)/ ", line):
+            indent, name = len(found[1]), found[2]
+            above[indent] = name if not indent else f"{above[indent - 2]}.{name}"
+            drawn.append(above[indent])
+    assert sorted(drawn) == sorted(PACKAGES)
 
 
 def at_import(tree: ast.Module) -> Iterator[ast.stmt]:

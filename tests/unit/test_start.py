@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = "from services.__main__ import main; import sys; assert main(sys.argv[1:]) == 0"
+RUN = "from services.command_line import main; import sys; assert main(sys.argv[1:]) == 0"
 TELL = "; print(*sys.modules, file=sys.stderr)"
 
 NOT_FOR_A_RUN = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.__main__ import main
+from services.command_line import main
 from shared import wire
 from shared.broker import Broker, Header, Send, Steward, Stored
 from shared.broker.embedded.broker import EmbeddedBroker

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.__main__ import STAGES, main
+from services.command_line import STAGES, main
 from shared.queues import plan
 from tests.servers.process import free_port, wait_until
 from tests.unit.postmaster.conftest import TIERS, Office
