@@ -3,7 +3,7 @@
 A file is written under a temporary name, synced, linked to its final name, and the directory
 synced. It trusts the file system to keep what ``fsync`` has confirmed. A final name that exists
 already is a delivery that happened before. Each failure is an OSError for that file alone. A thread
-cannot be cancelled: who is, while one works for it, waits for its end first.
+cannot be cancelled: a task that is, while one works for it, waits for its end first.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class NewFile(NamedTuple):
         directory: where it appears.
         name: the name under which it appears there.
         data: what is in it; None where that is, or is to be, written to ``temporary``.
-        prepare: makes the directories; called where they do not exist. None if it is not for us.
+        prepare: makes the directories; called where they do not exist. None where that is not ours.
     """
 
     temporary: str
@@ -84,15 +84,15 @@ class FileStore:
         return f"{id_}.{self._pid}-{next(self._serial)}.tmp"
 
     async def stage(self, file: NewFile, head: bytes, content: MailContent, form: Form) -> NewFile:
-        """Return a file with a letter in it, ready for ``put``.
+        """Return a file with a message in it, ready for ``put``.
 
-        A letter that is not at hand is written under the temporary name, never held whole.
+        One that is not at hand is written under the temporary name, never held whole.
 
         Args:
             file: where to, without data.
-            head: lines that go before the letter.
+            head: lines that go before the message.
             content: the message.
-            form: how it is to lie there.
+            form: its line ends there.
 
         Raises:
             OSError: it could not be written.
@@ -115,7 +115,7 @@ class FileStore:
     async def _create_open(self, file: NewFile) -> int:
         creating = asyncio.ensure_future(self.run(_create, file))
         try:
-            return await to_its_end(creating)
+            return await await_to_end(creating)
         except asyncio.CancelledError:
             if not creating.cancelled() and creating.exception() is None:
                 os.close(creating.result())
@@ -140,10 +140,10 @@ class FileStore:
     async def run(self, work: Callable[..., _T], *arguments: object) -> _T:
         """Return what a blocking function returns, called in a thread.
 
-        Where this is cancelled, the thread is not at it any more when it ends.
+        Where this is cancelled, the thread is done with it when this ends.
         """
         loop = asyncio.get_running_loop()
-        return await to_its_end(loop.run_in_executor(self._threads, work, *arguments))
+        return await await_to_end(loop.run_in_executor(self._threads, work, *arguments))
 
     async def close(self) -> None:
         """Let the threads end."""
@@ -151,7 +151,7 @@ class FileStore:
         self._writers.shutdown()
 
 
-async def to_its_end(work: Awaitable[_T]) -> _T:
+async def await_to_end(work: Awaitable[_T]) -> _T:
     """Return what is awaited; where this is cancelled, raise that when the work has ended.
 
     Raises:
@@ -178,7 +178,7 @@ def publish(writers: Executor, files: Sequence[NewFile]) -> list[bool | Exceptio
         for each file True, False if its final name was there before, or an OSError.
     """
     placed = [
-        error if isinstance(error, OSError) else _catch(_place, file)
+        error if isinstance(error, OSError) else _catch(_link, file)
         for file, error in zip(files, _write_all(writers, files), strict=True)
     ]
     for file in files:
@@ -215,7 +215,7 @@ def _write_each(files: Sequence[NewFile]) -> list[OSError | None]:
 
 
 def _catch(work: Callable[..., _T], *arguments: object) -> _T | OSError:
-    """Return what work returns, or why it could not be done, for the file it is about alone."""
+    """Return what work returns, or why it could not be done: that is about one file alone."""
     try:
         return work(*arguments)
     except OSError as error:
@@ -259,7 +259,7 @@ def _sync(fd: int) -> None:
         os.close(fd)
 
 
-def _place(file: NewFile) -> bool:
+def _link(file: NewFile) -> bool:
     reach("deliverer", "before-file")
     try:
         os.link(file.temporary, file.final, follow_symlinks=False)
@@ -308,7 +308,7 @@ def require_writable(path: str, *, make: bool = True) -> None:
 
     Args:
         path: of the directory.
-        make: whether it is for us to make where it does not exist.
+        make: whether it would be made where it does not exist.
 
     Raises:
         Unreachable: they cannot; it names the directory that is in the way.

@@ -4,7 +4,7 @@ The name is made of the id of the message alone, so that a message delivered twi
 (https://cr.yp.to/proto/maildir.html for the rest). A reader moves files from new to cur and adds
 flags; after a crash that left its outcome open, both are looked into. Mailboxes that do not exist
 are made; their names come from addresses and never lead out of the configured place. On top stands
-Delivered-To, as with every program that delivers to a mailbox.
+Delivered-To, which every program writes that delivers to a mailbox.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Final
 
 from services.deliverer.addresses import unstorable
 from services.deliverer.courier import MailContent, MailObject, ReportResult, Result, same_for_all
-from services.deliverer.files import staging
 from services.deliverer.files.durable_files import (
     FileStore,
     NewFile,
@@ -26,7 +25,7 @@ from services.deliverer.files.durable_files import (
     make_directory,
     require_writable,
 )
-from services.deliverer.files.staging import StagedMail
+from services.deliverer.files.staging import StagedMail, deliver_files
 from services.deliverer.line_ends import Form, Lf, lf
 from shared.errors import Unreachable
 from shared.log import printable
@@ -60,40 +59,41 @@ class MaildirCourier:
         self._store = store
 
     async def deliver(self, mail_objects: Sequence[MailObject], tell: ReportResult) -> None:
-        """Deliver letters, all at once, and tell what became of each.
+        """Deliver mail objects, all at once, and tell what became of each.
 
-        The envelope sender is not used, a Return-Path line is part of a letter. Recipients who
+        The envelope sender is not used, a Return-Path line is part of the message. Recipients who
         share a Maildir get one file.
         """
-        await staging.deliver(self._store, mail_objects, self._write, tell)
+        await deliver_files(self._store, mail_objects, self._write, tell)
 
     async def probe(self, recipients: Sequence[str]) -> None:
         """See whether each Maildir can be written to, or made where it does not exist."""
         if not recipients:  # nobody's in particular: the part of the path that is the same for all
             require_writable(os.path.dirname(self._template.partition("{")[0]))  # noqa: PTH120
         for recipient in recipients:
-            place = self._maildir_of(recipient)
-            if isinstance(place, Result):
-                raise Unreachable(self._template, place.reply)
+            maildir = self._maildir_of(recipient)
+            if isinstance(maildir, Result):
+                raise Unreachable(self._template, maildir.reply)
             for name in ("new", TMP):
-                require_writable(f"{place}/{name}")
+                require_writable(f"{maildir}/{name}")
 
     async def close(self) -> None:
         """Let go of the threads."""
         await self._store.close()
 
     async def _write(self, mail_object: MailObject, staged: StagedMail) -> None:
-        for place, recipients in self._places(mail_object.recipients).items():
-            if isinstance(place, str):
-                await self._copy(mail_object.content, place, recipients, staged)
+        for maildir, recipients in self._by_maildir(mail_object.recipients).items():
+            if isinstance(maildir, str):
+                await self._copy(mail_object.content, maildir, recipients, staged)
             else:
-                staged.results |= same_for_all(recipients, place)
+                staged.results |= same_for_all(recipients, maildir)
 
-    def _places(self, recipients: Sequence[str]) -> dict[str | Result, list[str]]:
-        places: dict[str | Result, list[str]] = {}
+    def _by_maildir(self, recipients: Sequence[str]) -> dict[str | Result, list[str]]:
+        """Return the recipients of each Maildir, or of each reason why they can have none."""
+        found: dict[str | Result, list[str]] = {}
         for recipient in recipients:
-            places.setdefault(self._maildir_of(recipient), []).append(recipient)
-        return places
+            found.setdefault(self._maildir_of(recipient), []).append(recipient)
+        return found
 
     async def _copy(
         self, content: MailContent, maildir: str, recipients: Sequence[str], staged: StagedMail
@@ -113,7 +113,7 @@ class MaildirCourier:
 
 
 def _delivered_to(content: MailContent, recipients: Sequence[str]) -> bytes:
-    """Return the lines that tell whose copy this is, as who delivers to a mailbox writes them.
+    """Return the lines that tell whose copy this is.
 
     None where they are there already: an older version of the rewriter wrote them.
     """

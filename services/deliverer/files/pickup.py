@@ -26,14 +26,13 @@ from typing import Final, TypeAlias
 
 from services.deliverer.addresses import refusals, sendable
 from services.deliverer.courier import MailContent, MailObject, ReportResult, same_for_all
-from services.deliverer.files import staging as drafts
 from services.deliverer.files.durable_files import (
     FileStore,
     NewFile,
     failure_result,
     require_writable,
 )
-from services.deliverer.files.staging import StagedMail
+from services.deliverer.files.staging import StagedMail, deliver_files
 from services.deliverer.line_ends import Crlf, Form, crlf
 from shared.errors import Unreachable
 
@@ -42,7 +41,7 @@ WriteEnvelope: TypeAlias = Callable[[str, Sequence[str]], bytes]
 
 STAGING: Final = ".pop3-connector"
 STALE: Final = 36 * 3600.0
-"""Seconds after which nobody is at a temporary file any more; as in a Maildir."""
+"""Seconds after which nobody writes to a temporary file any more; as in a Maildir."""
 
 
 class PickupCourier:
@@ -65,14 +64,14 @@ class PickupCourier:
         self._staging: str | None = None
 
     async def deliver(self, mail_objects: Sequence[MailObject], tell: ReportResult) -> None:
-        """Deliver letters, each as one file for all its recipients; tell what became of each."""
-        await drafts.deliver(self._store, mail_objects, self._write, tell)
+        """Deliver each as one file for all its recipients; tell what became of each."""
+        await deliver_files(self._store, mail_objects, self._write, tell)
 
     async def probe(self, recipients: Sequence[str]) -> None:
         """See whether files can be made to appear in the folder, which has to be there."""
         require_writable(self._folder, make=False)
         try:
-            await self._place_to_write()
+            await self._ensure_staging()
         except OSError as error:
             raise Unreachable(self._folder, failure_result(error).reply) from error
 
@@ -91,18 +90,18 @@ class PickupCourier:
         self, content: MailContent, head: bytes, recipients: Sequence[str], staged: StagedMail
     ) -> None:
         try:
-            staging = await self._place_to_write()
+            staging = await self._ensure_staging()
             temporary = f"{staging}/{self._store.temporary_name(content.id)}"
-            prepare = partial(staging_for, self._folder, self._wanted)
+            prepare = partial(make_staging, self._folder, self._wanted)
             name = f"{content.id}-{_digest(head)}.eml"
             file = NewFile(temporary, self._folder, name, prepare=prepare)
             staged.copies.append((await self._store.stage(file, head, content, _FORM), recipients))
         except OSError as error:
             staged.results |= same_for_all(recipients, failure_result(error))
 
-    async def _place_to_write(self) -> str:
+    async def _ensure_staging(self) -> str:
         if self._staging is None:
-            self._staging = await self._store.run(staging_for, self._folder, self._wanted)
+            self._staging = await self._store.run(make_staging, self._folder, self._wanted)
         return self._staging
 
 
@@ -118,7 +117,7 @@ def replay_envelope(sender: str, recipients: Sequence[str]) -> bytes:
     return "\r\n".join(lines).encode()
 
 
-def staging_for(folder: str, wanted: str | None) -> str:
+def make_staging(folder: str, wanted: str | None) -> str:
     """Return the folder to write files in that are to appear in this one; make it if need be.
 
     Without a wish it is beside the folder; where that cannot be, as where the folder is a mounted
@@ -156,7 +155,7 @@ def _ensure_folder(place: Path, device: int) -> bool:
 
 
 def _sweep(place: Path) -> None:
-    """Remove temporary files that a process left behind which was killed."""
+    """Remove temporary files that a killed process left behind."""
     for path in place.glob("*.tmp"):
         with suppress(OSError):
             if path.stat().st_mtime < time.time() - STALE:
@@ -165,7 +164,7 @@ def _sweep(place: Path) -> None:
 
 def _with_blank_line(message: bytes) -> bytes:
     data = crlf(message)
-    return data if b"\r\n\r\n" in data else data + _missing(data)
+    return data if b"\r\n\r\n" in data else data + _missing_end(data)
 
 
 class _WithBlankLine:
@@ -183,7 +182,7 @@ class _WithBlankLine:
     def end(self) -> bytes:
         """Return what is left."""
         data = self._look_for_blank_line(self._ends.end())
-        return data if self._found else data + _missing(self._tail)
+        return data if self._found else data + _missing_end(self._tail)
 
     def _look_for_blank_line(self, data: bytes) -> bytes:
         if not self._found:
@@ -193,7 +192,7 @@ class _WithBlankLine:
         return data
 
 
-def _missing(data: bytes) -> bytes:
+def _missing_end(data: bytes) -> bytes:
     """Return what is to follow a header without end, so that it has one."""
     return b"\r\n" if data.endswith(b"\r\n") else b"\r\n\r\n"
 

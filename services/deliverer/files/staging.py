@@ -1,7 +1,7 @@
-"""From letters to files: what Maildirs and PickUp folders have in common.
+"""From mail objects to files: what Maildirs and PickUp folders have in common.
 
-All copies of all letters are written and synced before any of them is where it belongs, and what
-cannot be read or written concerns its own letter, or its own copy, alone.
+All copies of all mail objects are written and synced before any of them is where it belongs, and
+what cannot be read or written concerns its own mail object, or its own copy, alone.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from services.deliverer.courier import MailObject, ReportResult, Result, same_fo
 from services.deliverer.files.durable_files import (
     FileStore,
     NewFile,
+    await_to_end,
     discard,
     failure_result,
     stored_result,
-    to_its_end,
 )
 
 
 @dataclass(slots=True)
 class StagedMail:
-    """A letter as files that are not in their places yet.
+    """A mail object as files that are not in their places yet.
 
     Attributes:
         results: of recipients for whom there is nothing (more) to do.
@@ -39,21 +39,21 @@ class StagedMail:
         self.copies.clear()
 
 
-async def deliver(
+async def deliver_files(
     store: FileStore,
     mail_objects: Sequence[MailObject],
     write: Callable[[MailObject, StagedMail], Awaitable[None]],
     tell: ReportResult,
 ) -> None:
-    """Deliver letters as files and tell what became of each.
+    """Deliver mail objects as files and tell what became of each.
 
-    From when the first of them may appear, this is not given up any more: where it is cancelled
-    then, all of it is placed, and told of, before it ends.
+    Once the first of them may have appeared, it is not given up any more: where it is cancelled
+    then, all files are placed, and all is told, before it ends.
 
     Args:
         store: puts the files into their places.
-        mail_objects: the letters.
-        write: adds results and staged copies of a letter to its draft.
+        mail_objects: what is to be delivered.
+        write: adds the results and staged copies of a mail object.
         tell: as of ``Courier.deliver``.
     """
     staged_mails = [StagedMail() for _ in mail_objects]
@@ -66,7 +66,7 @@ async def deliver(
         for staged in staged_mails:
             staged.discard()
         raise
-    await to_its_end(_place_and_tell(store, staged_mails, errors, tell))
+    await await_to_end(_place_and_tell(store, staged_mails, errors, tell))
 
 
 async def _place_and_tell(
@@ -76,8 +76,8 @@ async def _place_and_tell(
     tell: ReportResult,
 ) -> None:
     await _place(store, staged_mails)
-    for place, (staged, error) in enumerate(zip(staged_mails, errors, strict=True)):
-        tell(place, staged.results if error is None else error)
+    for index, (staged, error) in enumerate(zip(staged_mails, errors, strict=True)):
+        tell(index, staged.results if error is None else error)
 
 
 async def _stage(
@@ -88,7 +88,7 @@ async def _stage(
     try:
         await write(mail_object, staged)
         mail_object.content.check()
-    except Exception as error:  # noqa: BLE001  (that of one letter; whose fault, its type says)
+    except Exception as error:  # noqa: BLE001  (that of one mail object; its type says whose fault)
         staged.discard()
         return error
     return None
