@@ -54,7 +54,7 @@ _PIPELINING: Final[tuple[Pipelining, ...]] = get_args(Pipelining)
 
 @dataclass(frozen=True, slots=True)
 class _DestinationUrl:
-    """What was asked for: the parts of a URL, and how to go about it."""
+    """What was asked for: the parts of a URL, and what else a courier needs."""
 
     name: str
     url: SplitResult = field(repr=False)
@@ -63,7 +63,7 @@ class _DestinationUrl:
     connections: int
     patience: float
     listen: TraceFor | None
-    places: DeliverySlots
+    slots: DeliverySlots
     known: KnownSecrets | None
 
     def wrong(self, what: str) -> ConfigError:
@@ -79,7 +79,7 @@ def courier_for(
     connections: int = 8,
     patience: float = 1.0,
     listen: TraceFor | None = None,
-    places: DeliverySlots | None = None,
+    slots: DeliverySlots | None = None,
     known: KnownSecrets | None = None,
 ) -> Courier:
     """Return the courier for a destination. It connects to nothing before its first delivery.
@@ -91,7 +91,7 @@ def courier_for(
         connections: how many may be open to a mail server at once.
         patience: what the timeouts of RFC 5321 section 4.5.3.2 are multiplied by.
         listen: takes the dialogues with a mail server, each by itself; None where nobody listens.
-        places: those in which letters wait, shared with other destinations; its own if None.
+        slots: what may be in hand, shared with other destinations; its own if None.
         known: passwords that a mail server is not quoted with, beside that of its own login.
 
     Raises:
@@ -111,7 +111,7 @@ def courier_for(
         connections,
         patience,
         listen,
-        places or DeliverySlots(),
+        slots or DeliverySlots(),
         known,
     )
     kind = _KINDS.get(parts.scheme)
@@ -181,7 +181,7 @@ def _courier(wanted: _DestinationUrl, target: Target) -> Courier:
         keep_delivered_to=_keeps_delivered_to(wanted),
         known=wanted.known,
     )
-    return SmtpCourier(target, wanted.clock, wanted.connections, wanted.places)
+    return SmtpCourier(target, wanted.clock, wanted.connections, wanted.slots)
 
 
 def _maildir(wanted: _DestinationUrl) -> Courier:

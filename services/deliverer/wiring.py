@@ -10,7 +10,7 @@ from typing import Final
 from services.deliverer.breaker import Breaker
 from services.deliverer.deliver import Deliverer
 from services.deliverer.destinations import courier_for
-from services.deliverer.smtp.fair_share import PLACES, DeliverySlots
+from services.deliverer.smtp.fair_share import IN_HAND, DeliverySlots
 from services.deliverer.smtp.traced import TraceFor
 from services.deliverer.unrecorded import Unrecorded
 from services.wiring import Assembly, Resources, StageWiring
@@ -25,7 +25,7 @@ from shared.state import State  # here, so that it is loaded before the stage sa
 @asynccontextmanager
 async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     """Put the deliverer together, with a courier for each destination."""
-    places = DeliverySlots(PLACES)
+    slots = DeliverySlots(IN_HAND)
     couriers = {
         name: courier_for(
             name,
@@ -33,7 +33,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
             clock=r.clock,
             connections=table.connections,
             listen=dialogues(r.log, name),
-            places=places,
+            slots=slots,
             known=r.known,
         )
         for name, table in r.settings.every_destination.items()
@@ -48,7 +48,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         r.log.metrics.watch(BREAKER, partial(_open, breaker), name)
     try:
         stage = Stage(
-            "deliverer", PICKUP, Addressed, None, deliverer.handle, PLACES, deliverer.lane
+            "deliverer", PICKUP, Addressed, None, deliverer.handle, IN_HAND, deliverer.lane
         )
         yield Assembly(stage)
     finally:

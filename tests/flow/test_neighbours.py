@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from services.deliverer.smtp.fair_share import PLACES
+from services.deliverer.smtp.fair_share import IN_HAND
 from shared.queues import Tier
 from tests.flow.addressed import put_addressed
 from tests.flow.connector import Connector
@@ -19,7 +19,7 @@ from tests.servers.smtp import HANG, Action, SmtpServer, smtp_server
 
 TIERS = (Tier("30s", 30.0), Tier("5m", 300.0))
 GOOD = 40
-BAD = {"dot": PLACES + 100, "hello": 200, "greeting": 200, "dead": 200}
+BAD = {"dot": IN_HAND + 100, "hello": 200, "greeting": 200, "dead": 200}
 """Messages for each of the bad ones: more than twice as many as a deliverer has places."""
 PATIENCE = 60.0
 """Seconds; those that hang, hang for longer."""

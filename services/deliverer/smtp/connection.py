@@ -24,7 +24,7 @@ from shared.redaction.redaction import NOTHING, Redaction
 SETTING_NAMES: Final = SettingNames("smtp:// or lmtp://", "smtps://", "ca_file")
 
 _PENDING_LIMIT: Final = 10_000
-"""Replies that may wait to be read; a server that sends more talks without having been asked."""
+"""Replies that may wait to be read; a server that sends more was not asked for them."""
 
 
 class TlsFailed(Unreachable):
@@ -53,7 +53,7 @@ class SmtpConnection(asyncio.Protocol):
         self._replied: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._deadline = math.inf  # of what is waited for just now
-        self._late = ("", 0.0)  # what to say when it comes, and of how many seconds
+        self._late = ("", 0.0)  # what to say when that is over, and how many seconds it had
         self._watch: asyncio.TimerHandle | None = None
         self._gone: str | None = None  # why it cannot be used any more
         self._silent = False  # for nothing came in time
@@ -61,7 +61,7 @@ class SmtpConnection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether it is open, for all that is known."""
+        """Whether it is open, as far as is known."""
         return self._transport is not None and self._gone is None
 
     @property
@@ -81,7 +81,7 @@ class SmtpConnection(asyncio.Protocol):
     @property
     def address(self) -> str | None:
         """The IP address of our end, None for a local socket."""
-        name = self._open().get_extra_info("sockname")
+        name = self._require_open().get_extra_info("sockname")
         return str(name[0]) if isinstance(name, tuple) else None
 
     def write(self, data: bytes) -> None:
@@ -90,7 +90,7 @@ class SmtpConnection(asyncio.Protocol):
         Raises:
             Unreachable: the connection is lost; none of the bytes was sent.
         """
-        self._open().write(data)
+        self._require_open().write(data)
 
     async def drain(self, timeout: float) -> None:
         """Return once the send buffer is low enough for more.
@@ -104,7 +104,7 @@ class SmtpConnection(asyncio.Protocol):
         if self._writable is not None:
             self._expect_within(timeout, "it takes no more data")
             await self._writable
-        self._open()
+        self._require_open()
 
     async def reply(self, timeout: float) -> SmtpReply:
         """Return the next reply.
@@ -132,7 +132,7 @@ class SmtpConnection(asyncio.Protocol):
             Unreachable: the connection is lost, or no reply came for so long.
         """
         while not self._replies:
-            self._open()
+            self._require_open()
             self._wanted = count
             self._replied = self._loop.create_future()
             self._expect_within(timeout, "no reply")
@@ -154,7 +154,11 @@ class SmtpConnection(asyncio.Protocol):
             raise self._fail_tls(self._gone or "it sent more than its reply to STARTTLS")
         try:
             upgraded = await self._loop.start_tls(
-                self._open(), self, context, server_hostname=hostname, ssl_handshake_timeout=timeout
+                self._require_open(),
+                self,
+                context,
+                server_hostname=hostname,
+                ssl_handshake_timeout=timeout,
             )
         except OSError as error:  # ssl.SSLError is one
             raise self._fail_tls(explain(error, 0, SETTING_NAMES, at_once=False)) from error
@@ -181,7 +185,7 @@ class SmtpConnection(asyncio.Protocol):
 
     def abort(self, why: str = "the connection was given up") -> None:
         """Close at once; what has not been sent is never sent."""
-        self._lose(why)
+        self._mark_lost(why)
         if self._transport is not None:
             self._transport.abort()
 
@@ -204,7 +208,7 @@ class SmtpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio: the connection is gone."""
-        self._lose("it closed the connection" if exc is None else f"connection lost: {exc}")
+        self._mark_lost("it closed the connection" if exc is None else f"connection lost: {exc}")
         self._closed.set()
 
     def pause_writing(self) -> None:
@@ -218,7 +222,7 @@ class SmtpConnection(asyncio.Protocol):
             self._writable.set_result(None)
         self._writable = None
 
-    def _open(self) -> asyncio.Transport:
+    def _require_open(self) -> asyncio.Transport:
         if self._transport is None or self._gone is not None:
             kind = NoReplyInTime if self._silent else Unreachable
             raise kind(self.server, self._gone or "not connected")
@@ -233,23 +237,27 @@ class SmtpConnection(asyncio.Protocol):
         self._late = (what, timeout)
         self._deadline = self._loop.time() + timeout
         if self._watch is None or self._deadline < self._watch.when():
-            self._look_at(self._deadline)
+            self._check_at(self._deadline)
 
-    def _look_at(self, when: float) -> None:
+    def _check_at(self, when: float) -> None:
         if self._watch is not None:
             self._watch.cancel()
-        self._watch = self._loop.call_at(when, self._look)
+        self._watch = self._loop.call_at(when, self._check_deadline)
 
-    def _look(self) -> None:
+    def _check_deadline(self) -> None:
         """See whether what is waited for is late."""
         self._watch = None
         if self._loop.time() < self._deadline:
             if self._deadline < math.inf:
-                self._look_at(self._deadline)
-        elif not (self._replies and self._wake()):  # some of those waited for together have come
-            what, seconds = self._late
-            self._silent = True
-            self.abort(f"{what} for {seconds:g} seconds")
+                self._check_at(self._deadline)
+            return
+        if self._replies:  # some of those waited for together have come
+            woken = self._wake()
+            if woken:
+                return
+        what, seconds = self._late
+        self._silent = True
+        self.abort(f"{what} for {seconds:g} seconds")
 
     def _wake(self) -> bool:
         """Wake whoever waits for replies; return False where nobody does."""
@@ -264,7 +272,7 @@ class SmtpConnection(asyncio.Protocol):
         said = printable(why)
         return TlsFailed(self.server, said if said.startswith("TLS") else f"TLS failed: {said}")
 
-    def _lose(self, why: str) -> None:
+    def _mark_lost(self, why: str) -> None:
         self._gone = self._gone or printable(why)
         if self._watch is not None:
             self._watch.cancel()

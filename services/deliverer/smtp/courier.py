@@ -160,7 +160,7 @@ class SmtpCourier:
             while self._waiting:
                 if not await self._ensure_connection(worker):
                     break
-                if not self._pace.steady and (seconds := self._pace.turn()):
+                if not self._pace.steady and (seconds := self._pace.take_turn()):
                     await self._clock.sleep(seconds)
                     continue
                 waiting = self._waiting.next()

@@ -1,4 +1,4 @@
-"""Takes from mail servers what makes them take a message for one that goes round in a loop.
+"""Renames the Delivered-To lines for which a mail server would take a message to be in a loop.
 
 Postfix (local(8), and pipe(8) with ``flags=D``), qmail, Courier and OpenSMTPD write Delivered-To
 when they deliver to a mailbox, and bounce, after they have taken it, a message that has such a line
@@ -58,12 +58,12 @@ def renamed(recipients: Sequence[str], header: bytes) -> bytes:
     if not any(_names(field, wanted) for field in _candidates(header.lower())):
         return header
     fields = _END_OF_FIELD.split(header)
-    places = [place for place, field in enumerate(fields) if _DELIVERED_TO.match(field)]
+    found = [index for index, field in enumerate(fields) if _DELIVERED_TO.match(field)]
     # Of repeated fields a signature covers the lowest (RFC 6376 section 5.4.2).
-    open_ = places[: max(0, len(places) - _signed(fields))]
-    changed = [place for place in open_ if _names(fields[place], wanted)]
-    for place in changed:
-        fields[place] = RENAMED + fields[place]
+    unsigned = found[: max(0, len(found) - _signed(fields))]
+    changed = [index for index in unsigned if _names(fields[index], wanted)]
+    for index in changed:
+        fields[index] = RENAMED + fields[index]
     return b"".join(fields) if changed else header
 
 

@@ -71,7 +71,7 @@ async def ask(session: SmtpSession, mail_object: MailObject, *, announced: bool)
     if not used or options.kept:
         return answers
     if 200 <= answers.mail.code < 300:
-        options.keep()
+        options.note_kept()
     elif _may_be_the_options(session, answers):
         return await _ask_without_options(session, mail_object, answers)
     return answers
@@ -97,7 +97,7 @@ async def _ask_without_options(
         well = 200 <= plain.mail.code < 300
         return plain if well else refused
     finally:
-        options.went_without(well=well)
+        options.note_without(well=well)
 
 
 async def _ask_once(session: SmtpSession, mail_object: MailObject, *, announced: bool) -> Answers:
@@ -150,7 +150,7 @@ async def _read_together(
     wrong = None if found.accepted else _out_of_step(mail, rcpt, data)
     if wrong is not None:
         raise _pipeline_broken(session, promise, wrong)
-    promise.keep()
+    promise.note_kept()
     return found
 
 
@@ -208,7 +208,7 @@ async def _ask_one_by_one(session: SmtpSession, mail_object: MailObject) -> Answ
         well = taken and not any(reply.code in _NOT_UNDERSTOOD for reply in found.rcpt)
         return found
     finally:
-        session.quirks.pipelining.went_without(well=well)
+        session.quirks.pipelining.note_without(well=well)
 
 
 async def _send_one_by_one(session: SmtpSession, mail_object: MailObject) -> Answers:

@@ -1,10 +1,11 @@
-"""How many letters may wait for one server: what it takes in half a minute, and its fair share.
+"""How much mail may wait for one server: what it takes in half a minute, and its fair share.
 
-All destinations share the places of the deliverer. A server that hangs would fill them, and keep
-others from mail that it could have had; so what it will not come to soon is put aside, and comes
-back when it may. Waiting is no failure: a line that moves is never cut short, as what was put aside
-would not be back before the line is at its end, and the server idle. One that moves so slowly that
-it lasts for half a minute is cut to that; and where several are slow, each to its share.
+All destinations share what a deliverer may have in hand. A server that hangs would use up all of
+it, and keep mail from others that could take it; so what it will not come to soon is put aside, and
+comes back when it may. Waiting is no failure: a line that moves is never cut short, as what was put
+aside would not be back before the line is at its end, and the server idle. One that moves so slowly
+that it lasts for more than half a minute is cut to that; and where several are slow, each to its
+share.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ HORIZON: Final = 30.0
 otherwise, after which what was put aside is back."""
 
 CROWDED: Final = HORIZON / 4
-"""Seconds of work from which on a line is to have no more than its share of the places."""
+"""Seconds of work above which a line is to have no more than its share of the slots."""
 
 FIRST_LOOK: Final = 0.5
-"""Seconds after which a line that does not move at all may have half of the places, if they are
-taken: who waits for another server cannot get in until it is known how this one does."""
+"""Seconds after which a line that does not move at all may have half of the slots, if they are
+taken: mail for another server cannot get in until it is known how this one does."""
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks at how a line moves."""
@@ -33,31 +34,31 @@ WINDOW: Final = 10
 """How many of them tell how fast a server is now."""
 
 PER_CONNECTION: Final = 4
-"""Letters that may always wait, for each connection: they keep a slow server busy."""
+"""What may always wait, for each connection: it keeps a slow server busy."""
 
-PLACES: Final = 512
-"""Letters that a deliverer has in hand, over all destinations."""
+IN_HAND: Final = 512
+"""Messages that a deliverer has in hand at the most, over all destinations."""
 
 
 class DeliverySlots:
-    """The places that lines share.
+    """The messages that a deliverer may have in hand, shared by its waiting lines.
 
     Args:
         total: how many.
     """
 
-    def __init__(self, total: int = PLACES) -> None:
+    def __init__(self, total: int = IN_HAND) -> None:
         self.total = total
         self.lines: list[Sized] = []
 
     @property
     def taken(self) -> bool:
-        """Whether next to all of them are taken by those who wait."""
+        """Whether next to all of them are taken by what waits."""
         return 4 * sum(map(len, self.lines)) >= 3 * self.total
 
     @property
     def share(self) -> int:
-        """The share of a line, where others have letters too: there is one left for newcomers."""
+        """The share of a line, where mail waits in others too: one more is left for a newcomer."""
         waiting = sum(1 for line in self.lines if len(line))
         return self.total // (waiting + 1) if waiting > 1 else self.total
 
@@ -66,58 +67,58 @@ class FairShare:
     """The share of one line.
 
     Args:
-        places: what it is a share of.
-        line: those who wait.
-        connections: how many letters are sent at a time, at the most.
+        slots: what it is a share of.
+        line: what waits.
+        connections: how many messages are sent at a time, at the most.
         clock: the time.
 
     Attributes:
-        done: how many letters the server is done with, counted by the caller.
+        done: how many messages the server is done with, counted by the caller.
     """
 
-    def __init__(self, places: DeliverySlots, line: Sized, connections: int, clock: Clock) -> None:
+    def __init__(self, slots: DeliverySlots, line: Sized, connections: int, clock: Clock) -> None:
         self.done = 0
-        self._places = places
+        self._slots = slots
         self._line = line
         self._least = PER_CONNECTION * connections
         self._clock = clock
         self._looks: deque[tuple[float, int]] = deque(maxlen=WINDOW + 1)
         self._aside: deque[tuple[float, int]] = deque()  # when they are back, and how many
-        places.lines.append(line)
+        slots.lines.append(line)
 
     def begin(self) -> None:
-        """Note that some begin to wait."""
+        """Note that mail begins to wait where none did."""
         self._looks.clear()
         self.look()
 
     def look(self) -> None:
-        """Note how far the server has come; to be called every second while any wait."""
+        """Note how far the server has come; to be called every second while any mail waits."""
         self._looks.append((self._clock.monotonic(), self.done))
 
     def surplus(self, at_work: int) -> int:
-        """Return how many of those who wait are to be put aside.
+        """Return how much of what waits is to be put aside.
 
         Args:
-            at_work: how many letters are being sent.
+            at_work: how many messages are being sent.
         """
         waiting, rate = len(self._line), self._rate(at_work)
         if waiting <= self._least:
             return 0
         if rate is None:
-            return waiting - self._places.total // 2 if self._is_in_the_way() else 0
+            return waiting - self._slots.total // 2 if self._is_in_the_way() else 0
         allowed = rate * HORIZON
         if waiting > rate * CROWDED:
-            allowed = min(allowed, self._places.share)
+            allowed = min(allowed, self._slots.share)
         return max(0, waiting - max(self._least, int(allowed)))
 
     def _is_in_the_way(self) -> bool:
-        """Return whether it does not move, takes more than half of the places, and fills them."""
+        """Return whether it does not move, has more than half of the slots, and few are left."""
         since, done = self._looks[0]
         return (
             self.done == done
             and self._clock.monotonic() - since >= FIRST_LOOK
-            and 2 * len(self._line) > self._places.total
-            and self._places.taken
+            and 2 * len(self._line) > self._slots.total
+            and self._slots.taken
         )
 
     def note_put_aside(self, count: int, at_work: int) -> float:
@@ -135,7 +136,7 @@ class FairShare:
         return seconds
 
     def _rate(self, at_work: int) -> float | None:
-        """Return how many letters the server takes in a second, at the best; None if not known.
+        """Return how many messages the server takes in a second, at the best; None if not known.
 
         What is under way counts as taken: a server that takes long over each is no standstill.
         """

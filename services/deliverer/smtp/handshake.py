@@ -2,8 +2,8 @@
 
 SMTP (RFC 5321) and LMTP (RFC 2033) are the same here but for one verb. Whatever goes wrong before a
 message is in play is ``Unreachable``: the destination is out of order or its configuration is, and
-no message is to blame. What is offered and does not come about is done without, where that will do.
-Passwords go over verified TLS alone; who builds a Target sees to that.
+no message is to blame. What is offered and fails is done without, where that is possible.
+Passwords go over verified TLS alone, which ``destinations`` sees to.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ async def open_session(target: Target) -> SmtpSession:
         Throttled: it has too much to do for now.
     """
     try:
-        return await _open(target, starttls=_begins_tls(target))
+        return await _open(target, starttls=_wants_starttls(target))
     except TlsFailed:
         if target.tls != "opportunistic":
             raise
@@ -80,10 +80,10 @@ async def open_session(target: Target) -> SmtpSession:
         well = True
         return session
     finally:
-        target.quirks.starttls.went_without(well=well)
+        target.quirks.starttls.note_without(well=well)
 
 
-def _begins_tls(target: Target) -> bool:
+def _wants_starttls(target: Target) -> bool:
     known = target.tls == "opportunistic" and target.quirks.starttls.trusted
     return known or target.tls == "required"
 
@@ -91,12 +91,14 @@ def _begins_tls(target: Target) -> bool:
 async def _open(target: Target, *, starttls: bool) -> SmtpSession:
     session = SmtpSession(target, await _connect(target))
     try:
-        greeting = await _greeting(session, target)
-        await _hello(session, target)
-        if starttls and await _starttls(session, target):
-            await _hello_again(session, target)
+        greeting = await _read_greeting(session, target)
+        await _say_hello(session, target)
+        if starttls:
+            switched = await _switch_to_tls(session, target)
+            if switched:
+                await _say_hello_again(session, target)
         if target.credentials is not None:
-            await _login(session, target, target.credentials)
+            await _log_in(session, target, target.credentials)
         session.begin(target, greeting)
     except BaseException:
         session.connection.abort()
@@ -116,7 +118,7 @@ async def _connect(target: Target) -> SmtpConnection:
     context = target.context if at_once else None
     try:
         if isinstance(target.port, str):
-            return await _socket(make(), target.port)
+            return await _connect_socket(make(), target.port)
         return await dial(make, target.host, target.port, seconds=CONNECT_TIMEOUT, context=context)
     except UnicodeError as error:
         raise Unreachable(target.server, "no connection: its name cannot be a host's") from error
@@ -134,56 +136,58 @@ def _redaction(target: Target) -> Redaction:
     return Redaction(login.password, login.user, target.server, known)
 
 
-async def _socket(connection: SmtpConnection, path: str) -> SmtpConnection:
+async def _connect_socket(connection: SmtpConnection, path: str) -> SmtpConnection:
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_TIMEOUT):
         await loop.create_unix_connection(lambda: connection, path)
     return connection
 
 
-async def _greeting(session: SmtpSession, target: Target) -> SmtpReply:
+async def _read_greeting(session: SmtpSession, target: Target) -> SmtpReply:
     try:
-        return _must(await session.reply(SmtpStep.GREETING), SmtpStep.GREETING, target)
+        return _require_success(await session.reply(SmtpStep.GREETING), SmtpStep.GREETING, target)
     except NoReplyInTime as error:
         raise no_answer(target, SmtpStep.GREETING.seconds * target.patience) from error
 
 
 def no_answer(target: Target, seconds: float) -> Unreachable:
-    """Return what it means that a server has let nobody in for so many seconds, saying nothing."""
+    """Return the error for a server that has let nobody in, and said nothing, for so long."""
     words = silent(seconds, target.port, SETTING_NAMES, at_once=target.tls == "implicit")
     return Unreachable(target.server, words)
 
 
-def _must(reply: SmtpReply, step: SmtpStep, target: Target, advice: str = "") -> SmtpReply:
+def _require_success(
+    reply: SmtpReply, step: SmtpStep, target: Target, advice: str = ""
+) -> SmtpReply:
     if not 200 <= reply.code < 300:
         error = Throttled if meaning(reply, step) == "rate" else Unreachable
         raise error(target.server, f"{reply.code} {reply.text} (said to {step.phrase}){advice}")
     return reply
 
 
-async def _hello(session: SmtpSession, target: Target) -> None:
-    name = (target.hello or _literal(session.connection.address)).encode("ascii")
-    if not target.quirks.ehlo.trusted and _can_do_without(target):
-        await _helo(session, target, name)
+async def _say_hello(session: SmtpSession, target: Target) -> None:
+    name = (target.hello or _address_literal(session.connection.address)).encode("ascii")
+    if not target.quirks.ehlo.trusted and _helo_will_do(target):
+        await _send_helo(session, target, name)
         return
-    reply = await _ehlo(session, target, name)
+    reply = await _send_ehlo(session, target, name)
     unknown = reply.code // 10 == 50
     if unknown and not target.lmtp:  # RFC 5321 section 3.2
-        await _helo(session, target, name)
+        await _send_helo(session, target, name)
         return
-    _must(reply, SmtpStep.HELLO, target, "; is smtp:// meant?" if unknown else "")
+    _require_success(reply, SmtpStep.HELLO, target, "; is smtp:// meant?" if unknown else "")
     offered = (line.decode("latin-1").strip().partition(" ") for line in reply.lines[1:])
     session.extensions = {keyword.upper(): parameters for keyword, _, parameters in offered}
 
 
-def _can_do_without(target: Target) -> bool:
+def _helo_will_do(target: Target) -> bool:
     """Return whether HELO will do: it offers neither TLS nor a login, and LMTP does not have it."""
     return not target.lmtp and target.tls != "required" and target.credentials is None
 
 
-async def _ehlo(session: SmtpSession, target: Target, name: bytes) -> SmtpReply:
+async def _send_ehlo(session: SmtpSession, target: Target, name: bytes) -> SmtpReply:
     verb, ehlo = b"LHLO " if target.lmtp else b"EHLO ", target.quirks.ehlo
-    falls_back = not ehlo.kept and _can_do_without(target)
+    falls_back = not ehlo.kept and _helo_will_do(target)
     try:
         reply = await session.command(
             verb + name, SmtpStep.HELLO, EHLO_SECONDS if falls_back else None
@@ -193,30 +197,30 @@ async def _ehlo(session: SmtpSession, target: Target, name: bytes) -> SmtpReply:
             raise
         ehlo.suspect()
         raise EhloBroken(target.server, f"{error.said}, after EHLO") from error
-    ehlo.keep()
+    ehlo.note_kept()
     return reply
 
 
-async def _helo(session: SmtpSession, target: Target, name: bytes) -> None:
+async def _send_helo(session: SmtpSession, target: Target, name: bytes) -> None:
     session.extensions = {}
     well = False
     try:
         reply = await session.command(b"HELO " + name, SmtpStep.HELLO)
         unknown = reply.code // 10 == 50
-        _must(reply, SmtpStep.HELLO, target, "; is lmtp:// meant?" if unknown else "")
+        _require_success(reply, SmtpStep.HELLO, target, "; is lmtp:// meant?" if unknown else "")
         well = True
     finally:
-        target.quirks.ehlo.went_without(well=well)
+        target.quirks.ehlo.note_without(well=well)
 
 
-def _literal(address: str | None) -> str:
+def _address_literal(address: str | None) -> str:
     """Return an IP address as RFC 5321 section 4.1.3 wants it in EHLO."""
     if address is None:
         return "localhost"
     return f"[IPv6:{address.partition('%')[0]}]" if ":" in address else f"[{address}]"
 
 
-async def _starttls(session: SmtpSession, target: Target) -> bool:
+async def _switch_to_tls(session: SmtpSession, target: Target) -> bool:
     """Switch to TLS; return False where it is not offered and not required."""
     must = target.tls == "required"
     if "STARTTLS" not in session.extensions:
@@ -228,7 +232,7 @@ async def _starttls(session: SmtpSession, target: Target) -> bool:
     except Unreachable as error:
         raise TlsFailed(target.server, f"{error.said}, after STARTTLS") from error
     if must:
-        _must(reply, SmtpStep.STARTTLS, target)
+        _require_success(reply, SmtpStep.STARTTLS, target)
     if reply.code != 220 or target.context is None:
         return False
     timeout = SmtpStep.STARTTLS.seconds * target.patience
@@ -236,16 +240,16 @@ async def _starttls(session: SmtpSession, target: Target) -> bool:
     return True
 
 
-async def _hello_again(session: SmtpSession, target: Target) -> None:
+async def _say_hello_again(session: SmtpSession, target: Target) -> None:
     """Ask anew what is offered, now over TLS."""
     try:
-        await _hello(session, target)
+        await _say_hello(session, target)
     except Unreachable as error:
         raise TlsFailed(target.server, f"{error.said}, over TLS") from error
-    target.quirks.starttls.keep()
+    target.quirks.starttls.note_kept()
 
 
-async def _login(session: SmtpSession, target: Target, credentials: Credentials) -> None:
+async def _log_in(session: SmtpSession, target: Target, credentials: Credentials) -> None:
     """Log in with AUTH PLAIN (RFC 4616) or else AUTH LOGIN."""
     user, password = credentials.user.encode(), credentials.password.encode()
     ways = {
@@ -265,10 +269,10 @@ async def _login(session: SmtpSession, target: Target, credentials: Credentials)
         if reply.code != 504:  # RFC 4954 section 4: it does not know this mechanism, after all
             break
     session.connection.quote(may=True)
-    _must_let_in(reply, target)
+    _require_login(reply, target)
 
 
-def _must_let_in(reply: SmtpReply, target: Target) -> None:
+def _require_login(reply: SmtpReply, target: Target) -> None:
     """Raise unless the login went well; of what is said, codes alone: it may be the password."""
     if 200 <= reply.code < 300:
         return

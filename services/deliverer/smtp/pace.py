@@ -3,8 +3,8 @@
 Postfix's queue manager is the model (its SCHEDULER_README): a refusal makes us ask for less at
 once, and what goes well lets it grow again, slowly. Two things are learnt. A server that lets in no
 more connections while others live gets as many as it took; one more is tried after a while, and
-after a longer one each time that this is refused. A server that says how many letters it takes in a
-while gets half the connections, a pause, and a gap between two letters; pauses double until it
+after a longer one each time that this is refused. A server that says that it takes only so much in
+a while gets half the connections, a pause, and a gap between two messages; pauses double until it
 takes one again, and the gap shrinks with each that it takes. It is remembered for as long as the
 process lives. It trusts its caller to say only what the server said, and sends nothing itself.
 """
@@ -17,7 +17,7 @@ from shared.clock import Clock
 
 FIRST_HOLD: Final = 10.0
 LONGEST_HOLD: Final = 600.0
-"""Seconds for which no more connections are tried than were taken; doubled by each vain try."""
+"""Seconds for which no more connections are tried than were taken; doubled by each try in vain."""
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 300.0
@@ -25,17 +25,16 @@ LONGEST_PAUSE: Final = 300.0
 
 FIRST_GAP: Final = 0.1
 LONGEST_GAP: Final = 60.0
-"""Seconds between the beginnings of two letters; doubled when even that was too much."""
+"""Seconds between the beginnings of two messages; doubled when even that was too much."""
 
 EASE: Final = 0.98
-"""What the gap is multiplied by with each letter that is taken."""
+"""What the gap is multiplied by with each message that is taken."""
 
 LEAST_GAP: Final = 0.05
 """A gap that is smaller is none."""
 
-
 MOMENT: Final = 0.001
-"""Seconds that are not waited for."""
+"""A wait of so many seconds is none."""
 
 
 class Pace:
@@ -57,7 +56,7 @@ class Pace:
         self._grow_at = 0.0
         self._grown = False  # since the last refusal
         self._pause = self._gap = 0.0
-        self._next_at = 0.0  # the earliest moment of the next letter
+        self._next_at = 0.0  # the earliest moment of the next message
         self._slowed_at = float("-inf")
 
     @property
@@ -95,11 +94,11 @@ class Pace:
         self._limit, self._hold, self._grown = self._connections, FIRST_HOLD, False
 
     def slow_down(self, begun: float) -> None:
-        """Note that the server takes no more letters for a while.
+        """Note that the server takes no more messages for a while.
 
         Args:
-            begun: when the letter began at which it said so (monotonic). Those that were under way
-                when it said so first tell nothing new.
+            begun: when that one was begun of which it said so (monotonic). Of those that were under
+                way when it said so first, this is nothing new.
         """
         now = self._clock.monotonic()
         if begun <= self._slowed_at:
@@ -114,7 +113,7 @@ class Pace:
         self.steady = False
 
     def note_taken(self) -> None:
-        """Note that the server has taken a letter, while the pace is not steady."""
+        """Note that the server has taken a message, while the pace is not steady."""
         self._pause = 0.0
         self._gap *= EASE
         if self._gap < LEAST_GAP:
@@ -125,8 +124,8 @@ class Pace:
         """Return for how many seconds nothing is to be sent."""
         return max(0.0, self._next_at - self._clock.monotonic())
 
-    def turn(self) -> float:
-        """Return 0 where a letter may begin now, and count it; else seconds until another ask."""
+    def take_turn(self) -> float:
+        """Begin a message and return 0; where none may begin yet, return the seconds to wait."""
         now = self._clock.monotonic()
         seconds = self._next_at - now
         if seconds > MOMENT:

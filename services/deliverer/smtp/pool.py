@@ -57,7 +57,7 @@ class Pool:
         return await open_session(self._target)
 
     def no_answer(self, seconds: float) -> Unreachable:
-        """Return what it means that the server has let nobody in for so many seconds."""
+        """Return the error for a server that has let nobody in for so many seconds."""
         return no_answer(self._target, seconds)
 
     def take_back(self, session: SmtpSession) -> None:

@@ -1,4 +1,4 @@
-"""What a mail server was seen to keep to of what it offers, and what it was not.
+"""What a mail server was seen to keep of what it offers, and what not.
 
 Slow is not broken: where something fails, it is done once more without, and only if that goes well
 is it left out from then on. It is known to this process alone, and not for ever: servers change.
@@ -40,7 +40,7 @@ class Promise:
         """Whether to make use of it."""
         return self.kept or not (self._suspected or self._clock.monotonic() < self._again_at)
 
-    def keep(self) -> None:
+    def note_kept(self) -> None:
         """Note that the server kept it."""
         self.kept, self._suspected = True, False
 
@@ -52,8 +52,12 @@ class Promise:
         """Do without it until it is known whether that is better."""
         self.kept, self._suspected = False, True
 
-    def went_without(self, *, well: bool) -> None:
-        """Note how it goes without."""
+    def note_without(self, *, well: bool) -> None:
+        """Note how it went without.
+
+        Args:
+            well: whether what had failed was done.
+        """
         if self._suspected and well:
             self._again_at = self._clock.monotonic() + self._seconds
         self._suspected = False
@@ -63,12 +67,12 @@ class Promises:
     """What is known of one server.
 
     Attributes:
-        refused: senders that it did not take, with what it said, where it left at that. Some
-            servers do so after a few that they do not like; the next time such a sender is not
-            tried. Some are forgotten when they become many.
+        refused: senders that it refused, with what it said, where it hung up at that. Some servers
+            do so after a few that they do not like; such a sender is not tried again. All are
+            forgotten when they become many.
         pipelining: that it takes MAIL, RCPT and DATA in one write (RFC 2920).
         options: that it takes MAIL with the parameters of extensions that it offers.
-        following: that it takes those of the next letter with the end of the one before.
+        following: that it takes those of the next message with the end of the one before.
         ehlo: that it answers EHLO, be it with a refusal. Without, there is no TLS, so that is not
             held against a server for as long.
         starttls: that TLS begins after STARTTLS, likewise.
@@ -83,7 +87,7 @@ class Promises:
         self.ehlo = Promise(clock, DAY)
         self.starttls = Promise(clock, HOUR)
 
-    def refuses(self, sender: str, said: str) -> None:
+    def note_refused(self, sender: str, said: str) -> None:
         """Note a sender that is not to be tried again."""
         if len(self.refused) >= _SENDERS:
             self.refused.clear()

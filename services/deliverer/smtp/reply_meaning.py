@@ -1,4 +1,4 @@
-"""What a mail server's reply means for a letter, by one table: the first rule that fits decides.
+"""What a mail server's reply means for a message, by one table: the first rule that fits decides.
 
 Told by reply code (RFC 5321 section 4.2), enhanced status code (RFC 3463, the IANA registry) and,
 where servers say with words alone what they mean, by those. Servers are not trusted to use codes as
@@ -15,14 +15,14 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from services.deliverer.smtp.reply import SmtpReply, SmtpStep
 
 Meaning: TypeAlias = Literal["delivered", "temporary", "permanent", "session", "rate", "sender"]
-"""The verdict on a letter. Three are not about the letter: ``session``, the destination is out of
-order or does not let us in; ``rate``, it wants fewer letters, or more slowly; ``sender``, the form
+"""The verdict on a message. Three are not about the message: ``session``, the destination is out of
+order or does not let us in; ``rate``, it wants less mail, or more slowly; ``sender``, the form
 or the domain of the sender is not to its liking, and another one would be."""
 
 _ANY: Final = frozenset(SmtpStep)
 _SETUP: Final = frozenset({SmtpStep.GREETING, SmtpStep.HELLO, SmtpStep.STARTTLS, SmtpStep.AUTH})
 _ENVELOPE: Final = frozenset({SmtpStep.MAIL, SmtpStep.RCPT, SmtpStep.DATA})
-_LETTER: Final = _ENVELOPE | {SmtpStep.END}
+_MESSAGE: Final = _ENVELOPE | {SmtpStep.END}
 _MAIL: Final = frozenset({SmtpStep.MAIL})
 _RCPT: Final = frozenset({SmtpStep.RCPT})
 _NAMES: Final = frozenset({SmtpStep.MAIL, SmtpStep.RCPT})
@@ -87,6 +87,7 @@ _LATER: Final = (
     _GREYLISTED + r"|temporar|(try|again|retry|come back) (it )?later|(again|try) in (a |\d)"
     r"|try after some ?time|ip you're using to send"
 )
+_TOO_MANY: Final = "|too many recipients|maximum number of recipients"
 _VERDICT: Final = (
     r"(rejected|refused|blocked)((?!too m|\brate|limit).){0,40}"
     r"\b((virus|malware|spam)(?![ -]?(scan|filter|check|engine|assassin))|attachment|subject\b)"
@@ -112,14 +113,14 @@ _RULES: Final = (
     # the one, what the other is called. A limit that is stated in 5xx is none of the two.
     _rule(_END, r"5", "permanent", _VERDICT),
     _rule(_RCPT, r"5.. 1\.([0-69]|10)$|5\d\d$", "permanent", _NOBODY),
-    _rule(_LETTER, r"[45]", "temporary", _GREYLISTED),
+    _rule(_MESSAGE, r"[45]", "temporary", _GREYLISTED),
     _rule(_ANY, r"[45].. (7\.28|4\.5)$|4.. 7\.[56]\d\d$", "rate"),
     _rule(_ANY, r"[45]", "rate", _RATE),
     _rule(_MAIL, r"4[35]. 3\.2$", "rate"),  # it "is not accepting network messages"
     _rule(_SETUP, r"[^2]", "session"),
     # 530, 534, 535, 538 (RFC 4954, RFC 3207) and X.7.0, X.7.8 ... X.7.11 without a reply code of
     # the kind: authentication or TLS is asked for, or ours was refused. 521 (RFC 7504): no mail.
-    _rule(_LETTER, r"534", "permanent", _SIZE),  # Courier's own
+    _rule(_MESSAGE, r"534", "permanent", _SIZE),  # Courier's own
     # Policy put off, of a message as such (X.7.0, X.7.1): filters say so of limits, few words said.
     _rule(_END, r"4(21|5[01]) 7\.[01]$", "rate"),
     _rule(_END, r"521 [67]\.", "permanent"),  # Postfix: REJECT, and hang up
@@ -140,14 +141,16 @@ _RULES: Final = (
     _rule(_MAIL, r"55", "sender", "syntax"),
     _rule(_ENVELOPE, r"[45]", "sender", _SENDER),
     # Over quota (X.2.2): servers give it 552, 554 or 550, and the mailbox is emptied some day.
-    _rule(_LETTER, r"5.. 2\.2$", "temporary"),
-    _rule(_LETTER, r"552 (2\.3|3\.4)$", "permanent"),
-    _rule(_LETTER, r"5", "temporary", _FULL),
+    _rule(_MESSAGE, r"5.. 2\.2$", "temporary"),
+    _rule(_MESSAGE, r"552 (2\.3|3\.4)$", "permanent"),
+    _rule(_MESSAGE, r"5", "temporary", _FULL),
     # Out of space, closed, badly configured; its directory is away; too many recipients at once.
-    _rule(_LETTER, r"5.. (2\.12[12]|3\.[125]|4\.3|5\.3)$", "temporary"),
-    _rule(_LETTER, r"5", "temporary", _LATER + "|too many recipients|maximum number of recipients"),
+    _rule(_MESSAGE, r"5.. (2\.12[12]|3\.[125]|4\.3|5\.3)$", "temporary"),
+    _rule(
+        _MESSAGE, r"5", "temporary", _LATER + "|too many recipients|maximum number of recipients"
+    ),
     # Said of an address, or of a size, it means another one.
-    _rule(_LETTER, r"5.. 7\.", "temporary", _ONCE_MORE),
+    _rule(_MESSAGE, r"5.. 7\.", "temporary", _ONCE_MORE),
     # What does not please it in the message, whatever the code (RFC 5321 section 4.5.3.1.9: 500).
     _rule(_END, r"5.. [67]\.", "permanent"),
     _rule(_END, r"5(00|52)", "permanent", _CONTENT),
@@ -155,7 +158,7 @@ _RULES: Final = (
     # "too many recipients" (RFC 5321 section 4.5.3.1.10); at the end "exceeded storage allocation".
     _rule(_MAIL, r"552", "permanent"),
     _rule(_END, r"552", "permanent", _SIZE),
-    _rule(_LETTER, r"552", "temporary"),
+    _rule(_MESSAGE, r"552", "temporary"),
     # Of a name, 504 is what the server thinks of it; of a parameter we send what EHLO offered.
     _rule(_NAMES, r"504", "permanent"),
     # The two sides do not understand each other; that is not the message's fault.

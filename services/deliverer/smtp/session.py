@@ -20,7 +20,7 @@ BLOCK_TIMEOUT: Final = 180.0
 """Seconds for a block of a message to go out (RFC 5321 section 4.5.3.2.5)."""
 
 _TAKES_ALL: Final = re.compile(rb"\b(Dovecot|Cyrus|Postfix)\b", re.IGNORECASE)
-"""Who is known to read on where a message ends. Perl's Net::Server::Mail, for one, offers
+"""Servers known to read on where a message ends. Perl's Net::Server::Mail, for one, offers
 PIPELINING over LMTP, and takes what comes along with the final dot for text of that message."""
 
 
@@ -40,12 +40,12 @@ class SmtpSession:
         keep_delivered_to: as of ``Target``.
         extensions: what EHLO offered: upper-case keywords and their parameters.
         unfinished: a mail transaction has begun and not ended; RSET comes before the next, unless
-            it is of the letter that was announced.
-        announced: the letter of which the envelope has been sent already, with the end of the one
-            before it.
+            it is that of the mail object that was announced.
+        announced: the mail object of which the envelope has been sent already, with the end of the
+            one before it.
         announced_why: why that was with the null sender in place of its own; None if it was not.
         served: how many transactions it has had.
-        carried: how many letters it has taken.
+        carried: how many messages the server has taken over it.
         quirks: what is known of the server.
     """
 
@@ -72,11 +72,11 @@ class SmtpSession:
 
     @property
     def follows(self) -> bool:
-        """Whether those of the next letter may go out with the end of the one before."""
+        """Whether those of the next message may go out with the end of the one before."""
         return self._with_the_end and self.pipelines and self.quirks.following.trusted
 
     def begin(self, target: Target, greeting: SmtpReply) -> None:
-        """Settle, once and for all, what may be sent together; EHLO has been answered."""
+        """Note what may be sent together, for all of the session; EHLO has been answered."""
         may = target.pipelining
         offered = "PIPELINING" in self.extensions and may != "none"
         self._together = offered and self.quirks.pipelining.trusted

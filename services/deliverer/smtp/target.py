@@ -38,7 +38,7 @@ class Target:
         credentials: what to log in with, None for no login.
         hello: our name in EHLO; None for the address literal of our end of the connection.
         pipelining: what may be sent together where PIPELINING is offered: ``none``; ``commands``,
-            the envelope of one letter; ``full``, also that of the next with the end of the one
+            the envelope of one message; ``full``, also that of the next with the end of the one
             before. None for ``full`` over LMTP with a server known to take it, else ``commands``.
         quirks: what is known of the server.
         listen: takes the dialogues with it; None where nobody listens.

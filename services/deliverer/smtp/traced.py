@@ -1,6 +1,6 @@
-"""A connection whose dialogue is told, for ``--debug``, less secrets and mail.
+"""A connection that reports its dialogue, for ``--debug``, without secrets and mail.
 
-It stands in the place of a ``SmtpConnection`` and reads along: after 354 come bytes of a message,
+It takes the place of a ``SmtpConnection`` and reads along: after 354 come bytes of a message,
 up to a dot alone on its line, and after 334 comes a secret. Of a message there is the count of its
 bytes, and of what is answered to AUTH the code.
 """
@@ -25,7 +25,7 @@ _END: Final = b"\r\n.\r\n"
 
 
 class TracedConnection(SmtpConnection):
-    """A ``SmtpConnection`` that tells; see there for what the methods do.
+    """A ``SmtpConnection`` that reports; see there for what the methods do.
 
     Args:
         server: what it connects to.
@@ -38,7 +38,7 @@ class TracedConnection(SmtpConnection):
         self._listen = listen
         self._redaction = redaction
         self._dialogue: Dialogue | None = None
-        self._reader = _Reading(self._trace_reply, redaction)
+        self._reader = _TracedReader(self._trace_reply, redaction)
         self._mail: bytes | None = None  # the last bytes of a message, while one is sent
         self._sent = 0  # bytes of it
         self._secret = False  # the next line is one
@@ -64,20 +64,20 @@ class TracedConnection(SmtpConnection):
             self._trace_sent(farewell)
         super().close(farewell)
 
-    def _lose(self, why: str) -> None:
+    def _mark_lost(self, why: str) -> None:
         if self.usable and self._dialogue is not None:
             self._dialogue.note(why)
-        super()._lose(why)
+        super()._mark_lost(why)
 
     def _trace_sent(self, data: bytes) -> None:
-        """Tell what we send."""
+        """Report what we send."""
         if self._dialogue is None:
             return
-        rest = self._past_the_message(data, self._dialogue)
+        rest = self._skip_message(data, self._dialogue)
         for line in rest.split(b"\r\n")[:-1]:
-            self._command(line, self._dialogue)
+            self._trace_command(line, self._dialogue)
 
-    def _past_the_message(self, data: bytes, dialogue: Dialogue) -> bytes:
+    def _skip_message(self, data: bytes, dialogue: Dialogue) -> bytes:
         """Count what is of a message; return what comes after it."""
         if self._mail is None:
             return data
@@ -92,7 +92,7 @@ class TracedConnection(SmtpConnection):
         self._mail = None
         return rest
 
-    def _command(self, line: bytes, dialogue: Dialogue) -> None:
+    def _trace_command(self, line: bytes, dialogue: Dialogue) -> None:
         words = line.split(b" ")
         if self._secret:
             dialogue.client(HIDDEN)
@@ -103,7 +103,7 @@ class TracedConnection(SmtpConnection):
         self._secret = False
 
     def _trace_reply(self, reply: SmtpReply) -> None:
-        """Tell what the server says, and note what it asks for."""
+        """Report what the server says, and note what it asks for."""
         if self._dialogue is not None:
             lines = [line.decode("utf-8", "replace") for line in reply.lines]
             *first, last = lines if self._reader.quotes else [HIDDEN]
@@ -115,8 +115,8 @@ class TracedConnection(SmtpConnection):
         self._secret = reply.code == 334
 
 
-class _Reading(ReplyReader):
-    """A reader that tells of each reply."""
+class _TracedReader(ReplyReader):
+    """A reader that reports each reply."""
 
     def __init__(self, tell: Callable[[SmtpReply], None], redaction: Redaction) -> None:
         super().__init__(redaction)

@@ -183,7 +183,7 @@ async def _send_with_null_sender(
     except (Unreachable, ClaimLost, SpoolMissing, SpoolUnavailable) as error:
         if all(each.result.verdict != "delivered" for each in before.values()):
             if isinstance(error, Unreachable):
-                session.quirks.refuses(mail_object.sender, why)
+                session.quirks.note_refused(mail_object.sender, why)
             raise
         session.connection.abort()  # what has been delivered to others is not undone by that
         later = _RecipientResult(Result("temporary", str(error)), "temporary")

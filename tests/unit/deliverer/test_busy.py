@@ -37,11 +37,11 @@ class Given:
 async def test_a_server_that_hangs_keeps_a_few_letters_and_is_no_failure_of_the_others(
     ledger: State, other: State, spool: Spool, clock: ManualClock
 ) -> None:
-    places = DeliverySlots(LETTERS)
+    slots = DeliverySlots(LETTERS)
     async with smtp_server() as slow, smtp_server() as quick:
         slow.rule = lambda key, _: HANG if key == "END" else None
         couriers = {
-            name: courier_for(name, server.url, clock=clock, connections=CONNECTIONS, places=places)
+            name: courier_for(name, server.url, clock=clock, connections=CONNECTIONS, slots=slots)
             for name, server in (("slow", slow), ("quick", quick))
         }
         deliverer = Deliverer(couriers, ledger, spool, clock)
@@ -134,7 +134,7 @@ async def test_of_many_letters_for_a_slow_server_none_fails_and_all_arrive(
     """Those that are put aside come back, as the queue would bring them, until all have arrived."""
     async with smtp_server() as server:
         courier = courier_for(
-            "slow", server.url, clock=clock, connections=CONNECTIONS, places=DeliverySlots(LETTERS)
+            "slow", server.url, clock=clock, connections=CONNECTIONS, slots=DeliverySlots(LETTERS)
         )
         deliverer = Deliverer({"slow": courier}, ledger, spool, clock)
         outcomes = list[Outcome | Exception]()

@@ -66,11 +66,11 @@ async def test_what_is_too_much_halves_the_connections_and_brings_a_pause_and_a_
     assert pace.steady
     pace.slow_down(clock.monotonic())
     assert (pace.limit, pace.steady) == (5, False)
-    assert pace.turn() == FIRST_PAUSE
+    assert pace.take_turn() == FIRST_PAUSE
     await clock.advance(FIRST_PAUSE)
-    assert [pace.turn(), pace.turn()] == [0.0, pytest.approx(FIRST_GAP)]
+    assert [pace.take_turn(), pace.take_turn()] == [0.0, pytest.approx(FIRST_GAP)]
     await clock.advance(FIRST_GAP)
-    assert pace.turn() == 0.0
+    assert pace.take_turn() == 0.0
 
 
 async def test_those_under_way_when_it_became_too_much_tell_nothing_new(
@@ -105,7 +105,7 @@ async def test_gaps_double_to_a_limit_and_what_is_taken_eases_them(
     for _ in range(12):
         pace.slow_down(clock.monotonic())
         await clock.advance(FIRST_PAUSE)
-        assert pace.turn() == 0.0
+        assert pace.take_turn() == 0.0
         gaps.append(pace.pause_left())
         await clock.advance(gaps[-1])
         pace.note_taken()
