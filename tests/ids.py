@@ -2,6 +2,8 @@
 
 import re
 
+from services.fetcher.identity import identify_with_head
+
 
 def id_of(name: str) -> str:
     """Return the id that stands for a name of 16 characters at the most, or for itself."""
@@ -13,3 +15,8 @@ def id_of(name: str) -> str:
 def name_of(id_: str) -> str:
     """Return the name that an id stands for."""
     return bytes.fromhex(id_).lstrip(b"\0").decode()
+
+
+def identify(account: str, raw: bytes) -> str:
+    """Return the id of a message."""
+    return identify_with_head(account, raw)[0]

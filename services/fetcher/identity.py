@@ -95,11 +95,6 @@ class Identity:
         return self._hash.hexdigest()
 
 
-def identify(account: str, raw: bytes) -> str:
-    """Return the id of a message that is at hand as a whole."""
-    return identify_with_head(account, raw)[0]
-
-
 def identify_with_head(account: str, raw: bytes) -> tuple[str, str]:
     """Return the id of a message that is at hand as a whole, and the hash of its header block.
 

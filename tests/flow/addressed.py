@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from typing import TypeVar
 
-from services.fetcher.identity import identify
 from services.parser.parse import parse
 from services.rewriter.rewrite import Rewriter, Route
 from shared.broker import Broker
@@ -12,6 +11,7 @@ from shared.message import Addressed, Envelope, Fetched, Inline, Parsed
 from shared.outcome import Forward, Outcome
 from shared.queue_publisher import QueuePublisher
 from shared.queues import PICKUP
+from tests.ids import identify
 
 ACCOUNT = "two"
 

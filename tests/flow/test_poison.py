@@ -2,7 +2,6 @@
 
 import signal
 
-from services.fetcher.identity import identify
 from shared.failpoint import VARIABLE
 from shared.queues import QUARANTINE, Tier
 from shared.trial.suspects import SUSPECT
@@ -12,6 +11,7 @@ from tests.flow.forked import ForkedConnector
 from tests.flow.oracle import Tally
 from tests.flow.place import Place
 from tests.flow.queues import steward
+from tests.ids import identify
 
 TIERS = (Tier("1s", 1.0),)
 MESSAGES = 12

@@ -8,10 +8,10 @@ from typing import Literal
 
 import pytest
 
-from services.fetcher.pop3.listing import UidlListing
 from services.fetcher.pop3.session import Login, Pop3Session
 from shared.errors import LoginRefused, MaildropBusy, ServerFault
 from tests.servers.dovecot import Dovecot, dovecot
+from tests.unit.fetcher.pop3_session import uidls_of
 
 USERS = {
     name: f"secret of {name}"
@@ -84,7 +84,7 @@ async def test_uidls_are_the_same_in_the_next_session(server: Dovecot) -> None:
 async def test_a_password_with_spaces_and_umlauts(server: Dovecot) -> None:
     session = await Pop3Session.open(login(server, "odd"))
     assert await session.stat() == (0, 0)
-    assert (await session.survey()).uidls == UidlListing.of([])
+    assert (await session.survey()).uidls == uidls_of([])
     await session.quit()
 
 

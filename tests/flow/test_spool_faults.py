@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from services.fetcher.identity import identify
 from tests.corpus.messages import fields, sample_messages
 from tests.flow.connector import STAGES, below_prefix, digests, lf
 from tests.flow.forked import ForkedConnector
 from tests.flow.oracle import Oracle, Tally
 from tests.flow.place import account
+from tests.ids import identify
 from tests.servers.disk import memory_disk
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.process import free_port

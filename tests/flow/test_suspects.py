@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from services.fetcher.identity import identify
 from shared.broker import HANDED_OUT, Send
 from shared.failpoint import VARIABLE
 from shared.message import Envelope, Fetched, Inline
@@ -29,6 +28,7 @@ from tests.flow.connector import Connector
 from tests.flow.forked import ForkedConnector
 from tests.flow.place import ONCE
 from tests.flow.queues import opened, steward
+from tests.ids import identify
 from tests.servers.process import free_port
 from tests.servers.smtp import HANG, SmtpServer, smtp_server
 

@@ -14,7 +14,7 @@ import msgpack
 
 from services.deliverer.smtp.reply import Malformed, ReplyReader, SmtpReply, SmtpStep
 from services.deliverer.smtp.reply_meaning import Meaning, meaning
-from services.fetcher.identity import Identity, identify
+from services.fetcher.identity import Identity
 from services.fetcher.pop3 import listing
 from services.fetcher.pop3.protocol import CHUNK, LINE_LIMIT, Body, Pop3
 from services.fetcher.pop3.protocol import Pop3Reply as Pop3Reply
@@ -28,6 +28,7 @@ from shared.outcome import DeadLetter, Forward, Quarantine
 from tests.corpus.envelopes import ENVELOPES, spooled
 from tests.corpus.messages import corrupt_messages, sample_messages, sound_messages
 from tests.fuzz import hostile
+from tests.ids import identify
 
 T = TypeVar("T", bound=Payload)
 

@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager
 from operator import attrgetter
 from typing import Protocol
 
-from services.fetcher.identity import identify
 from shared.errors import BrokerUnavailable
+from tests.ids import identify
 from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.soak.crew import Crew, stage_of

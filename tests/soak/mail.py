@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from services.fetcher.identity import identify
 from tests.corpus.messages import fields, sample_messages
 from tests.flow.oracle import Oracle, key_of
+from tests.ids import identify
 from tests.soak.place import ACCOUNTS, DESTINATIONS, REFUSED, Place
 
 FATES = (*DESTINATIONS, "failed", "quarantine")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from services.fetcher.pop3 import uidl_index
@@ -83,14 +83,6 @@ class UidlListing:
         self._several = False
         self._are_numbers = True
         self._said = False
-
-    @classmethod
-    def of(cls, pairs: Iterable[tuple[int, str]], most: int = MAX_MESSAGES) -> UidlListing:
-        """Return the listing of these message numbers and UIDLs."""
-        made = cls(most)
-        for number, uidl in pairs:
-            made._add(number, uidl)
-        return made.end()
 
     @property
     def beyond(self) -> bool:
@@ -247,9 +239,6 @@ class SizeListing(Mapping[int, int]):
     def __len__(self) -> int:
         """Return how many sizes there are."""
         return self._known
-
-    def __repr__(self) -> str:
-        return f"<{self._known} sizes>"
 
     def feed(self, data: bytes) -> None:
         """Take the next piece."""

@@ -2,9 +2,11 @@
 
 import asyncio
 import ssl
+from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import replace
 
+from services.fetcher.pop3.listing import UidlListing
 from services.fetcher.pop3.session import Login, Pop3Session
 from tests.servers.certificates import Certificates
 from tests.servers.pop3 import Pop3Server
@@ -31,6 +33,14 @@ async def retrieved(session: Pop3Session, numbers: list[int]) -> list[bytes | st
             whole = b"".join([chunk async for chunk in message.chunks()])
             found.append(whole if message.refused is None else message.refused)
     return found
+
+
+def uidls_of(pairs: Iterable[tuple[int, str]]) -> UidlListing:
+    """Return what is made of a listing of these message numbers and UIDLs."""
+    listing = UidlListing()
+    for number, uidl in pairs:
+        listing.feed(f"{number} {uidl}\r\n".encode("latin-1"))
+    return listing.end()
 
 
 async def everything_runs() -> None:

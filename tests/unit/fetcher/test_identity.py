@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.fetcher.identity import HEAD_LIMIT, VOLATILE, Identity, identify
+from services.fetcher.identity import HEAD_LIMIT, VOLATILE, Identity
 from shared.message import HEADER_LIMIT
+from tests.ids import identify
 
 MESSAGE = b"From: a@example.net\r\nSubject: hello\r\n\r\nbody\r\n\r\nStatus: in the body\r\n"
 

@@ -9,7 +9,6 @@ from contextlib import aclosing
 import pytest
 
 from services.fetcher.pop3 import session as session_
-from services.fetcher.pop3.listing import UidlListing
 from services.fetcher.pop3.session import Pop3Session
 from services.fetcher.pop3.window import MARK_AFTER
 from shared.errors import ServerFault, Unreachable
@@ -22,6 +21,7 @@ from tests.unit.fetcher.pop3_session import (
     nobody_connected,
     retrieved,
     server_context,
+    uidls_of,
 )
 
 # Retrieving
@@ -147,7 +147,7 @@ async def test_a_cancelled_command_does_not_confuse_the_next() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await session.stat() == (200, sum(map(len, MAIL)))
-        assert (await session.survey()).uidls == UidlListing.of([(1, "a"), (2, "b")])
+        assert (await session.survey()).uidls == uidls_of([(1, "a"), (2, "b")])
         await session.quit()
 
 

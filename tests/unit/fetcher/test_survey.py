@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from services.fetcher.pop3.listing import UidlListing
 from services.fetcher.pop3.quirks import Quirks
 from services.fetcher.pop3.session import Pop3Session, Survey
 from shared.errors import PromiseBroken, ServerFault
@@ -12,6 +11,7 @@ from tests.servers.pop3 import Pop3Server, Say
 from tests.unit.fetcher.pop3_session import (
     MAIL,
     login,
+    uidls_of,
 )
 
 
@@ -31,9 +31,7 @@ async def test_a_survey_tells_how_much_there_is_and_which(offered: list[str]) ->
     async with Pop3Server(MAIL[:3], ["a", "b", "b"], capabilities=offered).serving() as server:
         session = await Pop3Session.open(login(server))
         octets = sum(map(len, MAIL[:3]))
-        assert await session.survey() == Survey(
-            3, octets, UidlListing.of([(1, "a"), (2, "b"), (3, "b")])
-        )
+        assert await session.survey() == Survey(3, octets, uidls_of([(1, "a"), (2, "b"), (3, "b")]))
         await session.quit()
 
 
@@ -53,25 +51,25 @@ async def test_a_survey_is_asked_for_in_one_where_that_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("says", "expected"),
     [
-        ({"STAT": b"+OK 0 0", "UIDL": b"-ERR nothing here"}, Survey(0, 0, UidlListing.of([]))),
-        ({"STAT": b"+OK 0 0", "UIDL": b"+OK\r\n."}, Survey(0, 0, UidlListing.of([]))),
+        ({"STAT": b"+OK 0 0", "UIDL": b"-ERR nothing here"}, Survey(0, 0, uidls_of([]))),
+        ({"STAT": b"+OK 0 0", "UIDL": b"+OK\r\n."}, Survey(0, 0, uidls_of([]))),
         (
             {"STAT": b"-ERR what?", "UIDL": b"+OK\r\n2 b\r\n."},
-            Survey(2, None, UidlListing.of([(2, "b")])),
+            Survey(2, None, uidls_of([(2, "b")])),
         ),
-        ({"STAT": b"+OK two"}, Survey(2, None, UidlListing.of([(1, "a"), (2, "b")]))),
+        ({"STAT": b"+OK two"}, Survey(2, None, uidls_of([(1, "a"), (2, "b")]))),
         ({"STAT": b"+OK two", "UIDL": b"-ERR no"}, Survey(3, None, None, "no_uidl")),
         ({"UIDL": b"-ERR no"}, Survey(3, 66, None, "no_uidl")),
         ({"UIDL": b"+OK\r\nnonsense\r\n."}, Survey(3, 66, None, "no_uidl")),
-        ({"STAT": b"+OK 9999999 1"}, Survey(100_002, 1, UidlListing.of([(1, "a"), (2, "b")]))),
-        ({"UIDL": b"+OK\r\n900000 a\r\n."}, Survey(100_001, 66, UidlListing.of([(900_000, "a")]))),
-        ({"UIDL": b"+OK\r\n9999999 a\r\n."}, Survey(3, 66, UidlListing.of([]))),
-        ({"STAT": b"+OK 99999999 1"}, Survey(2, None, UidlListing.of([(1, "a"), (2, "b")]))),
+        ({"STAT": b"+OK 9999999 1"}, Survey(100_002, 1, uidls_of([(1, "a"), (2, "b")]))),
+        ({"UIDL": b"+OK\r\n900000 a\r\n."}, Survey(100_001, 66, uidls_of([(900_000, "a")]))),
+        ({"UIDL": b"+OK\r\n9999999 a\r\n."}, Survey(3, 66, uidls_of([]))),
+        ({"STAT": b"+OK 99999999 1"}, Survey(2, None, uidls_of([(1, "a"), (2, "b")]))),
         (
             {"UIDL": b"+OK\r\n\r\n1 a\r\n4000000000 b\r\n."},
-            Survey(3, 66, UidlListing.of([(1, "a")])),
+            Survey(3, 66, uidls_of([(1, "a")])),
         ),
-        ({"STAT": b"+OK\t1\t20"}, Survey(2, 20, UidlListing.of([(1, "a"), (2, "b")]))),
+        ({"STAT": b"+OK\t1\t20"}, Survey(2, 20, uidls_of([(1, "a"), (2, "b")]))),
     ],
 )
 async def test_a_survey_makes_do_with_what_it_gets(

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from services.fetcher.compare import Comparison, usable
 from services.fetcher.fetch_list import ListedMessage
-from services.fetcher.pop3.listing import UidlListing
 from services.fetcher.worklist import SafeMessage, Worklist
 from shared.ledger import Known
+from tests.unit.fetcher.pop3_session import uidls_of
 
 NOW = 1_700_000_000.0
 
@@ -24,7 +24,7 @@ def compared(
     count: int | None = None,
 ) -> tuple[Worklist, list[str]]:
     """Compare, with a ledger of pages of two; return what is gone besides."""
-    uidls = UidlListing.of(listing or ())
+    uidls = uidls_of(listing or ())
     count = len(listing or ()) if count is None else count
     numbers = usable(uidls.numbers, count, uidls.highest)
     comparison = Comparison(numbers, count, keep, NOW, sizes or {})
