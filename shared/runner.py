@@ -1,9 +1,53 @@
 """The one loop: consume, handle, make durable what follows, and only then let the broker forget.
 
-It trusts no handler, and knows the Broker protocol but no implementation of it. Deliveries that
-arrive together are handled together: all of them where a stage only computes, those of one lane
-where it does I/O. There each is settled when it is answered for, with what else is at that moment.
-What may be a message that crashes its process is handled in another one (``shared.trial``).
+Theory of operation
+-------------------
+
+The broker hands out deliveries, several at a time; of those that are not settled never more than
+``Stage.concurrency``, but for the rest of an entry that several messages share. ``_take`` sorts
+them. Each is decoded by ``StageHandler``; what cannot be decoded goes to quarantine as it is, and
+what a newer version has written goes round until that takes it. The others are divided into lanes:
+one for a stage that computes, and those that the stage names for one that does I/O, where a message
+may also be alone. Each lane, in parts of ``TOGETHER``, is a task. The handler answers with an
+outcome for each message, and ``SettlementRules`` turn that into a ``Settlement``: what is to be
+sent, which blobs to copy before that and which to delete after it. A handler is not trusted: what
+it raises is a Retry, of that message where the stage computes, else of all that it has not answered
+for.
+
+**What is durable when.** A handler has recorded what it has done (a UIDL, a delivery) before it
+answers. Copies of blobs are durable before an envelope that names them is sent.
+``Broker.settle_all`` makes the sends durable, and forgets a delivery after that. Then it is logged
+and counted, and last of all the blob is deleted that nobody refers to any more. So whoever kills
+this process between two of these steps causes something to be done twice, or a blob to be left
+over, and nothing to be lost: the delivery is handed out again, and the ledger knows what was
+delivered.
+
+**Settling together.** A stage that computes has all of a lane settled in one call. Where it does
+I/O, a settlement waits up to ``LINGER`` for others. What needs a copy or a pause first, and what
+the broker did not take with the rest, is settled by itself, in a task of its own.
+
+**Retries** are no state of this process. A Retry is a send into a retry tier of its inbox, from
+which the broker passes the message back, or into Failed Mail when it was tried for long enough. A
+Busy waits in a tier as well, and no try is counted. A poll job has no tier: it is held here until
+it may go back to its queue, or is dropped, and the schedule makes another one. ``RetryMemory``
+keeps a run that is to end from trying the same twice.
+
+**Suspects.** A message that was handed out ``SUSPECT`` times and never settled may be what crashes
+its process: it is handled in another one (``shared.trial``), and what follows is settled here. If
+no such process starts, it goes into a retry tier, and remains a suspect by its headers. After
+``RENEW`` hand-outs a message is put back as a new entry, so that no broker gives it up by itself.
+
+**Back-pressure.** What cannot be settled, as the broker refuses or is away, is tried again for as
+long as the delivery is ours (``_insist``). It stays in hand, so nothing is handed out in its place,
+and sooner or later the stage stands still. A delivery that is lost with its connection is let go:
+it comes again.
+
+**The end.** When told to stop, ``run`` consumes no more, starts no further trial, and waits for
+what is in hand for as long as ``grace``. What is left then is cancelled, and handed out again by
+the broker. A task here that fails is a defect, and ends the stage in the same way, with its error.
+
+It trusts no handler, and knows the Broker protocol but no implementation of it. Known limit: a
+handler that computes for long holds up the event loop, and with it all else of this process.
 """
 
 from __future__ import annotations
