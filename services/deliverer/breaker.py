@@ -3,7 +3,8 @@
 One for each destination, so that a dead one delays nobody else. It opens after so many failures in
 a row; after a cooldown it lets one probe through. While probes fail the cooldown grows, up to a
 limit; any success closes it. A try that fails says nothing new where another has succeeded since it
-began: a destination that takes mail is not down, whatever it does to some.
+began: a destination that takes mail is not down, whatever it does to some. Known limit: each
+process finds out by itself.
 """
 
 from __future__ import annotations

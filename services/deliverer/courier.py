@@ -37,7 +37,7 @@ class PutAside(Exception):
     """A mail object was not tried: there is no room for it in the waiting line just now.
 
     Args:
-        why: a sentence for whoever looks at what waits.
+        why: a sentence for the operator who looks at what waits.
         after: seconds of work, or of waiting, that are before it; 0 if nobody knows.
     """
 
@@ -130,7 +130,7 @@ class Courier(Protocol):
         """Deliver mail objects, and tell what became of each as soon as it is known; then return.
 
         One that fails disturbs no other. Where this is cancelled, nothing of it is under way
-        any more when it ends, and what was not told has not been delivered for all that is known.
+        any more when it ends, and what was not told is not known to have been delivered.
 
         Args:
             mail_objects: what is to be delivered.

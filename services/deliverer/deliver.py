@@ -4,8 +4,11 @@ At least once, and never twice where it can be avoided: the ledger says who has 
 claim keeps other processes off it meanwhile, and what was delivered is recorded before the outcome
 returns. It trusts the couriers to tell temporary from permanent. If the ledger is away after a
 delivery, the message stays in hand until it is back: put off, it would come to another process,
-which delivers it again if the claim has expired meanwhile. It is written down elsewhere, in
-case this process ends first; and nothing more is delivered that could not be recorded either.
+which delivers it again if the claim has expired meanwhile. It is written down elsewhere, in case
+this process ends first; and nothing more is delivered that could not be recorded either.
+
+Known limit: what the far end has taken when this process is killed, and before it was recorded,
+comes twice, unless the courier can see that it is there.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ LONGEST_PAUSE: Final = 5.0
 
 WAITING: Final = "messages wait for capacity at their destination"
 WAITING_TOLD_EVERY: Final = 300.0
-"""Seconds between two log lines about it: a long backlog is no trouble, unless nobody knows."""
+"""Seconds between two log lines about it: a long backlog is no trouble once it is known."""
 
 UNRECORDED: Final = (
     "the delivery ledger is unavailable: delivered messages are held until it is back"
@@ -116,7 +119,7 @@ class Deliverer:
     def lane(self, envelope: Envelope[Addressed]) -> str | None:
         """Return with which other messages one is delivered: small ones, to the same destination.
 
-        A large one is delivered alone: it would be read for all that time.
+        A large one is delivered alone: the others would wait until it has been read.
         """
         mail = envelope.payload
         return mail.destination if isinstance(mail.raw, Inline) else None
@@ -202,7 +205,7 @@ class Deliverer:
         delivering.add_done_callback(batch.note_courier_ended)
         del mail_objects
         try:
-            while attempts:
+            while attempts:  # less each time by what ``wait_known`` returns
                 known = await batch.wait_known()
                 reach_all(["deliverer"] * len(known), "before-ledger")
                 await self._record_and_release(known.values())

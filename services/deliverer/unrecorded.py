@@ -4,7 +4,9 @@ A message that was delivered, and not recorded, comes twice as soon as its proce
 may be out of reach because the disk is full, so this file is made, and filled with zeros, while
 there is room; to write into it then takes none. Deliverers that share the folder share the file,
 one at a time (flock). A line stands for one delivery, with its checksum: one that was torn is left
-out. Limits: what does not fit into it is not written down; a file system that never overwrites in
+out.
+
+Known limits: what does not fit into it is not written down; a file system that never overwrites in
 place (btrfs, ZFS) may have no room for it all the same; and another deliverer that runs already
 when this one ends reads it only when it starts.
 """

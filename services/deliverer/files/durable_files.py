@@ -4,6 +4,9 @@ A file is written under a temporary name, synced, linked to its final name, and 
 synced. It trusts the file system to keep what ``fsync`` has confirmed. A final name that exists
 already is a delivery that happened before. Each failure is an OSError for that file alone. A thread
 cannot be cancelled: a task that is, while one works for it, waits for its end first.
+
+Known limit: where the file system has no hard links, a file that appears under the final name in
+the moment between the look and the renaming is replaced; the claim keeps other deliverers off it.
 """
 
 from __future__ import annotations
@@ -304,7 +307,7 @@ def make_directory(path: Path) -> None:
 def require_writable(path: str, *, make: bool = True) -> None:
     """Make sure that files can be written into a directory, or that it can be made.
 
-    Asks for rights, and writes nothing: a folder may be watched by whoever takes files out of it.
+    Asks for rights, and writes nothing: a server may watch the folder and take files out of it.
 
     Args:
         path: of the directory.

@@ -5,6 +5,9 @@ The name is made of the id of the message alone, so that a message delivered twi
 flags; after a crash that left its outcome open, both are looked into. Mailboxes that do not exist
 are made; their names come from addresses and never lead out of the configured place. On top stands
 Delivered-To, which every program writes that delivers to a mailbox.
+
+Known limit: where a crash has left the outcome open, and a reader has moved the message elsewhere
+or deleted it since, it is delivered again.
 """
 
 from __future__ import annotations

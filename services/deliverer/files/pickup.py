@@ -11,6 +11,8 @@ takes the envelope from those lines. The Pickup directory of Exchange 2007 and l
 To, Cc and Bcc instead, and would send the message once more to everybody there; its *Replay*
 directory is what takes these lines, with the addresses in angle brackets. Microsoft, "Pickup
 directory and Replay directory". Both want a blank line below the header, with or without a body.
+
+Known limit: once the server has taken the file, a delivery that a crash left open is made again.
 """
 
 from __future__ import annotations

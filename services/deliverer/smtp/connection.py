@@ -3,7 +3,7 @@
 An asyncio Protocol of our own rather than streams, for two reasons. After STARTTLS it can tell that
 nothing sent in the clear is taken for a reply that came over TLS (CVE-2011-0411 and its kin). And
 it costs less for each message. It trusts no server: replies are bounded, and a broken connection
-is ``Unreachable`` to whoever waits.
+is ``Unreachable`` to the task that waits.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class SmtpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = ReplyReader(redaction)
         self._replies: deque[SmtpReply] = deque()
-        self._wanted = 1  # replies that whoever waits is woken for
+        self._wanted = 1  # replies for which the waiting task is woken
         self._replied: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._deadline = math.inf  # of what is waited for just now
@@ -106,7 +106,7 @@ class SmtpConnection(asyncio.Protocol):
             await self._writable
         self._require_open()
 
-    async def reply(self, timeout: float) -> SmtpReply:
+    async def read_reply(self, timeout: float) -> SmtpReply:
         """Return the next reply.
 
         Args:
@@ -115,10 +115,10 @@ class SmtpConnection(asyncio.Protocol):
         Raises:
             Unreachable: the connection is lost, or no reply came for so long.
         """
-        (reply,) = await self.replies(1, timeout)
+        (reply,) = await self.read_replies(1, timeout)
         return reply
 
-    async def replies(self, count: int, timeout: float) -> list[SmtpReply]:
+    async def read_replies(self, count: int, timeout: float) -> list[SmtpReply]:
         """Return the next replies: as many, or fewer if one of them has a code of 400 or more.
 
         Servers answer what was sent together in packets of their own, and each one that wakes a
@@ -260,7 +260,7 @@ class SmtpConnection(asyncio.Protocol):
         self.abort(f"{what} for {seconds:g} seconds")
 
     def _wake(self) -> bool:
-        """Wake whoever waits for replies; return False where nobody does."""
+        """Wake the task that waits for replies; return False where there is none."""
         if self._replied is None or self._replied.done():
             return False
         self._deadline = math.inf

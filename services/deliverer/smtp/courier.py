@@ -7,7 +7,7 @@ line: the connection had died, or had carried enough, or the server states a lim
 lets in no more connections is no failure while others live (``pace``); and what would wait too long
 is put aside (``fair_share``). A server is down when nobody gets in.
 
-Known limits: what is learnt of a server, its limits and what it does not keep, is known to this
+Known limit: what is learnt of a server, its limits and what it does not keep, is known to this
 process alone, and lost when it ends.
 """
 
@@ -155,7 +155,7 @@ class SmtpCourier:
             self._workers.start(self._work, self._note_worker_ended)
 
     async def _work(self, worker: Worker) -> None:
-        """Send the first in line until none waits, or there is no connection to be had."""
+        """Send the first in line until none waits, or the server lets us in no more."""
         try:
             while self._waiting:
                 if not await self._ensure_connection(worker):
@@ -163,7 +163,7 @@ class SmtpCourier:
                 if not self._pace.steady and (seconds := self._pace.take_turn()):
                     await self._clock.sleep(seconds)
                     continue
-                waiting = self._waiting.next()
+                waiting = self._waiting.take_next()
                 while waiting is not None:
                     waiting = await self._send(worker, waiting)
         finally:
@@ -233,7 +233,7 @@ class SmtpCourier:
         self._shut_out = 0
         self._pace.forget()
         for _ in range(len(self._waiting) if self._failures >= DOWN else count):
-            waiting = self._waiting.next()
+            waiting = self._waiting.take_next()
             if waiting is not None:
                 waiting.tell(error)
 
@@ -394,14 +394,14 @@ class SmtpCourier:
         if error is not None:  # a defect: one of those who submitted what waits hears of it
             waiting = worker.sending
             if waiting is None:
-                waiting = self._waiting.next()
+                waiting = self._waiting.take_next()
             if waiting is not None:
                 waiting.fail(error)
         self._start_workers()  # more may have come in the meantime
 
     async def _withdraw(self, submission: Submission) -> None:
         """Take mail back: out of the line, and from the workers that are sending it."""
-        self._waiting.leave(lambda waiting: waiting.submission is submission)
+        self._waiting.remove(lambda waiting: waiting.submission is submission)
         busy = self._workers.sending_of(submission)
         for task in busy:
             task.cancel()

@@ -6,9 +6,9 @@ with the same address already. A provider writes one with the address of its own
 is the address of the local mailbox too, the line is renamed on its way. A line that a signature
 covers stays: without it, the signature would be void (RFC 6376 section 5.4).
 
-Only lines that name a recipient of this very delivery are renamed. What an alias at the next server
-makes of the recipient, nobody here knows. What MAIL says of the size is the size without that: an
-estimate (RFC 1870 section 6), and it is a few bytes short then.
+Known limits: only lines that name a recipient of this very delivery are renamed; what an alias at
+the next server makes of the recipient is not known here. The size that MAIL gives is that before
+the renaming: an estimate (RFC 1870 section 6), and a few bytes short then.
 """
 
 from __future__ import annotations

@@ -166,10 +166,10 @@ async def _read_some(
     """Return the next replies, at least one of them."""
     try:
         if promise.kept:
-            return await session.replies(steps)
+            return await session.read_replies(steps)
         if first:  # and alone: the others may never come
-            return await session.replies(steps[:1], FIRST_SECONDS)
-        return await session.replies(steps, REST_SECONDS)
+            return await session.read_replies(steps[:1], FIRST_SECONDS)
+        return await session.read_replies(steps, REST_SECONDS)
     except Unreachable as error:
         if promise.kept:  # it is the connection, as far as anybody knows
             if isinstance(error, NoReplyInTime) and not first:
@@ -227,7 +227,7 @@ async def _send_one_by_one(session: SmtpSession, mail_object: MailObject) -> Ans
 
 
 async def _read_reply(session: SmtpSession, step: SmtpStep) -> SmtpReply:
-    return _check_reply(session, await session.reply(step), step)
+    return _check_reply(session, await session.read_reply(step), step)
 
 
 def _check_reply(session: SmtpSession, reply: SmtpReply, step: SmtpStep) -> SmtpReply:

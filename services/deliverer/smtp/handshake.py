@@ -3,7 +3,8 @@
 SMTP (RFC 5321) and LMTP (RFC 2033) are the same here but for one verb. Whatever goes wrong before a
 message is in play is ``Unreachable``: the destination is out of order or its configuration is, and
 no message is to blame. What is offered and fails is done without, where that is possible.
-Passwords go over verified TLS alone, which ``destinations`` sees to.
+Passwords go over verified TLS alone, which ``destinations`` sees to. Known limit: a login is AUTH
+PLAIN or AUTH LOGIN; there is no OAuth.
 """
 
 from __future__ import annotations
@@ -145,9 +146,10 @@ async def _connect_socket(connection: SmtpConnection, path: str) -> SmtpConnecti
 
 async def _read_greeting(session: SmtpSession, target: Target) -> SmtpReply:
     try:
-        return _require_success(await session.reply(SmtpStep.GREETING), SmtpStep.GREETING, target)
+        reply = await session.read_reply(SmtpStep.GREETING)
     except NoReplyInTime as error:
         raise no_answer(target, SmtpStep.GREETING.seconds * target.patience) from error
+    return _require_success(reply, SmtpStep.GREETING, target)
 
 
 def no_answer(target: Target, seconds: float) -> Unreachable:

@@ -84,5 +84,5 @@ class Overflow:
         self._put_last_aside(len(self._waiting), why, self._pace.pause_left())
 
     def _put_last_aside(self, count: int, why: str, seconds: float) -> None:
-        for waiting in self._waiting.last(count):
+        for waiting in self._waiting.take_last(count):
             waiting.put_aside(why, seconds)

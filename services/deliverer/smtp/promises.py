@@ -1,7 +1,9 @@
 """What a mail server was seen to keep of what it offers, and what not.
 
 Slow is not broken: where something fails, it is done once more without, and only if that goes well
-is it left out from then on. It is known to this process alone, and not for ever: servers change.
+is it left out from then on. It is not remembered for ever: servers change.
+
+Known limit: it is known to this process alone.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Promise:
         self.kept, self._suspected = True, False
 
     def doubt(self) -> None:
-        """Note that it was not seen to be kept, for all that is known now."""
+        """Note that it may not be kept after all."""
         self.kept = False
 
     def suspect(self) -> None:

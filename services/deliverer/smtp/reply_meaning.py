@@ -5,6 +5,8 @@ where servers say with words alone what they mean, by those. Servers are not tru
 they were meant: the known misuses come before the general rules. What nobody foresaw is temporary,
 and so is what might be: a try too many costs less than mail in Failed Mail for no reason.
 docs/delivery.md has replies of real servers beside what is made of them.
+
+Known limit: the words are English, as nearly all servers speak.
 """
 
 from __future__ import annotations

@@ -83,15 +83,15 @@ class SmtpSession:
         known = target.lmtp and _TAKES_ALL.search(greeting.lines[0]) is not None
         self._with_the_end = may == "full" or (may is None and known)
 
-    async def reply(self, step: SmtpStep) -> SmtpReply:
+    async def read_reply(self, step: SmtpStep) -> SmtpReply:
         """Return the next reply.
 
         Raises:
             Unreachable: the connection broke, or there was none in time.
         """
-        return await self.connection.reply(step.seconds * self._patience)
+        return await self.connection.read_reply(step.seconds * self._patience)
 
-    async def replies(
+    async def read_replies(
         self, steps: Sequence[SmtpStep], seconds: float | None = None
     ) -> list[SmtpReply]:
         """Return the next replies to commands that were sent together: one of them at least.
@@ -104,7 +104,7 @@ class SmtpSession:
             Unreachable: the connection broke, or there was none in time.
         """
         wait = steps[0].seconds if seconds is None else min(seconds, steps[0].seconds)
-        return await self.connection.replies(len(steps), wait * self._patience)
+        return await self.connection.read_replies(len(steps), wait * self._patience)
 
     async def command(self, line: bytes, step: SmtpStep, seconds: float | None = None) -> SmtpReply:
         """Send a command line, given without CRLF, and return the reply to it.
@@ -118,7 +118,7 @@ class SmtpSession:
             Unreachable: the connection broke, or there was no reply in time.
         """
         self.connection.write(line + b"\r\n")
-        (reply,) = await self.replies((step,), seconds)
+        (reply,) = await self.read_replies((step,), seconds)
         return reply
 
     async def drain(self) -> None:

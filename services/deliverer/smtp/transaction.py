@@ -44,7 +44,7 @@ cut the connection. Cancelled before the final dot, nothing was delivered; after
 no result is told, and the message may come twice. A mail object that was announced has not been
 sent then: its envelope ends with the connection.
 
-Known limits: where some were refused for the sender alone, and the connection breaks after the
+Known limit: where some were refused for the sender alone, and the connection breaks after the
 message was sent to the others, this raises, and that these may have it is not told.
 """
 
@@ -325,35 +325,35 @@ def _write_end(
         raise Unreachable(session.server, "it replied in the middle of the message")
     content.check()
     reach("deliverer", "before-dot")
-    session.connection.write(data + _announcement(session, following))
+    commands = _announce_next(session, following)
+    session.connection.write(data + commands)
     reach("deliverer", "dot-sent")
 
 
-def _announcement(session: SmtpSession, following: Following) -> bytes:
-    """Return the commands for the next mail object, if they may go with the end of this one."""
+def _announce_next(session: SmtpSession, following: Following) -> bytes:
+    """Bind the next mail object, if it may follow at once; return the commands that announce it."""
     if not session.follows:
         return b""
-    mail_object = session.announced = following(
-        lambda mail_object: _can_be_announced(session, mail_object)
-    )
+    mail_object = following(lambda mail_object: _can_be_announced(session, mail_object))
+    session.announced = mail_object
     if mail_object is None:
         return b""
     session.announced_why = _not_as_sender(session, mail_object.sender)
-    return group(
-        session, mail_object if session.announced_why is None else mail_object._replace(sender="")
-    )
+    if session.announced_why is not None:
+        mail_object = mail_object._replace(sender="")
+    return group(session, mail_object)
 
 
 async def _read_early_reply(session: SmtpSession) -> _RecipientResult:
     """Return what the server said in the middle of the message, e.g. that it is too large."""
-    reply = await session.reply(SmtpStep.END)
+    reply = await session.read_reply(SmtpStep.END)
     session.connection.abort()  # the final dot must never follow
     return _without_success(_result_of(session, reply, SmtpStep.END))
 
 
 async def _read_final_reply(session: SmtpSession) -> _RecipientResult:
     try:
-        reply = await session.reply(SmtpStep.END)
+        reply = await session.read_reply(SmtpStep.END)
         reach("deliverer", "replied")
         return _result_of(session, reply, SmtpStep.END)
     except Unreachable as error:

@@ -29,18 +29,18 @@ class WaitingLine(Generic[T]):
         """Put one at the head of the line that has been in it before."""
         self._waiting.appendleft(one)
 
-    def next(self) -> T | None:
+    def take_next(self) -> T | None:
         """Take the first one out of the line; None if none waits."""
         return self._waiting.popleft() if self._waiting else None
 
-    def next_if(self, true: Callable[[T], bool]) -> T | None:
+    def take_next_if(self, true: Callable[[T], bool]) -> T | None:
         """Take the first one out of the line if this is true of it; None if not."""
-        return self.next() if self._waiting and true(self._waiting[0]) else None
+        return self.take_next() if self._waiting and true(self._waiting[0]) else None
 
-    def last(self, count: int) -> list[T]:
+    def take_last(self, count: int) -> list[T]:
         """Take so many out of the end of the line: those that have waited least."""
         return [self._waiting.pop() for _ in range(min(count, len(self._waiting)))]
 
-    def leave(self, gone: Callable[[T], bool]) -> None:
+    def remove(self, gone: Callable[[T], bool]) -> None:
         """Take those out of the line of which this is true."""
         self._waiting = deque(one for one in self._waiting if not gone(one))

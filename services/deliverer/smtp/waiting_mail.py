@@ -1,7 +1,7 @@
 """Mail on its way to a mail server: what became of each mail object is told once.
 
 Plain bookkeeping for the courier. A mail object may go back into the line as often as need be; it
-ends with ``tell``, even where whoever is told raises.
+ends with ``tell``, even where what is called there raises.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class WaitingMail:
         """Tell that it was not tried, or what was said when it was.
 
         Args:
-            why: a sentence for whoever looks at what waits.
+            why: a sentence for the operator who looks at what waits.
             seconds: of work, or of waiting, that are before it; 0 if nobody knows.
         """
         if self.declined:
@@ -121,7 +121,7 @@ class NextMail:
     def following(self, fit: Callable[[MailObject], bool]) -> MailObject | None:
         """Take the first in line, if it can go over this connection as it is."""
         if self.next is None:
-            self.next = self.line.next_if(lambda waiting: self._can_follow(waiting, fit))
+            self.next = self.line.take_next_if(lambda waiting: self._can_follow(waiting, fit))
         return None if self.next is None else self.next.mail_object
 
     def _can_follow(self, waiting: WaitingMail, fit: Callable[[MailObject], bool]) -> bool:
