@@ -111,8 +111,9 @@ def short(message: Record) -> str:
 def kept(console: Console, messages: Sequence[Record]) -> None:
     """Print the messages of a folder, as its ``list --json`` gives them: two lines for each."""
     for message in messages:
-        what = f"{message.get('account')}: {message.get('subject')}, from {message.get('from')}"
-        console.print(Text(f"  {short(message)}  {printable(what)}"), soft_wrap=True)
+        what = f"{message.get('account')}: {message.get('subject') or 'without a subject'}"
+        sender = f", from {message['from']}" if message.get("from") else ", without a sender"
+        console.print(Text(f"  {short(message)}  {printable(what + sender)}"), soft_wrap=True)
         reason = Text(f"  {' ' * _ID_LENGTH}  {printable(str(message.get('reason')))}", "dim")
         console.print(reason, soft_wrap=True)
 

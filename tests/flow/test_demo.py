@@ -86,6 +86,12 @@ def test_each_of_the_others_meets_its_fate(demo: Demo) -> None:
     assert demo.events["removed"] == fates.total()
 
 
+def test_a_message_without_a_header_is_shown_as_one(demo: Demo) -> None:
+    kept = re.findall(r"^  [0-9a-f]{12}  (.*)", demo.printed, re.MULTILINE)
+    assert "sales: without a subject, without a sender" in kept
+    assert len(kept) == 2
+
+
 def test_large_messages_leave_nothing_in_the_spool(demo: Demo) -> None:
     spool = demo.directory / "data/spool"
     assert spool.is_dir()  # so one was large enough to be in it
