@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from services.command_line import main
+from services.command_line import OPERATOR, main
 from services.deliverer.destinations import courier_for
 from shared.settings.model import (
     AccountSettings,
     BrokerSettings,
     DestinationSettings,
+    LimitSettings,
     MonitorSettings,
     RetrySettings,
     Settings,
@@ -37,6 +38,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "### `[delivery]` and `[destinations.NAME]`": DestinationSettings,
     "### `[retry]`": RetrySettings,
     "### `[monitor]`": MonitorSettings,
+    "### `[limits]`": LimitSettings,
     "### `[[account]]`": AccountSettings,
 }
 
@@ -230,3 +232,9 @@ def test_every_test_and_file_that_a_page_names_exists(page: Path) -> None:
     assert {name for name in paths if name not in {path.name for path in files}} == set()
     if page.name == "security.md":
         assert len(named) > 40
+
+
+def test_every_command_of_the_operator_is_documented() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", section("## Command line"), re.MULTILINE)
+    named = {words.split()[0] for row in rows for words in re.findall(r"`([^`]+)`", row)}
+    assert set(OPERATOR) | {"check-config"} <= named
