@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.flow.forked import ForkedConnector
+from tests.flow.office import Neighbour, rabbitmq_office
 from tests.flow.place import Place
 from tests.flow.rabbitmq_site import Site
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.postfix import Postfix, postfix
 from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
+from tests.unit.postmaster.conftest import Office
 
 
 @pytest.fixture
@@ -54,6 +56,29 @@ def broker(request: pytest.FixtureRequest) -> str | None:
         return None
     server = shared_rabbitmq()
     return server.url(server.vhost())
+
+
+@pytest.fixture
+def empty_vhost(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> Iterator[tuple[Office, Neighbour]]:
+    """The operator's commands, and somebody else, at a virtual host without queues."""
+    with rabbitmq_office(tmp_path, capfd) as pair:
+        yield pair
+
+
+@pytest.fixture
+def office(empty_vhost: tuple[Office, Neighbour]) -> Office:
+    """The operator's commands, where the queues have been declared."""
+    office, _ = empty_vhost
+    assert office("topology", "declare").status == 0
+    return office
+
+
+@pytest.fixture
+def neighbour(empty_vhost: tuple[Office, Neighbour], office: Office) -> Neighbour:
+    """Somebody else at the virtual host of ``office``."""
+    return empty_vhost[1]
 
 
 def _folder(parent: Path, name: str) -> Path:

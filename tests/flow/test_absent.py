@@ -6,19 +6,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pika
-import pytest
 
 from shared.queues import plan
-from tests.flow.office import Neighbour, rabbitmq_office
+from tests.flow.office import Neighbour
 from tests.unit.postmaster.conftest import TIERS, Office, fetched
 
 FAILED = ("incoming.failed", "parsed.failed", "pickup.failed")
-
-
-@pytest.fixture
-def pair(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[tuple[Office, Neighbour]]:
-    with rabbitmq_office(tmp_path, capfd) as (office, neighbour):
-        yield office, neighbour
 
 
 def commands(folder: Path) -> Iterator[tuple[str, ...]]:
@@ -33,9 +26,9 @@ def commands(folder: Path) -> Iterator[tuple[str, ...]]:
 
 
 def test_where_nothing_is_declared_it_is_asked_whether_the_place_is_right(
-    pair: tuple[Office, Neighbour], tmp_path: Path
+    empty_vhost: tuple[Office, Neighbour], tmp_path: Path
 ) -> None:
-    office, neighbour = pair
+    office, neighbour = empty_vhost
     place = neighbour.url.replace(":guest@", "@")
     for command in commands(tmp_path):
         printed = office(*command)
@@ -52,9 +45,9 @@ def test_where_nothing_is_declared_it_is_asked_whether_the_place_is_right(
 
 
 def test_what_is_in_the_queues_that_are_there_is_shown_and_moved(
-    pair: tuple[Office, Neighbour], tmp_path: Path
+    empty_vhost: tuple[Office, Neighbour], tmp_path: Path
 ) -> None:
-    office, neighbour = pair
+    office, neighbour = empty_vhost
     assert office("topology", "declare").status == 0
     with closing(pika.BlockingConnection(pika.URLParameters(neighbour.url))) as connection:
         connection.channel().queue_delete("pickup.failed")
@@ -90,9 +83,7 @@ def test_what_is_in_the_queues_that_are_there_is_shown_and_moved(
     assert office("failed", "list").out == "Failed Mail is empty.\n"
 
 
-def test_a_management_api_that_hangs_is_not_waited_for(pair: tuple[Office, Neighbour]) -> None:
-    office, _ = pair
-    assert office("topology", "declare").status == 0
+def test_a_management_api_that_hangs_is_not_waited_for(office: Office) -> None:
     office.park("a1", queue="incoming.failed", payload=fetched())
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = f"http://127.0.0.1:{silent.getsockname()[1]}"

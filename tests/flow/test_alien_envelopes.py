@@ -7,7 +7,7 @@ Their neighbours do not notice.
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgpack
@@ -26,7 +26,7 @@ from tests.flow.forked import ForkedConnector
 from tests.flow.oracle import Oracle, Tally
 from tests.flow.place import account
 from tests.ids import id_of
-from tests.servers.dovecot import Dovecot, dovecot
+from tests.servers.dovecot import Dovecot
 from tests.servers.rabbitmq import shared_rabbitmq
 
 TIERS = (Tier("1s", 1.0),)
@@ -79,13 +79,6 @@ async def publish(url: str | None, folder: Path, sends: Sequence[Send]) -> None:
     await broker.open()
     await broker.publish(*sends)
     await broker.close()
-
-
-@pytest.fixture
-def provider(tmp_path: Path) -> Iterator[Dovecot]:
-    (tmp_path / "provider").mkdir()
-    with dovecot(tmp_path / "provider", users={"sales": "secret"}) as server:
-        yield server
 
 
 @pytest.mark.parametrize("broker", ["embedded", "rabbitmq"])

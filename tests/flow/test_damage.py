@@ -4,7 +4,7 @@ import contextlib
 import json
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,39 +13,30 @@ from shared.disk.space import PAGE
 from tests.corpus.messages import sample_messages
 from tests.flow.forked import ForkedConnector
 from tests.flow.plant import Plant
-from tests.servers.dovecot import Dovecot, dovecot
+from tests.servers.dovecot import Dovecot
 
 NAME = "sales"
 
 
 @pytest.fixture
-def provider(tmp_path: Path) -> Iterator[Dovecot]:
-    with dovecot(tmp_path, {NAME: "secret"}) as running:
-        yield running
-
-
-@pytest.fixture
-def plant(tmp_path: Path, provider: Dovecot) -> Iterator[Plant]:
+def plant(tmp_path: Path, product: ForkedConnector, provider: Dovecot) -> Plant:
     """An installation that has delivered 30 messages, and holds 20 more."""
-    folder = tmp_path / "product"
-    folder.mkdir()
-    with contextlib.closing(ForkedConnector(folder)) as product:
-        made = Plant(product, provider, tmp_path / "mail", None)
-        product.configure(
-            [made.account(NAME, keep="forever")],
-            f"maildir://{made.mail}/{{local}}",
-            retry={"tiers": ["1s"]},
-        )
-        made.hand_in(NAME, sample_messages(30, 1, max_size=20_000))
-        assert product.once()[0] == 0
-        made.mail.rename(tmp_path / "away")
-        made.mail.touch()
-        made.hand_in(NAME, sample_messages(20, 2, max_size=20_000))
-        product.once()
-        made.mail.unlink()
-        (tmp_path / "away").rename(made.mail)
-        product.clock.advance(2)  # what was put off is due
-        yield made
+    made = Plant(product, provider, tmp_path / "mail", None)
+    product.configure(
+        [made.account(NAME, keep="forever")],
+        f"maildir://{made.mail}/{{local}}",
+        retry={"tiers": ["1s"]},
+    )
+    made.hand_in(NAME, sample_messages(30, 1, max_size=20_000))
+    assert product.once()[0] == 0
+    made.mail.rename(tmp_path / "away")
+    made.mail.touch()
+    made.hand_in(NAME, sample_messages(20, 2, max_size=20_000))
+    product.once()
+    made.mail.unlink()
+    (tmp_path / "away").rename(made.mail)
+    product.clock.advance(2)  # what was put off is due
+    return made
 
 
 def cut(file: Path) -> None:

@@ -1,7 +1,6 @@
 """A ``data_dir`` of any name, and one that another configuration uses already."""
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from tests.corpus.messages import sample_messages
 from tests.flow.connector import Connector, connector
 from tests.flow.plant import Plant
-from tests.servers.dovecot import Dovecot, dovecot
+from tests.servers.dovecot import Dovecot
 
 NAME = "sales"
 
@@ -33,12 +32,6 @@ OPENING = (
     "restore x.backup",
 )
 """Commands that open what is in ``data_dir``: every one but ``--help``."""
-
-
-@pytest.fixture
-def provider(tmp_path: Path) -> Iterator[Dovecot]:
-    with dovecot(tmp_path, {NAME: "secret"}) as running:
-        yield running
 
 
 @pytest.mark.parametrize("name", ["what? a=b&c", "50%25", "a#b", "Büro für Post", "100%", "a;b'c"])

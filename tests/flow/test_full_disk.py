@@ -4,7 +4,6 @@ Queues, ledger and spool lie on it. Nobody makes room: what was fetched is deliv
 and then the rest is fetched.
 """
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,23 +13,14 @@ from tests.corpus.messages import sample_messages
 from tests.flow.forked import ForkedConnector
 from tests.flow.plant import Plant
 from tests.servers.disk import Disk, memory_disk
-from tests.servers.dovecot import Dovecot, dovecot
+from tests.servers.dovecot import Dovecot
 
 NAME = "sales"
 
 
 @pytest.fixture
-def provider(tmp_path: Path) -> Iterator[Dovecot]:
-    with dovecot(tmp_path, {NAME: "secret"}) as running:
-        yield running
-
-
-@pytest.fixture
-def plant(tmp_path: Path, provider: Dovecot) -> Iterator[Plant]:
-    folder = tmp_path / "product"
-    folder.mkdir()
-    with contextlib.closing(ForkedConnector(folder)) as product:
-        yield Plant(product, provider, tmp_path / "mail", None)
+def plant(tmp_path: Path, product: ForkedConnector, provider: Dovecot) -> Plant:
+    return Plant(product, provider, tmp_path / "mail", None)
 
 
 @pytest.fixture

@@ -5,10 +5,8 @@ import subprocess
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +17,7 @@ from shared.broker.steward.steward import KombuSteward
 from shared.errors import InUse
 from shared.queues import Tier
 from tests.contract.messages import failed
-from tests.flow.office import Neighbour, put, rabbitmq_office
+from tests.flow.office import Neighbour, put
 from tests.servers.process import wait_until
 from tests.stewards import back
 from tests.unit.postmaster.conftest import TIERS, Office
@@ -31,20 +29,8 @@ LARGE = 50_000
 
 
 @pytest.fixture
-def pair(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[tuple[Office, Neighbour]]:
-    with rabbitmq_office(tmp_path, capfd) as (office, neighbour):
-        assert office("topology", "declare").status == 0
-        yield office, neighbour
-
-
-@pytest.fixture
-def office(pair: tuple[Office, Neighbour]) -> Office:
-    return pair[0]
-
-
-@pytest.fixture
-def url(pair: tuple[Office, Neighbour]) -> str:
-    return pair[1].url
+def url(neighbour: Neighbour) -> str:
+    return neighbour.url
 
 
 def ids(url: str) -> list[str]:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -19,30 +19,13 @@ from shared.failpoint import VARIABLE
 from shared.message import Fetched
 from shared.queues import DECLARED, INCOMING, MARK, QUARANTINE, plan
 from tests.flow.forked import ForkedConnector
-from tests.flow.office import Neighbour, put, rabbitmq_office
+from tests.flow.office import Neighbour, put
 from tests.flow.test_moved_by_others import bundle, has, one
 from tests.servers.process import wait_until
 from tests.unit.postmaster.conftest import TIERS, Office
 
 MARKS = json.dumps({"us": "a mark"})
 SAID = "mail was in a queue that carries none; now in quarantine"
-
-
-@pytest.fixture
-def pair(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[tuple[Office, Neighbour]]:
-    with rabbitmq_office(tmp_path, capfd) as (office, neighbour):
-        assert office("topology", "declare").status == 0
-        yield office, neighbour
-
-
-@pytest.fixture
-def office(pair: tuple[Office, Neighbour]) -> Office:
-    return pair[0]
-
-
-@pytest.fixture
-def neighbour(pair: tuple[Office, Neighbour]) -> Neighbour:
-    return pair[1]
 
 
 def waiting(neighbour: Neighbour, queue: str) -> list[bytes]:

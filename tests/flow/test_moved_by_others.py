@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ from shared.errors import Refused
 from shared.failpoint import VARIABLE
 from shared.message import Envelope, Fetched, Parsed, Payload, Poll, Summary, poll_id
 from shared.queues import QUARANTINE
-from tests.flow.office import Neighbour, put, rabbitmq_office
+from tests.flow.office import Neighbour, put
 from tests.ids import id_of
 from tests.servers.process import wait_until
 from tests.unit.postmaster.conftest import FIRST_SEEN, RAW, Office, addressed, fetched
@@ -35,23 +34,6 @@ KINDS: dict[str, Payload] = {
     "parsed": PARSED,
     "pickup": replace(addressed(), summary=SUMMARY),
 }
-
-
-@pytest.fixture
-def pair(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[tuple[Office, Neighbour]]:
-    with rabbitmq_office(tmp_path, capfd) as (office, neighbour):
-        assert office("topology", "declare").status == 0
-        yield office, neighbour
-
-
-@pytest.fixture
-def office(pair: tuple[Office, Neighbour]) -> Office:
-    return pair[0]
-
-
-@pytest.fixture
-def neighbour(pair: tuple[Office, Neighbour]) -> Neighbour:
-    return pair[1]
 
 
 def envelope(name: str, payload: Payload) -> tuple[str, bytes]:

@@ -1,18 +1,17 @@
 """The operator's commands over a real RabbitMQ, as over the embedded broker."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.flow.office import rabbitmq_office
+from tests.flow.office import Neighbour
 from tests.unit.postmaster.conftest import RAW, Office, fetched
 
 
 @pytest.fixture
-def office(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Office]:
-    with rabbitmq_office(tmp_path, capfd) as (office, _):
-        yield office
+def office(empty_vhost: tuple[Office, Neighbour]) -> Office:
+    """The operator's commands, before the queues are declared."""
+    return empty_vhost[0]
 
 
 def test_a_message_from_failure_to_a_new_start(office: Office, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from tests.flow.connector import STAGES, Connector, below_prefix, connector
 from tests.flow.oracle import Oracle, Tally
 from tests.flow.place import account
-from tests.servers.dovecot import Dovecot, dovecot
-from tests.servers.postfix import Postfix, postfix
+from tests.servers.dovecot import Dovecot
+from tests.servers.postfix import Postfix
 from tests.servers.rabbitmq import shared_rabbitmq
 from tests.servers.s3 import BUCKET, S3Server, s3
 
@@ -17,19 +17,6 @@ RECIPIENT = "sales@corp.example"
 HALF = 15
 MARK = "spool/ledger"
 """The mark of the state database, which is no mail."""
-
-
-@pytest.fixture
-def provider(tmp_path: Path) -> Iterator[Dovecot]:
-    (tmp_path / "provider").mkdir()
-    with dovecot(tmp_path / "provider", users={"sales": "secret"}) as server:
-        yield server
-
-
-@pytest.fixture
-def local() -> Iterator[Postfix]:
-    with postfix(mailboxes=("sales",)) as server:
-        yield server
 
 
 @pytest.fixture
