@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from shared.settings.values import duration
 from shared.supervision import DEFECT
+from tests.dialogues.book import Lying
 from tests.dialogues.script import CAPABILITIES, Dialogue, Poll, names, plain
-from tests.dialogues.server import Lying, Server, Writing
+from tests.dialogues.server import Server, Writing
 from tests.flow.connector import below_prefix, lf
 from tests.flow.forked import ForkedConnector
 

@@ -9,13 +9,13 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from fnmatch import fnmatchcase
 from select import select
-from typing import NamedTuple
 
+from tests.dialogues.book import Book, Lying, stuffed
 from tests.dialogues.script import Act, Expected, Rule, Step, Transcript, plain
 
 PATIENCE = 30.0
@@ -28,8 +28,6 @@ GREETING = "greeting"
 QUESTIONS = ("CAPA", "STAT", "LIST", "UIDL", "TOP", "NOOP", "UTF8")
 """Commands that change nothing: a transcript need not have them."""
 
-_BEFORE_LOGIN = ("GREETING", "CAPA", "USER", "PASS", "UTF8", "QUIT", "NOOP")
-
 
 class Writing(Enum):
     """How answers go over the wire."""
@@ -37,14 +35,6 @@ class Writing(Enum):
     WHOLE = "whole"
     BY_BYTE = "byte by byte"
     GLUED = "glued"  # all that is due in one write
-
-
-class Lying(NamedTuple):
-    """A message in the maildrop."""
-
-    name: str
-    uidl: str
-    raw: bytes
 
 
 class Ended(Exception):
@@ -152,9 +142,7 @@ class _Talk:
         self._received = b""
         self._held: list[bytes] = []
         self._asked: deque[str] = deque()  # RETR and TOP that a transcript has not answered yet
-        self._view: list[Lying] = []
-        self._logged_in = False
-        self._deleted: set[int] = set()
+        self._book = Book(server)
         self._may_pipeline = False
 
     def run(self) -> None:
@@ -201,14 +189,10 @@ class _Talk:
         """Return a command with the name of its message in place of the number."""
         verb, _, rest = command.partition(" ")
         number, _, more = rest.partition(" ")
-        lying = self._lying(number)
+        lying = self._book.lying(number)
         if verb == "PASS" or lying is None:
             return verb if verb == "PASS" else command
         return f"{verb} {lying.name} {more}".strip()
-
-    def _lying(self, number: str) -> Lying | None:
-        known = number.isdecimal() and 1 <= int(number) <= len(self._view)
-        return self._view[int(number) - 1] if known else None
 
     # Transcripts
 
@@ -247,7 +231,7 @@ class _Talk:
         while self._transcript and not isinstance(self._transcript[0], Expected):
             steps.append(self._transcript.pop(0))  # type: ignore[arg-type]
         if not steps and command.startswith("DELE"):
-            self._regular(command)  # it is answered with what came after it: taken for +OK
+            self._book.answer(command)  # it is answered with what came after it: taken for +OK
         self._perform(steps, command)
 
     def _complain_of_the_rest(self) -> None:
@@ -293,17 +277,17 @@ class _Talk:
         """Do what the command asks for, where it is answered +OK, in whatever words."""
         said = b"".join(step for step in steps if isinstance(step, bytes))
         if verb in ("PASS", "DELE", "RSET", "QUIT") and said.lstrip().upper().startswith(b"+OK"):
-            self._regular(command)
+            self._book.answer(command)
 
     def _message(self, name: str) -> bytes:
-        lying = next((m for m in self._view if m.name == name), None) or self._lying(name)
+        lying = next((m for m in self._book.view if m.name == name), None) or self._book.lying(name)
         assert lying is not None, f"<message {name}> does not lie in the maildrop"
         return stuffed(lying.raw)
 
     def _of_a_log(self, count: str) -> bytes:
         """Return the lines of the message that was asked for; a log has only their bytes."""
         command = self._asked.popleft() if self._asked else ""
-        answer = self._regular(command).partition(b"\r\n")[2].removesuffix(b".\r\n")
+        answer = self._book.answer(command).partition(b"\r\n")[2].removesuffix(b".\r\n")
         return answer or stuffed(plain(count, int(count))).removesuffix(b".\r\n")
 
     def _drop(self) -> None:
@@ -339,101 +323,9 @@ class _Talk:
     def _discard(self) -> None:
         self._received = b""
 
-    def _commit(self) -> None:
-        gone = [self._view[number - 1] for number in self._deleted]
-        self._server.maildrop = [m for m in self._server.maildrop if m not in gone]
-
-    # By the book (RFC 1939, RFC 2449)
-
-    def _regular(self, command: str) -> bytes:
-        verb, _, rest = command.partition(" ")
-        answer = _BOOK.get(verb.upper())
-        if answer is None or not (self._logged_in or verb.upper() in _BEFORE_LOGIN):
-            return b"-ERR not now\r\n"
-        return answer(self, rest)
-
-    def _ok(self, _: str) -> bytes:
-        return b"+OK\r\n"
-
-    def _capa(self, _: str) -> bytes:
-        offered = self._server.capabilities
-        return b"-ERR what is CAPA?\r\n" if offered is None else _listing(offered)
-
-    def _utf8(self, _: str) -> bytes:
-        offered = self._server.capabilities or ()
-        known = not self._logged_in and any(c.split()[0] == "UTF8" for c in offered)
-        return b"+OK\r\n" if known else b"-ERR not now\r\n"
-
-    def _pass(self, _: str) -> bytes:
-        self._view, self._logged_in = list(self._server.maildrop), True
-        return b"+OK\r\n"
-
-    def _alive(self) -> Iterator[tuple[int, Lying]]:
-        numbered = enumerate(self._view, 1)
-        return ((number, m) for number, m in numbered if number not in self._deleted)
-
-    def _size(self, lying: Lying) -> int:
-        return self._server.sizes.get(lying.name, len(lying.raw))
-
-    def _stat(self, _: str) -> bytes:
-        sizes = [self._size(m) for _, m in self._alive()]
-        return f"+OK {len(sizes)} {sum(sizes)}\r\n".encode()
-
-    def _rows(self, rest: str, value: Callable[[Lying], object]) -> bytes:
-        rows = {number: f"{number} {value(m)}" for number, m in self._alive()}
-        if not rest:
-            return _listing(rows.values())
-        row = rows.get(int(rest)) if rest.isdecimal() else None
-        return f"+OK {row}\r\n".encode() if row else b"-ERR no such message\r\n"
-
-    def _list(self, rest: str) -> bytes:
-        return self._rows(rest, self._size)
-
-    def _uidl(self, rest: str) -> bytes:
-        return self._rows(rest, lambda m: m.uidl)
-
-    def _retr(self, rest: str) -> bytes:
-        lying = self._lying(rest)
-        if lying is None or int(rest) in self._deleted:
-            return b"-ERR no such message\r\n"
-        return f"+OK {self._size(lying)} octets\r\n".encode() + stuffed(lying.raw)
-
-    def _top(self, rest: str) -> bytes:
-        number, _, lines = rest.partition(" ")
-        lying = self._lying(number)
-        if lying is None:
-            return b"-ERR no such message\r\n"
-        head, blank, body = lying.raw.partition(b"\r\n\r\n")
-        kept = b"".join(body.splitlines(keepends=True)[: int(lines or 0)])
-        return b"+OK\r\n" + stuffed(head + blank + kept)
-
-    def _dele(self, rest: str) -> bytes:
-        if self._lying(rest) is None or int(rest) in self._deleted:
-            return b"-ERR no such message\r\n"
-        self._deleted.add(int(rest))
-        return b"+OK\r\n"
-
-    def _rset(self, _: str) -> bytes:
-        self._deleted.clear()
-        return b"+OK\r\n"
-
-    def _quit(self, _: str) -> bytes:
-        self._commit()
-        return b"+OK bye\r\n"
-
-
-def stuffed(raw: bytes) -> bytes:
-    """Return a message as it stands in a multi-line response: dot-stuffed and terminated."""
-    end = b"" if raw.endswith(b"\r\n") or not raw else b"\r\n"
-    return (b"\r\n" + raw).replace(b"\r\n.", b"\r\n..")[2:] + end + b".\r\n"
-
-
-def _listing(lines: Iterable[str]) -> bytes:
-    return b"".join(f"{line}\r\n".encode() for line in ("+OK", *lines, "."))
-
 
 _SAYING: Mapping[str, Callable[[_Talk, str], bytes]] = {
-    "book": _Talk._regular,
+    "book": lambda talk, command: talk._book.answer(command),
     "message": _Talk._message,
     "bytes": _Talk._of_a_log,
 }
@@ -443,21 +335,5 @@ _ACTING: Mapping[str, Callable[[_Talk], None]] = {
     "hang": _Talk._hang,
     "endless": _Talk._endless,
     "discard": _Talk._discard,
-    "commit": _Talk._commit,
-}
-_BOOK: Mapping[str, Callable[[_Talk, str], bytes]] = {
-    "GREETING": _Talk._ok,
-    "CAPA": _Talk._capa,
-    "UTF8": _Talk._utf8,
-    "USER": _Talk._ok,
-    "PASS": _Talk._pass,
-    "STAT": _Talk._stat,
-    "LIST": _Talk._list,
-    "UIDL": _Talk._uidl,
-    "RETR": _Talk._retr,
-    "TOP": _Talk._top,
-    "DELE": _Talk._dele,
-    "RSET": _Talk._rset,
-    "NOOP": _Talk._ok,
-    "QUIT": _Talk._quit,
+    "commit": lambda talk: talk._book.commit(),
 }

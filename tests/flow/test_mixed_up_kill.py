@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from shared.failpoint import VARIABLE
+from tests.dialogues.book import Lying
 from tests.dialogues.script import CAPABILITIES, Act, Rule
-from tests.dialogues.server import Lying, Server
+from tests.dialogues.server import Server
 from tests.flow.connector import below_prefix, lf
 from tests.flow.forked import ForkedConnector
 

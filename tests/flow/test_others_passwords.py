@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.dialogues.book import Lying
 from tests.dialogues.script import Rule
-from tests.dialogues.server import Lying, Server
+from tests.dialogues.server import Server
 from tests.flow.connector import Connector
 from tests.flow.forked import ForkedConnector
 from tests.flow.place import account
