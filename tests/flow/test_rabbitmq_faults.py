@@ -17,31 +17,22 @@ from shared.broker import Delivery, Send, topology
 from shared.broker import rabbitmq as rabbitmq_broker
 from shared.broker.rabbitmq import RabbitBroker, closing, kept_connection, subscription
 from shared.broker.rabbitmq.subscription import Subscription
-from shared.broker.steward.steward import KombuSteward
 from shared.errors import BrokerUnavailable, DeliveryLost
 from shared.message import Envelope, Fetched, Inline, Summary
 from shared.queues import DELIVERY_LIMIT
 from tests.deliveries import singly
 from tests.flow.forked import ForkedConnector
 from tests.flow.rabbitmq_site import PATIENCE, TIERS, Site, eventually, one
-from tests.servers.certificates import Certificates, make_certificates
-from tests.servers.process import free_port
 from tests.servers.rabbitmq import RabbitServer, rabbitmq
 from tests.stewards import back
 
 MESSAGES = 300
+
 GRACE_PERIOD = 45
 """Seconds that docker-compose.yml and the Helm chart give a process to end."""
 
 ALARM = ("set_vm_memory_high_watermark", "0.0000001")
 NO_ALARM = ("set_vm_memory_high_watermark", "absolute", "2GB")
-
-_TLS = """\
-listeners.ssl.1 = 127.0.0.1:{port}
-ssl_options.cacertfile = {made.ca}
-ssl_options.certfile = {made.cert}
-ssl_options.keyfile = {made.key}
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -50,21 +41,9 @@ def _quiet_pika() -> None:
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="module")
-def tls_port() -> int:
-    return free_port()
-
-
-@pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, certificates: Certificates, tls_port: int
-) -> Iterator[RabbitServer]:
-    config = _TLS.format(port=tls_port, made=certificates)
-    with rabbitmq(tmp_path_factory.mktemp("rabbitmq"), config=config) as running:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """A node of this module's own: it is restarted and killed."""
+    with rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as running:
         yield running
 
 
@@ -375,61 +354,6 @@ async def test_an_alarm_that_lasts_sends_nothing_to_quarantine(site: Site) -> No
 async def _settle(broker: RabbitBroker, delivery: Delivery) -> None:
     with suppress(DeliveryLost, BrokerUnavailable):
         await broker.settle(delivery, Send("parsed", b"y", delivery.message_id))
-
-
-async def test_tls_trusts_the_given_authority_and_no_other(
-    site: Site, certificates: Certificates, tls_port: int
-) -> None:
-    url = f"amqps://guest:guest@localhost:{tls_port}/{site.vhost}"
-    steward = KombuSteward(url, TIERS, ca_file=str(certificates.ca))
-    assert steward.depths()["parsed"] == 0
-    steward.close()
-    with pytest.raises(BrokerUnavailable):
-        KombuSteward(url, TIERS).depths()
-
-    broker = RabbitBroker(
-        url,
-        sender="parser",
-        name="parser@test",
-        tiers=TIERS,
-        version="0",
-        ca_file=str(certificates.ca),
-    )
-    await broker.open()
-    await broker.publish(Send("parsed", b"y" * 300_000, "m1"))
-    await broker.close()
-    assert await site.held("parsed") == {"m1": 1}
-
-    stranger = site.make(url=url)
-    opening = asyncio.create_task(stranger.open())
-    await eventually(lambda: site.reported("CERTIFICATE_VERIFY_FAILED"), "a report")
-    opening.cancel()
-    await asyncio.wait([opening])
-    await stranger.close()
-
-
-async def test_another_authority_is_trusted_once_it_stands_in_the_file(
-    site: Site, certificates: Certificates, tls_port: int
-) -> None:
-    url = f"amqps://guest:guest@localhost:{tls_port}/{site.vhost}"
-    broker = RabbitBroker(
-        url,
-        sender="parser",
-        name="parser@test",
-        tiers=TIERS,
-        version="0",
-        ca_file=str(certificates.ca),
-        report=site.report,
-    )
-    await broker.open()
-    made = await asyncio.to_thread(make_certificates, certificates.ca.parent)
-    assert made == certificates  # new ones, in the same files
-    await asyncio.to_thread(site.server.restart)
-    await eventually(lambda: site.reported("reconnected"), "another connection")
-    await eventually(lambda: broker.connected, "the broker to be back")
-    await broker.publish(Send("parsed", b"y", "m1"))
-    await broker.close()
-    assert await site.held("parsed") == {"m1": 1}
 
 
 async def test_what_crashes_its_process_is_explained_in_quarantine(site: Site) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from shared.queues import PICKUP
 from tests.flow.forked import ForkedConnector
+from tests.flow.lost_state import ready
 from tests.flow.rabbitmq_site import Site
-from tests.flow.test_lost_state import ready
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.process import free_port
 
