@@ -14,7 +14,7 @@ from shared.broker.steward.steward import KombuSteward
 from shared.errors import Refused
 from shared.queues import DECLARED, HELD, HELD_BACK, MOVING, QUARANTINE
 from tests.flow.forked import ForkedConnector
-from tests.flow.test_migrate import SPECS, TIERS, Place, impatient
+from tests.flow.migration import SPECS, TIERS, Place, impatient
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import PASSWORD, USER, RabbitServer, rabbitmq
 
