@@ -230,6 +230,8 @@ def test_every_test_and_file_that_a_page_names_exists(page: Path) -> None:
     assert {name for name in named if f"def {name}(" not in sources} == set()
     paths = re.findall(r"[`/](test_\w+\.py)(?=[`:)])", text)
     assert {name for name in paths if name not in {path.name for path in files}} == set()
+    for name, test in re.findall(r"(test_\w+\.py)::(test_\w+)", text):
+        assert any(f"def {test}" in file.read_text() for file in files if file.name == name), test
     if page.name == "security.md":
         assert len(named) > 40
 

@@ -1,130 +1,32 @@
 """The runner over a real embedded broker: what becomes of a delivery, whatever the handler does."""
 
 import asyncio
-import inspect
 import json
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from io import StringIO
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgpack
 import pytest
 
 from shared import wire
-from shared.broker import HANDED_OUT, Delivery, Send
+from shared.broker import Send
 from shared.broker.embedded.broker import EmbeddedBroker
 from shared.broker.embedded.steward import EmbeddedSteward
-from shared.clock import Clock, SystemClock
+from shared.clock import SystemClock
 from shared.errors import SpoolMissing, SpoolUnavailable
-from shared.log import LogLines, MailLog
-from shared.message import Addressed, Envelope, Inline, Poll, Spooled, Summary, poll_id
+from shared.log import MailLog
+from shared.message import Addressed, Envelope, Spooled
 from shared.metrics.exposition import text as text_of
 from shared.outcome import Answer, Busy, DeadLetter, Done, Forward, Outcome, Retry, Split
-from shared.queues import PICKUP, POLL, QUARANTINE, Tier, plan
-from shared.runner import RENEW, Runner
-from shared.settlement import Consequence, RetryPolicy, Settlement, SettlementRules
+from shared.queues import PICKUP, QUARANTINE, Tier, plan
+from shared.runner import Runner
+from shared.settlement import RetryPolicy, Settlement, SettlementRules
 from shared.spool import Spool
-from shared.stage import Compute, Perform, Stage, alone
-from shared.trial import NotStarted, Start, TakeHeaders, hand_outs
-from shared.trial.suspects import SUSPECT
-from tests.clock import ManualClock
-from tests.deliveries import singly
+from shared.stage import Stage
 from tests.ids import id_of, name_of
-
-TIERS = (Tier("1h", 3600),)
-MAIL = Addressed(
-    Inline(b"Subject: x\r\n\r\nbody\r\n"),
-    "u1",
-    "pop:110",
-    Summary("a@example.net", "x"),
-    "a@example.net",
-    ("sales@corp.example",),
-    "default",
-    b"X: y\r\n",
-)
-Handle = Compute | Perform | Callable[[Envelope[Any]], Awaitable[Outcome]]
-
-
-@dataclass
-class Bench:
-    """A stage at work on the queue ``pickup``."""
-
-    broker: EmbeddedBroker
-    steward: EmbeddedSteward
-    spool: Spool
-    log: MailLog
-    said: StringIO
-    stop: asyncio.Event
-
-    async def put(self, *ids: str, payload: Addressed = MAIL) -> None:
-        envelopes = [Envelope(id_of(i), "sales", payload, 1.0) for i in ids]
-        await self.broker.publish(*(Send(PICKUP, wire.encode(e), e.id) for e in envelopes))
-
-    async def until(self, queue: str, count: int) -> None:
-        async with asyncio.timeout(20):
-            while len(list(self.steward.browse(queue))) != count:
-                await asyncio.sleep(0.005)
-
-    async def events(self, name: str, count: int) -> None:
-        async with asyncio.timeout(20):
-            while self.log.counts[name] < count:
-                await asyncio.sleep(0.005)
-        for _ in range(10):  # whoever waits for what is told goes on, perhaps to sleep again
-            await asyncio.sleep(0)
-
-
-def one_by_one(handle: Handle) -> Compute | Perform:
-    """Return what a stage has: one that does I/O is given the messages of a lane."""
-    if not inspect.iscoroutinefunction(handle):
-        return cast(Compute, handle)
-
-    wait = cast(Callable[[Envelope[Any]], Awaitable[Outcome]], handle)
-
-    async def perform(envelopes: Sequence[Envelope[Any]], answer: Answer) -> None:
-        for place, envelope in enumerate(envelopes):
-            answer(place, await wait(envelope))
-
-    return perform
-
-
-@asynccontextmanager
-async def at_work(
-    folder: Path,
-    handle: Handle,
-    concurrency: int = 8,
-    clock: Clock | None = None,
-    lane: Callable[[Envelope[Any]], str | None] = alone,
-    start: Start | None = None,
-) -> AsyncIterator[Bench]:
-    broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="test")
-    spool = Spool(str(folder / "spool"))
-    said = StringIO()
-    log = MailLog("deliverer", lines=LogLines(said))
-    bench = Bench(
-        broker,
-        EmbeddedSteward(folder / "queue.db", TIERS),
-        spool,
-        log,
-        said,
-        asyncio.Event(),
-    )
-    await broker.open()
-    whole = one_by_one(handle) if lane is alone else cast(Perform, handle)
-    stage = Stage("deliverer", PICKUP, Addressed, None, whole, concurrency, lane)
-    policy = RetryPolicy(TIERS, 86_400)
-    runner = Runner(stage, broker, policy, log, clock or SystemClock(), spool, start=start)
-    running = asyncio.create_task(runner.run(bench.stop, grace=5))
-    try:
-        yield bench
-    finally:
-        bench.stop.set()
-        await running
-        bench.steward.close()
-        await broker.close()
+from tests.unit.stage_bench import MAIL, TIERS, at_work
 
 
 async def test_done_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -386,137 +288,3 @@ async def test_what_there_is_no_room_for_waits_as_it_is(tmp_path: Path) -> None:
         assert waits.headers["reason"] == "many are before it"
         await bench.events("waiting", 1)
         assert (bench.log.counts["waiting"], bench.log.counts["retrying"]) == (1, 0)
-
-
-async def hand_out(folder: Path, *ids: str, times: int = SUSPECT) -> None:
-    """Put messages, and have them handed out without a settlement until they are suspects."""
-    for turn in range(times):
-        broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="dies")
-        await broker.open()
-        if turn == 0:
-            envelopes = [Envelope(id_of(i), "sales", MAIL, 1.0) for i in ids]
-            await broker.publish(*(Send(PICKUP, wire.encode(e), e.id) for e in envelopes))
-        deliveries = singly(broker.consume(PICKUP, len(ids)))
-        async with asyncio.timeout(20):
-            for _ in ids:
-                await anext(deliveries)
-        await broker.close()
-
-
-class Apart:
-    """A process that tries suspects, with what it was given; it says nothing until it may."""
-
-    def __init__(self) -> None:
-        self.ended: str | None = None
-        self.taken = list[tuple[str, int]]()
-        self.counted = list[int]()
-        self.go_on = asyncio.Event()
-
-    async def start(self) -> "Apart":
-        return self
-
-    async def handle(self, delivery: Delivery, _: TakeHeaders) -> Settlement:
-        self.taken.append((name_of(delivery.message_id), hand_outs(delivery)))
-        self.counted.append(delivery.redeliveries)
-        await self.go_on.wait()
-        return Settlement((Consequence("delivered", "250 ok"),))
-
-    async def close(self) -> None:
-        """End."""
-
-
-async def test_suspects_are_tried_elsewhere_and_keep_nobody_waiting(tmp_path: Path) -> None:
-    await hand_out(tmp_path, "s1", "s2", "s3")
-    begun, apart = list[str](), Apart()
-
-    def handle(envelope: Envelope[Any]) -> Outcome:
-        begun.append(name_of(envelope.id))
-        return Done("250 ok")
-
-    async with at_work(tmp_path, handle, start=apart.start) as bench:
-        await bench.put("neighbour", "s1")  # the second is a copy of a suspect
-        await bench.events("delivered", 1)
-        apart.go_on.set()
-        await bench.events("delivered", 5)
-    assert begun == ["neighbour"]
-    assert Counter(apart.taken) == Counter(
-        [("s1", SUSPECT), ("s2", SUSPECT), ("s3", SUSPECT), ("s1", 0)]
-    )
-
-
-async def test_suspects_that_wait_when_the_stage_stops_stay_in_the_queue(tmp_path: Path) -> None:
-    await hand_out(tmp_path, "s1", "s2")
-
-    async def never() -> Apart:
-        raise NotStarted("no memory")
-
-    async with at_work(tmp_path, lambda _: Done("250 ok"), start=never) as bench:
-        await bench.put("neighbour")
-        await bench.events("delivered", 1)
-        assert "no memory" in bench.said.getvalue()
-    steward = EmbeddedSteward(tmp_path / "queue.db", TIERS)
-    assert {name_of(message.message_id) for message in steward.browse(PICKUP)} == {"s1", "s2"}
-    steward.close()
-
-
-async def test_what_is_tried_again_stays_a_suspect(tmp_path: Path) -> None:
-    """It may not have been handled: the claim of the process that crashed with it still ran."""
-    await hand_out(tmp_path, "a", times=SUSPECT - 1)
-    async with at_work(tmp_path, lambda _: Retry("claimed"), start=Apart().start) as bench:
-        await bench.put("b")
-        await bench.until("pickup.retry.1h", 2)
-        found = {name_of(m.message_id): m.headers for m in bench.steward.browse("pickup.retry.1h")}
-    assert found["a"][HANDED_OUT] == SUSPECT - 1
-    assert HANDED_OUT not in found["b"]
-
-
-async def test_what_comes_near_the_limit_of_its_queue_is_put_back_and_still_a_suspect(
-    tmp_path: Path,
-) -> None:
-    """Put back as a new entry: the broker counts anew."""
-    await hand_out(tmp_path, "a", times=RENEW)
-    apart = Apart()
-    async with at_work(tmp_path, lambda _: Done(""), start=apart.start):
-        async with asyncio.timeout(20):
-            while not apart.taken:
-                await asyncio.sleep(0.005)
-        apart.go_on.set()
-    assert (apart.taken, apart.counted) == ([("a", RENEW)], [0])
-
-
-async def test_poll_jobs_that_were_handed_out_again_wait_for_no_other(
-    tmp_path: Path, clock: ManualClock
-) -> None:
-    """The broker went away twice: no account is what crashes its process for that."""
-    names = ("sales", "info", "office")
-    jobs = [Envelope(poll_id(name), name, Poll(), 1.0) for name in names]
-    for turn in range(SUSPECT):
-        broker = EmbeddedBroker(tmp_path / "queue.db", tiers=TIERS, name="dies")
-        await broker.open()
-        if turn == 0:
-            await broker.publish(*(Send(POLL, wire.encode(job), job.id) for job in jobs))
-        deliveries = singly(broker.consume(POLL, len(jobs)))
-        for _ in jobs:
-            await anext(deliveries)
-        await broker.close()
-    begun, never = set[str](), asyncio.Event()
-
-    async def perform(envelopes: Sequence[Envelope[Any]], _: Answer) -> None:
-        begun.update(envelope.account for envelope in envelopes)
-        await never.wait()
-
-    broker = EmbeddedBroker(tmp_path / "queue.db", tiers=TIERS, name="test")
-    await broker.open()
-    stage = Stage("fetcher", POLL, Poll, None, perform, 8)
-    spool = Spool(str(tmp_path / "spool"))
-    log = MailLog("fetcher", lines=LogLines(StringIO()))
-    stop = asyncio.Event()
-    running = asyncio.create_task(
-        Runner(stage, broker, RetryPolicy(TIERS, 60.0), log, clock, spool).run(stop, grace=0.01)
-    )
-    async with asyncio.timeout(20):
-        while begun != set(names):  # and the clock stands still: nobody waits for his turn
-            await asyncio.sleep(0.005)
-    stop.set()
-    await running
-    await broker.close()

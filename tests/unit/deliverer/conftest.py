@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from services.deliverer.deliver import Deliverer
 from shared.spool import Spool
 from shared.state import State
 from tests.clock import ManualClock
+from tests.unit.deliverer.stories import Told
 
 
 @pytest.fixture
@@ -28,3 +30,13 @@ async def other(tmp_path: Path, clock: ManualClock, ledger: State) -> AsyncItera
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
     return Spool(str(tmp_path / "spool"))
+
+
+@pytest.fixture
+def courier() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def deliverer(courier: Told, ledger: State, spool: Spool, clock: ManualClock) -> Deliverer:
+    return Deliverer({"local": courier}, ledger, spool, clock, threshold=2)

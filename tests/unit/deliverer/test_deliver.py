@@ -1,65 +1,22 @@
-"""The story of a delivery: a real ledger, a real spool, and couriers that do as they are told."""
+"""The story of a delivery, with couriers that do as they are told: what becomes of whom."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-
-import pytest
 
 from services.deliverer.batch import CLAIMED_ELSEWHERE
 from services.deliverer.courier import Result
-from services.deliverer.deliver import LONGEST_PAUSE, UNRECORDED, Deliverer, Deliveries
-from shared.errors import SpoolMissing, SpoolUnavailable, Unreachable
-from shared.ledger import Claim, DeliveryKey
-from shared.message import Addressed, Envelope, Inline, Spooled
-from shared.outcome import DeadLetter, Done, Outcome, Retry, Split
+from services.deliverer.deliver import Deliverer
+from shared.errors import SpoolUnavailable, Unreachable
+from shared.ledger import Claim
+from shared.message import Addressed, Spooled
+from shared.outcome import DeadLetter, Done, Retry, Split
 from shared.spool import Spool
 from shared.state import State
-from shared.state.deliveries import lease_of
 from tests.clock import ManualClock
 from tests.ledger import claim_one
+from tests.unit.deliverer.handling import answers, claimed, handled
 from tests.unit.deliverer.letters import ANNA, BERT, CARL, MESSAGE, PREFIX
 from tests.unit.deliverer.stories import FULL, UNKNOWN, Away, Told, envelope
-from tests.unit.state.values import forbid
-
-
-async def answers(
-    deliverer: Deliverer, mails: Sequence[Envelope[Addressed]]
-) -> list[Outcome | Exception]:
-    """Have messages delivered in one call; return the answer for each."""
-    found: dict[int, Outcome | Exception] = {}
-
-    def answer(place: int, answered: Outcome | Exception) -> None:
-        assert place not in found
-        found[place] = answered
-
-    await deliverer.handle(mails, answer)
-    return [found.pop(place) for place in range(len(mails))]
-
-
-async def handled(deliverer: Deliverer, mail: Envelope[Addressed]) -> Outcome:
-    """Have one message delivered; raise what kept it from an outcome."""
-    (outcome,) = await answers(deliverer, [mail])
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
-
-
-@pytest.fixture
-def courier() -> Told:
-    return Told()
-
-
-@pytest.fixture
-def deliverer(courier: Told, ledger: State, spool: Spool, clock: ManualClock) -> Deliverer:
-    return Deliverer({"local": courier}, ledger, spool, clock, threshold=2)
-
-
-async def claimed(ledger: Deliveries) -> Claim:
-    claim = await claim_one(ledger, "3f9a", "local")
-    assert claim is not None
-    return claim
 
 
 async def test_a_message_is_delivered_and_recorded(
@@ -167,108 +124,6 @@ async def test_a_destination_that_is_not_configured_yet_is_waited_for(
     assert "configure [destinations.archive] with a url" in outcome.reason
 
 
-async def test_two_copies_at_once_are_one_delivery(
-    deliverer: Deliverer, courier: Told, other: State, spool: Spool, clock: ManualClock
-) -> None:
-    courier.gate = asyncio.Event()
-    first = asyncio.create_task(handled(deliverer, envelope(ANNA)))
-    await courier.started.wait()
-    elsewhere = Deliverer({"local": courier}, other, spool, clock)
-    for deliverer_ in (deliverer, elsewhere):
-        outcome = await handled(deliverer_, envelope(ANNA))
-        assert isinstance(outcome, Retry)
-        assert outcome.after == CLAIMED_ELSEWHERE
-    courier.gate.set()
-    assert await first == Done("250 2.0.0 taken")
-    assert len(courier.letters) == 1
-
-
-async def test_a_claim_of_the_dead_is_a_replay(
-    deliverer: Deliverer, courier: Told, tmp_path: Path, clock: ManualClock
-) -> None:
-    dead = await State.open(f"sqlite:///{tmp_path}/state.db", owner="dead", clock=clock)
-    await claimed(dead)
-    await dead.close()
-    await clock.advance(60)
-    assert await handled(deliverer, envelope(ANNA)) == Done("250 2.0.0 taken")
-    assert courier.letters[0][0].replay
-
-
-@pytest.mark.parametrize(
-    "error", [RuntimeError("a defect"), asyncio.CancelledError()], ids=["defect", "cancelled"]
-)
-async def test_an_error_is_passed_on_and_the_claim_given_back(
-    deliverer: Deliverer, courier: Told, ledger: State, error: Exception
-) -> None:
-    courier.error = error
-    with pytest.raises(type(error)):
-        await handled(deliverer, envelope(ANNA))
-    assert (await claimed(ledger)) == Claim(frozenset(), replay=False)
-
-
-async def test_without_a_ledger_nothing_is_delivered(
-    courier: Told, ledger: State, spool: Spool, clock: ManualClock
-) -> None:
-    away = Away(ledger)
-    deliverer = Deliverer({"local": courier}, away, spool, clock)
-    away.out = {"claim"}
-    outcome = await handled(deliverer, envelope(ANNA))
-    assert outcome == Retry("the delivery ledger is unavailable: the database is locked")
-    assert courier.letters == []
-
-
-async def test_a_delivery_that_cannot_be_recorded_stays_in_hand_until_it_can(
-    courier: Told, ledger: State, other: State, spool: Spool, clock: ManualClock
-) -> None:
-    away, told = Away(ledger), []
-
-    def report(what: str, /, **about: object) -> None:
-        told.append(what)
-
-    deliverer = Deliverer({"local": courier}, away, spool, clock, report=report)
-    away.out = {"finish", "unclaim"}
-    delivering = asyncio.create_task(handled(deliverer, envelope(ANNA)))
-    async with asyncio.timeout(10):
-        while not courier.letters:
-            await asyncio.sleep(0.001)
-    async with asyncio.timeout(10):
-        while not told:
-            await asyncio.sleep(0.001)
-    await clock.advance(3 * LONGEST_PAUSE)
-    assert set(told) == {UNRECORDED}
-    assert not delivering.done()  # settled now, it would come to others, and out of a dead claim
-    away.out = set()
-    async with asyncio.timeout(10):
-        while not delivering.done():
-            await clock.advance(LONGEST_PAUSE)
-            await asyncio.sleep(0.001)
-    assert await delivering == Done("250 2.0.0 taken")
-    assert (await claimed(other)).delivered == {ANNA}
-    assert len(courier.letters) == 1
-
-
-async def test_what_is_claimed_no_longer_is_left_to_the_other(
-    courier: Told, ledger: State, spool: Spool, clock: ManualClock
-) -> None:
-    away = Away(ledger)
-    deliverer = Deliverer({"local": courier}, away, spool, clock)
-    away.out = {"holds"}
-    outcome = await handled(deliverer, envelope(ANNA))
-    assert isinstance(outcome, Retry) and outcome.after == CLAIMED_ELSEWHERE
-    assert courier.letters == []
-
-
-async def test_an_error_is_not_hidden_by_a_ledger_that_is_away(
-    courier: Told, ledger: State, spool: Spool, clock: ManualClock
-) -> None:
-    away = Away(ledger)
-    deliverer = Deliverer({"local": courier}, away, spool, clock)
-    away.out = {"unclaim"}
-    courier.error = RuntimeError("a defect")
-    with pytest.raises(RuntimeError, match="a defect"):
-        await handled(deliverer, envelope(ANNA))
-
-
 async def test_a_dead_destination_is_left_alone_and_others_are_not(
     courier: Told, ledger: State, spool: Spool, clock: ManualClock
 ) -> None:
@@ -323,61 +178,6 @@ async def test_lost_after_the_dot_counts_as_unreachable(
     assert deliverer.breakers["local"].open
 
 
-async def put(spool: Spool, key: str, data: bytes) -> None:
-    blob = await spool.create()
-    await blob.write(data)
-    await blob.commit(key)
-
-
-async def test_a_large_message_comes_from_the_spool(
-    deliverer: Deliverer, courier: Told, spool: Spool
-) -> None:
-    await put(spool, "3f9a", MESSAGE * 1000)
-    raw = Spooled("3f9a", len(MESSAGE) * 1000, MESSAGE[:10])
-    assert await handled(deliverer, envelope(raw=raw)) == Done("250 2.0.0 taken")
-    ((letter, data, _),) = courier.letters
-    assert letter.data is None
-    assert letter.size == len(PREFIX) + raw.size
-    assert data == MESSAGE * 1000
-
-
-@pytest.mark.parametrize("skip", [1, len(MESSAGE) - 1, 300_000])
-async def test_lines_that_the_prefix_has_are_not_delivered_twice(
-    deliverer: Deliverer, courier: Told, spool: Spool, skip: int
-) -> None:
-    text = MESSAGE * 10_000
-    await put(spool, "3f9a", text)
-    for raw in (Inline(text), Spooled("3f9a", len(text), MESSAGE[:10])):
-        mail = envelope(raw=raw)
-        mail = replace(mail, id=str(raw), payload=replace(mail.payload, skip=skip))
-        assert await handled(deliverer, mail) == Done("250 2.0.0 taken")
-        letter, data, _ = courier.letters[-1]
-        assert data == text[skip:]
-        assert letter.size == len(PREFIX) + len(text) - skip
-
-
-async def test_a_message_missing_from_the_spool_is_no_fault_of_the_destination(
-    deliverer: Deliverer, courier: Told, spool: Spool
-) -> None:
-    await put(spool, "another", MESSAGE)
-    raw = Spooled("3f9a", len(MESSAGE), MESSAGE[:10])
-    with pytest.raises(SpoolMissing, match="the spool has no blob '3f9a'"):
-        await handled(deliverer, envelope(raw=raw))
-    assert deliverer.breakers["local"].remaining() == 0
-    await put(spool, "3f9a", MESSAGE)
-    assert isinstance(await handled(deliverer, envelope(raw=raw)), Done)
-
-
-@pytest.mark.parametrize("data", [MESSAGE[:-1], MESSAGE + b"x", b""])
-async def test_a_blob_of_another_size_is_not_delivered(
-    deliverer: Deliverer, courier: Told, spool: Spool, data: bytes
-) -> None:
-    await put(spool, "3f9a", data)
-    with pytest.raises(SpoolUnavailable, match=f"has {len(data)} bytes, and should have"):
-        await handled(deliverer, envelope(raw=Spooled("3f9a", len(MESSAGE), b"")))
-    assert courier.letters == []
-
-
 async def test_closing_lets_go_of_every_destination(deliverer: Deliverer, courier: Told) -> None:
     await handled(deliverer, envelope(ANNA))
     await deliverer.close()
@@ -421,28 +221,6 @@ async def test_of_many_each_has_its_own_outcome(
     delivered = await claim_one(other, "taken", "local")
     assert delivered is not None
     assert delivered.delivered == {ANNA}
-
-
-async def test_what_the_ledger_does_not_take_fails_alone(
-    deliverer: Deliverer, courier: Told, other: State, tmp_path: Path
-) -> None:
-    """One that cannot be claimed, and one whose reply cannot be recorded, among others."""
-    url = f"sqlite:///{tmp_path}/state.db"
-    forbid(url, "lease", "name", lease_of(DeliveryKey("bad", "local")))
-    forbid(url, "delivered", "receipt", "250 poison")
-    courier.results = {BERT: Result("delivered", "250 poison")}
-    ids = ["one", "bad", "two", "poison", "three"]
-    mails = [replace(envelope(BERT if i == "poison" else ANNA), id=i) for i in ids]
-    outcomes = dict(zip(ids, await answers(deliverer, mails), strict=True))
-    bad = outcomes.pop("bad")
-    assert isinstance(bad, DeadLetter)
-    assert "could not be recorded" in bad.reason
-    assert outcomes.pop("poison") == Done("250 poison")
-    assert set(outcomes.values()) == {Done("250 2.0.0 taken")}
-    assert [letter.id for letter, _, _ in courier.letters] == ["one", "two", "poison", "three"]
-    for id_ in outcomes:
-        claim = await claim_one(other, id_, "local")
-        assert claim == Claim(frozenset({ANNA}), replay=False)
 
 
 async def test_what_is_small_and_for_one_destination_is_delivered_together(
