@@ -25,6 +25,7 @@ import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Literal, TypeAlias, get_args
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -131,18 +132,6 @@ def _unknown_option(option: str, known: Sequence[str]) -> str:
     return f"unknown option {option!a}; {hint}"
 
 
-def _smtp(wanted: _DestinationUrl) -> Courier:
-    return _server(wanted, port=25)
-
-
-def _smtps(wanted: _DestinationUrl) -> Courier:
-    return _server(wanted, port=465, implicit=True)
-
-
-def _lmtp(wanted: _DestinationUrl) -> Courier:
-    return _server(wanted, port=24, lmtp=True)
-
-
 def _server(
     wanted: _DestinationUrl, *, port: int, lmtp: bool = False, implicit: bool = False
 ) -> Courier:
@@ -190,14 +179,6 @@ def _maildir(wanted: _DestinationUrl) -> Courier:
         known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
         raise wanted.wrong(f"unknown placeholder {unknown[0]}; expected one of {known}")
     return MaildirCourier(template, FileStore(wanted.name))
-
-
-def _pickup(wanted: _DestinationUrl) -> Courier:
-    return _folder(wanted, pickup_envelope)
-
-
-def _replay(wanted: _DestinationUrl) -> Courier:
-    return _folder(wanted, replay_envelope)
 
 
 def _folder(wanted: _DestinationUrl, envelope: WriteEnvelope) -> Courier:
@@ -278,12 +259,15 @@ class _Kind:
     options: tuple[str, ...] = ()
 
 
+_OF_SERVERS: Final = ("helo", "pipelining", "delivered_to")
+_OVER_TCP: Final = ("ca_file", *_OF_SERVERS)
+
 _KINDS: Final[Mapping[str, _Kind]] = {
-    "smtp": _Kind(_smtp, ("tls", "ca_file", "helo", "pipelining", "delivered_to")),
-    "smtps": _Kind(_smtps, ("ca_file", "helo", "pipelining", "delivered_to")),
-    "lmtp": _Kind(_lmtp, ("tls", "ca_file", "helo", "pipelining", "delivered_to")),
-    "lmtp+unix": _Kind(_lmtp_socket, ("helo", "pipelining", "delivered_to")),
+    "smtp": _Kind(partial(_server, port=25), ("tls", *_OVER_TCP)),
+    "smtps": _Kind(partial(_server, port=465, implicit=True), _OVER_TCP),
+    "lmtp": _Kind(partial(_server, port=24, lmtp=True), ("tls", *_OVER_TCP)),
+    "lmtp+unix": _Kind(_lmtp_socket, _OF_SERVERS),
     "maildir": _Kind(_maildir),
-    "pickup": _Kind(_pickup, ("staging",)),
-    "replay": _Kind(_replay, ("staging",)),
+    "pickup": _Kind(partial(_folder, envelope=pickup_envelope), ("staging",)),
+    "replay": _Kind(partial(_folder, envelope=replay_envelope), ("staging",)),
 }
