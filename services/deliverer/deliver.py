@@ -153,14 +153,14 @@ class Deliverer:
         await self._carry_out(destination, attempts, answer)
 
     async def close(self) -> None:
-        """Let go of every destination."""
+        """Close all couriers."""
         for courier in self._couriers.values():
             await courier.close()
 
     async def _claim(
         self, destination: str, deliveries: Sequence[DeliveryKey]
     ) -> Sequence[Claim | Unstorable | None] | Outcome:
-        """Claim messages; return why not where nothing is to be delivered there now."""
+        """Claim messages; where nothing can be delivered there now, return the outcome of all."""
         if destination not in self._couriers:
             return _unknown_destination(destination)
         down = self._retry_if_down(destination)
@@ -320,7 +320,7 @@ class Deliverer:
         return MailContent(id_, mail.prefix, size, chunks, None, replay, held)
 
     async def _blob(self, raw: Spooled, skip: int) -> AsyncGenerator[bytes, None]:
-        """Yield a blob, and do not end well if it is not as long as the message was."""
+        """Yield a blob; raise SpoolUnavailable if it ends before the message does, or after."""
         size = 0
         async with aclosing(self._blobs.chunks(raw.key, length=raw.size)) as chunks:
             async for chunk in chunks:

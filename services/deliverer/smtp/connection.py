@@ -190,7 +190,7 @@ class SmtpConnection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio: the connection stands."""
+        """Called by asyncio: the connection is open."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
@@ -245,7 +245,7 @@ class SmtpConnection(asyncio.Protocol):
         self._watch = self._loop.call_at(when, self._check_deadline)
 
     def _check_deadline(self) -> None:
-        """See whether what is waited for is late."""
+        """Give the connection up if what is waited for is late."""
         self._watch = None
         if self._loop.time() < self._deadline:
             if self._deadline < math.inf:

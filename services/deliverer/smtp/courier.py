@@ -17,13 +17,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from services.deliverer.courier import (
-    Crowded,
-    MailObject,
-    ReportResult,
-    Spent,
-    Throttled,
-)
+from services.deliverer.courier import Crowded, MailObject, ReportResult, Spent, Throttled
 from services.deliverer.smtp.connection import NoReplyInTime
 from services.deliverer.smtp.fair_share import FIRST_LOOK, LOOK_EVERY, DeliverySlots, FairShare
 from services.deliverer.smtp.overflow import Overflow
@@ -41,7 +35,7 @@ from shared.errors import SpoolMissing, SpoolUnavailable, Unreachable
 from shared.supervision import supervise
 
 DOWN: Final = 5
-"""Failures in a row after which a server counts as down for all who wait for it."""
+"""Failures in a row after which a server counts as down for all that waits for it."""
 
 BREAKS: Final = 2
 """How often a mail object goes over another connection after one broke that had been good before;
@@ -121,7 +115,7 @@ class SmtpCourier:
         self._pool.take_back(session)
 
     async def close(self) -> None:
-        """Take leave of the server."""
+        """Stop all workers, and close the connections with QUIT."""
         tasks = [*self._workers.tasks, *([self._watch] if self._watch is not None else [])]
         for task in tasks:
             task.cancel()
@@ -144,7 +138,7 @@ class SmtpCourier:
         self._start_workers()
 
     def _start_workers(self) -> None:
-        """See that there are workers for what waits, as many as there may be."""
+        """Start workers for what waits, as many as there may be."""
         if not self._waiting:
             return
         if self._watch is None or self._watch.done():
@@ -172,7 +166,7 @@ class SmtpCourier:
                 worker.session = None
 
     async def _ensure_connection(self, worker: Worker) -> bool:
-        """See that there is a connection that can be used, and not one more than there may be."""
+        """Open a connection if none is usable, and there may be one more; say if there is one."""
         if worker.session is not None and not worker.session.connection.idle:
             worker.cut_connection()
         if worker.session is None and len(self._workers) <= self._pace.limit:
@@ -229,7 +223,7 @@ class SmtpCourier:
         return None
 
     def _report_down(self, error: Exception, count: int) -> None:
-        """Tell of what waits that the server is down: of as many as have failed, or of all."""
+        """Tell that the server is down: for as many mail objects as have failed, or for all."""
         self._shut_out = 0
         self._pace.forget()
         for _ in range(len(self._waiting) if self._failures >= DOWN else count):
@@ -330,9 +324,10 @@ class SmtpCourier:
         return self._workers.connected > 0 and not first and not isinstance(error, NoReplyInTime)
 
     def _handle_limit(self, waiting: WaitingMail, error: Throttled, begun: float) -> None:
-        """Handle that the server accepts no more for now: no failure, if it accepted any before.
+        """Handle a limit that the server states.
 
-        Nor if it may be about to, over other connections that began before it first said so.
+        It is no failure if the server has accepted mail before, nor if it may be about to, over
+        other connections, for what was begun before it first said so.
         """
         self._pace.slow_down(begun)
         waiting.limits += 1
@@ -350,7 +345,7 @@ class SmtpCourier:
         self._overflow.note_limit(error.said)
 
     async def _watch_line(self) -> None:
-        """See every second, while any mail waits, how the line moves."""
+        """Check every second, while any mail waits, how the line moves."""
         done, since = self._share.done, self._clock.monotonic()
         await self._clock.sleep(FIRST_LOOK)
         self._overflow.put_surplus_aside()

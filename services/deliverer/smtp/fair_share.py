@@ -53,7 +53,7 @@ class DeliverySlots:
 
     @property
     def taken(self) -> bool:
-        """Whether next to all of them are taken by what waits."""
+        """Whether three quarters of them are taken by what waits."""
         return 4 * sum(map(len, self.lines)) >= 3 * self.total
 
     @property

@@ -52,7 +52,7 @@ _LOGIN_WORDS: Final = {
     535: "it does not accept the user name and password of the destination",
     538: "it wants TLS before the login",
 }
-"""What replies to AUTH mean (RFC 4954 section 6): nothing else that a server says of it is told."""
+"""What replies to AUTH mean (RFC 4954 section 6); nothing else that is said to it is shown."""
 
 
 class EhloBroken(Unreachable):

@@ -68,7 +68,7 @@ class Pool:
             session.connection.abort()
 
     async def close(self) -> None:
-        """Take leave of the server on every idle connection."""
+        """Say QUIT on every idle connection, and close it."""
         if self._sweeper is not None:
             self._sweeper.cancel()
         leaving = [session.connection for _, session in self._idle]

@@ -1,4 +1,4 @@
-"""Replies of a mail server (RFC 5321 section 4.2): what one is, to what, and how bytes become some.
+"""Replies of a mail server (RFC 5321 section 4.2), and the reader that makes them of bytes.
 
 It does no I/O and trusts no server: a reply has a limit, and what is shown of it is escaped.
 """

@@ -130,5 +130,5 @@ class SmtpSession:
         await self.connection.drain(BLOCK_TIMEOUT * self._patience)
 
     def quit(self) -> None:
-        """Take leave; the answer to QUIT is not waited for."""
+        """Say QUIT and close; the answer is not waited for."""
         self.connection.close(b"QUIT\r\n")

@@ -117,7 +117,7 @@ async def transact(
     if not recipients:
         return unfit
     session.served += 1
-    why = session.announced_why if announced else _not_as_sender(session, mail_object.sender)
+    why = session.announced_why if announced else _why_not_sender(session, mail_object.sender)
     sent = MailObject(mail_object.content, mail_object.sender if why is None else "", recipients)
     found = await _send(session, sent, following, announced=announced)
     if why is not None:
@@ -151,7 +151,7 @@ def _can_be_announced(session: SmtpSession, mail_object: MailObject) -> bool:
     return mail_object.content.data is not None and not _unfit(session, mail_object)
 
 
-def _not_as_sender(session: SmtpSession, sender: str) -> str | None:
+def _why_not_sender(session: SmtpSession, sender: str) -> str | None:
     """Return why this server cannot be told this sender, or None if it can."""
     if not sender:
         return None
@@ -338,7 +338,7 @@ def _announce_next(session: SmtpSession, following: Following) -> bytes:
     session.announced = mail_object
     if mail_object is None:
         return b""
-    session.announced_why = _not_as_sender(session, mail_object.sender)
+    session.announced_why = _why_not_sender(session, mail_object.sender)
     if session.announced_why is not None:
         mail_object = mail_object._replace(sender="")
     return group(session, mail_object)

@@ -36,7 +36,7 @@ class Worker:
 
 
 class Workers:
-    """Those of one courier."""
+    """The workers of one courier."""
 
     def __init__(self) -> None:
         self._workers: dict[asyncio.Task[None], Worker] = {}
