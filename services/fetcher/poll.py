@@ -15,6 +15,7 @@ from typing import Final
 from services.fetcher.account import LONGEST_LOGIN_DELAY, Account
 from services.fetcher.broken_sessions import BrokenSessions
 from services.fetcher.commit_pipeline import SessionLimits
+from services.fetcher.deletion import CONFIRM_MOST, Deletion
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.large_listings import LARGE
 from services.fetcher.ledger_pages import LedgerPages
@@ -22,7 +23,7 @@ from services.fetcher.pop3.deadlines import WaitMeter
 from services.fetcher.pop3.login import may_be_the_line
 from services.fetcher.pop3.session import Pop3Session
 from services.fetcher.quirk_tracker import QuirkTracker
-from services.fetcher.retriever import CONFIRM_MOST, Retriever
+from services.fetcher.retriever import Retriever
 from services.fetcher.troubles import Blame, Troubles
 from services.fetcher.worklist import SafeMessage
 from shared.errors import (
@@ -172,25 +173,32 @@ class AccountPoll:
         known = LedgerPages(ledger, name, self._context.turns.ahead)
         try:
             session = await self._open()
+            deletion = Deletion(
+                name,
+                session,
+                self._context,
+                self._troubles,
+                carefully=self._carefully,
+                confirm_most=self._confirm_most,
+                before=self._deleted,
+                again=self._still_there,
+            )
             retriever = Retriever(
                 self._account,
                 session,
                 self._context,
                 self._limits,
                 self._troubles,
+                deletion,
                 sizes_vary=self._quirk_tracker.sizes_vary,
-                carefully=self._carefully,
-                confirm_most=self._confirm_most,
                 large=self._large,
-                deleted=self._deleted,
-                again=self._still_there,
                 in_vain=self._breaks.in_vain,
                 adopt=self.adopting,
             )
             try:
                 return await retriever.run(known)
             except ServerFault as error:
-                if await self._goes_on(retriever, error):
+                if await self._goes_on(retriever, deletion, error):
                     return True
                 if not retriever.listed:
                     await self._quirk_tracker.forget_useless()
@@ -199,7 +207,7 @@ class AccountPoll:
                 return False
             finally:
                 await session.abort()
-                await self._write_down(retriever, session)
+                await self._write_down(retriever, deletion, session)
         finally:
             await known.close()
 
@@ -249,10 +257,10 @@ class AccountPoll:
                 self._account.name, self._troubles.to_record()
             )
 
-    async def _goes_on(self, retriever: Retriever, error: ServerFault) -> bool:
+    async def _goes_on(self, retriever: Retriever, deletion: Deletion, error: ServerFault) -> bool:
         """Return whether another session may do better; it does without what broke this one."""
-        cut = retriever.confirming == 1 and isinstance(error, Unreachable)
-        if cut or (retriever.confirming and isinstance(error, NoAnswer)):
+        cut = deletion.confirming == 1 and isinstance(error, Unreachable)
+        if cut or (deletion.confirming and isinstance(error, NoAnswer)):
             error = PromiseBroken(error.server, f"TOP: {error.said}", "no_top")
             self._confirm_most = CONFIRM_MOST  # nothing is asked by TOP any more
         if isinstance(error, PromiseBroken):
@@ -271,12 +279,12 @@ class AccountPoll:
                 why=error.said,
             )
             return True
-        if retriever.blame is None and not retriever.unclear:
+        if retriever.blame is None and not deletion.unclear:
             return False
-        self._carefully = self._carefully or retriever.unclear
-        if retriever.confirming > 1:
+        self._carefully = self._carefully or deletion.unclear
+        if deletion.confirming > 1:
             # The connection rather than the message: ask for less at a time.
-            self._confirm_most = max(1, retriever.confirming // 8)
+            self._confirm_most = max(1, deletion.confirming // 8)
         elif retriever.blame is not None:
             self._blamed = retriever.blame, error.said
             self._context.journal.trouble(
@@ -292,15 +300,17 @@ class AccountPoll:
             await self._count()
         return goes_on
 
-    async def _write_down(self, retriever: Retriever, session: Pop3Session) -> None:
+    async def _write_down(
+        self, retriever: Retriever, deletion: Deletion, session: Pop3Session
+    ) -> None:
         """Remember what a session came to, however it ended."""
         ledger, name = self._context.ledger, self._account.name
         self.adopting = retriever.adopt
         self.found = max(self.found, retriever.found)
         self.fetched += retriever.fetched
         if retriever.listed:  # what it did not see again is gone
-            self._deleted = retriever.deleted
-        self._still_there.update(retriever.still_there)
+            self._deleted = deletion.done
+        self._still_there.update(deletion.still_there)
         self._notes = retriever.notes or self._notes
         self._failure = retriever.failure or self._failure
         if retriever.listed:

@@ -13,14 +13,14 @@ after it out of step; what was asked along with it waits for the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Final
 
 from services.fetcher.account import Account
 from services.fetcher.commit_pipeline import CommitPipeline, SessionLimits, TakenMessage
+from services.fetcher.deletion import Deletion
 from services.fetcher.fetch_list import FetchList, ListedMessage, PendingMessages
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.inventory import SIZES_VARY, Inventory, take_inventory
@@ -29,8 +29,7 @@ from services.fetcher.pop3.client import FRAMED_LIMIT
 from services.fetcher.pop3.session import Pop3Session, Retrieval
 from services.fetcher.receive import MessageReceiver, ReceivedMessage, too_short
 from services.fetcher.refused_messages import RefusedMessages
-from services.fetcher.troubles import Blame, Troubles
-from services.fetcher.verify_unchanged import verify_unchanged
+from services.fetcher.troubles import Blame, Troubles, blame_at
 from services.fetcher.worklist import ChangedSizes, SafeMessage, Worklist, age
 from shared.errors import (
     Broken,
@@ -42,19 +41,11 @@ from shared.errors import (
     TooLarge,
     Unreachable,
 )
-from shared.failpoint import reach
-from shared.ledger import ADOPT, LedgerEntry
-from shared.log import printable
+from shared.ledger import ADOPT
 
 LOOK_AFTER: Final = 8
 LOOK_AFTER_BYTES: Final = 1024 * 1024
 """Messages, or bytes of them, after which the room on our disks is looked at again."""
-
-CONFIRM_MOST: Final = 1_000
-"""Messages of earlier sessions that one session confirms and deletes; the next one goes on."""
-
-
-_NONE: Final[Mapping[str, SafeMessage]] = MappingProxyType({})
 
 
 class Retriever:
@@ -66,12 +57,9 @@ class Retriever:
         context: ledger, outbox and the rest.
         limits: how much is done at once.
         troubles: messages that could not be fetched before; told of further ones.
+        deletion: told of what is to be deleted.
         sizes_vary: whether this server says other sizes of the same message.
-        carefully: delete one message after the other, to see at which one the server breaks.
-        confirm_most: messages of earlier sessions that are confirmed and deleted, at the most.
         large: whether much is recorded of this maildrop.
-        deleted: what the session of this poll before it has deleted, by UIDL.
-        again: UIDLs of what earlier ones have deleted, and it was there again.
         in_vain: sessions of this poll before it that broke and brought nothing; None where
             it is to fetch nothing.
         adopt: whether all that is new counts as delivered.
@@ -84,22 +72,19 @@ class Retriever:
         context: FetcherContext,
         limits: SessionLimits,
         troubles: Troubles,
+        deletion: Deletion,
         *,
-        sizes_vary: bool = False,
-        carefully: bool = False,
-        confirm_most: int = CONFIRM_MOST,
-        large: bool = False,
-        deleted: Mapping[str, SafeMessage] = _NONE,
-        again: Container[str] = (),
-        in_vain: int | None = 0,
-        adopt: bool = False,
+        sizes_vary: bool,
+        large: bool,
+        in_vain: int | None,
+        adopt: bool,
     ) -> None:
         self._account = account
         self._session = session
         self._context = context
         self._limits = limits
         self._troubles = troubles
-        self._carefully = carefully
+        self._deletion = deletion
         self._pipelining = "PIPELINING" in session.capabilities
         self._receiver = MessageReceiver(
             account.name, context.spool, context.inline_limit, self._is_kept, context.lacking
@@ -121,30 +106,16 @@ class Retriever:
         self._came: ListedMessage | None = None  # a small one
         self._adopted: Container[str] = ()
         self._commits = CommitPipeline(account, context, limits, self._note_recorded, self._adopts)
-        self._remove: list[SafeMessage] = []
         self._left_out: set[int] = set()
-        self._confirm_most = confirm_most
         self._large = large
-        self._deleted = deleted
-        self._again = again
         self._in_vain = in_vain
         self.adopt = adopt
         """Whether what is new counts as delivered; not any more once all that is written down."""
-        self.still_there: list[str] = []
-        """The UIDLs of those of these that the server lists all the same."""
-        self.deleted: dict[str, SafeMessage] = {}
-        """What the server took the deletion of, by UIDL."""
-        self._confirmed: list[SafeMessage] = []
         self._has_recorded = False
-        self.confirming = 0
-        """How many messages are just being confirmed."""
         self.found = 0
         self.listed = False
         """Whether the server has told what there is."""
-        self.unclear = False
-        """Whether it broke at one of several deletions, and nobody knows which."""
-        self.blame: Blame | None = None
-        """The message at which the session broke, None if it is not known, or did not break."""
+        self._blame: Blame | None = None
         self.quirks: set[str] = {SIZES_VARY} if sizes_vary else set()
         """What has been learnt of the server."""
         self.notes: tuple[str, ...] = ()
@@ -156,6 +127,11 @@ class Retriever:
     def fetched(self) -> int:
         """How many messages were new."""
         return self._commits.published
+
+    @property
+    def blame(self) -> Blame | None:
+        """The message at which the session broke, None if it is not known, or did not break."""
+        return self._blame or self._deletion.blame
 
     @property
     def brought(self) -> bool:
@@ -197,22 +173,22 @@ class Retriever:
             alone = 0 if self._came else self.found
             self.failure = self._refusals.judge(self.failure, alone)
             await self._commits.cancel()
-        await self._delete()
+        await self._deletion.delete_and_quit()
         return left
 
     def _find_fault(self, error: Exception) -> None:
         """See which message it was at which the session broke while it was looked at."""
-        suspect = self._suspect
-        if isinstance(error, TooLarge) and not self.confirming:
-            blame = self._blame_for(self._retrieved(), deletes=False)
-            self.blame = blame and blame._replace(lasting=True)
+        suspect, at, deletion = self._suspect, self._session.at, self._deletion
+        if isinstance(error, TooLarge) and not deletion.confirming:
+            blame = blame_at(at, self._retrieved(), deletes=False)
+            self._blame = blame and blame._replace(lasting=True)
         elif suspect is not None and not isinstance(error, Unreachable):
-            self.blame = Blame(suspect.key, suspect.number, deletes=False)
-        elif self.confirming:
-            self.blame = self._blame_for(self._confirmed, deletes=True)
+            self._blame = Blame(suspect.key, suspect.number, deletes=False)
+        elif deletion.confirming:
+            self._blame = blame_at(at, deletion.confirmed, deletes=True)
         else:
-            blame = self._blame_for(self._retrieved(), deletes=False)
-            self.blame = blame and blame._replace(exact=self._is_exact(blame, error))
+            blame = blame_at(at, self._retrieved(), deletes=False)
+            self._blame = blame and blame._replace(exact=self._is_exact(blame, error))
 
     def _retrieved(self) -> list[ListedMessage]:
         """Return the messages at which a session that retrieves may have broken."""
@@ -236,7 +212,7 @@ class Retriever:
 
     async def _see_line(self, due: Sequence[SafeMessage]) -> None:
         """After a refusal, see that the server has not hung up, before there is other work."""
-        if self._after_refusal() and (due or self._remove):
+        if self._after_refusal() and (due or self._deletion.messages):
             await self._session.round_trip()
 
     def _after_refusal(self) -> bool:
@@ -264,8 +240,7 @@ class Retriever:
         if self.adopt:
             work = await self._adopting(work)
         self._adopted = work.adopted
-        if self._deleted:
-            await self._leave_out(work.fetch)
+        self._left_out = await self._deletion.note_listed(work.fetch)
         return work
 
     async def _adopting(self, work: Worklist) -> Worklist:
@@ -286,51 +261,16 @@ class Retriever:
             return self.adopt or self._troubles.is_adopted(listed.key)
         return listed.uidl in self._adopted
 
-    async def _leave_out(self, fetch: FetchList) -> None:
-        """Do not fetch again what is there again that the session before has deleted.
-
-        Some servers say +OK to all of it, and delete nothing: the others would not have their turn.
-        The next poll sees whether it is the same, and deletes it once more.
-        """
-        again = []
-        for uidl, place in fetch.places(self._deleted.keys()).items():
-            listed, safe = fetch.at(place), self._deleted[uidl]
-            if listed.size == safe.size:
-                again.append(safe)
-                self._left_out.add(listed.number)
-        await self._record(again)
-        self.still_there = [safe.uidl for safe in again if safe.uidl is not None]
-
-    async def _record(self, messages: Sequence[SafeMessage]) -> None:
-        entries = [
-            LedgerEntry(s.uidl, s.id, s.size, s.head) for s in messages if s.uidl is not None
-        ]
-        await self._context.ledger.record(self._account.name, entries)
-
     async def _confirm(self, due: Sequence[SafeMessage]) -> bool:
-        """See that what is to be deleted later than it was retrieved is that message still.
+        """Have confirmed what is to be deleted, and retrieve again what stays in doubt.
 
         Returns:
             Whether some is left for another session.
         """
-        left_alone = self._troubles.left_alone
-        due = [safe for safe in due if safe.uidl not in self._again]
-        due = [safe for safe in due if not left_alone(safe.uidl or "", deletes=True)]
-        self._confirmed = due[: self._confirm_most]
-        self.confirming = len(self._confirmed)
-        name = self._account.name
-        sure = await verify_unchanged(self._session, self._context.ledger, name, self._confirmed)
-        self.confirming = 0
-        self._remove += sure
-        numbers = {safe.number for safe in sure}
-        unsure = [
-            ListedMessage(safe.number, safe.uidl, safe.size)
-            for safe in self._confirmed
-            if safe.number not in numbers
-        ]
+        unsure, more = await self._deletion.confirm(due)
         in_order = self._troubles.in_order(FetchList.of(unsure))
         left = await self._fetch(in_order) if unsure else False
-        return left or len(due) > self._confirm_most
+        return left or more
 
     def _note_inventory(self, inventory: Inventory) -> None:
         self.found = inventory.work.found
@@ -534,84 +474,9 @@ class Retriever:
             self._troubles.settle([listed.key])
         due = age(since, self._context.clock.now()) >= self._account.keep
         if due and not (troubled and self._troubles.left_alone(listed.key, deletes=True)):
-            self._remove.append(
+            self._deletion.messages.append(
                 SafeMessage(listed.number, listed.uidl, found.id, listed.size, found.head)
             )
-
-    async def _delete(self) -> None:
-        """Delete what is safe, and quit: only then do deletions count (RFC 1939 section 6).
-
-        Its UIDLs are forgotten before: once the server has deleted, it may give them anew, whether
-        or not we hear of it.
-        """
-        perhaps = self._remove if self._carefully or self._troubles else ()
-        risky = [safe for safe in perhaps if self._carefully or self._is_risky(safe)]
-        alone = {safe.number for safe in risky}
-        rest = [safe.number for safe in self._remove if safe.number not in alone]
-        accepted = await self._delete_each(risky)
-        try:
-            await self._forget(accepted.union(rest))
-            accepted.update(await self._session.quit(rest))
-        except ServerFault:
-            several = bool(self._session.at) and len(rest) > 1
-            self.unclear = several or bool(rest and self._session.kept)
-            if not self.unclear:
-                self.blame = self.blame or self._blame_for(self._remove, deletes=True)
-            raise
-        self._troubles.settle([_key(s) for s in risky if s.number in accepted], deletes=True)
-        self._troubles.move_up(accepted)
-        await self._remember_kept([safe for safe in self._remove if safe.number not in accepted])
-        for safe in self._remove:
-            if safe.number in accepted:
-                if safe.uidl:
-                    self.deleted[safe.uidl] = safe
-                self._context.journal.removed(safe.id, self._account.name, safe.uidl or "")
-
-    def _is_risky(self, safe: SafeMessage) -> bool:
-        trouble = self._troubles.get(_key(safe))
-        return trouble is not None and trouble.deletes
-
-    async def _delete_each(self, risky: Sequence[SafeMessage]) -> set[int]:
-        """Delete messages one after the other: should one break the session, it is known which.
-
-        After a refusal it is the refused one. Their UIDLs are still known then; without QUIT,
-        nothing is deleted.
-        """
-        accepted: set[int] = set()
-        for safe in risky:
-            self.blame = self.blame or Blame(_key(safe), safe.number, deletes=True)
-            if done := await self._session.delete([safe.number]):
-                accepted.update(done)
-                self.blame = None
-        return accepted
-
-    async def _forget(self, numbers: Collection[int]) -> None:
-        uidls = [safe.uidl for safe in self._remove if safe.uidl and safe.number in numbers]
-        if uidls:
-            await self._context.ledger.forget(self._account.name, uidls)
-            reach("fetcher", "forgotten")
-
-    async def _remember_kept(self, refused: Sequence[SafeMessage]) -> None:
-        """Remember what the server would not delete, so that it is not fetched again."""
-        if not refused:
-            return
-        await self._record(refused)
-        said = f"DELE is refused: {printable(self._session.kept)}"
-        for safe in refused:
-            self._troubles.add(_key(safe), safe.number, said, deletes=True)
-
-    def _blame_for(
-        self, among: Iterable[ListedMessage | SafeMessage], *, deletes: bool
-    ) -> Blame | None:
-        """Return the message whose answer was awaited when the session broke, if there is one."""
-        for message in among:
-            if message.number == self._session.at:
-                return Blame(_key(message), message.number, deletes)
-        return None
-
-
-def _key(message: ListedMessage | SafeMessage) -> str:
-    return ListedMessage(message.number, message.uidl, message.size).key
 
 
 def _is_mixed_up(error: Exception) -> bool:

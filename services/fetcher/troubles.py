@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from services.fetcher.broken_sessions import FROM_THE_FRONT, elsewhere
 from services.fetcher.fetch_list import FetchList, ListedMessage
+from services.fetcher.worklist import SafeMessage
 from shared.ledger import ADOPTED, MessageTrouble
 from shared.log import printable
 
@@ -283,6 +284,20 @@ class Troubles:
                 more = f"; and {total - NAMED} more" if total > NAMED else ""
                 sentences.append(f"{count} cannot be {what}: {named}{more}")
         return sentences
+
+
+def blame_at(
+    at: int, among: Iterable[ListedMessage | SafeMessage], *, deletes: bool
+) -> Blame | None:
+    """Return which of these messages a session broke at, None if it is none of them.
+
+    Args:
+        at: the number of the one whose answer was awaited (``Pop3Session.at``).
+        among: the messages.
+        deletes: whether they were to be deleted.
+    """
+    found = next((message for message in among if message.number == at), None)
+    return None if found is None else Blame(found.key, found.number, deletes)
 
 
 def _is_unnamed(key: str) -> bool:

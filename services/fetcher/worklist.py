@@ -7,7 +7,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from services.fetcher.fetch_list import FetchList
+from services.fetcher.fetch_list import FetchList, ListedMessage
 
 
 class SafeMessage(NamedTuple):
@@ -22,6 +22,16 @@ class SafeMessage(NamedTuple):
     id: str
     size: int | None = None
     head: str | None = None
+
+    @property
+    def listed(self) -> ListedMessage:
+        """The message as the server lists it."""
+        return ListedMessage(self.number, self.uidl, self.size)
+
+    @property
+    def key(self) -> str:
+        """See ``ListedMessage.key``."""
+        return self.listed.key
 
 
 class ChangedSizes:
