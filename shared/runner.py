@@ -22,9 +22,10 @@ this process between two of these steps causes something to be done twice, or a 
 over, and nothing to be lost: the delivery is handed out again, and the ledger knows what was
 delivered.
 
-**Settling together.** A stage that computes has all of a lane settled in one call. Where it does
-I/O, a settlement waits up to ``LINGER`` for others. What needs a copy or a pause first, and what
-the broker did not take with the rest, is settled by itself, in a task of its own.
+**Settling together** (``shared.settler``). A stage that computes has all of a lane settled in one
+call. Where it does I/O, a settlement waits up to ``LINGER`` for others. What needs a copy or a
+pause first, and what the broker did not take with the rest, is settled by itself, in a task of its
+own.
 
 **Retries** are no state of this process. A Retry is a send into a retry tier of its inbox, from
 which the broker passes the message back, or into Failed Mail when it was tried for long enough. A
@@ -38,9 +39,8 @@ no such process starts, it goes into a retry tier, and remains a suspect by its 
 ``RENEW`` hand-outs a message is put back as a new entry, so that no broker gives it up by itself.
 
 **Back-pressure.** What cannot be settled, as the broker refuses or is away, is tried again for as
-long as the delivery is ours (``_insist``). It stays in hand, so nothing is handed out in its place,
-and sooner or later the stage stands still. A delivery that is lost with its connection is let go:
-it comes again.
+long as the delivery is ours. It stays in hand, so nothing is handed out in its place, and sooner or
+later the stage stands still. A delivery that is lost with its connection is let go: it comes again.
 
 **The end.** When told to stop, ``run`` consumes no more, starts no further trial, and waits for
 what is in hand for as long as ``grace``. What is left then is cancelled, and handed out again by
@@ -53,30 +53,25 @@ handler that computes for long holds up the event loop, and with it all else of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing, suppress
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final
 
-from shared.backoff import Backoff
 from shared.broker import HANDED_OUT, Broker, Delivery, Send
 from shared.clock import Clock
-from shared.errors import BrokerUnavailable, DeliveryLost, Refused, SpoolMissing, SpoolUnavailable
-from shared.failpoint import reach_all
+from shared.errors import BrokerUnavailable, DeliveryLost, Refused
 from shared.log import MailLog
 from shared.queues import RETRIED, retry_queue
 from shared.retry_memory import RetryMemory
 from shared.settlement import RetryPolicy, Settlement
+from shared.settler import BlobKeeper, Settler, Work
 from shared.stage import DecodedDelivery, HandledDelivery, Stage, StageHandler
-from shared.trial import Start, hand_outs, kept_headers
+from shared.trial import Start, kept_headers
 from shared.trial.suspects import Suspects
 
 RENEW: Final = 10
 """Hand-outs after which a message is put back as a new entry, with which the broker counts anew: a
 queue that an older version declared gives a message up after 20."""
-
-FIRST_PAUSE: Final = 0.5
-LONGEST_PAUSE: Final = 30.0
-"""Seconds between two tries to settle, while the broker will not: doubled each time, up to this."""
 
 PATIENCE: Final = 5.0
 """Seconds that the broker may take for that."""
@@ -84,23 +79,6 @@ PATIENCE: Final = 5.0
 TOGETHER: Final = 128
 """Deliveries that are handled together at the most: while these wait for the disk, others are
 computed."""
-
-LINGER: Final = 0.01
-"""Seconds for which a settlement waits for others, at the most, where a stage does I/O. What was
-done is recorded by then, and nobody waits for it. A commit, or an answer of the broker, for each
-message was a quarter of what it cost to deliver it to a server."""
-
-Work: TypeAlias = Coroutine[Any, Any, None]
-
-
-class BlobKeeper(Protocol):
-    """What the runner needs of the spool."""
-
-    async def copy(self, key: str, new_key: str) -> None:
-        """Copy a blob, durably."""
-
-    async def delete(self, key: str) -> None:
-        """Delete a blob; no error where there is none."""
 
 
 class Runner:
@@ -134,11 +112,12 @@ class Runner:
         self._broker = broker
         self._log = log
         self._clock = clock
-        self._blobs = blobs
         self.tried = tried
         self._handling = StageHandler(stage, policy, log, clock)
+        self._settler = Settler(
+            stage.name, broker, blobs, self._handling.retry, self._start, log, clock, tried
+        )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._done: list[HandledDelivery] = []
         self._suspects: Suspects | None = None
         if start is not None:
             self._suspects = Suspects(
@@ -154,11 +133,8 @@ class Runner:
         self.taken = 0
         """How many deliveries were taken in hand since the start; grows while anything moves.
         What is only put back, as it was tried in this run, does not count."""
-        self.returns_at = 0.0
-        """When the last of those comes back that wait for room (seconds since 1970, UTC)."""
         self.put_off = 0
         """How often a suspect was put off, as no process started that would try it."""
-        self._let_go = 0
         self._broken: BaseException | None = None
         self._ending = asyncio.Event()
 
@@ -170,7 +146,12 @@ class Runner:
     @property
     def in_hand(self) -> int:
         """How many deliveries were taken and are not settled yet."""
-        return self.taken - self._let_go
+        return self.taken - self._settler.let_go
+
+    @property
+    def returns_at(self) -> float:
+        """When the last of those comes back that wait for room (seconds since 1970, UTC)."""
+        return self._settler.returns_at
 
     @property
     def untried(self) -> float:
@@ -235,7 +216,7 @@ class Runner:
             return False
         if self.tried is not None and self.tried.put_off(delivery):
             self.taken -= 1
-            self._start(self._put_back([(delivery, self._again_later(delivery))]))
+            self._start(self._settler.put_back([(delivery, self._again_later(delivery))]))
             return True
         if self.tried is not None and self.tried.knows(delivery):
             return False  # it was read in this run, and goes back unhandled
@@ -244,7 +225,7 @@ class Runner:
 
     def _settle_tried(self, delivery: Delivery, follows: Settlement) -> None:
         """Settle what was handled in another process."""
-        self._settle_soon(self._handling.case(delivery, follows))
+        self._settler.settle_soon(self._handling.case(delivery, follows))
 
     def _postpone(self, delivery: Delivery) -> None:
         """Put off a suspect that cannot be tried: what it keeps here, sound mail would lack."""
@@ -254,8 +235,8 @@ class Runner:
         self._start(self._put_off(delivery))
 
     async def _put_off(self, delivery: Delivery) -> None:
-        await self._put_back([(delivery, self._again_later(delivery))])
-        self._let_go += 1
+        await self._settler.put_back([(delivery, self._again_later(delivery))])
+        self._settler.let_go += 1
 
     def _again_later(self, delivery: Delivery) -> Send:
         """Return a message as it is, as a new entry that is back after the shortest time."""
@@ -275,7 +256,7 @@ class Runner:
                 pass
             except (Refused, BrokerUnavailable, TimeoutError):
                 continue
-            self._let_go += 1
+            self._settler.let_go += 1
             return
         if not self._try_if_suspect(delivery):
             for work in self._works([delivery]):
@@ -289,10 +270,10 @@ class Runner:
             found, left = self.tried.set_apart(found)
             if left:
                 self.taken -= len(left)
-                yield self._put_back(left)
+                yield self._settler.put_back(left)
         unreadable = [case for case in found if isinstance(case, HandledDelivery)]
         if unreadable:
-            yield self._settle_all(unreadable)
+            yield self._settler.settle_all(unreadable)
         for lane in self._handling.lanes(
             [one for one in found if isinstance(one, DecodedDelivery)]
         ):
@@ -314,11 +295,11 @@ class Runner:
     async def _finish(self, end: float) -> None:
         """Settle what is in hand, until this moment of the event loop's clock at the latest."""
         if self._suspects is not None:
-            self._let_go += self._suspects.stop()
+            self._settler.let_go += self._suspects.stop()
         clock = asyncio.get_running_loop().time
         # One that settles many begins others for those that could not be settled with the rest.
-        while (self._tasks or self._done) and clock() < end:
-            self._settle_done()
+        while (self._tasks or self._settler.waiting) and clock() < end:
+            self._settler.settle_done()
             await asyncio.wait(set(self._tasks), timeout=end - clock())
         late = set(self._tasks)
         for task in late:
@@ -333,108 +314,6 @@ class Runner:
         if self._stage.computes:
             handled: list[HandledDelivery] = []
             await self._handling.handle(lane, handled.append)
-            await self._settle_all(handled)
+            await self._settler.settle_all(handled)
             return
-        await self._handling.handle(lane, self._settle_soon)
-
-    def _settle_soon(self, case: HandledDelivery) -> None:
-        """Settle together with what else is done in these moments."""
-        if not self._done:
-            asyncio.get_running_loop().call_later(LINGER, self._settle_done)
-        self._done.append(case)
-        if len(self._done) >= TOGETHER:
-            self._settle_done()
-
-    def _settle_done(self) -> None:
-        if self._done:
-            self._start(self._settle_all(self._done))
-            self._done = []  # not before: what nobody settles stays in hand
-
-    async def _settle_all(self, handled: Sequence[HandledDelivery]) -> None:
-        reach_all([self._stage.name] * len(handled), "before-publish")
-        simple = [case for case in handled if case.simple]
-        answers = await self._broker.settle_all([(c.delivery, _sends(c)) for c in simple])
-        for case, error in zip(simple, answers, strict=True):
-            if error is None:
-                await self._note_settled(case)
-            else:
-                self._start(self._settle(case))
-        for case in handled:
-            if not case.simple:
-                self._start(self._settle(case))
-
-    async def _copy_blobs(self, case: HandledDelivery) -> HandledDelivery:
-        """Copy blobs, so that each envelope owns its own; where that fails, retry all of it."""
-        try:
-            for key, new_key in case.settlement.copies:
-                await self._blobs.copy(key, new_key)
-        except (SpoolUnavailable, SpoolMissing) as error:
-            self._log.spool_failed(error, case.account, case.id)
-            return self._handling.retry(case, str(error))
-        return case
-
-    async def _settle(self, case: HandledDelivery) -> None:
-        if case.settlement.after:
-            await self._clock.sleep(case.settlement.after)
-        case = await self._copy_blobs(case)
-        try:
-            await self._insist(case.delivery, _sends(case))
-        except DeliveryLost as error:
-            self._log.trouble("not settled; it will be redelivered", id=case.id, why=error)
-            self._let_go += 1
-            return
-        await self._note_settled(case)
-
-    async def _put_back(self, left: Sequence[tuple[Delivery, Send]]) -> None:
-        """Let what was refused in this run, or cannot be tried now, wait on as it is."""
-        answers = await self._broker.settle_all([(delivery, [send]) for delivery, send in left])
-        for (delivery, send), error in zip(left, answers, strict=True):
-            if error is not None:
-                with suppress(DeliveryLost):
-                    await self._insist(delivery, [send])
-
-    async def _note_settled(self, case: HandledDelivery) -> None:
-        now = self._clock.now()
-        case.log_events(self._log, now)
-        if self.tried is not None:
-            self.tried.note(case)
-        if case.back_in:
-            self.returns_at = max(self.returns_at, now + case.back_in)
-        if case.settlement.release is not None:
-            await self._release(case.settlement.release)
-        self._let_go += 1
-
-    async def _insist(self, delivery: Delivery, sends: Sequence[Send]) -> None:
-        """Settle; while the broker will not, hold the delivery: that is the back-pressure."""
-        backoff = Backoff(self._clock, FIRST_PAUSE, LONGEST_PAUSE)
-        while True:
-            try:
-                return await self._broker.settle(delivery, *sends)
-            except DeliveryLost:
-                raise
-            except (Refused, BrokerUnavailable) as error:
-                self._log.trouble("settling failed; it is retried", why=error)
-                await backoff.pause()
-
-    async def _release(self, key: str) -> None:
-        try:
-            await self._blobs.delete(key)
-        except SpoolUnavailable as error:
-            self._log.trouble("a blob stays in the spool until it is swept", key=key, why=error)
-
-
-def _sends(case: HandledDelivery) -> list[Send]:
-    """Return what is to be durable; what waits for another try stays a suspect meanwhile.
-
-    It may not have been handled at all, as the claim of a process that crashed with it still runs.
-    """
-    if not hand_outs(case.delivery):
-        return case.sends
-    again = ("retrying", "waiting")
-    return [
-        step.send._replace(headers={**step.send.headers, HANDED_OUT: hand_outs(case.delivery)})
-        if step.event in again
-        else step.send
-        for step in case.settlement.steps
-        if step.send is not None
-    ]
+        await self._handling.handle(lane, self._settler.settle_soon)

@@ -168,7 +168,8 @@ def test_a_stage_knows_the_core_and_its_own_folder(stage: str) -> None:
 
 
 def test_the_runner_knows_no_broker_in_particular() -> None:
-    for module in ("shared.runner", "shared.stage", "shared.settlement", "shared.queue_publisher"):
+    loop = ("runner", "stage", "settlement", "settler", "queue_publisher")
+    for module in (f"shared.{name}" for name in loop):
         for name in imports(module):
             implementation = f"shared.broker.{name.split('.')[2]}" if name.count(".") > 1 else ""
             known = within(name, "shared.broker") and implementation in MODULES
