@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from shared.message import Envelope, Fetched, Inline, Summary
 from shared.queues import DELIVERY_LIMIT
 from tests.deliveries import singly
 from tests.flow.forked import ForkedConnector
+from tests.flow.hop import Hop
 from tests.flow.rabbitmq_site import PATIENCE, TIERS, Site, eventually, one
 from tests.servers.rabbitmq import RabbitServer, rabbitmq
 from tests.stewards import back
@@ -53,37 +53,6 @@ def site(server: RabbitServer) -> Site:
     site = Site(server, vhost)
     site.declare()
     return site
-
-
-class Hop:
-    """A stage between two queues, which forwards every message until it has done so for all."""
-
-    def __init__(self, broker: RabbitBroker) -> None:
-        self.broker = broker
-        self.settled: Counter[str] = Counter()
-        self.doubtful: Counter[str] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def run(self) -> None:
-        async for delivery in singly(self.broker.consume("incoming", 50)):
-            task = asyncio.create_task(self._forward(delivery))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _forward(self, delivery: Delivery) -> None:
-        id_ = delivery.message_id
-        while True:
-            try:
-                await self.broker.settle(delivery, Send("parsed", b"y", id_))
-            except DeliveryLost:
-                self.doubtful[id_] += 1
-                return
-            except BrokerUnavailable:
-                self.doubtful[id_] += 1
-                await eventually(lambda: self.broker.connected, "the broker to be back")
-            else:
-                self.settled[id_] += 1
-                return
 
 
 def _restart(site: Site) -> None:

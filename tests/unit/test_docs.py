@@ -232,6 +232,10 @@ def test_every_test_and_file_that_a_page_names_exists(page: Path) -> None:
     assert {name for name in paths if name not in {path.name for path in files}} == set()
     for name, test in re.findall(r"(test_\w+\.py)::(test_\w+)", text):
         assert any(f"def {test}" in file.read_text() for file in files if file.name == name), test
+    if page.name != "CHANGELOG.md":  # which names what there was
+        ours = re.findall(r"`((?:services|shared|tests|scripts|deploy)/[\w/.-]+)`", text)
+        here = [name for name in ours if not name.startswith("deploy/secrets/")]
+        assert [name for name in here if not (ROOT / name).exists()] == []
     if page.name == "security.md":
         assert len(named) > 40
 
