@@ -14,19 +14,20 @@ process alone, and lost when it ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from services.deliverer.courier import Crowded, MailObject, ReportResult, Spent, Throttled
 from services.deliverer.smtp.connection import NoReplyInTime
 from services.deliverer.smtp.fair_share import FIRST_LOOK, LOOK_EVERY, DeliverySlots, FairShare
+from services.deliverer.smtp.handshake import no_answer
 from services.deliverer.smtp.overflow import Overflow
 from services.deliverer.smtp.pace import Pace
 from services.deliverer.smtp.pool import Pool
 from services.deliverer.smtp.prefetch import prefetched
 from services.deliverer.smtp.session import PipelineBroken, SmtpSession
 from services.deliverer.smtp.target import Target
-from services.deliverer.smtp.transaction import transact
+from services.deliverer.smtp.transaction import nothing_follows, transact
 from services.deliverer.smtp.waiting_line import WaitingLine
 from services.deliverer.smtp.waiting_mail import NextMail, Submission, WaitingMail, waiting_mail
 from services.deliverer.smtp.workers import Worker, Workers
@@ -77,6 +78,7 @@ class SmtpCourier:
         connections: int = 8,
         slots: DeliverySlots | None = None,
     ) -> None:
+        self._target = target
         self._server = target.server
         self._clock = clock
         self._pool = Pool(target, clock)
@@ -239,7 +241,7 @@ class SmtpCourier:
         worker.sending = waiting
         begun, before = self._clock.monotonic(), session.served
         try:
-            following = bound.following if self._pace.steady else _bind_none
+            following = bound.following if self._pace.steady else nothing_follows
             if waiting.mail_object.content.data is not None:
                 delivered = await transact(session, waiting.mail_object, following)
             else:
@@ -357,7 +359,7 @@ class SmtpCourier:
             if self._share.done != done or not self._waiting:
                 done, since = self._share.done, self._clock.monotonic()
             if (waited := self._seconds_kept_waiting()) >= STILL:
-                self._report_down(self._pool.no_answer(round(waited)), len(self._waiting))
+                self._report_down(no_answer(self._target, round(waited)), len(self._waiting))
             elif self._clock.monotonic() - since < STILL:
                 self._overflow.put_surplus_aside()
             else:
@@ -402,7 +404,3 @@ class SmtpCourier:
             task.cancel()
         if busy:
             await asyncio.wait(busy)
-
-
-def _bind_none(_: Callable[[MailObject], bool]) -> None:
-    """Bind no mail object to a connection: each has its turn."""

@@ -10,11 +10,10 @@ import asyncio
 from collections import deque
 from typing import Final
 
-from services.deliverer.smtp.handshake import no_answer, open_session
+from services.deliverer.smtp.handshake import open_session
 from services.deliverer.smtp.session import SmtpSession
 from services.deliverer.smtp.target import Target
 from shared.clock import Clock
-from shared.errors import Unreachable
 from shared.supervision import supervise
 
 IDLE_SECONDS: Final = 60.0
@@ -55,10 +54,6 @@ class Pool:
             Throttled: it takes no more for now.
         """
         return await open_session(self._target)
-
-    def no_answer(self, seconds: float) -> Unreachable:
-        """Return the error for a server that has let nobody in for so many seconds."""
-        return no_answer(self._target, seconds)
 
     def take_back(self, session: SmtpSession) -> None:
         """Keep a session for the next message, unless its connection is gone or out of step."""

@@ -39,14 +39,8 @@ class _Rule(NamedTuple):
 
     steps: frozenset[SmtpStep]
     key: str
-    words: str | None
     meaning: Meaning
-
-
-def _rule(
-    steps: frozenset[SmtpStep], key: str, meaning: Meaning, words: str | None = None
-) -> _Rule:
-    return _Rule(steps, key, words, meaning)
+    words: str | None = None
 
 
 _GREYLISTED: Final = r"gr[ae]y-?\s?list"
@@ -113,59 +107,59 @@ _CONTENT: Final = (
 _RULES: Final = (
     # What is said of the message or of the recipient may name anything: what a filter has found in
     # the one, what the other is called. A limit that is stated in 5xx is none of the two.
-    _rule(_END, r"5", "permanent", _VERDICT),
-    _rule(_RCPT, r"5.. 1\.([0-69]|10)$|5\d\d$", "permanent", _NOBODY),
-    _rule(_MESSAGE, r"[45]", "temporary", _GREYLISTED),
-    _rule(_ANY, r"[45].. (7\.28|4\.5)$|4.. 7\.[56]\d\d$", "rate"),
-    _rule(_ANY, r"[45]", "rate", _RATE),
-    _rule(_MAIL, r"4[35]. 3\.2$", "rate"),  # it "is not accepting network messages"
-    _rule(_SETUP, r"[^2]", "session"),
+    _Rule(_END, r"5", "permanent", _VERDICT),
+    _Rule(_RCPT, r"5.. 1\.([0-69]|10)$|5\d\d$", "permanent", _NOBODY),
+    _Rule(_MESSAGE, r"[45]", "temporary", _GREYLISTED),
+    _Rule(_ANY, r"[45].. (7\.28|4\.5)$|4.. 7\.[56]\d\d$", "rate"),
+    _Rule(_ANY, r"[45]", "rate", _RATE),
+    _Rule(_MAIL, r"4[35]. 3\.2$", "rate"),  # it "is not accepting network messages"
+    _Rule(_SETUP, r"[^2]", "session"),
     # 530, 534, 535, 538 (RFC 4954, RFC 3207) and X.7.0, X.7.8 ... X.7.11 without a reply code of
     # the kind: authentication or TLS is asked for, or ours was refused. 521 (RFC 7504): no mail.
-    _rule(_MESSAGE, r"534", "permanent", _SIZE),  # Courier's own
+    _Rule(_MESSAGE, r"534", "permanent", _SIZE),  # Courier's own
     # Policy put off, of a message as such (X.7.0, X.7.1): filters say so of limits, few words said.
-    _rule(_END, r"4(21|5[01]) 7\.[01]$", "rate"),
-    _rule(_END, r"521 [67]\.", "permanent"),  # Postfix: REJECT, and hang up
-    _rule(_ANY, r"53[0458]|521|421", "session"),
-    _rule(_MAIL, r"[45].. 7\.(0|8|9|10|11)$", "session"),
-    _rule(_MAIL, r"[45]", "session", _LOGIN),
+    _Rule(_END, r"4(21|5[01]) 7\.[01]$", "rate"),
+    _Rule(_END, r"521 [67]\.", "permanent"),  # Postfix: REJECT, and hang up
+    _Rule(_ANY, r"53[0458]|521|421", "session"),
+    _Rule(_MAIL, r"[45].. 7\.(0|8|9|10|11)$", "session"),
+    _Rule(_MAIL, r"[45]", "session", _LOGIN),
     # To RCPT it may be about this recipient: others need no login, and must not be kept waiting.
-    _rule(_RCPT, r"[45]", "temporary", _LOGIN),
+    _Rule(_RCPT, r"[45]", "temporary", _LOGIN),
     # It is our host that is refused, though servers wait with it until they know the recipients
     # (Postfix: smtpd_delay_reject). All mail would end in Failed Mail for that.
-    _rule(_ENVELOPE, r"[45].. 7\.25$|5.. 7\.(511|6[0-4]\d|7[0-4]\d)$", "session"),
-    _rule(_ENVELOPE, r"[45]", "session", _OUR_HOST),
+    _Rule(_ENVELOPE, r"[45].. 7\.25$|5.. 7\.(511|6[0-4]\d|7[0-4]\d)$", "session"),
+    _Rule(_ENVELOPE, r"[45]", "session", _OUR_HOST),
     # Bad syntax or domain of a sender (X.1.7, X.1.8), non-ASCII (X.6.7), SPF (X.7.23, X.7.24),
     # a domain that takes no mail (X.7.27). 417 and 517 are Courier's own.
-    _rule(_ENVELOPE, r"[45].. (1\.[78]|7\.2[347])$", "sender"),
-    _rule(_MAIL, r"5", "permanent", "badmailfrom"),
-    _rule(_MAIL, r"[45].. 6\.7$|[45]17$|5(01|04|53|55)( [0-6]\.\d+)?$", "sender"),
-    _rule(_MAIL, r"55", "sender", "syntax"),
-    _rule(_ENVELOPE, r"[45]", "sender", _SENDER),
+    _Rule(_ENVELOPE, r"[45].. (1\.[78]|7\.2[347])$", "sender"),
+    _Rule(_MAIL, r"5", "permanent", "badmailfrom"),
+    _Rule(_MAIL, r"[45].. 6\.7$|[45]17$|5(01|04|53|55)( [0-6]\.\d+)?$", "sender"),
+    _Rule(_MAIL, r"55", "sender", "syntax"),
+    _Rule(_ENVELOPE, r"[45]", "sender", _SENDER),
     # Over quota (X.2.2): servers give it 552, 554 or 550, and the mailbox is emptied some day.
-    _rule(_MESSAGE, r"5.. 2\.2$", "temporary"),
-    _rule(_MESSAGE, r"552 (2\.3|3\.4)$", "permanent"),
-    _rule(_MESSAGE, r"5", "temporary", _FULL),
+    _Rule(_MESSAGE, r"5.. 2\.2$", "temporary"),
+    _Rule(_MESSAGE, r"552 (2\.3|3\.4)$", "permanent"),
+    _Rule(_MESSAGE, r"5", "temporary", _FULL),
     # Out of space, closed, badly configured; its directory is away; too many recipients at once.
-    _rule(_MESSAGE, r"5.. (2\.12[12]|3\.[125]|4\.3|5\.3)$", "temporary"),
-    _rule(
+    _Rule(_MESSAGE, r"5.. (2\.12[12]|3\.[125]|4\.3|5\.3)$", "temporary"),
+    _Rule(
         _MESSAGE, r"5", "temporary", _LATER + "|too many recipients|maximum number of recipients"
     ),
     # Said of an address, or of a size, it means another one.
-    _rule(_MESSAGE, r"5.. 7\.", "temporary", _ONCE_MORE),
+    _Rule(_MESSAGE, r"5.. 7\.", "temporary", _ONCE_MORE),
     # What does not please it in the message, whatever the code (RFC 5321 section 4.5.3.1.9: 500).
-    _rule(_END, r"5.. [67]\.", "permanent"),
-    _rule(_END, r"5(00|52)", "permanent", _CONTENT),
+    _Rule(_END, r"5.. [67]\.", "permanent"),
+    _Rule(_END, r"5(00|52)", "permanent", _CONTENT),
     # Without an enhanced code, 552 to MAIL is about SIZE (RFC 1870 section 6.1); to RCPT it means
     # "too many recipients" (RFC 5321 section 4.5.3.1.10); at the end "exceeded storage allocation".
-    _rule(_MAIL, r"552", "permanent"),
-    _rule(_END, r"552", "permanent", _SIZE),
-    _rule(_MESSAGE, r"552", "temporary"),
+    _Rule(_MAIL, r"552", "permanent"),
+    _Rule(_END, r"552", "permanent", _SIZE),
+    _Rule(_MESSAGE, r"552", "temporary"),
     # Of a name, 504 is what the server thinks of it; of a parameter we send what EHLO offered.
-    _rule(_NAMES, r"504", "permanent"),
+    _Rule(_NAMES, r"504", "permanent"),
     # The two sides do not understand each other; that is not the message's fault.
-    _rule(_ANY, r"50[0234]", "temporary"),
-    _rule(_ANY, r"5", "permanent"),
+    _Rule(_ANY, r"50[0234]", "temporary"),
+    _Rule(_ANY, r"5", "permanent"),
 )
 
 _QUOTED: Final = re.compile(

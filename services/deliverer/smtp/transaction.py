@@ -80,6 +80,10 @@ Following: TypeAlias = Callable[[Callable[[MailObject], bool]], MailObject | Non
 of. From then on it is bound to this connection."""
 
 
+def nothing_follows(_: Callable[[MailObject], bool]) -> None:
+    """Bind no mail object to a connection."""
+
+
 class _RecipientResult(NamedTuple):
     """What became of it for a recipient, and what the reply meant that says so."""
 
@@ -215,7 +219,7 @@ async def _send(
         if accepted:
             # What is refused for its sender is sent again over this connection before any other.
             again = mail_object.sender and any(x.meaning == "sender" for x in refused.values())
-            then = _nothing_follows if again else following
+            then = nothing_follows if again else following
             refused |= await _send_message(session, mail_object.content, accepted, then)
         else:  # RFC 2920 section 3.1: DATA was let through, and there is nobody to send to
             await session.command(END_OF_DATA.removesuffix(b"\r\n"), SmtpStep.END)
@@ -223,10 +227,6 @@ async def _send(
     elif answers.data is not None and answers.data.code < 400:
         session.connection.abort()  # does it wait for the message now? Nobody knows
     return refused
-
-
-def _nothing_follows(_: Callable[[MailObject], bool]) -> None:
-    return None
 
 
 def _raise_if_exhausted(session: SmtpSession, mail: SmtpReply) -> None:
