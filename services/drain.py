@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, cast
 
-from services.process import GRACE, Stopped, runner, unless
+from services.process import GRACE, Stopped, make_runner, unless
 from services.wiring import Assembly, Resources
 from shared.errors import BrokerUnavailable
 from shared.log import MailLog
@@ -85,12 +85,12 @@ async def drain(
         Stopped: it ended before anything was begun.
     """
     fetching, *consuming = assemblies
-    possession = resources.possession()
-    ours = possession is None or await unless(interrupted, possession.look())
+    ownership = resources.ownership()
+    ours = ownership is None or await unless(interrupted, ownership.are_ours())
     if not ours:  # accounts are polled as far as they are not held, and nothing is taken
         consuming = []
     work = _Work(
-        resources, fetching, [runner(assembly, resources, once=True) for assembly in consuming]
+        resources, fetching, [make_runner(assembly, resources, once=True) for assembly in consuming]
     )
     stop = asyncio.Event()
     runs = {

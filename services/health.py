@@ -122,11 +122,11 @@ class Health:
 
 
 @asynccontextmanager
-async def serve_health(vitals: Health, listen: str | None) -> AsyncGenerator[None, None]:
-    """Serve the vitals of this process until the block ends.
+async def serve_health(health: Health, listen: str | None) -> AsyncGenerator[None, None]:
+    """Serve what is known of this process until the block ends.
 
     Args:
-        vitals: what is known of it.
+        health: of this process.
         listen: ``host:port``, None to serve nothing.
 
     Raises:
@@ -138,10 +138,10 @@ async def serve_health(vitals: Health, listen: str | None) -> AsyncGenerator[Non
     # Not at the top: without monitoring no process waits for it.
     from services.health_http import serving
 
-    server = serving(listen, vitals.answer)
+    server = serving(listen, health.answer)
     thread = threading.Thread(target=server.serve_forever, name="monitor", daemon=True)
     thread.start()
-    beating = supervise(vitals.beat, "notes that the event loop turns", vitals.clock)
+    beating = supervise(health.beat, "notes that the event loop turns", health.clock)
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
 """Hosts stages in a process: opens what they need, runs them until told to stop, closes it again.
 
-One part makes a stage process, four make the whole connector. It waits for a broker or a database
-that is not there yet; once running, it ends on SIGTERM or SIGINT alone, after it has settled what
-is in hand. A stage that ends by itself is a defect, and ends the process with it.
+One stage makes a process of its own, four make the whole connector. It waits for a broker or a
+database that is not there yet; once running, it ends on SIGTERM or SIGINT alone, after it has
+settled what is in hand. A stage that ends by itself is a defect, and ends the process with it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from services.disk_watch import room_of, watch_disks
 from services.health import Health, serve_health
 from services.marks import Marks
-from services.possession import Possession
 from services.postmaster.opening import open_management
+from services.queue_ownership import QueueOwnership
 from services.trial import child
 from services.wiring import Assembly, Resources, StageWiring
 from shared import failpoint
@@ -68,7 +68,7 @@ class Stopped(Exception):
 def serve(
     settings: Settings,
     lines: LogLines,
-    *parts: StageWiring,
+    *wirings: StageWiring,
     prepare: Callable[[], Awaitable[None]] = nothing,
 ) -> int:
     """Run these stages in this process until SIGTERM, SIGINT or SIGHUP; return the exit status.
@@ -76,25 +76,25 @@ def serve(
     Args:
         settings: the configuration.
         lines: where log lines go.
-        parts: which stages.
+        wirings: of the stages.
         prepare: see ``open_resources``.
 
     Raises:
         ConfigError: the settings do not lead to a broker, a database or a destination.
     """
-    return asyncio.run(_serve(settings, lines, parts, prepare))
+    return asyncio.run(_serve(settings, lines, wirings, prepare))
 
 
 async def _serve(
     settings: Settings,
     lines: LogLines,
-    parts: Sequence[StageWiring],
+    wirings: Sequence[StageWiring],
     prepare: Callable[[], Awaitable[None]],
 ) -> int:
     stop = asyncio.Event()
     stop_on_signals(stop)
     with suppress(Stopped):
-        async with open_resources(settings, lines, parts, stop, prepare=prepare) as (
+        async with open_resources(settings, lines, wirings, stop, prepare=prepare) as (
             resources,
             assemblies,
         ):
@@ -106,7 +106,7 @@ def spare_collections() -> None:
     """Let the garbage collector look at what is new, seldom, and never at what was loaded.
 
     Messages in hand are thousands of objects without cycles; looking at them after every 700 new
-    ones was about 6 % of the deliverer's CPU samples (perf).
+    ones costs much, and finds nothing.
     """
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 10, 10)
@@ -130,17 +130,17 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 async def open_resources(
     settings: Settings,
     lines: LogLines,
-    parts: Sequence[StageWiring],
+    wirings: Sequence[StageWiring],
     stop: asyncio.Event,
     counts: Counter[str] | None = None,
     prepare: Callable[[], Awaitable[None]] = nothing,
 ) -> AsyncGenerator[tuple[Resources, list[Assembly]], None]:
-    """Open what the parts need, and assemble them.
+    """Open what the stages need, and assemble them.
 
     Args:
         settings: the configuration.
         lines: where log lines go.
-        parts: which stages.
+        wirings: of the stages.
         stop: ends the waiting for a broker or database that is away.
         counts: where mail events are counted.
         prepare: what comes before the broker is opened; it may wait for it.
@@ -149,27 +149,27 @@ async def open_resources(
         Stopped: told to stop while waiting.
         ConfigError: the settings do not lead there.
     """
-    name = parts[0].name if len(parts) == 1 else "postmaster"
+    name = wirings[0].name if len(wirings) == 1 else "postmaster"
     log = MailLog(name, counts, lines=lines)
     if (fault := failpoint.arm(os.environ)) is not None:
         log.trouble("this process will kill itself", at=fault, because=failpoint.VARIABLE)
     async with AsyncExitStack() as stack:
         stack.callback(log.finish)
         stack.enter_context(report_failures(log.trouble))
-        resources, vitals = await _begin_monitoring(settings, name, log, stop, stack)
+        resources, health = await _begin_monitoring(settings, name, log, stop, stack)
         await unless(stop, prepare())
         await unless(stop, resources.broker.open())
         _tell_strays(getattr(resources.broker, "strays", {}), log)
-        await _watch_policies(resources, vitals, stack)
+        await _watch_policies(resources, health, stack)
         log.note("started", version=resources.version)
         assemblies = [
             await stack.enter_async_context(
-                part.assemble(replace(resources, log=log.of(part.name)))
+                wiring.assemble(replace(resources, log=log.of(wiring.name)))
             )
-            for part in parts
+            for wiring in wirings
         ]
         spare_collections()
-        vitals.started = True
+        health.started = True
         yield resources, assemblies
 
 
@@ -183,23 +183,23 @@ async def _begin_monitoring(
     room = room_of(settings)
     broker = broker_of(settings, name, f"{name}@{hostname}", version, log, room)
     stack.push_async_callback(broker.close)
-    vitals = Health(broker, clock, log.metrics, version)
-    await stack.enter_async_context(serve_health(vitals, settings.monitor.listen))
+    health = Health(broker, clock, log.metrics, version)
+    await stack.enter_async_context(serve_health(health, settings.monitor.listen))
     states: list[State] = []
-    possessions: list[Possession] = []
+    ownerships: list[QueueOwnership] = []
 
     async def state() -> State:
         if not states:
             states.append(await unless(stop, open_state(settings, log)))
             stack.push_async_callback(states[0].close)
-            vitals.damages.append(lambda: states[0].damage)
-            possessions.append(Possession(states[0], marks, log, clock))
-            vitals.waits.append(possessions[0].why_not)
+            health.damages.append(lambda: states[0].damage)
+            ownerships.append(QueueOwnership(states[0], marks, log, clock))
+            health.waits.append(ownerships[0].why_not)
         return states[0]
 
     spool = Spool(settings.spool_url, dict(settings.spool.options))
     marks = Marks(settings, spool, name, log.trouble, clock)
-    vitals.damages.append(lambda: getattr(broker, "damage", None))
+    health.damages.append(lambda: getattr(broker, "damage", None))
     embedded = settings.broker.embedded
     stuck = lambda: embedded and broker.blocked is not None  # noqa: E731
     await stack.enter_async_context(watch_disks(settings, room, stuck, log, clock))
@@ -207,14 +207,14 @@ async def _begin_monitoring(
     known = secrets_in(settings)
     ready = replace(
         resources,
-        damage=vitals.damage,
+        damage=health.damage,
         known=known,
         marks=marks,
-        possession=lambda: possessions[0] if possessions else None,
+        ownership=lambda: ownerships[0] if ownerships else None,
         unless_stopped=partial(unless, stop),
-        warn=vitals.warnings.append,
+        warn=health.warnings.append,
     )
-    return ready, vitals
+    return ready, health
 
 
 def broker_of(
@@ -249,7 +249,7 @@ def broker_of(
     )
 
 
-async def _watch_policies(resources: Resources, vitals: Health, stack: AsyncExitStack) -> None:
+async def _watch_policies(resources: Resources, health: Health, stack: AsyncExitStack) -> None:
     """Report what policies could do to mail, where the settings say how to read them."""
     if (management := open_management(resources.settings)) is None:
         return
@@ -259,7 +259,7 @@ async def _watch_policies(resources: Resources, vitals: Health, stack: AsyncExit
 
     ask = partial(management.dangers, protected(resources.settings.retry.tiers))
     watch = PolicyWatch(ask, resources.log, resources.clock)
-    vitals.warnings.append(lambda: watch.found)
+    health.warnings.append(lambda: watch.found)
     task = supervise(watch.watch, "looks at the policies of the broker", resources.clock)
     stack.callback(task.cancel)
 
@@ -305,7 +305,7 @@ async def unless(stop: asyncio.Event, work: Awaitable[T]) -> T:
     raise Stopped
 
 
-def runner(assembly: Assembly, resources: Resources, *, once: bool = False) -> Runner:
+def make_runner(assembly: Assembly, resources: Resources, *, once: bool = False) -> Runner:
     """Return a runner for an assembled stage.
 
     Args:
@@ -315,7 +315,7 @@ def runner(assembly: Assembly, resources: Resources, *, once: bool = False) -> R
     """
     retry, stage = resources.settings.retry, assembly.stage
     policy = RetryPolicy(retry.tiers, retry.give_up_after)
-    run = Runner(
+    runner = Runner(
         stage,
         resources.broker,
         policy,
@@ -323,15 +323,15 @@ def runner(assembly: Assembly, resources: Resources, *, once: bool = False) -> R
         resources.clock,
         resources.spool,
         RetryMemory(stage.inbox, policy) if once else None,
-        _trials(assembly, resources),
+        _trial_starter(assembly, resources),
     )
-    resources.warn(run.warnings)
-    resources.log.metrics.watch(IN_HAND, lambda: float(run.in_hand), stage.name)
-    resources.log.metrics.watch(UNTRIED, lambda: run.untried, stage.name)
-    return run
+    resources.warn(runner.warnings)
+    resources.log.metrics.watch(IN_HAND, lambda: float(runner.in_hand), stage.name)
+    resources.log.metrics.watch(UNTRIED, lambda: runner.untried, stage.name)
+    return runner
 
 
-def _trials(assembly: Assembly, resources: Resources) -> Start | None:
+def _trial_starter(assembly: Assembly, resources: Resources) -> Start | None:
     """Return what starts a process for this stage's suspects; a poll job is none."""
     stage = assembly.stage
     if stage.inbox not in RETRIED:
@@ -344,14 +344,14 @@ def _trials(assembly: Assembly, resources: Resources) -> Start | None:
     )
 
 
-async def _run(stage: Runner, resources: Resources, stop: asyncio.Event) -> None:
+async def _run(runner: Runner, resources: Resources, stop: asyncio.Event) -> None:
     """Run a stage, as soon as the queues are ours."""
-    if (possession := resources.possession()) is not None:
+    if (ownership := resources.ownership()) is not None:
         try:
-            await unless(stop, possession.wait())
+            await unless(stop, ownership.wait_until_ours())
         except Stopped:
             return
-    await stage.run(stop, GRACE)
+    await runner.run(stop, GRACE)
 
 
 async def run_until(
@@ -363,7 +363,9 @@ async def run_until(
         Exception: whatever a stage or companion ended with, where it ended by itself.
         RuntimeError: it ended by itself, and with nothing.
     """
-    runs = [asyncio.create_task(_run(runner(a, resources), resources, stop)) for a in assemblies]
+    runs = [
+        asyncio.create_task(_run(make_runner(a, resources), resources, stop)) for a in assemblies
+    ]
     beside = [asyncio.create_task(c(stop)) for a in assemblies for c in a.companions]
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, *runs, *beside}, return_when=asyncio.FIRST_COMPLETED)

@@ -30,7 +30,7 @@ from shared.log import LogLines, MailLog, Report
 from shared.settings.model import Settings
 from shared.waiting import until_there
 
-PARTS: Final = (FETCHER, PARSER, REWRITER, DELIVERER)
+WIRINGS: Final = (FETCHER, PARSER, REWRITER, DELIVERER)
 COUNTED: Final = (
     "fetched",
     "delivered",
@@ -69,7 +69,7 @@ def main(
         ConfigError: the settings do not lead to a broker, a database or a destination.
     """
     if not once:
-        return serve(settings, lines, *PARTS, prepare=partial(_declare, settings, lines))
+        return serve(settings, lines, *WIRINGS, prepare=partial(_declare, settings, lines))
     return asyncio.run(_once(settings, lines, as_json, quiet))
 
 
@@ -121,7 +121,7 @@ async def _once(settings: Settings, lines: LogLines, as_json: bool, quiet: bool)
 
     with suppress(Stopped):
         declare = partial(_declare, settings, lines)
-        async with open_resources(settings, lines, PARTS, stop, counts, declare) as (
+        async with open_resources(settings, lines, WIRINGS, stop, counts, declare) as (
             resources,
             assemblies,
         ):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from services.marks import Marks
-from services.possession import Possession
+from services.queue_ownership import QueueOwnership
 from shared.broker import Broker
 from shared.clock import Clock
 from shared.disk.space import USUAL, Room
@@ -40,7 +40,7 @@ class Resources:
         version: of this program, for trace lines.
         room: how much there is on the disks that fetched mail comes to lie on.
         marks: what tells whether the state database is the one of this installation.
-        possession: returns what tells whether the queues are; None without a state database.
+        ownership: returns what tells whether the queues are; None without a state database.
         unless_stopped: awaits something, and gives up when this process is told to stop.
         warn: is given what tells of things that somebody should look at; /readyz says them.
         damage: tells which file is damaged and will not mend by itself, and what to do.
@@ -59,7 +59,7 @@ class Resources:
     damage: Callable[[], str | None] = lambda: None
     known: KnownSecrets = field(default_factory=KnownSecrets)
     marks: Marks | None = None
-    possession: Callable[[], Possession | None] = lambda: None
+    ownership: Callable[[], QueueOwnership | None] = lambda: None
     unless_stopped: Callable[[Awaitable[None]], Awaitable[None]] = _await
     warn: Callable[[Callable[[], Sequence[str]]], None] = lambda _: None
 

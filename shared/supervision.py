@@ -1,7 +1,7 @@
 """Background tasks that nobody awaits: a defect ends none of them for good, and none in silence.
 
 A task that dies alone takes along what it was there for: a connection is not made again, a disk not
-looked at, a line of letters not moved; and nobody hears of it. Here it is said, and begun anew. Who
+looked at, waiting mail not moved; and nobody hears of it. Here it is said, and begun anew. Who
 has a task's outcome awaited anyway (a stage, a poll, a delivery) has no need of this.
 
 What is said goes to the exception handler of the event loop, as does what asyncio finds by itself:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from services.possession import EVERY, Possession
+from services.queue_ownership import EVERY, QueueOwnership
 from shared.errors import StateUnavailable
 from shared.mark import Mark
 from shared.state.installation import Question
@@ -63,15 +63,15 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 async def test_whose_they_are(case: Case, clock: ManualClock) -> None:
     place = Place(case.question, case.mark)
-    possession = Possession(place, place, place, clock)
-    assert await possession.look() == case.ours
-    assert (possession.why_not() is None) == case.ours
+    ownership = QueueOwnership(place, place, place, clock)
+    assert await ownership.are_ours() == case.ours
+    assert (ownership.why_not() is None) == case.ours
 
 
 async def test_who_waits_says_so_once_and_goes_on_for_good(clock: ManualClock) -> None:
     place = Place(Question(None, None, chosen=False), OTHER)
-    possession = Possession(place, place, place, clock)
-    waiting = [asyncio.create_task(possession.wait()) for _ in range(3)]
+    ownership = QueueOwnership(place, place, place, clock)
+    waiting = [asyncio.create_task(ownership.wait_until_ours()) for _ in range(3)]
     await clock.advance(3 * EVERY)
     (said,) = place.said
     assert "filled with another state database until 1970-01-12" in said
@@ -79,10 +79,10 @@ async def test_who_waits_says_so_once_and_goes_on_for_good(clock: ManualClock) -
     assert "account adopt" in said
     place.answer = StateUnavailable("away")
     await clock.advance(EVERY)
-    assert "away" in (possession.why_not() or "")
+    assert "away" in (ownership.why_not() or "")
     place.answer, place.mark = Question("mine", None, chosen=True), OWN
     await clock.advance(EVERY)
     assert all(task.done() for task in waiting)
     assert place.said[-1] == "the queues are ours: work is taken from them"
     place.mark = OTHER
-    assert await possession.look(), "a newcomer stops nobody"
+    assert await ownership.are_ours(), "a newcomer stops nobody"

@@ -6,8 +6,9 @@ Where that is another one, whoever has a state database waits until the mark is 
 until the operator has chosen what becomes of the accounts, and so has said that it is ours and was
 lost. An earlier copy of our own stops nobody here: what waits is ours.
 Once they are ours they are for as long as this process lives; a newcomer stops nobody. It trusts
-the mark. Limits: a process without a state database (parser, rewriter) cannot tell; nor can one
-that starts before anybody has written a mark, or that may not read it, or the state: it goes on.
+the mark. Known limits: a process without a state database (parser, rewriter) cannot tell; nor can
+one that starts before anybody has written a mark, or that may not read it, or the state: it goes
+on.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Journal(Protocol):
         """Something is wrong."""
 
 
-class Possession:
+class QueueOwnership:
     """Knows whether work may be taken from the queues.
 
     Args:
@@ -98,17 +99,17 @@ class Possession:
         """Return why nothing is taken from the queues; None where it is."""
         return None if self._ours else self._why or "whose they are is not known yet"
 
-    async def wait(self) -> None:
+    async def wait_until_ours(self) -> None:
         """Return when the queues are ours."""
         async with self._one:
-            while not await self.look():
+            while not await self.are_ours():
                 await self._clock.sleep(EVERY)
 
-    async def look(self) -> bool:
+    async def are_ours(self) -> bool:
         """Return whether the queues are ours."""
         if not self._ours:
             try:
-                why = await self._found()
+                why = await self._find_reason()
             except StateUnavailable as error:
                 why = f"the state database cannot be asked whose the queues are: {error}"
             self._tell(why)
@@ -124,7 +125,7 @@ class Possession:
         else:
             self._journal.trouble(f"nothing is taken from the queues: {why}", advice=ADVICE)
 
-    async def _found(self) -> str | None:
+    async def _find_reason(self) -> str | None:
         """Return why the queues are not ours; None where they are."""
         question = await self._ledger.question()
         if question is None:
