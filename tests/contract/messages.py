@@ -9,6 +9,7 @@ import pytest
 from shared import wire
 from shared.broker import INSTANCE, Broker, Delivery, Header, Send
 from shared.message import Envelope, Fetched, Hop, Inline, Summary
+from tests.servers.rabbitmq import RabbitServer
 
 PATIENCE = 60.0
 """Seconds after which a condition that does not come true fails the test."""
@@ -73,3 +74,9 @@ async def has_depth(broker: Broker, queue: str, depth: int) -> None:
 def as_sent(headers: Mapping[str, Header]) -> dict[str, Header]:
     """Return headers as they were sent, without the name of the connector."""
     return {name: value for name, value in headers.items() if name != INSTANCE}
+
+
+def publish(server: RabbitServer, vhost: str, queue: str) -> None:
+    """Publish what is no message of ours to a queue of the deliverer's, as a person does."""
+    message = {"properties": {}, "payload": "x", "payload_encoding": "string"}
+    server.api("POST", f"exchanges/{vhost}/deliverer/publish", message | {"routing_key": queue})

@@ -21,11 +21,6 @@ NAMES = ("lost", "polled", "waits")
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 async def states(tmp_path: Path, clock: ManualClock) -> AsyncIterator[tuple[State, State]]:
     url = f"sqlite:///{tmp_path / 'state.db'}"
     one = await State.open(url, owner=new_owner(), clock=clock)

@@ -2,16 +2,12 @@
 
 from shared.broker.steward.steward import KombuSteward
 from shared.queues import DECLARED, Tier, plan
+from tests.contract.messages import publish
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import RabbitServer
 
 OLD = (Tier("30s", 30.0), Tier("7m", 420.0))
 NEW = (Tier("30s", 30.0), Tier("9m", 540.0))
-
-
-def publish(server: RabbitServer, vhost: str, queue: str) -> None:
-    message = {"properties": {}, "payload": "x", "payload_encoding": "string"}
-    server.api("POST", f"exchanges/{vhost}/deliverer/publish", message | {"routing_key": queue})
 
 
 def strays(server: RabbitServer, vhost: str, tiers: tuple[Tier, ...]) -> dict[str, int]:

@@ -6,6 +6,7 @@ from shared.broker import topology
 from shared.broker.steward.steward import KombuSteward
 from shared.errors import ConfigError
 from shared.queues import DECLARED, HELD, MARK, SENDERS, Tier, plan, reachable
+from tests.contract.messages import publish
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import RabbitServer
 
@@ -19,11 +20,6 @@ def declare(server: RabbitServer, vhost: str, tiers: tuple[Tier, ...] = TIERS) -
         return list(steward.declare())
     finally:
         steward.close()
-
-
-def publish(server: RabbitServer, vhost: str, queue: str) -> None:
-    message = {"properties": {}, "payload": "x", "payload_encoding": "string"}
-    server.api("POST", f"exchanges/{vhost}/deliverer/publish", message | {"routing_key": queue})
 
 
 def test_a_work_queue_gives_up_into_quarantine_and_loses_nothing_on_the_way() -> None:

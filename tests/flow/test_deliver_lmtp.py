@@ -8,7 +8,7 @@ import pytest
 
 from tests.corpus.messages import sample_messages
 from tests.servers.dovecot import Dovecot, dovecot, quota
-from tests.unit.deliverer.letters import PREFIX, SENDER, courier, letter
+from tests.unit.deliverer.letters import SENDER, courier, letter, stored
 
 USERS = {"anna": "x", "bert": "x", "carl": "x", "dora": "x", "full": "x"}
 
@@ -27,10 +27,6 @@ def below_return_path(message: bytes) -> bytes:
     first, _, rest = message.partition(b"\n")
     assert first.startswith(b"Return-Path: <")
     return rest
-
-
-def stored(message: bytes) -> bytes:
-    return (PREFIX + message).replace(b"\r\n", b"\n")
 
 
 async def test_what_arrives_is_what_was_sent(server: Dovecot) -> None:

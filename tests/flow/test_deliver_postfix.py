@@ -12,7 +12,7 @@ from tests.corpus.messages import sample_messages
 from tests.servers.postfix import Postfix, postfix
 from tests.servers.process import free_port, wait_until
 from tests.unit.deliverer.crowds import passing
-from tests.unit.deliverer.letters import PREFIX, SENDER, One, courier, letter
+from tests.unit.deliverer.letters import SENDER, One, courier, letter, stored
 
 BOXES = tuple(f"box{i}" for i in range(20))
 
@@ -27,10 +27,6 @@ def server() -> Iterator[Postfix]:
 def box(server: Postfix) -> str:
     """A mailbox that no other test has delivered to."""
     return next(name for name in BOXES if not server.maildir(name) and name not in server.answers)
-
-
-def stored(message: bytes) -> bytes:
-    return (PREFIX + message).replace(b"\r\n", b"\n")
 
 
 def arrived(server: Postfix, box: str, count: int) -> list[bytes]:

@@ -15,6 +15,11 @@ PREFIX = b"X-POP3-Connector-For: anna@corp.example\r\n"
 MESSAGE = b"Subject: hello\r\n\r\nDear Anna,\r\n.\r\nyours\r\n"
 
 
+def stored(message: bytes) -> bytes:
+    """Return a message with ``PREFIX`` as a server stores it: with LF at the end of a line."""
+    return (PREFIX + message).replace(b"\r\n", b"\n")
+
+
 def letter(
     message: bytes = MESSAGE,
     *,
