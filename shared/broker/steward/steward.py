@@ -11,44 +11,31 @@ messages, of which some are moved or dropped: the others get entries of their ow
 
 from __future__ import annotations
 
-import hashlib
-import random
-import ssl
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, NotFound, PreconditionFailed
-from kombu.connection import Connection
-from kombu.exceptions import KombuError
-
-from shared import wire
 from shared.broker import CONNECTOR, Onward, Send, Stored, topology, unnoticed
-from shared.broker.amqp_url import WHERE, AmqpUrl, parsed, tls_context
-from shared.broker.bundle_headers import each
-from shared.broker.dead_letter import readable
-from shared.broker.refusal_words import refusal
-from shared.broker.requeue import id_in
 from shared.broker.steward import mark as steward_mark
 from shared.broker.steward.declared_queues import NAMED, remember, remembered
-from shared.broker.steward.lenient_frames import lenient
 from shared.broker.steward.look import Look, looking
 from shared.broker.steward.migration import Migration, described
 from shared.broker.steward.moves import PendingMoves, QueueEntry
-from shared.broker.steward.outgoing import ANSWERING, Outgoing, outgoing, text
+from shared.broker.steward.node import Node
+from shared.broker.steward.outgoing import ANSWERING, Outgoing, outgoing
 from shared.broker.steward.probe import require_answer
+from shared.broker.steward.stored import stored_in
 from shared.broker.steward.topology_lock import exclusive, require_none_moving
 from shared.broker.steward.whole_queues import WholeQueues, declare_passive
 from shared.broker.steward.withheld import Ask, Withheld
-from shared.errors import BrokerRefuses, BrokerUnavailable, ConfigError, Refused
+from shared.errors import Refused
 from shared.log import Report, printable, silent
 from shared.queues import DECLARED, HELD, MARK, POLL, Tier, plan, reachable
 
 T = TypeVar("T")
 
 SENDER: Final = "postmaster"
-CONNECTING: Final = 10
 SETTLING: Final = 45.0
 """Seconds after which a message that nobody could see can be seen: a stage that was told to stop
 finishes what it has in hand within 30, and a retry tier passes a message on in milliseconds."""
@@ -90,8 +77,7 @@ class KombuSteward:
         require_harmless: Callable[[str], object] = str,
         ask: Ask | None = None,
     ) -> None:
-        self._urls = parsed(urls)
-        self._url = self._urls[0]  # or the one we are connected to
+        self._node = Node(urls, ca_file, SENDER)
         self._report = report
         self._tiers = tiers
         self._names = names
@@ -99,8 +85,6 @@ class KombuSteward:
         self._ask = ask
         self._queues = plan(tiers)
         self._reach = frozenset(reachable(SENDER, self._queues))
-        self._tls = [_tls(url, ca_file) for url in self._urls]
-        self._connection: Connection | None = None
 
     def declare(self) -> Sequence[str]:
         """See ``Steward.declare``.
@@ -109,8 +93,8 @@ class KombuSteward:
             ConfigError: as there; or a ``migrate`` was begun, and has not come to its end.
             BrokerUnavailable: the broker does not answer, or a ``migrate`` is running.
         """
-        with self._translate_errors("the topology"):
-            connection = self._ensure_connected()
+        with self._node.translate_errors("the topology"):
+            connection = self._node.connection()
             with exclusive(connection):
                 require_none_moving(connection, self._tiers)
                 outdated = topology.declare(connection, self._tiers)
@@ -121,7 +105,7 @@ class KombuSteward:
 
     def outdated(self) -> Sequence[str]:
         """See ``Steward.outdated``."""
-        with self._translate_errors("the topology"):
+        with self._node.translate_errors("the topology"):
             return [described(due) for due in self._migration(str).due()]
 
     def migrate(self, say: Callable[[str], None]) -> int:
@@ -133,12 +117,12 @@ class KombuSteward:
             BrokerUnavailable: the broker does not answer. Whatever was raised, each message is in
                 its queue or beside it, and ``migrate`` goes on from there.
         """
-        with self._translate_errors("the topology"):
+        with self._node.translate_errors("the topology"):
             return self._migration(say).run()
 
     def _migration(self, say: Callable[[str], object]) -> Migration:
         withheld = Withheld(self._ask, say)
-        queues = WholeQueues(self._ensure_connected(), ANSWERING)
+        queues = WholeQueues(self._node.connection(), ANSWERING)
         return Migration(queues, self._tiers, say, withheld)
 
     def depths(self) -> Mapping[str, int | None]:
@@ -158,8 +142,8 @@ class KombuSteward:
 
     def neighbours(self) -> Sequence[str]:
         """See ``Steward.neighbours``."""
-        with self._translate_errors(f"queue {DECLARED}"):
-            found = remembered(self._ensure_connected())
+        with self._node.translate_errors(f"queue {DECLARED}"):
+            found = remembered(self._node.connection())
         names = {name.removeprefix(NAMED) for name in found if name.startswith(NAMED)}
         return sorted(names.difference(self._names))
 
@@ -170,8 +154,8 @@ class KombuSteward:
             ConfigError: an older version declared the topology, or this user may not look.
             BrokerUnavailable: the broker does not answer.
         """
-        with self._translate_errors(f"queue {MARK}"):
-            return steward_mark.read(self._ensure_connected())
+        with self._node.translate_errors(f"queue {MARK}"):
+            return steward_mark.read(self._node.connection())
 
     def set_mark(self, sender: str, change: Callable[[bytes | None], str]) -> None:
         """Put a mark in the place of the one that is there, over the exchange of a sender.
@@ -184,8 +168,8 @@ class KombuSteward:
             ConfigError: an older version declared the topology, or this user may not write it.
             BrokerUnavailable: the broker does not take it.
         """
-        with self._translate_errors(f"queue {MARK}"):
-            steward_mark.write(self._ensure_connected(), sender, change, ANSWERING, self._report)
+        with self._node.translate_errors(f"queue {MARK}"):
+            steward_mark.write(self._node.connection(), sender, change, ANSWERING, self._report)
 
     def browse(self, queue: str) -> Iterator[Stored]:
         """See ``Steward.browse``; nobody else can reach the messages until the iteration ends.
@@ -256,10 +240,7 @@ class KombuSteward:
 
     def close(self) -> None:
         """See ``Steward.close``."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(AMQPError, KombuError, OSError):
-                connection.release()
+        self._node.close()
 
     def _take(
         self,
@@ -288,7 +269,7 @@ class KombuSteward:
             try:
                 for message in look.messages():
                     entry: QueueEntry[T] = QueueEntry(message, [], [])
-                    for stored in self._messages(queue, message):
+                    for stored in stored_in(message, queue, self._queues):
                         asked = wanted is None or stored.message_id in wanted
                         entry.decide(stored, decide(stored) if asked else None)
                     if entry.taken:
@@ -300,24 +281,10 @@ class KombuSteward:
                 raise
             yield from batch.settle()
 
-    def _messages(self, queue: str, message: Any) -> Iterator[Stored]:
-        """Yield what an entry holds: a message, or those of a bundle."""
-        body = _body(message)
-        bundle = wire.unbundled(body)
-        headers = message.headers or {}
-        if bundle is None:
-            yield self._stored(queue, _id(message), headers, body)
-            return
-        for id_, part in bundle:
-            yield self._stored(queue, id_, each(headers), part)
-
-    def _stored(self, queue: str, id_: str, headers: Mapping[str, Any], body: bytes) -> Stored:
-        return Stored(queue, id_, readable(headers, body, queue, self._queues), body)
-
     def _browse(self, queue: str, *, alone: bool) -> Iterator[Stored]:
         with self._looking(queue, alone=alone) as look:
             for message in look.messages():
-                yield from self._messages(queue, message)
+                yield from stored_in(message, queue, self._queues)
 
     def _look_everywhere(self, busy: Container[str]) -> Iterator[Stored]:
         """Look into each queue that carries mail; ``busy`` are those that stages consume."""
@@ -331,8 +298,8 @@ class KombuSteward:
     def _beside(self) -> list[str]:
         """Return the names of queues that were declared once, and are in no topology now."""
         named = {spec.name for spec in self._queues}
-        with self._translate_errors(f"queue {DECLARED}"):
-            others = remembered(self._ensure_connected()) - named
+        with self._node.translate_errors(f"queue {DECLARED}"):
+            others = remembered(self._node.connection()) - named
         return sorted(name for name in others if not name.startswith(NAMED))
 
     def _is_kept(self, queue: str) -> bool:
@@ -343,14 +310,14 @@ class KombuSteward:
         if found is None:
             return None
         if not found.message_count and not found.consumer_count:
-            with self._translate_errors(f"queue {queue}"):
-                require_answer(self._ensure_connected(), queue)
+            with self._node.translate_errors(f"queue {queue}"):
+                require_answer(self._node.connection(), queue)
         return int(found.message_count)
 
     def _declare_passive(self, queue: str) -> Any:
         """Return what the broker says of a queue, None where there is none of this name."""
-        with self._translate_errors(f"queue {queue}"):
-            return declare_passive(self._ensure_connected(), queue)
+        with self._node.translate_errors(f"queue {queue}"):
+            return declare_passive(self._node.connection(), queue)
 
     @contextmanager
     def _looking(self, queue: str, *, alone: bool) -> Iterator[Look]:
@@ -359,14 +326,14 @@ class KombuSteward:
         look: Look | None = None
         try:
             with (
-                self._translate_errors(f"queue {queue}"),
+                self._node.translate_errors(f"queue {queue}"),
                 looking(
-                    self._ensure_connected(), queue, SENDER, alone=alone, report=self._report
+                    self._node.connection(), queue, SENDER, alone=alone, report=self._report
                 ) as look,
             ):
                 yield look
         finally:
-            if look is not None and look.found and self._connection is not None:
+            if look is not None and look.found and self._node.connected:
                 self._await_return(queue, look.found - look.taken)
 
     def _await_return(self, queue: str, left: int) -> None:
@@ -379,91 +346,7 @@ class KombuSteward:
     @contextmanager
     def _outgoing(self, queue: str) -> Iterator[Outgoing]:
         with (
-            self._translate_errors(f"queue {queue}"),
-            outgoing(self._ensure_connected(), SENDER) as out,
+            self._node.translate_errors(f"queue {queue}"),
+            outgoing(self._node.connection(), SENDER) as out,
         ):
             yield out
-
-    def _ensure_connected(self) -> Connection:
-        if self._connection is None:
-            self._connection = self._first()
-        return self._connection
-
-    def _first(self) -> Connection:
-        """Return a connection to the first node that lets us in, tried in random order."""
-        nodes = list(zip(self._urls, self._tls, strict=True))
-        errors: list[BrokerUnavailable | BrokerRefuses] = []
-        for self._url, tls in random.sample(nodes, len(nodes)):
-            connection = _connection(self._url, tls)
-            try:
-                with self._translate_errors(WHERE):
-                    connection.connect()
-                    lenient(connection)
-            except (BrokerUnavailable, BrokerRefuses) as error:
-                errors.append(error)
-            else:
-                return connection
-        away = [error for error in errors if isinstance(error, BrokerUnavailable)]
-        if len(away) > 1:
-            raise BrokerUnavailable("; ".join(map(str, away)))
-        raise (away or errors)[0]
-
-    @contextmanager
-    def _translate_errors(self, what: str) -> Iterator[None]:
-        """Say what went wrong in our own words, and forget a connection that is no more."""
-        try:
-            yield
-        except (AccessRefused, NotAllowed) as error:
-            said = f"access refused by {self._url}: {text(error)}"
-            known = refusal([text(error)], self._url)
-            raise known or BrokerRefuses(what, said, login=False) from error
-        except NotFound as error:
-            advice = "it does not exist; declare the topology"
-            raise ConfigError(what, f"{advice} ({text(error)})") from error
-        except (AMQPError, KombuError, OSError) as error:
-            self.close()
-            if isinstance(error, PreconditionFailed):
-                known = refusal([text(error)], self._url)
-                raise known or BrokerUnavailable(f"{self._url}: {text(error)}") from error
-            raise BrokerUnavailable(f"{self._url}: {text(error)}") from error
-
-
-def _id(message: Any) -> str:
-    """Return the message id; where it was lost, that of the envelope, or a name by the content."""
-    body = _body(message)
-    return str(
-        message.properties.get("message_id")
-        or id_in(body)
-        or "unnamed-" + hashlib.sha256(body).hexdigest()[:16]
-    )
-
-
-def _body(message: Any) -> bytes:
-    body = message.body
-    return body if isinstance(body, bytes) else str(body).encode()
-
-
-def _tls(url: AmqpUrl, ca_file: str | None) -> dict[str, Any] | bool:
-    if not url.tls:
-        return False
-    tls_context(ca_file)
-    return {"server_hostname": url.host, "cert_reqs": ssl.CERT_REQUIRED, "ca_certs": ca_file}
-
-
-def _connection(url: AmqpUrl, tls: dict[str, Any] | bool) -> Connection:
-    return Connection(
-        hostname=url.host,
-        port=url.port,
-        userid=url.user,
-        password=url.password,
-        virtual_host=url.vhost,
-        transport="pyamqp",
-        ssl=tls,
-        connect_timeout=CONNECTING,
-        transport_options={
-            "confirm_publish": True,
-            "read_timeout": ANSWERING,
-            "write_timeout": ANSWERING,
-            "client_properties": {"connection_name": f"pop3-connector {SENDER}"},
-        },
-    )
