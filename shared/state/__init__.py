@@ -13,17 +13,12 @@ import asyncio
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, TypeVar, cast
-
-from sqlalchemy import Connection
+from typing import Final
 
 from shared.clock import Clock, SystemClock
 from shared.errors import StateUnavailable, Unstorable
-from shared.group_commit import GroupCommit
-from shared.halving import run_halving
 from shared.ledger import (
     AccountStanding,
     Claim,
@@ -48,7 +43,7 @@ from shared.state.choices import (
     HoldAccounts,
 )
 from shared.state.database import Database
-from shared.state.deliveries import CLAIM, FINISH, UNCLAIM, lease_of
+from shared.state.held_leases import HeldLeases
 from shared.state.installation import (
     ASK,
     COUNT_HELD,
@@ -61,8 +56,6 @@ from shared.state.installation import (
 )
 from shared.state.installation import InstallationRecord as Installation
 from shared.state.lease_owner import new_owner
-from shared.state.leases import EXPIRE, GIVE_BACK, RENEW, RENEWAL, TAKE, Since
-from shared.state.operations import Asked, Operation, Transaction, parts, run_all
 from shared.state.pruning import (
     PRUNE_DELIVERIES,
     PRUNE_IDENTITIES,
@@ -102,6 +95,7 @@ from shared.state.standing import (
     TroublesToForget,
     TroublesToRecord,
 )
+from shared.state.transactions import Transactions
 from shared.state.uid_ledger import (
     EVERYTHING,
     FORGET,
@@ -119,65 +113,9 @@ from shared.state.undelivered import DELIVERED_TO_NOBODY, FORGET_LOST, Undeliver
 
 __all__ = ["AccountState", "Claim", "Known", "LedgerEntry", "State", "new_owner"]
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-_ORDER: Final[tuple[Operation[Any, Any], ...]] = (
-    RENEW,
-    FINISH,
-    UNCLAIM,
-    GIVE_BACK,
-    TAKE,
-    CLAIM,
-    RECORD,
-    MEASURE,
-    FORGET,
-    FORGET_LOST,
-    SEEN,
-    KNOWN,
-    HEADS,
-    TROUBLED,
-    SETTLED,
-    LEARN,
-    MOVE_IN,
-    ADOPTION,
-    COUNT_AS_DELIVERED,
-    AGAIN,
-    CHOOSE,
-    HOLD_BACK,
-    ASK,
-    NOTE,
-    MARKED,
-    POLLED,
-    HOLD,
-    UNQUEUE,
-    PUT_OFF,
-    RELEASE,
-    ENROL,
-    CLAIM_DUE,
-    RECALL,
-    ACCOUNTS,
-    DELIVERED_TO_NOBODY,
-    STANDING,
-    QUESTION,
-    COUNT_HELD,
-    PRUNE_DELIVERIES,
-    PRUNE_IDENTITIES,
-    PRUNE_LEASES,
-    PRUNE_STANDING,
-    PRUNE_ACCOUNTS,
-    EXPIRE,
-)
-"""The order of operations in a transaction: what frees a name before what takes it, what writes
-before what reads."""
-
 UNKNOWN: Final = (
     "fetched but cannot be recorded: it stays at the server, and each poll fetches it again"
 )
-UNRECORDABLE: Final = (
-    "delivered but cannot be recorded: if it is fetched again, it is delivered twice"
-)
-
 ENROL_EVERY: Final = 3_600.0
 """Seconds after which it is made sure again that all accounts have a row: it may have been deleted,
 or lost in a failover or by a backup that was put back."""
@@ -189,20 +127,24 @@ _AT_ONCE: Final[Mapping[str, float]] = MappingProxyType({})
 class State:
     """The state as one process sees it; made by ``open``, used in one event loop."""
 
-    def __init__(self, database: Database, worker: ThreadPoolExecutor, owner: str, clock: Clock):
+    def __init__(
+        self,
+        database: Database,
+        worker: ThreadPoolExecutor,
+        owner: str,
+        clock: Clock,
+        report: Report,
+    ) -> None:
         self._database = database
         self._worker = worker
-        self._owner = owner
         self._clock = clock
-        self._grouped: GroupCommit[Asked, Any] = GroupCommit(self._run, worker)
-        self._held: set[str] = set()
-        self._claims: dict[DeliveryKey, Since | None] = {}  # None for what is not ours
-        self._unrecorded: set[DeliveryKey] = set()
+        self._report = report
+        transactions = Transactions(database, worker, owner, clock)
+        self._ask, self._ask_all = transactions.ask, transactions.ask_all
+        self._leases = HeldLeases(transactions, clock, report)
         self._enrolled: set[str] = set()
         self._enrol_at = 0.0
         self._by_name = False
-        self._has_leases = False  # or may have
-        self._report: Report = silent
         self._renewing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -236,9 +178,8 @@ class State:
         except BaseException:
             worker.shutdown(wait=False)
             raise
-        state = cls(database, worker, owner, clock)
-        state._report = report
-        state._renewing = loop.create_task(state._renew(), name="state: renew leases")
+        state = cls(database, worker, owner, clock, report)
+        state._renewing = loop.create_task(state._leases.renew(), name="state: renew leases")
         return state
 
     @property
@@ -252,9 +193,8 @@ class State:
             self._renewing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._renewing
-        if self._has_leases:  # the operator's role may not even ask
-            with contextlib.suppress(StateUnavailable):  # then they expire by themselves
-                await self._ask(EXPIRE, None)
+        with contextlib.suppress(StateUnavailable):  # then they expire by themselves
+            await self._leases.expire()
         await asyncio.get_running_loop().run_in_executor(self._worker, self._database.close)
         self._worker.shutdown(wait=False)
 
@@ -267,15 +207,11 @@ class State:
         Raises:
             StateUnavailable: nobody knows.
         """
-        self._has_leases = True
-        ours = await self._ask(TAKE, name)
-        (self._held.add if ours else self._held.discard)(name)
-        return ours
+        return await self._leases.take(name)
 
     async def release(self, name: str) -> None:
         """Give a lease back. Where that fails (StateUnavailable) it expires by itself."""
-        self._held.discard(name)
-        await self._ask(GIVE_BACK, name)
+        await self._leases.give_back(name)
 
     async def known(
         self, account: str, *, after: str = "", most: int = EVERYTHING
@@ -526,26 +462,11 @@ class State:
         Raises:
             StateUnavailable: nobody knows; what was taken all the same expires by itself.
         """
-        asked = dict.fromkeys(d for d in deliveries if d not in self._claims)
-        now = Since.now(self._clock)
-        self._has_leases = True
-        self._claims.update(dict.fromkeys(asked))  # not yet ours, nor to be renewed
-        found: dict[DeliveryKey, Claim | Unstorable | None] = {}
-        try:
-            answers = await self._ask_all(CLAIM, list(asked))
-            found = dict(zip(asked, answers, strict=True))
-        finally:
-            for delivery in asked:
-                if isinstance(found.get(delivery), Claim):
-                    self._claims[delivery] = now
-                else:
-                    self._claims.pop(delivery, None)
-        return [found.pop(delivery, None) for delivery in deliveries]
+        return await self._leases.claim(deliveries)
 
     def holds(self, delivery: DeliveryKey) -> bool:
         """Return whether a claim is ours without doubt: by none of our clocks has it expired."""
-        since = self._claims.get(delivery)
-        return since is not None and since.runs(self._clock)
+        return self._leases.holds(delivery)
 
     async def finish(self, finished: Sequence[Finished]) -> None:
         """Record recipients as delivered and give the claims back, in one transaction.
@@ -556,16 +477,7 @@ class State:
             StateUnavailable: it may not be recorded. The claims are still held; ``unclaim`` then
                 leaves a mark, by which the next claim is a replay.
         """
-        deliveries = [delivery for delivery, _ in finished]
-        self._unrecorded.update(deliveries)
-        answers = await self._ask_all(FINISH, finished)
-        bad = {d: a for d, a in zip(deliveries, answers, strict=True) if isinstance(a, Unstorable)}
-        for delivery, why in bad.items():
-            self._report(UNRECORDABLE, id=delivery.id, destination=delivery.destination, why=why)
-        await self._ask_all(UNCLAIM, list(bad))
-        self._unrecorded.difference_update(deliveries)
-        for delivery in deliveries:
-            self._claims.pop(delivery, None)
+        await self._leases.finish(finished)
 
     async def unclaim(self, deliveries: Sequence[DeliveryKey]) -> None:
         """Give claims back with nothing to record.
@@ -573,12 +485,7 @@ class State:
         Raises:
             StateUnavailable: the leases run until they expire; here they count as given back.
         """
-        for delivery in deliveries:
-            self._claims.pop(delivery, None)
-        # The lease of one that could not be recorded is the mark: not renewed, not given back.
-        marked = self._unrecorded.intersection(deliveries)
-        self._unrecorded -= marked
-        await self._ask_all(UNCLAIM, [d for d in deliveries if d not in marked])
+        await self._leases.unclaim(deliveries)
 
     async def delivered_to_nobody(self, since: float) -> Sequence[Undelivered]:
         """Return what was taken over after a moment (since 1970), and delivered to nobody."""
@@ -622,49 +529,3 @@ class State:
             deleted, place = await self._ask(PRUNE_IDENTITIES, IdentityPage(before, place))
             total += deleted
         return total
-
-    async def _ask(self, operation: Operation[T, R], item: T) -> R:
-        return cast(R, await self._grouped((operation, item)))
-
-    async def _ask_all(
-        self, operation: Operation[T, R], items: Sequence[T]
-    ) -> Sequence[R | Unstorable]:
-        """Ask for many; of each that has a bad value, that is the answer."""
-        if not items:
-            return ()
-        answers = await self._grouped.all([(operation, item) for item in items])
-        for answer in answers:
-            if isinstance(answer, Exception) and not isinstance(answer, Unstorable):
-                raise answer
-        return cast(Sequence[R | Unstorable], answers)
-
-    def _run(self, asked: Sequence[Asked]) -> Sequence[Any]:
-        return run_halving(self._in_one, asked, parts, StateUnavailable)
-
-    def _in_one(self, asked: Sequence[Asked]) -> Sequence[Any]:
-        writes = any(operation.writes for operation, _ in asked)
-        return self._database.transaction(partial(self._answer, asked), writes=writes)
-
-    def _answer(self, asked: Sequence[Asked], connection: Connection) -> Sequence[Any]:
-        return run_all(Transaction(connection, self._owner, self._clock.now()), _ORDER, asked)
-
-    async def _renew(self) -> None:
-        while True:
-            await self._clock.sleep(RENEWAL)
-            claims = [delivery for delivery, since in self._claims.items() if since is not None]
-            names = [*self._held, *(lease_of(delivery) for delivery in claims)]
-            if names:
-                try:
-                    await self._renew_once(claims, names)
-                except StateUnavailable:
-                    pass  # every other call says so as well
-                except Exception as error:  # noqa: BLE001  (ended, it would lose all leases)
-                    why = f"{type(error).__name__}: {error}"
-                    self._report("leases were not renewed; retrying", why=why)
-
-    async def _renew_once(self, claims: Sequence[DeliveryKey], names: Sequence[str]) -> None:
-        since = Since.now(self._clock)
-        ours = await self._ask(RENEW, names)
-        for delivery in claims:
-            if delivery in self._claims:
-                self._claims[delivery] = since if lease_of(delivery) in ours else None

@@ -85,8 +85,8 @@ class Leases(Opening):
             said.append(what)
 
         with monkeypatch.context() as broken:
-            broken.setattr(one, "_report", report)
-            broken.setattr(one, "_renew_once", None)  # raises TypeError
+            broken.setattr(one._leases, "_report", report)
+            broken.setattr(one._leases, "_renew_once", None)  # raises TypeError
             await mine.advance(RENEWAL)
             await theirs.advance(RENEWAL)
         assert said == ["leases were not renewed; retrying"]

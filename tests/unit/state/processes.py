@@ -44,7 +44,8 @@ RACE = """
 
 RECORD = """
     async def main(url):
-        state = await State.open(url, owner=new_owner())
+        owner = new_owner()
+        state = await State.open(url, owner=owner)
         print("ready", flush=True)
         async def one(id_):
             await state.record("sales", [LedgerEntry(f"u{id_}", id_)])
@@ -53,7 +54,7 @@ RECORD = """
             print(id_, flush=True)
         async def many(n):
             for i in range(1000):
-                await one(f"{state._owner}-{n}-{i}")
+                await one(f"{owner}-{n}-{i}")
         await asyncio.gather(*(many(n) for n in range(4)))
 """
 

@@ -10,7 +10,8 @@ import pytest
 
 from shared.errors import Unstorable
 from shared.ledger import ADOPT, Claim, LedgerEntry, MessageTrouble, Quirk
-from shared.state import UNKNOWN, UNRECORDABLE, State, new_owner
+from shared.state import UNKNOWN, State, new_owner
+from shared.state.held_leases import UNRECORDABLE
 from shared.state.leases import LEASE_SECONDS
 from tests.clock import ManualClock
 from tests.ledger import claim_one, finish_one
