@@ -154,9 +154,9 @@ async def _fill(ours: Installation, count: int) -> None:
         for number in range(count)
     )
     async with opened(ours.product, ours.url, RetrySettings().tiers, "fetcher") as broker:
-        outbox = QueuePublisher(broker, INCOMING)
+        incoming = QueuePublisher(broker, INCOMING)
         while chunk := list(islice(envelopes, CHUNK)):
-            await outbox.put(*chunk)
+            await incoming.put(*chunk)
 
 
 def _worked_off(ours: Installation, stage: str, replicas: int, count: int) -> Work:

@@ -57,7 +57,7 @@ mailbox = "sales@corp.example"
 """
 
 
-def letters(count: int) -> Iterator[Send]:
+def messages(count: int) -> Iterator[Send]:
     """Yield failed messages of 5 KB."""
     payload = Fetched(Inline(RAW), "u1", "pop:995", Summary("ann@example.net", "the minutes"))
     for number in range(count):
@@ -69,7 +69,7 @@ def letters(count: int) -> Iterator[Send]:
 async def fill(broker: Broker, count: int) -> None:
     """Put messages into Failed Mail."""
     await broker.open()
-    for some in batches(letters(count)):
+    for some in batches(messages(count)):
         await broker.publish(*some)
     await broker.close()
 

@@ -246,11 +246,11 @@ async def measure_hop(server: RabbitServer) -> None:
     broker = RabbitBroker(url, sender="postmaster", name="measure", tiers=tiers, version="0")
     await broker.open()
     envelope = Envelope("id", "sales", Fetched(Inline(MESSAGE), "u1", "pop:995"), 1.0)
-    outbox = QueuePublisher(broker, INCOMING)
+    incoming = QueuePublisher(broker, INCOMING)
 
     async def hop() -> None:
         for _ in range(MESSAGES // BATCH):
-            await outbox.put(*[envelope] * BATCH)
+            await incoming.put(*[envelope] * BATCH)
         deliveries = broker.consume(INCOMING, BATCH)
         left = MESSAGES
         while left:
