@@ -22,24 +22,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from services.fetcher.account import HANDFUL, LONGEST_LOGIN_DELAY, Account, backoff, spread
+from services.fetcher.account import HANDFUL, LONGEST_LOGIN_DELAY, Account
 from services.fetcher.commit_pipeline import SessionLimits
 from services.fetcher.detached_polls import DetachedPolls
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.poll import PATIENCE, AccountPoll
+from services.fetcher.poll_end import OURS, PollEnd
 from services.fetcher.poll_slots import PollSlot, PollSlots
 from services.fetcher.pop3.deadlines import WaitMeter
-from services.fetcher.refused_password import fingerprint, unchanged
+from services.fetcher.refused_password import unchanged
 from services.fetcher.server_slots import CONNECTIONS, ServerSlots
 from shared.errors import (
-    BrokerUnavailable,
     ConfigError,
-    LoginRefused,
-    MaildropBusy,
-    NoRoom,
-    Refused,
     ServerFault,
-    SpoolUnavailable,
     StateUnavailable,
     TooManyConnections,
     Ungreeted,
@@ -80,9 +75,6 @@ CROWDED: Final = 15.0
 AT_ONCE: Final = (1.0, 2.0, 4.0, 8.0)
 """The same for a poll that is to be done now, one after the other."""
 
-OURS: Final = (SpoolUnavailable, NoRoom, BrokerUnavailable, Refused)
-"""What fails on our side, whatever the account."""
-
 FAULTS: Final = (ServerFault, ConfigError, Unstorable, *OURS)
 """What ends a poll early and is no defect of ours."""
 
@@ -113,8 +105,8 @@ class Fetcher:
         self._places = ServerSlots(connections, context.clock)
         self._lanes = PollSlots(context.clock)
         self._detached_polls = DetachedPolls(lambda error: context.journal.crashed("", "", error))
+        self._poll_end = PollEnd(context, many=len(accounts) > HANDFUL)
         self._underway: set[str] = set()
-        self._undone: dict[str, list[str]] = {}
         self._polls: dict[str, list[AccountPoll]] = {}
 
     async def close(self) -> None:
@@ -260,7 +252,7 @@ class Fetcher:
         except StateUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  (a defect, met by this account alone)
-            await self._record_defect(account, standing, error)
+            await self._poll_end.record_defect(account, standing, error)
         finally:
             await self._context.ledger.release(lease)
         return Done(account.name, "polled")
@@ -309,7 +301,7 @@ class Fetcher:
         except (TooManyConnections, Ungreeted) as error:
             # Some servers say nothing to one connection too many; but so do those that are ill.
             if isinstance(error, Ungreeted) and not await _any_logs_in(underway):
-                return await self._back_off(account, error, standing, sessions)
+                return await self._poll_end.back_off(account, error, standing, sessions)
             ours = await self._note_crowded(account, error)
             if now and waits:
                 with pace.waiting():
@@ -320,14 +312,14 @@ class Fetcher:
                 until = self._context.clock.now() + CROWDED
                 await self._context.schedule.put_off(account.name, until=until)
             else:
-                await self._back_off(account, error, standing, sessions)
+                await self._poll_end.back_off(account, error, standing, sessions)
         except FAULTS as error:
-            await self._back_off(account, error, standing, sessions)
+            await self._poll_end.back_off(account, error, standing, sessions)
         else:
             seconds = self._context.clock.monotonic() - started
             self._context.journal.polled(account.name, sessions.found, sessions.fetched, seconds)
             await sessions.end_adopting()
-            await self._finish_poll(account, sessions, [*moved, *sessions.undone], more=more)
+            await self._poll_end.finish(account, sessions, [*moved, *sessions.undone], more=more)
         finally:
             underway.remove(sessions)
 
@@ -358,75 +350,6 @@ class Fetcher:
         )
         return quirk is not None
 
-    async def _finish_poll(
-        self, account: Account, sessions: AccountPoll, undone: list[str], *, more: bool
-    ) -> None:
-        if undone != self._undone.get(account.name, []):
-            for sentence in undone:
-                self._context.journal.left_undone(account.name, sentence)
-        self._undone[account.name] = undone
-        now = self._context.clock.now()
-        many = len(self._accounts) > HANDFUL
-        interval = spread(account, now) if many else account.poll_every
-        await self._context.schedule.record_poll(
-            account.name,
-            next_poll=max(now + (0.0 if more else interval), sessions.login_after),
-            error=None,
-            progress=False,
-            undone="\n".join(undone) or None,
-            login_after=sessions.login_after,
-        )
-
-    async def _record_defect(
-        self, account: Account, standing: AccountStanding, error: Exception
-    ) -> None:
-        """Back an account off that has met a defect of this program, as for any other failure."""
-        self._context.journal.crashed("", account.name, error)
-        why = f"unexpected error: {type(error).__name__}: {error}"
-        wait = backoff(account.poll_every, standing.failures, busy=False)
-        self._context.journal.account_failed(account.name, why, wait)
-        await self._context.schedule.record_poll(
-            account.name,
-            next_poll=max(self._context.clock.now() + wait, standing.login_after),
-            error=why,
-            progress=False,
-            undone=None,
-            login_after=standing.login_after,
-        )
-
-    async def _back_off(
-        self, account: Account, error: Exception, standing: AccountStanding, sessions: AccountPoll
-    ) -> None:
-        progress = sessions.fetched > 0
-        wait = account.poll_every
-        ours = isinstance(error, OURS)
-        if not ours:
-            failures = 0 if progress else standing.failures
-            wait = backoff(wait, failures, busy=isinstance(error, MaildropBusy))
-        self._context.journal.account_failed(account.name, str(error), wait, ours=ours)
-        now = self._context.clock.now()
-        refused = await _refused_fingerprint(account, error)
-        # A disk that fills up is no failure of any account: they would all look the same.
-        lacking = self._lacking(error)
-        # A password that has been changed counts with the next interval.
-        look = wait if refused is None else min(wait, account.poll_every)
-        await self._context.schedule.record_poll(
-            account.name,
-            next_poll=max(now + look, sessions.login_after),
-            error=None if lacking else str(error),
-            progress=progress,
-            undone=lacking,
-            login_after=sessions.login_after,
-            refused=refused,
-            retry_at=now + wait if refused is not None else 0.0,
-        )
-
-    def _lacking(self, error: Exception) -> str | None:
-        """Return what there is too little of, if that is why a poll came to no good end."""
-        if isinstance(error, NoRoom):
-            return str(error)
-        return self._context.lacking(0) if isinstance(error, OURS) else None
-
     def _keep_job(self, name: str, error: StateUnavailable) -> Retry:
         """Keep the poll job: without it, the database takes the account for queued, and it is not.
 
@@ -450,15 +373,6 @@ async def _any_logs_in(polls: Sequence[AccountPoll]) -> bool:
         if any(login.result() for login in known):
             return True
     return False
-
-
-async def _refused_fingerprint(account: Account, error: Exception) -> str | None:
-    if not isinstance(error, LoginRefused):
-        return None
-    try:
-        return await fingerprint(account.login)
-    except ConfigError:  # it was there a moment ago
-        return None
 
 
 def _ahead(moment: float, now: float) -> float:
