@@ -61,19 +61,19 @@ class BrokenSessions:
         return self._against_server <= IN_VAIN and self._all <= BREAKS
 
 
-def elsewhere(places: array[int], in_vain: int) -> array[int]:
-    """Return places of messages in the order in which to try them.
+def elsewhere(indexes: array[int], in_vain: int) -> array[int]:
+    """Return indexes of messages in the order in which to try them.
 
     Args:
-        places: from the front of the maildrop.
+        indexes: from the front of the maildrop.
         in_vain: sessions that brought nothing, one after the other.
     """
     turn = in_vain - FROM_THE_FRONT
     if turn < 0:
-        return places
+        return indexes
     if turn == 0:
-        return places[::-1]
+        return indexes[::-1]
     parts = 1 << turn.bit_length()  # 1/2; 1/4, 3/4; 1/8, 3/8, ...
     odd = 2 * turn + 1 - parts
-    at = len(places) * odd // parts
-    return places[at:] + places[:at]
+    at = len(indexes) * odd // parts
+    return indexes[at:] + indexes[:at]

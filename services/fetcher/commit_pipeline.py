@@ -39,7 +39,7 @@ class SessionLimits:
         session_messages: messages after which a session that deletes quits, so that its deletions
             count; the next session goes on.
         session_seconds: the same as a time.
-        place_seconds: seconds after which any session quits, so that others have its place; where
+        place_seconds: seconds after which any session quits, so that others have its slot; where
             the next one could not go on, as messages have no UIDLs, it does not.
         max_messages: messages of a maildrop that are looked at.
     """

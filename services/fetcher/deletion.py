@@ -94,7 +94,7 @@ class Deletion:
         if not self._before:
             return set()
         again, numbers = [], set[int]()
-        for uidl, index in fetch.places(self._before.keys()).items():
+        for uidl, index in fetch.indexes(self._before.keys()).items():
             listed, safe = fetch.at(index), self._before[uidl]
             if listed.size == safe.size:
                 again.append(safe)

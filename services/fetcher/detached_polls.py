@@ -16,7 +16,7 @@ from typing import Any, Final
 from shared.outcome import Outcome
 
 HELD: Final = 600.0
-"""Seconds for which a poll keeps its job at the most, besides those in which it has no place."""
+"""Seconds for which a poll keeps its job at the most, besides those in which it has no slot."""
 
 
 class DetachedPolls:

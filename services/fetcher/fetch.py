@@ -8,11 +8,11 @@ the same id, and suppressed at the far end.
 
 An account that fails is reported, backed off, and disturbs no other. One message that cannot be
 fetched is no failure of its account: it is said, and the others come. Nor is it one to have to
-wait: for a place at a server that takes only so many connections, or for a login to be welcome. A
-poll that waits for its server, or takes long, lets go of its job, and of its place (``poll_slots``,
-``detached_polls``). What fails on our side is no reason to back off: then an account is polled at
-its own interval; or, where the state database was away and could not be told when it is due, as
-soon as that is back.
+wait: for a slot at a server that takes only so many connections (``server_slots``), or for the time
+of the next login. A poll that waits for its server, or takes long, lets go of its job, and of its
+slot (``detached_polls``, ``poll_slots``). What fails on our side is no reason to back off: then an
+account is polled at its own interval; or, where the state database was away and could not be told
+when it is due, as soon as that is back.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from shared.outcome import Answer, Done, Outcome, Retry
 DEFAULT_LIMITS: Final = SessionLimits()
 
 CONCURRENCY: Final = 64
-"""Poll jobs that one fetcher process has in hand: those in its main lane, and some that wait."""
+"""Poll jobs that one fetcher process has in hand: those in its main slots, and some that wait."""
 
 GOING_ON: Final = 30.0
 """Seconds for which an account is not due whose poll goes on without its job; then it is looked
@@ -70,7 +70,7 @@ HELD: Final = 86_400.0
 """Seconds to the next look at an account that is held; with a choice of the operator it is due."""
 
 CROWDED: Final = 15.0
-"""Seconds after which to try again at a server that had no place for our connection."""
+"""Seconds after which to try again at a server that refused our connection as one too many."""
 
 AT_ONCE: Final = (1.0, 2.0, 4.0, 8.0)
 """The same for a poll that is to be done now, one after the other."""
@@ -102,8 +102,8 @@ class Fetcher:
         self._accounts = accounts
         self._context = context
         self._limits = limits
-        self._places = ServerSlots(connections, context.clock)
-        self._lanes = PollSlots(context.clock)
+        self._server_slots = ServerSlots(connections, context.clock)
+        self._poll_slots = PollSlots(context.clock)
         self._detached_polls = DetachedPolls(lambda error: context.journal.crashed("", "", error))
         self._poll_end = PollEnd(context, many=len(accounts) > HANDFUL)
         self._underway: set[str] = set()
@@ -118,8 +118,8 @@ class Fetcher:
 
         What goes wrong with an account is reported here.
         """
-        for place, envelope in enumerate(envelopes):
-            answer(place, await self._job(envelope))
+        for index, envelope in enumerate(envelopes):
+            answer(index, await self._job(envelope))
 
     async def _job(self, envelope: Envelope[Poll]) -> Outcome:
         name = envelope.account
@@ -153,7 +153,7 @@ class Fetcher:
             self._underway.discard(account.name)
 
     async def _in_turn(self, account: Account, left: Callable[[], None], *, now: bool) -> Outcome:
-        """Poll an account when it may be polled, and its server has a place for it.
+        """Poll an account when it may be polled, and there is a slot for it at its server.
 
         Args:
             account: which.
@@ -161,7 +161,7 @@ class Fetcher:
             now: wait for that; else the account is due again later, and its job makes room.
         """
         standing = await self._context.ledger.recall(account.name, account.server)
-        self._places.learn(account.server, standing.quirks.get(CONNECTIONS))
+        self._server_slots.learn(account.server, standing.quirks.get(CONNECTIONS))
         if standing.held is not None and standing.choice is None:
             return await self._leave_held(account, standing.held, now=now)
         if (wait := await self._too_early(account, standing, now=now)) > 0:
@@ -170,18 +170,18 @@ class Fetcher:
             )
         if not now and (lacking := self._context.lacking(0)) is not None:
             return await self._postpone(account, CROWDED, lacking)
-        slow, server = self._lanes.was_slow(account.name), account.server
+        slow, server = self._poll_slots.was_slow(account.name), account.server
         if now:
-            await self._places.wait(server)
-        elif not self._places.take(server, account.name, slow=slow):
-            wait = self._places.turn(server, account.name, slow=slow)
-            return await self._postpone(account, wait, f"all places at {server} are taken")
+            await self._server_slots.wait(server)
+        elif not self._server_slots.take(server, account.name, slow=slow):
+            wait = self._server_slots.turn(server, account.name, slow=slow)
+            return await self._postpone(account, wait, f"all slots at {server} are taken")
         started = self._context.clock.monotonic()
         try:
             return await self._poll_in_slot(account, standing, left, now=now)
         finally:
             took = self._context.clock.monotonic() - started
-            self._places.give_back(server, took, slow=slow and not now)
+            self._server_slots.give_back(server, took, slow=slow and not now)
 
     async def _leave_held(self, account: Account, why: str, *, now: bool) -> Outcome:
         """Leave an account alone before the operator has chosen: its mail stays at the provider."""
@@ -192,14 +192,14 @@ class Fetcher:
     async def _poll_in_slot(
         self, account: Account, standing: AccountStanding, left: Callable[[], None], *, now: bool
     ) -> Outcome:
-        """Poll an account in a lane of this process."""
-        slot = await self._lanes.enter(account.name, account.server, left, insist=now)
+        """Poll an account in a slot of this process."""
+        slot = await self._poll_slots.enter(account.name, account.server, left, insist=now)
         if not isinstance(slot, PollSlot):
-            return await self._postpone(account, slot, "all places are taken")
+            return await self._postpone(account, slot, "all slots are taken")
         try:
             outcome = await self._poll_under_lease(account, standing, slot.pace, now=now)
         finally:
-            newly_slow = self._lanes.leave(account.name, slot)
+            newly_slow = self._poll_slots.leave(account.name, slot)
         if newly_slow:
             self._context.journal.trouble(
                 "the server is slow or hangs: its account uses the slow slots from now on",
@@ -288,7 +288,7 @@ class Fetcher:
             account: which.
             standing: how it stands.
             pace: told of every wait for the server.
-            now: where its server has no place for us, wait and try again.
+            now: where its server refuses one connection too many, wait and try again.
             waits: seconds for that, one after the other.
         """
         moved = await self._note_move(account, standing)
@@ -339,13 +339,13 @@ class Fetcher:
 
     async def _note_crowded(self, account: Account, error: ServerFault) -> bool:
         """Lower the limit of a server that refused a connection; return whether ours crowd it."""
-        quirk = self._places.note_refused(account.server)
+        quirk = self._server_slots.note_refused(account.server)
         if quirk is not None:
             await self._context.ledger.learn(account.server, quirk)
         self._context.journal.trouble(
             "the server accepts no more connections at the moment",
             account=account.name,
-            limit=self._places.limit(account.server),
+            limit=self._server_slots.limit(account.server),
             why=error.said,
         )
         return quirk is not None

@@ -82,27 +82,27 @@ class FetchList:
         """Yield them."""
         return map(self.at, range(len(self)))
 
-    def at(self, place: int) -> ListedMessage:
-        """Return the message at a place, from 0."""
-        start, end = self._ends[place], self._ends[place + 1]
+    def at(self, index: int) -> ListedMessage:
+        """Return the message at an index, from 0."""
+        start, end = self._ends[index], self._ends[index + 1]
         uidl = self._uidls[start:end].decode("latin-1") if start < end else None
-        size = self._sizes[place]
-        return ListedMessage(self.numbers[place], uidl, None if size < 0 else size)
+        size = self._sizes[index]
+        return ListedMessage(self.numbers[index], uidl, None if size < 0 else size)
 
-    def places(self, keys: Collection[str]) -> dict[str, int]:
+    def indexes(self, keys: Collection[str]) -> dict[str, int]:
         """Return where messages with these keys (``ListedMessage.key``) are, by key."""
         unnamed = {key for key in keys if key.startswith(" ")}
         uidls = {key.encode("latin-1"): key for key in keys if key not in unnamed}
         found = {}
         start = 0
-        for place, end in enumerate(islice(self._ends, 1, None) if uidls else ()):
+        for index, end in enumerate(islice(self._ends, 1, None) if uidls else ()):
             if (uidl := uidls.get(bytes(self._uidls[start:end]))) is not None:
-                found[uidl] = place
+                found[uidl] = index
             start = end
         numbers = {int(key.split()[0]) for key in unnamed}
-        for place, number in enumerate(self.numbers if numbers else ()):
-            if number in numbers and (key := self.at(place).key) in unnamed:
-                found[key] = place
+        for index, number in enumerate(self.numbers if numbers else ()):
+            if number in numbers and (key := self.at(index).key) in unnamed:
+                found[key] = index
         return found
 
 

@@ -30,7 +30,7 @@ SIZES_VARY: Final = "sizes_vary"
 
 
 class MaildropKeys:
-    """The keys of all messages that there are (``Listed.key``)."""
+    """The keys of all messages that there are (``ListedMessage.key``)."""
 
     def __init__(self, uidls: Container[str], fetch: FetchList) -> None:
         self._uidls = uidls
@@ -39,7 +39,7 @@ class MaildropKeys:
     def among(self, keys: Collection[str]) -> Collection[str]:
         """Return those of these keys that a message has."""
         unnamed = [key for key in keys if key not in self._uidls]
-        return {key for key in keys if key in self._uidls} | self._fetch.places(unnamed).keys()
+        return {key for key in keys if key in self._uidls} | self._fetch.indexes(unnamed).keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Inventory:
     """What a session found.
 
     Attributes:
-        listed: the keys of all messages that there are (``Listed.key``).
+        listed: the keys of all messages that there are (``ListedMessage.key``).
         quirk: what the server offered and did not keep.
         notes: what cannot be done as it should be, in words for the user.
     """
@@ -86,7 +86,8 @@ async def take_inventory(
     """
     if not large:
         await known.ready()
-    survey = await session.survey(sizes=not large, turn=turn)
+    take_turn = None if turn is None else turn.take
+    survey = await session.survey(sizes=not large, take_turn=take_turn)
     listing = survey.uidls or UidlListing()
     uidls = usable(listing.numbers, survey.count, listing.highest)
 

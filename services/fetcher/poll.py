@@ -37,7 +37,7 @@ from shared.errors import (
 from shared.ledger import ADOPT, AccountStanding
 
 POLL_SECONDS: Final = 900.0
-"""Seconds after which a poll begins no further session; others are to have its place."""
+"""Seconds after which a poll begins no further session; others are to have its slot."""
 
 PATIENCE: Final = 60.0
 """Seconds between two logins that are waited for in the middle of a poll (LOGIN-DELAY)."""

@@ -32,7 +32,7 @@ MISS_EVERY: Final = 60.0
 
 MISSED_AFTER: Final = 120.0
 """Seconds after which a poll job that was queued is in the queue, or its account is polled: who
-takes one waits for no place with it, unless it is to be done at once."""
+takes one waits for no slot with it, unless it is to be done at once."""
 
 
 class Scheduler:

@@ -1,10 +1,10 @@
-"""Places: how many sessions may be open to one server at a time, in this process.
+"""Slots: how many sessions may be open to one server at a time, in this process.
 
 Providers limit connections per client. What a server refuses lowers the limit, which is remembered;
-an hour without a refusal raises it by one. Whoever finds no place is told when to come again, each
+an hour without a refusal raises it by one. Whoever finds no slot is told when to come again, each
 a little later, so that accounts of a crowded server neither wait in the way of others nor come all
-at once; about that moment a place is kept for it, or those that are due more often would have them
-all. Several fetcher processes have places of their own.
+at once; about that moment a slot is kept for it, or those that are due more often would have them
+all. Several fetcher processes have slots of their own.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ RECOVERY: Final = 3_600.0
 
 SOON: Final = 1.0
 LONGEST: Final = 600.0
-"""Seconds after which to come again for a place, at the least and at the most."""
+"""Seconds after which to come again for a slot, at the least and at the most."""
 
 GRACE: Final = 5.0
-"""Seconds by which one who comes again may be late, and find a place kept."""
+"""Seconds by which one who comes again may be late, and find a slot kept."""
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class _Server:
     """What is known of one server.
 
     Attributes:
-        taken: places in use.
+        taken: slots in use.
         slow: how many of them by accounts that were slow when they were polled last.
         learnt: what it was seen to take, None if it never refused.
         took: how long a poll takes, about.
@@ -54,10 +54,10 @@ class _Server:
 
 
 class ServerSlots:
-    """Places at servers, by ``host:port``.
+    """Slots at servers, by ``host:port``.
 
     Args:
-        most: places at one server, at the most.
+        most: slots at one server, at the most.
         clock: the time.
     """
 
@@ -72,7 +72,7 @@ class ServerSlots:
             self._of(server).learnt = quirk
 
     def limit(self, server: str) -> int:
-        """Return how many places a server has."""
+        """Return how many slots a server has."""
         learnt = self._of(server).learnt
         if learnt is None:
             return self._most
@@ -81,12 +81,12 @@ class ServerSlots:
         return max(1, min(self._most, learnt.value + int(recovered)))
 
     def take(self, server: str, account: str, *, slow: bool = False) -> bool:
-        """Take a place; return whether there was one.
+        """Take a slot; return whether there was one.
 
         Args:
             server: where.
             account: for whom. Those who were sent away before it and come again about now go first.
-            slow: whether it was slow when it was polled last. Such ones have half of the places.
+            slow: whether it was slow when it was polled last. Such ones have half of the slots.
         """
         of, limit = self._of(server), self.limit(server)
         kept = self._expected(of, account)
@@ -98,7 +98,7 @@ class ServerSlots:
         return True
 
     async def wait(self, server: str) -> None:
-        """Take a place, once there is one."""
+        """Take a slot, once there is one."""
         of = self._of(server)
         while of.taken >= self.limit(server):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -107,7 +107,7 @@ class ServerSlots:
         of.taken += 1
 
     def give_back(self, server: str, took: float, *, slow: bool = False) -> None:
-        """Give a place back.
+        """Give a slot back.
 
         Args:
             server: where it was.
@@ -125,12 +125,12 @@ class ServerSlots:
                 of.waiting.popleft().set_result(None)
 
     def turn(self, server: str, account: str, *, slow: bool = False) -> float:
-        """Return in how many seconds to come again, for one who found no place.
+        """Return in how many seconds to come again, for one who found no slot.
 
         Args:
             server: where.
             account: who.
-            slow: as for ``take``. Then no place is kept, for one in the other half would not do.
+            slow: as for ``take``. Then no slot is kept, for one in the other half would not do.
         """
         of, now = self._of(server), self._clock.monotonic()
         self._forget_missing(of)
@@ -147,13 +147,13 @@ class ServerSlots:
         return sum(at <= self._clock.monotonic() + SOON for _, at in before)
 
     def _forget_missing(self, of: _Server) -> None:
-        """Keep no place for who has not come: another process polls it, or nobody any more."""
+        """Keep no slot for who has not come: another process polls it, or nobody any more."""
         late = self._clock.monotonic() - GRACE
         for name in [name for name, at in of.line.items() if at < late]:
             del of.line[name]
 
     def note_refused(self, server: str) -> Quirk | None:
-        """Note that a server had no place for a connection of ours.
+        """Note that a server refused a connection of ours as one too many.
 
         Returns:
             What it is to be remembered by; None where it had no other of ours, so that it is
@@ -172,4 +172,4 @@ class ServerSlots:
 
 
 _ALONE: Final = 2
-"""Places taken, the refused one among them, from which on it is our own crowd."""
+"""Slots taken, the refused one among them, from which on it is our own crowd."""

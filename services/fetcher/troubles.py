@@ -107,14 +107,14 @@ class Troubles:
             return iter(())
         if not self._known and in_vain < FROM_THE_FRONT:
             return iter(messages)
-        places = messages.places(self._known.keys() | self._beyond[False])
-        alone = {place for key, place in places.items() if self.left_alone(key)}
-        tries = {place: self._tries(key) for key, place in places.items()}
-        late = {place for place in tries if tries[place] and place not in alone}
+        indexes = messages.indexes(self._known.keys() | self._beyond[False])
+        alone = {index for key, index in indexes.items() if self.left_alone(key)}
+        tries = {index: self._tries(key) for key, index in indexes.items()}
+        late = {index for index in tries if tries[index] and index not in alone}
         every = range(len(messages))
-        order = elsewhere(array("I", (place for place in every if place not in alone)), in_vain)
-        first = (place for place in order if place not in late)
-        last = sorted((place for place in order if place in late), key=tries.__getitem__)
+        order = elsewhere(array("I", (index for index in every if index not in alone)), in_vain)
+        first = (index for index in order if index not in late)
+        last = sorted((index for index in order if index in late), key=tries.__getitem__)
         return map(messages.at, chain(first, last))
 
     def was_tried(self, key: str) -> bool:

@@ -201,6 +201,15 @@ def test_what_delivers_by_smtp_and_what_delivers_into_files_share_no_code_of_eac
     assert not [m for m in found for name in imports(m) if within(name, foreign)]
 
 
+def test_the_pop3_session_knows_nothing_of_the_fetcher_but_what_a_header_block_is() -> None:
+    own, may = "services.fetcher.pop3", "services.fetcher.identity"
+    found = [module for module in MODULES if within(module, own)]
+    assert len(found) > 1
+    for module in found:
+        for name in imports(module):
+            assert not within(name, "services") or within(name, own, may), f"{module}: {name}"
+
+
 def test_no_module_imports_another_that_imports_it() -> None:
     """Neither at the top nor anywhere else, nor by way of third ones."""
     graph = {module: {known(name) for name in imports(module)} - {module} for module in MODULES}

@@ -14,13 +14,20 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from services.fetcher.identity import HEAD_LIMIT
-from services.fetcher.large_listings import ListingTurn
 from services.fetcher.pop3.client import BODY_LIMIT, Pop3Client
 from services.fetcher.pop3.deadlines import WaitMeter
 from services.fetcher.pop3.listing import MAX_MESSAGES, SizeListing, UidlListing, login_delay
@@ -63,6 +70,10 @@ _EMPTY: Final = re.compile(
     re.IGNORECASE,
 )
 """What a server says that refuses STAT and LIST because there is nothing."""
+
+
+TakeTurn: TypeAlias = Callable[[int], Awaitable[bool]]
+"""Waits, where a listing has so many lines, until it may go on; returns whether it was waited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +125,7 @@ class Pop3Session:
         self._client = client
         self._most = max_messages
         self._marking = False  # DELE has been sent
-        self._turn: ListingTurn | None = None
+        self._take_turn: TakeTurn | None = None
 
     @classmethod
     async def open(
@@ -157,17 +168,17 @@ class Pop3Session:
     def _pipelining(self) -> bool:
         return "PIPELINING" in self.capabilities
 
-    async def survey(self, *, sizes: bool = False, turn: ListingTurn | None = None) -> Survey:
+    async def survey(self, *, sizes: bool = False, take_turn: TakeTurn | None = None) -> Survey:
         """Return how much there is, and which UIDLs; asked together where that is allowed.
 
         Args:
             sizes: whether to ask for the sizes of all messages as well.
-            turn: is taken where UIDL lists very much.
+            take_turn: is awaited as lines of UIDL come.
 
         Raises:
             ServerFault: it says neither how many messages there are nor which.
         """
-        self._turn = turn
+        self._take_turn = take_turn
         if not sizes:
             return await self._survey()
         without = self.quirks
@@ -461,8 +472,8 @@ class Pop3Session:
                 self._client.require_ok(reply)
             return _Uidls(None, None if temporary(reply) else refused)
         found = UidlListing(self._most)
-        turn = self._turn
-        waited = None if turn is None else lambda: turn.take(found.lines)
+        take_turn = self._take_turn
+        waited = None if take_turn is None else lambda: take_turn(found.lines)
         await self._client.listing("UIDL", found.feed, self._listing_bytes, waited)
         found.end()
         if found.nonsense:

@@ -58,35 +58,35 @@ class UidlIndex(Mapping[str, int]):
         for uidl, number in zip(uidls, numbers, strict=True):
             hashed = hash(uidl)
             slot = hashed & mask
-            while place := table[slot]:
-                if hashes[place - 1] == hashed and self._uidl(place - 1) == uidl:
+            while entry := table[slot]:
+                if hashes[entry - 1] == hashed and self._uidl(entry - 1) == uidl:
                     break
                 slot = (slot + 1) & mask
-            if place or uidl in first:
+            if entry or uidl in first:
                 again.append((uidl, number))
                 continue
-            place = self._count
-            hashes[place], self._numbers[place] = hashed, number
-            self._keep(place, uidl.encode("latin-1"))
-            self._count = table[slot] = place + 1
+            index = self._count
+            hashes[index], self._numbers[index] = hashed, number
+            self._keep(index, uidl.encode("latin-1"))
+            self._count = table[slot] = index + 1
         return again
 
-    def _keep(self, place: int, uidl: bytes) -> None:
+    def _keep(self, index: int, uidl: bytes) -> None:
         length = len(uidl)
         if self._end + length > len(self._blocks) * _BLOCK:
             self._end = len(self._blocks) * _BLOCK
             self._blocks.append(bytearray(_BLOCK))
         offset = self._end % _BLOCK
         self._blocks[-1][offset : offset + length] = uidl
-        self._starts[place], self._lengths[place] = self._end, length
+        self._starts[index], self._lengths[index] = self._end, length
         self._end += length
 
     def __setitem__(self, uidl: str, number: int) -> None:
-        place = self._find(uidl)
+        index = self._find(uidl)
         if uidl in self._first:
             self._first[uidl] = number
-        elif place is not None:
-            self._numbers[place] = number
+        elif index is not None:
+            self._numbers[index] = number
         else:
             self.add((uidl,), (number,))
 
@@ -109,24 +109,24 @@ class UidlIndex(Mapping[str, int]):
     def _is_in(self, number: int) -> bool:
         return number not in self._without and not 0 < self._up_to < number
 
-    def _uidl(self, place: int) -> str:
-        block, offset = divmod(self._starts[place], _BLOCK)
-        return self._blocks[block][offset : offset + self._lengths[place]].decode("latin-1")
+    def _uidl(self, index: int) -> str:
+        block, offset = divmod(self._starts[index], _BLOCK)
+        return self._blocks[block][offset : offset + self._lengths[index]].decode("latin-1")
 
     def _find(self, uidl: str) -> int | None:
         hashed, table, mask = hash(uidl), self._table, self._mask
         slot = hashed & mask
-        while place := table[slot]:
-            if self._hashes[place - 1] == hashed and self._uidl(place - 1) == uidl:
-                return place - 1
+        while entry := table[slot]:
+            if self._hashes[entry - 1] == hashed and self._uidl(entry - 1) == uidl:
+                return entry - 1
             slot = (slot + 1) & mask
         return None
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the number of a message, the default where there is none."""
         number = self._first.get(key)
-        if number is None and (place := self._find(key)) is not None:
-            number = self._numbers[place]
+        if number is None and (index := self._find(key)) is not None:
+            number = self._numbers[index]
         return default if number is None or not self._is_in(number) else number
 
     def __getitem__(self, uidl: str) -> int:
@@ -152,10 +152,10 @@ class UidlIndex(Mapping[str, int]):
     def pairs(self) -> Iterator[tuple[str, int]]:
         """Yield the same."""
         yield from self._first.items()
-        for place in range(self._count):
-            number = self._numbers[place]
+        for index in range(self._count):
+            number = self._numbers[index]
             if self._is_in(number):
-                yield self._uidl(place), number
+                yield self._uidl(index), number
 
 
 class _Pairs(ItemsView[str, int]):

@@ -50,9 +50,9 @@ def test_messages_come_out_as_they_went_in() -> None:
 
 def test_messages_are_found_by_their_keys() -> None:
     messages = FetchList.of(SOME)
-    assert messages.places([m.key for m in SOME]) == {m.key: n for n, m in enumerate(SOME)}
-    assert messages.places(["sieben", " 2 21", "other", " 3 None"]) == {"sieben": 0}
-    assert FetchList().places(["a", " 1 2"]) == {}
+    assert messages.indexes([m.key for m in SOME]) == {m.key: n for n, m in enumerate(SOME)}
+    assert messages.indexes(["sieben", " 2 21", "other", " 3 None"]) == {"sieben": 0}
+    assert FetchList().indexes(["a", " 1 2"]) == {}
 
 
 def test_what_waits_is_taken_in_the_order_in_which_it_came() -> None:
