@@ -66,7 +66,7 @@ def configure(level: str = "INFO", stream: TextIO | None = None) -> LogLines:
     Returns:
         Where this process's lines go, for its MailLog.
     """
-    render = _for_a_person() if (stream or sys.stderr).isatty() else as_json
+    render = _for_a_person if (stream or sys.stderr).isatty() else as_json
     lines = LogLines(stream, logging.getLevelNamesMapping()[level], render)
     logging.basicConfig(stream=lines.outlet, level=WARNING, format="%(name)s: %(message)s")
     logging.getLogger("pika").setLevel(logging.CRITICAL)
@@ -93,18 +93,27 @@ _other: Final = json.JSONEncoder(ensure_ascii=False, default=repr).encode
 _WRITTEN: Final[Mapping[type, Callable[[Any], str]]] = {str: quoted, int: int.__repr__}
 
 
-def _for_a_person() -> Render:
-    """Return what makes coloured lines, aligned for the eye."""
-    # Not at the top: it loads slowly, and few runs have a terminal.
-    from structlog.dev import ConsoleRenderer, plain_traceback
+_RED, _GREEN, _YELLOW, _PURPLE, _CYAN = (f"\x1b[{code}m" for code in (31, 32, 33, 35, 36))
+_PLAIN, _BOLD, _DIM = (f"\x1b[{code}m" for code in (0, 1, 2))
+_COLOURS: Final = {"debug": _GREEN, "info": _GREEN, "warning": _YELLOW}
 
-    console = ConsoleRenderer(colors=True, exception_formatter=plain_traceback)
 
-    def render(moment: str, level: str, stage: str, event: str, about: Mapping[str, object]) -> str:
-        line = {"stage": stage, **about, "event": event, "level": level, "timestamp": moment}
-        return str(console(None, level, line))
+def _for_a_person(
+    moment: str, level: str, stage: str, event: str, about: Mapping[str, object]
+) -> str:
+    """Return a line in colour, aligned for the eye; a traceback stands below it."""
+    shown = {"stage": stage, **about}
+    trace = shown.pop("exception", None)
+    pairs = [f" {_CYAN}{k}{_PLAIN}={_PURPLE}{_readable(shown[k])}{_PLAIN}" for k in sorted(shown)]
+    return (
+        f"{_DIM}{moment}{_PLAIN} [{_COLOURS.get(level, _RED)}{_BOLD}{level:<9}{_PLAIN}]"
+        f" {_BOLD}{event:<30}{_PLAIN}{''.join(pairs)}" + ("" if trace is None else f"\n{trace}")
+    )
 
-    return render
+
+def _readable(value: object) -> str:
+    bare = isinstance(value, str) and not set(value) & set(" \t=\r\n\"'")
+    return str(value) if bare else repr(value)
 
 
 class LogLines:

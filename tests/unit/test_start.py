@@ -21,7 +21,6 @@ NOT_FOR_A_RUN = {
     "services.postmaster.folders",
     "services.postmaster.show",
     "sqlalchemy.dialects.postgresql",
-    "structlog",
 }
 
 
