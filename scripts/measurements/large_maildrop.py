@@ -196,7 +196,9 @@ def watched(
 
 def main() -> None:
     """Measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="scripts/large-maildrop", description=__doc__.splitlines()[0]
+    )
     cases = "; ".join(f"{name}: {what}" for name, what in CASES.items())
     parser.add_argument("--case", choices=CASES, default="known", help=cases)
     parser.add_argument("--messages", type=int, default=1_000_000, help="of each maildrop")
