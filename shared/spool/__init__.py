@@ -124,7 +124,7 @@ class Spool:
         self._clock = clock
         self._threads = _Threads()
         self._call = self._threads.call
-        self._aside = self._threads.apart
+        self._call_detached = self._threads.call_detached
 
     @property
     def moved(self) -> int:
@@ -208,7 +208,9 @@ class Spool:
         Raises:
             SpoolUnavailable: it cannot be done just now.
         """
-        await self._aside(partial(self._store.discard_drafts, self._clock.now() - older_than))
+        await self._call_detached(
+            partial(self._store.discard_drafts, self._clock.now() - older_than)
+        )
 
     async def mark(self) -> bytes | None:
         """Return what says who fills the spool (``shared.mark``), None where nothing does.
@@ -216,7 +218,7 @@ class Spool:
         Raises:
             SpoolUnavailable: it cannot be read just now.
         """
-        return await self._aside(partial(self._store.mark, LONGEST))
+        return await self._call_detached(partial(self._store.mark, LONGEST))
 
     async def set_mark(self, content: bytes) -> bool:
         """Put that in the place of what is there; return False where there is no spool yet.
@@ -224,7 +226,7 @@ class Spool:
         Raises:
             SpoolUnavailable: it cannot be written just now.
         """
-        return await self._aside(partial(self._store.set_mark, content))
+        return await self._call_detached(partial(self._store.set_mark, content))
 
     async def sweep(self, older_than: float, keep: Container[str]) -> Swept:
         """Delete blobs that nothing refers to, and what was begun and never committed.
@@ -242,16 +244,16 @@ class Spool:
 
     def _sweep(self, before: float, keep: Container[str]) -> Swept:
         swept = Swept([], {})
-        with self._apart(TMP, swept.left):
+        with self._note_failure(TMP, swept.left):
             self._store.discard_drafts(before)
         for key in [key for key in self._store.blob_keys() if key not in keep]:
-            with self._apart(key, swept.left):
+            with self._note_failure(key, swept.left):
                 if self._store.delete_old(key, before):
                     swept.deleted.append(key)
         return swept
 
     @contextmanager
-    def _apart(self, key: str, left: dict[str, str]) -> Iterator[None]:
+    def _note_failure(self, key: str, left: dict[str, str]) -> Iterator[None]:
         """Note what concerns one blob alone."""
         try:
             yield
@@ -289,7 +291,7 @@ class _Threads:
         """
         job = asyncio.get_running_loop().run_in_executor(self._executor, work)
         try:
-            with _translated():
+            with _translate_errors():
                 found = await asyncio.shield(job)
         except asyncio.CancelledError:
             await asyncio.wait([job])
@@ -297,14 +299,14 @@ class _Threads:
         self.done += 1
         return found
 
-    async def apart(self, work: Callable[[], R]) -> R:
+    async def call_detached(self, work: Callable[[], R]) -> R:
         """Do work that is nobody's message: a start, or an end, may give up on it if it hangs."""
-        with _translated():
+        with _translate_errors():
             return await in_daemon_thread(work, "spool, daemon")
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except SpoolMissing:

@@ -524,8 +524,8 @@ class State:
         total = 0
         while deleted := await self._ask(PRUNE_DELIVERIES, before):
             total += deleted
-        place: PruneCursor | None = START
-        while place is not None:
-            deleted, place = await self._ask(PRUNE_IDENTITIES, IdentityPage(before, place))
+        cursor: PruneCursor | None = START
+        while cursor is not None:
+            deleted, cursor = await self._ask(PRUNE_IDENTITIES, IdentityPage(before, cursor))
             total += deleted
         return total

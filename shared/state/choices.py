@@ -133,11 +133,13 @@ def _change(
     blank = {"next_poll": 0.0, "set_at": 0.0, "queued_until": 0.0, "queued_at": 0.0, "failures": 0}
     rows = [{"name": name, **blank, **values} for name in sorted(set(accounts))]
     for portion in chunks(rows):
-        transaction.connection.execute(_changed(transaction.dialect, tuple(values)), list(portion))
+        transaction.connection.execute(
+            _upsert_accounts(transaction.dialect, tuple(values)), list(portion)
+        )
 
 
 @cache
-def _changed(dialect: str, names: tuple[str, ...]) -> Executable:
+def _upsert_accounts(dialect: str, names: tuple[str, ...]) -> Executable:
     insert = insert_into(dialect, ACCOUNT)
     return insert.on_conflict_do_update(
         index_elements=[ACCOUNT.c.name], set_={name: insert.excluded[name] for name in names}
@@ -152,7 +154,7 @@ def _adopt(transaction: Transaction, items: Sequence[Adoption]) -> Sequence[None
     return [None] * len(items)
 
 
-def _adopting(dialect: str) -> SqlStatement:
+def _insert_adopted(dialect: str) -> SqlStatement:
     uidl, size = pairs(dialect, "sizes")
     number = cast(func.nullif(size, literal_column("''")), BigInteger)
     found = select(_ACCOUNT, uidl, _ADOPTED, _NOW, number).where(true())
@@ -177,7 +179,7 @@ def _one_by_one(ids: Sequence[str]) -> Sequence[Sequence[str]]:
     return [[id_] for id_ in ids]
 
 
-def _counted(dialect: str) -> SqlStatement:
+def _insert_delivered(dialect: str) -> SqlStatement:
     nobody = literal_column("''", Text())
     found = select(each(dialect, "ids"), nobody, nobody, _NOW, _ADOPTED).where(true())
     insert = insert_into(dialect, DELIVERED).from_select(list(DELIVERED.c), found)
@@ -209,8 +211,8 @@ def _forget(transaction: Transaction, account: str, choice: str, since: float | 
     return count
 
 
-_ADOPT: Final = Statement(_adopting)
-_DELIVERED: Final = Statement(_counted)
+_ADOPT: Final = Statement(_insert_adopted)
+_DELIVERED: Final = Statement(_insert_delivered)
 
 HOLD_BACK: Final = Operation(_hold_all)
 CHOOSE: Final = Operation(_choose)

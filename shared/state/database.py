@@ -98,7 +98,7 @@ class Database:
             StateUnavailable: the database cannot be reached, or is locked.
         """
         try:
-            self._try(_prepared, writes=True)
+            self._try(_prepare, writes=True)
         except NewerDatabase as error:
             raise ConfigError(WHERE, f"the database {error}") from error
         except Incomplete as error:
@@ -196,7 +196,7 @@ def file_of(url: str) -> Path | None:
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
-        return Path(_named(parsed))
+        return Path(_file_named_by(parsed))
     _ENGINES[parsed.drivername](parsed, 1.0).dispose()
     return None
 
@@ -221,7 +221,7 @@ def _parse(url: str | Path) -> URL:
 
 
 def _sqlite(url: URL, patience: float) -> Engine:
-    path = Path(_named(url))
+    path = Path(_file_named_by(url))
     try:
         make_ready(path, LEDGERS_LOST)
     except OSError as error:
@@ -245,7 +245,7 @@ def _sqlite(url: URL, patience: float) -> Engine:
     return engine
 
 
-def _named(url: URL) -> str:
+def _file_named_by(url: URL) -> str:
     if url.query:
         names = printable(", ".join(url.query))
         raise ConfigError(WHERE, f"there are no options in the URL of a file ({names})")
@@ -286,7 +286,7 @@ _ENGINES: Final[Mapping[str, Callable[[URL, float], Engine]]] = {
 }
 
 
-def _prepared(connection: Connection) -> None:
+def _prepare(connection: Connection) -> None:
     if connection.dialect.name == "postgresql" and (why := postgresql.unsuitable(connection)):
         raise ConfigError(WHERE, why)
     migrate(connection)

@@ -50,7 +50,7 @@ def _delivered(
     return found
 
 
-def _recorded(dialect: str) -> SqlStatement:
+def _select_recipients(dialect: str) -> SqlStatement:
     columns = (DELIVERED.c.id, DELIVERED.c.destination, DELIVERED.c.recipient)
     return select(*columns).where(among(dialect, DELIVERED.c.id, "ids"))
 
@@ -66,7 +66,7 @@ def _finish(transaction: Transaction, finished: Sequence[Finished]) -> Sequence[
     return give_back(transaction, [lease_of(delivery) for delivery, _ in finished])
 
 
-def _record(dialect: str) -> SqlStatement:
+def _insert_receipts(dialect: str) -> SqlStatement:
     # SQLite needs a WHERE to tell this ON from one of a join (sqlite.org/lang_upsert.html).
     id_, destination, recipient, receipt = json_params.rows(dialect, "rows", 4)
     now: BindParameter[float] = bindparam("now", type_=Double())
@@ -78,8 +78,8 @@ def _record(dialect: str) -> SqlStatement:
     )
 
 
-_RECORDED: Final = Statement(_recorded)
-_RECORD: Final = Statement(_record)
+_RECORDED: Final = Statement(_select_recipients)
+_RECORD: Final = Statement(_insert_receipts)
 
 
 def _unclaim(transaction: Transaction, deliveries: Sequence[DeliveryKey]) -> Sequence[None]:

@@ -1,6 +1,6 @@
 """What the parts of the state share: operations that are done for many callers in one transaction.
 
-An operation is a function of a batch: it answers for each of its items, in order, with as few
+An operation is a function of many items: it answers for each of them, in order, with as few
 statements as will do. All operations that wait at a moment become one transaction. Operations are
 repeatable, since a transaction is tried again where nobody knows whether it was committed.
 """
@@ -35,7 +35,7 @@ class Transaction:
     """What an operation works with.
 
     Attributes:
-        connection: in a transaction; whoever made the batch commits it.
+        connection: in a transaction; whoever asked for it commits it.
         owner: who we are.
         now: the wall clock, in seconds since 1970.
     """
@@ -55,7 +55,7 @@ class Operation(Generic[T, R]):
     """Something that can be asked of the database.
 
     Attributes:
-        run: answers for every item of the batch, in order.
+        run: answers for every item, in order.
         writes: whether it changes anything.
         parts: takes an item apart whose answer is None, so that of its values a bad one fails
             alone.
@@ -86,15 +86,15 @@ def run_all(
         asked: operations and their items, in any order.
     """
     answers: list[Any] = [None] * len(asked)
-    places: dict[int, list[int]] = {}
-    for place, (operation, _) in enumerate(asked):
-        places.setdefault(id(operation), []).append(place)
+    indexes: dict[int, list[int]] = {}
+    for index, (operation, _) in enumerate(asked):
+        indexes.setdefault(id(operation), []).append(index)
     for operation in order:
-        mine = places.get(id(operation), ())
+        mine = indexes.get(id(operation), ())
         if mine:
-            found = operation.run(transaction, [asked[place][1] for place in mine])
-            for place, answer in zip(mine, found, strict=True):
-                answers[place] = answer
+            found = operation.run(transaction, [asked[index][1] for index in mine])
+            for index, answer in zip(mine, found, strict=True):
+                answers[index] = answer
     return answers
 
 

@@ -29,7 +29,7 @@ START: Final = PruneCursor(0, "")
 
 
 class IdentityPage(NamedTuple):
-    """A portion of identities: those first seen before a moment, after this place."""
+    """A portion of identities: those first seen before a moment, after this one."""
 
     before: float
     after: PruneCursor
@@ -80,6 +80,6 @@ PRUNE_DELIVERIES: Final = Operation(_deliveries)
 """Deletes the oldest finished deliveries before a moment; answers how many."""
 
 PRUNE_IDENTITIES: Final = Operation(_identities)
-"""Deletes identities of a page; answers how many, and the place to go on from, None at the end."""
+"""Deletes identities of a page; answers how many, and where to go on from, None at the end."""
 
 PRUNE_LEASES: Final = Operation(_leases)

@@ -217,54 +217,54 @@ def _is_due() -> ColumnElement[bool]:
     return and_(due, free, polled)
 
 
-def _due(_: str) -> SqlStatement:
+def _select_due(_: str) -> SqlStatement:
     return select(ACCOUNT.c.name).where(_is_due())
 
 
-def _due_among(dialect: str) -> SqlStatement:
+def _select_due_among(dialect: str) -> SqlStatement:
     return select(ACCOUNT.c.name).where(among(dialect, ACCOUNT.c.name, "names"), _is_due())
 
 
-def _lock(dialect: str) -> SqlStatement:
+def _select_locked(dialect: str) -> SqlStatement:
     these = (among(dialect, ACCOUNT.c.name, "names"), _is_due())
     return select(ACCOUNT.c.name).where(*these).with_for_update(of=ACCOUNT, skip_locked=True)
 
 
-def _queue(dialect: str) -> SqlStatement:
+def _update_queued(dialect: str) -> SqlStatement:
     until: BindParameter[float] = bindparam("until", type_=Double())
     changes = {"queued_until": until, "queued_at": _NOW}
     return update(ACCOUNT).where(among(dialect, ACCOUNT.c.name, "names")).values(changes)
 
 
-def _enrol_at_once(dialect: str) -> SqlStatement:
+def _insert_due_at_once(dialect: str) -> SqlStatement:
     zero: ColumnElement[float] = literal_column("0.0", Double())
     none: ColumnElement[int] = literal_column("0", Integer())
     held = select(INSTALLATION.c.doubted).scalar_subquery()
     rows = select(each(dialect, "names"), zero, zero, zero, zero, none, held).where(true())
-    return _unless_there(dialect, rows)
+    return _insert_unless_there(dialect, rows)
 
 
-def _enrol_later(dialect: str) -> SqlStatement:
+def _insert_due_later(dialect: str) -> SqlStatement:
     name, at = pairs(dialect, "waits")
     zero: ColumnElement[float] = literal_column("0.0", Double())
     none: ColumnElement[int] = literal_column("0", Integer())
     held = select(INSTALLATION.c.doubted).scalar_subquery()
     rows = select(name, cast(at, Double), _NOW, zero, zero, none, held).where(true())
-    return _unless_there(dialect, rows)
+    return _insert_unless_there(dialect, rows)
 
 
-def _unless_there(dialect: str, rows: Any) -> SqlStatement:
+def _insert_unless_there(dialect: str, rows: Any) -> SqlStatement:
     columns = ("name", "next_poll", "set_at", "queued_until", "queued_at", "failures", "held")
     insert = insert_into(dialect, ACCOUNT).from_select(columns, rows)
     return insert.on_conflict_do_nothing()
 
 
-_DUE: Final = Statement(_due)
-_DUE_AMONG: Final = Statement(_due_among)
-_LOCK: Final = Statement(_lock)
-_QUEUE: Final = Statement(_queue)
-_ENROL: Final = Statement(_enrol_at_once)
-_ENROL_LATER: Final = Statement(_enrol_later)
+_DUE: Final = Statement(_select_due)
+_DUE_AMONG: Final = Statement(_select_due_among)
+_LOCK: Final = Statement(_select_locked)
+_QUEUE: Final = Statement(_update_queued)
+_ENROL: Final = Statement(_insert_due_at_once)
+_ENROL_LATER: Final = Statement(_insert_due_later)
 
 
 def _blank(name: str) -> Mapping[str, object]:
@@ -304,13 +304,13 @@ def _record_polls(transaction: Transaction, polls: Sequence[PollEnd]) -> Sequenc
         transaction.connection.execute(
             update(ACCOUNT).where(ACCOUNT.c.name.in_(anew)).values(failures=0)
         )
-    answered = transaction.connection.execute(_end(transaction.dialect), list(rows.values()))
+    answered = transaction.connection.execute(_upsert_end(transaction.dialect), list(rows.values()))
     failures: dict[str, int] = dict(iter(answered))
     return [failures[poll.account] for poll in polls]
 
 
 @cache
-def _end(dialect: str) -> Executable:
+def _upsert_end(dialect: str) -> Executable:
     insert = insert_into(dialect, ACCOUNT)
     new, old = insert.excluded, ACCOUNT.c
     return insert.on_conflict_do_update(
@@ -408,11 +408,11 @@ def _is_unattended() -> ColumnElement[bool]:
 _BEFORE: Final[BindParameter[float]] = bindparam("before", type_=Double())
 
 
-def _unattended(_: str) -> SqlStatement:
+def _select_unattended(_: str) -> SqlStatement:
     return select(ACCOUNT.c.name).where(_is_unattended())
 
 
-def _released(dialect: str) -> SqlStatement:
+def _update_released(dialect: str) -> SqlStatement:
     these = (among(dialect, ACCOUNT.c.name, "names"), _is_unattended())
     never: ColumnElement[float] = literal_column("0.0", Double())
     free = {"queued_until": never, "queued_at": never}
@@ -441,19 +441,19 @@ def _is_left() -> ColumnElement[bool]:
     return and_(*(moment < _BEFORE for moment in moments), *asked)
 
 
-def _left(_: str) -> SqlStatement:
+def _select_left(_: str) -> SqlStatement:
     return select(ACCOUNT.c.name).where(_is_left())
 
 
-def _forgotten(dialect: str) -> SqlStatement:
+def _delete_left(dialect: str) -> SqlStatement:
     these = (among(dialect, ACCOUNT.c.name, "names"), _is_left())
     return delete(ACCOUNT).where(*these).returning(ACCOUNT.c.name)
 
 
-_UNATTENDED: Final = Statement(_unattended)
-_RELEASE: Final = Statement(_released)
-_LEFT: Final = Statement(_left)
-_FORGET: Final = Statement(_forgotten)
+_UNATTENDED: Final = Statement(_select_unattended)
+_RELEASE: Final = Statement(_update_released)
+_LEFT: Final = Statement(_select_left)
+_FORGET: Final = Statement(_delete_left)
 
 
 CLAIM_DUE: Final = Operation(_claim_due)

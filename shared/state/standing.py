@@ -80,7 +80,7 @@ _EARLY: Final[BindParameter[float]] = bindparam("early", type_=Double())
 _HOME: Final = bindparam("home", type_=Escaped())
 
 
-def _given(table: Table) -> Mapping[str, BindParameter[Any]]:
+def _parameters(table: Table) -> Mapping[str, BindParameter[Any]]:
     """Return a parameter for each column; SQLAlchemy keeps the names of the columns to itself."""
     return {c.name: bindparam(f"new_{c.name}", type_=c.type) for c in table.c}
 
@@ -130,23 +130,23 @@ def _standing(transaction: Transaction, account: str, server: str) -> AccountSta
     )
 
 
-def _of_account(_: str) -> SqlStatement:
+def _select_account(_: str) -> SqlStatement:
     names = ("failures", "maildrop", "login_after", "refused", "retry_at", "held", "choice")
     return select(*(ACCOUNT.c[name] for name in names)).where(ACCOUNT.c.name == _ACCOUNT)
 
 
-def _beyond(_: str) -> SqlStatement:
+def _select_beyond(_: str) -> SqlStatement:
     """Find a UIDL beyond the first ``LARGE``: no more of them are gone through than that."""
     one, beyond = literal_column("1", Integer()), literal_column(str(LARGE), Integer())
     return select(one).where(UIDL.c.account == _ACCOUNT).limit(one).offset(beyond)
 
 
-def _troubles_of(_: str) -> SqlStatement:
+def _select_troubles(_: str) -> SqlStatement:
     names = ("key", "number", "tries", "until", "reason", "id", "deletes")
     return select(*(TROUBLE.c[name] for name in names)).where(TROUBLE.c.account == _ACCOUNT)
 
 
-def _quirks_of(_: str) -> SqlStatement:
+def _select_quirks(_: str) -> SqlStatement:
     columns = (QUIRK.c.server, QUIRK.c.name, QUIRK.c.value, QUIRK.c.until)
     whose = or_(QUIRK.c.server == _SERVER, QUIRK.c.server == _OWN)
     return select(*columns).where(whose, QUIRK.c.until > _NOW)
@@ -167,8 +167,8 @@ def _trouble(transaction: Transaction, items: Sequence[TroublesToRecord]) -> Seq
     return [None] * len(items)
 
 
-def _noted(dialect: str) -> SqlStatement:
-    insert = insert_into(dialect, TROUBLE).values(_given(TROUBLE))
+def _upsert_trouble(dialect: str) -> SqlStatement:
+    insert = insert_into(dialect, TROUBLE).values(_parameters(TROUBLE))
     rest = [c for c in TROUBLE.c if not c.primary_key]
     return insert.on_conflict_do_update(
         index_elements=[TROUBLE.c.account, TROUBLE.c.key],
@@ -182,7 +182,7 @@ def _settle(transaction: Transaction, items: Sequence[TroublesToForget]) -> Sequ
     return [None] * len(items)
 
 
-def _settled(dialect: str) -> SqlStatement:
+def _delete_troubles(dialect: str) -> SqlStatement:
     return delete(TROUBLE).where(
         TROUBLE.c.account == _ACCOUNT, among(dialect, TROUBLE.c.key, "keys")
     )
@@ -195,8 +195,8 @@ def _learn(transaction: Transaction, items: Sequence[QuirkToRecord]) -> Sequence
     return [None] * len(items)
 
 
-def _learnt(dialect: str) -> SqlStatement:
-    insert = insert_into(dialect, QUIRK).values(_given(QUIRK))
+def _upsert_quirk(dialect: str) -> SqlStatement:
+    insert = insert_into(dialect, QUIRK).values(_parameters(QUIRK))
     new = insert.excluded
     return insert.on_conflict_do_update(
         index_elements=[QUIRK.c.server, QUIRK.c.name],
@@ -215,11 +215,11 @@ def _move_in(transaction: Transaction, items: Sequence[AccountMaildrop]) -> Sequ
     return found
 
 
-def _others(_: str) -> SqlStatement:
+def _select_others(_: str) -> SqlStatement:
     return select(ACCOUNT.c.name).where(ACCOUNT.c.maildrop == _HOME, ACCOUNT.c.name != _ACCOUNT)
 
 
-def _reside(dialect: str) -> SqlStatement:
+def _upsert_maildrop(dialect: str) -> SqlStatement:
     never: BindParameter[float] = bindparam("never", type_=Double())
     insert = insert_into(dialect, ACCOUNT).values(
         name=_ACCOUNT,
@@ -244,25 +244,25 @@ def _prune(transaction: Transaction, moments: Sequence[float]) -> Sequence[None]
     return [None] * len(moments)
 
 
-def _quirks_over(_: str) -> SqlStatement:
+def _delete_quirks(_: str) -> SqlStatement:
     return delete(QUIRK).where(or_(QUIRK.c.until < _EARLY, QUIRK.c.until > _NOW))
 
 
-def _troubles_over(_: str) -> SqlStatement:
+def _delete_old_troubles(_: str) -> SqlStatement:
     return delete(TROUBLE).where(or_(TROUBLE.c.until < _EARLY, TROUBLE.c.until > _NOW))
 
 
-_STANDING: Final = Statement(_of_account)
-_BEYOND: Final = Statement(_beyond)
-_TROUBLES: Final = Statement(_troubles_of)
-_QUIRKS: Final = Statement(_quirks_of)
-_NOTE: Final = Statement(_noted)
-_SETTLE: Final = Statement(_settled)
-_LEARN: Final = Statement(_learnt)
-_OTHERS: Final = Statement(_others)
-_RESIDE: Final = Statement(_reside)
-_PRUNE_QUIRKS: Final = Statement(_quirks_over)
-_PRUNE_TROUBLES: Final = Statement(_troubles_over)
+_STANDING: Final = Statement(_select_account)
+_BEYOND: Final = Statement(_select_beyond)
+_TROUBLES: Final = Statement(_select_troubles)
+_QUIRKS: Final = Statement(_select_quirks)
+_NOTE: Final = Statement(_upsert_trouble)
+_SETTLE: Final = Statement(_delete_troubles)
+_LEARN: Final = Statement(_upsert_quirk)
+_OTHERS: Final = Statement(_select_others)
+_RESIDE: Final = Statement(_upsert_maildrop)
+_PRUNE_QUIRKS: Final = Statement(_delete_quirks)
+_PRUNE_TROUBLES: Final = Statement(_delete_old_troubles)
 
 RECALL: Final = Operation(_recall, writes=False)
 TROUBLED: Final = Operation(

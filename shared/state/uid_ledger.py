@@ -97,7 +97,7 @@ def _seen(transaction: Transaction, asked: Sequence[Sequence[str]]) -> Sequence[
     return [{id_: found[id_] for id_ in ids if id_ in found} for ids in asked]
 
 
-def _seen_among(dialect: str) -> SqlStatement:
+def _select_seen(dialect: str) -> SqlStatement:
     return select(MESSAGE.c.id, _SINCE).where(among(dialect, MESSAGE.c.id, "ids"))
 
 
@@ -136,7 +136,7 @@ def _row(entry: LedgerEntry) -> Sequence[str | None]:
 # SQLite needs a WHERE to tell this ON from one of a join (sqlite.org/lang_upsert.html).
 
 
-def _list(dialect: str) -> SqlStatement:
+def _upsert_uidls(dialect: str) -> SqlStatement:
     uidl, id_, size, head = rows(dialect, "entries", 4)
     since = func.coalesce(select(_SINCE).where(MESSAGE.c.id == id_).scalar_subquery(), _NOW)
     columns = [UIDL.c[name] for name in ("account", "uidl", "id", "first_seen", "size", "head")]
@@ -159,11 +159,11 @@ def _list(dialect: str) -> SqlStatement:
     )
 
 
-def _identify(dialect: str) -> SqlStatement:
+def _insert_identities(dialect: str) -> SqlStatement:
     return _identities(dialect).on_conflict_do_nothing()
 
 
-def _see_again(dialect: str) -> SqlStatement:
+def _renew_identities(dialect: str) -> SqlStatement:
     """Without a UIDL, a message that stays on the server is seen at every poll: note the day."""
     insert = _identities(dialect)
     new = insert.excluded
@@ -180,10 +180,10 @@ def _identities(dialect: str) -> Upsert:
     return insert_into(dialect, MESSAGE).from_select(columns, ids)
 
 
-_SEEN: Final = Statement(_seen_among)
-_LIST: Final = Statement(_list)
-_IDENTIFY: Final = Statement(_identify)
-_SEE_AGAIN: Final = Statement(_see_again)
+_SEEN: Final = Statement(_select_seen)
+_LIST: Final = Statement(_upsert_uidls)
+_IDENTIFY: Final = Statement(_insert_identities)
+_SEE_AGAIN: Final = Statement(_renew_identities)
 
 
 def _heads(transaction: Transaction, items: Sequence[SomeUidls]) -> Sequence[dict[str, str]]:
@@ -193,7 +193,7 @@ def _heads(transaction: Transaction, items: Sequence[SomeUidls]) -> Sequence[dic
     ]
 
 
-def _heads_of(dialect: str) -> SqlStatement:
+def _select_heads(dialect: str) -> SqlStatement:
     some = (UIDL.c.account == _ACCOUNT, among(dialect, UIDL.c.uidl, "uidls"))
     return select(UIDL.c.uidl, UIDL.c.head).where(*some, UIDL.c.head.is_not(None))
 
@@ -205,7 +205,7 @@ def _measure(transaction: Transaction, items: Sequence[RecordedSizes]) -> Sequen
     return [None] * len(items)
 
 
-def _measured(dialect: str) -> SqlStatement:
+def _set_sizes(dialect: str) -> SqlStatement:
     uidl, size = pairs(dialect, "sizes")
     these = (UIDL.c.account == _ACCOUNT, UIDL.c.uidl == uidl)
     return update(UIDL).where(*these).values(size=cast(size, BigInteger))
@@ -216,12 +216,12 @@ def _forget(transaction: Transaction, items: Sequence[SomeUidls]) -> Sequence[No
         values = {"account": account, "uidls": uidls}
         # Its UIDL kept the identity from being pruned; from now on its time counts.
         _LET_GO.run(transaction.connection, {**values, "now": transaction.now})
-        transaction.connection.execute(_forgotten(transaction.dialect), values)
+        transaction.connection.execute(_delete_uidls(transaction.dialect), values)
     return [None] * len(items)
 
 
 @cache
-def _forgotten(dialect: str) -> Executable:
+def _delete_uidls(dialect: str) -> Executable:
     return delete(UIDL).where(UIDL.c.account == _ACCOUNT, among(dialect, UIDL.c.uidl, "uidls"))
 
 
@@ -233,8 +233,8 @@ def _let_go(dialect: str) -> SqlStatement:
     return update(MESSAGE).where(*these).values(first_seen=_NOW, since=_SINCE)
 
 
-_HEADS: Final = Statement(_heads_of)
-_MEASURE: Final = Statement(_measured)
+_HEADS: Final = Statement(_select_heads)
+_MEASURE: Final = Statement(_set_sizes)
 _LET_GO: Final = Statement(_let_go)
 
 

@@ -150,7 +150,7 @@ async def test_a_bundle_goes_back_if_its_consumer_has_ended_meanwhile(
         first = await _bundle_before_an_alarm(here, alarm)
         await lose(first)
         ended = asyncio.create_task(_settle_all(here, Counter()))
-        await eventually(lambda: bool(here._apart._tasks), "the bundle to be here")
+        await eventually(lambda: bool(here._splitter._tasks), "the bundle to be here")
         ended.cancel()
         await asyncio.wait([ended])
         settled: Counter[str] = Counter()

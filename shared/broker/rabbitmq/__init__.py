@@ -85,13 +85,13 @@ class RabbitBroker:
             for use in ("publishing", "consuming")
         )
         self._publisher = Publisher(self._publishing, sender, report, self._clock)
-        self._apart = BundleSplitter(self._publisher, self._clock, report)
-        self._strangers = ForeignMessages(names, self._publisher, tiers, self._clock, report)
+        self._splitter = BundleSplitter(self._publisher, self._clock, report)
+        self._foreign = ForeignMessages(names, self._publisher, tiers, self._clock, report)
         self._watch = StallWatch(
             lambda: self._publisher.oldest, lambda: self.connected, self._clock, report
         )
         self._watching: asyncio.Task[None] | None = None
-        self._sessions: WeakSet[Subscription] = WeakSet()
+        self._subscriptions: WeakSet[Subscription] = WeakSet()
 
     async def open(self) -> None:
         """See ``Broker.open``; what refuses user name and password is BrokerRefuses."""
@@ -103,11 +103,11 @@ class RabbitBroker:
 
     async def close(self) -> None:
         """See ``Broker.close``."""
-        self._apart.stop()
-        self._strangers.stop()
+        self._splitter.stop()
+        self._foreign.stop()
         if self._watching is not None:
             self._watching.cancel()
-        await asyncio.gather(*(session.end() for session in list(self._sessions)))
+        await asyncio.gather(*(subscription.end() for subscription in list(self._subscriptions)))
         await self._publisher.close()
         await asyncio.gather(self._publishing.close(), self._consuming.close())
 
@@ -139,30 +139,30 @@ class RabbitBroker:
     async def consume(self, queue: str, prefetch: int) -> AsyncGenerator[Sequence[Delivery], None]:
         """See ``Broker.consume``."""
         backoff = Backoff(self._clock, FIRST_PAUSE, LONGEST_PAUSE, jitter=True)
-        session: Subscription | None = None
+        subscription: Subscription | None = None
         try:
             self._watch.wants(queue)
-            while (session := await self._subscribe(queue, prefetch, backoff)) is not None:
+            while (subscription := await self._subscribe(queue, prefetch, backoff)) is not None:
                 self._watch.has(queue)
-                while arrived := await session.next():
-                    ours = self._strangers.sift(session, arrived)
-                    if ready := self._apart.sift(session, ours):
+                while arrived := await subscription.next():
+                    ours = self._foreign.sift(subscription, arrived)
+                    if ready := self._splitter.sift(subscription, ours):
                         yield ready
-                await self._spared(session)
+                await self._wait_out_alarm(subscription)
                 self._watch.wants(queue)
                 if self._consuming.up:
-                    self._report("consumer lost", queue=queue, reason=session.lost)
+                    self._report("consumer lost", queue=queue, reason=subscription.lost)
                 await backoff.pause()
         finally:
             self._watch.has(queue)
-            if session is not None:
-                await session.stop()
+            if subscription is not None:
+                await subscription.stop()
 
-    async def _spared(self, session: Subscription) -> None:
+    async def _wait_out_alarm(self, subscription: Subscription) -> None:
         """Let the alarm pass, if there is one, for which messages were handed out often enough."""
-        if self.blocked is not None and session.most >= WORN:
+        if self.blocked is not None and subscription.most >= WORN:
             what = "nothing is taken during the alarm; it was handed out often"
-            self._report(what, queue=session.queue, times=session.most + 1)
+            self._report(what, queue=subscription.queue, times=subscription.most + 1)
             await self._publishing.unblocked()
 
     async def settle(self, delivery: Delivery, *sends: Send) -> None:
@@ -183,13 +183,13 @@ class RabbitBroker:
         return answers
 
     def _loss(self, delivery: Delivery) -> DeliveryLost | None:
-        session, number = cast(tuple[Subscription, int], delivery.tag)
-        return session.loss(number)
+        subscription, number = cast(tuple[Subscription, int], delivery.tag)
+        return subscription.loss(number)
 
     def _acknowledge(self, delivery: Delivery) -> Exception | None:
-        session, number = cast(tuple[Subscription, int], delivery.tag)
+        subscription, number = cast(tuple[Subscription, int], delivery.tag)
         reach(delivery.queue, "before-ack")
-        return session.ack(number)
+        return subscription.ack(number)
 
     async def publish(self, *sends: Send) -> None:
         """See ``Broker.publish``."""
@@ -204,7 +204,7 @@ class RabbitBroker:
         if not going:
             return answers
         try:
-            signed = [self._strangers.sign(groups[at]) for at in going]
+            signed = [self._foreign.sign(groups[at]) for at in going]
             confirmed = await self._publisher.publish(signed)
         except BrokerUnavailable as error:
             confirmed = [error for _ in going]
@@ -247,19 +247,19 @@ class RabbitBroker:
         return count
 
     async def _subscribe(self, queue: str, prefetch: int, backoff: Backoff) -> Subscription | None:
-        """Return a session, once the broker lets us have one; None if we are closed."""
+        """Return a subscription, once the broker lets us have one; None if we are closed."""
         while True:
             try:
                 connection = await self._consuming.connection()
             except BrokerUnavailable:
                 return None
-            session = Subscription(queue, prefetch, f"{self._name}.{os.getpid()}.{queue}")
+            subscription = Subscription(queue, prefetch, f"{self._name}.{os.getpid()}.{queue}")
             try:
-                await session.open(connection)
+                await subscription.open(connection)
             except ChannelEnded as error:
                 self._report("cannot consume yet", queue=queue, reason=str(error))
                 await backoff.pause()
             else:
                 backoff.note_success()
-                self._sessions.add(session)
-                return session
+                self._subscriptions.add(subscription)
+                return subscription

@@ -47,18 +47,18 @@ class BundleSplitter:
         self._held: list[tuple[Subscription, Delivery]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def sift(self, session: Subscription, arrived: Sequence[Delivery]) -> Sequence[Delivery]:
+    def sift(self, subscription: Subscription, arrived: Sequence[Delivery]) -> Sequence[Delivery]:
         """Return what can be handed on, and see to the rest."""
         ready: list[Delivery] = []
         for delivery in arrived:
             messages = wire.unbundled(delivery.body) if delivery.redeliveries else None
             if messages is not None:
                 self._underway.update(id_ for id_, _ in messages)
-                task = asyncio.create_task(self._take(session, delivery, messages))
+                task = asyncio.create_task(self._take(subscription, delivery, messages))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             elif delivery.message_id in self._underway:
-                self._held.append((session, delivery))
+                self._held.append((subscription, delivery))
             else:
                 ready.append(delivery)
         return ready
@@ -69,24 +69,24 @@ class BundleSplitter:
             task.cancel()
 
     async def _take(
-        self, session: Subscription, bundle: Delivery, messages: Sequence[tuple[str, bytes]]
+        self, subscription: Subscription, bundle: Delivery, messages: Sequence[tuple[str, bytes]]
     ) -> None:
         headers = each(bundle.headers)
         sends = [Send(bundle.queue, body, id_, headers) for id_, body in messages]
         try:
             async with asyncio.timeout(PATIENCE):
-                answers = await self._publisher.publish([[send] for send in sends], apart=True)
+                answers = await self._publisher.publish([[send] for send in sends], unbundled=True)
             refused = next((answer for answer in answers if answer is not None), None)
         except Exception as error:  # noqa: BLE001  (a defect too: nobody waits for this task)
             refused = error
         try:
             if refused is None:
-                session.forget(bundle)
+                subscription.forget(bundle)
                 await self._clock.sleep(FAREWELL)
             else:
                 why = str(refused) or "no answer in time"
                 self._report("a bundle cannot be split", queue=bundle.queue, why=why)
-                session.open_up(bundle, messages)
+                subscription.open_up(bundle, messages)
         finally:
             self._underway.subtract(id_ for id_, _ in messages)
             self._underway += Counter()  # only what there is some of
@@ -94,8 +94,8 @@ class BundleSplitter:
 
     def _hand_on(self) -> None:
         held, self._held = self._held, []
-        for session, delivery in held:
+        for subscription, delivery in held:
             if delivery.message_id in self._underway:
-                self._held.append((session, delivery))
+                self._held.append((subscription, delivery))
             else:
-                session.put_back(delivery)
+                subscription.put_back(delivery)

@@ -57,14 +57,14 @@ class _Pending(NamedTuple):
     """
 
     at: float
-    batch: _PublishCall
+    call: _PublishCall
     queue: str
     message_id: str
     items: Sequence[Item]
 
     def refuse(self, why: Exception) -> None:
         for item in self.items:
-            self.batch.answers[item.group] = why
+            self.call.answers[item.group] = why
 
 
 class ConfirmChannel:
@@ -122,13 +122,13 @@ class ConfirmChannel:
         self._channel.close()
 
     def publish(
-        self, groups: Sequence[Sequence[Send]], *, apart: bool = False
+        self, groups: Sequence[Sequence[Send]], *, unbundled: bool = False
     ) -> asyncio.Future[list[Exception | None]]:
         """Publish each group whole, or nothing of it.
 
         Args:
             groups: messages that stand or fall together.
-            apart: each message gets an entry of its own.
+            unbundled: each message gets an entry of its own.
 
         Returns:
             A future that ends with the last confirm; for each group None, Refused, or
@@ -139,17 +139,17 @@ class ConfirmChannel:
         """
         if not self._channel.pika.is_open:
             raise BrokerUnavailable("the channel is closed")
-        batch = _PublishCall(len(groups), self._clock.monotonic())
+        call = _PublishCall(len(groups), self._clock.monotonic())
         items: list[Item] = []
         for number, sends in enumerate(groups):
             try:
                 items += [_item(number, send) for send in sends]
             except Refused as error:
-                batch.answers[number] = error
-        for entry in ([item] for item in items) if apart else arrange(items):
-            self._publish(batch, entry)
-        batch.less(0)  # there may be none to wait for
-        return batch.done
+                call.answers[number] = error
+        for entry in ([item] for item in items) if unbundled else arrange(items):
+            self._publish(call, entry)
+        call.less(0)  # there may be none to wait for
+        return call.done
 
     def retire(self) -> None:
         """Close the channel when all that went over it is confirmed; nothing more may."""
@@ -157,7 +157,7 @@ class ConfirmChannel:
         if not self._pending:
             self._channel.close()
 
-    def _publish(self, batch: _PublishCall, items: Sequence[Item]) -> None:
+    def _publish(self, call: _PublishCall, items: Sequence[Item]) -> None:
         send, table = items[0].send, items[0].table
         if len(items) > 1:
             send, table = fitting(join(items))
@@ -173,8 +173,8 @@ class ConfirmChannel:
         )
         self._connection.emit(message)
         self._last += 1
-        self._pending[self._last] = _Pending(batch.at, batch, send.queue, send.message_id, items)
-        batch.left += 1
+        self._pending[self._last] = _Pending(call.at, call, send.queue, send.message_id, items)
+        call.left += 1
 
     def _on_frame(self, frame: Any) -> None:
         method = frame.method
@@ -195,7 +195,7 @@ class ConfirmChannel:
             if refused:
                 entry.refuse(Refused(entry.queue, "the broker could not store it"))
                 self._stubborn.note_refused(entry.queue)
-            entry.batch.less(1)
+            entry.call.less(1)
         if not refused and self._stubborn:
             self._stubborn.note_taken(e.queue for tag, e in found.items() if tag not in came_back)
         if self._retired:
@@ -207,7 +207,7 @@ class ConfirmChannel:
             same = (entry.queue, entry.message_id) == (method.routing_key, properties.message_id)
             if same and tag not in self._returned:
                 self._returned.add(tag)
-                self._stubborn.returned(entry.queue)
+                self._stubborn.note_returned(entry.queue)
                 entry.refuse(Refused(entry.queue, printable(method.reply_text)))
                 return
 
@@ -218,7 +218,7 @@ class ConfirmChannel:
         why = BrokerUnavailable(f"the channel ended before the broker had confirmed: {reason}")
         for entry in pending.values():
             entry.refuse(why)
-            entry.batch.less(1)
+            entry.call.less(1)
         if not self.ended.done():
             self.ended.set_result(reason)
 

@@ -1,7 +1,7 @@
 """Messages of another connector that uses the same virtual host: never handled here, and not lost.
 
 Each message that is published names its connector in a header, which versions before ignore; one
-without a name counts as ours, as it is of such a version. A stranger's message goes round a retry
+without a name counts as ours, as it is of such a version. A message of another goes round a retry
 tier, as it is, until its own connector takes it; a poll job, which has no tiers, goes back to its
 queue after a moment. It trusts the name: two connectors of the same name are not told apart.
 """
@@ -40,7 +40,7 @@ class ForeignMessages:
         publisher: of the same stage, which may send to its own inbox and its retry tiers.
         tiers: the retry tiers.
         clock: times the pauses.
-        report: is told of strangers.
+        report: is told of other connectors.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class ForeignMessages:
             for send in sends
         ]
 
-    def sift(self, session: Subscription, arrived: Sequence[Delivery]) -> Sequence[Delivery]:
+    def sift(self, subscription: Subscription, arrived: Sequence[Delivery]) -> Sequence[Delivery]:
         """Return what is ours, and see to the rest."""
         others = [one for one in arrived if not self._is_ours(one)]
         if not others:
             return arrived
         self._tell(others)
-        task = asyncio.create_task(self._pass_on(session, others))
+        task = asyncio.create_task(self._pass_on(subscription, others))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return [one for one in arrived if self._is_ours(one)]
@@ -88,8 +88,8 @@ class ForeignMessages:
         name = delivery.headers.get(INSTANCE)
         return name is None or name in self._names
 
-    async def _pass_on(self, session: Subscription, others: Sequence[Delivery]) -> None:
-        inbox = session.queue
+    async def _pass_on(self, subscription: Subscription, others: Sequence[Delivery]) -> None:
+        inbox = subscription.queue
         target = retry_queue(inbox, self._tiers[0]) if inbox in RETRIED else inbox
         # By chance: two who put back each other's at the same pace would get them again for ever,
         # as RabbitMQ hands out in turn.
@@ -97,17 +97,17 @@ class ForeignMessages:
         await self._clock.sleep(random.uniform(least, PAUSE))  # noqa: S311
         sends = [Send(target, one.body, one.message_id, one.headers) for one in others]
         try:
-            answers = await self._publisher.publish([[send] for send in sends], apart=True)
+            answers = await self._publisher.publish([[send] for send in sends], unbundled=True)
         except Exception as error:  # noqa: BLE001  (a defect too: nobody waits for this task)
             answers = [error for _ in sends]
         for one, refused in zip(others, answers, strict=True):
             if refused is None:
-                session.forget(one)
+                subscription.forget(one)
         left = [one for one, refused in zip(others, answers, strict=True) if refused is not None]
         if left:
             await self._clock.sleep(PAUSE)
             for one in left:
-                session.put_back(one)
+                subscription.put_back(one)
 
     def _tell(self, others: Sequence[Delivery]) -> None:
         """Say whose messages they are: a line at once, then one a minute with their count."""

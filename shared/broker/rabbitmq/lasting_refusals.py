@@ -64,7 +64,7 @@ class LastingRefusals:
         since = self._clock.monotonic() - RETURNED_FOR
         return tuple(queue for queue, at in list(self._returned.items()) if at >= since)
 
-    def returned(self, queue: str) -> None:
+    def note_returned(self, queue: str) -> None:
         """Note that a message for this queue has come back."""
         self._returned[queue] = self._clock.monotonic()
 

@@ -72,7 +72,7 @@ class Publisher:
         await self._ready.wait()
 
     def publish(
-        self, groups: Sequence[Sequence[Send]], *, apart: bool = False
+        self, groups: Sequence[Sequence[Send]], *, unbundled: bool = False
     ) -> asyncio.Future[list[Exception | None]]:
         """Publish each group whole, or nothing of it; see ``ConfirmChannel.publish``.
 
@@ -81,7 +81,7 @@ class Publisher:
         """
         if self._channel is None:
             raise BrokerUnavailable("not connected to the broker just now")
-        return self._channel.publish(groups, apart=apart)
+        return self._channel.publish(groups, unbundled=unbundled)
 
     async def close(self) -> None:
         """Keep no channel open any longer."""

@@ -1,8 +1,8 @@
 """Consuming one queue over one channel: deliveries in, acknowledgements out.
 
-A delivery tag means something on the channel that it came over, and nowhere else. So a session
+A delivery tag means something on the channel that it came over, and nowhere else. So a subscription
 ends with its channel: what it had not handed on is dropped (the broker delivers it again), and
-what it had handed on can no longer be settled. The next session starts from nothing.
+what it had handed on can no longer be settled. The next subscription starts from nothing.
 
 An entry of a queue is a message or a bundle of them. The messages of a bundle are handed on and
 settled one by one; the entry is acknowledged with the last of them.
@@ -91,11 +91,11 @@ class Subscription:
 
     @property
     def lost(self) -> str | None:
-        """Why the session ended; None while it lasts."""
+        """Why the subscription ended; None while it lasts."""
         return self._lost
 
     async def next(self) -> list[Delivery]:
-        """Return what has come, once there is something; nothing when the session has ended.
+        """Return what has come, once there is something; nothing when it has ended.
 
         Entries are handed on whole: with the last one, more than ``prefetch`` may be unsettled.
         """
@@ -112,7 +112,7 @@ class Subscription:
         return arrived
 
     def loss(self, number: int) -> DeliveryLost | None:
-        """Return why a message of this session is no longer ours, None if it still is."""
+        """Return why a message of this subscription is no longer ours, None if it still is."""
         if number in self._unsettled:
             return None
         return DeliveryLost(f"{self.queue}: {self._lost or 'this delivery is settled already'}")
@@ -277,7 +277,7 @@ class Subscription:
         self._channel.close()
 
     def _on_cancel(self, _: object) -> None:
-        """End the session: the queue was deleted, or has moved to another node."""
+        """End the subscription: the queue was deleted, or has moved to another node."""
         self.flush()
         self._lose("the broker cancelled the consumer")
         self._channel.close()

@@ -265,7 +265,7 @@ class KombuSteward:
             self._looking(queue, alone=self._is_kept(queue)) as look,
             self._outgoing(queue) as out,
         ):
-            batch: PendingMoves[T] = PendingMoves(look, out)
+            pending: PendingMoves[T] = PendingMoves(look, out)
             try:
                 for message in look.messages():
                     entry: QueueEntry[T] = QueueEntry(message, [], [])
@@ -273,13 +273,13 @@ class KombuSteward:
                         asked = wanted is None or stored.message_id in wanted
                         entry.decide(stored, decide(stored) if asked else None)
                     if entry.taken:
-                        batch.add(entry, sent)
-                    if batch.is_full:
-                        yield from batch.settle()
+                        pending.add(entry, sent)
+                    if pending.is_full:
+                        yield from pending.settle()
             except Refused:
-                yield from batch.settle()
+                yield from pending.settle()
                 raise
-            yield from batch.settle()
+            yield from pending.settle()
 
     def _browse(self, queue: str, *, alone: bool) -> Iterator[Stored]:
         with self._looking(queue, alone=alone) as look:
