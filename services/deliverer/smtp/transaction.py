@@ -43,9 +43,6 @@ An exception or a cancellation may leave the session in the middle of a message:
 cut the connection. Cancelled before the final dot, nothing was delivered; after it, nobody knows,
 no result is told, and the message may come twice. A mail object that was announced has not been
 sent then: its envelope ends with the connection.
-
-Known limit: where some were refused for the sender alone, and the connection breaks after the
-message was sent to the others, this raises, and that these may have it is not told.
 """
 
 from __future__ import annotations
@@ -185,11 +182,13 @@ async def _send_with_null_sender(
         found = await _send(session, mail_object._replace(sender=""), following, announced=False)
         return _with_note(found, mail_object.sender, why)
     except (Unreachable, ClaimLost, SpoolMissing, SpoolUnavailable) as error:
-        if all(each.result.verdict != "delivered" for each in before.values()):
+        if not any(
+            each.result.verdict == "delivered" or each.result.lost for each in before.values()
+        ):
             if isinstance(error, Unreachable):
                 session.quirks.note_refused(mail_object.sender, why)
             raise
-        session.connection.abort()  # what has been delivered to others is not undone by that
+        session.connection.abort()  # what others have, or may have, is not undone by that
         later = _RecipientResult(Result("temporary", str(error)), "temporary")
         return dict.fromkeys(mail_object.recipients, later)
 

@@ -65,6 +65,18 @@ async def test_what_breaks_then_does_not_undo_what_others_have() -> None:
     assert len(server.received) == 1
 
 
+async def test_what_may_have_arrived_is_not_sent_again_at_once_for_the_sake_of_others() -> None:
+    async with smtp_server() as server, courier(server.url) as smtp:
+        server.answer(f"RCPT {BERT}", UNKNOWN)
+        server.answer("END", DROP)
+        results = await smtp.deliver(letter(), SENDER, [ANNA, BERT])
+        assert {r: x.verdict for r, x in results.items()} == dict.fromkeys(
+            (ANNA, BERT), "temporary"
+        )
+        assert [results[r].lost for r in (ANNA, BERT)] == [True, False]
+        assert [m.recipients for m in server.received] == [[ANNA]]
+
+
 @pytest.mark.parametrize(
     ("said", "verdict"), [("501 5.1.7 no", "permanent"), ("451 4.1.8 no", "temporary")]
 )
