@@ -119,9 +119,9 @@ class Fetcher:
         What goes wrong with an account is reported here.
         """
         for index, envelope in enumerate(envelopes):
-            answer(index, await self._job(envelope))
+            answer(index, await self._handle_job(envelope))
 
-    async def _job(self, envelope: Envelope[Poll]) -> Outcome:
+    async def _handle_job(self, envelope: Envelope[Poll]) -> Outcome:
         name = envelope.account
         account = self._accounts.get(name)
         if account is None:
@@ -146,13 +146,15 @@ class Fetcher:
 
     async def _attempt(self, account: Account, left: Callable[[], None], *, now: bool) -> Outcome:
         try:
-            return await self._in_turn(account, left, now=now)
+            return await self._poll_in_turn(account, left, now=now)
         except StateUnavailable as error:
             return self._keep_job(account.name, error)
         finally:
             self._underway.discard(account.name)
 
-    async def _in_turn(self, account: Account, left: Callable[[], None], *, now: bool) -> Outcome:
+    async def _poll_in_turn(
+        self, account: Account, left: Callable[[], None], *, now: bool
+    ) -> Outcome:
         """Poll an account when it may be polled, and there is a slot for it at its server.
 
         Args:
@@ -247,7 +249,7 @@ class Fetcher:
             await self._context.schedule.hold_queued([account.name], hold=ELSEWHERE)
             return Done(f"another fetcher is polling account {account.name}", "polled")
         try:
-            standing = await self._follow(account, standing)
+            standing = await self._apply_choice(account, standing)
             await self._poll(account, standing, pace, now=now)
         except StateUnavailable:
             raise
@@ -257,7 +259,7 @@ class Fetcher:
             await self._context.ledger.release(lease)
         return Done(account.name, "polled")
 
-    async def _follow(self, account: Account, standing: AccountStanding) -> AccountStanding:
+    async def _apply_choice(self, account: Account, standing: AccountStanding) -> AccountStanding:
         """Forget what the operator wants to come again; return how the account stands then."""
         choice = standing.choice
         if choice not in (FETCH_AGAIN, UNDELIVERED):

@@ -230,12 +230,15 @@ class InstallationCheck:
         why = doubt(own, standing.used, there)
         if why is None and own is None and not standing.used:
             why = await asyncio.to_thread(self._marks.delivered, self._accounts)
-        if why is None or await self._is_settled(why, standing, there):
+        follows = why is None
+        if why is not None:
+            follows = await self._ask_once(why, standing, there)
+        if follows:
             self._tell_what_is_gone(standing, found)
             await self._follow(standing, found)
         self._compared, self._compared_at = came, self._clock.monotonic()
 
-    async def _is_settled(
+    async def _ask_once(
         self, why: str, standing: Installation, there: Sequence[tuple[str, Mark]]
     ) -> bool:
         """Ask the operator, once; return whether that was answered for some account.

@@ -91,7 +91,7 @@ async def take_inventory(
     listing = survey.uidls or UidlListing()
     uidls = usable(listing.numbers, survey.count, listing.highest)
 
-    async def compared(sizes: Mapping[int, int]) -> tuple[Worklist, Comparison]:
+    async def compare_with(sizes: Mapping[int, int]) -> tuple[Worklist, Comparison]:
         comparison = Comparison(uidls, survey.count, keep, now, sizes, vary=sizes_vary)
         async for page in known.read():
             gone, unknown = comparison.take(page)
@@ -107,11 +107,11 @@ async def take_inventory(
         raise AssertionError("a comparison comes to a worklist")
 
     sizes: Mapping[int, int] | None = survey.sizes
-    work, comparison = await compared(sizes or {})
+    work, comparison = await compare_with(sizes or {})
     if sizes is None:
         sizes = await _ask_sizes(session, survey, work, comparison, sizes_vary)
         if len(sizes) > len(work.fetch):
-            work, _ = await compared(sizes)
+            work, _ = await compare_with(sizes)
         else:
             work = replace(work, fetch=work.fetch.with_sizes(sizes))
     notes = _notes(survey, work, sizes, keep)

@@ -123,16 +123,16 @@ class AccountPoll:
         """
         clock = self._context.clock
         started = clock.monotonic()
-        while await self._one():
+        while await self._run_session():
             if self.found >= LARGE:
                 # What a failure was raised through refers to itself, and is collected seldom: of a
                 # million messages each broken session left up to 20 MB, and in the end 300.
                 gc.collect()
             if clock.monotonic() - started > POLL_SECONDS:
-                await self._count()
+                await self._count_try()
                 return self._breaks.in_vain == 0  # else at its own interval
             if not await self._may_log_in():
-                await self._count()
+                await self._count_try()
                 return True
         if self._failure is not None:
             raise self._failure
@@ -166,7 +166,7 @@ class AccountPoll:
             await self._context.clock.sleep(max(wait, 0.0))
         return True
 
-    async def _one(self) -> bool:
+    async def _run_session(self) -> bool:
         """Run a session; return whether there is to be another one."""
         ledger, name = self._context.ledger, self._account.name
         # On its way while we log in: of a large maildrop it takes a second.
@@ -222,16 +222,16 @@ class AccountPoll:
                 login, self._quirk_tracker.quirks, tell, self._pace, most
             )
         except Unreachable:
-            await self._count(counts=False)
+            await self._count_try(counts=False)
             await self._quirk_tracker.forget_on_trial()
             raise
         except ServerFault:
-            await self._count()
+            await self._count_try()
             raise
         finally:
             if not self.logged_in.done():
                 self.logged_in.set_result(session is not None)
-        await self._count()
+        await self._count_try()
         if session.login_delay:
             self._login_delay = session.login_delay
             wait = min(session.login_delay, LONGEST_LOGIN_DELAY)
@@ -239,7 +239,7 @@ class AccountPoll:
         self._quirk_tracker.note_login(session.quirks)
         return session
 
-    async def _count(self, *, counts: bool = True) -> None:
+    async def _count_try(self, *, counts: bool = True) -> None:
         """Count a try of the message at which the last session broke."""
         blamed, self._blamed = self._blamed, None
         if blamed is not None:
@@ -297,7 +297,7 @@ class AccountPoll:
         key = retriever.blame.key if retriever.blame and not retriever.blame.deletes else None
         goes_on = self._breaks.goes_on(key, brought=retriever.brought)
         if not goes_on:
-            await self._count()
+            await self._count_try()
         return goes_on
 
     async def _write_down(

@@ -154,13 +154,13 @@ class Retriever:
             work = await self._work(known)
             left = await self._fetch(self._troubles.in_order(work.fetch, self._in_vain))
             await self._commits.all()
-            await self._see_line(work.due)
+            await self._check_line(work.due)
             # Last: on a line that always breaks, what is new comes first.
-            left = await self._confirm(work.due) or left
-            await self._see_refusals()
+            unconfirmed = await self._confirm(work.due)
+            await self._check_refusals()
             await self._commits.all()
-            left = left or (work.more and self._has_recorded)
-            await self._see_line(())
+            left = left or unconfirmed or (work.more and self._has_recorded)
+            await self._check_line(())
         except (ServerFault, SpoolUnavailable, NoRoom) as error:
             if not isinstance(error, PromiseBroken | NoRoom):
                 self._find_fault(error)
@@ -210,7 +210,7 @@ class Retriever:
         last = next(reversed(self._asked), 0) == blame.number
         return begun and (last or not isinstance(error, Broken))
 
-    async def _see_line(self, due: Sequence[SafeMessage]) -> None:
+    async def _check_line(self, due: Sequence[SafeMessage]) -> None:
         """After a refusal, see that the server has not hung up, before there is other work."""
         if self._after_refusal() and (due or self._deletion.messages):
             await self._session.round_trip()
@@ -238,12 +238,12 @@ class Retriever:
             work = inventory.work
             del inventory  # and with it all UIDLs
         if self.adopt:
-            work = await self._adopting(work)
+            work = await self._adopt_listed(work)
         self._adopted = work.adopted
         self._left_out = await self._deletion.note_listed(work.fetch)
         return work
 
-    async def _adopting(self, work: Worklist) -> Worklist:
+    async def _adopt_listed(self, work: Worklist) -> Worklist:
         """Write down at once that what is new counts as delivered: what comes later does not.
 
         What has no UIDL cannot be written down before it was retrieved; then the choice stands
@@ -315,9 +315,9 @@ class Retriever:
         """
         asked = alone = False
         troubles = self._troubles
-        while (message := self._waiting.first) and not (
-            self._enough() or alone or self._has_filled()
-        ):
+        while (message := self._waiting.first) and not (self._enough() or alone):
+            if self._finds_no_room():
+                return
             if self._pipelining and self._suspect is not None:
                 return
             alone = bool(troubles) and troubles.get(message.key) is not None
@@ -351,8 +351,8 @@ class Retriever:
         many = deletes and self._count >= self._limits.session_messages
         return many or self._context.clock.monotonic() > self._until
 
-    def _has_filled(self) -> bool:
-        """Return whether there is no room; a look at the disks is too dear for each message."""
+    def _finds_no_room(self) -> bool:
+        """Return whether a disk is full; a look at the disks is too dear for each message."""
         if self._count % LOOK_AFTER and self._unlooked < LOOK_AFTER_BYTES:
             return False
         self._unlooked = 0
@@ -367,7 +367,7 @@ class Retriever:
 
     async def _handle_arrival(self, retrieved: Retrieval) -> None:
         if not self._pipelining or self._marks < self._session.marks:
-            await self._be_certain()  # an answer in turn has followed
+            await self._accept_certain()  # an answer in turn has followed
         listed = self._asked[retrieved.number]
         if self._arriving is not None and self._arriving.number != listed.number:
             self._asked.pop(self._arriving.number, None)
@@ -378,7 +378,7 @@ class Retriever:
         else:
             await self._take(listed, retrieved)
 
-    async def _see_refusals(self) -> None:
+    async def _check_refusals(self) -> None:
         """After many refusals, see whether the server hands over what it has handed over already.
 
         If so, it is these messages that it refuses; else it is all, as at the limit of a day.
@@ -443,9 +443,9 @@ class Retriever:
             await self._session.round_trip()
         if self._suspect is not None and not self._session.in_step:
             raise ServerFault(self._account.server, "it says more than it was asked for")
-        await self._be_certain()
+        await self._accept_certain()
 
-    async def _be_certain(self) -> None:
+    async def _accept_certain(self) -> None:
         doubtful, self._doubtful, self._suspect = self._doubtful, [], None
         self._marks = self._session.marks
         await self._add(self._unmarked)

@@ -207,14 +207,14 @@ class Pop3Client:
             yield piece.data
 
     async def read_framed(self, size: int) -> bytes:
-        """Return a message by its size, after its status line (see ``Pop3.framed``).
+        """Return a message by its size, after its status line (see ``Pop3.take_framed``).
 
         Raises:
             ServerFault: it is longer than FRAMED_LIMIT, or the connection is gone.
         """
         moment = min(OVER_SECONDS, self._connection.timeout / 2)
         self._connection.expect()
-        while (whole := self._pop3.framed(size)) is None:
+        while (whole := self._pop3.take_framed(size)) is None:
             if self._pop3.buffered > FRAMED_LIMIT:
                 raise ServerFault(self.server, f"a message of more than {FRAMED_LIMIT} bytes")
             over = self._pop3.may_be_over(size)
@@ -225,7 +225,7 @@ class Pop3Client:
             except Slow as error:
                 raise self._slow(error) from error
             except (Silent, TimeoutError) as error:
-                if over and (whole := self._pop3.framed(size, over=True)) is not None:
+                if over and (whole := self._pop3.take_framed(size, over=True)) is not None:
                     return whole
                 if isinstance(error, Silent):
                     raise

@@ -12,8 +12,8 @@ fails like it; where commands had been sent together it is a PromiseBroken, for 
 which answer is missing or out of place.
 
 Known limit: where a dot on a line of its own is not stuffed, the rest of that message is out of
-turn; if that rest reads like replies, it is taken for them. Where the size is known, ``framed``
-reads such a message, and one whose final dot is glued to the text or lost.
+turn; if that rest reads like replies, it is taken for them. Where the size is known,
+``take_framed`` reads such a message, and one whose final dot is glued to the text or lost.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ class Pop3:
         """Whether a message of this size that is being read may have ended, however badly."""
         return self._at_terminator() or self._over_by(size) in (0, 1, 3)
 
-    def framed(self, size: int, *, over: bool = False) -> bytes | None:
+    def take_framed(self, size: int, *, over: bool = False) -> bytes | None:
         """Return all of a message that is being read, if it ends here by its size; None if not yet.
 
         For a message that did not end as it should when it was read the common way: a dot alone on

@@ -183,8 +183,8 @@ class Pop3Session:
             return await self._survey()
         without = self.quirks
         if self._pipelining and not (without.no_uidl or without.no_list or without.no_stat):
-            return await self._all_at_once()
-        return await self._one_by_one()
+            return await self._survey_all_at_once()
+        return await self._survey_one_by_one()
 
     async def _survey(self) -> Survey:
         asks_uidl = not self.quirks.no_uidl
@@ -292,7 +292,7 @@ class Pop3Session:
         window = Window(client, "RETR", numbers, ahead, mark=marks)
         while (number := window.next()) is not None:
             if number < 0:
-                await self._see_mark(-number)
+                await self._check_mark(-number)
                 continue
             self.at = number
             size = sizes.get(number)
@@ -310,7 +310,7 @@ class Pop3Session:
                 yield Retrieval(number, None if reply.ok else reply.text, None, pieces)
                 await pieces.skip()
 
-    async def _see_mark(self, number: int) -> None:
+    async def _check_mark(self, number: int) -> None:
         """See that the next answer is about the message that was asked for last.
 
         One reply too many or too few makes each message pass for the next one; where all have one
@@ -435,7 +435,7 @@ class Pop3Session:
         stat = await client.reply()
         return stat, await self._read_uidls(await client.reply())
 
-    async def _all_at_once(self) -> Survey:
+    async def _survey_all_at_once(self) -> Survey:
         """Ask STAT, UIDL and LIST in one go: far away it takes no longer than one of them."""
         client = self._client
         await client.settle()
@@ -454,7 +454,7 @@ class Pop3Session:
             count = sizes.highest
         return await self._make_survey(stat, count, octets, listed, sizes)
 
-    async def _one_by_one(self) -> Survey:
+    async def _survey_one_by_one(self) -> Survey:
         """Ask LIST, and UIDL if there is anything; STAT only where LIST does not tell."""
         reply, sizes = await self._list()
         if reply.ok and sizes.empty:

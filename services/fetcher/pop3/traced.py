@@ -80,9 +80,9 @@ class TracedPop3(Pop3):
         """Return None: then it comes by ``next_event``, and is told."""
         return None
 
-    def framed(self, size: int, *, over: bool = False) -> bytes | None:
+    def take_framed(self, size: int, *, over: bool = False) -> bytes | None:
         """Return a message by its size, and tell how long it is."""
-        whole = super().framed(size, over=over)
+        whole = super().take_framed(size, over=over)
         if whole is not None:
             self._tell(Body(whole, last=True))
         return whole

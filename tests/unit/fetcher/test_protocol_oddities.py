@@ -181,9 +181,9 @@ def test_a_message_that_ends_by_its_size(sent: bytes, size: int, expected: bytes
     assert len(fed(pop3, [b"+OK\r\n"])) == 1
     for byte in sent[:-1]:
         pop3.receive_data(bytes([byte]))
-        assert pop3.framed(size) is None
+        assert pop3.take_framed(size) is None
     pop3.receive_data(sent[-1:])
-    assert pop3.framed(size) == expected
+    assert pop3.take_framed(size) == expected
     assert pop3.idle
     pop3.send("NOOP")
     pop3.receive_data(b"+OK\r\n")
@@ -211,6 +211,6 @@ def test_a_message_ends_where_it_may_when_nothing_more_comes(
     pop3.send("RETR", 1)
     fed(pop3, [b"+OK\r\n"])
     pop3.receive_data(sent)
-    assert pop3.framed(size) is None
+    assert pop3.take_framed(size) is None
     assert pop3.may_be_over(size) or expected is None
-    assert pop3.framed(size, over=True) == expected
+    assert pop3.take_framed(size, over=True) == expected
