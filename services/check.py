@@ -1,8 +1,9 @@
 """``check-config``: whether a configuration would do, judged by the code that will use it.
 
 What ``run`` refuses at its start is refused here, and what would make every poll of an account
-fail. All problems are told at once. ``--connect`` also tries each login and each destination.
-Limit: it connects to neither RabbitMQ nor PostgreSQL, and does not open the files in ``data_dir``.
+fail. All problems are told at once. ``--connect`` also tries state database, broker and spool, each
+login and each destination. Limit: without that it connects to nothing, and opens no file in
+``data_dir``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tries what a configuration leads to: logs in to each account, and reaches each destination.
+"""Tries what a configuration leads to: our own places, each account's login, each destination.
 
 Nothing is fetched, deleted or delivered: STAT and QUIT, or what comes before MAIL. A few at a time,
 as providers count connections, and none for long. No secret is in what is said.
@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Final
 
+from services.check_places import places
 from services.deliverer.destinations import courier_for
 from services.deliverer.wiring import dialogues
 from services.fetcher.pop3.login import Login
@@ -19,7 +20,16 @@ from services.fetcher.pop3.session import Pop3Session
 from services.fetcher.wiring import account as account_of
 from services.postmaster import show
 from services.postmaster.configuration import ConnectionTest
-from shared.errors import ConfigError, LoginRefused, MaildropBusy, ServerFault, TooManyConnections
+from shared.errors import (
+    BrokerUnavailable,
+    ConfigError,
+    LoginRefused,
+    MaildropBusy,
+    ServerFault,
+    SpoolUnavailable,
+    StateUnavailable,
+    TooManyConnections,
+)
 from shared.log import MailLog, printable
 from shared.redaction.known_secrets import KnownSecrets
 from shared.settings.model import AccountSettings, DestinationSettings, Settings
@@ -45,8 +55,17 @@ _PREFIXES: Final[tuple[tuple[type[ServerFault], str], ...]] = (
 )
 
 
+_EXPECTED: Final = (
+    ConfigError,
+    ServerFault,
+    BrokerUnavailable,
+    StateUnavailable,
+    SpoolUnavailable,
+)
+
+
 async def try_connections(settings: Settings, log: MailLog) -> list[ConnectionTest]:
-    """Return how each trial went, accounts first, in the order of the configuration.
+    """Return how each trial went: our own places first, then accounts as they are configured.
 
     Args:
         settings: what to try.
@@ -67,6 +86,7 @@ async def try_connections(settings: Settings, log: MailLog) -> list[ConnectionTe
             return await _outcome("destination", name, _reach(name, table, recipients, log, known))
 
     return await asyncio.gather(
+        *(_outcome(*trial) for trial in places(settings)),
         *(account(table) for table in settings.accounts if table.enabled),
         *(destination(*item) for item in settings.every_destination.items()),
     )
@@ -78,7 +98,7 @@ async def _outcome(what: str, name: str, work: Coroutine[None, None, str]) -> Co
             return ConnectionTest(what, name, True, printable(await work))
     except TimeoutError:
         return ConnectionTest(what, name, False, f"not finished after {LONGEST:g} seconds")
-    except (ConfigError, ServerFault) as error:
+    except _EXPECTED as error:
         prefix = next((text for kind, text in _PREFIXES if isinstance(error, kind)), "")
         return ConnectionTest(what, name, False, printable(f"{prefix}{error}", 1000))
     except Exception as error:  # noqa: BLE001  (one that fails unforeseen hides no other)

@@ -54,7 +54,8 @@ class Drained(NamedTuple):
     """How a run has ended.
 
     Attributes:
-        waiting: how many messages wait for a retry, None if the broker could not be asked.
+        waiting: how many messages wait for a retry, or were fetched in this run and are elsewhere
+            as yet, None if the broker could not be asked.
         broken: whether a stage ended by itself, suspects could not be tried, the queues are not
             ours, or nothing moved any more.
         hung: whether something does not end though it was told to, and would keep the process.
@@ -276,4 +277,6 @@ async def _waiting(resources: Resources, finished: bool) -> int | None:
         depths = await resources.broker.depths([*queues, *RETRIED] if finished else queues)
     except BrokerUnavailable:
         return None
-    return sum(depths.values())
+    # Another connector that shares the inboxes may have some in hand, to give them back by a tier.
+    unfinished = resources.log.unfinished
+    return max(sum(depths.values()), 0 if unfinished is None else unfinished.count)

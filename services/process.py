@@ -24,7 +24,7 @@ from services.disk_watch import room_of, watch_disks
 from services.health import Health, serve_health
 from services.marks import Marks
 from services.postmaster.opening import open_management
-from services.queue_ownership import QueueOwnership
+from services.queue_ownership import LOST, SHARED, QueueOwnership
 from services.trial import child
 from services.wiring import Assembly, Resources, StageWiring
 from shared import failpoint
@@ -43,6 +43,7 @@ from shared.settlement import RetryPolicy
 from shared.spool import Spool
 from shared.supervision import report_failures, supervise
 from shared.trial import Start
+from shared.unfinished import Unfinished
 from shared.waiting import any_of, until_there
 
 if TYPE_CHECKING:
@@ -150,7 +151,9 @@ async def open_resources(
         ConfigError: the settings do not lead there.
     """
     name = wirings[0].name if len(wirings) == 1 else "postmaster"
-    log = MailLog(name, counts, lines=lines)
+    # Who counts has all stages in this process, and asks at the end what is left.
+    unfinished = None if counts is None else Unfinished()
+    log = MailLog(name, counts, lines=lines, unfinished=unfinished)
     if (fault := failpoint.arm(os.environ)) is not None:
         log.trouble("this process will kill itself", at=fault, because=failpoint.VARIABLE)
     async with AsyncExitStack() as stack:
@@ -193,7 +196,8 @@ async def _begin_monitoring(
             states.append(await unless(stop, open_state(settings, log)))
             stack.push_async_callback(states[0].close)
             health.damages.append(lambda: states[0].damage)
-            ownerships.append(QueueOwnership(states[0], marks, log, clock))
+            advice = LOST if embedded else SHARED
+            ownerships.append(QueueOwnership(states[0], marks, log, clock, advice))
             health.waits.append(ownerships[0].why_not)
         return states[0]
 

@@ -24,12 +24,17 @@ from shared.mark import Mark, moment
 EVERY: Final = 3.0
 """Seconds between two looks while they are another's."""
 
-ADVICE: Final = (
-    "if another connector uses this virtual host, give this one a virtual host or a"
-    " broker.instance of its own; if the state database was lost, choose with pop3-connector"
-    " account adopt, or account fetch-again; if the fetcher has another one, give this process the"
-    " same"
+LOST: Final = (
+    "if the state database was lost, choose with pop3-connector account adopt, or account"
+    " fetch-again; if the fetcher has another one, give this process the same"
 )
+"""What to do where nobody else can have filled the queues: those of the embedded broker."""
+
+SHARED: Final = (
+    "if another connector uses this virtual host, give this one a virtual host or a"
+    f" broker.instance of its own; {LOST}"
+)
+"""What to do where others may use the broker, too."""
 
 
 class Question(Protocol):
@@ -84,9 +89,13 @@ class QueueOwnership:
         marks: elsewhere.
         journal: told once of queues that are another's, and of when that is over.
         clock: the time.
+        advice: what the operator can do.
     """
 
-    def __init__(self, ledger: Ledger, marks: Marks, journal: Journal, clock: Clock) -> None:
+    def __init__(
+        self, ledger: Ledger, marks: Marks, journal: Journal, clock: Clock, advice: str = SHARED
+    ) -> None:
+        self._advice = advice
         self._ledger = ledger
         self._marks = marks
         self._journal = journal
@@ -123,7 +132,7 @@ class QueueOwnership:
         if why is None:
             self._journal.note("the queues are ours: work is taken from them")
         else:
-            self._journal.trouble(f"nothing is taken from the queues: {why}", advice=ADVICE)
+            self._journal.trouble(f"nothing is taken from the queues: {why}", advice=self._advice)
 
     async def _find_reason(self) -> str | None:
         """Return why the queues are not ours; None where they are."""

@@ -21,6 +21,10 @@ class ConfigError(Exception):
         self.what = what
 
 
+class DatabaseDamaged(ConfigError):
+    """Tables of the state database are gone, or unreadable: waiting does not help."""
+
+
 class ServerFault(Exception):
     """A remote mail server refused, or broke its protocol.
 
@@ -161,6 +165,10 @@ class Refused(Exception):
         super().__init__(f"{queue}: {why}")
         self.queue = queue
         self.why = why
+
+
+class MigrationRefused(Refused):
+    """A queue cannot be given other arguments as things are; the text says what to do first."""
 
 
 class StateUnavailable(Exception):

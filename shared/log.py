@@ -23,6 +23,7 @@ from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.flood import Flood, LogEvent
 from shared.metrics.registry import BYTES, EVENTS, HANDLING, LATENCY, SPOOL, Metrics
 from shared.outlet import Outlet
+from shared.unfinished import Unfinished
 
 DEBUG: Final = logging.DEBUG
 INFO: Final = logging.INFO
@@ -232,6 +233,8 @@ class MailLog:
         counts: where events are counted by name (``bytes``: the sum of fetched sizes).
         metrics: where they are measured for Prometheus.
         lines: where the lines go, as ``configure`` returns it; JSON on standard error if None.
+        unfinished: is told which messages have begun and ended; None where nobody asks, as it grows
+            where another process ends what this one begins.
     """
 
     def __init__(
@@ -240,7 +243,9 @@ class MailLog:
         counts: Counter[str] | None = None,
         metrics: Metrics | None = None,
         lines: LogLines | None = None,
+        unfinished: Unfinished | None = None,
     ) -> None:
+        self.unfinished = unfinished
         self.counts: Counter[str] = Counter() if counts is None else counts
         self.metrics = Metrics() if metrics is None else metrics
         self._lines = LogLines() if lines is None else lines
@@ -255,7 +260,11 @@ class MailLog:
 
     def of(self, stage: str) -> MailLog:
         """Return the log of another stage in this process, with the same counts and metrics."""
-        return MailLog(stage, self.counts, self.metrics, self._lines)
+        return MailLog(stage, self.counts, self.metrics, self._lines, self.unfinished)
+
+    def _end(self, id_: str) -> None:
+        if self.unfinished is not None:
+            self.unfinished.end(id_)
 
     def _count(self, event: str) -> None:
         self.counts[event] += 1
@@ -274,6 +283,8 @@ class MailLog:
     def fetched(self, id_: str, account: str, uidl: str, size: int) -> None:
         """A message was taken from a maildrop and is durable in our queue."""
         self._count("fetched")
+        if self.unfinished is not None:
+            self.unfinished.begin(id_)
         self.counts["bytes"] += size
         self._bytes.inc(size)
         self._say(INFO, "fetched", id=id_, account=account, uidl=printable(uidl), size=size)
@@ -281,6 +292,8 @@ class MailLog:
     def suppressed(self, id_: str, account: str, why: str) -> None:
         """A message has been here before and is not delivered a second time."""
         self._count("suppressed")
+        if self._stage != "fetcher":  # which has begun nothing then
+            self._end(id_)
         self._say_some(INFO, "suppressed", id=id_, account=account, why=printable(why))
 
     def forwarded(self, id_: str, account: str, queue: str) -> None:
@@ -291,6 +304,7 @@ class MailLog:
     def delivered(self, id_: str, account: str, receipt: str, age: float) -> None:
         """A message arrived at its destination, so many seconds after it was fetched."""
         self._count("delivered")
+        self._end(id_)
         self._latency.observe(max(age, 0.0))
         self._say(INFO, "delivered", id=id_, account=account, receipt=printable(receipt))
 
@@ -315,6 +329,7 @@ class MailLog:
     def failed(self, id_: str, account: str, queue: str, reason: str) -> None:
         """A message went to Failed Mail."""
         self._count("failed")
+        self._end(id_)
         self._say_some(
             ERROR, "failed", id=id_, account=account, queue=queue, reason=printable(reason)
         )
@@ -322,6 +337,7 @@ class MailLog:
     def quarantined(self, id_: str, account: str, reason: str) -> None:
         """A corrupt message went to quarantine."""
         self._count("quarantined")
+        self._end(id_)
         self._say_some(ERROR, "quarantined", id=id_, account=account, reason=printable(reason))
 
     def removed(self, id_: str, account: str, uidl: str) -> None:
@@ -355,6 +371,11 @@ class MailLog:
         self._count("accounts_failed")
         said = {"account": account, "reason": printable(reason), "again_in": round(again_in)}
         self._lines.say_some(ERROR, self._stage, "account failed", said, lasting=ours)
+
+    def account_held(self, account: str, why: str) -> None:
+        """An account was not polled, as the operator has to choose first: nothing has failed."""
+        self._count("accounts_failed")
+        self._say(WARNING, "account held", account=account, why=printable(why))
 
     def crashed(self, id_: str, account: str, error: BaseException) -> None:
         """A handler raised what it should not; the message is retried, the programmer told."""

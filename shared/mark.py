@@ -62,8 +62,8 @@ def doubt(own: Mark | None, used: bool, found: Iterable[tuple[str, Mark]]) -> st
                 f"the state database is as it was on {moment(own.at)}, and {where} were filled"
                 f" with it until {when}: an earlier one was put back"
             )
-        what = "is another one" if used else "is new"
-        return f"the state database {what}, and {where} are not: they were filled until {when}"
+        what = "has other mail in it" if used else "is new"
+        return f"the state database {what}, and {where} were filled with another one until {when}"
     return None
 
 

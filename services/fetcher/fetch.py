@@ -188,7 +188,7 @@ class Fetcher:
     async def _leave_held(self, account: Account, why: str, *, now: bool) -> Outcome:
         """Leave an account alone before the operator has chosen: its mail stays at the provider."""
         if now:
-            self._context.journal.account_failed(account.name, why, 0.0)
+            self._context.journal.account_held(account.name, why)
         return await self._postpone(account, HELD, f"it is held: {why}")
 
     async def _poll_in_slot(

@@ -166,6 +166,9 @@ class MailEvents(Protocol):
     ) -> None:
         """An account could not be polled; ``ours`` where no server is at fault."""
 
+    def account_held(self, account: str, why: str) -> None:
+        """An account was not polled, as the operator has to choose first."""
+
     def crashed(self, id_: str, account: str, error: BaseException) -> None:
         """Something was raised that must not be."""
 

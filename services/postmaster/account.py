@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from services.postmaster import show
+from services.postmaster.confirmation import require_confirmed
 from services.postmaster.invocation import Invocation, pass_invocation
 from shared.ledger import ADOPT, FETCH_AGAIN, UNDELIVERED
 from shared.log import printable
@@ -58,11 +59,12 @@ def adopt(
     chosen = _choose_accounts(settings, names, every)
     deleting = [found.name for found in chosen if not math.isinf(found.keep.seconds)]
     if deleting and not yes:
-        click.confirm(
+        require_confirmed(
             f"{_some(deleting)}: mail is deleted at the server when it was kept there for its time"
             " (keep), also what was never delivered and counts as delivered from now on. Go on?",
-            abort=True,
-            err=True,
+            f"{_some(deleting)}: adopt lets mail be deleted at the server (keep), also what was"
+            " never delivered",
+            "nothing was chosen",
         )
     _choose(settings, chosen, ADOPT, every, as_json=as_json)
 
@@ -90,11 +92,12 @@ def fetch_again(
     settings = invocation.settings()
     chosen = _choose_accounts(settings, names, every)
     if not (undelivered or yes):
-        click.confirm(
-            f"{_some([found.name for found in chosen])}: all that lies at the server is delivered"
+        some = _some([found.name for found in chosen])
+        require_confirmed(
+            f"{some}: all that lies at the server is delivered"
             " once more, also what was delivered. Go on?",
-            abort=True,
-            err=True,
+            f"{some}: fetch-again without --undelivered delivers all once more",
+            "nothing was chosen",
         )
     _choose(settings, chosen, UNDELIVERED if undelivered else FETCH_AGAIN, every, as_json=as_json)
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import click
 
 from services.postmaster import archive, restoring, show
-from services.postmaster.archive import LEDGERS
+from services.postmaster.archive import LEDGERS, QUEUES
 from services.postmaster.errors import Unfit
 from services.postmaster.installation_files import InstallationFiles
 from services.postmaster.invocation import Invocation, pass_invocation
@@ -23,7 +23,7 @@ from shared import failpoint
 from shared.clock import SystemClock
 from shared.disk.durable import sync
 from shared.disk.explain import disk_words
-from shared.errors import ConfigError
+from shared.errors import ConfigError, StateUnavailable
 from shared.log import printable
 from shared.sqlite.rebuild import damage_error, look
 
@@ -106,17 +106,13 @@ def restore(invocation: Invocation, file: Path, as_json: bool) -> None:
         click.echo(
             f"restored as of {show.minute(found.about.moment)}: {found.messages} messages in queues"
         )
-        if LEDGERS not in found.about.holds:
+        known = LEDGERS in found.about.holds
+        since = "what was delivered since is delivered again"
+        lost = "what was lost with the queues is fetched again, if it is still at the providers"
+        if known or QUEUES in found.about.holds:
             click.echo(
-                "The ledgers, which are not in it, know of mail that came after it and was lost"
-                " with the queues: account fetch-again --all --undelivered has it fetched again, if"
-                " it is still at the providers",
-                err=True,
-            )
-        else:
-            click.echo(
-                "All accounts are held. Choose: account fetch-again --all --undelivered (what was"
-                " delivered since is delivered again), or account adopt --all (what lies at the"
+                "All accounts are held. Choose: account fetch-again --all --undelivered"
+                f" ({since if known else lost}), or account adopt --all (what lies at the"
                 " providers counts as delivered)",
                 err=True,
             )
@@ -136,6 +132,8 @@ def _translate_errors(what: str) -> Iterator[None]:
         raise Unfit(f"{what}: {where}: {printable(disk_words(error))}") from error
     except sqlite3.Error as error:
         raise Unfit(f"{what}: {printable(str(error))}; try state check") from error
+    except StateUnavailable as error:
+        raise StateUnavailable(f"{what}: {error}") from error
 
 
 def _require_free(file: Path) -> None:

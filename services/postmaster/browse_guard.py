@@ -1,24 +1,26 @@
-"""Nothing is looked at where looking throws it away: a delivery limit, in a queue that passes on to
-no other what it gives up (one that an earlier version declared).
+"""Nothing is looked at where a policy counts looks: the message that was looked at too often goes.
 
-It trusts the management API. Where that is not known, or does not answer, nothing is known of
-policies, and nothing is refused; that it does not answer is said once.
+RabbitMQ counts a look as a hand-out. What exceeds a ``delivery-limit`` is thrown away, or is moved
+from queue to queue until no command sees it. It trusts the management API. Where that is not known,
+or does not answer, nothing is known of policies, and nothing is refused; that it does not answer is
+said once. A look then costs each message one hand-out, the least that there is.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shared.broker.policies import loses_by_looking
+from services.postmaster.errors import Unfit
+from shared.broker.policies import look_limit, remedy
 from shared.errors import BrokerUnavailable, ConfigError
-from shared.log import Report, silent
+from shared.log import Report, printable, silent
 
 if TYPE_CHECKING:
     from shared.broker.management import Management
 
 
 class BrowseGuard:
-    """Refuses to look into a queue that would lose messages by it.
+    """Refuses to look into a queue that would lose messages by it, or pass them on.
 
     Args:
         management: the management API; None where nobody says where it is.
@@ -33,7 +35,7 @@ class BrowseGuard:
         """Return where a look is harmless, or nobody knows.
 
         Raises:
-            ConfigError: it is not.
+            Unfit: it is not.
         """
         if self._management is None:
             return
@@ -41,14 +43,11 @@ class BrowseGuard:
             seen = self._management.queues([queue]).get(queue)
         except (ConfigError, BrokerUnavailable) as error:
             self._management = None  # it is not asked again, for each queue in turn
-            if isinstance(error, BrokerUnavailable):
-                self._report(f"policies cannot be read: {error}")
+            self._report(f"policies cannot be read: {error}")
             return
-        if seen is not None and loses_by_looking(seen):
-            limit = seen.effective["delivery-limit"]
-            raise ConfigError(
-                f"queue {queue}",
-                f"{' and '.join(seen.policies)} throws away what was looked at more than {limit}"
-                " times (delivery-limit). First run: topology declare --policies, or topology"
-                " migrate",
+        if seen is not None and (limit := look_limit(seen)) is not None:
+            raise Unfit(
+                f"{queue} was not looked into: {printable(' and '.join(seen.policies))}"
+                f" (delivery-limit {limit}) takes away what was looked at more often than that;"
+                f" {remedy(seen)}"
             )

@@ -29,12 +29,12 @@ _UNDER: Final = {
 
 
 class ConnectionTest(NamedTuple):
-    """How it went to log in to an account, or to reach a destination.
+    """How it went to log in to an account, or to reach a place.
 
     Attributes:
-        what: ``account`` or ``destination``.
+        what: ``state``, ``broker``, ``spool``, ``account`` or ``destination``.
         name: of it.
-        ok: whether mail could be fetched or delivered.
+        ok: whether it could be used.
         said: what is there, or why not; safe to show.
     """
 

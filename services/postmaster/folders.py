@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 from collections.abc import Mapping
 from contextlib import closing
 from itertools import islice
@@ -14,9 +13,11 @@ import click
 
 from services.postmaster import parked_mail, show
 from services.postmaster.absent import open_folder
+from services.postmaster.confirmation import require_confirmed
 from services.postmaster.export import export
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.opening import open_spool
+from services.postmaster.out_of_sight import unlisted
 from services.postmaster.parked_mail import (
     FAILED,
     QUARANTINED,
@@ -84,18 +85,21 @@ def _list(folder: Folder) -> click.Command:
         as_json: bool,
         **options: Any,
     ) -> None:
-        filters = filters_in(options)
+        filters, settings = filters_in(options), invocation.settings()
         with (
-            open_folder(invocation.settings(), folder) as (steward, missing),
+            open_folder(settings, folder) as (steward, missing),
             closing(parked_mail.browse(steward, folder)) as browsed,
         ):
             found = filter(filters.take, browsed)
+            for line in (hidden := unlisted(settings, steward, folder)):
+                click.echo(f"not listed: {line}", err=True)
             messages = newest(found, limit or NEWEST) if newest_first else found
             listed = islice(messages, limit)
             if as_json:
                 show.as_json_array(show.record(message) for message in listed)
             else:
-                what = f"what there is of {folder.title}" if missing else folder.title
+                part = "there is" if missing else "can be seen" if hidden else ""
+                what = f"what {part} of {folder.title}" if part else folder.title
                 title = what[0].upper() + what[1:]
                 show.print_messages(
                     listed, title if filters == Filters() else f"{title}, so filtered,"
@@ -232,8 +236,8 @@ def _to_drop(selection: Selection, steward: Steward, folder: Folder, yes: bool) 
             folder, lambda message: selection.filters.take(message) and _warn_without_blob(message)
         )
     chosen = Chosen(filter(_warn_without_blob, selection.of(steward, folder)))
-    if chosen.count and not (yes or _confirm(chosen, folder)):
-        raise click.ClickException("nothing was dropped")
+    if chosen.count and not yes:
+        _confirm(chosen, folder)
     return chosen
 
 
@@ -252,14 +256,12 @@ def _left(left: Mapping[str, str]) -> str:
     )
 
 
-def _confirm(chosen: Chosen, folder: Folder) -> bool:
-    if not sys.stdin.isatty():
-        raise click.ClickException(
-            "drop deletes permanently; pass --yes where there is no terminal to confirm on"
-        )
+def _confirm(chosen: Chosen, folder: Folder) -> None:
     ids = {id_ for found in chosen.ids.values() for id_ in found}
     what = ids.pop() if len(ids) == 1 else f"{chosen.count} messages in {folder.title}"
-    return click.confirm(f"Delete {printable(what)} for good?", err=True)
+    require_confirmed(
+        f"Delete {printable(what)} for good?", "drop deletes permanently", "nothing was dropped"
+    )
 
 
 failed = _commands(FAILED)

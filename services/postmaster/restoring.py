@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from services.postmaster import archive, orphans
 from services.postmaster.errors import Unfit
 from services.postmaster.installation_files import InstallationFiles
-from services.postmaster.state import health_of, hold, make_ledgers, make_queues
+from services.postmaster.state import PATIENCE, health_of, hold, make_ledgers, make_queues
 from shared.broker import Stored
 from shared.broker.embedded import statements
 from shared.disk.durable import sync
@@ -57,6 +57,8 @@ def restore(parts: InstallationFiles, settings: Settings, file: Path) -> Restore
     Raises:
         Unfit: it does not fit, or its place is not empty; nothing was changed.
         Damaged: it is damaged; nothing was changed.
+        ConfigError: the ledgers are at a server, and may not be used; nothing was changed.
+        StateUnavailable: that server cannot be reached; nothing was changed.
         OSError: a file cannot be read or written.
     """
     about = archive.about(file)
@@ -75,9 +77,11 @@ def restore(parts: InstallationFiles, settings: Settings, file: Path) -> Restore
         note, blobs = _unpacked(file, drafts)
         for name, draft in drafts.items():
             _require_whole(name, draft, makers[name])
+        messages = _require_blobs(parts, drafts, blobs, about)
         if archive.LEDGERS in drafts:
             _hold(drafts[archive.LEDGERS], settings, about)
-        messages = _require_blobs(parts, drafts, blobs, about)
+        elif archive.QUEUES in drafts:
+            _hold_at_server(settings, about)
         _put_blobs(parts, file)
         if archive.LEDGERS in drafts:
             _put_marks(parts, drafts[archive.LEDGERS])
@@ -174,6 +178,26 @@ def _hold(ledgers: Path, settings: Settings, about: archive.About) -> None:
     with contextlib.closing(sqlite3.connect(ledgers, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode = DELETE").fetchone()
     sync(ledgers)
+
+
+def _hold_at_server(settings: Settings, about: archive.About) -> None:
+    """Have no account polled that the ledgers at a server know more of than the queues.
+
+    Raises:
+        Unfit: there are no ledgers.
+        ConfigError: the settings do not lead to them.
+        StateUnavailable: they cannot be reached.
+    """
+    # Not at the top: SQLAlchemy takes its time to load.
+    from shared.state.database import probe
+
+    address = settings.state_address()
+    if not probe(address, PATIENCE):
+        raise Unfit(
+            f"nothing was restored, as there are no ledgers in {settings.state.url}: put that"
+            " database back first (pg_restore), or, where it is lost, have state migrate make one"
+        )
+    hold(address, settings, f"the queues were restored from a backup of {about.moment}")
 
 
 def _require_blobs(

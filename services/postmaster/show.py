@@ -26,6 +26,7 @@ from shared.broker import Stored
 from shared.broker.requeue import MailEnvelope
 from shared.log import printable
 from shared.message import Addressed
+from shared.words import counted
 
 ID_LENGTH: Final = 12
 """Characters of an id that a table shows; commands take any beginning that is unique."""
@@ -211,7 +212,8 @@ def print_message(message: Stored) -> None:
     for failure in given_up:
         _line(
             "given up",
-            f"by the {failure['stage']} at {failure['last']}, after {failure['attempts']} tries"
+            f"by the {failure['stage']} at {failure['last']}, after"
+            f" {counted(failure['attempts'], 'try', 'tries')}"
             f" since {failure['first']}: {failure['reason']}",
         )
     for hop in trail:

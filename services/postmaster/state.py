@@ -20,7 +20,7 @@ from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.lost_messages import LostMessages, find_lost
 from shared import failpoint
 from shared.broker.embedded import owners, schema, statements
-from shared.errors import BrokerUnavailable, ConfigError, StateUnavailable
+from shared.errors import BrokerUnavailable, ConfigError, DatabaseDamaged, StateUnavailable
 from shared.log import printable
 from shared.queues import QUARANTINE, plan
 from shared.settings.model import Settings
@@ -30,6 +30,9 @@ from shared.sqlite.write_ahead_log import require_own_log
 
 _KNOWLEDGE: Final = frozenset(("uidl", "message", "delivered", "account", "installation"))
 """Tables without all of which mail comes again, or is not known to be held."""
+
+PATIENCE: Final = 10.0
+"""Seconds for a connection to a database at a server."""
 
 _HELD: Final = (
     "All accounts are held, as not all that was fetched or delivered is known any more: choose with"
@@ -50,12 +53,15 @@ def state() -> None:
 def check(invocation: Invocation, as_json: bool) -> int:
     """Have SQLite check each file, and count what is in it; also while processes run.
 
-    The exit status is 1 where a file is damaged, or cannot be looked at. PostgreSQL and RabbitMQ
-    look after their own.
+    The exit status is 1 where one is damaged, or cannot be looked at. Of a database in PostgreSQL
+    it is looked whether all tables are there; PostgreSQL and RabbitMQ look after the rest.
     """
-    found = {file: health_of(file, make) for file, make in _files(invocation.settings()).items()}
+    settings = invocation.settings()
+    found = {str(f): health_of(f, make) for f, make in _files(settings).items()}
+    if ledger_file(settings) is None:
+        found[str(settings.state.url)] = _health_at_server(settings.state_address())
     if as_json:
-        show.as_json([{"file": str(f), **h._asdict()} for f, h in found.items()])
+        show.as_json([{"file": f, **h._asdict()} for f, h in found.items()])
     else:
         for file, health in found.items():
             how = f"not checked, {health.unknown}" if health.unknown else "whole"
@@ -228,6 +234,20 @@ def health_of(file: Path, make: Callable[[Path], None]) -> FileHealth:
     return health
 
 
+def _health_at_server(address: str | Path) -> FileHealth:
+    """Return whether the tables of the ledgers are there; none is made."""
+    # Not at the top: SQLAlchemy takes its time to load.
+    from shared.state.database import probe
+
+    try:
+        probe(address, PATIENCE)
+    except DatabaseDamaged as error:
+        return FileHealth([error.what], {})
+    except (ConfigError, StateUnavailable) as error:
+        return FileHealth([], {}, printable(str(error)))
+    return FileHealth([], {})
+
+
 def require_stopped(settings: Settings) -> None:
     """Make sure that no process works on the queue file.
 
@@ -239,12 +259,12 @@ def require_stopped(settings: Settings) -> None:
         raise ConfigError(str(settings.data_dir), "processes use these files; stop them first")
 
 
-def hold(ledgers: Path, settings: Settings, why: str) -> None:
+def hold(ledgers: str | Path, settings: Settings, why: str) -> None:
     """Have no account polled before the operator has chosen; nobody uses the ledgers."""
     asyncio.run(_hold_accounts(ledgers, [account.name for account in settings.accounts], why))
 
 
-async def _hold_accounts(ledgers: Path, accounts: Sequence[str], why: str) -> None:
+async def _hold_accounts(ledgers: str | Path, accounts: Sequence[str], why: str) -> None:
     # Not at the top: SQLAlchemy takes its time to load.
     from shared.state import State, new_owner
 

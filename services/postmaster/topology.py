@@ -11,13 +11,15 @@ from services.postmaster import show
 from services.postmaster.absent import STATUS, words
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.opening import open_management, open_steward
+from services.postmaster.out_of_sight import QUEUES, thrown_out
 from shared import failpoint
 from shared.broker.management import WHERE, Management
-from shared.broker.topology import protected
+from shared.broker.topology import FOREIGN, protected
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import printable
-from shared.queues import HELD, HELD_BACK, MOVING, QueueSpec, plan
+from shared.queues import MOVING, QueueSpec, plan
 from shared.settings.model import Settings
+from shared.words import counted
 
 REMOVED: Final = "removed"
 """The kind of a queue that the configuration no longer names, such as that of a retry tier."""
@@ -57,11 +59,12 @@ def declare(invocation: Invocation, as_json: bool, policies: bool) -> None:
         click.echo(f"{', '.join(outdated)}: {OUTDATED}", err=True)
     for queue, count in strays.items():
         click.echo(_stray(queue, count), err=True)
-    names = [queue.name for queue in plan(settings.retry.tiers)]
+    made = plan if settings.broker.embedded else protected
+    names = [queue.name for queue in made(settings.retry.tiers)]
     if as_json:
         show.as_json({"declared": names})
     else:
-        click.echo(f"declared: {len(names)} queues")
+        click.echo(f"declared: {counted(len(names), 'queue')}")
     if management is not None:
         changed = management.declare()
         click.echo(f"policies: {', '.join(changed) or 'all as they should be'}", err=as_json)
@@ -72,7 +75,7 @@ def declare(invocation: Invocation, as_json: bool, policies: bool) -> None:
 
 
 @topology.command("migrate")
-@click.option("--dry-run", is_flag=True, help="Only print what would be changed.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be done.")
 @pass_invocation
 def migrate(invocation: Invocation, dry_run: bool) -> None:
     """Give queues that an earlier version declared the arguments of this one.
@@ -83,11 +86,12 @@ def migrate(invocation: Invocation, dry_run: bool) -> None:
     failpoint.arm(invocation.environ)
     with open_steward(invocation.settings()) as steward:
         if dry_run:
-            for line in steward.outdated():
-                click.echo(f"would change {line}")
+            lines = steward.outdated()
+            for line in lines or ["change nothing"]:
+                click.echo(f"would {line}")
             return
         changed = steward.migrate(click.echo)
-    click.echo(f"changed: {changed} queues")
+    click.echo(f"changed: {counted(changed, 'queue')}")
 
 
 @topology.command("show")
@@ -107,13 +111,19 @@ def show_(context: click.Context, invocation: Invocation, as_json: bool) -> None
         strays = steward.strays()
         looked_into = steward.looked_into()
         neighbours = steward.neighbours()
+        foreign = steward.foreign()
     _tell(neighbours)
+    for name in foreign:
+        click.echo(f"warning: {name}: {FOREIGN}", err=True)
     for name in looked_into:
         click.echo(
             f"warning: {printable(name)}: another command has messages of it in hand, and they are"
             " not counted; they go back when it ends",
             err=True,
         )
+    for name, count in strays.items():
+        if _kind(name) != REMOVED:
+            click.echo(f"warning: {_stray(name, count)}", err=True)
     _warn(settings)
     _show(plan(settings.retry.tiers), depths, strays, as_json)
     if missing := [queue for queue, depth in depths.items() if depth is None]:
@@ -160,17 +170,16 @@ def _show(
 
 def _kind(stray: str) -> str:
     """Return the kind of a queue that is in no topology."""
-    return "held" if stray in (HELD, HELD_BACK) else "moving" if stray.endswith(MOVING) else REMOVED
+    return "held" if stray in QUEUES else "moving" if stray.endswith(MOVING) else REMOVED
 
 
 def _stray(queue: str, count: int) -> str:
-    named = printable(queue)
+    named, messages = printable(queue), counted(count, "message")
     said = {
-        "held": f"{named} holds {count} messages that a policy has thrown out of quarantine;"
-        " topology migrate puts them back",
-        "moving": f"{named} holds {count} messages of a topology migrate that did not come to its"
+        "held": thrown_out(named, count),
+        "moving": f"{named} holds {messages} of a topology migrate that did not come to its"
         " end; run it again",
-        REMOVED: f"{named} is no longer in the configuration, and holds {count} messages;"
+        REMOVED: f"{named} is no longer in the configuration, and holds {messages};"
         " what waits out a retry tier goes back to its stage when its time is over",
     }
     return said[_kind(queue)]

@@ -200,7 +200,10 @@ class Steward(Protocol):
         """
 
     def outdated(self) -> Sequence[str]:
-        """Return one line on each queue that ``migrate`` would change; nothing is changed."""
+        """Return one line on each thing that ``migrate`` would do; nothing is changed."""
+
+    def foreign(self) -> Sequence[str]:
+        """Return the queues of the topology that have arguments of no version of this program."""
 
     def migrate(self, say: Callable[[str], None], /) -> int:
         """Give queues of an earlier version the arguments of this one, and keep their messages.

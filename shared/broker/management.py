@@ -25,7 +25,15 @@ from urllib.request import (
 )
 
 from shared.broker import amqp_url
-from shared.broker.policies import POLICIES, PRIORITY, DescribedQueue, Policy, dangers, withheld
+from shared.broker.policies import (
+    OURS,
+    POLICIES,
+    PRIORITY,
+    DescribedQueue,
+    Policy,
+    dangers,
+    withheld,
+)
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.log import printable
 from shared.queues import QueueSpec
@@ -38,7 +46,6 @@ TAKING_EFFECT: Final = 20.0
 """Seconds after which a policy that was declared is in effect, and RabbitMQ says so."""
 
 _TURN: Final = 0.5
-_OURS: Final = {f"policy {policy.name}" for policy in POLICIES}
 _LONGEST: Final = 16 * 1024 * 1024
 _COLUMNS: Final = "arguments,policy,operator_policy,effective_policy_definition,messages_dlx"
 
@@ -121,9 +128,7 @@ class Management:
         """
         left, until = list(names), time.monotonic() + TAKING_EFFECT
         while left:
-            left = [
-                name for name, seen in self.queues(left).items() if not _OURS & {*seen.policies}
-            ]
+            left = [n for n, seen in self.queues(left).items() if OURS.isdisjoint(seen.policies)]
             if time.monotonic() > until:
                 break
             time.sleep(_TURN)

@@ -56,6 +56,9 @@ POLICIES: Final = (
     Policy("mark", rf"^{MARK}(\..+)?$", {"overflow": REPLACE}),
 )
 
+OURS: Final = frozenset(f"policy {policy.name}" for policy in POLICIES)
+"""Our policies, by the names in ``DescribedQueue.policies``."""
+
 
 @dataclass(frozen=True, slots=True)
 class DescribedQueue:
@@ -85,7 +88,8 @@ def dangers(spec: QueueSpec, seen: DescribedQueue) -> list[str]:
     if spec.kind == "memory":
         return []
     named = " and ".join(seen.policies) or "a policy"
-    return [f"{named}: {what}" for check in _CHECKS for what in check(spec, seen)]
+    found = [f"{named}: {what}" for check in _CHECKS for what in check(spec, seen)]
+    return [f"{what}; {remedy(seen)}" for what in found]
 
 
 def withheld(spec: QueueSpec, seen: DescribedQueue) -> list[str]:
@@ -105,10 +109,22 @@ def withheld(spec: QueueSpec, seen: DescribedQueue) -> list[str]:
     ]
 
 
-def loses_by_looking(seen: DescribedQueue) -> bool:
-    """Return whether a message is thrown away when it was looked at too often."""
+def remedy(seen: DescribedQueue) -> str:
+    """Return what an operator can do about policies that endanger mail in a queue."""
+    if OURS.isdisjoint(seen.policies):
+        return "remedy: topology declare --policies"
+    return "ours is in effect already; whoever runs RabbitMQ can change the operator policy"
+
+
+def look_limit(seen: DescribedQueue) -> int | None:
+    """Return how often a message may be looked at before a policy takes it away; None for ever.
+
+    RabbitMQ counts each return of a message, whichever way it is given back: ``basic.nack``,
+    ``basic.reject``, ``basic.recover``, the end of a channel or of a connection (3.10 to 4.2;
+    https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling).
+    """
     limit = seen.effective.get("delivery-limit")
-    return limit is not None and limit < _MANY and not _passed_on(seen)
+    return int(limit) if limit is not None and limit < _MANY else None
 
 
 def _expires(_: QueueSpec, seen: DescribedQueue) -> Iterator[str]:

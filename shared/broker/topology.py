@@ -45,6 +45,12 @@ NEVER: Final = 1_000_000_000
 a message after 20 deliveries, each "Get" in the management UI among them; -1 for "none" is refused
 by 3.x, and a number this large is taken by all."""
 
+FOREIGN: Final = (
+    "it exists already, with other properties than any version of this program gives it, and"
+    " topology migrate leaves it alone. Move its messages away, delete it, and run topology declare"
+)
+"""What to do about a queue that is not ours."""
+
 _DEFAULT_EXCHANGE: Final = ""
 
 
@@ -153,6 +159,27 @@ def outdated(connection: Connection, spec: QueueSpec) -> bool:
     )
 
 
+def is_foreign(connection: Connection, spec: QueueSpec) -> bool:
+    """Return whether a queue exists with arguments of no version; not so where none may be asked.
+
+    Limit: to ask takes the permission to configure.
+    """
+    try:
+        known = (arguments(spec), *earlier(spec))
+        return _exists(connection, spec) and not any(_is(connection, spec, a) for a in known)
+    except AccessRefused:
+        return False
+
+
+def _exists(connection: Connection, spec: QueueSpec) -> bool:
+    try:
+        with connection.channel() as channel:
+            channel.queue_declare(spec.name, passive=True)
+    except NotFound:
+        return False
+    return True
+
+
 def _is(connection: Connection, spec: QueueSpec, expected: dict[str, Any]) -> bool:
     """Return whether a queue exists with these arguments."""
     try:
@@ -177,8 +204,7 @@ def _declare_or_explain(what: str, name: str, make: Callable[[], object]) -> Non
             raise limit from error
         raise ConfigError(
             f"{what} {name}",
-            "it exists already, with other properties. Move its messages away, delete it, and "
-            f"declare the topology again. RabbitMQ says: {printable(str(error))}",
+            f"{FOREIGN}. RabbitMQ says: {printable(str(error))}",
         ) from error
     except AccessRefused as error:
         raise BrokerRefuses(

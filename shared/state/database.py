@@ -20,14 +20,20 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop
 from tenacity.wait import wait_random_exponential
 
 from shared.disk.explain import disk_words
-from shared.errors import ConfigError, StateDamaged, StateUnavailable, Unstorable
+from shared.errors import (
+    ConfigError,
+    DatabaseDamaged,
+    StateDamaged,
+    StateUnavailable,
+    Unstorable,
+)
 from shared.log import printable
 from shared.sqlite.open import make_ready, set_pragmas
 from shared.sqlite.presence import LEDGERS_LOST, how_gone, note_made
 from shared.sqlite.rebuild import damage_error, is_damage
 from shared.state import postgresql
 from shared.state.postgresql import WHERE
-from shared.state.schema import Incomplete, NewerDatabase, migrate
+from shared.state.schema import Incomplete, NewerDatabase, look, migrate
 
 R = TypeVar("R")
 _Paramstyle: TypeAlias = Literal["named", "pyformat"]
@@ -40,6 +46,10 @@ _OWNERS_TURN: Final = (
 _ANOTHER: Final = (
     "; this server is a replica, or was made read-only: each try connects anew, to another one"
     " where the URL names several (host=)"
+)
+_PUT_BACK: Final = (
+    "Stop all processes, and put back a backup of the whole database; see Backup in"
+    " docs/operations.md"
 )
 _TRIES: Final = 3
 
@@ -97,20 +107,35 @@ class Database:
             ConfigError: the URL, the password or the file is wrong, or the schema is newer.
             StateUnavailable: the database cannot be reached, or is locked.
         """
+        self._enter(_prepare, writes=True)
+        if self.dialect == "sqlite":
+            note_made(Path(str(self._engine.url.database)))
+
+    def look(self) -> bool:
+        """Connect, and see whether ``open`` would do; nothing is made or changed.
+
+        Returns:
+            Whether our tables are there.
+
+        Raises:
+            ConfigError: as with ``open``.
+            StateUnavailable: as with ``open``.
+        """
+        return self._enter(_look, writes=False)
+
+    def _enter(self, work: Callable[[Connection], R], *, writes: bool) -> R:
         try:
-            self._try(_prepare, writes=True)
+            return self._try(work, writes=writes)
         except NewerDatabase as error:
             raise ConfigError(WHERE, f"the database {error}") from error
         except Incomplete as error:
             raise self._damaged(str(error)) from error
         except self._faults as error:
-            if is_damage(_cause(error)):
+            if _is_damage(_cause(error)):
                 raise self._damaged(_reason(error)) from error
             if _hopeless(error):
                 raise ConfigError(WHERE, _reason(error) + _advice(error)) from error
             raise StateUnavailable(_reason(error) + _advice(error)) from error
-        if self.dialect == "sqlite":
-            note_made(Path(str(self._engine.url.database)))
 
     def transaction(self, work: Callable[[Connection], R], *, writes: bool) -> R:
         """Do some work in a transaction; it is durable when this returns.
@@ -124,14 +149,14 @@ class Database:
         Raises:
             Unstorable: a value is at fault, or breaks a rule of the tables. Nothing was done.
             StateUnavailable: the database cannot be reached, is locked, or is full.
-            StateDamaged: its file is damaged.
+            StateDamaged: it is damaged, or tables are gone from it.
         """
         try:
             return self._try(work, writes=writes)
         except self._faults as error:
             if self._is_a_values(error):
                 raise Unstorable(_reason(error)) from error
-            if is_damage(_cause(error)):
+            if _is_damage(_cause(error)):
                 self.damage = str(self._damaged(_reason(error)))
                 raise StateDamaged(self.damage) from error
             raise StateUnavailable(_reason(error) + _advice(error)) from error
@@ -139,6 +164,10 @@ class Database:
             raise Unstorable(_reason(error)) from error
 
     def _damaged(self, why: str) -> ConfigError:
+        if self.dialect == "postgresql":
+            return DatabaseDamaged(
+                WHERE, f"the database is damaged ({printable(why)}). {_PUT_BACK}"
+            )
         return damage_error(Path(str(self._engine.url.database)), why)
 
     def close(self) -> None:
@@ -186,6 +215,28 @@ class Database:
         if spoilt:
             connection.invalidate()
         connection.close()
+
+
+def probe(url: str | Path, patience: float) -> bool:
+    """Connect to a database at a server, and see whether it would do; nothing is made or changed.
+
+    Args:
+        url: where it is; of a file this would make one.
+        patience: seconds to wait for a connection.
+
+    Returns:
+        Whether our tables are there.
+
+    Raises:
+        DatabaseDamaged: tables are gone from it.
+        ConfigError: what only the user can mend, such as the password.
+        StateUnavailable: it cannot be reached.
+    """
+    database = Database(url, patience)
+    try:
+        return database.look()
+    finally:
+        database.close()
 
 
 def file_of(url: str) -> Path | None:
@@ -287,9 +338,22 @@ _ENGINES: Final[Mapping[str, Callable[[URL, float], Engine]]] = {
 
 
 def _prepare(connection: Connection) -> None:
+    _require_suitable(connection)
+    migrate(connection)
+
+
+def _look(connection: Connection) -> bool:
+    _require_suitable(connection)
+    return look(connection)
+
+
+def _require_suitable(connection: Connection) -> None:
     if connection.dialect.name == "postgresql" and (why := postgresql.unsuitable(connection)):
         raise ConfigError(WHERE, why)
-    migrate(connection)
+
+
+def _is_damage(cause: BaseException | None) -> bool:
+    return is_damage(cause) or postgresql.is_damage(cause)
 
 
 def _hopeless(error: Exception) -> bool:

@@ -119,6 +119,10 @@ def prepare(engine: Engine, begin: str) -> None:
         bare.execute(begin, prepare=False)
 
 
+_DAMAGE: Final = frozenset(("42P01", "42703", "XX001", "XX002"))
+"""undefined_table, undefined_column, data_corrupted, index_corrupted."""
+
+
 def unsuitable(connection: Connection) -> str | None:
     """Return why a database will not do, None where it will.
 
@@ -149,6 +153,14 @@ def hopeless(error: BaseException) -> bool:
     """Return whether an error of the driver is about what the user has to mend."""
     state = getattr(error, "sqlstate", None) or ""
     return state.startswith(_HOPELESS_STATES) or _HOPELESS_WORDS.search(str(error)) is not None
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Return whether a table or column is gone, or data are corrupted: waiting mends neither.
+
+    See https://www.postgresql.org/docs/current/errcodes-appendix.html.
+    """
+    return getattr(error, "sqlstate", None) in _DAMAGE
 
 
 def is_too_much(error: BaseException) -> bool:

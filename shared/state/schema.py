@@ -270,6 +270,12 @@ _ALONE: Final = {
 }
 """What keeps two processes from migrating at once; the number is only ours ("pop" and a "d")."""
 
+_TABLES: Final = {
+    "sqlite": "SELECT name FROM sqlite_schema WHERE type = 'table'",
+    "postgresql": "SELECT relname FROM pg_class WHERE pg_table_is_visible(oid)",
+}
+"""What there is: at a server, of what the search_path leads to."""
+
 
 class NewerDatabase(Exception):
     """The database was migrated by a newer version of this program.
@@ -283,7 +289,7 @@ class NewerDatabase(Exception):
 
 
 class Incomplete(Exception):
-    """Tables are gone from the database: it was damaged.
+    """Tables are gone from the database: it was damaged, or put back in part.
 
     Args:
         missing: their names.
@@ -294,10 +300,8 @@ class Incomplete(Exception):
 
 
 def _require_tables(connection: Connection) -> None:
-    """Raise Incomplete where a table is gone from a file; a server looks after its own."""
-    if connection.dialect.name != "sqlite":
-        return
-    found = connection.scalars(text("SELECT name FROM sqlite_schema WHERE type = 'table'"))
+    """Raise Incomplete where a table is gone."""
+    found = connection.scalars(text(_TABLES[connection.dialect.name]))
     if missing := METADATA.tables.keys() - set(found):
         raise Incomplete(missing)
 
@@ -306,6 +310,28 @@ def _require_new(connection: Connection) -> None:
     """Raise Incomplete where a file without our tables had something in it once."""
     if connection.dialect.name == "sqlite" and connection.scalar(text("PRAGMA freelist_count")):
         raise Incomplete(METADATA.tables)
+
+
+def look(connection: Connection) -> bool:
+    """Make sure that the schema is one that this version knows, or can bring up to date.
+
+    Nothing is made or changed.
+
+    Returns:
+        Whether there is any; a database without our tables is one that is new.
+
+    Raises:
+        NewerDatabase: it is beyond that.
+        Incomplete: tables are gone from it.
+    """
+    if not inspect(connection).has_table(VERSION.name):
+        return False
+    found = connection.scalar(select(VERSION.c.version)) or 0
+    if found > len(MIGRATIONS):
+        raise NewerDatabase(found)
+    if found == len(MIGRATIONS):
+        _require_tables(connection)
+    return True
 
 
 def migrate(connection: Connection) -> None:

@@ -49,7 +49,7 @@ def test_logins_and_destinations_are_tried_and_left_as_they_were(
         log = server.log()
     tried = {f"{t['what']} {t['name']}": t for t in json.loads(done.stdout)["tried"]}
     failed = {name: one["said"] for name, one in tried.items() if not one["ok"]}
-    assert (done.returncode, len(tried)) == (1, 9)
+    assert (done.returncode, len(tried)) == (1, 12)
     assert set(failed) == {"account wrong", "destination unknown"}, failed
     assert "login refused" in failed["account wrong"]
     assert "certificate" in failed["destination unknown"]

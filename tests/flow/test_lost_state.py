@@ -60,7 +60,7 @@ def test_a_new_state_beside_queues_that_are_not_new_has_all_accounts_held(
         assert "account adopt" in str(said(place, "accounts are held")[0]["advice"])
     found = standing(place, user)
     assert found["status"] == "held"
-    assert "the state database is new, and the queues are not" in str(found["held"])
+    assert "the state database is new, and the queues were filled" in str(found["held"])
     done = place.product.cli("accounts")
     assert (done.returncode, "1 held" in done.stderr) == (1, True)
 

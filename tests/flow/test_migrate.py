@@ -26,6 +26,7 @@ from shared.queues import (
     INCOMING,
     PARSED,
     QUARANTINE,
+    RETRIED,
 )
 from tests.flow.forked import ForkedConnector
 from tests.flow.migration import (
@@ -84,15 +85,17 @@ def test_nothing_is_changed_by_a_dry_run(place: Place) -> None:
     with KombuStewardAt(place.url) as steward:
         before = place.arguments()
         lines = steward.outdated()
-    assert {line.partition(":")[0] for line in lines} == CHANGED
-    assert f"pickup.failed: {MANY} messages" in lines
+    named = {line.partition(":")[0].partition(", and")[0] for line in lines}
+    emptied = {f"empty {inbox}.retry.1h, as it leads to {inbox}" for inbox in RETRIED}
+    assert named == {*(f"change {name}" for name in CHANGED), *emptied}
+    assert f"change pickup.failed: {MANY} messages" in lines
     assert place.arguments() == before
 
 
 def test_it_waits_for_the_stages_to_stop(place: Place) -> None:
     with place.channel() as consuming, KombuStewardAt(place.url) as steward:
         consuming.basic_consume("parsed", callback=print)
-        with pytest.raises(Refused, match=r"parsed: 1 consumers .* stop the stages"):
+        with pytest.raises(Refused, match=r"parsed: 1 consumer .* stop the stages"):
             steward.migrate(print)
     assert place.arguments().keys() == SPECS.keys() - {HELD}
 
@@ -210,7 +213,7 @@ def test_what_another_client_holds_keeps_a_queue_from_being_deleted(
     with place.channel() as looking, KombuStewardAt(place.url) as steward:
         queue = next(q for q in (f"incoming{beside}", f"poll{beside}") if place.waiting(q))
         assert looking.basic_get(queue) is not None
-        with pytest.raises(Refused, match=rf"{queue}: 1 consumers take .*, or hold some; stop"):
+        with pytest.raises(Refused, match=rf"{queue}: 1 consumer takes .*, or holds some; stop"):
             steward.migrate(print)
     assert place.migrate() == 0
     right(place, before)
@@ -297,10 +300,18 @@ def test_an_upgrade_goes_on_with_the_queues_as_they_are(
     assert product.stop("run") == 0
     dry = product.cli("topology", "migrate", "--dry-run")
     assert f"would change pickup.failed: {MANY} messages\n" in dry.stdout
+    assert "would empty incoming.retry.1h, as it leads to incoming, and fill it" in dry.stdout
     migrated = product.cli("topology", "migrate")
     assert (migrated.returncode, migrated.stderr) == (0, "")
     assert migrated.stdout.endswith(f"changed: {len(CHANGED)} queues\n")
     assert product.cli("topology", "declare").stderr == ""
+    assert product.cli("topology", "migrate", "--dry-run").stdout == "would change nothing\n"
+    with place.channel() as channel:
+        channel.basic_publish(letter("thrown out"), "", HELD)
+    dry = product.cli("topology", "migrate", "--dry-run")
+    assert dry.stdout == "would put 1 message of quarantine.held back into quarantine\n"
+    back = product.cli("topology", "migrate").stdout
+    assert "quarantine: 1 message that a policy had thrown out put back\n" in back
 
 
 def test_what_a_policy_threw_out_of_quarantine_is_put_back(place: Place) -> None:

@@ -21,7 +21,7 @@ from shared.broker.policies import POLICIES, DescribedQueue, dangers
 from shared.broker.steward.steward import KombuSteward
 from shared.broker.topology import protected
 from shared.log import MailLog, configure
-from shared.queues import DECLARED, HELD, MARK, QueueSpec, Tier, plan
+from shared.queues import DECLARED, HELD, MARK, QUARANTINE, QueueSpec, Tier, plan
 from tests.clock import ManualClock
 from tests.servers.process import wait_until
 from tests.servers.rabbitmq import PASSWORD, USER, RabbitServer, rabbitmq
@@ -83,6 +83,10 @@ class Place:
             return all(any(name in p for p in seen.policies) for seen in self.seen().values())
 
         wait_until(counts, f"the policy {name}", 30)
+
+    def await_policy_at(self, queue: str) -> None:
+        """Wait until RabbitMQ says of one queue that the policy of somebody else's counts."""
+        wait_until(lambda: "policy all" in self.seen()[queue].policies, "the policy", 30)
 
     def await_ours(self) -> None:
         """Wait until RabbitMQ says of every queue that there is that one of ours counts."""
@@ -239,7 +243,8 @@ def test_a_queue_of_an_earlier_version_says_that_it_throws_away() -> None:
     seen = DescribedQueue({"x-delivery-limit": 10**9}, {"delivery-limit": 3}, ("policy all",))
     (line,) = dangers(QueueSpec("pickup.failed", "failed"), seen)
     assert line == (
-        "policy all: delivery-limit 3: what was handed out, or looked at, more often is thrown away"
+        "policy all: delivery-limit 3: what was handed out, or looked at, more often is thrown"
+        " away; remedy: topology declare --policies"
     )
 
 
@@ -269,11 +274,11 @@ def test_the_operator_is_told(office: Office, place: Place) -> None:
     assert len(shown.json) == 23
     assert (
         "warning: quarantine: policy all: message-ttl 60000: what waits for so long (ms) goes to"
-        " quarantine.held\n"
+        " quarantine.held; remedy: topology declare --policies\n"
     ) in shown.err
     declared = office("topology", "declare", "--policies")
     assert (declared.status, declared.err) == (0, "")
-    assert declared.out == "declared: 23 queues\npolicies: backlog, kept, mark\n"
+    assert declared.out == "declared: 26 queues\npolicies: backlog, kept, mark\n"
     assert "warning" not in office("topology", "show").err
 
 
@@ -289,11 +294,95 @@ def test_nothing_is_lost_by_looking(
     place.await_policy("all")
     for _ in range(4):
         refused = office("failed", "list")
-        assert refused.status == 2
-        assert "queue pickup.failed: policy all throws away what was looked at" in refused.err
+        assert refused.status == 1
+        assert "incoming.failed was not looked into: policy all (delivery-limit 2)" in refused.err
     assert office("topology", "declare", "--policies").status == 0
     for _ in range(4):
         assert {row["id"] for row in office("failed", "list", "--json").json} == put
+
+
+@pytest.mark.parametrize("limit", [1, 3, 20])
+def test_what_a_policy_counts_is_not_looked_at(office: Office, place: Place, limit: int) -> None:
+    assert office("topology", "declare").status == 0
+    put = {queue: place.put(queue) for queue in KEPT}
+    place.impose({"delivery-limit": limit})
+    place.await_policy("all")
+    before = place.count()
+    (office.data / "out").mkdir()
+    for _ in range(2):
+        for command in (
+            ("failed", "list"),
+            ("failed", "show", "pickup"),
+            ("failed", "requeue", "--all"),
+            ("failed", "drop", "--all", "--yes"),
+            ("quarantine", "list", "--json"),
+            ("quarantine", "export", "--all", "-o", str(office.data / "out")),
+        ):
+            refused = office(*command)
+            assert refused.status == 1, command
+            assert f"policy all (delivery-limit {limit})" in refused.err
+            assert "remedy: topology declare --policies" in refused.err
+    assert place.count() == before
+    assert office("topology", "declare", "--policies").status == 0
+    place.await_ours()
+    for name, queues in (("quarantine", [QUARANTINE]), ("failed", sorted({*KEPT} - {QUARANTINE}))):
+        listed = {row["id"] for row in office(name, "list", "--json").json}
+        assert listed == {id_ for queue in queues for id_ in put[queue]}
+
+
+def test_a_look_counts_once(office: Office, place: Place) -> None:
+    assert office("topology", "declare").status == 0
+    place.put("pickup.failed")
+    for _ in range(3):
+        assert len(office("failed", "list", "--json").json) == SENT
+    with place.connect() as connection:
+        found = connection.channel().basic_get("pickup.failed")
+        assert found.properties["application_headers"]["x-delivery-count"] == 3
+
+
+def test_what_no_list_shows_is_said(office: Office, place: Place) -> None:
+    assert office("topology", "declare").status == 0
+    empty = office("quarantine", "list")
+    assert (empty.out, empty.err) == ("Quarantine is empty.\n", "")
+    place.put(HELD)
+    for folder, title in (("quarantine", "quarantine"), ("failed", "Failed Mail")):
+        listed = office(folder, "list")
+        assert listed.out == f"What can be seen of {title} is empty.\n"
+        assert f"not listed: quarantine.held holds {SENT} messages that a policy" in listed.err
+        assert "topology migrate puts back what it threw out" in listed.err
+        assert office(folder, "list", "--json").json == []
+    assert "warning: quarantine.held holds" in office("topology", "show").err
+
+
+def test_what_rabbitmq_holds_back_is_said(office: Office, place: Place) -> None:
+    assert office("topology", "declare").status == 0
+    place.impose({"message-ttl": 100}, "^quarantine(.held)?$")
+    place.await_policy_at(QUARANTINE)
+    place.put(QUARANTINE)
+
+    def said() -> bool:
+        listed = office("quarantine", "list")
+        return (
+            listed.out == "What can be seen of quarantine is empty.\n"
+            and f"not listed: quarantine.held: RabbitMQ holds {SENT} of its" in listed.err
+        )
+
+    wait_until(said, "a word on what is held back", 30)
+
+
+def test_a_queue_of_another_program_is_named_and_left(office: Office, place: Place) -> None:
+    foreign = {"x-queue-type": "quorum", "x-delivery-limit": 20}
+    with place.connect() as connection:
+        channel = connection.channel()
+        channel.queue_delete("pickup.failed")
+        channel.queue_declare("pickup.failed", durable=True, auto_delete=False, arguments=foreign)
+    what = "pickup.failed: it exists already, with other properties than any version"
+    for command, status in (("declare", 2), ("migrate", 2), ("show", 0)):
+        said = office("topology", command)
+        assert (said.status, what in said.err) == (status, True), (command, said)
+        assert "run topology declare" in said.err
+    assert f"would refuse: queue {what}" in office("topology", "migrate", "--dry-run").out
+    assert place.management.queues(["pickup.failed"])["pickup.failed"].arguments == foreign
 
 
 def test_what_is_not_known_is_said_once(office: Office) -> None:

@@ -31,8 +31,8 @@ def test_what_is_no_mark_is_none(text: str | bytes) -> None:
         (OWN, False, [Mark("mine", 8, 0)], "an earlier one was put back"),
         (OWN, True, [Mark("mine", 7, 0), Mark("mine", 9, 0)], "an earlier one was put back"),
         (None, False, [Mark("other", 1, 0)], "the state database is new, and"),
-        (None, True, [Mark("other", 1, 0)], "the state database is another one, and"),
-        (OWN, True, [Mark("other", 1, 0)], "the state database is another one, and"),
+        (None, True, [Mark("other", 1, 0)], "the state database has other mail in it, and"),
+        (OWN, True, [Mark("other", 1, 0)], "the state database has other mail in it, and"),
         (OWN, False, [Mark("other", 1, 1e300)], "the state database is new, and"),
     ],
 )

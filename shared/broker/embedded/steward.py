@@ -59,6 +59,10 @@ class EmbeddedSteward:
         """Return nothing, see ``declare``."""
         return ()
 
+    def foreign(self) -> Sequence[str]:
+        """Return nothing: nobody else declares queues here."""
+        return ()
+
     def migrate(self, _: Callable[[str], None]) -> int:
         """Do nothing, see ``declare``."""
         return 0

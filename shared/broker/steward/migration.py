@@ -39,11 +39,12 @@ from shared.broker.steward.copies import waiting
 from shared.broker.steward.declared_queues import remember, remembered
 from shared.broker.steward.thrown_out import ThrownOut
 from shared.broker.steward.topology_lock import exclusive
-from shared.broker.steward.whole_queues import COMING, TAKING, WholeQueues
+from shared.broker.steward.whole_queues import COMING, WholeQueues, taking
 from shared.broker.steward.withheld import Withheld
-from shared.errors import Refused
+from shared.errors import ConfigError, MigrationRefused, Refused
 from shared.failpoint import reach
-from shared.queues import MOVING, SENDERS, QueueSpec, Tier, reachable
+from shared.queues import HELD, MOVING, QUARANTINE, SENDERS, QueueSpec, Tier, reachable
+from shared.words import counted
 
 _OUTWARDS: Final = ("retry", "work", "failed", "quarantine", "held", "memory")
 """Kinds of queues in the order in which they are emptied: what leads to others first."""
@@ -110,6 +111,7 @@ class Migration:
         """
         with exclusive(self.queues.connection):
             due = self.due()
+            self._require_known()
             self._require_quiet()
             outdated = [each.spec for each in due if each.outdated]
             emptied = _by_kind([*outdated, *self._sources(outdated)])
@@ -133,11 +135,35 @@ class Migration:
             self._thrown_out.put_all_back()
             return len(due)
 
+    def preview(self) -> list[str]:
+        """Return what ``run`` would do, or why it would refuse: each begins with a verb."""
+        due = self.due()
+        lines = [f"change {described(each)}" for each in due]
+        try:
+            self._require_known()
+            named = {each.spec for each in due}
+            for spec in self._sources([each.spec for each in due if each.outdated]):
+                if spec not in named:
+                    inside = counted(self.queues.count(spec.name) or 0, "message")
+                    why = f"as it leads to {spec.back_to}"
+                    lines.append(f"empty {spec.name}, {why}, and fill it again: {inside}")
+        except (ConfigError, Refused) as error:
+            lines.append(f"refuse: {error}")
+        if held := self._thrown_out.count():
+            lines.append(f"put {counted(held, 'message')} of {HELD} back into {QUARANTINE}")
+        return lines
+
+    def _require_known(self) -> None:
+        """Refuse where a queue is of no version: what another program has made is not ours."""
+        for spec in topology.every(self.tiers):
+            if topology.is_foreign(self.queues.connection, spec):
+                raise ConfigError(f"queue {spec.name}", topology.FOREIGN)
+
     def _require_quiet(self) -> None:
         for spec in topology.every(self.tiers):
             said = self.queues.declare_passive(spec.name)
             if said is not None and said.consumer_count:
-                raise Refused(spec.name, TAKING.format(said.consumer_count))
+                raise MigrationRefused(spec.name, taking(said.consumer_count))
 
     def _sources(self, outdated: Sequence[QueueSpec]) -> list[QueueSpec]:
         """Return the retry tiers from which messages would come into queues that are deleted."""
@@ -148,7 +174,7 @@ class Migration:
             leads = any(name.startswith(f"{inbox}.retry.") for inbox in inboxes)
             if leads and not name.endswith(MOVING) and self.queues.count(name):
                 what = "it is no longer configured, and its messages go back to an inbox that is to"
-                raise Refused(name, f"{what} be changed; wait until it is empty")
+                raise MigrationRefused(name, f"{what} be changed; wait until it is empty")
         return [spec for spec in named if spec.kind == "retry" and spec.back_to in inboxes]
 
     def _remember(self, names: Iterable[str]) -> None:
@@ -177,7 +203,7 @@ class Migration:
         """Cut queues off, and put what is in them beside them."""
         for spec in specs:
             moved = self._drain(spec)
-            self.say(f"{spec.name}: {moved} messages put into {spec.name}{MOVING}")
+            self.say(f"{spec.name}: {counted(moved, 'message')} put into {spec.name}{MOVING}")
 
     def _replace(self, specs: Sequence[QueueSpec]) -> None:
         """Delete queues, from which everything has been taken, and declare them anew.
@@ -193,7 +219,7 @@ class Migration:
                     break
                 time.sleep(_QUIET)  # what has come in says that there was a way into it
             else:
-                raise Refused(spec.name, COMING)
+                raise MigrationRefused(spec.name, COMING)
             self.queues.delete(spec.name)
             topology.declare_queue(self.queues.connection, spec)
             reach("migrate", "declared")
@@ -216,7 +242,7 @@ class Migration:
             total += moved
             if moved < most:
                 return total
-        raise Refused(spec.name, COMING)
+        raise MigrationRefused(spec.name, COMING)
 
     def _fill(self, spec: QueueSpec, *, resumed: bool) -> None:
         """Put back what is beside a queue.
@@ -231,7 +257,8 @@ class Migration:
         looked = [name for name in (spec.name, spec.back_to) if name and resumed]
         there = (known for name in looked for known in waiting(self.queues.connection, name))
         moved = self.queues.move(spec.name + MOVING, spec.name, spec.ttl, there=there)
-        self.say(f"{spec.name}: has the arguments of this version; {moved} messages put back")
+        put_back = f"{counted(moved, 'message')} put back"
+        self.say(f"{spec.name}: has the arguments of this version; {put_back}")
 
     def _clear(self, specs: Sequence[QueueSpec], before: Container[QueueSpec]) -> None:
         """Delete the queues beside others, from which everything has been put back.
@@ -256,7 +283,7 @@ class Migration:
 
 def described(due: DueQueue) -> str:
     """Return one line on a queue that is to be changed."""
-    here = "absent" if due.waiting is None else f"{due.waiting} messages"
+    here = "absent" if due.waiting is None else counted(due.waiting, "message")
     put = "" if due.beside is None else f", {due.beside} in {due.spec.name}{MOVING}"
     return f"{due.spec.name}: {here}{put}"
 

@@ -20,7 +20,7 @@ from shared.broker import CONNECTOR, Onward, Send, Stored, topology, unnoticed
 from shared.broker.steward import mark as steward_mark
 from shared.broker.steward.declared_queues import NAMED, remember, remembered
 from shared.broker.steward.look import Look, looking
-from shared.broker.steward.migration import Migration, described
+from shared.broker.steward.migration import Migration
 from shared.broker.steward.moves import PendingMoves, QueueEntry
 from shared.broker.steward.node import Node
 from shared.broker.steward.outgoing import ANSWERING, Outgoing, outgoing
@@ -106,7 +106,14 @@ class KombuSteward:
     def outdated(self) -> Sequence[str]:
         """See ``Steward.outdated``."""
         with self._node.translate_errors("the topology"):
-            return [described(due) for due in self._migration(str).due()]
+            return self._migration(str).preview()
+
+    def foreign(self) -> Sequence[str]:
+        """See ``Steward.foreign``."""
+        with self._node.translate_errors("the topology"):
+            connection = self._node.connection()
+            specs = topology.every(self._tiers)
+            return [spec.name for spec in specs if topology.is_foreign(connection, spec)]
 
     def migrate(self, say: Callable[[str], None]) -> int:
         """See ``Steward.migrate``.

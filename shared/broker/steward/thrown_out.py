@@ -20,8 +20,9 @@ from shared.broker.steward.copies import explained, waiting
 from shared.broker.steward.declared_queues import remember
 from shared.broker.steward.whole_queues import WholeQueues
 from shared.broker.steward.withheld import Withheld
-from shared.errors import Refused
+from shared.errors import MigrationRefused
 from shared.queues import HELD, HELD_BACK, QUARANTINE, QueueSpec, Tier, plan
+from shared.words import counted
 
 _UNSEEN: Final = (
     "what RabbitMQ holds back there, out of sight, is known and put back with broker.management_url"
@@ -52,8 +53,14 @@ class ThrownOut:
         there = waiting(self.queues.connection, QUARANTINE)
         moved = self.queues.move(source, QUARANTINE, there=there, changed=self._explained)
         if moved:
-            self.say(f"{QUARANTINE}: {moved} messages that a policy had thrown out put back")
+            messages = counted(moved, "message")
+            self.say(f"{QUARANTINE}: {messages} that a policy had thrown out put back")
         return moved
+
+    def count(self) -> int:
+        """Return how many messages there are to put back, as far as anybody knows."""
+        seen = sum(self.queues.count(name) or 0 for name in (HELD, HELD_BACK))
+        return seen + (self.withheld.count(HELD) or 0)
 
     def put_all_back(self) -> None:
         """Put back what can be seen, and what RabbitMQ holds back.
@@ -84,4 +91,4 @@ class ThrownOut:
         for name, seen in ({} if asked is None else asked([QUARANTINE, HELD])).items():
             for danger in dangers(specs[name], seen):
                 what = f"RabbitMQ holds {count} of its messages back, and as it is they cannot stay"
-                raise Refused(HELD, f"{what} in {name}: {danger}; topology declare --policies")
+                raise MigrationRefused(HELD, f"{what} in {name}: {danger}")

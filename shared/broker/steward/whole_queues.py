@@ -22,15 +22,22 @@ from kombu.connection import Connection
 
 from shared.broker import topology
 from shared.broker.steward.copies import copied, known_by, left
-from shared.errors import Refused
+from shared.errors import MigrationRefused, Refused
 from shared.failpoint import reach
 from shared.log import printable
 from shared.queues import QueueSpec
+from shared.words import counted
 
-TAKING: Final = (
-    "{} consumers take messages from it, or hold some; stop the stages, and whoever looks into it"
+_TAKING: Final = (
+    "consumer takes messages from it, or holds some",
+    "consumers take messages from it, or hold some",
 )
 COMING: Final = "messages keep coming in, or somebody takes some; stop that, and migrate again"
+
+
+def taking(consumers: int) -> str:
+    """Return why nothing can be done while so many take messages from a queue, and what to do."""
+    return f"{counted(consumers, *_TAKING)}; stop the stages, and whoever looks into it"
 
 
 def declare_passive(connection: Connection, name: str) -> Any:
@@ -131,11 +138,11 @@ class WholeQueues:
             reach("migrate", "deleting")
             said = channel.queue_declare(name, passive=True)
             if said.consumer_count:
-                raise Refused(name, TAKING.format(said.consumer_count))
+                raise MigrationRefused(name, taking(said.consumer_count))
             if said.message_count:
-                raise Refused(name, COMING)
+                raise MigrationRefused(name, COMING)
             gone = channel.queue_delete(name)
             reach("migrate", "deleted")
         if gone:
             what = "messages came in at the moment of its deletion, and are LOST; stop what sends"
-            raise Refused(name, f"{gone} {what} to it, and migrate again")
+            raise MigrationRefused(name, f"{gone} {what} to it, and migrate again")

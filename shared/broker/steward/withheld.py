@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from shared.broker.policies import DescribedQueue
-from shared.errors import Refused
+from shared.errors import MigrationRefused
 
 Ask: TypeAlias = Callable[[Sequence[str]], Mapping[str, DescribedQueue]]
 """Returns those of the queues that exist, as RabbitMQ describes them."""
@@ -64,7 +64,7 @@ class Withheld:
             empty: takes away what it has passed on, so that more finds room; returns how many.
 
         Raises:
-            Refused: it holds something back for longer than it takes to try again.
+            MigrationRefused: it holds something back for longer than it takes to try again.
             ConfigError, BrokerUnavailable: it may not be asked, or does not answer.
         """
         if not names:
@@ -100,7 +100,7 @@ class Withheld:
         for name, seen in left.items():
             if seen.withheld:
                 target = seen.arguments.get("x-dead-letter-routing-key")
-                raise Refused(name, _STAY.format(seen.withheld, target))
+                raise MigrationRefused(name, _STAY.format(seen.withheld, target))
 
     def _seen(self, names: Sequence[str]) -> Mapping[str, DescribedQueue]:
         return {} if self.ask is None else self.ask(names)

@@ -136,7 +136,8 @@ class TestAccounts:
             configure(office, server)
             office.config.write_text(office.config.read_text() + "enabled = false\n")
             found = tried(await connected(office))
-        assert list(found) == ["destination default"]
+        places = ["state database", "broker queues", "spool blobs"]
+        assert list(found) == [*places, "destination default"]
         assert server.connections == 0
 
     async def test_few_at_a_time_at_one_host(self, office: Office) -> None:
@@ -259,4 +260,4 @@ async def test_a_person_reads_a_table(office: Office) -> None:
     (row,) = [line for line in lines if line.startswith("account a0")]
     assert row.split()[2] == "failed"
     assert "\\x1b[2J wrong" in row
-    assert lines[-1] == "Tried 2, failed 1. Nothing was fetched or delivered."
+    assert lines[-1] == "Tried 5, failed 1. Nothing was fetched or delivered."

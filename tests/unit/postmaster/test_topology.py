@@ -22,7 +22,7 @@ def test_a_removed_tier_is_shown_and_told_at_the_start(office: Office) -> None:
     }
     table = office("topology", "show").out
     assert table.splitlines()[-1].split() == ["pickup.retry.5m", "removed", "1"]
-    assert "holds 1 messages" in office("topology", "declare").err
+    assert "holds 1 message;" in office("topology", "declare").err
     office.config.write_text(
         office.config.read_text().replace('"sales"', '"sales"\nenabled = false', 1)
     )
