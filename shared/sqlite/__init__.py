@@ -1,4 +1,4 @@
-"""The SQLite files of both brokers' side and ledgers: whether they are there, whole, and their own.
+"""The SQLite files, queues and ledgers: how they are opened, whether they are there, and whole.
 
 It trusts that nobody uses a file while it is rebuilt.
 It imports the standard library, ``shared.disk``, ``shared.errors`` and ``shared.failpoint``.

@@ -7,8 +7,10 @@ when it is closed. Nothing in either says that they belong together. So where a 
 the last change of its file, both are read as one, without changing anything, before they are
 opened; that costs a reading of the file after some kills, and never after an orderly stop. It
 trusts the times of the file system to tell a copy that was put there from a file that was written
-to. Limits: a mixture that happens to be sound is not told, nor a log that was put
-there after the file.
+to.
+
+Known limits: a mixture that happens to be sound is not told, nor a log that was put there after
+the file.
 """
 
 from __future__ import annotations

@@ -176,8 +176,8 @@ class Database:
         self._engine.dispose()
 
     def _try(self, work: Callable[[Connection], R], *, writes: bool) -> R:
-        # Watched by tenacity, with a connection asked of the pool, a transaction cost 70 us of CPU
-        # besides its statements; it costs 12 so.
+        # Watched by tenacity, with a connection asked of the pool, a transaction costs several
+        # times the CPU besides its statements.
         started = time.monotonic()
         try:
             return self._once(work, writes)

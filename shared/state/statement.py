@@ -1,7 +1,7 @@
 """Statements that run with every message: written by SQLAlchemy once, run by the driver itself.
 
-Run by SQLAlchemy, a statement costs 30-100 us of CPU besides what the database needs; SQLite takes
-an upsert of one row in 12. What the driver raises passes through: ``Database`` knows it.
+Run by SQLAlchemy, a statement costs several times the CPU that SQLite needs for an upsert of one
+row. What the driver raises passes through: ``Database`` knows it.
 """
 
 from __future__ import annotations

@@ -3,10 +3,12 @@
 It keeps the promises of the Broker protocol as RabbitMQ does, and shares one contract suite with
 it: sends are durable before the delivery is forgotten, both in one transaction; what is handed out
 is invisible to others; what a killed process had is handed out again, at once. Several processes
-may open one file, on one machine (not over NFS, where neither WAL nor locks hold).
+may open one file, on one machine.
 
 This module is the event loop's side. All work on the file is done by one thread, which gets what
-was asked for in one pass of the loop as one batch (see ``worker``).
+was asked for in one pass of the loop together (see ``worker``).
+
+Known limits: not over NFS, where neither WAL nor locks hold.
 """
 
 from __future__ import annotations
@@ -247,7 +249,7 @@ class EmbeddedBroker:
             raise BrokerUnavailable(f"{self._path}: the broker is not open")
         self._waiting.append(job)
         if len(self._waiting) == 1:
-            # Not at once: what else is ready in this pass of the loop goes into the same batch.
+            # Not at once: what else is ready in this pass of the loop goes along.
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:

@@ -81,8 +81,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
 TABLES: Final = frozenset(("queue", "message", "waiting", "delayed", "lease", "owner"))
 
 _OF_A_NEW_FILE: Final = "PRAGMA auto_vacuum = INCREMENTAL"
-"""See embedded_room; it costs up to a microsecond per message. It writes to the file whenever it is
-said, and on a full disk nobody could look into it."""
+"""So that ``shrink`` can give room back. It writes to the file whenever it is said, and on a full
+disk nobody could look into it."""
 
 _WIPING: Final = "PRAGMA secure_delete = FAST"
 """Content is wiped where that costs no extra write; the file is private anyway."""

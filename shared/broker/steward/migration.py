@@ -16,10 +16,12 @@ a quorum queue (``rabbit_fifo``). Nor may RabbitMQ hold messages of it back (``w
 The bindings are taken away again before the last look.
 
 All queues beside others are made before a message is moved: where there may be no more queues,
-nothing was begun. Limits: there can come in what another program sends to the queue by its name, or
-over a binding that it makes, as does a ``declare`` of a version that knows no lock. What comes in
-between the last look and the deletion is lost, and said, but for what comes within the deletion
-itself. In a cluster, who holds messages at a node that cannot be reached is counted nowhere.
+nothing was begun.
+
+Known limits: there can come in what another program sends to the queue by its name, or over a
+binding that it makes, as does a ``declare`` of a version that knows no lock. What comes in between
+the last look and the deletion is lost, and said, but for what comes within the deletion itself. In
+a cluster, who holds messages at a node that cannot be reached is counted nowhere.
 """
 
 # kombu has few annotations.

@@ -2,8 +2,10 @@
 
 What quarantine loses by a policy goes to the queue ``HELD``; what expires there as well RabbitMQ
 holds back, out of sight, and hands over only to the queue that ``HELD`` passes messages on to
-(``HELD_BACK``). So that queue is made for a while. Limit: where RabbitMQ's management API may not
-be asked, nobody knows whether anything is held back, and that queue is not made.
+(``HELD_BACK``). So that queue is made for a while.
+
+Known limits: where RabbitMQ's management API may not be asked, nobody knows whether anything is
+held back, and that queue is not made.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ by a timer of 180 seconds, which begins with the first (``rabbit_fifo_dlx_worker
 
 The management API tells how many there are (``messages_dlx``), some seconds later. Where it may not
 be asked, time is waited out in which RabbitMQ has tried twice, while what comes to its queues is
-taken out of them. Limit: what it tries in vain for all that time is not known of then.
+taken out of them. Known limits: what it tries in vain for all that time is not known of then.
 """
 
 from __future__ import annotations
