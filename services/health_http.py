@@ -43,7 +43,9 @@ class MonitorServer(ThreadingHTTPServer):
         """Begin to serve a connection; end the oldest, where there are too many."""
         with self._lock:
             if len(self._begun) >= MOST:
-                _end(next(iter(self._begun)))
+                oldest = next(iter(self._begun))
+                del self._begun[oldest]  # at once: the next one that comes ends another
+                _end(oldest)
             self._begun[request] = time.monotonic()
         super().process_request(request, client_address)
 
