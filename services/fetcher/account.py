@@ -36,7 +36,7 @@ class Account:
 
     Attributes:
         name: how the configuration calls it.
-        login: where it is and how to log on.
+        login: where it is and how to log in.
         poll_every: seconds from one poll to the next.
         keep: seconds that a message stays on the server once it is safe with us; 0 deletes it at
             once, infinity never.

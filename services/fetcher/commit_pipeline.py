@@ -70,7 +70,7 @@ class CommitPipeline:
 
     Args:
         account: whose messages they are.
-        context: ledger, outbox and the rest.
+        context: ledger, publisher and the rest.
         limits: how much is done at once.
         recorded: told of each message that is recorded, and since when it is known to us.
         adopts: tells whether a message counts as delivered.

@@ -36,8 +36,8 @@ class Deletion:
 
     Args:
         account: its name.
-        session: logged on.
-        context: ledger, outbox and the rest.
+        session: logged in.
+        context: ledger, publisher and the rest.
         troubles: messages that could not be deleted before; told of further ones.
         carefully: delete one message after the other, to see at which one the server breaks.
         confirm_most: messages of earlier sessions that are confirmed and deleted, at the most.

@@ -1,6 +1,6 @@
 """The fetch story: what a maildrop holds that we do not have, taken over without losing any of it.
 
-Log on, list UIDLs, leave out what the ledger knows, retrieve the rest. Each message is published
+Log in, list UIDLs, leave out what the ledger knows, retrieve the rest. Each message is published
 and confirmed, then its UIDL is committed to the ledger, and only then is it deleted at the server,
 if the account says so; deletions count when QUIT was answered ``+OK``. Killed at any instruction,
 the next poll goes on from the ledger: what was published and not recorded is published again under
@@ -87,7 +87,7 @@ class Fetcher:
 
     Args:
         accounts: every account that is configured, by name.
-        context: ledger, outbox and the rest.
+        context: ledger, publisher and the rest.
         limits: how much one session does before it quits.
         connections: how many may be open to one server at a time.
     """

@@ -1,4 +1,4 @@
-"""What the fetcher needs of the world: ledger, schedule, outbox, spool, journal.
+"""What the fetcher needs of the world: ledger, schedule, publisher, spool, journal.
 
 The wiring gives it real ones; the fetcher knows no database and no broker.
 """

@@ -73,7 +73,7 @@ async def take_inventory(
     """Compare what the server lists with what the ledger knows; forget what is listed no longer.
 
     Args:
-        session: logged on.
+        session: logged in.
         ledger: told of what is gone, and of sizes that it did not know.
         account: its name.
         known: what the ledger knows, on its way since before the login.

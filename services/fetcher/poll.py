@@ -55,7 +55,7 @@ class AccountPoll:
 
     Args:
         account: that is polled, under its lease.
-        context: ledger, outbox and the rest.
+        context: ledger, publisher and the rest.
         limits: how much one session does before it quits.
         standing: what is known of the account and its server.
         pace: told of every wait for the server.

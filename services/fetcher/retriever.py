@@ -53,8 +53,8 @@ class Retriever:
 
     Args:
         account: whose maildrop it is.
-        session: logged on.
-        context: ledger, outbox and the rest.
+        session: logged in.
+        context: ledger, publisher and the rest.
         limits: how much is done at once.
         troubles: messages that could not be fetched before; told of further ones.
         deletion: told of what is to be deleted.

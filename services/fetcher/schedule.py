@@ -41,7 +41,7 @@ class Scheduler:
     Args:
         accounts: the names of all accounts that are polled.
         schedule: knows which are due.
-        outbox: the queue ``poll``.
+        publisher: sends to the queue ``poll``.
         waiting: tells how many jobs wait in it.
         journal: told of trouble.
         clock: the time.
@@ -53,7 +53,7 @@ class Scheduler:
         self,
         accounts: Sequence[str],
         schedule: Schedule,
-        outbox: EnvelopeSink,
+        publisher: EnvelopeSink,
         waiting: Callable[[], Awaitable[int]],
         journal: MailEvents,
         clock: Clock,
@@ -62,7 +62,7 @@ class Scheduler:
     ) -> None:
         self._accounts = accounts
         self._schedule = schedule
-        self._outbox = outbox
+        self._publisher = publisher
         self._waiting = waiting
         self._journal = journal
         self._clock = clock
@@ -111,7 +111,7 @@ class Scheduler:
         now = self._clock.now()
         jobs = [Envelope(poll_id(name), name, Poll(), now) for name in due]
         try:
-            await self._outbox.put(*jobs)
+            await self._publisher.put(*jobs)
             await self._schedule.hold_queued(due, hold=HOLD)
         except StateUnavailable as error:
             self._journal.trouble(

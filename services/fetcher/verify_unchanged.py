@@ -4,6 +4,8 @@ Its header block, as TOP shows it, is compared with the hash of the one that cam
 telling (TOP is refused, or nothing was recorded), the message is retrieved again, which tells for
 certain. It costs the bytes of a header block for each message that is deleted late, and at a server
 that offers PIPELINING one round trip for 64 of them.
+
+Known limit: another message with the same UIDL and header block passes for the one that came.
 """
 
 from __future__ import annotations
