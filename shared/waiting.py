@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
+from shared.errors import QueueFileDamaged, StateDamaged
 from shared.log import Report
+
+_DAMAGED: Final = (QueueFileDamaged, StateDamaged)
 
 T = TypeVar("T")
 
@@ -50,5 +53,5 @@ async def until_there(
 
 
 def any_of(*kinds: type[Exception]) -> Callable[[BaseException], bool]:
-    """Return what tells whether an error is one of these."""
-    return lambda error: isinstance(error, kinds)
+    """Return what tells whether an error is one of these, and passes: what is damaged stays so."""
+    return lambda error: isinstance(error, kinds) and not isinstance(error, _DAMAGED)
