@@ -8,7 +8,7 @@ for each account, also for one that is configured later, as it may have been the
 all. With the first choice the database is taken as it is: who is held is written in it.
 Then the marks follow the database: at each start, at an orderly end, at most a minute after
 something came, and every hour. They are written last, so that a mark is never ahead of its
-database.It trusts the clock for words alone.
+database. It trusts the clock for words alone.
 
 Known limits: where database, queues and spool are all new, and mail goes to a server, there is
 nothing to tell it by; where all were put back together, as they were at one moment, neither; nor
