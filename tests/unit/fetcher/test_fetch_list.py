@@ -71,14 +71,15 @@ def test_what_waits_is_taken_in_the_order_in_which_it_came() -> None:
 def test_of_a_message_to_be_fetched_little_is_kept(*, known: bool) -> None:
     """A million of which the ledger knows other sizes took 350 MB, without UIDLs 600 MB."""
     uidls = {f"{n:016x}": n for n in range(1, COUNT + 1)} if known else {}
-    page = {uidl: Known(f"{n:032x}", 0.0, 10) for uidl, n in uidls.items()}
+    known_ones = [(uidl, Known(f"{n:032x}", 0.0, 10)) for uidl, n in uidls.items()]
+    pages = [dict(known_ones[n : n + 1_000]) for n in range(0, len(known_ones), 1_000)]
     sizes = dict.fromkeys(range(1, COUNT + 1), 11)
     work: list[Worklist] = []
 
     def compare() -> None:
         comparison = Comparison(uidls, COUNT, 0.0, 1.0, sizes)
-        for start in range(0, len(page), 1_000):
-            comparison.take(dict(list(page.items())[start : start + 1_000]))
+        for page in pages:
+            comparison.take(page)
         work.extend(filter(None, comparison.worklist()))
 
     # A slice of 20,000 is looked at at a time.
