@@ -140,7 +140,9 @@ def table(place: Destination) -> dict[str, object]:
 
 def left_alone(place: Place, name: str) -> bool:
     retries = (e for e in place.product.events("run") if e["event"] == "retrying")
-    return any(e["reason"].startswith(f"destination {name} is left alone") for e in retries)
+    return any(
+        e["reason"].startswith(f"destination {name} is not tried for a while") for e in retries
+    )
 
 
 def taken(name: str, server: SmtpServer) -> Iterator[Letter]:

@@ -114,7 +114,7 @@ def in_failed_mail(place: Place) -> None:
     assert (product.count("run", "failed"), len(kept)) == (MESSAGES, MESSAGES)
     reasons = [message["reason"] for message in kept]
     assert [r for r in reasons if "no connection" not in r or "given up after 5" not in r] == []
-    assert any(r.startswith("destination away is left alone") for r in reasons)
+    assert any(r.startswith("destination away is not tried for a while") for r in reasons)
 
 
 def requeued_and_delivered(place: Place, local: Postfix) -> None:

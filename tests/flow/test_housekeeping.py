@@ -89,18 +89,35 @@ async def consuming(make: Callable[[], Broker], queue: str) -> AsyncGenerator[De
 
 
 class Pauses:
-    """Does something else in place of the pause between the two looks; no other sleep is longer."""
+    """Does something else in place of the pauses of a sweep; no other sleep is as long as these.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    Args:
+        between: in place of the pause between its two looks.
+        waiting: in place of the first in which it waits for somebody else to be done.
+    """
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        between: Callable[[], None] = lambda: None,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> None:
         self.count = 0
-        self._act = act
+        self.waits = 0
+        self._between = between
+        self._waiting = waiting
         monkeypatch.setattr("shared.broker.steward.steward.SETTLING", 45.0)
+        monkeypatch.setattr("shared.broker.steward.look.STEPPED_BACK", (40.0, 40.0))
         monkeypatch.setattr("shared.broker.steward.steward.time.sleep", self._sleep)
 
     def _sleep(self, seconds: float) -> None:
         if seconds == 45.0:
             self.count += 1
-            self._act()
+            self._between()
+        elif seconds == 40.0:
+            self.waits += 1
+            if self.waits == 1:
+                self._waiting()
 
 
 def test_what_any_queue_refers_to_is_kept_and_every_message_stays(office: Office) -> None:
@@ -166,7 +183,7 @@ async def test_it_refuses_if_a_stage_is_started_meanwhile(
     assert len(await asyncio.to_thread(keys, office)) == len(PLACES) + 1
 
 
-async def test_what_is_out_of_sight_at_the_first_look_is_seen_at_the_second(
+async def test_what_somebody_else_has_in_hand_is_waited_for(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else holds a message for a moment, without being a consumer of a work queue."""
@@ -177,10 +194,10 @@ async def test_what_is_out_of_sight_at_the_first_look_is_seen_at_the_second(
         asyncio.run_coroutine_threadsafe(holding.__aexit__(None, None, None), loop).result()
         wait_until(lambda: office.ids("parsed.retry.6h") != [], "the message to be back")
 
-    pauses = Pauses(monkeypatch, let_go)
+    pauses = Pauses(monkeypatch, waiting=let_go)
     await holding.__aenter__()
     swept = await asyncio.to_thread(office, "spool", "sweep", "--json")
-    assert pauses.count == 1
+    assert (pauses.count, pauses.waits > 0) == (1, True)
     assert [each["key"] for each in swept.json["orphans"]] == ["0forphan"]
 
 
@@ -189,7 +206,7 @@ def test_it_refuses_where_a_queue_is_missing(office: Office) -> None:
     office.config.write_text(text + '\n[retry]\ntiers = ["7s"]\n')
     printed = office("spool", "sweep", "--force")
     assert (printed.status, printed.out) == (1, "")
-    assert "there is no queue incoming.retry.7s" in printed.err
+    assert "there are no queues incoming.retry.7s, " in printed.err
     assert len(keys(office)) == len(PLACES) + 1
 
 

@@ -197,7 +197,7 @@ class KombuSteward:
         yield from self._look_everywhere(busy)
         self.close()  # a proxy in between may end what says nothing for so long
         time.sleep(SETTLING)
-        yield from self._look_everywhere(busy)
+        yield from self._look_everywhere(busy.union(self.consumers()))
 
     def consumers(self) -> Mapping[str, int]:
         """See ``Steward.consumers``: those of the work queues."""
