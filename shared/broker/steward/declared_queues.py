@@ -21,14 +21,13 @@ from amqp.exceptions import AccessRefused, NotFound
 from kombu.connection import Connection
 
 from shared.broker.steward.misplaced import notes
+from shared.broker.steward.outgoing import PERSISTENT
 from shared.log import Report, silent
 from shared.queues import DECLARED
 
 NAMED: Final = "connector="
 """What a name begins with that is a connector's, and no queue's: a version that does not know of
 these takes it for a queue that does not exist."""
-
-_PERSISTENT: Final = 2
 
 
 def remember(
@@ -49,7 +48,7 @@ def remember(
         if every == known and len(messages) == 1:
             return  # what was taken goes back with the channel
         channel.basic_publish(
-            Message(json.dumps(sorted(every)), delivery_mode=_PERSISTENT),
+            Message(json.dumps(sorted(every)), delivery_mode=PERSISTENT),
             "",
             DECLARED,
             mandatory=True,

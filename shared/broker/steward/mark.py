@@ -22,6 +22,7 @@ from amqp import Message
 from kombu.connection import Connection
 
 from shared.broker.steward.misplaced import notes
+from shared.broker.steward.outgoing import PERSISTENT
 from shared.broker.topology import NEVER
 from shared.log import Report, silent
 from shared.queues import MARK
@@ -34,8 +35,6 @@ _ARGUMENTS: Final = {
 }
 _SENDERS: Final = ("fetcher", "postmaster")
 """Who may poll: a fetcher by itself, or all in one process."""
-
-_PERSISTENT: Final = 2
 
 _LOOKS: Final = 10
 _TURN: Final = 0.02
@@ -104,7 +103,7 @@ def write(
                 break
         text = change(bytes(before[-1].body) if before else None)
         channel.basic_publish(
-            Message(text, delivery_mode=_PERSISTENT),
+            Message(text, delivery_mode=PERSISTENT),
             sender,
             MARK,
             mandatory=True,

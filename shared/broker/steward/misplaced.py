@@ -16,15 +16,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from amqp import Message
-from amqp.exceptions import ChannelError, MessageNacked
 from kombu.connection import Connection
 
 from shared.broker.dead_letter import own
+from shared.broker.steward.outgoing import PERSISTENT, publish_one
+from shared.errors import Refused
 from shared.failpoint import reach
-from shared.log import Report, printable
+from shared.log import Report
 from shared.queues import QUARANTINE
 
-_PERSISTENT: Final = 2
 _KEPT: Final = ("message_id", "content_type", "content_encoding")
 """Properties that say what a message is; the others say how it is to travel."""
 
@@ -53,15 +53,20 @@ def notes(
         The notes, the oldest first, not acknowledged.
     """
     taking.auto_decode = False  # a body stays bytes, whatever its sender says of it
-    found, moved, left, why = [], 0, 0, ""
+    found: list[Any] = []
+    moved, left = 0, 0
+    refused: Refused | None = None
     with connection.channel() as giving:
         while (message := taking.basic_get(queue)) is not None:
             if is_note(message.body):
                 found.append(message)
                 continue
-            # After a refusal no channel is certain of which message the next confirm speaks.
-            why = why or _refusal(giving, message, exchange, patience)
-            if why:
+            if refused is None:
+                try:
+                    _quarantine(giving, message, exchange, patience)
+                except Refused as error:
+                    refused = error
+            if refused is not None:
                 left += 1
                 continue
             reach("misplaced", "copied")
@@ -69,23 +74,19 @@ def notes(
             moved += 1
     if moved:
         report("mail was in a queue that carries none; now in quarantine", queue=queue, mail=moved)
-    if left:
+    if refused is not None:
         what = "mail is in a queue that carries none, and cannot go to quarantine"
-        report(what, queue=queue, mail=left, why=why)
+        report(what, queue=queue, mail=left, why=refused.why)
     return found
 
 
-def _refusal(channel: Any, message: Any, exchange: str, patience: float) -> str:
-    """Put a copy into quarantine; return why it is not taken, "" where it is."""
+def _quarantine(channel: Any, message: Any, exchange: str, patience: float) -> None:
+    """Put a copy into quarantine, or raise Refused."""
     known = {name: message.properties[name] for name in _KEPT if name in message.properties}
     copy = Message(
         message.body,
-        delivery_mode=_PERSISTENT,
+        delivery_mode=PERSISTENT,
         application_headers=own(message.properties.get("application_headers")),
         **known,
     )
-    try:
-        channel.basic_publish(copy, exchange, QUARANTINE, mandatory=True, confirm_timeout=patience)
-    except (MessageNacked, ChannelError) as error:
-        return printable(getattr(error, "reply_text", None) or "it takes no messages")
-    return ""
+    publish_one(channel, copy, exchange, QUARANTINE, patience)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from amqp import Channel, Message
-from amqp.exceptions import AMQPError, ChannelError
+from amqp.exceptions import AMQPError, ChannelError, MessageNacked
 from kombu.connection import Connection
 
 from shared.broker import Send
@@ -26,7 +26,8 @@ from shared.log import printable
 ANSWERING: Final = 60
 """Seconds after which a broker that says nothing counts as gone."""
 
-_PERSISTENT: Final = 2
+PERSISTENT: Final = 2
+"""The delivery mode of what outlives a restart of the broker (AMQP 0-9-1, basic class)."""
 
 
 @contextmanager
@@ -43,6 +44,28 @@ def outgoing(connection: Connection, exchange: str) -> Iterator[Outgoing]:
     finally:
         with suppress(AMQPError, OSError):
             channel.close()
+
+
+def publish_one(channel: Any, message: Message, exchange: str, queue: str, patience: float) -> None:
+    """Publish a message, and return when it is confirmed.
+
+    After a refusal no channel is certain of which message its next confirm speaks.
+
+    Args:
+        channel: of a connection with publisher confirms.
+        message: what to publish.
+        exchange: where to; "" publishes to the queue directly.
+        queue: that is to take it.
+        patience: seconds to wait for the confirm.
+
+    Raises:
+        Refused: no queue takes it.
+    """
+    try:
+        channel.basic_publish(message, exchange, queue, mandatory=True, confirm_timeout=patience)
+    except (MessageNacked, ChannelError) as error:
+        why = printable(getattr(error, "reply_text", None) or "it takes no messages")
+        raise Refused(queue, why) from error
 
 
 class Outgoing:
@@ -72,7 +95,7 @@ class Outgoing:
         message = Message(
             send.body,
             content_type="application/msgpack",
-            delivery_mode=_PERSISTENT,
+            delivery_mode=PERSISTENT,
             message_id=send.message_id,
             application_headers=dict(send.headers),
         )

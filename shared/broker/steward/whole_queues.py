@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from amqp import Message
-from amqp.exceptions import ChannelError, MessageNacked, NotFound
+from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
 from shared.broker import topology
 from shared.broker.steward.copies import copied, known_by, left
-from shared.errors import MigrationRefused, Refused
+from shared.broker.steward.outgoing import publish_one
+from shared.errors import MigrationRefused
 from shared.failpoint import reach
-from shared.log import printable
 from shared.queues import QueueSpec
 from shared.words import counted
 
@@ -120,13 +120,7 @@ class WholeQueues:
     def _publish(self, channel: Any, message: Message, target: str, wait: int | None) -> None:
         if wait is not None:
             message = Message(message.body, **message.properties, expiration=str(wait))
-        try:
-            channel.basic_publish(
-                message, "", target, mandatory=True, confirm_timeout=self.patience
-            )
-        except (MessageNacked, ChannelError) as error:
-            why = printable(getattr(error, "reply_text", None) or "it takes no messages")
-            raise Refused(target, why) from error
+        publish_one(channel, message, "", target, self.patience)
 
     def delete(self, name: str) -> None:
         """Delete a queue that is empty.
