@@ -2,9 +2,9 @@
 
 One lies with the queues: beside the file of the embedded broker, or at RabbitMQ; one in the spool.
 Where a place has none, or may not be asked (a topology or permissions of an older version), there
-is nothing to compare with. At RabbitMQ those of all connectors of a virtual host are one message;
-should two write at once, one is gone until the next hour. A broker that is away is waited for; a
-spool is not, since small messages do without it.
+is nothing to compare with. At RabbitMQ those of all connectors of a virtual host are one message,
+which whoever writes takes out first. A broker that is away is waited for; a spool is not, since
+small messages do without it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -34,13 +34,14 @@ if TYPE_CHECKING:
 QUEUES: Final = "the queues"
 SPOOL: Final = "the blobs in the spool"
 
-_NOT_ASKED: Final = object()
-"""In place of a mark, where nobody knows whether there is one."""
-
 SPOOL_WITHIN: Final = 10.0
 """Seconds that a spool may take to answer."""
 
 T = TypeVar("T")
+
+
+class _NotAskedError(Exception):
+    """Nobody knows whether there is a mark: this process may not ask."""
 
 
 class Marks:
@@ -76,12 +77,10 @@ class Marks:
         A place that could not be asked is not among them.
         """
         marks: dict[str, Mark | None] = {}
-        queues = await self._at_queues()
-        if queues is not _NOT_ASKED:
-            marks[QUEUES] = _read(queues)
+        with suppress(_NotAskedError):
+            marks[QUEUES] = await self._at_queues()
         try:
-            text = await self._at_spool(self._spool.mark)
-            marks[SPOOL] = _read(text)
+            marks[SPOOL] = _read(await self._at_spool(self._spool.mark))
         except SpoolUnavailable as error:
             self._tell(SPOOL, error)
         return marks
@@ -91,23 +90,29 @@ class Marks:
 
         None without one, and where it may not be asked for.
         """
-        return _read(await self._at_queues())
+        try:
+            return await self._at_queues()
+        except _NotAskedError:
+            return None
 
-    async def _at_queues(self) -> object:
-        return await until_there(
+    async def _at_queues(self) -> Mark | None:
+        text = await until_there(
             lambda: in_daemon_thread(self._read_queues, "mark"),
             any_of(BrokerUnavailable),
             self._report,
             "waiting for the mark that lies with the queues",
             once=True,
         )
+        return _read(text)
 
     async def write(self, mark: Mark) -> Sequence[str]:
         """Write a mark wherever that works; return these places."""
         done = []
         try:
-            if await in_daemon_thread(lambda: self._write_queues(mark.text()), "mark"):
-                done.append(QUEUES)
+            await in_daemon_thread(lambda: self._write_queues(mark.text()), "mark")
+            done.append(QUEUES)
+        except _NotAskedError:
+            pass
         except (BrokerUnavailable, OSError) as error:
             self._tell(QUEUES, error)
         try:
@@ -151,19 +156,19 @@ class Marks:
     def _file(self) -> Path:
         return beside(self._settings.queue_file)
 
-    def _read_queues(self) -> object:
+    def _read_queues(self) -> bytes | None:
         if self._settings.broker.embedded:
             try:
                 return read_file(self._file, LONGEST)
             except OSError as error:
                 self._tell(QUEUES, error)
-                return _NOT_ASKED
+                raise _NotAskedError from error
         return self._at_rabbitmq(lambda steward: self._own(_by_connector(steward.mark())))
 
-    def _write_queues(self, text: str) -> bool:
+    def _write_queues(self, text: str) -> None:
         if self._settings.broker.embedded:
             write_file(self._file, text.encode())
-            return True
+            return
 
         def changed(before: bytes | None) -> str:
             names = self._settings.broker.names
@@ -171,18 +176,14 @@ class Marks:
             kept = {name: other for name, other in others.items() if name not in names}
             return json.dumps({**kept, names[0]: text})
 
-        def write(steward: KombuSteward) -> bytes:
-            steward.set_mark(self._sender, changed)
-            return b""
-
-        return self._at_rabbitmq(write) is not _NOT_ASKED
+        self._at_rabbitmq(lambda steward: steward.set_mark(self._sender, changed))
 
     def _own(self, marks: Mapping[str, str]) -> bytes | None:
         """Return the mark of this connector, under the name that it has, or had."""
         own = next((marks[name] for name in self._settings.broker.names if name in marks), None)
         return None if own is None else own.encode()
 
-    def _at_rabbitmq(self, work: Callable[[KombuSteward], bytes | None]) -> object:
+    def _at_rabbitmq(self, work: Callable[[KombuSteward], T]) -> T:
         from shared.broker.steward.steward import KombuSteward
 
         broker = self._settings.broker
@@ -193,7 +194,7 @@ class Marks:
                 return work(steward)
         except ConfigError as error:
             self._tell(QUEUES, error)
-            return _NOT_ASKED
+            raise _NotAskedError from error
 
     def _tell(self, where: str, error: Exception) -> None:
         """Say it once for each place: without a mark nothing is worse than it was before."""
@@ -203,8 +204,8 @@ class Marks:
             self._report(what, where=where, why=error)
 
 
-def _read(text: object) -> Mark | None:
-    return read(text) if isinstance(text, bytes) else None
+def _read(text: bytes | None) -> Mark | None:
+    return None if text is None else read(text)
 
 
 def _by_connector(text: bytes | None) -> Mapping[str, str]:
