@@ -2,8 +2,6 @@
 
 import socket
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -15,15 +13,8 @@ from services.health_http import MOST, MonitorServer, serving
 from shared.broker.embedded.broker import EmbeddedBroker
 from shared.clock import SystemClock
 from shared.log import MailLog
+from tests.health import get
 from tests.servers.process import free_port, wait_until
-
-
-def get(url: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 @pytest.fixture
