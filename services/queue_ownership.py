@@ -53,7 +53,7 @@ class Question(Protocol):
         """Whether something was chosen then."""
 
 
-class Ledger(Protocol):
+class QuestionSource(Protocol):
     """The state database."""
 
     async def question(self) -> Question | None:
@@ -64,7 +64,7 @@ class Ledger(Protocol):
         """
 
 
-class Marks(Protocol):
+class QueueMark(Protocol):
     """The marks elsewhere."""
 
     async def queues(self) -> Mark | None:
@@ -93,7 +93,12 @@ class QueueOwnership:
     """
 
     def __init__(
-        self, ledger: Ledger, marks: Marks, journal: Journal, clock: Clock, advice: str = SHARED
+        self,
+        ledger: QuestionSource,
+        marks: QueueMark,
+        journal: Journal,
+        clock: Clock,
+        advice: str = SHARED,
     ) -> None:
         self._advice = advice
         self._ledger = ledger

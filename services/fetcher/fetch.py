@@ -27,7 +27,7 @@ from services.fetcher.commit_pipeline import SessionLimits
 from services.fetcher.detached_polls import DetachedPolls
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.poll import PATIENCE, AccountPoll
-from services.fetcher.poll_end import OURS, PollEnd
+from services.fetcher.poll_end import OURS, PollRecorder
 from services.fetcher.poll_slots import PollSlot, PollSlots
 from services.fetcher.pop3.deadlines import WaitMeter
 from services.fetcher.refused_password import unchanged
@@ -105,7 +105,7 @@ class Fetcher:
         self._server_slots = ServerSlots(connections, context.clock)
         self._poll_slots = PollSlots(context.clock)
         self._detached_polls = DetachedPolls(lambda error: context.journal.crashed("", "", error))
-        self._poll_end = PollEnd(context, many=len(accounts) > HANDFUL)
+        self._poll_end = PollRecorder(context, many=len(accounts) > HANDFUL)
         self._underway: set[str] = set()
         self._polls: dict[str, list[AccountPoll]] = {}
 

@@ -29,7 +29,7 @@ OURS: Final = (SpoolUnavailable, NoRoom, BrokerUnavailable, Refused)
 """What fails on our side, whatever the account."""
 
 
-class PollEnd:
+class PollRecorder:
     """Records the ends of polls, and tells them.
 
     Args:

@@ -30,7 +30,7 @@ from services.deliverer.smtp.target import Target
 from services.deliverer.smtp.transaction import nothing_follows, transact
 from services.deliverer.smtp.waiting_line import WaitingLine
 from services.deliverer.smtp.waiting_mail import NextMail, Submission, WaitingMail, waiting_mail
-from services.deliverer.smtp.workers import Worker, Workers
+from services.deliverer.smtp.workers import SmtpWorker, Workers
 from shared.clock import Clock
 from shared.errors import SpoolMissing, SpoolUnavailable, Unreachable
 from shared.supervision import supervise
@@ -150,7 +150,7 @@ class SmtpCourier:
         for _ in range(min(len(self._waiting) - free, self._pace.limit - len(self._workers))):
             self._workers.start(self._work, self._note_worker_ended)
 
-    async def _work(self, worker: Worker) -> None:
+    async def _work(self, worker: SmtpWorker) -> None:
         """Send the first in line until none waits, or the server lets us in no more."""
         try:
             while self._waiting:
@@ -167,7 +167,7 @@ class SmtpCourier:
                 self._pool.take_back(worker.session)
                 worker.session = None
 
-    async def _ensure_connection(self, worker: Worker) -> bool:
+    async def _ensure_connection(self, worker: SmtpWorker) -> bool:
         """Open a connection if none is usable, and there may be one more; say if there is one."""
         if worker.session is not None and not worker.session.connection.idle:
             worker.cut_connection()
@@ -177,7 +177,7 @@ class SmtpCourier:
                 worker.session = await self._open_connection(worker)
         return worker.session is not None
 
-    async def _open_connection(self, worker: Worker) -> SmtpSession | None:
+    async def _open_connection(self, worker: SmtpWorker) -> SmtpSession | None:
         """Open a connection; return None where the server lets us in no more."""
         was_away = False
         while self._waiting:
@@ -233,7 +233,7 @@ class SmtpCourier:
             if waiting is not None:
                 waiting.tell(error)
 
-    async def _send(self, worker: Worker, waiting: WaitingMail) -> WaitingMail | None:
+    async def _send(self, worker: SmtpWorker, waiting: WaitingMail) -> WaitingMail | None:
         """Send a mail object; return the one that goes over the same connection next."""
         session, bound = worker.session, NextMail(self._waiting, waiting.submission)
         if session is None:

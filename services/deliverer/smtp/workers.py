@@ -15,7 +15,7 @@ from services.deliverer.smtp.waiting_mail import Submission, WaitingMail
 
 
 @dataclass(slots=True, eq=False)
-class Worker:
+class SmtpWorker:
     """What a worker has in hand.
 
     Attributes:
@@ -39,12 +39,12 @@ class Workers:
     """The workers of one courier."""
 
     def __init__(self) -> None:
-        self._workers: dict[asyncio.Task[None], Worker] = {}
+        self._workers: dict[asyncio.Task[None], SmtpWorker] = {}
 
     def __len__(self) -> int:
         return len(self._workers)
 
-    def __iter__(self) -> Iterator[Worker]:
+    def __iter__(self) -> Iterator[SmtpWorker]:
         return iter(self._workers.values())
 
     @property
@@ -69,7 +69,7 @@ class Workers:
 
     def start(
         self,
-        work: Callable[[Worker], Coroutine[None, None, None]],
+        work: Callable[[SmtpWorker], Coroutine[None, None, None]],
         ended: Callable[[asyncio.Task[None]], None],
     ) -> None:
         """Start another one.
@@ -78,12 +78,12 @@ class Workers:
             work: what it does.
             ended: is called when it has ended, to ``remove`` it.
         """
-        worker = Worker()
+        worker = SmtpWorker()
         task = asyncio.create_task(work(worker))
         self._workers[task] = worker
         task.add_done_callback(ended)
 
-    def remove(self, task: asyncio.Task[None]) -> Worker:
+    def remove(self, task: asyncio.Task[None]) -> SmtpWorker:
         """Forget one that has ended; return what it had in hand."""
         return self._workers.pop(task)
 
