@@ -34,15 +34,15 @@ class Sample:
 
 def maildrops() -> dict[str, list[Sample]]:
     """Return the messages of each POP3 user, in the order in which they arrived."""
-    office = [*_letters(OFFICE, _OFFICE_LETTERS), *(Sample(make(OFFICE)) for make in _KINDS)]
+    office = [*_samples(OFFICE, _OFFICE_MAIL), *(Sample(make(OFFICE)) for make in _KINDS)]
     office.insert(7, Sample(office[2].raw, "suppressed"))
     office.insert(11, Sample(_looping(OFFICE), "failed"))
-    sales = [*_letters(SALES, _SALES_LETTERS), *(Sample(make(SALES)) for make in _SALES_KINDS)]
+    sales = [*_samples(SALES, _SALES_MAIL), *(Sample(make(SALES)) for make in _SALES_KINDS)]
     sales.insert(4, Sample(_damaged(SALES), "quarantined"))
     return {OFFICE: office, SALES: sales}
 
 
-_OFFICE_LETTERS: Final = (
+_OFFICE_MAIL: Final = (
     ("Ada Bright <ada@bright.example>", "Lunch on Thursday?", "Noon, at the usual place?"),
     ("Baker & Sons <desk@baker.example>", "Your order 4711", "It leaves us on Monday."),
     ("City Library <desk@library.example>", "Reminder: 2 books", "They are due next week."),
@@ -53,7 +53,7 @@ _OFFICE_LETTERS: Final = (
     ("Phone Company <bill@phone.example>", "Bill for December", "18.40, due on 20 January."),
     ("Eve Long <eve@long.example>", "Minutes of the meeting", "1. Welcome\r\n2. Roof\r\n3. Tea"),
 )
-_SALES_LETTERS: Final = (
+_SALES_MAIL: Final = (
     ("Fay Ruiz <fay@ruiz.example>", "Two lanterns, please", "Brass, the small ones."),
     ("Gus Hahn <gus@hahn.example>", "Where is my parcel?", "Ordered on 12 December. Thank you."),
     ("Hue Tran <hue@tran.example>", "Quotation for 200 pieces", "Delivery to Rotterdam."),
@@ -63,10 +63,10 @@ _SALES_LETTERS: Final = (
 )
 
 
-def _letters(mailbox: str, letters: Sequence[tuple[str, str, str]]) -> list[Sample]:
+def _samples(mailbox: str, texts: Sequence[tuple[str, str, str]]) -> list[Sample]:
     return [
         Sample(_bytes(_text(mailbox, sender, subject, f"{body}\r\n"), number))
-        for number, (sender, subject, body) in enumerate(letters)
+        for number, (sender, subject, body) in enumerate(texts)
     ]
 
 

@@ -4,7 +4,7 @@ Three images. ``first`` is an old revision of this repository, ``now`` its worki
 that tree with what a later version may bring: a further field in every message under a higher
 schema version, and a further column in the state database. Under load, containers of the newer
 image come beside those of the older one, work with them for a while, and stay alone. The older
-workers have to park what the newer ones write, and to go on with the database that these have
+workers have to put off what the newer ones write, and to go on with the database that these have
 migrated.
 """
 
@@ -32,7 +32,7 @@ SCHEMA: Final = 4
 """Of the messages of ``next``; its state database has one step more, too."""
 DONE: Final = re.compile(r'mail_events_total{event="(?:fetched|forwarded|delivered)".*} (\d+)')
 """In the metrics of a container: how many messages it has passed on."""
-PARKED: Final = re.compile(
+PUT_OFF: Final = re.compile(
     rf'has schema {SCHEMA}, this version reads up to \d+".*"event": "retrying"'
 )
 """In the log of a container: it has passed on a message that was too new for it, as it was."""
@@ -114,9 +114,9 @@ def update(plain: Deployment, image: str, tag: str) -> None:
         "mail through every container",
     )
     say(f"all {len(before)} containers have passed on messages; {plain.tagged(tag)} delivered")
-    parked = len(PARKED.findall(plain.compose("logs", "--no-color", *STAGES)))
+    put_off = len(PUT_OFF.findall(plain.compose("logs", "--no-color", *STAGES)))
     # Bundles are too new for the first version, if it happens to get one.
-    check(parked > 0 or tag == "now", f"{parked} times a message was parked as too new")
+    check(put_off > 0 or tag == "now", f"{put_off} times a message was put off as too new")
     lasting = {c["Id"] for c in plain.containers("rabbitmq", "postgres")}
     plain.compose("up", "--detach", "--no-build", *STAGES)
     check(

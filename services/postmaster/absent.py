@@ -20,7 +20,7 @@ from shared.log import printable
 from shared.settings.model import Settings
 
 if TYPE_CHECKING:
-    from services.postmaster.parked_mail import Folder
+    from services.postmaster.mail_folder import MailFolder
 
 STATUS: Final = 1
 """The exit status where something is absent."""
@@ -56,7 +56,7 @@ def words(settings: Settings, queues: Sequence[str]) -> str:
 
 
 @contextmanager
-def open_folder(settings: Settings, folder: Folder) -> Iterator[tuple[Steward, Sequence[str]]]:
+def open_folder(settings: Settings, folder: MailFolder) -> Iterator[tuple[Steward, Sequence[str]]]:
     """Yield the operator's side of the broker, and which queues of a folder are absent.
 
     Those are told at once, and the command ends with ``STATUS`` for them, when it has done what it

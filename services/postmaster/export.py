@@ -13,24 +13,27 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
-from services.postmaster import parked_mail, show
+from services.postmaster import mail_folder, show
 from services.postmaster.absent import open_folder
 from services.postmaster.invocation import Invocation, pass_invocation
+from services.postmaster.mail_folder import MailFolder
 from services.postmaster.opening import open_spool
-from services.postmaster.parked_mail import BlobStorage, Folder
 from services.postmaster.selection import selecting, selection_in
 from shared.broker import Stored
 from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.log import printable
 
+if TYPE_CHECKING:
+    from shared.spool import Spool
+
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
-def export(folder: Folder) -> click.Command:
+def export(folder: MailFolder) -> click.Command:
     """Return the command for the messages of a folder."""
 
     @click.command("export", help="Write raw messages, byte for byte as they were fetched.")
@@ -67,15 +70,15 @@ def export(folder: Folder) -> click.Command:
     return command
 
 
-def _export_one(blobs: BlobStorage, message: Stored, output: Path | None, as_json: bool) -> None:
-    if why := parked_mail.without_blob(message):
+def _export_one(blobs: Spool, message: Stored, output: Path | None, as_json: bool) -> None:
+    if why := mail_folder.without_blob(message):
         raise click.ClickException(f"nothing to export: {why}")
-    size = _write_chunks(parked_mail.chunks(blobs, message), output)
+    size = _write_chunks(mail_folder.chunks(blobs, message), output)
     if output is not None:
         show.report({"bytes": size, "file": str(output)}, json_wanted=as_json)
 
 
-def _export_all(blobs: BlobStorage, messages: Iterable[Stored], into: Path, as_json: bool) -> None:
+def _export_all(blobs: Spool, messages: Iterable[Stored], into: Path, as_json: bool) -> None:
     """Write each message, whatever becomes of the others; parts of one message are written once."""
     sizes: dict[str, int | None] = {}
     for message in messages:
@@ -89,13 +92,13 @@ def _export_all(blobs: BlobStorage, messages: Iterable[Stored], into: Path, as_j
         raise click.ClickException(f"{len(sizes) - len(written)} of {len(sizes)} not exported")
 
 
-def _export_each(blobs: BlobStorage, message: Stored, into: Path) -> int | None:
+def _export_each(blobs: Spool, message: Stored, into: Path) -> int | None:
     """Write a message and return its size; say why if it cannot be written, and return None."""
-    why = parked_mail.without_blob(message)
+    why = mail_folder.without_blob(message)
     try:
         if why is None:
             return _write_chunks(
-                parked_mail.chunks(blobs, message), into / _name(message.message_id)
+                mail_folder.chunks(blobs, message), into / _name(message.message_id)
             )
     except click.ClickException as error:
         why = error.message

@@ -11,23 +11,23 @@ from typing import Any, Final
 
 import click
 
-from services.postmaster import parked_mail, show
+from services.postmaster import mail_folder, show
 from services.postmaster.absent import open_folder
 from services.postmaster.confirmation import require_confirmed
 from services.postmaster.export import export
 from services.postmaster.invocation import Invocation, pass_invocation
-from services.postmaster.opening import open_spool
-from services.postmaster.out_of_sight import unlisted
-from services.postmaster.parked_mail import (
+from services.postmaster.mail_folder import (
     FAILED,
     QUARANTINED,
     Chosen,
     Dropped,
-    Folder,
+    MailFolder,
     Matching,
     MessageChoice,
     Sent,
 )
+from services.postmaster.opening import open_spool
+from services.postmaster.out_of_sight import unlisted
 from services.postmaster.selection import (
     Filters,
     Selection,
@@ -56,7 +56,7 @@ configuration names now for their account, or that you name here. Who has a mess
 get it again."""
 
 
-def _commands(folder: Folder) -> click.Group:
+def _commands(folder: MailFolder) -> click.Group:
     """Return the group of commands that work on a folder."""
     about = f"List, show and resolve messages in {folder.title}. An ID may be abbreviated."
     group = click.Group(folder.name, help=about)
@@ -65,7 +65,7 @@ def _commands(folder: Folder) -> click.Group:
     return group
 
 
-def _list(folder: Folder) -> click.Command:
+def _list(folder: MailFolder) -> click.Command:
     @click.command("list", help=f"List the messages in {folder.title}, oldest first in each queue.")
     @filtered
     @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="List at most N.")
@@ -88,7 +88,7 @@ def _list(folder: Folder) -> click.Command:
         filters, settings = filters_in(options), invocation.settings()
         with (
             open_folder(settings, folder) as (steward, missing),
-            closing(parked_mail.browse(steward, folder)) as browsed,
+            closing(mail_folder.browse(steward, folder)) as browsed,
         ):
             found = filter(filters.take, browsed)
             for line in (hidden := unlisted(settings, steward, folder)):
@@ -108,14 +108,14 @@ def _list(folder: Folder) -> click.Command:
     return list_
 
 
-def _show(folder: Folder) -> click.Command:
+def _show(folder: MailFolder) -> click.Command:
     @click.command("show", help="Show a message: why it is here, its path so far, its header.")
     @_id
     @_json
     @pass_invocation
     def show_(invocation: Invocation, id_: str, as_json: bool) -> None:
         with open_folder(invocation.settings(), folder) as (steward, _):
-            messages = parked_mail.find(steward, folder, [id_])
+            messages = mail_folder.find(steward, folder, [id_])
             if as_json:
                 show.as_json([show.details(message) for message in messages])
                 return
@@ -125,7 +125,7 @@ def _show(folder: Folder) -> click.Command:
     return show_
 
 
-def _again(folder: Folder) -> click.Command:
+def _again(folder: MailFolder) -> click.Command:
     @click.command(folder.again, help=_AGAIN)
     @selecting
     @click.option(
@@ -160,7 +160,7 @@ def _again(folder: Folder) -> click.Command:
         with open_folder(settings, folder) as (steward, _):
             choice, sent = selection.choice(steward, folder), Sent()
             try:
-                parked_mail.send_again(steward, choice, order, sent)
+                mail_folder.send_again(steward, choice, order, sent)
                 selection.require_some(choice, folder)
             except (BrokerUnavailable, Refused):
                 if sent.count:  # the rest of it is where it was
@@ -190,7 +190,7 @@ def _stays(sent: Sent, asked: int) -> str:
     return f"{asked - sent.count} of {asked} messages stayed: {reasons}"
 
 
-def _drop(folder: Folder) -> click.Command:
+def _drop(folder: MailFolder) -> click.Command:
     @click.command("drop", help="Delete messages for good.")
     @selecting
     @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
@@ -202,7 +202,7 @@ def _drop(folder: Folder) -> click.Command:
         with open_folder(settings, folder) as (steward, _):
             choice, dropped = _to_drop(selection, steward, folder, yes), Dropped()
             try:
-                asyncio.run(parked_mail.drop(steward, open_spool(settings), choice, dropped))
+                asyncio.run(mail_folder.drop(steward, open_spool(settings), choice, dropped))
                 selection.require_some(choice, folder)
             except (BrokerUnavailable, Refused):
                 if dropped.messages:  # the rest of it is where it was
@@ -229,7 +229,9 @@ def _tell(dropped: Dropped, asked: int, as_json: bool) -> None:
         )
 
 
-def _to_drop(selection: Selection, steward: Steward, folder: Folder, yes: bool) -> MessageChoice:
+def _to_drop(
+    selection: Selection, steward: Steward, folder: MailFolder, yes: bool
+) -> MessageChoice:
     """Return what is to be dropped; asked about, it is what there was when that was said."""
     if yes and not selection.ids:
         return Matching(
@@ -243,7 +245,7 @@ def _to_drop(selection: Selection, steward: Steward, folder: Folder, yes: bool) 
 
 def _warn_without_blob(message: Stored) -> bool:
     """Say of a message if it alone, in its queue, can be dropped; return True."""
-    if why := parked_mail.without_blob(message):
+    if why := mail_folder.without_blob(message):
         click.echo(f"only the message in the queue can be dropped: {why}", err=True)
     return True
 
@@ -256,7 +258,7 @@ def _left(left: Mapping[str, str]) -> str:
     )
 
 
-def _confirm(chosen: Chosen, folder: Folder) -> None:
+def _confirm(chosen: Chosen, folder: MailFolder) -> None:
     ids = {id_ for found in chosen.ids.values() for id_ in found}
     what = ids.pop() if len(ids) == 1 else f"{chosen.count} messages in {folder.title}"
     require_confirmed(

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from services.postmaster.parked_mail import letter
 from shared.broker import Stored
+from shared.broker.requeue import mail_in
 from shared.message import Spooled
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def references(messages: Iterable[Stored]) -> References:
     keys: set[str] = set()
     unread: set[tuple[str, bytes]] = set()
     for message in messages:
-        found = letter(message)
+        found = mail_in(message.body)
         if found is None:
             unread.add((message.message_id, message.body))
         elif isinstance(found.payload.raw, Spooled):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from services.postmaster.mail_folder import MailFolder
 from services.postmaster.opening import open_management
-from services.postmaster.parked_mail import Folder
 from shared.broker import Steward
 from shared.errors import BrokerUnavailable, ConfigError
 from shared.queues import HELD, HELD_BACK
@@ -29,7 +29,7 @@ def thrown_out(queue: str, count: int) -> str:
     )
 
 
-def unlisted(settings: Settings, steward: Steward, folder: Folder) -> Sequence[str]:
+def unlisted(settings: Settings, steward: Steward, folder: MailFolder) -> Sequence[str]:
     """Return a sentence on each queue with mail that a list of this folder cannot show.
 
     Raises:
@@ -43,7 +43,7 @@ def unlisted(settings: Settings, steward: Steward, folder: Folder) -> Sequence[s
     return [*found, *_withheld(settings, folder)]
 
 
-def _withheld(settings: Settings, folder: Folder) -> Sequence[str]:
+def _withheld(settings: Settings, folder: MailFolder) -> Sequence[str]:
     from shared.broker.policies import withheld
     from shared.broker.topology import every
 

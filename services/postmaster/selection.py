@@ -16,7 +16,14 @@ from typing import Any, Final, ParamSpec, TypeVar
 import click
 
 from services.postmaster.errors import NotFound
-from services.postmaster.parked_mail import Chosen, Folder, Matching, MessageChoice, browse, find
+from services.postmaster.mail_folder import (
+    Chosen,
+    MailFolder,
+    Matching,
+    MessageChoice,
+    browse,
+    find,
+)
 from shared.broker import Steward, Stored
 from shared.queues import STAGES
 from shared.settings.values import duration
@@ -63,7 +70,7 @@ class Selection:
     ids: tuple[str, ...]
     filters: Filters
 
-    def of(self, steward: Steward, folder: Folder) -> Iterable[Stored]:
+    def of(self, steward: Steward, folder: MailFolder) -> Iterable[Stored]:
         """Return the messages in a folder that are meant; all stay there.
 
         Raises:
@@ -74,7 +81,7 @@ class Selection:
             return find(steward, folder, self.ids)
         return self._matching(steward, folder)
 
-    def choice(self, steward: Steward, folder: Folder) -> MessageChoice:
+    def choice(self, steward: Steward, folder: MailFolder) -> MessageChoice:
         """Return what is meant, to be taken at once: nobody thinks about it in between.
 
         Raises:
@@ -84,7 +91,7 @@ class Selection:
             return Chosen(find(steward, folder, self.ids))
         return Matching(folder, self.filters.take)
 
-    def require_some(self, choice: MessageChoice, folder: Folder) -> None:
+    def require_some(self, choice: MessageChoice, folder: MailFolder) -> None:
         """Make sure that filters were met by something; "all" of nothing is done.
 
         Args:
@@ -99,7 +106,7 @@ class Selection:
                 f"no message in {folder.title} matches; see: pop3-connector {folder.name} list"
             )
 
-    def _matching(self, steward: Steward, folder: Folder) -> Iterator[Stored]:
+    def _matching(self, steward: Steward, folder: MailFolder) -> Iterator[Stored]:
         matching = Matching(folder, self.filters.take)
         yield from filter(matching.takes, browse(steward, folder))
         self.require_some(matching, folder)

@@ -21,9 +21,8 @@ from typing import Any, Final
 import click
 
 from services.postmaster.columns import lines
-from services.postmaster.parked_mail import letter
 from shared.broker import Stored
-from shared.broker.requeue import MailEnvelope
+from shared.broker.requeue import MailEnvelope, mail_in
 from shared.log import printable
 from shared.message import Addressed
 from shared.words import counted
@@ -175,7 +174,7 @@ def record(message: Stored) -> dict[str, object]:
 
 def details(message: Stored) -> dict[str, object]:
     """Return a message as ``show --json`` has it: with its way so far and its header block."""
-    found = letter(message)
+    found = mail_in(message.body)
     if found is None:
         return {**record(message), "envelope": None, "header": None}
     return {**record(message), "envelope": _envelope(found), "header": "\n".join(_header(found))}
@@ -204,7 +203,7 @@ def _envelope(found: MailEnvelope) -> dict[str, object]:
 
 def print_message(message: Stored) -> None:
     """Print one message: what is known of it, its way so far, and its header block."""
-    found = letter(message)
+    found = mail_in(message.body)
     envelope = {} if found is None else _envelope(found)
     trail: Any = envelope.pop("trail", [])
     given_up: Any = envelope.pop("given_up", [])

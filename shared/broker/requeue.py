@@ -64,14 +64,14 @@ class Order:
     destination: str = ""
 
 
-def letter_in(body: bytes) -> MailEnvelope | None:
+def mail_in(body: bytes) -> MailEnvelope | None:
     """Return the message in these bytes, whatever stage it was meant for, None if there is none."""
     return _decoded(body, Addressed) or _decoded(body, Parsed) or _decoded(body, Fetched)
 
 
 def hindrance(stored: Stored, order: Order) -> str | None:
     """Return why a message that was given up cannot be sent round again, None where it can."""
-    if letter_in(stored.body) is not None:
+    if mail_in(stored.body) is not None:
         return None
     if order.recipients or order.destination:
         return "no message that this version can read, and so none to be directed elsewhere"
@@ -90,7 +90,7 @@ def again(stored: Stored, order: Order) -> Send | None:
         None for one of which ``hindrance`` says why not.
     """
     headers = {k: v for k, v in stored.headers.items() if k not in FAILURE_HEADERS}
-    found = letter_in(stored.body)
+    found = mail_in(stored.body)
     if found is not None:
         body = wire.encode(_anew(found, stored.headers, order))
         return Send(INCOMING, body, stored.message_id, headers)
@@ -146,7 +146,7 @@ def described(body: bytes) -> dict[str, Header]:
 
 
 def _any_in(body: bytes) -> Envelope[Payload] | None:
-    return letter_in(body) or _decoded(body, Poll)
+    return mail_in(body) or _decoded(body, Poll)
 
 
 def _decoded(body: bytes, kind: type[P]) -> Envelope[P] | None:

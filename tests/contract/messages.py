@@ -14,7 +14,7 @@ from tests.servers.rabbitmq import RabbitServer
 PATIENCE = 60.0
 """Seconds after which a condition that does not come true fails the test."""
 
-LETTER = Envelope(
+MAIL = Envelope(
     "f" * 64,
     "sales",
     Fetched(Inline(b"Subject: hello\r\n\r\nbody\r\n"), "u1", "pop:995", Summary("a@b", "hello")),
@@ -41,8 +41,8 @@ def send(number: int, queue: str = "incoming", body: bytes | None = None) -> Sen
 
 
 def failed(number: int, queue: str = "incoming.failed") -> Send:
-    letter = wire.encode(replace(LETTER, id=f"id-{number}"))
-    return Send(queue, letter, f"id-{number}", FAILURE)
+    body = wire.encode(replace(MAIL, id=f"id-{number}"))
+    return Send(queue, body, f"id-{number}", FAILURE)
 
 
 async def take(deliveries: AsyncGenerator[Delivery, None], count: int = 1) -> list[Delivery]:

@@ -14,7 +14,7 @@ from shared.queues import DELIVERY_LIMIT, plan
 from tests.contract.conftest import TIERS, Bench
 from tests.contract.messages import (
     FAILURE,
-    LETTER,
+    MAIL,
     as_sent,
     eventually,
     failed,
@@ -29,7 +29,7 @@ from tests.stewards import NOW, back, its_id, to
 @pytest.mark.parametrize("bench", ["rabbitmq"], indirect=True)
 async def test_what_a_broker_gives_up_by_itself_goes_to_quarantine(bench: Bench) -> None:
     """RabbitMQ does after so many hand-outs, with nobody there who puts it back before."""
-    poison = wire.encode(replace(LETTER, id="poison"))
+    poison = wire.encode(replace(MAIL, id="poison"))
     broker = await bench.broker()
     await broker.publish(Send("incoming", poison, "poison", {"account": "sales"}))
     handouts = 0
@@ -110,12 +110,12 @@ async def test_a_failed_message_is_tried_again_as_if_new_and_its_past_goes_along
     delivery = await one(bench.consume(broker, "incoming"))
     envelope = wire.decode(delivery.body, Fetched)
     assert envelope == replace(
-        LETTER,
+        MAIL,
         id="id-1",
-        payload=replace(LETTER.payload, released=True),
+        payload=replace(MAIL.payload, released=True),
         attempt=0,
         first_failure=None,
-        trail=(*LETTER.trail, Hop("requeue", NOW)),
+        trail=(*MAIL.trail, Hop("requeue", NOW)),
         requeue=Requeue(
             failures=(Failure("parser", "550 no such user", 7, 1_700_000_100.0, 1_700_000_400.0),)
         ),
@@ -142,15 +142,13 @@ async def test_a_quarantined_message_is_moved_to_where_it_came_from(bench: Bench
 async def test_what_nothing_is_said_of_is_known_by_its_envelope(bench: Bench, queue: str) -> None:
     broker = await bench.broker()
     job = wire.encode(Envelope(poll_id("sales"), "sales", Poll(), NOW))
-    await broker.publish(
-        Send(queue, wire.encode(LETTER), "id-1"), Send(queue, job, poll_id("sales"))
-    )
+    await broker.publish(Send(queue, wire.encode(MAIL), "id-1"), Send(queue, job, poll_id("sales")))
     await has_depth(broker, queue, 2)
 
-    letter, poll = (dict(stored.headers) for stored in bench.steward.browse(queue))
-    assert (letter["account"], letter["subject"], letter["attempts"]) == ("sales", "hello", 7)
+    mail, poll = (dict(stored.headers) for stored in bench.steward.browse(queue))
+    assert (mail["account"], mail["subject"], mail["attempts"]) == ("sales", "hello", 7)
     assert poll["account"] == "sales"
-    assert {letter["reason"], poll["reason"]} == {
+    assert {mail["reason"], poll["reason"]} == {
         "nothing tells why: moved here by hand, or by another program"
     }
     moved: list[Stored] = []

@@ -76,20 +76,20 @@ class Place:
             for name, spec in SPECS.items():
                 if spec.kind in ("failed", "quarantine", "work"):
                     for number in range(MANY):
-                        channel.basic_publish(letter(f"{name}-{number}"), "", name)
+                        channel.basic_publish(mail(f"{name}-{number}"), "", name)
             odd = {"content_encoding": "rot13", "delivery_mode": 2}
             channel.basic_publish(Message(b"\xff no id", **odd), "", QUARANTINE)
             both = bundle([("b1", b"one"), ("b2", b"two")])
             channel.basic_publish(Message(both, message_id="b1", delivery_mode=2), "", INCOMING)
             self.poison(channel)
-            channel.basic_publish(letter("waits"), "", RETRY)
+            channel.basic_publish(mail("waits"), "", RETRY)
 
     def poison(self, channel: Any) -> None:
         """Let the broker put a message into quarantine, with what it writes of that."""
         arguments = {"x-queue-type": "quorum", "x-delivery-limit": 1}
         target = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": QUARANTINE}
         channel.queue_declare("hot", durable=True, auto_delete=False, arguments=arguments | target)
-        channel.basic_publish(letter("poison"), "", "hot")
+        channel.basic_publish(mail("poison"), "", "hot")
 
         def gone() -> bool:
             if (message := channel.basic_get("hot")) is not None:
@@ -133,7 +133,7 @@ class Place:
         return {queue["name"]: queue["arguments"] for queue in queues}
 
 
-def letter(name: str) -> Message:
+def mail(name: str) -> Message:
     at = datetime.now(UTC) - timedelta(seconds=3600 if name == "waits" else 60)
     headers = {"account": "sales", "failed-at": at.isoformat(timespec="seconds"), "size": 7}
     return Message(

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from tests.flow.audit import Audit, MailboxMessage, Tally
 from tests.flow.connector import below_prefix
 from tests.flow.forked import ForkedConnector
-from tests.flow.oracle import Letter, Oracle, Tally
 from tests.servers.dovecot import Dovecot
 
 ONCE = "run --once --json"
@@ -44,18 +44,18 @@ class Place:
     Attributes:
         provider: has the maildrops.
         mail: the folder of the Maildirs.
-        oracle: knows all that was put into the maildrops.
+        audit: knows all that was put into the maildrops.
     """
 
     product: ForkedConnector
     provider: Dovecot
     mail: Path
-    oracle: Oracle = field(default_factory=Oracle)
+    audit: Audit = field(default_factory=Audit)
 
     def put(self, user: str, messages: list[bytes]) -> None:
         """Put messages into a maildrop, each for the first time."""
         self.provider.put_all(user, messages)
-        self.oracle.accept((user, message) for message in messages)
+        self.audit.accept((user, message) for message in messages)
 
     def configure(
         self, *accounts: dict[str, object], url: str | None = None, **tables: Mapping[str, object]
@@ -79,27 +79,27 @@ class Place:
         events = self.product.events(ONCE)
         return [e["reason"] for e in events if e.get("event") == "account failed"]
 
-    def stored(self) -> list[Letter]:
+    def stored(self) -> list[MailboxMessage]:
         """Return what lies in the Maildirs, without what was put on top of it."""
         files = self.mail.glob("*/new/*")
         return [(path.parts[-3], below_prefix(path.read_bytes())) for path in files]
 
-    def exported(self) -> list[Letter]:
+    def exported(self) -> list[MailboxMessage]:
         """Return what is in Failed Mail, each message by its account."""
-        letters = []
+        found = []
         for kept in self.product.json("failed", "list"):
             out = self.product.folder / f"{kept['id']}.eml"
             done = self.product.cli("failed", "export", kept["id"], "-o", str(out))
             assert done.returncode == 0, done.stderr
-            letters.append((kept["account"], out.read_bytes()))
-        return letters
+            found.append((kept["account"], out.read_bytes()))
+        return found
 
     def tally(self) -> Tally:
-        return self.oracle.tally(self.stored())
+        return self.audit.tally(self.stored())
 
     def all_well(self) -> bool:
         """Return whether all that was put has been delivered, and each message once."""
-        count = len(self.oracle.accepted)
+        count = len(self.audit.accepted)
         return self.tally() == Tally(count, count)
 
     def blobs(self) -> list[Path]:

@@ -1,7 +1,7 @@
 """The product over one broker, between a provider and Maildirs: for tests that harm one part of it.
 
 Mail is handed in at the provider, from which everything is deleted once it is safe. It comes out in
-the Maildirs, and the oracle counts it there. The processes are started once: what they do not
+the Maildirs, and the audit counts it there. The processes are started once: what they do not
 recover from by themselves shows.
 """
 
@@ -12,15 +12,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.postmaster import parked_mail as parked
-from services.postmaster.parked_mail import FAILED, QUARANTINED, Folder
+from services.postmaster import mail_folder
+from services.postmaster.mail_folder import FAILED, QUARANTINED, MailFolder
 from shared.broker import Steward
 from shared.message import Inline, Raw
 from shared.queues import POLL, Tier
 from shared.spool import Spool
 from tests.flow import queues
+from tests.flow.audit import Audit, MailboxMessage, Tally
 from tests.flow.connector import STAGES, Connector, Process, below_prefix
-from tests.flow.oracle import Letter, Oracle, Tally
 from tests.flow.place import account
 from tests.servers.dovecot import Dovecot
 
@@ -36,7 +36,7 @@ class Plant:
         provider: has a maildrop for each account, of the same name and with the password "secret".
         mail: the folder of the Maildirs.
         url: of RabbitMQ, None for the embedded broker.
-        oracle: knows all that was ever handed in here.
+        audit: knows all that was ever handed in here.
         first: the processes as they were started at first.
     """
 
@@ -44,7 +44,7 @@ class Plant:
     provider: Dovecot
     mail: Path
     url: str | None
-    oracle: Oracle = field(default_factory=Oracle)
+    audit: Audit = field(default_factory=Audit)
     first: dict[str, Process] = field(default_factory=dict)
 
     @property
@@ -95,14 +95,14 @@ class Plant:
 
     def hand_in(self, name: str, messages: Sequence[bytes]) -> None:
         """Put messages into a maildrop."""
-        self.oracle.accept((name, message) for message in messages)
+        self.audit.accept((name, message) for message in messages)
         self.provider.put_all(name, messages)
 
     def stored(self) -> Iterator[tuple[str, Path]]:
         """Yield the file of every message at every destination, with its mailbox."""
         yield from ((path.parts[-3], path) for path in self.mail.glob("*/new/*"))
 
-    def letters(self, but: Collection[Path] = ()) -> Iterator[Letter]:
+    def arrived(self, but: Collection[Path] = ()) -> Iterator[MailboxMessage]:
         """Yield every message that has been delivered, but for these files, with its mailbox."""
         for mailbox, path in self.stored():
             if path not in but:
@@ -110,21 +110,21 @@ class Plant:
 
     def tally(self) -> Tally:
         """Count what became of all that was ever handed in."""
-        return self.oracle.tally(self.letters(), self.parked(FAILED), self.parked(QUARANTINED))
+        return self.audit.tally(self.arrived(), self.in_folder(FAILED), self.in_folder(QUARANTINED))
 
     def right(self) -> Tally:
         """Return what must have become of it."""
-        return Tally(len(self.oracle.accepted), len(self.oracle.accepted))
+        return Tally(len(self.audit.accepted), len(self.audit.accepted))
 
-    def parked(self, folder: Folder) -> list[Letter]:
+    def in_folder(self, folder: MailFolder) -> list[MailboxMessage]:
         """Return the messages in Failed Mail or in quarantine, each with its account."""
         return asyncio.run(self._parked(folder))
 
-    async def _parked(self, folder: Folder) -> list[Letter]:
+    async def _parked(self, folder: MailFolder) -> list[MailboxMessage]:
         spool, found = Spool(self.spool), []
         with self.looking() as steward:
-            for stored in parked.browse(steward, folder):
-                raw = b"".join([c async for c in parked.chunks(spool, stored)])
+            for stored in mail_folder.browse(steward, folder):
+                raw = b"".join([c async for c in mail_folder.chunks(spool, stored)])
                 found.append((str(stored.headers["account"]), raw))
         return found
 

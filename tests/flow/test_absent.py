@@ -61,7 +61,7 @@ def test_what_is_in_the_queues_that_are_there_is_shown_and_moved(
         assert said in printed.err
 
     for id_ in ("a1", "b2", "c3"):
-        office.park(id_, queue="incoming.failed", payload=fetched())
+        office.put(id_, queue="incoming.failed", payload=fetched())
     listed = office("failed", "list", "--json")
     assert (listed.status, [m["id"] for m in listed.json]) == (1, ["a1", "b2", "c3"])
     into = tmp_path / "out"
@@ -84,7 +84,7 @@ def test_what_is_in_the_queues_that_are_there_is_shown_and_moved(
 
 
 def test_a_management_api_that_hangs_is_not_waited_for(office: Office) -> None:
-    office.park("a1", queue="incoming.failed", payload=fetched())
+    office.put("a1", queue="incoming.failed", payload=fetched())
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with office.config.open("a") as config:

@@ -21,9 +21,9 @@ from shared.message import Addressed, Envelope, Fetched, Inline, Parsed, Payload
 from shared.queues import INCOMING, PARSED, PICKUP, QUARANTINE, RETRIED, Tier
 from tests.corpus.messages import sample_messages
 from tests.flow import queues
+from tests.flow.audit import Audit, Tally
 from tests.flow.connector import STAGES, Connector, below_prefix
 from tests.flow.forked import ForkedConnector
-from tests.flow.oracle import Oracle, Tally
 from tests.flow.place import account
 from tests.ids import id_of
 from tests.servers.dovecot import Dovecot
@@ -92,8 +92,8 @@ def test_what_is_no_envelope_of_this_version_harms_nobody(
     later = dict(zip(RETRIED, (one, two, three), strict=True))
     corrupt = {f"garbage-{q}": (q, b"\xc1 not ours, in " + q.encode()) for q in RETRIED}
     corrupt |= {f"wrong-{q}": (q, wrong(q, b"Subject: wrong\r\n\r\nx\r\n")) for q in RETRIED}
-    oracle = Oracle()
-    oracle.accept(("sales", message) for message in (*neighbours, *later.values()))
+    audit = Audit()
+    audit.accept(("sales", message) for message in (*neighbours, *later.values()))
     (tmp_path / "product").mkdir()
     with contextlib.closing(ForkedConnector(tmp_path / "product")) as product:
         configure(product, provider, tmp_path / "mail", url)
@@ -133,7 +133,7 @@ def test_what_is_no_envelope_of_this_version_harms_nobody(
             assert product.count(name, "handler crashed") == 0
         assert product.json("failed", "list") == []
     delivered = [("sales", below_prefix(path.read_bytes())) for path in stored()]
-    assert oracle.tally(delivered) == Tally(NEIGHBOURS + 3, NEIGHBOURS + 3)
+    assert audit.tally(delivered) == Tally(NEIGHBOURS + 3, NEIGHBOURS + 3)
 
 
 def configure(product: ForkedConnector, provider: Dovecot, mail: Path, url: str | None) -> None:

@@ -15,8 +15,8 @@ import pytest
 
 from shared.failpoint import VARIABLE
 from tests.corpus.messages import sample_messages
+from tests.flow.audit import Audit, Tally
 from tests.flow.connector import Connector, below_prefix
-from tests.flow.oracle import Oracle, Tally
 from tests.flow.place import account
 from tests.servers.dovecot import Dovecot, dovecot
 
@@ -32,7 +32,7 @@ class Site:
     product: Connector
     provider: Dovecot
     mail: Path
-    oracle: Oracle = field(default_factory=Oracle)
+    audit: Audit = field(default_factory=Audit)
 
     @property
     def archive(self) -> Path:
@@ -43,7 +43,7 @@ class Site:
         return self.product.folder / "data"
 
     def put(self, user: str, messages: list[bytes]) -> None:
-        self.oracle.accept((user, message) for message in messages)
+        self.audit.accept((user, message) for message in messages)
         self.provider.put_all(user, messages)
 
     def delivered(self) -> list[Path]:
@@ -53,11 +53,11 @@ class Site:
         return list((self.data / "spool").glob("??/*"))
 
     def tally(self) -> Tally:
-        letters = ((p.parts[-3], below_prefix(p.read_bytes())) for p in self.delivered())
-        return self.oracle.tally(letters)
+        arrived = ((p.parts[-3], below_prefix(p.read_bytes())) for p in self.delivered())
+        return self.audit.tally(arrived)
 
     def all_once(self) -> Tally:
-        count = len(self.oracle.accepted)
+        count = len(self.audit.accepted)
         return Tally(count, count)
 
     def back_up(self) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from shared.failpoint import VARIABLE
 from tests.corpus.messages import sample_messages
+from tests.flow.audit import Tally
 from tests.flow.connector import STAGES, below_prefix
-from tests.flow.oracle import Tally
 from tests.flow.place import Place
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.postfix import Postfix, postfix
@@ -81,14 +81,14 @@ def put(place: Place, seed: int, count: int = 20, users: Sequence[str] = USERS) 
 
 def tally(place: Place, local: Postfix) -> Tally:
     later = [("later", below_prefix(path.read_bytes())) for path in local.maildir("later")]
-    return place.oracle.tally([*place.stored(), *later])
+    return place.audit.tally([*place.stored(), *later])
 
 
 def all_delivered(place: Place, local: Postfix) -> None:
     product = place.product
 
     def whole() -> bool:
-        return tally(place, local).delivered == len(place.oracle.accepted)
+        return tally(place, local).delivered == len(place.audit.accepted)
 
     product.wait(whole, "all mail")
     product.wait(
@@ -100,7 +100,7 @@ def ended_well(place: Place, local: Postfix) -> None:
     """Stop everything: nothing can come any more, and nothing has come twice."""
     for name in STAGES:
         assert place.product.stop(name) == 0, place.product.tail()
-    count = len(place.oracle.accepted)
+    count = len(place.audit.accepted)
     assert tally(place, local) == Tally(count, count)
 
 
@@ -158,7 +158,7 @@ def test_the_clock_of_the_database_matters_to_nothing(
         product.clock.set(now)
         for round_ in range(2):  # what comes after a poll at this time is polled, too
             put(place, seed=40 + 2 * step + round_, count=10)
-            product.wait(lambda: 2 * place.tally().delivered == len(place.oracle.accepted), "mail")
+            product.wait(lambda: 2 * place.tally().delivered == len(place.audit.accepted), "mail")
     product.wait(lambda: product.count("deliverer", "retrying") >= 20, "refusals")
     del local.answers[LATER]
     all_delivered(place, local)

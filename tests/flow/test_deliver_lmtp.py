@@ -8,7 +8,7 @@ import pytest
 
 from tests.corpus.messages import sample_messages
 from tests.servers.dovecot import Dovecot, dovecot, quota
-from tests.unit.deliverer.letters import SENDER, courier, letter, stored
+from tests.unit.deliverer.content import SENDER, content, courier, stored
 
 USERS = {"anna": "x", "bert": "x", "carl": "x", "dora": "x", "full": "x"}
 
@@ -34,7 +34,7 @@ async def test_what_arrives_is_what_was_sent(server: Dovecot) -> None:
     async with courier(url(server)) as lmtp:
         results = await asyncio.gather(
             *(
-                lmtp.deliver(letter(m, id_=f"{i}"), SENDER, ["anna@corp.example"])
+                lmtp.deliver(content(m, id_=f"{i}"), SENDER, ["anna@corp.example"])
                 for i, m in enumerate(messages)
             )
         )
@@ -46,7 +46,7 @@ async def test_what_arrives_is_what_was_sent(server: Dovecot) -> None:
 async def test_a_large_message_in_chunks(server: Dovecot) -> None:
     chunks = [b"Subject: large\r\n\r\n", *([b".0123456789\r\n" * 20_000] * 40)]
     async with courier(url(server)) as lmtp:
-        results = await lmtp.deliver(letter(chunks=chunks), SENDER, ["dora@corp.example"])
+        results = await lmtp.deliver(content(chunks=chunks), SENDER, ["dora@corp.example"])
     assert results["dora@corp.example"].verdict == "delivered"
     (found,) = server.messages("dora")
     assert below_return_path(found) == stored(b"".join(chunks))
@@ -55,8 +55,8 @@ async def test_a_large_message_in_chunks(server: Dovecot) -> None:
 async def test_one_reply_for_each_recipient(server: Dovecot) -> None:
     bert, carl, unknown = (f"{name}@corp.example" for name in ("bert", "carl", "nobody-here"))
     async with courier(url(server)) as lmtp:
-        results = await lmtp.deliver(letter(), SENDER, [bert, unknown, carl])
-        only_unknown = await lmtp.deliver(letter(), SENDER, [unknown])
+        results = await lmtp.deliver(content(), SENDER, [bert, unknown, carl])
+        only_unknown = await lmtp.deliver(content(), SENDER, [unknown])
     assert {r: x.verdict for r, x in results.items()} == {
         bert: "delivered",
         carl: "delivered",
@@ -73,9 +73,9 @@ async def test_a_full_mailbox_is_temporary_and_its_neighbour_gets_the_message(
     full, empty = "full@corp.example", "bert@corp.example"
     with dovecot(tmp_path, {"full": "x", "bert": "x"}, extra=quota("10K")) as small:
         async with courier(url(small)) as lmtp:
-            filler = letter(b"Subject: filler\r\n\r\n" + b"x" * 70 + b"\r\n" * 3_500)
+            filler = content(b"Subject: filler\r\n\r\n" + b"x" * 70 + b"\r\n" * 3_500)
             assert (await lmtp.deliver(filler, SENDER, [full]))[full].verdict == "delivered"
-            more = letter(b"Subject: more\r\n\r\n" + b"x\r\n" * 2_500, id_="more")
+            more = content(b"Subject: more\r\n\r\n" + b"x\r\n" * 2_500, id_="more")
             results = await lmtp.deliver(more, SENDER, [full, empty])
         assert results[full].verdict == "temporary"
         assert ".2.2" in results[full].reply

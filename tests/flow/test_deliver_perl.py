@@ -5,7 +5,7 @@ from pathlib import Path
 from services.deliverer.courier import MailObject
 from services.deliverer.destinations import courier_for
 from tests.servers.net_server_mail import net_server_mail
-from tests.unit.deliverer.letters import ANNA, BERT, CARL, PREFIX, SENDER, letter, told
+from tests.unit.deliverer.content import ANNA, BERT, CARL, PREFIX, SENDER, content, told
 
 
 async def test_no_command_ends_in_anybodys_mail(tmp_path: Path) -> None:
@@ -13,7 +13,7 @@ async def test_no_command_ends_in_anybodys_mail(tmp_path: Path) -> None:
         b"Subject: %d\r\n\r\nto %s\r\n" % (n, r.encode()) for n, r in enumerate((ANNA, BERT, CARL))
     ]
     posts = [
-        MailObject(letter(text), SENDER, [r])
+        MailObject(content(text), SENDER, [r])
         for text, r in zip(texts, (ANNA, BERT, CARL), strict=True)
     ]
     with net_server_mail(tmp_path) as server:

@@ -11,8 +11,8 @@ from tests.clock import ManualClock
 from tests.corpus.messages import sample_messages
 from tests.servers.postfix import Postfix, postfix
 from tests.servers.process import free_port, wait_until
+from tests.unit.deliverer.content import SENDER, One, content, courier, stored
 from tests.unit.deliverer.crowds import passing
-from tests.unit.deliverer.letters import SENDER, One, courier, letter, stored
 
 BOXES = tuple(f"box{i}" for i in range(20))
 
@@ -36,7 +36,7 @@ def arrived(server: Postfix, box: str, count: int) -> list[bytes]:
 
 async def deliver_all(smtp: One, messages: list[bytes], recipient: str) -> set[str]:
     results = await asyncio.gather(
-        *(smtp.deliver(letter(m, id_=f"{i}"), SENDER, [recipient]) for i, m in enumerate(messages))
+        *(smtp.deliver(content(m, id_=f"{i}"), SENDER, [recipient]) for i, m in enumerate(messages))
     )
     return {result[recipient].verdict for result in results}
 
@@ -52,7 +52,7 @@ async def test_what_arrives_is_what_was_sent(server: Postfix, box: str, tls: str
 async def test_an_alias_pipes_it_on(server: Postfix) -> None:
     (message,) = sample_messages(1, seed=8)
     async with courier(server.url) as smtp:
-        await smtp.deliver(letter(message), SENDER, ["pipe@pipe.example"])
+        await smtp.deliver(content(message), SENDER, ["pipe@pipe.example"])
     wait_until(lambda: len(server.piped()) == 1, "the piped message")
     assert server.piped() == [stored(message)]
 
@@ -63,7 +63,7 @@ async def test_thirty_megabytes_in_chunks(server: Postfix, box: str) -> None:
     message = b"".join(chunks)
     assert len(message) > 29_000_000
     async with courier(server.url) as smtp:
-        results = await smtp.deliver(letter(chunks=chunks), SENDER, [f"{box}@corp.example"])
+        results = await smtp.deliver(content(chunks=chunks), SENDER, [f"{box}@corp.example"])
     assert results[f"{box}@corp.example"].verdict == "delivered"
     assert arrived(server, box, 1) == [stored(message)]
 
@@ -87,7 +87,7 @@ async def test_an_unknown_user_is_permanent_and_the_reason_says_who_said_so(
 ) -> None:
     known, unknown = f"{box}@corp.example", "nobody-here@corp.example"
     async with courier(server.url) as smtp:
-        results = await smtp.deliver(letter(), SENDER, [known, unknown])
+        results = await smtp.deliver(content(), SENDER, [known, unknown])
     assert results[known].verdict == "delivered"
     assert results[unknown].verdict == "permanent"
     assert results[unknown].reply.startswith(f"550 5.1.1 <{unknown}>: Recipient address rejected")
@@ -99,9 +99,9 @@ async def test_greylisted_and_then_taken_on_the_same_connection(server: Postfix,
     recipient = f"{box}@corp.example"
     server.answers[recipient] = "451 4.7.1 greylisted"
     async with courier(server.url) as smtp:
-        first = await smtp.deliver(letter(), SENDER, [recipient])
+        first = await smtp.deliver(content(), SENDER, [recipient])
         del server.answers[recipient]
-        second = await smtp.deliver(letter(), SENDER, [recipient])
+        second = await smtp.deliver(content(), SENDER, [recipient])
     assert (first[recipient].verdict, second[recipient].verdict) == ("temporary", "delivered")
     assert len(arrived(server, box, 1)) == 1
 
@@ -110,8 +110,8 @@ async def test_a_refused_sender_is_permanent(server: Postfix, box: str) -> None:
     server.answers["spam@example.net"] = "550 5.7.1 not from you"
     recipient = f"{box}@corp.example"
     async with courier(server.url) as smtp:
-        results = await smtp.deliver(letter(), "spam@example.net", [recipient])
-        again = await smtp.deliver(letter(), SENDER, [recipient])
+        results = await smtp.deliver(content(), "spam@example.net", [recipient])
+        again = await smtp.deliver(content(), SENDER, [recipient])
     assert results[recipient].verdict == "permanent"
     assert "550 5.7.1" in results[recipient].reply
     assert again[recipient].verdict == "delivered"
@@ -121,14 +121,14 @@ async def test_a_refused_sender_is_permanent(server: Postfix, box: str) -> None:
 async def test_a_message_over_the_limit_is_permanent(server: Postfix, box: str) -> None:
     recipient = f"{box}@corp.example"
     async with courier(server.url) as smtp:
-        results = await smtp.deliver(letter(size=40_000_001), SENDER, [recipient])
+        results = await smtp.deliver(content(size=40_000_001), SENDER, [recipient])
     assert results[recipient].verdict == "permanent"
     assert "40000001 bytes are more than" in results[recipient].reply
 
 
 async def test_an_address_in_utf8(server: Postfix, box: str) -> None:
     async with courier(server.url) as smtp:
-        results = await smtp.deliver(letter(), "chloé@été.example", [f"{box}@corp.example"])
+        results = await smtp.deliver(content(), "chloé@été.example", [f"{box}@corp.example"])
     assert results[f"{box}@corp.example"].verdict == "delivered"
     wait_until(lambda: len(server.maildir(box)) == 1, "the message")
     assert server.maildir(box)[0].read_bytes().startswith("Return-Path: <chloé@été".encode())
@@ -139,18 +139,18 @@ async def test_verified_tls_both_ways(server: Postfix, box: str) -> None:
     ca = f"?ca_file={server.certificates.ca}"
     for url in (f"{server.url}{ca}", f"smtps://localhost:{server.smtps_port}{ca}"):
         async with courier(url) as smtp:
-            results = await smtp.deliver(letter(), SENDER, [recipient])
+            results = await smtp.deliver(content(), SENDER, [recipient])
         assert results[recipient].verdict == "delivered"
     async with courier(f"{server.url}?tls=required") as strict:
         with pytest.raises(Unreachable, match="TLS failed"):
-            await strict.deliver(letter(), SENDER, [recipient])
+            await strict.deliver(content(), SENDER, [recipient])
 
 
 async def test_a_server_that_wants_tls_is_not_the_messages_fault() -> None:
     with postfix(tls="encrypt", mailboxes=("anna",)) as strict:
         async with courier(f"{strict.url}?tls=none") as smtp:
             with pytest.raises(Unreachable, match=r"530 5\.7\.0 Must issue a STARTTLS"):
-                await smtp.deliver(letter(), SENDER, ["anna@corp.example"])
+                await smtp.deliver(content(), SENDER, ["anna@corp.example"])
 
 
 async def test_a_server_that_went_away_and_came_back() -> None:
@@ -158,11 +158,11 @@ async def test_a_server_that_went_away_and_came_back() -> None:
     recipient = "anna@corp.example"
     async with courier(f"smtp://127.0.0.1:{port}", clock) as smtp, passing(clock):
         with pytest.raises(Unreachable):
-            await smtp.deliver(letter(), SENDER, [recipient])
+            await smtp.deliver(content(), SENDER, [recipient])
         for _ in range(2):
             with postfix(port=port, mailboxes=("anna",)) as server:
-                results = await smtp.deliver(letter(), SENDER, [recipient])
+                results = await smtp.deliver(content(), SENDER, [recipient])
                 assert results[recipient].verdict == "delivered"
                 assert len(arrived(server, "anna", 1)) == 1
         with pytest.raises(Unreachable):
-            await smtp.deliver(letter(), SENDER, [recipient])
+            await smtp.deliver(content(), SENDER, [recipient])

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests.corpus.messages import sample_messages
+from tests.flow.audit import MailboxMessage, Tally
 from tests.flow.connector import below_prefix, lf
-from tests.flow.oracle import Letter, Tally
 from tests.flow.place import Place
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.process import free_port
@@ -112,8 +112,8 @@ def test_each_fails_by_itself(place: Place, servers: dict[str, Destination]) -> 
     product.wait(lambda: product.count("run", "failed") == 2, "failed mail")
     failed = place.exported()
     assert product.stop("run") == 0, product.tail()
-    far = [letter for name in FAULTY for letter in taken(name, servers[name].server)]
-    tally = place.oracle.tally([*place.stored(), *far], failed=failed)
+    far = [message for name in FAULTY for message in taken(name, servers[name].server)]
+    tally = place.audit.tally([*place.stored(), *far], failed=failed)
     print(tally)
     count = MESSAGES * (2 + len(FAULTY))
     assert tally == Tally(count, count - 2, duplicates=DROPS, failed=2)
@@ -145,7 +145,7 @@ def left_alone(place: Place, name: str) -> bool:
     )
 
 
-def taken(name: str, server: SmtpServer) -> Iterator[Letter]:
+def taken(name: str, server: SmtpServer) -> Iterator[MailboxMessage]:
     """Yield the messages that a server took, whether or not it said so."""
     for message in server.received:
         if message.accepted or name == "dropping":

@@ -12,8 +12,8 @@ import pytest
 from shared.queues import PICKUP, failed_queue, retry_queue
 from shared.settings.model import RetrySettings
 from tests.corpus.messages import sample_messages
+from tests.flow.audit import Tally
 from tests.flow.connector import below_prefix
-from tests.flow.oracle import Tally
 from tests.flow.place import Place
 from tests.flow.queues import steward
 from tests.servers.dovecot import Dovecot, dovecot
@@ -95,14 +95,14 @@ def test_five_days_of_refused_connections(place: Place) -> None:
         assert passed < 5.5 * DAY
     assert passed >= 5 * DAY
     in_failed_mail(place)
-    count = len(place.oracle.accepted)
+    count = len(place.audit.accepted)
     assert place.tally() == Tally(count, sound, lost=MESSAGES)
 
     product.clock.advance(DAY)
     with postfix(mailboxes=("sales",), port=port) as local:
         requeued_and_delivered(place, local)
         far = [("sales", below_prefix(path.read_bytes())) for path in local.maildir("sales")]
-    tally = place.oracle.tally([*place.stored(), *far])
+    tally = place.audit.tally([*place.stored(), *far])
     print(f"{passed / DAY:.2f} days", tally)
     assert tally == Tally(count, count)
 

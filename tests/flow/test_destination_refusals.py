@@ -12,8 +12,8 @@ import pytest
 from shared.queues import Tier
 from tests.corpus.messages import sample_messages
 from tests.flow.addressed import put_addressed
+from tests.flow.audit import MailboxMessage, Tally
 from tests.flow.connector import below_prefix
-from tests.flow.oracle import Letter, Tally
 from tests.flow.place import Place
 from tests.flow.queues import opened
 from tests.servers.dovecot import Dovecot, dovecot, quota
@@ -85,10 +85,10 @@ def test_each_is_served_when_it_can_be(
     for path in (*home.files("full"), home.maildir("full") / "maildirsize"):
         path.unlink()
     product.clock.advance(COOLDOWN)
-    product.wait(lambda: len(letters(local, home)) >= 6 * MESSAGES, "the rest")
+    product.wait(lambda: len(arrived(local, home)) >= 6 * MESSAGES, "the rest")
     failed = [("nobody-here", raw) for _, raw in place.exported()]
     assert product.stop("run") == 0, product.tail()
-    tally = place.oracle.tally(letters(local, home), failed=failed)
+    tally = place.audit.tally(arrived(local, home), failed=failed)
     print(tally)
     assert tally == Tally(7 * MESSAGES, 6 * MESSAGES, failed=MESSAGES)
 
@@ -107,7 +107,7 @@ def configure(place: Place, local: Postfix, home: Dovecot, network: Proxy) -> No
 
 def put_to_three(place: Place) -> None:
     messages = sample_messages(MESSAGES, seed=10, max_size=3_000)
-    place.oracle.accept((name, message) for message in messages for name in THREE)
+    place.audit.accept((name, message) for message in messages for name in THREE)
 
     async def put() -> None:
         async with opened(place.product, None, TIERS, "rewriter") as broker:
@@ -128,7 +128,7 @@ def retries(place: Place, account: str) -> int:
     return sum(e["event"] == "retrying" and e["account"] == account for e in events)
 
 
-def letters(local: Postfix, home: Dovecot) -> list[Letter]:
+def arrived(local: Postfix, home: Dovecot) -> list[MailboxMessage]:
     files = [(name, path) for name in ("grey", "secure") for path in local.maildir(name)]
     files += [(name, path) for name in ("full", "roomy") for path in home.files(name)]
     return [(n, below_prefix(p.read_bytes())) for n, p in files if b"filler" not in p.read_bytes()]

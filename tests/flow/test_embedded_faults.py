@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from services.postmaster import parked_mail
+from shared.broker.requeue import mail_in
 from shared.errors import SpoolMissing
 from tests.corpus.messages import sample_messages
+from tests.flow.audit import MailboxMessage
 from tests.flow.connector import STAGES
 from tests.flow.forked import ForkedConnector
-from tests.flow.oracle import Letter
 from tests.flow.plant import Plant
 from tests.servers.disk import fragile_disk, memory_disk
 from tests.servers.dovecot import Dovecot, dovecot
@@ -64,7 +64,7 @@ class Works(Plant):
     def lost(self) -> int:
         """Return how many messages are neither at the provider, nor in a queue, nor delivered."""
         at_provider = [(n, m) for n in (QUICK, SLOW) for m in self.provider.messages(n)]
-        return self.oracle.tally([*at_provider, *self._queued(), *self.letters()]).lost
+        return self.audit.tally([*at_provider, *self._queued(), *self.arrived()]).lost
 
     def drain(self) -> None:
         """Wait until all is delivered; it must have come once."""
@@ -85,16 +85,16 @@ class Works(Plant):
         """Return whether a log has this text."""
         return any(text in log.read_text() for log in self.product.folder.glob("*.log"))
 
-    def _queued(self) -> Iterator[Letter]:
+    def _queued(self) -> Iterator[MailboxMessage]:
         with self.looking() as steward:
             for stored in steward.everything():
-                if (letter := parked_mail.letter(stored)) is not None:
+                if (mail := mail_in(stored.body)) is not None:
                     # Without its blob it has been delivered since that look, and is seen there.
                     with contextlib.suppress(SpoolMissing):
-                        yield letter.account, self.raw(letter.payload.raw)
+                        yield mail.account, self.raw(mail.payload.raw)
 
     def _drained(self) -> bool:
-        there = self.files() >= len(self.oracle.accepted)
+        there = self.files() >= len(self.audit.accepted)
         left = [*self.provider.files(QUICK), *self.provider.files(SLOW)]
         return there and not left and not self.queued()
 

@@ -53,7 +53,7 @@ def delivered(plant: Plant) -> int:
 
 def finish(plant: Plant) -> None:
     """Let all come to its end; it must have come once."""
-    expected = len(plant.oracle.accepted)
+    expected = len(plant.audit.accepted)
     plant.product.wait(lambda: delivered(plant) >= expected and not plant.queued(), "all mail")
     assert plant.undisturbed(), plant.product.tail()
     assert plant.product.stop("run") == 0

@@ -53,7 +53,7 @@ def office(
     found = Office(config, tmp_path, capfd, broker, steward)
     assert found("topology", "declare").status == 0
     for key, queue in PLACES.items():
-        found.park(f"id-{key}", queue=queue, payload=large(key), inbox="incoming")
+        found.put(f"id-{key}", queue=queue, payload=large(key), inbox="incoming")
         blob(found, key)
     blob(found, "0forphan")
     return found

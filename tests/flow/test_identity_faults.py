@@ -13,9 +13,9 @@ from shared.message import Envelope, Poll
 from shared.queue_publisher import QueuePublisher
 from shared.queues import PICKUP, POLL, Tier, failed_queue
 from tests.corpus.messages import sample_messages
+from tests.flow.audit import MailboxMessage, Tally
 from tests.flow.connector import STAGES, below_prefix
 from tests.flow.forked import ForkedConnector
-from tests.flow.oracle import Letter, Tally
 from tests.flow.place import Place
 from tests.flow.queues import opened, steward
 from tests.servers.dovecot import Dovecot, dovecot
@@ -116,7 +116,7 @@ def failed(place: Place, local: Postfix, broker: str | None) -> list[str]:
     return [kept["id"] for kept in product.json("failed", "list")]
 
 
-def letters(local: Postfix) -> list[Letter]:
+def arrived(local: Postfix) -> list[MailboxMessage]:
     return [("sales", below_prefix(p.read_bytes())) for p in local.maildir("sales")]
 
 
@@ -126,7 +126,7 @@ def all_delivered_once(place: Place, local: Postfix) -> None:
     product.wait(lambda: len(local.maildir("sales")) >= 20, "all mail")
     assert product.stop("run") == 0
     assert product.json("failed", "list") == []
-    assert place.oracle.tally(letters(local)) == Tally(20, 20)
+    assert place.audit.tally(arrived(local)) == Tally(20, 20)
 
 
 def test_a_requeue_done_twice_one_after_the_other(

@@ -17,8 +17,8 @@ import pytest
 from shared.failpoint import VARIABLE
 from tests.corpus.messages import sample_messages
 from tests.flow.addressed import put_addressed
+from tests.flow.audit import Audit, MailboxMessage, Tally
 from tests.flow.forked import ForkedConnector
-from tests.flow.oracle import Letter, Oracle, Tally
 from tests.flow.plant import TIERS, Plant
 from tests.flow.queues import opened
 from tests.servers.dovecot import Dovecot, dovecot
@@ -144,10 +144,10 @@ class Line(Plant):
         yield from (("smtp", path) for path in self.local.maildir("smtp"))
         yield from ((name, path) for name in TWO for path in self.provider.files(name))
 
-    def accept(self, letters: Sequence[Letter], duplicates: int) -> None:
-        """Take note of letters that are handed in, and of how many will come twice."""
-        self.oracle.accept(letters)
-        count = self.expected.delivered + len(letters)
+    def accept(self, messages: Sequence[MailboxMessage], duplicates: int) -> None:
+        """Take note of messages that are handed in, and of how many will come twice."""
+        self.audit.accept(messages)
+        count = self.expected.delivered + len(messages)
         self.expected = Tally(count, count, duplicates=self.expected.duplicates + duplicates)
 
     def drained(self, files: int) -> bool:
@@ -188,7 +188,7 @@ def plant(
             assert product.stop(name) == 0, product.tail()
         # Only now nobody has anything in hand, and nothing can come any more.
         assert plant.queued() == set()
-        assert plant.oracle.tally(plant.letters(but=plant.earlier)) == plant.expected
+        assert plant.audit.tally(plant.arrived(but=plant.earlier)) == plant.expected
 
 
 @pytest.mark.parametrize("kill", KILLS, ids=str)
@@ -211,19 +211,19 @@ def kill_and_start_again(plant: Line, kill: Kill) -> None:
     seed = 100 * BROKERS.index(plant.broker) + (*KILLS, *BETWEEN).index(kill)
     messages = sample_messages(12, seed)[-kill.messages :]  # the last one is large
     plant.begin(kill, messages)
-    oracle = Oracle()
-    letters = [(name, m) for m in messages for name in kill.recipients or (kill.to,)]
-    oracle.accept(letters)
-    plant.accept(letters, kill.duplicates)
+    audit = Audit()
+    given = [(name, m) for m in messages for name in kill.recipients or (kill.to,)]
+    audit.accept(given)
+    plant.accept(given, kill.duplicates)
     product.start(victim, **{VARIABLE: kill.at})
     killed = product.processes[victim]
     product.wait(lambda: killed.poll() is not None, "the process to be killed")
     assert killed.returncode == -signal.SIGKILL
 
     plant.run(victim)
-    right = Tally(len(oracle.accepted), len(oracle.accepted), duplicates=kill.duplicates)
+    right = Tally(len(audit.accepted), len(audit.accepted), duplicates=kill.duplicates)
     files = len(before) + right.delivered + right.duplicates
     product.wait(lambda: plant.drained(files), "all mail", 60)
-    tally = oracle.tally(plant.letters(but=before))
+    tally = audit.tally(plant.arrived(but=before))
     print(kill, tally)
     assert tally == right

@@ -75,7 +75,7 @@ def saved(site: Site) -> Path:
     office, archive = site.office, site.office.config.with_name("saved.tar")
     site.record()
     assert office("topology", "declare").status == 0
-    office.park("m1")
+    office.put("m1")
     assert office("backup", str(archive)).status == 0
     shutil.rmtree(office.data)
     office.data.mkdir()

@@ -9,8 +9,8 @@ import pytest
 
 from shared.disk.replaced_file import beside
 from tests.corpus.messages import sample_messages
+from tests.flow.audit import Tally
 from tests.flow.lost_state import lose, ready, said, standing, state_file
-from tests.flow.oracle import Tally
 from tests.flow.place import Place
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.process import free_port

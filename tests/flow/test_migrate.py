@@ -37,7 +37,7 @@ from tests.flow.migration import (
     KombuStewardAt,
     Place,
     impatient,
-    letter,
+    mail,
     right,
     sent,
 )
@@ -106,7 +106,7 @@ def test_a_removed_tier_is_waited_for(place: Place) -> None:
     with place.channel() as channel, KombuStewardAt(place.url) as steward:
         arguments = {"x-queue-type": "quorum"}
         channel.queue_declare(removed, durable=True, auto_delete=False, arguments=arguments)
-        channel.basic_publish(letter("late"), "", removed)
+        channel.basic_publish(mail("late"), "", removed)
         channel.basic_publish(Message(json.dumps([removed]), delivery_mode=2), "", DECLARED)
         with pytest.raises(Refused, match=r"incoming\.retry\.9h: .* wait until it is empty"):
             steward.migrate(print)
@@ -141,7 +141,7 @@ def test_a_declare_in_the_middle_binds_nothing(
                     other.declare()
             seen.add(name)
             id_ = f"new-{len(taken)}"
-            if sent(sending, letter(id_)):
+            if sent(sending, mail(id_)):
                 taken.append(id_)
 
         for module in (migration, whole_queues):
@@ -196,7 +196,7 @@ def _send_on(place: Place, sender: str, queue: str, name: str, ended: threading.
     with place.channel() as channel:
         while not ended.is_set():
             ids.append(f"{name}-{len(ids)}")
-            while not sent(channel, letter(ids[-1]), sender, queue):
+            while not sent(channel, mail(ids[-1]), sender, queue):
                 ended.wait(0.02)
             ended.wait(0.1)
     return ids
@@ -233,7 +233,7 @@ def test_what_keeps_coming_in_is_refused(place: Place, monkeypatch: pytest.Monke
 
         def step(_: str, name: str) -> None:
             if name == "copied":
-                sending.basic_publish(letter(f"eager-{next(sent_ids)}"), "", "pickup.failed")
+                sending.basic_publish(mail(f"eager-{next(sent_ids)}"), "", "pickup.failed")
 
         monkeypatch.setattr(whole_queues, "reach", step)
         with pytest.raises(Refused, match=r"pickup\.failed: .*messages keep coming in"):
@@ -249,7 +249,7 @@ def test_what_is_lost_with_a_queue_is_an_error(
 
         def late(self: Any, name: str, *args: Any, **named: Any) -> Any:
             if name == "parsed.failed":
-                sending.basic_publish(letter("late"), "", name)
+                sending.basic_publish(mail("late"), "", name)
             return delete(self, name, *args, **named)
 
         delete = Channel.queue_delete
@@ -270,7 +270,7 @@ def test_a_declare_after_a_killed_migration_asks_for_the_rest_of_it(place: Place
 @pytest.mark.parametrize("name", ["CC", "BCC"])
 def test_it_goes_nowhere_else_by_its_headers(place: Place, name: str) -> None:
     before = len(place.held()[QUARANTINE])
-    odd = letter("copied")
+    odd = mail("copied")
     odd.properties["application_headers"] = {name: [QUARANTINE]}
     with place.channel() as channel:
         channel.basic_publish(odd, "", "pickup.failed")
@@ -307,7 +307,7 @@ def test_an_upgrade_goes_on_with_the_queues_as_they_are(
     assert product.cli("topology", "declare").stderr == ""
     assert product.cli("topology", "migrate", "--dry-run").stdout == "would change nothing\n"
     with place.channel() as channel:
-        channel.basic_publish(letter("thrown out"), "", HELD)
+        channel.basic_publish(mail("thrown out"), "", HELD)
     dry = product.cli("topology", "migrate", "--dry-run")
     assert dry.stdout == "would put 1 message of quarantine.held back into quarantine\n"
     back = product.cli("topology", "migrate").stdout
@@ -318,7 +318,7 @@ def test_what_a_policy_threw_out_of_quarantine_is_put_back(place: Place) -> None
     assert place.migrate() == 0
     before = place.held()[QUARANTINE]
     with place.channel() as channel:
-        channel.basic_publish(letter("thrown out"), "", HELD)
+        channel.basic_publish(mail("thrown out"), "", HELD)
     assert place.migrate() == 0
     after = place.held()
     assert [p["message_id"] for p, _ in after[QUARANTINE][len(before) :]] == ["thrown out"]

@@ -207,7 +207,7 @@ def test_what_stays_is_told_with_the_reason(office: Office, neighbour: Neighbour
 
 def test_what_a_full_inbox_refuses_stays(office: Office, neighbour: Neighbour) -> None:
     for number in range(3):
-        office.park(f"{number:x}" * 8, queue="incoming.failed", payload=fetched())
+        office.put(f"{number:x}" * 8, queue="incoming.failed", payload=fetched())
     neighbour.policy("^incoming$", **{"max-length": 1, "overflow": "reject-publish"})
     with pytest.raises(Refused):
         for number in range(1000):

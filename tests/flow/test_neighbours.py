@@ -71,16 +71,16 @@ async def test_mail_passes_by_those_that_hang(
     async with opened(product, broker, TIERS, "rewriter") as rewriter:
         for name, count in {**BAD, "good": GOOD}.items():
             head = b"Subject: %s " % name.encode()
-            letters = [head + b"%d\r\n\r\nhello\r\n" % n for n in range(count)]
+            messages = [head + b"%d\r\n\r\nhello\r\n" % n for n in range(count)]
             await asyncio.gather(
-                *(put_addressed(rewriter, name, [name], [letter]) for letter in letters)
+                *(put_addressed(rewriter, name, [name], [message]) for message in messages)
             )
     product.start("deliverer")
 
     good = servers["good"]
     await waited(lambda: len(good.received) >= GOOD, "mail at the good one", product)
 
-    assert len({letter.data for letter in good.received}) == len(good.received) == GOOD
+    assert len({message.data for message in good.received}) == len(good.received) == GOOD
     hanging = {name: servers[name] for name in HANGS}
     assert all(server.connections for server in hanging.values())
-    assert not any(letter.accepted for server in hanging.values() for letter in server.received)
+    assert not any(message.accepted for server in hanging.values() for message in server.received)

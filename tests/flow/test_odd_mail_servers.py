@@ -16,7 +16,7 @@ from tests.corpus.messages import fields, sound_messages
 from tests.servers.dovecot import dovecot
 from tests.servers.postfix import postfix
 from tests.servers.process import wait_until
-from tests.unit.deliverer.letters import courier, letter
+from tests.unit.deliverer.content import content, courier
 from tests.unit.rewriter.envelopes import addressed, parsed
 from tests.unit.rewriter.test_rewrite import REWRITER
 
@@ -66,7 +66,7 @@ async def test_a_server_takes_it_and_finds_one_header(
             own = raw[mail.skip :]
             for at_once in (True, False):
                 chunks = None if at_once else [own[: len(own) // 3], own[len(own) // 3 :]]
-                given = letter(own, prefix=mail.prefix, chunks=chunks, id_=name)
+                given = content(own, prefix=mail.prefix, chunks=chunks, id_=name)
                 results = await to.deliver(given, "a@example.net", [SALES])
                 assert results[SALES].verdict == "delivered", (name, results)
     count = 2 * len(ODD)
@@ -102,6 +102,6 @@ async def test_the_same_bytes_without_the_connector_would_be_misread() -> None:
     with postfix(mailboxes=("sales",), agent="local") as server:
         async with courier(f"{server.url}?delivered_to=keep") as to:
             own = ODD["provider's Delivered-To"]
-            await to.deliver(letter(own, prefix=b"X-Ours: yes\r\n"), "", [SALES])
+            await to.deliver(content(own, prefix=b"X-Ours: yes\r\n"), "", [SALES])
         wait_until(lambda: "mail forwarding loop" in server.log(), "a bounce")
         assert server.messages("sales") == []

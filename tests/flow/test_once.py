@@ -64,7 +64,7 @@ def test_messages_that_wait_are_counted_also_those_of_earlier_runs(
     site: Connector, office: Office
 ) -> None:
     configure(site, f"smtp://127.0.0.1:{free_port()}", enabled=False)
-    office.park(
+    office.put(
         "a1", queue="pickup", body=wire.encode(Envelope(id_of("a1"), "one", addressed(), 1.0))
     )
     status, summary = site.once()
@@ -75,7 +75,7 @@ def test_messages_that_wait_are_counted_also_those_of_earlier_runs(
 
 def test_quiet_says_nothing_where_all_is_well(site: Connector, office: Office) -> None:
     configure(site, enabled=False)
-    office.park("a1", queue="pickup")
+    office.put("a1", queue="pickup")
     done = site.cli("run", "--once", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert len(list(site.folder.glob("mail/*/new/*"))) == 2
@@ -112,7 +112,7 @@ def test_it_ends_though_a_destination_never_comes_back(tmp_path: Path, office: O
     with contextlib.closing(ForkedConnector(tmp_path)) as site:
         site.first = never_comes_back
         configure(site, enabled=False)
-        office.park(
+        office.put(
             "a1", queue="pickup", body=wire.encode(Envelope(id_of("a1"), "one", addressed(), 1.0))
         )
         site.start("run --once --json")

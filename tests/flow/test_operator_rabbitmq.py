@@ -20,8 +20,8 @@ def test_a_message_from_failure_to_a_new_start(office: Office, tmp_path: Path) -
     assert office("topology", "declare").status == 0
     assert office("failed", "list", "--json").json == []
 
-    office.park("abc123")
-    office.park("abc456", queue="incoming.failed", payload=fetched())
+    office.put("abc123")
+    office.put("abc456", queue="incoming.failed", payload=fetched())
     for _ in range(3):
         found = office("failed", "list", "--json").json
         assert [(m["id"], m["subject"], m["attempts"]) for m in found] == [
@@ -41,8 +41,8 @@ def test_a_message_from_failure_to_a_new_start(office: Office, tmp_path: Path) -
 
 def test_quarantined_mail_is_released_or_dropped(office: Office) -> None:
     office("topology", "declare")
-    office.park("a1", queue="quarantine", payload=fetched(), inbox="incoming")
-    office.park("b2", queue="quarantine", body=b"\xc1junk", inbox="incoming")
+    office.put("a1", queue="quarantine", payload=fetched(), inbox="incoming")
+    office.put("b2", queue="quarantine", body=b"\xc1junk", inbox="incoming")
     assert office("quarantine", "release", "a1").out == "released: 1\n"
     assert office.ids("incoming") == ["a1"]
     assert office("quarantine", "drop", "b2", "--yes").out == "dropped: 1\n"

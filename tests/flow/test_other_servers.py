@@ -44,7 +44,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Local]:
         yield running
 
 
-def letter(mark: str, *fields: str) -> bytes:
+def message(mark: str, *fields: str) -> bytes:
     """Return a message whose body is its mark."""
     lines = (
         "Return-Path: <stranger@example.net>",
@@ -60,13 +60,13 @@ def letter(mark: str, *fields: str) -> bytes:
     return "".join(f"{line}\r\n" for line in lines).encode()
 
 
-LETTERS = {
-    "plain": letter("plain"),
-    "of-the-provider": letter("of-the-provider", "Delivered-To: sales@corp.example"),
-    "in-capitals": letter("in-capitals", "DELIVERED-TO: Sales@Corp.Example"),
-    "folded": letter("folded", "Delivered-To:", " sales@corp.example"),
-    "of-somebody-else": letter("of-somebody-else", "Delivered-To: info@provider.example"),
-    "twice": letter("twice", *["Delivered-To: sales@corp.example"] * 2),
+MESSAGES = {
+    "plain": message("plain"),
+    "of-the-provider": message("of-the-provider", "Delivered-To: sales@corp.example"),
+    "in-capitals": message("in-capitals", "DELIVERED-TO: Sales@Corp.Example"),
+    "folded": message("folded", "Delivered-To:", " sales@corp.example"),
+    "of-somebody-else": message("of-somebody-else", "Delivered-To: info@provider.example"),
+    "twice": message("twice", *["Delivered-To: sales@corp.example"] * 2),
 }
 
 
@@ -79,12 +79,12 @@ def marks(server: Local) -> Counter[str]:
 def test_no_message_is_bounced_for_where_it_was_delivered_before(
     place: Place, server: Local
 ) -> None:
-    place.provider.put_all("sales", list(LETTERS.values()))
+    place.provider.put_all("sales", list(MESSAGES.values()))
     place.product.configure([place.account("sales")], server.url)
     status, summary = place.once()
-    assert (status, summary["delivered"]) == (0, len(LETTERS))
-    wait_until(lambda: marks(server).total() >= len(LETTERS), f"{len(LETTERS)} messages", 30)
-    assert marks(server) == Counter(list(LETTERS))
+    assert (status, summary["delivered"]) == (0, len(MESSAGES))
+    wait_until(lambda: marks(server).total() >= len(MESSAGES), f"{len(MESSAGES)} messages", 30)
+    assert marks(server) == Counter(list(MESSAGES))
 
 
 FEW: dict[str, Callable[[], AbstractContextManager[Local]]] = {
@@ -97,7 +97,7 @@ FEW: dict[str, Callable[[], AbstractContextManager[Local]]] = {
 @pytest.mark.parametrize("server", FEW.values(), ids=FEW, indirect=True)
 def test_a_limit_of_connections_or_messages_delays_none(place: Place, server: Local) -> None:
     count = 300
-    place.provider.put_all("sales", [letter(str(n)) for n in range(count)])
+    place.provider.put_all("sales", [message(str(n)) for n in range(count)])
     place.product.configure([place.account("sales")], server.url)
     status, summary = place.once()
     assert (status, summary["delivered"], summary["retrying"]) == (0, count, 0)

@@ -99,7 +99,7 @@ def test_passwords_of_others_are_shown_nowhere(
     assert json.loads(told.stdout)["failed"] == 1
     assert "no B, and *** *** ***" in told.stderr
     assert "STLS is refused: *** *** ***" in told.stderr
-    reasons = [letter["reason"] for letter in product.json("failed", "list")]
+    reasons = [message["reason"] for message in product.json("failed", "list")]
     assert len(reasons) == 1 and "550 5.1.1 no *** ***" in reasons[0]
     assert "RETR is refused: no B, and *** ***" in shown(product)
     none_of(FORMS, told.stdout + told.stderr + shown(product) + kept(product))

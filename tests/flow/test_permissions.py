@@ -22,7 +22,7 @@ import pytest
 from amqp import Channel, Connection, Message
 from amqp.exceptions import AccessRefused, AMQPError
 
-from services.postmaster import parked_mail
+from services.postmaster import mail_folder
 from shared.broker.steward.steward import KombuSteward
 from shared.queues import (
     DECLARED,
@@ -206,8 +206,8 @@ def test_who_monitors_counts_what_is_kept_and_cannot_take_it(
 
     wait_until(counted, "the count of messages", 20)
     steward = deployment.steward("postmaster")
-    folder = parked_mail.QUARANTINED if queue == QUARANTINE else parked_mail.FAILED
-    assert [m.message_id for m in parked_mail.browse(steward, folder)] == ["kept"]
+    folder = mail_folder.QUARANTINED if queue == QUARANTINE else mail_folder.FAILED
+    assert [m.message_id for m in mail_folder.browse(steward, folder)] == ["kept"]
     assert steward.drop(queue, ["kept"], its_id) == ["kept"]
     steward.close()
 

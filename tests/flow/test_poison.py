@@ -6,9 +6,9 @@ from shared.failpoint import VARIABLE
 from shared.queues import QUARANTINE, Tier
 from shared.trial.suspects import SUSPECT
 from tests.corpus.messages import sample_messages
+from tests.flow.audit import Tally
 from tests.flow.connector import STAGES
 from tests.flow.forked import ForkedConnector
-from tests.flow.oracle import Tally
 from tests.flow.place import Place
 from tests.flow.queues import steward
 from tests.ids import identify
@@ -45,7 +45,7 @@ def test_what_kills_its_parser_ends_in_quarantine(place: Place, broker: str | No
         "it crashed its process 3 times, alone in it: signal 9 (SIGKILL)"
     )
     assert out.read_bytes() == messages[POISON]
-    tally = place.oracle.tally(place.stored(), quarantined=[("sales", out.read_bytes())])
+    tally = place.audit.tally(place.stored(), quarantined=[("sales", out.read_bytes())])
     assert tally == Tally(MESSAGES, MESSAGES - 1, quarantined=1)
 
 

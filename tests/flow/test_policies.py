@@ -117,7 +117,7 @@ class Place:
             channel = connection.channel()
             for number in range(SENT):
                 id_ = f"{queue}-{number}"
-                message = Message("letter", message_id=id_, delivery_mode=2)
+                message = Message("hello", message_id=id_, delivery_mode=2)
                 with suppress(MessageNacked):
                     channel.basic_publish(message, "", queue, confirm_timeout=30)
                     taken.add(id_)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.corpus.messages import sample_messages
-from tests.flow.oracle import Tally
+from tests.flow.audit import Tally
 from tests.flow.place import Place
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.servers.process import accepts, running, wait_until

@@ -327,11 +327,11 @@ async def _settle(broker: RabbitBroker, delivery: Delivery) -> None:
 
 async def test_what_crashes_its_process_is_explained_in_quarantine(site: Site) -> None:
     site.server.impose(site.vhost, "^incoming$", {"delivery-limit": DELIVERY_LIMIT})
-    letter = Envelope(
+    envelope = Envelope(
         "id", "sales", Fetched(Inline(b"x"), "u", "s", Summary("a@b", "hello")), 1.0, attempt=3
     )
     async with site.broker("fetcher") as broker:
-        await broker.publish(Send("incoming", wire.encode(letter), "m1", {"account": "sales"}))
+        await broker.publish(Send("incoming", wire.encode(envelope), "m1", {"account": "sales"}))
         handed_out = 0
         while not (await broker.depths(["quarantine"]))["quarantine"]:
             deliveries = singly(broker.consume("incoming", 1))

@@ -94,8 +94,8 @@ def site(
 def test_a_mailbox_that_was_wrong_and_is_right_now(site: Site) -> None:
     site.configure(mailbox="right@corp.example")
     site.office("topology", "declare")
-    site.office.park("a1")
-    site.office.park("b2", payload=addressed(site.office.spooled(id_of("b2"), RAW * 3)))
+    site.office.put("a1")
+    site.office.put("b2", payload=addressed(site.office.spooled(id_of("b2"), RAW * 3)))
     assert site.once()["delivered"] == 0
     assert site.office("failed", "requeue", "--reason", "no such user").out == "requeued: 2\n"
 
@@ -111,7 +111,7 @@ def test_a_mailbox_that_was_wrong_and_is_right_now(site: Site) -> None:
 def test_a_destination_that_was_wrong_and_is_right_now(site: Site) -> None:
     site.configure(destination="archive")
     site.office("topology", "declare")
-    site.office.park("a1")
+    site.office.put("a1")
     site.office("failed", "requeue", "a1")
 
     site.once()
@@ -123,7 +123,7 @@ def test_to_a_mailbox_and_a_destination_that_the_operator_names(site: Site) -> N
     site.configure()
     site.office("topology", "declare")
     for id_, queue in (("a1", "pickup.failed"), ("b2", "quarantine"), ("c3", "parsed.failed")):
-        site.office.park(id_, queue=queue, payload=fetched() if queue == "quarantine" else None)
+        site.office.put(id_, queue=queue, payload=fetched() if queue == "quarantine" else None)
     to = ("--recipient", "eve@corp.example")
     assert site.office("failed", "requeue", "a1", *to).status == 0
     assert site.office("failed", "requeue", "c3", *to, "--destination", "archive").status == 0
@@ -144,7 +144,7 @@ def test_who_has_it_already_does_not_get_it_twice(site: Site) -> None:
     asyncio.run(
         _record(site.product.folder / "data" / "state.db", id_of("a1"), "sales@corp.example")
     )
-    site.office.park("a1")
+    site.office.put("a1")
     site.office("failed", "requeue", "a1")
 
     summary = site.once()
@@ -164,7 +164,7 @@ async def _record(file: Path, id_: str, recipient: str) -> None:
 def test_what_the_parser_takes_for_corrupt_is_delivered_when_it_is_released(site: Site) -> None:
     site.configure()
     site.office("topology", "declare")
-    site.office.park("a1", queue="incoming", payload=fetched(b"a scanner sent this\r\n"))
+    site.office.put("a1", queue="incoming", payload=fetched(b"a scanner sent this\r\n"))
     assert site.once()["quarantined"] == 1
     assert site.office("quarantine", "release", "--all").out == "released: 1\n"
 
@@ -178,7 +178,7 @@ def test_a_loop_that_was_mended_is_one_no_longer(site: Site) -> None:
     site.configure()
     site.office("topology", "declare")
     ours = b"X-POP3-Connector-For: sales@corp.example\r\nX-POP3-Connector-Account: sales\r\n"
-    site.office.park("a1", queue="incoming", payload=fetched(ours + RAW))
+    site.office.put("a1", queue="incoming", payload=fetched(ours + RAW))
     assert site.once()["failed"] == 1
     assert site.office("failed", "requeue", "--reason", "loop").out == "requeued: 1\n"
 
@@ -191,7 +191,7 @@ def test_what_fails_again_shows_its_whole_past(site: Site) -> None:
     site.configure()
     site.office("topology", "declare")
     looping = b"Received: from a by b; date\r\n" * 60 + RAW
-    site.office.park("a1", payload=fetched(looping), queue="incoming.failed")
+    site.office.put("a1", payload=fetched(looping), queue="incoming.failed")
     site.office("failed", "requeue", "a1")
 
     site.once()

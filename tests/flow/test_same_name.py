@@ -100,7 +100,7 @@ def test_the_second_takes_nothing_of_the_first(two: Two, site: Site) -> None:
     for stage in ("fetcher", "parser", "rewriter", "deliverer"):
         assert first.count(stage, "accounts are held") == 0, "a newcomer stops nobody"
         assert first.stop(stage) == 0
-    assert all(b"first" in letter for letter in two.stored("first"))
+    assert all(b"first" in message for message in two.stored("first"))
     assert two.stored("second") == []
 
     text = second.config.read_text()
@@ -108,4 +108,4 @@ def test_the_second_takes_nothing_of_the_first(two: Two, site: Site) -> None:
     assert second.cli("account", "fetch-again", "--all", "--undelivered").returncode == 0
     assert second.once()[0] == 0
     assert len(two.stored("second")) == 3
-    assert all(b"to second" in letter for letter in two.stored("second"))
+    assert all(b"to second" in message for message in two.stored("second"))

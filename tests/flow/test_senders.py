@@ -13,7 +13,7 @@ from tests.servers.exim import exim
 from tests.servers.opensmtpd import opensmtpd
 from tests.servers.postfix import postfix
 from tests.servers.process import wait_until
-from tests.unit.deliverer.letters import letter, told
+from tests.unit.deliverer.content import content, told
 
 SERVERS: dict[str, Callable[[], AbstractContextManager[Local]]] = {
     "postfix": lambda: postfix(mailboxes=("sales",), agent="local"),
@@ -42,7 +42,7 @@ SENDERS = (
 
 
 async def taken(courier: Courier, posts: Sequence[MailObject]) -> list[CourierResult]:
-    """Return what was told of each letter; what a server is too slow for is sent again later."""
+    """Return what was told of each message; what a server is too slow for is sent again later."""
     found: list[CourierResult] = [PutAside("not tried yet", 0.0)] * len(posts)
     while aside := [at for at, one in enumerate(found) if isinstance(one, PutAside)]:
         for at, one in zip(aside, await told(courier, [posts[at] for at in aside]), strict=True):
@@ -58,7 +58,7 @@ async def test_no_sender_keeps_a_message_from_its_mailbox(
     box = "sales@corp.example"
     texts = [b"Subject: n%d\r\n\r\nx\r\n" % number for number in range(len(SENDERS))]
     posts = [
-        MailObject(letter(text, prefix=b""), sender, [box])
+        MailObject(content(text, prefix=b""), sender, [box])
         for text, sender in zip(texts, SENDERS, strict=True)
     ]
     with start() as server:

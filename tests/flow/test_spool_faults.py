@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.corpus.messages import fields, sample_messages
+from tests.flow.audit import Audit, Tally
 from tests.flow.connector import STAGES, below_prefix, digests, lf
 from tests.flow.forked import ForkedConnector
-from tests.flow.oracle import Oracle, Tally
 from tests.flow.place import account
 from tests.ids import identify
 from tests.servers.disk import memory_disk
@@ -117,8 +117,8 @@ def test_a_message_whose_file_is_gone_is_kept_and_the_operator_is_told(site: Sit
     site.configure(give_up_after="1h")
     site.mail.write_bytes(b"a file where the folder should be: nothing is delivered yet")
     messages = [large("gone"), *sample_messages(8, seed=5), large("there")]
-    oracle = Oracle()
-    oracle.accept(("sales", message) for message in messages)
+    audit = Audit()
+    audit.accept(("sales", message) for message in messages)
     site.provider.put_all("sales", messages)
     site.start(*site.processes)
     product, deliverer = site.product, site.process("deliverer")
@@ -142,13 +142,13 @@ def test_a_message_whose_file_is_gone_is_kept_and_the_operator_is_told(site: Sit
     (kept,) = product.json("failed", "list")
     assert kept["id"] == id_
     assert re.match(rf"the spool has no blob '{id_}' \(given up after ", kept["reason"])
-    tally = oracle.tally(site.delivered(), failed=[("sales", messages[0])])
+    tally = audit.tally(site.delivered(), failed=[("sales", messages[0])])
     assert tally == Tally(len(messages), len(messages) - 1, failed=1)
 
     (site.folder / "backup").rename(blob)
     assert product.cli("failed", "requeue", kept["id"]).returncode == 0
     product.wait(lambda: len(site.stored()) == len(messages), "the rest")
-    assert oracle.tally(site.delivered()) == Tally(len(messages), len(messages))
+    assert audit.tally(site.delivered()) == Tally(len(messages), len(messages))
 
 
 def test_while_the_spool_is_full_small_messages_flow_and_large_ones_stay(site: Site) -> None:
@@ -157,8 +157,8 @@ def test_while_the_spool_is_full_small_messages_flow_and_large_ones_stay(site: S
         disk.fill()
         small = [m for m in sample_messages(20, seed=6) if len(m) < 60_000]
         big = [large("one"), large("two")]
-        oracle = Oracle()
-        oracle.accept(("sales", message) for message in (*big, *small))
+        audit = Audit()
+        audit.accept(("sales", message) for message in (*big, *small))
         site.provider.put_all("sales", [big[0], *small[:8], big[1], *small[8:]])
         site.start(*site.processes)
         product, fetcher = site.product, site.process("fetcher")
@@ -176,6 +176,6 @@ def test_while_the_spool_is_full_small_messages_flow_and_large_ones_stay(site: S
         product.wait(lambda: not site.provider.files("sales"), "an empty maildrop")
         everything = len(small) + len(big)
         product.wait(lambda: len(site.stored()) == everything, "the large ones")
-        assert oracle.tally(site.delivered()) == Tally(everything, everything)
+        assert audit.tally(site.delivered()) == Tally(everything, everything)
         for name in tuple(product.processes):
             assert product.stop(name) == 0, product.tail()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.flow.audit import Audit, Tally
 from tests.flow.connector import STAGES, Connector, below_prefix, connector
-from tests.flow.oracle import Oracle, Tally
 from tests.flow.place import account
 from tests.servers.dovecot import Dovecot
 from tests.servers.postfix import Postfix
@@ -68,8 +68,8 @@ def test_an_outage_of_s3_in_the_middle_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     messages = [large(number) for number in range(2 * HALF)]
-    oracle = Oracle()
-    oracle.accept(("sales", message) for message in messages)
+    audit = Audit()
+    audit.accept(("sales", message) for message in messages)
     local.answers[RECIPIENT] = "451 4.7.1 not yet"
     provider.put_all("sales", messages[:HALF])
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(storage.credentials))
@@ -94,5 +94,5 @@ def test_an_outage_of_s3_in_the_middle_loses_nothing(
     for stage in STAGES:
         assert product.stop(stage) == 0, product.tail()
     delivered = [("sales", below_prefix(path.read_bytes())) for path in local.maildir("sales")]
-    assert oracle.tally(delivered) == Tally(accepted=2 * HALF, delivered=2 * HALF)
+    assert audit.tally(delivered) == Tally(accepted=2 * HALF, delivered=2 * HALF)
     assert storage.keys() == [MARK]

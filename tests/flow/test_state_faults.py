@@ -19,9 +19,9 @@ from shared.message import Addressed, Fetched, Inline, Parsed, Payload
 from shared.queues import INCOMING, PARSED, PICKUP, POLL, Tier, plan
 from shared.spool.local import LocalStore
 from tests.corpus.messages import sample_messages
+from tests.flow.audit import Audit, MailboxMessage, Tally
 from tests.flow.connector import STAGES, below_prefix, digests
 from tests.flow.forked import ForkedConnector
-from tests.flow.oracle import Letter, Oracle, Tally
 from tests.flow.place import account
 from tests.flow.state_databases import Database, database
 from tests.servers.dovecot import Dovecot, dovecot
@@ -64,7 +64,7 @@ class Site:
     mail: Path
     database: Database
     url: str | None
-    oracle: Oracle = field(default_factory=Oracle)
+    audit: Audit = field(default_factory=Audit)
     handed_in: int = 0
 
     @property
@@ -94,20 +94,20 @@ class Site:
         """Put messages into the maildrop."""
         messages = sample_messages(count, seed=500 + self.handed_in, max_size=100_000)
         self.handed_in += count
-        self.oracle.accept(("sales", message) for message in messages)
+        self.audit.accept(("sales", message) for message in messages)
         self.provider.put_all("sales", messages)
         return messages
 
     def stored(self) -> list[Path]:
         return list((self.mail / "sales").glob("new/*"))
 
-    def delivered(self) -> list[Letter]:
+    def delivered(self) -> list[MailboxMessage]:
         return [("sales", below_prefix(path.read_bytes())) for path in self.stored()]
 
     def drained(self) -> bool:
         return not self.provider.files("sales") and len(self.stored()) >= self.handed_in
 
-    def waiting(self) -> list[Letter]:
+    def waiting(self) -> list[MailboxMessage]:
         """Return what the broker has; what a process over RabbitMQ has in hand is not seen."""
         with contextlib.closing(self._steward()) as steward:
             if isinstance(steward, EmbeddedSteward):
@@ -178,7 +178,7 @@ class Site:
         """Wait until everything is at its destination, once."""
         self.product.wait(self.drained, "all mail", 60)
         right = Tally(self.handed_in, self.handed_in)
-        assert self.oracle.tally(self.delivered()) == right, self.product.tail()
+        assert self.audit.tally(self.delivered()) == right, self.product.tail()
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def site(
             assert product.stop(name) == 0, product.tail()
             assert product.count(name, "handler crashed") == 0, product.tail()
         assert site.waiting() == []
-        assert site.oracle.tally(site.delivered()) == Tally(site.handed_in, site.handed_in)
+        assert site.audit.tally(site.delivered()) == Tally(site.handed_in, site.handed_in)
 
 
 @pytest.mark.parametrize(("site", "fault"), FAULTS, indirect=["site"], scope="module")
@@ -246,7 +246,7 @@ def test_what_is_killed_meanwhile_had_everything_safe(site: Site, fault: str) ->
 
         def everything() -> Tally:
             left = [("sales", message) for message in site.provider.messages("sales")]
-            return site.oracle.tally(site.delivered(), failed=site.waiting() + left)
+            return site.audit.tally(site.delivered(), failed=site.waiting() + left)
 
         site.product.wait(lambda: everything().lost == 0, "all mail to be somewhere")
         site.product.start(*site.processes)

@@ -185,8 +185,8 @@ def test_mail_of_two_connectors_gets_to_its_own_mailboxes(
             )
             text = product.config.read_text()
             product.config.write_text(text.replace("[broker]", f'[broker]\ninstance = "{name}"'))
-            letters = [f"Subject: {n}\r\n\r\nfor {name}\r\n".encode() for n in range(12)]
-            provider.put(name, *letters)
+            messages = [f"Subject: {n}\r\n\r\nfor {name}\r\n".encode() for n in range(12)]
+            provider.put(name, *messages)
         for product in both.values():
             assert product.cli("topology", "declare").returncode == 0
         said = both["live"].cli("topology", "show").stderr
@@ -201,5 +201,5 @@ def test_mail_of_two_connectors_gets_to_its_own_mailboxes(
         for name, product in both.items():
             assert product.stop("run") == 0
             assert len(stored(name)) == 12
-            assert all(f"for {name}".encode() in letter for letter in stored(name))
+            assert all(f"for {name}".encode() in message for message in stored(name))
         assert sum(p.count("run", "messages of another connector") for p in both.values()) > 0

@@ -64,7 +64,7 @@ if "trial" in sys.orig_argv:
 """
 
 
-def letters(count: int) -> list[bytes]:
+def small_messages(count: int) -> list[bytes]:
     return [b"Subject: %d\r\n\r\nhello\r\n" % n for n in range(count)]
 
 
@@ -142,7 +142,7 @@ async def test_what_crashes_its_process_ends_in_quarantine_and_its_neighbours_ar
     product: ForkedConnector, broker: str | None, tmp_path: Path
 ) -> None:
     """The process that it was handed out to lives on, and the claims of the dead are no way out."""
-    mail, messages = tmp_path / "mail", letters(40)
+    mail, messages = tmp_path / "mail", small_messages(40)
     configure(product, broker, f"maildir://{mail}/{{local}}")
     await put(product, broker, messages)
     await hand_out(product, broker, len(messages))
@@ -167,7 +167,7 @@ async def test_hundreds_of_sound_suspects_arrive(
     product: ForkedConnector, broker: str | None, tmp_path: Path
 ) -> None:
     """As there are after the broker was started again twice."""
-    mail, messages = tmp_path / "mail", letters(300)
+    mail, messages = tmp_path / "mail", small_messages(300)
     configure(product, broker, f"maildir://{mail}/{{local}}")
     await put(product, broker, messages)
     await hand_out(product, broker, len(messages))
@@ -189,7 +189,7 @@ async def test_sound_mail_survives_thirty_kills_of_its_process(
     product: ForkedConnector, broker: str | None, slow: SmtpServer
 ) -> None:
     """It waits for a server that hangs, while somebody kills and kills."""
-    messages = letters(12)
+    messages = small_messages(12)
     configure(product, broker, f"{slow.url}?tls=none")
     await put(product, broker, messages)
     for _ in range(3):
@@ -211,7 +211,7 @@ async def test_sound_mail_survives_thirty_kills_of_its_process(
 async def test_a_process_that_does_not_start_is_nobodys_fault(
     product: ForkedConnector, broker: str | None, tmp_path: Path
 ) -> None:
-    mail, messages = tmp_path / "mail", letters(12)
+    mail, messages = tmp_path / "mail", small_messages(12)
     configure(product, broker, f"maildir://{mail}/{{local}}")
     await put(product, broker, messages[:5])
     await hand_out(product, broker, 5)
@@ -233,7 +233,7 @@ async def test_once_ends_where_no_process_starts_for_suspects(
     product: ForkedConnector, broker: str | None, tmp_path: Path
 ) -> None:
     configure(product, broker, f"maildir://{tmp_path}/mail/{{local}}")
-    await put(product, broker, letters(3))
+    await put(product, broker, small_messages(3))
     await hand_out(product, broker, 3)
     product.start(ONCE, **python(product, DOES_NOT_START))
     assert product.processes.pop(ONCE).wait(PATIENCE) == 1
@@ -255,7 +255,7 @@ async def test_suspects_are_not_tried_with_another_configuration_and_mail_goes_o
     await waited(product, lambda: product.count("deliverer", "started"), "start")
     assert untried(port) == 0
     product.configure([], url, broker, retry={"tiers": ["2s", "3s"]})
-    message, fresh = letters(2)
+    message, fresh = small_messages(2)
     async with opened(product, broker, TIERS, "rewriter") as rewriter:
         publish = rewriter.publish
 
@@ -283,7 +283,7 @@ async def test_what_fails_in_the_process_that_tries_is_a_crash(
     product: ForkedConnector, tmp_path: Path
 ) -> None:
     configure(product, None, f"maildir://{tmp_path}/mail/{{local}}")
-    await put(product, None, letters(1))
+    await put(product, None, small_messages(1))
     await hand_out(product, None, 1)
     product.start("deliverer", **python(product, CANNOT_ANSWER))
     await waited(product, lambda: depth(product, None, QUARANTINE), "quarantine")
@@ -298,7 +298,7 @@ async def test_what_is_on_trial_as_the_stage_ends_is_settled_and_no_process_is_l
     """Signals are for the parent; the child has a session of its own, and heeds none."""
     slow.rule, slow.slow = lambda _, __: None, 2.0
     configure(product, broker, f"{slow.url}?tls=none")
-    await put(product, broker, letters(3))
+    await put(product, broker, small_messages(3))
     await hand_out(product, broker, 3)
     product.start("deliverer")
     await waited(product, lambda: slow.connections > 0, "a connection")
@@ -315,7 +315,7 @@ async def test_a_stage_ends_well_while_a_process_starts_for_its_suspects(
     product: ForkedConnector, tmp_path: Path
 ) -> None:
     configure(product, None, f"maildir://{tmp_path}/mail/{{local}}")
-    await put(product, None, letters(3))
+    await put(product, None, small_messages(3))
     await hand_out(product, None, 3)
     product.start("deliverer")
     await waited(product, lambda: children(product, "deliverer"), "child")
@@ -331,7 +331,7 @@ async def test_a_server_is_not_quoted_with_a_password_of_others_on_trial_either(
     names = {"name": "info", "host": "pop.example.net", "username": "info"}
     account: dict[str, object] = {**names, "password": secret, "mailbox": "info@corp.example"}
     product.configure([account], f"{slow.url}?tls=none", retry={"tiers": ["1s"]})
-    await put(product, None, letters(1))
+    await put(product, None, small_messages(1))
     await hand_out(product, None, 1)
     product.start("deliverer")
     await waited(product, lambda: depth(product, None, "pickup.failed"), "Failed Mail")
@@ -344,7 +344,7 @@ async def test_a_child_does_not_outlive_its_parent(
     product: ForkedConnector, slow: SmtpServer
 ) -> None:
     configure(product, None, f"{slow.url}?tls=none")
-    await put(product, None, letters(1))
+    await put(product, None, small_messages(1))
     await hand_out(product, None, 1)
     product.start("deliverer")
     await waited(product, lambda: slow.connections > 0, "a connection")
@@ -357,7 +357,7 @@ async def test_a_child_does_not_outlive_its_parent(
 async def test_once_ends_over_a_message_that_crashes(
     product: ForkedConnector, broker: str | None, tmp_path: Path
 ) -> None:
-    mail, message = tmp_path / "mail", letters(1)[0]
+    mail, message = tmp_path / "mail", small_messages(1)[0]
     configure(product, broker, f"maildir://{mail}/{{local}}")
     id_ = identify("sales", message)
     fetched = Envelope(id_, "sales", Fetched(Inline(message), "u", "pop:110"), 1.0)

@@ -69,7 +69,7 @@ class Withholding(Place):
         ids = {f"{queue}-kept-{number}" for number in range(count)}
         with self.channel() as channel:
             for id_ in sorted(ids):
-                message = Message("letter", message_id=id_, delivery_mode=2)
+                message = Message("hello", message_id=id_, delivery_mode=2)
                 channel.basic_publish(message, "", queue, confirm_timeout=30)
         return ids
 

@@ -135,6 +135,6 @@ class Works(Plant):
         return all(datetime.fromisoformat(time) < before for time in times)
 
     def _drained(self) -> bool:
-        there = self.files() >= len(self.oracle.accepted)
+        there = self.files() >= len(self.audit.accepted)
         left = [*self.provider.files(QUICK), *self.provider.files(SLOW)]
         return there and not left and not self.queued()

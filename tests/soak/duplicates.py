@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from tests.soak.components import Struck
 from tests.soak.crew import Death, stage_of
-from tests.soak.lanes import Struck
 
 SLACK = 1.0
 """Seconds between an arrival and its file's time, or an event and its line in a log."""

@@ -1,7 +1,7 @@
 """POP3 servers that mean harm, and a destination that is slow on purpose, beside all the others.
 
-A hostile server does as the book says until a fault of its lane tells it otherwise. Its own mail is
-not counted; what is asked is that nobody else's is lost, late for ever, or delivered twice.
+A hostile server does as the book says until a fault tells it otherwise. Its own mail is not
+counted; what is asked is that nobody else's is lost, late for ever, or delivered twice.
 """
 
 import asyncio

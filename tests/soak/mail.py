@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from tests.corpus.messages import fields, sample_messages
-from tests.flow.oracle import Oracle, key_of
+from tests.flow.audit import Audit, key_of
 from tests.ids import identify
 from tests.soak.place import ACCOUNTS, DESTINATIONS, REFUSED, Place
 
@@ -24,7 +24,7 @@ SPECIAL = 40
 
 @dataclass(frozen=True)
 class Sent:
-    """A message that was put into a maildrop; ``key`` is what the oracle knows it by."""
+    """A message that was put into a maildrop; ``key`` is what the audit knows it by."""
 
     at: float
     id: str
@@ -50,7 +50,7 @@ class Mail:
     place: Place
     seed: int
     rate: float
-    oracles: dict[str, Oracle] = field(default_factory=lambda: {fate: Oracle() for fate in FATES})
+    oracles: dict[str, Audit] = field(default_factory=lambda: {fate: Audit() for fate in FATES})
     sent: dict[str, Sent] = field(default_factory=dict)
     given_up: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from services.postmaster.parked_mail import FAILED, QUARANTINED, Folder, browse, letter, raw_of
+from services.postmaster.mail_folder import FAILED, QUARANTINED, MailFolder, browse
+from shared.broker.requeue import mail_in
 from shared.broker.steward.steward import KombuSteward
 from shared.message import Inline, Spooled
 from shared.queues import POLL, QUARANTINE, Tier, failed_queue, plan
@@ -116,16 +117,15 @@ class Place:
         """Return the operator's side of the broker, past the network."""
         return KombuSteward(self.broker.url(self.vhost), TIERS)
 
-    def parked(self, folder: Folder) -> list[tuple[str, str, bytes]]:
+    def in_folder(self, folder: MailFolder) -> list[tuple[str, str, bytes]]:
         """Return what waits for the operator: account, id and raw message."""
         with contextlib.closing(self.steward()) as steward:
             stored = list(browse(steward, folder))
         found = []
         for message in stored:
-            raw, envelope = raw_of(message), letter(message)
-            account = str(message.headers.get("account", "")) if envelope is None else (
-                envelope.account
-            )  # fmt: skip
+            mail = mail_in(message.body)
+            account = str(message.headers.get("account", "")) if mail is None else mail.account
+            raw = None if mail is None else mail.payload.raw
             found.append((account, message.message_id, self._bytes(raw, message.body)))
         return [one for one in found if not one[0].startswith("hostile-")]
 
@@ -140,23 +140,23 @@ class Place:
 
     def failed(self) -> list[tuple[str, str, bytes]]:
         """Return Failed Mail."""
-        return self.parked(FAILED)
+        return self.in_folder(FAILED)
 
     def quarantined(self) -> list[tuple[str, str, bytes]]:
         """Return the quarantine."""
-        return self.parked(QUARANTINED)
+        return self.in_folder(QUARANTINED)
 
     def queued(self) -> Mapping[str, int]:
         """Return how many messages are in the queues that must be empty in the end, in hand or not.
 
         What is in hand is what the management interface has last seen, some seconds ago.
         """
-        parked = {QUARANTINE, POLL, *(failed_queue(spec.name) for spec in plan(TIERS))}
+        kept = {QUARANTINE, POLL, *(failed_queue(spec.name) for spec in plan(TIERS))}
         with contextlib.closing(self.steward()) as steward:
             depths = Counter(steward.depths())
         for queue in self.broker.api("GET", f"queues/{self.vhost}"):
             depths[queue["name"]] += queue.get("messages_unacknowledged", 0)
-        return {q: n for q, n in depths.items() if n and q not in parked}
+        return {q: n for q, n in depths.items() if n and q not in kept}
 
     def waiting(self) -> Mapping[str, int]:
         """Return how many messages lie in each maildrop that is not empty."""

@@ -77,7 +77,7 @@ def _gap(verdict: Verdict) -> str:
 
 
 def _faults(verdict: Verdict) -> str:
-    kinds = Counter((fault.lane, fault.name) for fault in verdict.struck)
+    kinds = Counter((fault.component, fault.name) for fault in verdict.struck)
     rows = [(name, count) for (_, name), count in sorted(kinds.items())]
     steps = Counter(death.armed.partition("#")[0] for death in verdict.deaths if death.armed)
     poison = sum(count for step, count in steps.items() if step.endswith(".handled"))

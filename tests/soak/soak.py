@@ -12,8 +12,8 @@ from pathlib import Path
 from shared.errors import BrokerUnavailable
 from tests.flow.connector import Connector
 from tests.servers.process import wait_until
+from tests.soak.components import Breaker, components
 from tests.soak.crew import FIRST
-from tests.soak.lanes import Breaker, lanes
 from tests.soak.mail import Mail
 from tests.soak.place import Place, open_place
 from tests.soak.verdict import Verdict, judge
@@ -62,8 +62,8 @@ def soak(folder: Path, plan: Plan, product: type[Connector] = Connector) -> Verd
     with open_place(folder, product, sqlite=plan.sqlite) as place:
         mail = Mail(place, plan.seed, plan.rate)
         breakers = [
-            Breaker(lane, mail, plan.seed, plan.pace, plan.longest)
-            for lane in lanes(sqlite=plan.sqlite, disk=place.disk is not None)
+            Breaker(component, mail, plan.seed, plan.pace, plan.longest)
+            for component in components(sqlite=plan.sqlite, disk=place.disk is not None)
         ]
         place.crew.want(*FIRST)
         _storm(mail, breakers, plan.seconds)

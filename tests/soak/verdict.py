@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tests.flow.audit import Audit, MailboxMessage, Tally, key_of
 from tests.flow.connector import below_prefix
-from tests.flow.oracle import Letter, Oracle, Tally, key_of
+from tests.soak.components import Struck
 from tests.soak.crew import Death
 from tests.soak.duplicates import Copy, explained
-from tests.soak.lanes import Struck
 from tests.soak.mail import FATES, Mail
 from tests.soak.place import DESTINATIONS, Place
 
@@ -67,7 +67,7 @@ def judge(mail: Mail, struck: Sequence[Struck], left: Mapping[str, int], drained
     """
     place = mail.place
     failed, quarantined = place.failed(), place.quarantined()
-    arrived: dict[str, list[Letter]] = {
+    arrived: dict[str, list[MailboxMessage]] = {
         to: [(account, below_prefix(path.read_bytes())) for account, path in place.delivered(to)]
         for to in DESTINATIONS
     }
@@ -93,20 +93,20 @@ def judge(mail: Mail, struck: Sequence[Struck], left: Mapping[str, int], drained
     )
 
 
-def _whole(mail: Mail, arrived: Mapping[str, Sequence[Letter]]) -> Tally:
-    everything = Oracle(set().union(*(oracle.accepted for oracle in mail.oracles.values())))
-    delivered = [letter for to in DESTINATIONS for letter in arrived[to]]
+def _whole(mail: Mail, arrived: Mapping[str, Sequence[MailboxMessage]]) -> Tally:
+    everything = Audit(set().union(*(audit.accepted for audit in mail.oracles.values())))
+    delivered = [message for to in DESTINATIONS for message in arrived[to]]
     return everything.tally(delivered, arrived["failed"], arrived["quarantine"])
 
 
-def _lost(mail: Mail, arrived: Mapping[str, Sequence[Letter]]) -> list[str]:
+def _lost(mail: Mail, arrived: Mapping[str, Sequence[MailboxMessage]]) -> list[str]:
     """Return the ids of messages that are nowhere."""
     waiting = [
         (account, raw)
         for account in mail.place.waiting()
         for raw in mail.place.provider.messages(account)
     ]
-    found = {key_of(letter) for letters in (*arrived.values(), waiting) for letter in letters}
+    found = {key_of(message) for some in (*arrived.values(), waiting) for message in some}
     return sorted(sent.id for sent in mail.sent.values() if sent.key not in found)
 
 

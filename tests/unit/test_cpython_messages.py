@@ -69,9 +69,9 @@ def unharmed(raw: bytes) -> bool:
         assert first.reason.endswith(".")
         return False
     assert isinstance(second, Forward), second
-    (letter,) = second.payloads
-    assert isinstance(letter, Addressed)
-    assert letter.raw == Inline(raw)
+    (addressed,) = second.payloads
+    assert isinstance(addressed, Addressed)
+    assert addressed.raw == Inline(raw)
     return True
 
 

@@ -27,7 +27,7 @@ from shared.queues import INCOMING, PARSED, POLL, QUARANTINE, Tier
 from shared.settlement import RetryPolicy
 from shared.stage import DecodedDelivery, HandledDelivery, Stage, StageHandler
 from tests.corpus.envelopes import HEAD, ID
-from tests.unit.deliverer.letters import letter
+from tests.unit.deliverer.content import content
 
 FETCHED = Fetched(Inline(b"Subject: x\r\n\r\nbody\r\n"), "u", "pop:110")
 MINE: Envelope[Payload] = Envelope(ID, "sales", FETCHED, 1.7e9)
@@ -136,7 +136,7 @@ async def test_a_file_that_can_have_no_name_stops_no_other(tmp_path: Path) -> No
     courier = MaildirCourier(f"{tmp_path}/{{local}}", FileStore("x"))
     ids = [f"{n:032x}" for n in range(40)]
     ids[20], ids[30] = "a\0b", "\ud800"
-    posts = [MailObject(letter(id_=id_), "", ("sales@corp.example",)) for id_ in ids]
+    posts = [MailObject(content(id_=id_), "", ("sales@corp.example",)) for id_ in ids]
     answers: dict[int, object] = {}
     async with asyncio.timeout(30):
         await courier.deliver(posts, answers.__setitem__)

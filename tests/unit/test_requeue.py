@@ -64,7 +64,9 @@ FAILED: dict[str, Header] = {
 }
 
 
-def parked(envelope: Envelope[Payload], queue: str = "pickup.failed", **headers: Header) -> Stored:
+def given_up(
+    envelope: Envelope[Payload], queue: str = "pickup.failed", **headers: Header
+) -> Stored:
     return Stored(queue, "id", {**FAILED, **headers}, wire.encode(envelope))
 
 
@@ -80,7 +82,7 @@ def sent_again(stored: Stored, order: Order = ORDER) -> Envelope[Fetched]:
 @pytest.mark.parametrize("queue", ["incoming", "parsed", "pickup"])
 def test_whatever_stage_gave_a_message_up_it_starts_anew_with_its_past(queue: str) -> None:
     undelivered = ("x@y",) if queue == "pickup" else ()
-    assert sent_again(parked(tried(queue), f"{queue}.failed")) == Envelope(
+    assert sent_again(given_up(tried(queue), f"{queue}.failed")) == Envelope(
         "id",
         "sales",
         Fetched(RAW, "u", "s", SUMMARY, released=True),
@@ -95,10 +97,10 @@ def test_whatever_stage_gave_a_message_up_it_starts_anew_with_its_past(queue: st
 
 def test_what_an_operator_has_said_before_holds_until_something_else_is_said() -> None:
     before = replace(tried("pickup"), requeue=Requeue(("x@y",), "archive", (), ()))
-    assert sent_again(parked(before)).requeue == Requeue(
+    assert sent_again(given_up(before)).requeue == Requeue(
         ("x@y",), "archive", ("x@y",), (Failure("deliverer", "550 no\\x1b", 7, 2.0, 100.0),)
     )
-    told = sent_again(parked(before), replace(ORDER, recipients=("a@b",), destination="new"))
+    told = sent_again(given_up(before), replace(ORDER, recipients=("a@b",), destination="new"))
     assert told.requeue is not None
     assert (told.requeue.recipients, told.requeue.destination, told.requeue.undelivered) == (
         ("a@b",), "new", (),
@@ -106,9 +108,9 @@ def test_what_an_operator_has_said_before_holds_until_something_else_is_said() -
 
 
 def test_who_requeues_again_and_again_does_not_make_a_message_grow_without_end() -> None:
-    envelope = sent_again(parked(tried("pickup"), reason="no 0"))
+    envelope = sent_again(given_up(tried("pickup"), reason="no 0"))
     for round_ in range(1, 100):
-        envelope = sent_again(parked(envelope, reason=f"no {round_}"))
+        envelope = sent_again(given_up(envelope, reason=f"no {round_}"))
     assert envelope.requeue is not None
     reasons = [failure.reason for failure in envelope.requeue.failures]
     assert reasons == ["no 0", *(f"no {n}" for n in range(91, 100))]

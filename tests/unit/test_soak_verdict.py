@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.soak.components import Struck
 from tests.soak.crew import Death
 from tests.soak.duplicates import TRIED, explained
-from tests.soak.lanes import Struck
 
 NOW = 1_700_000_000.0
 KILLED = Death(NOW + 2, "deliverer#2", "deliverer.replied#3", -9)

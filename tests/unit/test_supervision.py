@@ -19,7 +19,7 @@ from shared.settings.model import Settings
 from shared.supervision import DEFECT, FIRST, LONGEST, report_failures, supervise
 from tests.clock import ManualClock
 from tests.servers.smtp import smtp_server
-from tests.unit.deliverer.letters import until
+from tests.unit.deliverer.content import until
 from tests.unit.embedded.conftest import TIERS, send
 
 

@@ -1,4 +1,4 @@
-"""Many letters for one server, and time that passes by itself."""
+"""Many messages for one server, and time that passes by itself."""
 
 import asyncio
 import contextlib
@@ -9,12 +9,12 @@ from services.deliverer.destinations import courier_for
 from services.deliverer.smtp.courier import SmtpCourier
 from tests.clock import ManualClock
 from tests.servers.smtp import SmtpServer
-from tests.unit.deliverer.letters import ANNA, SENDER, letter
+from tests.unit.deliverer.content import ANNA, SENDER, content
 
 
 def posts(count: int, recipient: str = ANNA) -> list[MailObject]:
     return [
-        MailObject(letter(b"Subject: %d\r\n\r\nbody\r\n" % n, id_=f"{n}"), SENDER, [recipient])
+        MailObject(content(b"Subject: %d\r\n\r\nbody\r\n" % n, id_=f"{n}"), SENDER, [recipient])
         for n in range(count)
     ]
 

@@ -16,7 +16,7 @@ from services.deliverer.deliver import Deliveries
 from shared.errors import SpoolMissing, SpoolUnavailable, StateUnavailable, Unstorable
 from shared.ledger import Claim, DeliveryKey, Finished
 from shared.message import Addressed, Envelope, Inline, Raw, Summary
-from tests.unit.deliverer.letters import ANNA, MESSAGE, PREFIX, SENDER
+from tests.unit.deliverer.content import ANNA, MESSAGE, PREFIX, SENDER
 
 TAKEN = Result("delivered", "250 2.0.0 taken")
 FULL = Result("temporary", "452 4.2.2 mailbox full")
@@ -30,7 +30,7 @@ class Told:
     results: dict[str, Result] = field(default_factory=dict)
     error: BaseException | None = None
     forgets: str = ""
-    letters: list[tuple[MailContent, bytes, list[str]]] = field(default_factory=list)
+    taken: list[tuple[MailContent, bytes, list[str]]] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event | None = None
 
@@ -42,7 +42,7 @@ class Told:
         raise NotImplementedError
 
     async def _deliver(
-        self, letter: MailContent, sender: str, recipients: Sequence[str]
+        self, content: MailContent, sender: str, recipients: Sequence[str]
     ) -> CourierResult:
         assert sender == SENDER
         self.started.set()
@@ -53,15 +53,15 @@ class Told:
         if self.error is not None:
             raise self.error
         try:
-            data = b"".join([chunk async for chunk in letter.chunks()])
-            letter.check()
+            data = b"".join([chunk async for chunk in content.chunks()])
+            content.check()
         except (ClaimLost, SpoolMissing, SpoolUnavailable) as error:
             return error
-        self.letters.append((letter, data, list(recipients)))
+        self.taken.append((content, data, list(recipients)))
         return {r: self.results.get(r, TAKEN) for r in recipients if r != self.forgets}
 
     async def close(self) -> None:
-        self.letters.clear()
+        self.taken.clear()
 
 
 class Away:

@@ -1,4 +1,4 @@
-"""Letters that are given to a mail server's courier together, and what each is told by itself."""
+"""Messages that are given to a mail server's courier together, and what each is told by itself."""
 
 import asyncio
 import contextlib
@@ -13,16 +13,16 @@ from services.deliverer.destinations import courier_for
 from services.deliverer.smtp.courier import SmtpCourier
 from shared.errors import SpoolMissing, Unreachable
 from tests.servers.smtp import DROP, HANG, SmtpServer, smtp_server
-from tests.unit.deliverer.letters import ANNA, BERT, CARL, SENDER, letter, told, until
+from tests.unit.deliverer.content import ANNA, BERT, CARL, SENDER, content, told, until
 
 
 def posts(*recipients: str) -> list[MailObject]:
-    """Return a letter for each of these recipients, each with another text."""
+    """Return a message for each of these recipients, each with another text."""
     return [MailObject(text(n), SENDER, [r]) for n, r in enumerate(recipients)]
 
 
 def text(number: int, *, held: bool = True) -> MailContent:
-    return letter(b"Subject: %d\r\n\r\n.%d\r\n" % (number, number), held=held)
+    return content(b"Subject: %d\r\n\r\n.%d\r\n" % (number, number), held=held)
 
 
 @contextlib.asynccontextmanager
@@ -37,7 +37,7 @@ async def opened(server: SmtpServer, connections: int = 1) -> AsyncIterator[Smtp
 
 
 class Giving:
-    """Letters being delivered, and what was told of them so far."""
+    """Messages being delivered, and what was told of them so far."""
 
     def __init__(self, courier: SmtpCourier, given: list[MailObject]) -> None:
         self.told: dict[int, CourierResult] = {}
@@ -176,7 +176,7 @@ PERL = b"mail.corp.example LMTP Net::Server::Mail (Perl) Service ready"
         ("smtp", b"ready", b"PIPELINING", "&pipelining=full", 2),
     ],
 )
-async def test_the_next_letter_is_announced_with_the_end_of_this_one_where_that_is_taken(
+async def test_the_next_message_is_announced_with_the_end_of_this_one_where_that_is_taken(
     scheme: str, greeting: bytes, extensions: bytes, option: str, announced: int
 ) -> None:
     along = list[bytes]()
@@ -203,7 +203,7 @@ async def test_a_connection_lost_at_the_end_of_one_does_not_cost_the_next() -> N
     assert subjects(server) == ["0", "1"]
 
 
-async def test_what_follows_a_letter_that_is_never_sent_is_not_forgotten() -> None:
+async def test_what_follows_a_message_that_is_never_sent_is_not_forgotten() -> None:
     """It was bound to a connection that broke with the last byte of the one before."""
     async with smtp_server(lmtp=True) as server, opened(server) as courier:
 
@@ -275,10 +275,10 @@ async def test_a_server_out_of_order_fails_each() -> None:
 
 @pytest.mark.parametrize("lmtp", [True, False])
 async def test_of_what_is_missing_no_server_hears_and_no_session_is_cut(lmtp: bool) -> None:
-    """Also where letters follow each other, and the next one would be announced."""
+    """Also where messages follow each other, and the next one would be announced."""
     given = posts(ANNA, BERT, CARL, ANNA, BERT)
     for n in (1, 2, 4):
-        missing = letter(chunks=[], error=SpoolMissing(str(n)))
+        missing = content(chunks=[], error=SpoolMissing(str(n)))
         given[n] = given[n]._replace(content=missing)
     async with smtp_server(lmtp=lmtp) as server, opened(server) as courier:
         first = await told(courier, [MailObject(text(9), SENDER, [ANNA])])

@@ -1,4 +1,4 @@
-"""Waiting in our own line: more letters than a slow server takes, and none of them has failed."""
+"""Waiting in our own line: more messages than a slow server takes, and none of them has failed."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from shared.state import State
 from tests.clock import ManualClock
 from tests.ledger import claim_one
 from tests.servers.smtp import HANG, smtp_server
-from tests.unit.deliverer.letters import ANNA, until
+from tests.unit.deliverer.content import ANNA, until
 from tests.unit.deliverer.stories import envelope
 
-LETTERS = 200
+MESSAGES = 200
 CONNECTIONS = 4
 
 
@@ -34,10 +34,10 @@ class Given:
         return {type(outcome).__name__ for outcome in self.found.values()}
 
 
-async def test_a_server_that_hangs_keeps_a_few_letters_and_is_no_failure_of_the_others(
+async def test_a_server_that_hangs_keeps_a_few_messages_and_is_no_failure_of_the_others(
     ledger: State, other: State, spool: Spool, clock: ManualClock
 ) -> None:
-    slots = DeliverySlots(LETTERS)
+    slots = DeliverySlots(MESSAGES)
     async with smtp_server() as slow, smtp_server() as quick:
         slow.rule = lambda key, _: HANG if key == "END" else None
         couriers = {
@@ -45,16 +45,18 @@ async def test_a_server_that_hangs_keeps_a_few_letters_and_is_no_failure_of_the_
             for name, server in (("slow", slow), ("quick", quick))
         }
         deliverer = Deliverer(couriers, ledger, spool, clock)
-        given = Given(deliverer, LETTERS)
+        given = Given(deliverer, MESSAGES)
         await until(lambda: len(slow.received) == CONNECTIONS)
         kept = CONNECTIONS * (PER_CONNECTION + 1)
-        while len(given.found) < LETTERS - kept:
+        while len(given.found) < MESSAGES - kept:
             await clock.advance(1.0)
             await asyncio.sleep(0.01)
         assert given.kinds() == {"Busy"}
         assert not deliverer.breakers["slow"].open
         assert clock.monotonic() < HORIZON
-        assert await claim_one(other, f"m{LETTERS - 1}", "slow") == Claim(frozenset(), replay=False)
+        assert await claim_one(other, f"m{MESSAGES - 1}", "slow") == Claim(
+            frozenset(), replay=False
+        )
         late = Given(
             deliverer, 10, name="late"
         )  # there is no room for more, and that is known at once
@@ -96,10 +98,10 @@ async def test_one_wait_for_a_server_that_says_nothing_is_enough(
     async with smtp_server(most=0) as mute:
         courier = courier_for("mute", mute.url, clock=clock, connections=CONNECTIONS)
         deliverer = Deliverer({"mute": courier}, ledger, spool, clock)
-        first = Given(deliverer, LETTERS, "mute")
+        first = Given(deliverer, MESSAGES, "mute")
         await until(lambda: mute.connections == CONNECTIONS)
         await _pass(clock, STILL - 10, lambda: False)
-        assert len(first.found) < LETTERS
+        assert len(first.found) < MESSAGES
         await _pass(clock, 12, first.task.done)
         assert first.kinds() == {"Busy", "Retry"}
         assert any("said nothing for 120 seconds" in str(found) for found in first.found.values())
@@ -128,17 +130,17 @@ async def _pass(clock: ManualClock, seconds: float, until_: Callable[[], bool]) 
             return
 
 
-async def test_of_many_letters_for_a_slow_server_none_fails_and_all_arrive(
+async def test_of_many_messages_for_a_slow_server_none_fails_and_all_arrive(
     ledger: State, spool: Spool, clock: ManualClock
 ) -> None:
     """Those that are put aside come back, as the queue would bring them, until all have arrived."""
     async with smtp_server() as server:
         courier = courier_for(
-            "slow", server.url, clock=clock, connections=CONNECTIONS, slots=DeliverySlots(LETTERS)
+            "slow", server.url, clock=clock, connections=CONNECTIONS, slots=DeliverySlots(MESSAGES)
         )
         deliverer = Deliverer({"slow": courier}, ledger, spool, clock)
         outcomes = list[Outcome | Exception]()
-        left, rounds = LETTERS, 0
+        left, rounds = MESSAGES, 0
         slow = asyncio.create_task(_passing(clock))
         while left:
             given = Given(deliverer, left)
@@ -166,7 +168,7 @@ async def test_a_server_that_is_down_is_told_of_to_all_who_wait_and_opens_the_br
         pass
     courier = courier_for("slow", server.url, clock=clock, connections=CONNECTIONS)
     deliverer = Deliverer({"slow": courier}, ledger, spool, clock)
-    given = Given(deliverer, LETTERS)
+    given = Given(deliverer, MESSAGES)
     await given.task
     assert given.kinds() == {"Retry"}
     assert deliverer.breakers["slow"].open
@@ -185,7 +187,7 @@ async def test_it_is_said_once_in_a_while_that_messages_wait_and_why(
         mute.rule = lambda key, _: HANG if key == "GREETING" else None
         courier = courier_for("slow", mute.url, clock=clock, connections=CONNECTIONS)
         deliverer = Deliverer({"slow": courier}, ledger, spool, clock, report=report)
-        given = Given(deliverer, LETTERS)
+        given = Given(deliverer, MESSAGES)
         while "Busy" not in given.kinds():
             await clock.advance(1.0)
             await asyncio.sleep(0.01)

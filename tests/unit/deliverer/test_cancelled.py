@@ -17,7 +17,7 @@ from shared.spool import Spool
 from shared.state import State
 from tests.clock import ManualClock
 from tests.ledger import claim_one
-from tests.unit.deliverer.letters import ANNA, BERT, MESSAGE, SENDER, letter, until
+from tests.unit.deliverer.content import ANNA, BERT, MESSAGE, SENDER, content, until
 from tests.unit.deliverer.stories import envelope
 
 SCHEMES = ("maildir", "pickup", "replay")
@@ -58,7 +58,7 @@ async def test_what_is_being_placed_is_told_of_before_it_ends(
     folder.mkdir()
     told: dict[int, CourierResult] = {}
     courier = courier_for("local", f"{scheme}://{folder}")
-    posts = [MailObject(letter(id_=f"000{n}"), SENDER, [ANNA, BERT]) for n in range(2)]
+    posts = [MailObject(content(id_=f"000{n}"), SENDER, [ANNA, BERT]) for n in range(2)]
     delivering = asyncio.create_task(courier.deliver(posts, told.__setitem__))
     await until(gate.reached.is_set)
     for _ in range(3):  # whoever is impatient
@@ -105,8 +105,8 @@ async def test_what_is_still_being_written_is_given_up_and_leaves_nothing(
     folder.mkdir()
     told: dict[int, CourierResult] = {}
     courier = courier_for("local", f"{scheme}://{folder}")
-    large = MailObject(letter(chunks=[MESSAGE] * 3), SENDER, [ANNA])
-    await courier.deliver([MailObject(letter(id_="0000"), SENDER, [ANNA])], lambda *_: None)
+    large = MailObject(content(chunks=[MESSAGE] * 3), SENDER, [ANNA])
+    await courier.deliver([MailObject(content(id_="0000"), SENDER, [ANNA])], lambda *_: None)
     descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     gate = Gate(getattr(os, call))
     with monkeypatch.context() as slow:

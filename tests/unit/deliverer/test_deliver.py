@@ -14,8 +14,8 @@ from shared.spool import Spool
 from shared.state import State
 from tests.clock import ManualClock
 from tests.ledger import claim_one
+from tests.unit.deliverer.content import ANNA, BERT, CARL, MESSAGE, PREFIX
 from tests.unit.deliverer.handling import answers, claimed, handled
-from tests.unit.deliverer.letters import ANNA, BERT, CARL, MESSAGE, PREFIX
 from tests.unit.deliverer.stories import FULL, UNKNOWN, Away, Told, envelope
 
 
@@ -23,10 +23,10 @@ async def test_a_message_is_delivered_and_recorded(
     deliverer: Deliverer, courier: Told, ledger: State
 ) -> None:
     assert await handled(deliverer, envelope(ANNA, BERT)) == Done("250 2.0.0 taken")
-    ((letter, data, recipients),) = courier.letters
-    assert (letter.prefix + data, recipients) == (PREFIX + MESSAGE, [ANNA, BERT])
-    assert (letter.id, letter.data, letter.replay) == ("3f9a", MESSAGE, False)
-    assert letter.size == len(PREFIX + MESSAGE)
+    ((content, data, recipients),) = courier.taken
+    assert (content.prefix + data, recipients) == (PREFIX + MESSAGE, [ANNA, BERT])
+    assert (content.id, content.data, content.replay) == ("3f9a", MESSAGE, False)
+    assert content.size == len(PREFIX + MESSAGE)
     assert (await claimed(ledger)).delivered == {ANNA, BERT}
 
 
@@ -38,7 +38,7 @@ async def test_a_message_for_nobody_is_no_delivery(
     outcome = await handled(deliverer, mail)
     assert isinstance(outcome, DeadLetter)
     assert "no recipient" in outcome.reason
-    assert courier.letters == []
+    assert courier.taken == []
     assert await claimed(ledger) == Claim(frozenset(), replay=False)
 
 
@@ -62,13 +62,13 @@ async def test_a_message_delivered_before_is_suppressed(
     for _ in range(2):
         outcome = await handled(deliverer, envelope(ANNA))
         assert outcome == Done("had been delivered before", event="suppressed")
-    assert len(courier.letters) == 1
+    assert len(courier.taken) == 1
 
 
 async def test_only_those_who_do_not_have_it_get_it(deliverer: Deliverer, courier: Told) -> None:
     await handled(deliverer, envelope(ANNA))
     await handled(deliverer, envelope(ANNA, BERT, BERT))
-    assert [recipients for *_, recipients in courier.letters] == [[ANNA], [BERT]]
+    assert [recipients for *_, recipients in courier.taken] == [[ANNA], [BERT]]
 
 
 async def test_another_destination_is_another_delivery(
@@ -78,7 +78,7 @@ async def test_another_destination_is_another_delivery(
     deliverer = Deliverer({"local": courier, "archive": archive}, ledger, spool, clock)
     await handled(deliverer, envelope(ANNA))
     await handled(deliverer, envelope(ANNA, to="archive"))
-    assert len(archive.letters) == 1
+    assert len(archive.taken) == 1
 
 
 async def test_temporary_and_permanent(deliverer: Deliverer, courier: Told) -> None:
@@ -103,7 +103,7 @@ async def test_each_recipient_goes_its_own_way(deliverer: Deliverer, courier: To
     )
     courier.results = {}
     assert isinstance(await handled(deliverer, whole), Done)
-    assert courier.letters[-1][2] == [BERT, CARL]
+    assert courier.taken[-1][2] == [BERT, CARL]
 
 
 async def test_different_replies_name_whom_they_are_about(
@@ -141,7 +141,7 @@ async def test_a_dead_destination_is_left_alone_and_others_are_not(
     assert isinstance(outcome, Retry)
     assert outcome.after == deliverer.breakers["local"].remaining() > 0
     assert outcome.reason == "destination local is not tried for a while: mail:25: no connection"
-    assert courier.letters == []
+    assert courier.taken == []
     assert isinstance(await handled(deliverer, envelope(ANNA, to="archive")), Done)
     await clock.advance(outcome.after)
     assert await handled(deliverer, envelope(ANNA)) == Done("250 2.0.0 taken")
@@ -181,7 +181,7 @@ async def test_lost_after_the_dot_counts_as_unreachable(
 async def test_closing_lets_go_of_every_destination(deliverer: Deliverer, courier: Told) -> None:
     await handled(deliverer, envelope(ANNA))
     await deliverer.close()
-    assert courier.letters == []
+    assert courier.taken == []
 
 
 async def test_of_many_each_has_its_own_outcome(
@@ -202,7 +202,7 @@ async def test_of_many_each_has_its_own_outcome(
         )
     ]
     await handled(deliverer, mails[3])
-    courier.letters.clear()
+    courier.taken.clear()
     assert await claim_one(other, "elsewhere", "local") is not None
     *outcomes, twice = await answers(deliverer, mails)
     unreadable = outcomes.pop()
@@ -215,7 +215,7 @@ async def test_of_many_each_has_its_own_outcome(
         Retry("another process is delivering this message", after=CLAIMED_ELSEWHERE),
     ]
     assert twice == outcomes[-1]
-    assert [letter.id for letter, _, _ in courier.letters] == ["taken", "refused", "full"]
+    assert [content.id for content, _, _ in courier.taken] == ["taken", "refused", "full"]
     for id_ in ("refused", "full", "unreadable"):
         assert await claim_one(other, id_, "local") == Claim(frozenset(), replay=False)
     delivered = await claim_one(other, "taken", "local")

@@ -16,8 +16,8 @@ from shared.state import State
 from shared.state.deliveries import lease_of
 from tests.clock import ManualClock
 from tests.ledger import claim_one
+from tests.unit.deliverer.content import ANNA, BERT
 from tests.unit.deliverer.handling import answers, claimed, handled
-from tests.unit.deliverer.letters import ANNA, BERT
 from tests.unit.deliverer.stories import Away, Told, envelope
 from tests.unit.state.values import forbid
 
@@ -35,7 +35,7 @@ async def test_two_copies_at_once_are_one_delivery(
         assert outcome.after == CLAIMED_ELSEWHERE
     courier.gate.set()
     assert await first == Done("250 2.0.0 taken")
-    assert len(courier.letters) == 1
+    assert len(courier.taken) == 1
 
 
 async def test_a_claim_of_the_dead_is_a_replay(
@@ -46,7 +46,7 @@ async def test_a_claim_of_the_dead_is_a_replay(
     await dead.close()
     await clock.advance(60)
     assert await handled(deliverer, envelope(ANNA)) == Done("250 2.0.0 taken")
-    assert courier.letters[0][0].replay
+    assert courier.taken[0][0].replay
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ async def test_without_a_ledger_nothing_is_delivered(
     away.out = {"claim"}
     outcome = await handled(deliverer, envelope(ANNA))
     assert outcome == Retry("the delivery ledger is unavailable: the database is locked")
-    assert courier.letters == []
+    assert courier.taken == []
 
 
 async def test_a_delivery_that_cannot_be_recorded_stays_in_hand_until_it_can(
@@ -84,7 +84,7 @@ async def test_a_delivery_that_cannot_be_recorded_stays_in_hand_until_it_can(
     away.out = {"finish", "unclaim"}
     delivering = asyncio.create_task(handled(deliverer, envelope(ANNA)))
     async with asyncio.timeout(10):
-        while not courier.letters:
+        while not courier.taken:
             await asyncio.sleep(0.001)
     async with asyncio.timeout(10):
         while not told:
@@ -99,7 +99,7 @@ async def test_a_delivery_that_cannot_be_recorded_stays_in_hand_until_it_can(
             await asyncio.sleep(0.001)
     assert await delivering == Done("250 2.0.0 taken")
     assert (await claimed(other)).delivered == {ANNA}
-    assert len(courier.letters) == 1
+    assert len(courier.taken) == 1
 
 
 async def test_what_is_claimed_no_longer_is_left_to_the_other(
@@ -110,7 +110,7 @@ async def test_what_is_claimed_no_longer_is_left_to_the_other(
     away.out = {"holds"}
     outcome = await handled(deliverer, envelope(ANNA))
     assert isinstance(outcome, Retry) and outcome.after == CLAIMED_ELSEWHERE
-    assert courier.letters == []
+    assert courier.taken == []
 
 
 async def test_an_error_is_not_hidden_by_a_ledger_that_is_away(
@@ -140,7 +140,7 @@ async def test_what_the_ledger_does_not_take_fails_alone(
     assert "could not be recorded" in bad.reason
     assert outcomes.pop("poison") == Done("250 poison")
     assert set(outcomes.values()) == {Done("250 2.0.0 taken")}
-    assert [letter.id for letter, _, _ in courier.letters] == ["one", "two", "poison", "three"]
+    assert [content.id for content, _, _ in courier.taken] == ["one", "two", "poison", "three"]
     for id_ in outcomes:
         claim = await claim_one(other, id_, "local")
         assert claim == Claim(frozenset({ANNA}), replay=False)

@@ -9,8 +9,8 @@ from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.message import Inline, Spooled
 from shared.outcome import Done
 from shared.spool import Spool
+from tests.unit.deliverer.content import MESSAGE, PREFIX
 from tests.unit.deliverer.handling import handled
-from tests.unit.deliverer.letters import MESSAGE, PREFIX
 from tests.unit.deliverer.stories import Told, envelope
 
 
@@ -26,9 +26,9 @@ async def test_a_large_message_comes_from_the_spool(
     await put(spool, "3f9a", MESSAGE * 1000)
     raw = Spooled("3f9a", len(MESSAGE) * 1000, MESSAGE[:10])
     assert await handled(deliverer, envelope(raw=raw)) == Done("250 2.0.0 taken")
-    ((letter, data, _),) = courier.letters
-    assert letter.data is None
-    assert letter.size == len(PREFIX) + raw.size
+    ((content, data, _),) = courier.taken
+    assert content.data is None
+    assert content.size == len(PREFIX) + raw.size
     assert data == MESSAGE * 1000
 
 
@@ -42,9 +42,9 @@ async def test_lines_that_the_prefix_has_are_not_delivered_twice(
         mail = envelope(raw=raw)
         mail = replace(mail, id=str(raw), payload=replace(mail.payload, skip=skip))
         assert await handled(deliverer, mail) == Done("250 2.0.0 taken")
-        letter, data, _ = courier.letters[-1]
+        content, data, _ = courier.taken[-1]
         assert data == text[skip:]
-        assert letter.size == len(PREFIX) + len(text) - skip
+        assert content.size == len(PREFIX) + len(text) - skip
 
 
 async def test_a_message_missing_from_the_spool_is_no_fault_of_the_destination(
@@ -66,4 +66,4 @@ async def test_a_blob_of_another_size_is_not_delivered(
     await put(spool, "3f9a", data)
     with pytest.raises(SpoolUnavailable, match=f"has {len(data)} bytes, and should have"):
         await handled(deliverer, envelope(raw=Spooled("3f9a", len(MESSAGE), b"")))
-    assert courier.letters == []
+    assert courier.taken == []

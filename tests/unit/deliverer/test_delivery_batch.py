@@ -18,12 +18,12 @@ from shared.spool import Spool
 from shared.state import State
 from tests.clock import ManualClock
 from tests.ledger import claim_one
-from tests.unit.deliverer.letters import ANNA, MESSAGE, until
+from tests.unit.deliverer.content import ANNA, MESSAGE, until
 from tests.unit.deliverer.stories import TAKEN, UNKNOWN, Away, envelope
 
 
 class Slow:
-    """A courier that tells of letters when it is told to, and is never done before."""
+    """A courier that tells of messages when it is told to, and is never done before."""
 
     def __init__(self) -> None:
         self.tell: ReportResult | None = None

@@ -16,7 +16,7 @@ LEAST = PER_CONNECTION * CONNECTIONS
 
 
 class Server:
-    """A line before a server that takes so many letters in a second."""
+    """A line before a server that takes so many messages in a second."""
 
     def __init__(
         self, clock: ManualClock, places: DeliverySlots, rate: float, waiting: int

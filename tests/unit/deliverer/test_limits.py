@@ -1,4 +1,4 @@
-"""Servers with a limit of connections, or of letters over one. None of them is down."""
+"""Servers with a limit of connections, or of messages over one. None of them is down."""
 
 import asyncio
 
@@ -9,8 +9,8 @@ from services.deliverer.smtp.pool import IDLE_SECONDS
 from shared.errors import Unreachable
 from tests.clock import ManualClock
 from tests.servers.smtp import DROP, HANG, smtp_server
+from tests.unit.deliverer.content import told, until
 from tests.unit.deliverer.crowds import fates, opened, passing, posts, subjects
-from tests.unit.deliverer.letters import told, until
 
 
 @pytest.mark.parametrize("lmtp", [False, True])
@@ -19,7 +19,7 @@ from tests.unit.deliverer.letters import told, until
     "beyond",
     ["421 4.3.2 The maximum number of connections has been reached", "554 5.7.0 no more", DROP],
 )
-async def test_of_many_connections_some_are_refused_and_every_letter_goes_over_the_others(
+async def test_of_many_connections_some_are_refused_and_every_message_goes_over_the_others(
     clock: ManualClock, lmtp: bool, most: int, beyond: str
 ) -> None:
     async with (
@@ -60,7 +60,7 @@ async def test_those_that_are_let_in_and_refused_at_mail_cost_no_try_while_other
     assert server.connections <= 24
 
 
-async def test_letters_wait_for_no_connection_that_is_not_greeted(clock: ManualClock) -> None:
+async def test_messages_wait_for_no_connection_that_is_not_greeted(clock: ManualClock) -> None:
     """As with amavis: four processes take connections, others wait in the backlog of the kernel."""
     async with smtp_server(most=4) as server, opened(server, clock, 10) as courier:
         assert fates(await told(courier, posts(100))) == {"delivered"}
@@ -119,7 +119,7 @@ async def test_421_at_the_end_is_about_the_connection_and_costs_no_try(
     assert subjects(server) == list(range(40))
 
 
-async def test_a_letter_that_is_told_421_each_time_is_tried_another_time(
+async def test_a_message_that_is_told_421_each_time_is_tried_another_time(
     clock: ManualClock,
 ) -> None:
     async with (
@@ -194,7 +194,7 @@ async def test_a_sender_that_is_put_off_on_a_fresh_connection_too_is_put_off(
         assert server.connections == 2
 
 
-async def test_a_server_that_answers_for_no_letter_is_down_for_those_behind() -> None:
+async def test_a_server_that_answers_for_no_message_is_down_for_those_behind() -> None:
     async with smtp_server() as server:
         server.rule = lambda key, _: HANG if key == "END" else None
         courier = courier_for("local", server.url, connections=8, patience=0.001)

@@ -1,4 +1,4 @@
-"""Whatever a mail server does at whatever step: each letter is told of once, and as it was."""
+"""Whatever a mail server does at whatever step: each message is told of once, and as it was."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from services.deliverer.courier import CourierResult, MailObject
 from services.deliverer.destinations import courier_for
 from tests.clock import ManualClock
 from tests.servers.smtp import DROP, HANG, Action, SmtpServer, smtp_server
-from tests.unit.deliverer.letters import ANNA, SENDER, letter
+from tests.unit.deliverer.content import ANNA, SENDER, content
 
 PATIENCE = 0.0003
 """So that a server that hangs for five minutes does so for a tenth of a second."""
@@ -77,7 +77,7 @@ async def played(
 
 def posts(batch: int) -> list[MailObject]:
     texts = [b"Subject: %d-%d\r\n\r\nbody\r\n" % (batch, n) for n in range(6)]
-    return [MailObject(letter(text, id_=f"{n}"), SENDER, [ANNA]) for n, text in enumerate(texts)]
+    return [MailObject(content(text, id_=f"{n}"), SENDER, [ANNA]) for n, text in enumerate(texts)]
 
 
 def compared(server: SmtpServer, results: list[dict[int, CourierResult]], *, cut: bool) -> None:
@@ -107,7 +107,7 @@ def compared(server: SmtpServer, results: list[dict[int, CourierResult]], *, cut
     most=st.sampled_from((None, 1, 2)),
     cut=st.booleans(),
 )
-def test_each_letter_is_told_of_once_whatever_a_server_does(
+def test_each_message_is_told_of_once_whatever_a_server_does(
     script: list[tuple[str, Action]], lmtp: bool, connections: int, most: int | None, cut: bool
 ) -> None:
     asyncio.run(played(script, lmtp=lmtp, connections=connections, most=most, cut=cut))

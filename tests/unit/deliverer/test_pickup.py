@@ -8,7 +8,7 @@ import pytest
 from services.deliverer.courier import ClaimLost
 from shared.errors import SpoolMissing
 from tests.servers.disk import memory_disk
-from tests.unit.deliverer.letters import ANNA, BERT, MESSAGE, PREFIX, SENDER, courier, letter
+from tests.unit.deliverer.content import ANNA, BERT, MESSAGE, PREFIX, SENDER, content, courier
 
 ENVELOPE = b"X-Sender: sender@example.net\r\nX-Receiver: anna@corp.example\r\n"
 
@@ -24,7 +24,7 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
 
 async def test_the_envelope_leads_and_the_message_follows(tmp_path: Path) -> None:
     async with courier(f"pickup://{tmp_path}") as pickup:
-        results = await pickup.deliver(letter(), SENDER, [ANNA, BERT])
+        results = await pickup.deliver(content(), SENDER, [ANNA, BERT])
     (path,) = tmp_path.iterdir()
     assert path.suffix == ".eml"
     assert path.name.startswith("3f9a-")
@@ -39,22 +39,22 @@ async def test_what_is_no_longer_ours_leaves_no_file(
 ) -> None:
     async with courier(f"pickup://{tmp_path}") as pickup:
         with pytest.raises(ClaimLost):
-            await pickup.deliver(letter(chunks=chunks, held=False), SENDER, [ANNA])
+            await pickup.deliver(content(chunks=chunks, held=False), SENDER, [ANNA])
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_the_null_sender(tmp_path: Path) -> None:
     async with courier(f"pickup://{tmp_path}") as pickup:
-        await pickup.deliver(letter(), "", [ANNA])
+        await pickup.deliver(content(), "", [ANNA])
     (path,) = tmp_path.iterdir()
     assert path.read_bytes().startswith(b"X-Sender: <>\r\nX-Receiver: anna@corp.example\r\n")
 
 
 async def test_a_file_that_waits_to_be_picked_up_is_not_written_again(tmp_path: Path) -> None:
     async with courier(f"pickup://{tmp_path}") as pickup:
-        await pickup.deliver(letter(), SENDER, [ANNA])
-        again = await pickup.deliver(letter(chunks=[MESSAGE]), SENDER, [ANNA])
-        other = await pickup.deliver(letter(), SENDER, [BERT])
+        await pickup.deliver(content(), SENDER, [ANNA])
+        again = await pickup.deliver(content(chunks=[MESSAGE]), SENDER, [ANNA])
+        other = await pickup.deliver(content(), SENDER, [BERT])
     assert again[ANNA].reply.startswith("was there before")
     assert other[BERT].reply.startswith("written to")
     assert len(list(tmp_path.iterdir())) == 2
@@ -63,7 +63,7 @@ async def test_a_file_that_waits_to_be_picked_up_is_not_written_again(tmp_path: 
 async def test_line_ends_are_crlf_and_dots_stay(tmp_path: Path) -> None:
     chunks = [b"Subject: x\r", b"\n\r\n.\na\rb"]
     async with courier(f"pickup://{tmp_path}") as pickup:
-        await pickup.deliver(letter(chunks=chunks, prefix=b""), SENDER, [ANNA])
+        await pickup.deliver(content(chunks=chunks, prefix=b""), SENDER, [ANNA])
     (path,) = tmp_path.iterdir()
     assert path.read_bytes() == ENVELOPE + b"Subject: x\r\n\r\n.\r\na\r\nb"
 
@@ -71,8 +71,8 @@ async def test_line_ends_are_crlf_and_dots_stay(tmp_path: Path) -> None:
 async def test_an_address_that_could_add_lines_is_never_written(tmp_path: Path) -> None:
     evil = "x@y\r\nX-Receiver: boss@corp.example"
     async with courier(f"pickup://{tmp_path}") as pickup:
-        results = await pickup.deliver(letter(), SENDER, [ANNA, evil])
-        by_sender = await pickup.deliver(letter(id_="other"), evil, [ANNA])
+        results = await pickup.deliver(content(), SENDER, [ANNA, evil])
+        by_sender = await pickup.deliver(content(id_="other"), evil, [ANNA])
     assert (results[ANNA].verdict, results[evil].verdict) == ("delivered", "permanent")
     assert by_sender[ANNA].verdict == "delivered"
     written = [path.read_bytes() for path in tmp_path.iterdir()]
@@ -82,19 +82,19 @@ async def test_an_address_that_could_add_lines_is_never_written(tmp_path: Path) 
 
 async def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     async with courier(f"pickup://{tmp_path}/mounted/PickUp") as pickup:
-        results = await pickup.deliver(letter(), SENDER, [ANNA])
+        results = await pickup.deliver(content(), SENDER, [ANNA])
         (tmp_path / "mounted").mkdir()
-        again = await pickup.deliver(letter(), SENDER, [ANNA])
+        again = await pickup.deliver(content(), SENDER, [ANNA])
         assert list((tmp_path / "mounted").iterdir()) == []
         (tmp_path / "mounted" / "PickUp").mkdir()
-        there = await pickup.deliver(letter(), SENDER, [ANNA])
+        there = await pickup.deliver(content(), SENDER, [ANNA])
     assert results[ANNA].verdict == again[ANNA].verdict == "temporary"
     assert "No such file or directory" in results[ANNA].reply
     assert there[ANNA].verdict == "delivered"
 
 
 async def test_a_message_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
-    broken = letter(chunks=[MESSAGE], error=SpoolMissing("3f9a"))
+    broken = content(chunks=[MESSAGE], error=SpoolMissing("3f9a"))
     async with courier(f"pickup://{tmp_path}") as pickup:
         with pytest.raises(SpoolMissing):
             await pickup.deliver(broken, SENDER, [ANNA])
@@ -103,8 +103,8 @@ async def test_a_message_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
 
 async def test_to_replay_it_addresses_stand_in_angle_brackets(tmp_path: Path) -> None:
     async with courier(f"replay://{tmp_path}") as replay:
-        await replay.deliver(letter(), SENDER, [ANNA, BERT])
-        await replay.deliver(letter(id_="bounce"), "", [ANNA])
+        await replay.deliver(content(), SENDER, [ANNA, BERT])
+        await replay.deliver(content(id_="bounce"), "", [ANNA])
     first, bounce = sorted(path.read_bytes() for path in tmp_path.iterdir())[::-1]
     assert first == (
         b"X-Sender: <sender@example.net>\r\nX-Receiver: <anna@corp.example>\r\n"
@@ -130,8 +130,8 @@ async def test_the_header_is_one_block_and_a_blank_line_is_below_it(
 ) -> None:
     chunks = [message[at : at + cut] for at in range(0, len(message), cut)]
     async with courier(f"{scheme}://{tmp_path}") as folder:
-        await folder.deliver(letter(message), SENDER, [ANNA])
-        await folder.deliver(letter(chunks=chunks, id_="spooled"), SENDER, [ANNA])
+        await folder.deliver(content(message), SENDER, [ANNA])
+        await folder.deliver(content(chunks=chunks, id_="spooled"), SENDER, [ANNA])
     for path in tmp_path.iterdir():
         assert path.read_bytes().partition(PREFIX)[2] == stored
 
@@ -164,8 +164,8 @@ async def test_nothing_but_whole_messages_is_ever_seen_in_the_folder(
     monkeypatch.setattr(os, "link", seen_link)
     monkeypatch.setattr(os, "fsync", seen_fsync)
     async with courier(f"pickup://{tmp_path}{staging.format(tmp_path.parent)}") as pickup:
-        await pickup.deliver(letter(), SENDER, [ANNA])
-        await pickup.deliver(letter(id_="large", chunks=[MESSAGE] * 3), SENDER, [ANNA])
+        await pickup.deliver(content(), SENDER, [ANNA])
+        await pickup.deliver(content(id_="large", chunks=[MESSAGE] * 3), SENDER, [ANNA])
     watched.look()
     assert len(watched.names) == 2
     assert all(name.endswith(".eml") for name in watched.names)
@@ -174,7 +174,7 @@ async def test_nothing_but_whole_messages_is_ever_seen_in_the_folder(
 async def test_where_the_folder_is_a_mounted_share_files_grow_below_it(tmp_path: Path) -> None:
     with memory_disk(tmp_path, "1m"):
         async with courier(f"pickup://{tmp_path}") as pickup:
-            results = await pickup.deliver(letter(), SENDER, [ANNA])
+            results = await pickup.deliver(content(), SENDER, [ANNA])
         assert results[ANNA].verdict == "delivered"
         assert list((tmp_path / ".pop3-connector").iterdir()) == []
         assert len(list(tmp_path.glob("*.eml"))) == 1
@@ -184,7 +184,7 @@ async def test_a_staging_folder_on_another_file_system_is_refused(tmp_path: Path
     if Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("/dev/shm is no file system of its own here")
     async with courier(f"pickup://{tmp_path}?staging=/dev/shm/pop3-connector-test") as pickup:
-        results = await pickup.deliver(letter(), SENDER, [ANNA])
+        results = await pickup.deliver(content(), SENDER, [ANNA])
     assert results[ANNA].verdict == "temporary"
     assert "no place to write on the file system of the folder" in results[ANNA].reply
     assert not Path("/dev/shm/pop3-connector-test").exists()
@@ -192,9 +192,9 @@ async def test_a_staging_folder_on_another_file_system_is_refused(tmp_path: Path
 
 async def test_a_staging_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
     async with courier(f"pickup://{tmp_path}") as pickup:
-        await pickup.deliver(letter(), SENDER, [ANNA])
+        await pickup.deliver(content(), SENDER, [ANNA])
         (tmp_path.parent / ".pop3-connector-PickUp").rmdir()
-        results = await pickup.deliver(letter(id_="next"), SENDER, [ANNA])
+        results = await pickup.deliver(content(id_="next"), SENDER, [ANNA])
     assert results[ANNA].verdict == "delivered"
 
 
@@ -206,6 +206,6 @@ async def test_what_a_killed_process_left_behind_is_removed_in_the_end(tmp_path:
         path.write_bytes(b"half")
     os.utime(old, (0, time.time() - 40 * 3600))
     async with courier(f"pickup://{tmp_path}") as pickup:
-        await pickup.deliver(letter(), SENDER, [ANNA])
+        await pickup.deliver(content(), SENDER, [ANNA])
     assert [path.name for path in staging.iterdir()] == ["b.1-1.tmp"]
     new.unlink()

@@ -13,7 +13,7 @@ from services.deliverer.smtp.promises import WEEK
 from shared.errors import Unreachable
 from tests.clock import ManualClock
 from tests.servers.smtp import DROP, smtp_server
-from tests.unit.deliverer.letters import ANNA, BERT, SENDER, courier, letter
+from tests.unit.deliverer.content import ANNA, BERT, SENDER, content, courier
 
 Lines = Sequence[bytes]
 
@@ -159,9 +159,9 @@ async def test_a_server_that_does_not_keep_it_costs_one_fresh_connection_and_is_
     async with careless(way) as server:
         url, clock = f"{scheme}://127.0.0.1:{server.port}?tls=none", ManualClock()
         async with courier(url, clock, patience=0.005) as smtp:
-            first = await smtp.deliver(letter(id_="1"), SENDER, [ANNA])
+            first = await smtp.deliver(content(id_="1"), SENDER, [ANNA])
             await clock.advance(IDLE_SECONDS)
-            second = await smtp.deliver(letter(id_="2"), SENDER, [BERT])
+            second = await smtp.deliver(content(id_="2"), SENDER, [BERT])
     assert (first[ANNA].verdict, second[BERT].verdict) == ("delivered", "delivered")
     assert len(server.received) == 2
     assert (server.together, server.connections) == (1, 3)
@@ -174,10 +174,10 @@ async def test_after_a_week_it_is_tried_again() -> None:
         courier(f"smtp://127.0.0.1:{server.port}?tls=none", clock) as smtp,
     ):
         for _ in range(2):
-            await smtp.deliver(letter(), SENDER, [ANNA])
+            await smtp.deliver(content(), SENDER, [ANNA])
         assert server.together == 1
         await clock.advance(WEEK)
-        await smtp.deliver(letter(), SENDER, [ANNA])
+        await smtp.deliver(content(), SENDER, [ANNA])
     assert (server.together, len(server.received)) == (2, 3)
 
 
@@ -189,10 +189,10 @@ def test_the_fall_back_does_not_take_minutes() -> None:
 async def test_what_is_refused_all_the_same_is_not_held_against_pipelining(reply: str) -> None:
     async with smtp_server() as server, courier(server.url) as smtp:
         server.answer(f"RCPT {ANNA}", reply, reply)
-        refused = await smtp.deliver(letter(), SENDER, [ANNA])
-        await smtp.deliver(letter(), SENDER, [BERT])
+        refused = await smtp.deliver(content(), SENDER, [ANNA])
+        await smtp.deliver(content(), SENDER, [BERT])
         async with courier(server.url) as other:
-            await other.deliver(letter(), SENDER, [BERT])
+            await other.deliver(content(), SENDER, [BERT])
     assert refused[ANNA].verdict == "temporary"
     assert reply in refused[ANNA].reply
     assert [m.recipients for m in server.received] == [[BERT], [BERT]]
@@ -200,10 +200,10 @@ async def test_what_is_refused_all_the_same_is_not_held_against_pipelining(reply
 
 async def test_a_connection_that_broke_is_not_held_against_a_server_that_kept_it() -> None:
     async with smtp_server() as server, courier(server.url) as smtp:
-        await smtp.deliver(letter(), SENDER, [ANNA])
+        await smtp.deliver(content(), SENDER, [ANNA])
         server.answer(f"RCPT {ANNA}", DROP, DROP, DROP)
         with pytest.raises(Unreachable, match="closed the connection"):
-            await smtp.deliver(letter(), SENDER, [ANNA])
+            await smtp.deliver(content(), SENDER, [ANNA])
     assert len(server.received) == 1
 
 
@@ -212,5 +212,5 @@ async def test_it_can_be_turned_off(option: str, together: int) -> None:
     async with careless("loses_the_rest") as server:
         url = f"smtp://127.0.0.1:{server.port}?tls=none{option}"
         async with courier(url, patience=0.005) as smtp:
-            await smtp.deliver(letter(), SENDER, [ANNA])
+            await smtp.deliver(content(), SENDER, [ANNA])
     assert (server.together, len(server.received)) == (together, 1)

@@ -1,4 +1,4 @@
-"""Servers that take so many letters in a while: a slower pace, and no letter is tried in vain."""
+"""Servers that take so many messages in a while: a slower pace, and no message is tried in vain."""
 
 import pytest
 
@@ -7,19 +7,19 @@ from services.deliverer.smtp.courier import LIMITS
 from services.deliverer.smtp.overflow import PAUSE
 from tests.clock import ManualClock
 from tests.servers.smtp import smtp_server
+from tests.unit.deliverer.content import BERT, told
 from tests.unit.deliverer.crowds import fates, opened, passing, posts, subjects
-from tests.unit.deliverer.letters import BERT, told
 
 RATE = "451 4.7.1 Ratelimit exceeded"
 
 
 class Allowance:
-    """A server that takes so many letters in a while."""
+    """A server that takes so many messages in a while."""
 
     def __init__(
-        self, clock: ManualClock, letters: int, seconds: float, say: str = RATE, to: str = "END"
+        self, clock: ManualClock, most: int, seconds: float, say: str = RATE, to: str = "END"
     ) -> None:
-        self.clock, self.letters, self.seconds = clock, letters, seconds
+        self.clock, self.most, self.seconds = clock, most, seconds
         self.say, self.to = say, to
         self.taken = 0
         self.until = 0.0
@@ -31,7 +31,7 @@ class Allowance:
         if self.clock.monotonic() >= self.until:
             self.taken, self.until = 0, self.clock.monotonic() + self.seconds
         self.taken += 1
-        if self.taken <= self.letters:
+        if self.taken <= self.most:
             return None
         self.refused += 1
         return self.say
@@ -51,7 +51,7 @@ class Allowance:
     ],
 )
 @pytest.mark.parametrize("lmtp", [False, True])
-async def test_so_many_in_a_while_is_a_pace_and_no_letter_is_tried_in_vain(
+async def test_so_many_in_a_while_is_a_pace_and_no_message_is_tried_in_vain(
     clock: ManualClock, lmtp: bool, to: str, say: str
 ) -> None:
     async with (
@@ -96,7 +96,7 @@ async def test_one_that_goes_on_like_that_is_said_to_whoever_waits(clock: Manual
         assert "Throttled" in fates(await told(courier, posts(4)))
 
 
-async def test_one_letter_that_is_always_too_much_is_put_off_and_keeps_none_back(
+async def test_one_message_that_is_always_too_much_is_put_off_and_keeps_none_back(
     clock: ManualClock,
 ) -> None:
     async with smtp_server() as server, opened(server, clock, 4) as courier, passing(clock):
@@ -111,7 +111,7 @@ async def test_one_letter_that_is_always_too_much_is_put_off_and_keeps_none_back
 
 
 @pytest.mark.parametrize("step", [f"RCPT {BERT}", "MAIL", "DATA", "END"])
-async def test_a_limit_stated_of_a_letter_with_a_5xx_counts_as_a_try_of_it(
+async def test_a_limit_stated_of_a_message_with_a_5xx_counts_as_a_try_of_it(
     clock: ManualClock, step: str
 ) -> None:
     async with smtp_server() as server, opened(server, clock, 4) as courier, passing(clock):

@@ -13,7 +13,7 @@ from services.deliverer.destinations import courier_for
 from shared.errors import ServerFault
 from tests.servers.certificates import make_certificates
 from tests.servers.smtp import SmtpServer, smtp_server
-from tests.unit.deliverer.letters import ANNA, BERT, SENDER, letter, told
+from tests.unit.deliverer.content import ANNA, BERT, SENDER, content, told
 
 PASSWORD = "s3cret-pass"
 FORMS = (
@@ -53,7 +53,7 @@ async def courier(
 
 
 async def outcome(made: Courier) -> dict[str, Result]:
-    (delivered,) = await told(made, [MailObject(letter(), SENDER, [ANNA, BERT])])
+    (delivered,) = await told(made, [MailObject(content(), SENDER, [ANNA, BERT])])
     assert isinstance(delivered, dict), delivered
     return delivered
 
@@ -99,7 +99,7 @@ async def test_refusals_of_any_step_are_told_less_the_password(
 ) -> None:
     async with courier(tmp_path, lines) as (server, made):
         server.answer(step, *[f"554 5.3.0 {EVERYTHING} no"] * 3)
-        (delivered,) = await told(made, [MailObject(letter(), SENDER, [ANNA])])
+        (delivered,) = await told(made, [MailObject(content(), SENDER, [ANNA])])
     text = str(delivered)
     assert "5.3.0 *** *** *** no" in text
     assert not shows("\n".join([text, *lines]))
@@ -108,7 +108,7 @@ async def test_refusals_of_any_step_are_told_less_the_password(
 async def test_what_is_no_reply_is_told_less_the_password(tmp_path: Path, lines: list[str]) -> None:
     async with courier(tmp_path, lines) as (server, made):
         server.answer("MAIL", *[f"huh? {EVERYTHING}"] * 5)
-        (delivered,) = await told(made, [MailObject(letter(), SENDER, [ANNA])])
+        (delivered,) = await told(made, [MailObject(content(), SENDER, [ANNA])])
     assert "not an SMTP reply: huh? *** *** ***" in str(delivered)
     assert not shows("\n".join(lines))
 

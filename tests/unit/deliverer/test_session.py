@@ -15,7 +15,7 @@ from shared.errors import Unreachable
 from tests.clock import ManualClock
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.smtp import DROP, HANG, smtp_server
-from tests.unit.deliverer.letters import ANNA, SENDER, courier, letter
+from tests.unit.deliverer.content import ANNA, SENDER, content, courier
 from tests.unit.test_network import dropping
 
 
@@ -33,9 +33,9 @@ def context(certificates: Certificates) -> ssl.SSLContext:
 
 async def test_starttls_is_taken_where_it_is_offered(context: ssl.SSLContext) -> None:
     async with smtp_server(context=context) as server, courier(server.url) as smtp:
-        await smtp.deliver(letter(), SENDER, [ANNA])
+        await smtp.deliver(content(), SENDER, [ANNA])
         async with courier(server.url + "?tls=none") as plain:
-            await plain.deliver(letter(), SENDER, [ANNA])
+            await plain.deliver(content(), SENDER, [ANNA])
     assert [m.tls for m in server.received] == [True, False]
     assert [c for c in server.commands if c.startswith("EHLO")] == ["EHLO [127.0.0.1]"] * 3
 
@@ -43,10 +43,10 @@ async def test_starttls_is_taken_where_it_is_offered(context: ssl.SSLContext) ->
 async def test_opportunistic_tls_does_without_where_it_fails(context: ssl.SSLContext) -> None:
     async with smtp_server(context=context) as server, courier(server.url) as smtp:
         server.answer("STARTTLS", ("220 2.0.0 go ahead", DROP))
-        await smtp.deliver(letter(), SENDER, [ANNA])
+        await smtp.deliver(content(), SENDER, [ANNA])
         server.answer("STARTTLS", "454 4.7.0 not now")
         async with courier(server.url) as other:
-            await other.deliver(letter(), SENDER, [ANNA])
+            await other.deliver(content(), SENDER, [ANNA])
     assert [m.tls for m in server.received] == [False, False]
 
 
@@ -63,7 +63,7 @@ async def test_tls_that_is_offered_and_does_not_come_about_is_done_without_for_a
         good = "250-mail.corp.example\r\n250 STARTTLS"
         server.answer(key, *([good, action] if key == "EHLO" else [action]))
         for seconds in (IDLE_SECONDS, HOUR, 0):
-            await smtp.deliver(letter(), SENDER, [ANNA])
+            await smtp.deliver(content(), SENDER, [ANNA])
             await clock.advance(seconds)
     assert [m.tls for m in server.received] == [False, False, True]
     assert server.connections == 4
@@ -72,12 +72,12 @@ async def test_tls_that_is_offered_and_does_not_come_about_is_done_without_for_a
 async def test_where_tls_has_come_about_it_is_not_done_without(context: ssl.SSLContext) -> None:
     clock = ManualClock()
     async with smtp_server(context=context) as server, courier(server.url, clock) as smtp:
-        await smtp.deliver(letter(), SENDER, [ANNA])
+        await smtp.deliver(content(), SENDER, [ANNA])
         await clock.advance(IDLE_SECONDS)
         server.answer("STARTTLS", DROP)
-        await smtp.deliver(letter(), SENDER, [ANNA])
+        await smtp.deliver(content(), SENDER, [ANNA])
         await clock.advance(IDLE_SECONDS)
-        await smtp.deliver(letter(), SENDER, [ANNA])
+        await smtp.deliver(content(), SENDER, [ANNA])
     assert [m.tls for m in server.received] == [True, False, True]
 
 
@@ -86,7 +86,7 @@ async def test_what_was_offered_in_the_clear_does_not_count_over_tls(
 ) -> None:
     async with smtp_server(context=context) as server, courier(server.url) as smtp:
         server.answer("EHLO", "250-mail\r\n250-SIZE 10\r\n250 STARTTLS", "502 5.5.1 what")
-        results = await smtp.deliver(letter(), SENDER, [ANNA])
+        results = await smtp.deliver(content(), SENDER, [ANNA])
     assert results[ANNA].verdict == "delivered"
     assert server.received[0].parameters == []
     assert server.received[0].tls
@@ -97,17 +97,17 @@ async def test_required_tls_verifies_the_certificate(
 ) -> None:
     async with smtp_server(context=context) as server:
         async with courier(f"{server.url}?ca_file={certificates.ca}") as trusting:
-            await trusting.deliver(letter(), SENDER, [ANNA])
+            await trusting.deliver(content(), SENDER, [ANNA])
         async with courier(f"{server.url}?tls=required") as strict:
             with pytest.raises(Unreachable, match=r"TLS failed.*certificate"):
-                await strict.deliver(letter(), SENDER, [ANNA])
+                await strict.deliver(content(), SENDER, [ANNA])
     assert [m.tls for m in server.received] == [True]
 
 
 async def test_required_tls_without_an_offer_delivers_nothing() -> None:
     async with smtp_server() as server, courier(server.url + "?tls=required") as smtp:
         with pytest.raises(Unreachable, match="offers no STARTTLS"):
-            await smtp.deliver(letter(), SENDER, [ANNA])
+            await smtp.deliver(content(), SENDER, [ANNA])
     assert server.received == []
 
 
@@ -118,17 +118,17 @@ async def test_text_in_the_clear_behind_starttls_is_no_reply(
     async with smtp_server(context=context) as server, courier(server.url + url) as smtp:
         server.answer("STARTTLS", "220 2.0.0 go ahead\r\n250-mail\r\n250 AUTH PLAIN")
         with pytest.raises(Unreachable, match="more than its reply"):
-            await smtp.deliver(letter(), SENDER, [ANNA])
+            await smtp.deliver(content(), SENDER, [ANNA])
 
 
 async def test_implicit_tls(context: ssl.SSLContext, certificates: Certificates) -> None:
     async with smtp_server(context=context, implicit_tls=True) as server:
         url = f"smtps://127.0.0.1:{server.port}"
         async with courier(f"{url}?ca_file={certificates.ca}") as smtp:
-            results = await smtp.deliver(letter(), SENDER, [ANNA])
+            results = await smtp.deliver(content(), SENDER, [ANNA])
         async with courier(url) as strict:
             with pytest.raises(Unreachable, match="no connection"):
-                await strict.deliver(letter(), SENDER, [ANNA])
+                await strict.deliver(content(), SENDER, [ANNA])
     assert results[ANNA].verdict == "delivered"
     assert "STARTTLS" not in server.commands
 
@@ -141,15 +141,15 @@ async def test_login(mechanisms: str, context: ssl.SSLContext, certificates: Cer
         async with courier(f"smtp://anna:s3cret%20p%C3%A4%25ss@{at}") as smtp:
             if mechanisms == "CRAM-MD5":
                 with pytest.raises(Unreachable, match="neither AUTH PLAIN nor AUTH LOGIN"):
-                    await smtp.deliver(letter(), SENDER, [ANNA])
+                    await smtp.deliver(content(), SENDER, [ANNA])
                 return
-            results = await smtp.deliver(letter(), SENDER, [ANNA])
+            results = await smtp.deliver(content(), SENDER, [ANNA])
         assert results[ANNA].verdict == "delivered"
         async with courier(f"smtp://anna:wrong@{at}") as smtp:
             with pytest.raises(
                 Unreachable, match=r"535 5\.7\.8 \(said to AUTH\): it does not accept"
             ):
-                await smtp.deliver(letter(), SENDER, [ANNA])
+                await smtp.deliver(content(), SENDER, [ANNA])
 
 
 @pytest.mark.parametrize("offer", ["AUTH=LOGIN", "AUTH PLAIN LOGIN"])
@@ -163,7 +163,7 @@ async def test_login_in_the_way_that_is_known_after_all(
             server.answer("AUTH", "504 5.7.4 unrecognized authentication type")
         at = f"127.0.0.1:{server.port}?ca_file={certificates.ca}"
         async with courier(f"smtp://anna:secret@{at}") as smtp:
-            results = await smtp.deliver(letter(), SENDER, [ANNA])
+            results = await smtp.deliver(content(), SENDER, [ANNA])
     assert results[ANNA].verdict == "delivered"
     assert [c for c in server.commands if c.startswith("AUTH")][-1] == "AUTH LOGIN"
 
@@ -174,7 +174,7 @@ async def test_a_password_never_goes_in_the_clear() -> None:
         courier(f"smtp://anna:secret@127.0.0.1:{server.port}") as smtp,
     ):
         with pytest.raises(Unreachable, match="TLS is required"):
-            await smtp.deliver(letter(), SENDER, [ANNA])
+            await smtp.deliver(content(), SENDER, [ANNA])
     assert not [c for c in server.commands if c.startswith("AUTH")]
 
 
@@ -182,14 +182,14 @@ async def test_a_server_that_wants_a_login_is_not_the_messages_fault() -> None:
     async with smtp_server() as server, courier(server.url) as smtp:
         server.answer("MAIL", "530 5.7.0 authentication required")
         with pytest.raises(Unreachable, match=r"530 5\.7\.0"):
-            await smtp.deliver(letter(), SENDER, [ANNA])
+            await smtp.deliver(content(), SENDER, [ANNA])
 
 
 async def test_a_server_that_talks_nonsense_is_unreachable() -> None:
     async with smtp_server() as server, courier(server.url) as smtp:
         server.answer("GREETING", "HTTP/1.1 400 Bad Request")
         with pytest.raises(Unreachable, match="not an SMTP reply"):
-            await smtp.deliver(letter(), SENDER, [ANNA])
+            await smtp.deliver(content(), SENDER, [ANNA])
 
 
 @pytest.mark.parametrize("action", [DROP, HANG])
@@ -201,10 +201,10 @@ async def test_a_server_that_has_nothing_to_say_to_ehlo_is_told_helo(action: str
     ):
         server.answer("EHLO", action)
         for _ in range(2):
-            await smtp.deliver(letter(), SENDER, [ANNA])
+            await smtp.deliver(content(), SENDER, [ANNA])
             await clock.advance(IDLE_SECONDS)
         await clock.advance(DAY)
-        await smtp.deliver(letter(), SENDER, [ANNA])
+        await smtp.deliver(content(), SENDER, [ANNA])
     assert len(server.received) == 3
     hello = [command.split()[0] for command in server.commands if "127.0.0.1" in command]
     assert hello == ["EHLO", "HELO", "HELO", "EHLO"]  # remembered for a day
@@ -217,18 +217,18 @@ async def test_what_helo_cannot_give_is_not_done_without(url: str) -> None:
         server.answer("EHLO", DROP)
         async with courier(server.url + url) as smtp:
             with pytest.raises(Unreachable, match="closed the connection"):
-                await smtp.deliver(letter(), SENDER, [ANNA])
+                await smtp.deliver(content(), SENDER, [ANNA])
     assert not [c for c in server.commands if c.startswith("HELO")]
 
 
 async def test_a_server_that_has_answered_ehlo_knows_it() -> None:
     clock = ManualClock()
     async with smtp_server() as server, courier(server.url, clock, connections=1) as smtp:
-        await smtp.deliver(letter(), SENDER, [ANNA])
+        await smtp.deliver(content(), SENDER, [ANNA])
         await clock.advance(IDLE_SECONDS)
         server.answer("EHLO", DROP)
         with pytest.raises(Unreachable, match="closed the connection"):
-            await smtp.deliver(letter(), SENDER, [ANNA])
+            await smtp.deliver(content(), SENDER, [ANNA])
     assert not [c for c in server.commands if c.startswith("HELO")]
 
 
@@ -252,7 +252,7 @@ async def test_what_is_likely_set_wrong_is_said(url: str, greeting: str, advice:
     ):
         server.answer("GREETING", greeting)
         with pytest.raises(Unreachable, match=advice):
-            await smtp.deliver(letter(), SENDER, [ANNA])
+            await smtp.deliver(content(), SENDER, [ANNA])
 
 
 async def test_lmtp_taken_for_smtp_is_said() -> None:
@@ -260,13 +260,13 @@ async def test_lmtp_taken_for_smtp_is_said() -> None:
         server.answer("HELO", "502 5.5.1 unknown command")
         async with courier(server.url.replace("lmtp", "smtp")) as smtp:
             with pytest.raises(Unreachable, match="is lmtp:// meant"):
-                await smtp.deliver(letter(), SENDER, [ANNA])
+                await smtp.deliver(content(), SENDER, [ANNA])
 
 
 async def test_a_socket_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:
     async with courier(f"lmtp+unix://{tmp_path}/lmtp") as lmtp:
         with pytest.raises(Unreachable, match="there is no socket: is the path right"):
-            await lmtp.deliver(letter(), SENDER, [ANNA])
+            await lmtp.deliver(content(), SENDER, [ANNA])
 
 
 async def test_an_address_that_leads_nowhere_keeps_nobody_from_the_next(
@@ -281,7 +281,7 @@ async def test_an_address_that_leads_nowhere_keeps_nobody_from_the_next(
         url = f"smtp://two.example:{server.port}"
         with dropping("127.0.0.2", server.port):
             async with courier(url) as smtp, asyncio.timeout(20):
-                results = await smtp.deliver(letter(), SENDER, [ANNA])
+                results = await smtp.deliver(content(), SENDER, [ANNA])
     assert results[ANNA].verdict == "delivered"
 
 
@@ -292,13 +292,13 @@ async def test_a_limit_at_the_door_is_told_from_a_closed_one(said: str) -> None:
     async with smtp_server() as server, courier(server.url) as smtp:
         server.answer("GREETING", said, "554 5.3.2 closed")
         with pytest.raises(Throttled, match=said):
-            await smtp.deliver(letter(), SENDER, [ANNA])
+            await smtp.deliver(content(), SENDER, [ANNA])
         with pytest.raises(Unreachable, match="closed") as caught:
-            await smtp.deliver(letter(), SENDER, [ANNA])
+            await smtp.deliver(content(), SENDER, [ANNA])
     assert not isinstance(caught.value, Throttled)
 
 
 async def test_our_name_can_be_set() -> None:
     async with smtp_server() as server, courier(server.url + "?helo=gate.corp.example") as smtp:
-        await smtp.deliver(letter(), SENDER, [ANNA])
+        await smtp.deliver(content(), SENDER, [ANNA])
     assert server.commands[0] == "EHLO gate.corp.example"

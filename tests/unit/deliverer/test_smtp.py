@@ -3,21 +3,21 @@
 import pytest
 
 from tests.servers.smtp import EXTENSIONS, smtp_server
-from tests.unit.deliverer.letters import (
+from tests.unit.deliverer.content import (
     ANNA,
     BERT,
     CARL,
     MESSAGE,
     PREFIX,
     SENDER,
+    content,
     courier,
-    letter,
 )
 
 
 async def test_a_message_arrives_with_its_envelope() -> None:
     async with smtp_server() as server, courier(server.url) as smtp:
-        results = await smtp.deliver(letter(), SENDER, [ANNA, BERT])
+        results = await smtp.deliver(content(), SENDER, [ANNA, BERT])
     (received,) = server.received
     assert received.data == PREFIX + MESSAGE
     assert (received.sender, received.recipients) == (SENDER, [ANNA, BERT])
@@ -32,7 +32,7 @@ async def test_a_message_arrives_with_its_envelope() -> None:
 
 async def test_the_null_sender_is_an_empty_path() -> None:
     async with smtp_server() as server, courier(server.url) as smtp:
-        await smtp.deliver(letter(), "", [ANNA])
+        await smtp.deliver(content(), "", [ANNA])
     assert server.received[0].sender == ""
 
 
@@ -40,8 +40,8 @@ async def test_the_null_sender_is_an_empty_path() -> None:
 async def test_with_and_without_pipelining(extensions: tuple[str, ...]) -> None:
     async with smtp_server(extensions=extensions) as server, courier(server.url) as smtp:
         server.answer(f"RCPT {BERT}", "550 5.1.1 no such user")
-        results = await smtp.deliver(letter(), SENDER, [ANNA, BERT])
-        again = await smtp.deliver(letter(), SENDER, [BERT])
+        results = await smtp.deliver(content(), SENDER, [ANNA, BERT])
+        again = await smtp.deliver(content(), SENDER, [BERT])
     assert {r: x.verdict for r, x in results.items()} == {ANNA: "delivered", BERT: "permanent"}
     assert again[BERT].verdict == "delivered"
     assert [m.recipients for m in server.received] == [[ANNA], [BERT]]
@@ -52,7 +52,7 @@ async def test_with_and_without_pipelining(extensions: tuple[str, ...]) -> None:
 async def test_a_server_that_knows_helo_alone() -> None:
     async with smtp_server() as server, courier(server.url) as smtp:
         server.answer("EHLO", "502 5.5.1 what")
-        results = await smtp.deliver(letter(), SENDER, [ANNA])
+        results = await smtp.deliver(content(), SENDER, [ANNA])
     assert results[ANNA].verdict == "delivered"
     assert server.commands[:3] == ["EHLO [127.0.0.1]", "HELO [127.0.0.1]", f"MAIL FROM:<{SENDER}>"]
 
@@ -61,7 +61,7 @@ async def test_each_recipient_gets_its_own_verdict() -> None:
     async with smtp_server() as server, courier(server.url) as smtp:
         server.answer(f"RCPT {BERT}", f"550 5.1.1 <{BERT}>: no such user")
         server.answer(f"RCPT {CARL}", "450 4.2.0 greylisted")
-        results = await smtp.deliver(letter(), SENDER, [ANNA, BERT, CARL])
+        results = await smtp.deliver(content(), SENDER, [ANNA, BERT, CARL])
     assert {r: x.verdict for r, x in results.items()} == {
         ANNA: "delivered",
         BERT: "permanent",
@@ -79,8 +79,8 @@ async def test_no_recipient_accepted_delivers_nothing_and_keeps_the_session(leni
         server.answer(f"RCPT {ANNA}", "550 5.1.1 no such user")
         if lenient:  # RFC 2920 section 3.1: 354 to DATA all the same
             server.answer("DATA", "354 go on")
-        refused = await smtp.deliver(letter(), SENDER, [ANNA])
-        accepted = await smtp.deliver(letter(), SENDER, [BERT])
+        refused = await smtp.deliver(content(), SENDER, [ANNA])
+        accepted = await smtp.deliver(content(), SENDER, [BERT])
     assert refused[ANNA].verdict == "permanent"
     assert accepted[BERT].verdict == "delivered"
     assert [m.raw for m in server.received if m.recipients == []] == [b""] * lenient
@@ -97,8 +97,8 @@ async def test_a_refused_sender_is_the_verdict_on_all(
 ) -> None:
     async with smtp_server(extensions=extensions) as server, courier(server.url) as smtp:
         server.answer("MAIL", said)
-        results = await smtp.deliver(letter(), SENDER, [ANNA, BERT])
-        await smtp.deliver(letter(), SENDER, [ANNA])
+        results = await smtp.deliver(content(), SENDER, [ANNA, BERT])
+        await smtp.deliver(content(), SENDER, [ANNA])
     assert [r.verdict for r in results.values()] == [verdict] * 2
     assert [m.recipients for m in server.received if m.accepted] == [[ANNA]]
 
@@ -109,8 +109,8 @@ async def test_a_refused_sender_is_the_verdict_on_all(
 async def test_data_refused_is_the_verdict_on_those_accepted(answer: str, connections: int) -> None:
     async with smtp_server(extensions=()) as server, courier(server.url) as smtp:
         server.answer("DATA", answer)
-        results = await smtp.deliver(letter(), SENDER, [ANNA])
-        again = await smtp.deliver(letter(), SENDER, [ANNA])
+        results = await smtp.deliver(content(), SENDER, [ANNA])
+        again = await smtp.deliver(content(), SENDER, [ANNA])
     assert results[ANNA].verdict == "temporary"
     assert again[ANNA].verdict == "delivered"
     assert len(server.received) == 1
@@ -120,8 +120,8 @@ async def test_data_refused_is_the_verdict_on_those_accepted(answer: str, connec
 async def test_451_once_then_250() -> None:
     async with smtp_server() as server, courier(server.url) as smtp:
         server.answer("END", "451 4.3.0 come back")
-        first = await smtp.deliver(letter(), SENDER, [ANNA])
-        second = await smtp.deliver(letter(), SENDER, [ANNA])
+        first = await smtp.deliver(content(), SENDER, [ANNA])
+        second = await smtp.deliver(content(), SENDER, [ANNA])
     assert (first[ANNA].verdict, second[ANNA].verdict) == ("temporary", "delivered")
     assert not first[ANNA].lost
 
@@ -131,7 +131,7 @@ async def test_a_message_larger_than_the_server_takes_is_not_sent() -> None:
         smtp_server(extensions=("PIPELINING", "SIZE 50")) as server,
         courier(server.url) as smtp,
     ):
-        results = await smtp.deliver(letter(), SENDER, [ANNA])
+        results = await smtp.deliver(content(), SENDER, [ANNA])
     assert results[ANNA].verdict == "permanent"
     assert f"{len(PREFIX + MESSAGE)} bytes are more than" in results[ANNA].reply
     assert not [c for c in server.commands if c.startswith("MAIL")]
@@ -139,21 +139,21 @@ async def test_a_message_larger_than_the_server_takes_is_not_sent() -> None:
 
 async def test_size_zero_is_no_limit() -> None:
     async with smtp_server(extensions=("SIZE 0",)) as server, courier(server.url) as smtp:
-        assert (await smtp.deliver(letter(), SENDER, [ANNA]))[ANNA].verdict == "delivered"
+        assert (await smtp.deliver(content(), SENDER, [ANNA]))[ANNA].verdict == "delivered"
 
 
 async def test_smtputf8_only_where_an_address_needs_it() -> None:
     async with smtp_server() as server, courier(server.url) as smtp:
-        await smtp.deliver(letter(), SENDER, [ANNA])
-        await smtp.deliver(letter(), SENDER, [ANNA, "chloé@été.example"])
-        await smtp.deliver(letter(), "chloé@été.example", [ANNA])
+        await smtp.deliver(content(), SENDER, [ANNA])
+        await smtp.deliver(content(), SENDER, [ANNA, "chloé@été.example"])
+        await smtp.deliver(content(), "chloé@été.example", [ANNA])
     assert ["SMTPUTF8" in m.parameters for m in server.received] == [False, True, True]
     assert server.received[1].recipients == [ANNA, "chloé@été.example"]
 
 
 async def test_an_address_that_needs_smtputf8_where_it_is_not_offered_is_refused_alone() -> None:
     async with smtp_server(extensions=("PIPELINING",)) as server, courier(server.url) as smtp:
-        results = await smtp.deliver(letter(), SENDER, [ANNA, "chloé@été.example"])
+        results = await smtp.deliver(content(), SENDER, [ANNA, "chloé@été.example"])
     assert results[ANNA].verdict == "delivered"
     assert results["chloé@été.example"].verdict == "permanent"
     assert "SMTPUTF8" in results["chloé@été.example"].reply
@@ -163,8 +163,8 @@ async def test_an_address_that_needs_smtputf8_where_it_is_not_offered_is_refused
 async def test_an_address_that_could_inject_commands_is_never_sent() -> None:
     evil = "a@corp.example>\r\nRCPT TO:<boss@corp.example"
     async with smtp_server() as server, courier(server.url) as smtp:
-        results = await smtp.deliver(letter(), SENDER, [ANNA, evil])
-        by_sender = await smtp.deliver(letter(), evil, [ANNA])
+        results = await smtp.deliver(content(), SENDER, [ANNA, evil])
+        by_sender = await smtp.deliver(content(), evil, [ANNA])
     assert (results[ANNA].verdict, results[evil].verdict) == ("delivered", "permanent")
     assert by_sender[ANNA].verdict == "delivered"
     assert [m.sender for m in server.received] == [SENDER, ""]
@@ -181,7 +181,7 @@ async def test_options_of_mail_that_are_offered_and_refused_are_left_out(
 
     async with smtp_server(extensions=offered, rule=rule) as server, courier(server.url) as smtp:
         for recipient in (ANNA, BERT):
-            results = await smtp.deliver(letter(), SENDER, [recipient])
+            results = await smtp.deliver(content(), SENDER, [recipient])
             assert results[recipient].verdict == "delivered"
     assert [(m.sender, m.parameters) for m in server.received] == [(SENDER, [])] * 2
     assert sum("SIZE=" in line for line in server.commands) == 1
@@ -192,6 +192,6 @@ async def test_a_sender_that_is_refused_is_not_held_against_the_options() -> Non
     async with smtp_server() as server, courier(server.url) as smtp:
         server.answer("MAIL", "501 bad address", "501 bad address")
         for recipient in (ANNA, BERT):
-            await smtp.deliver(letter(), SENDER, [recipient])
+            await smtp.deliver(content(), SENDER, [recipient])
     assert [m.sender for m in server.received] == ["", SENDER]
     assert all("BODY=8BITMIME" in m.parameters for m in server.received)

@@ -12,7 +12,7 @@ from services.deliverer.courier import MailObject
 from services.deliverer.destinations import courier_for
 from tests.servers.certificates import make_certificates
 from tests.servers.smtp import DROP, smtp_server
-from tests.unit.deliverer.letters import ANNA, BERT, MESSAGE, SENDER, letter, told
+from tests.unit.deliverer.content import ANNA, BERT, MESSAGE, SENDER, content, told
 
 
 class Log(defaultdict[int, list[str]]):
@@ -33,7 +33,7 @@ async def test_commands_and_replies_are_told_and_mail_is_counted(
     async with smtp_server(extensions=("PIPELINING",)) as server:
         made = courier_for("local", f"{server.url}?tls=none", listen=log.listen)
         server.answer(f"RCPT {BERT}", "550-5.1.1 no such\x1b[31m\r\n550 5.1.1 user")
-        await told(made, [MailObject(letter(chunks=chunks), SENDER, [ANNA, BERT])])
+        await told(made, [MailObject(content(chunks=chunks), SENDER, [ANNA, BERT])])
         await made.close()
     ((port, lines),) = log.items()
     assert port > 0
@@ -60,7 +60,7 @@ async def test_commands_and_replies_are_told_and_mail_is_counted(
 
 async def test_what_goes_with_the_end_of_a_message_is_told_and_no_message_is() -> None:
     log = Log()
-    posts = [MailObject(letter(id_=str(n)), SENDER, [ANNA]) for n in range(2)]
+    posts = [MailObject(content(id_=str(n)), SENDER, [ANNA]) for n in range(2)]
     async with smtp_server(lmtp=True, extensions=("PIPELINING",)) as server:
         url = f"{server.url}?tls=none&pipelining=full"
         made = courier_for("local", url, connections=1, listen=log.listen)
@@ -79,7 +79,7 @@ async def test_a_message_that_looks_like_its_end_is_still_one(text: bytes) -> No
     log = Log()
     async with smtp_server() as server:
         made = courier_for("local", f"{server.url}?tls=none", listen=log.listen)
-        await told(made, [MailObject(letter(text, prefix=b""), SENDER, [ANNA])])
+        await told(made, [MailObject(content(text, prefix=b""), SENDER, [ANNA])])
         await made.close()
     (lines,) = log.values()
     assert f"C: <bytes {len(server.received[0].raw) + 3}>" in lines
@@ -94,7 +94,7 @@ async def test_no_secret_is_told(mechanisms: str, tmp_path: Path) -> None:
     async with smtp_server(context=context, login=login, mechanisms=mechanisms) as server:
         at = f"127.0.0.1:{server.port}?ca_file={certificates.ca}"
         made = courier_for("local", f"smtp://anna:s3cret@{at}", listen=log.listen)
-        await told(made, [MailObject(letter(), SENDER, [ANNA])])
+        await told(made, [MailObject(content(), SENDER, [ANNA])])
         await made.close()
     (lines,) = log.values()
     assert len(server.received) == 1
@@ -111,7 +111,7 @@ async def test_how_a_connection_ended_is_told() -> None:
     async with smtp_server() as server:
         server.answer("GREETING", DROP)
         made = courier_for("local", server.url, listen=log.listen)
-        await told(made, [MailObject(letter(), SENDER, [ANNA])])
+        await told(made, [MailObject(content(), SENDER, [ANNA])])
         await made.close()
     (lines,) = log.values()
     assert lines[1:] == ["# it closed the connection"]

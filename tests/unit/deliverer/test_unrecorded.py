@@ -14,7 +14,7 @@ from shared.spool import Spool
 from shared.state import State
 from tests.clock import ManualClock
 from tests.servers.disk import memory_disk
-from tests.unit.deliverer.letters import ANNA, BERT
+from tests.unit.deliverer.content import ANNA, BERT
 from tests.unit.deliverer.stories import Away, Told, envelope
 
 SUPPRESSED = Done("had been delivered before", event="suppressed")
@@ -47,7 +47,7 @@ async def delivered_and_not_recorded(deliverer: Deliverer, courier: Told) -> asy
     """Have a message delivered that the ledger does not take; return who waits for that."""
     delivering = asyncio.create_task(handled(deliverer, ANNA))
     async with asyncio.timeout(10):
-        while not courier.letters:
+        while not courier.taken:
             await asyncio.sleep(0.001)
     return delivering
 
@@ -80,7 +80,7 @@ async def test_a_process_that_ends_before_it_could_record_leaves_it_to_the_next(
     await clock.advance(60)
     next_one = Deliverer({"local": courier}, other, spool, clock, unrecorded=unrecorded)
     assert await handled(next_one, ANNA) == SUPPRESSED
-    assert len(courier.letters) == 1
+    assert len(courier.taken) == 1
     assert await unrecorded.read() == []
     delivering.cancel()
 
@@ -108,7 +108,7 @@ async def test_what_is_cancelled_while_it_is_recorded_is_written_down(
         delivering = await delivered_and_not_recorded(deliverer, courier)
     else:
         delivering = asyncio.create_task(handled(deliverer, ANNA))
-        while not courier.letters:
+        while not courier.taken:
             await asyncio.sleep(0)
         delivering.cancel()
     await recording.wait()
@@ -135,7 +135,7 @@ async def test_while_nothing_can_be_recorded_nothing_more_is_delivered(
     await written(unrecorded)
     waiting.gate.set()
     assert await claimed == Retry(KEPT_BACK, CLAIMED_ELSEWHERE)
-    assert waiting.letters == []
+    assert waiting.taken == []
 
     away.out = set()
     async with asyncio.timeout(10):
@@ -155,10 +155,10 @@ async def test_nothing_is_delivered_before_what_is_written_down_is_recorded(
     deliverer = Deliverer({"local": courier}, away, spool, clock, unrecorded=unrecorded)
     away.out = {"finish"}
     assert isinstance(await handled(deliverer, ANNA, BERT), Retry)
-    assert courier.letters == []
+    assert courier.taken == []
     away.out = set()
     await handled(deliverer, ANNA, BERT)
-    assert [recipients for *_, recipients in courier.letters] == [[BERT]]
+    assert [recipients for *_, recipients in courier.taken] == [[BERT]]
 
 
 def several(count: int, start: int = 0) -> list[Finished]:

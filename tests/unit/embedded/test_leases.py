@@ -19,7 +19,7 @@ from shared.broker.embedded.steward import EmbeddedSteward
 from shared.errors import DeliveryLost
 from shared.message import Requeue
 from tests.clock import ManualClock
-from tests.contract.messages import LETTER
+from tests.contract.messages import MAIL
 from tests.deliveries import singly
 from tests.unit.embedded.conftest import PATIENCE, TIERS, Open, has_depth, send, take
 
@@ -76,7 +76,7 @@ async def test_parts_of_a_message_that_an_operator_sent_again_are_no_copies(
     opened: Open, path: Path
 ) -> None:
     broker = await opened()
-    whole = replace(LETTER, id="id-1")
+    whole = replace(MAIL, id="id-1")
     parts = [replace(whole, requeue=Requeue(undelivered=(r,))) for r in ("a@b", "c@d")]
     bodies = [wire.encode(e) for e in (whole, whole, *parts, parts[0])]
     for body in bodies:

@@ -177,6 +177,6 @@ async def test_nothing_at_all_is_silence_however_late_the_wait_for_it_began() ->
     connection = Pop3Connection("pop.example:110", 60.0, 100, WaitMeter())
     connection.expect()
     connection._heard = connection._asked + 0.001  # so late is the wait for it
-    why = connection._overdue(connection._asked + 60.0)
+    why = connection._overdue(connection._asked + 60.0005)
     assert type(why) is Silent
     assert why.said == "nothing came for 60 seconds"

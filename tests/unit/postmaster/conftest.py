@@ -75,7 +75,7 @@ class Office:
         assert "Traceback" not in out + err
         return Printed(status, out, err)
 
-    def park(
+    def put(
         self,
         id_: str,
         *,

@@ -25,9 +25,9 @@ Members = dict[str, bytes]
 @pytest.fixture
 def saved(office: Office, tmp_path: Path) -> Path:
     """An archive of two messages, one of them in the spool; what it was made of is gone."""
-    office.park("small")
+    office.put("small")
     office.spooled(KEY, RAW)
-    office.park(KEY, payload=replace(fetched(), raw=Spooled(KEY, len(RAW), RAW[:20])))
+    office.put(KEY, payload=replace(fetched(), raw=Spooled(KEY, len(RAW), RAW[:20])))
     office.spooled(ORPHAN, RAW)
     made_ledgers(office)
     file = tmp_path / "saved.tar"
@@ -240,9 +240,9 @@ def a_loop(blob: Path) -> None:
 def test_a_blob_that_was_missing_before_the_backup_does_not_hinder_a_restore(
     office: Office, tmp_path: Path, lies_there: Callable[[Path], None]
 ) -> None:
-    office.park(KEY, payload=replace(fetched(), raw=Spooled(KEY, len(RAW), RAW[:20])))
+    office.put(KEY, payload=replace(fetched(), raw=Spooled(KEY, len(RAW), RAW[:20])))
     office.spooled(ORPHAN, RAW)
-    office.park(ORPHAN, payload=replace(fetched(), raw=Spooled(ORPHAN, len(RAW), RAW[:20])))
+    office.put(ORPHAN, payload=replace(fetched(), raw=Spooled(ORPHAN, len(RAW), RAW[:20])))
     lies_there(office.data / "spool" / KEY[:2] / KEY[2:])
     made_ledgers(office)
     done = office("backup", str(tmp_path / "saved.tar"))
@@ -265,7 +265,7 @@ def test_what_lies_at_servers_is_named(office: Office, tmp_path: Path) -> None:
 def test_a_damaged_file_is_not_saved_and_no_other_file_overwritten(
     office: Office, tmp_path: Path
 ) -> None:
-    office.park("one")
+    office.put("one")
     made_ledgers(office)
     refused = office("backup", str(office.config))
     assert refused.status == 1

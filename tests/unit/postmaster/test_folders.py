@@ -23,7 +23,7 @@ class TestList:
 
     def test_has_all_failed_queues_and_no_others(self, office: Office) -> None:
         for queue in ("pickup.failed", "incoming.failed", "parsed.failed", "quarantine", "pickup"):
-            office.park(f"in-{queue}", queue=queue)
+            office.put(f"in-{queue}", queue=queue)
         found = office("failed", "list", "--json").json
         assert [(m["id"], m["queue"]) for m in found] == [
             (f"in-{queue}", queue)
@@ -32,7 +32,7 @@ class TestList:
         assert [m["id"] for m in office("quarantine", "list", "--json").json] == ["in-quarantine"]
 
     def test_says_what_a_message_is_and_why_it_is_there(self, office: Office) -> None:
-        office.park("0123456789abcdef")
+        office.put("0123456789abcdef")
         lines = office("failed", "list").out.splitlines()
         assert lines[0].split() == [
             "id",
@@ -57,13 +57,13 @@ class TestList:
 
     def test_is_a_line_for_each_message_where_no_terminal_is(self, office: Office) -> None:
         for id_ in ("a1", "b2"):
-            office.park(id_, reason="x" * 500)
+            office.put(id_, reason="x" * 500)
         assert len(office("failed", "list").out.splitlines()) == 4
 
     def test_hostile_text_is_escaped_for_a_terminal_and_kept_for_programs(
         self, office: Office
     ) -> None:
-        office.park("a1", subject=HOSTILE)
+        office.put("a1", subject=HOSTILE)
         for command in (("list",), ("show", "a1")):
             shown = office("failed", *command).out
             assert "[red]sale[/red]" in shown
@@ -74,8 +74,8 @@ class TestList:
 
     def test_no_more_than_the_first_or_the_last(self, office: Office) -> None:
         for day, queue in enumerate(("parsed.failed", "pickup.failed", "parsed.failed"), 10):
-            office.park(f"{day}", queue=queue, failed_at=f"2023-11-{day}T00:00:00+00:00")
-        office.park("old", queue="pickup.failed")
+            office.put(f"{day}", queue=queue, failed_at=f"2023-11-{day}T00:00:00+00:00")
+        office.put("old", queue="pickup.failed")
 
         def listed(*options: str) -> list[str]:
             return [m["id"] for m in office("failed", "list", *options, "--json").json]
@@ -94,24 +94,24 @@ class TestList:
     ) -> None:
         monkeypatch.setattr(folders, "NEWEST", 2)
         for day in (10, 11, 12):
-            office.park(f"{day}", failed_at=f"2023-11-{day}T00:00:00+00:00")
+            office.put(f"{day}", failed_at=f"2023-11-{day}T00:00:00+00:00")
         printed = office("failed", "list", "--newest", "--json")
         assert [m["id"] for m in printed.json] == ["12", "11"]
 
     def test_json_is_one_array_whose_elements_come_one_by_one(self, office: Office) -> None:
-        office.park("a1")
-        office.park("b2", subject="two\nlines")
+        office.put("a1")
+        office.put("b2", subject="two\nlines")
         printed = office("failed", "list", "--json")
         assert printed.out == json.dumps(printed.json, indent=2) + "\n"
 
     def test_looking_takes_nothing_away(self, office: Office) -> None:
-        office.park("a1")
+        office.put("a1")
         for _ in range(30):
             office("failed", "list")
         assert office.ids("pickup.failed") == ["a1"]
 
     def test_a_reader_that_has_seen_enough(self, office: Office) -> None:
-        office.park("a1")
+        office.put("a1")
         read, write = os.pipe()
         os.close(read)
         command = [sys.executable, "-m", "services", "--config", str(office.config)]
@@ -124,8 +124,8 @@ class TestList:
 
 class TestShow:
     def test_by_the_beginning_of_the_id(self, office: Office) -> None:
-        office.park("abc123")
-        office.park("abd456", reason="quota")
+        office.put("abc123")
+        office.put("abd456", reason="quota")
         printed = office("failed", "show", "abc")
         assert printed.status == 0
         for line in (
@@ -143,7 +143,7 @@ class TestShow:
 
     def test_its_header_cannot_reach_the_terminal(self, office: Office) -> None:
         raw = b"Subject: \x1b]0;owned\x07 \xff\rX: y\n\nbody"
-        office.park("abc", queue="incoming.failed", payload=fetched(raw))
+        office.put("abc", queue="incoming.failed", payload=fetched(raw))
         lines = office("failed", "show", "abc").out.splitlines()
         assert lines[-1] == "Subject: \\x1b]0;owned\\x07 \ufffd\\rX: y"
 
@@ -151,20 +151,20 @@ class TestShow:
         self, office: Office
     ) -> None:
         raw = b"\r\n\r\nFrom: a@b\r\r\nSubject: hello\r\n\r\nbody"
-        office.park("abc", queue="incoming.failed", payload=fetched(raw))
+        office.put("abc", queue="incoming.failed", payload=fetched(raw))
         (found,) = office("failed", "show", "abc", "--json").json
         assert found["header"] == "From: a@b\nSubject: hello"
 
     def test_as_json(self, office: Office) -> None:
-        office.park("abc123")
+        office.put("abc123")
         (found,) = office("failed", "show", "abc123", "--json").json
         assert found["header"] == "From: Ann <ann@example.net>\nSubject: hello"
         assert found["envelope"]["recipients"] == ["sales@corp.example", "info@corp.example"]
         assert [hop["stage"] for hop in found["envelope"]["trail"]] == ["fetcher", "parser"]
 
     def test_a_whole_id_wins_over_longer_ones(self, office: Office) -> None:
-        office.park("abc")
-        office.park("abcd")
+        office.put("abc")
+        office.put("abcd")
         assert [m["id"] for m in office("failed", "show", "abc", "--json").json] == ["abc"]
 
     @pytest.mark.parametrize(
@@ -181,19 +181,19 @@ class TestShow:
         ],
     )
     def test_an_id_that_names_no_one_message(self, office: Office, given: str, said: str) -> None:
-        office.park("abc")
-        office.park("abd")
+        office.put("abc")
+        office.put("abd")
         printed = office("failed", "show", given)
         assert (printed.status, printed.out, printed.err) == (1, "", said + "\n")
 
     def test_bytes_that_are_no_envelope(self, office: Office) -> None:
-        office.park("junk", queue="quarantine", body=b"\xc1junk", reason="not msgpack of ours")
+        office.put("junk", queue="quarantine", body=b"\xc1junk", reason="not msgpack of ours")
         printed = office("quarantine", "show", "junk")
         assert "reason:         not msgpack of ours" in printed.out
         assert "no envelope of this version" in printed.out
 
     def test_parts_for_different_recipients_have_one_id(self, office: Office) -> None:
-        office.park("abc")
-        office.park("abc", reason="another reason")
+        office.put("abc")
+        office.put("abc", reason="another reason")
         reasons = [m["reason"] for m in office("failed", "show", "abc", "--json").json]
         assert reasons == ["550 5.1.1 no such user", "another reason"]

@@ -18,13 +18,13 @@ from tests.unit.postmaster.conftest import RAW, Office, addressed
 
 class TestExport:
     def test_to_standard_output_byte_for_byte(self, office: Office) -> None:
-        office.park("a1")
+        office.put("a1")
         command = [sys.executable, "-m", "services", "--config", str(office.config)]
         done = subprocess.run([*command, "failed", "export", "a1"], capture_output=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, RAW, b"")
 
     def test_to_a_file_that_only_its_owner_reads(self, office: Office, tmp_path: Path) -> None:
-        office.park("a1")
+        office.put("a1")
         target = tmp_path / "a1.eml"
         printed = office("failed", "export", "a1", "-o", str(target), "--json")
         assert printed.json == {"bytes": len(RAW), "file": str(target)}
@@ -33,17 +33,17 @@ class TestExport:
 
     def test_from_the_spool(self, office: Office, tmp_path: Path) -> None:
         data = RAW + b"x" * 1_000_000
-        office.park("a1", payload=addressed(office.spooled("0a1b2c3d", data)))
+        office.put("a1", payload=addressed(office.spooled("0a1b2c3d", data)))
         assert office("failed", "export", "a1", "-o", str(tmp_path / "x")).status == 0
         assert (tmp_path / "x").read_bytes() == data
 
     def test_what_is_no_envelope_is_exported_as_it_is(self, office: Office, tmp_path: Path) -> None:
-        office.park("a1", queue="quarantine", body=b"\xc1junk")
+        office.put("a1", queue="quarantine", body=b"\xc1junk")
         assert office("quarantine", "export", "a1", "-o", str(tmp_path / "x")).status == 0
         assert (tmp_path / "x").read_bytes() == b"\xc1junk"
 
     def test_never_overwrites(self, office: Office, tmp_path: Path) -> None:
-        office.park("a1")
+        office.put("a1")
         target = tmp_path / "x"
         target.write_text("precious")
         printed = office("failed", "export", "a1", "-o", str(target))
@@ -53,7 +53,7 @@ class TestExport:
     def test_leaves_no_half_a_file(self, office: Office, tmp_path: Path) -> None:
         raw = office.spooled("0a1b2c3d", RAW)
         asyncio.run(office.spool.delete("0a1b2c3d"))
-        office.park("a1", payload=addressed(raw))
+        office.put("a1", payload=addressed(raw))
         printed = office("failed", "export", "a1", "-o", str(tmp_path / "x"))
         assert printed.status == 1
         assert printed.err == (
@@ -63,7 +63,7 @@ class TestExport:
         assert not (tmp_path / "x").exists()
 
     def test_an_envelope_whose_key_no_blob_can_have(self, office: Office, tmp_path: Path) -> None:
-        office.park("a1", payload=addressed(Spooled("../../\x1betc", 4, b"A: b\r\n\r\n")))
+        office.put("a1", payload=addressed(Spooled("../../\x1betc", 4, b"A: b\r\n\r\n")))
         printed = office("failed", "export", "a1", "-o", str(tmp_path / "x"))
         assert (printed.status, printed.out) == (1, "")
         assert printed.err == (
@@ -73,9 +73,9 @@ class TestExport:
         assert not (tmp_path / "x").exists()
 
     def test_into_a_folder_a_file_for_each(self, office: Office, tmp_path: Path) -> None:
-        office.park("a1")
-        office.park("a1", reason="another part of it")
-        office.park("../x\n", reason="from a stranger")
+        office.put("a1")
+        office.put("a1", reason="another part of it")
+        office.put("../x\n", reason="from a stranger")
         printed = office("failed", "export", "--all", "-o", str(tmp_path), "--json")
         assert printed.json == {"exported": 2, "bytes": 2 * len(RAW), "folder": str(tmp_path)}
         files = sorted(tmp_path.glob("*.eml"))
@@ -85,9 +85,9 @@ class TestExport:
 
     def test_into_a_folder_what_can_be_written(self, office: Office, tmp_path: Path) -> None:
         office.spooled("ffff", RAW)
-        office.park("a1")
-        office.park("b2")
-        office.park("c3", payload=addressed(Spooled("0a1b2c3d", 4, b"A: b\r\n\r\n")))
+        office.put("a1")
+        office.put("b2")
+        office.put("c3", payload=addressed(Spooled("0a1b2c3d", 4, b"A: b\r\n\r\n")))
         (tmp_path / "a1.eml").write_text("precious")
         printed = office("failed", "export", "a1", "b2", "c3", "-o", str(tmp_path))
         assert (printed.status, printed.out) == (
@@ -99,20 +99,20 @@ class TestExport:
         assert (tmp_path / "a1.eml").read_text() == "precious"
 
     def test_several_need_a_folder(self, office: Office, tmp_path: Path) -> None:
-        office.park("a1")
+        office.put("a1")
         printed = office("failed", "export", "--all", "-o", str(tmp_path / "x"))
         assert printed.status == 2
         assert "pass -o FOLDER" in printed.err
 
     def test_json_needs_a_file_for_the_bytes(self, office: Office) -> None:
-        office.park("a1")
+        office.put("a1")
         assert office("failed", "export", "a1", "--json").status == 2
 
 
 class TestDrop:
     def test_deletes_a_message_and_its_blob(self, office: Office) -> None:
-        office.park("a1", payload=addressed(office.spooled("0a1b2c3d", RAW)))
-        office.park("b2")
+        office.put("a1", payload=addressed(office.spooled("0a1b2c3d", RAW)))
+        office.put("b2")
         assert office("failed", "drop", "a1", "--yes").out == "dropped: 1\n"
         assert office.ids("pickup.failed") == ["b2"]
 
@@ -123,7 +123,7 @@ class TestDrop:
             asyncio.run(read())
 
     def test_an_envelope_whose_key_no_blob_can_have(self, office: Office) -> None:
-        office.park("a1", payload=addressed(Spooled("../../etc", 4, b"A: b\r\n\r\n")))
+        office.put("a1", payload=addressed(Spooled("../../etc", 4, b"A: b\r\n\r\n")))
         printed = office("failed", "drop", "a1", "--yes")
         assert (printed.status, printed.out) == (0, "dropped: 1\n")
         assert printed.err == (
@@ -133,7 +133,7 @@ class TestDrop:
         assert office.ids("pickup.failed") == []
 
     def test_a_spool_that_does_not_let_go(self, office: Office) -> None:
-        office.park("a1", payload=addressed(office.spooled("0a1b2c3d", RAW)))
+        office.put("a1", payload=addressed(office.spooled("0a1b2c3d", RAW)))
         blob = office.data / "spool/0a/1b2c3d"
         blob.unlink()
         blob.mkdir()
@@ -144,7 +144,7 @@ class TestDrop:
         assert office.ids("pickup.failed") == []
 
     def test_asks_first_and_refuses_where_nobody_answers(self, office: Office) -> None:
-        office.park("a1")
+        office.put("a1")
         command = [sys.executable, "-m", "services", "--config", str(office.config)]
         done = subprocess.run(
             [*command, "failed", "drop", "a1"],
@@ -160,7 +160,7 @@ class TestDrop:
         self, office: Office, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """While the person thinks, another one sends it round again."""
-        office.park("a1", payload=addressed(office.spooled("0a1b2c3d", RAW)))
+        office.put("a1", payload=addressed(office.spooled("0a1b2c3d", RAW)))
 
         def meanwhile(*_: object, **__: object) -> bool:
             steward = office.steward()
@@ -179,7 +179,7 @@ class TestDrop:
     def test_does_what_the_person_answers(
         self, office: Office, answer: str, left: list[str]
     ) -> None:
-        office.park("a1")
+        office.put("a1")
         primary, secondary = os.openpty()
         command = [sys.executable, "-m", "services", "--config", str(office.config)]
         with subprocess.Popen(
@@ -195,5 +195,5 @@ class TestDrop:
         assert office.ids("pickup.failed") == left
 
     def test_as_json(self, office: Office) -> None:
-        office.park("a1")
+        office.put("a1")
         assert json.loads(office("failed", "drop", "a1", "--yes", "--json").out) == {"dropped": 1}

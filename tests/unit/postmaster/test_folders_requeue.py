@@ -19,8 +19,8 @@ def waiting(office: Office, queue: str = "incoming") -> list[Envelope[Fetched]]:
 
 class TestRequeue:
     def test_sends_a_message_round_again_as_if_new(self, office: Office) -> None:
-        office.park("abc123")
-        office.park("def456")
+        office.put("abc123")
+        office.put("def456")
         printed = office("failed", "requeue", "abc")
         assert (printed.status, printed.out) == (0, "requeued: 1\n")
         assert office.ids("pickup.failed") == ["def456"]
@@ -29,15 +29,15 @@ class TestRequeue:
         assert envelope.payload == replace(fetched(), summary=addressed().summary, released=True)
 
     def test_all_are_directed_anew_whatever_stage_gave_them_up(self, office: Office) -> None:
-        office.park("a1")
-        office.park("b2", inbox="nowhere")
-        office.park("c3", queue="incoming.failed", payload=fetched())
+        office.put("a1")
+        office.put("b2", inbox="nowhere")
+        office.put("c3", queue="incoming.failed", payload=fetched())
         assert office("failed", "requeue", "--all", "--json").json == {"requeued": 3}
         assert sorted(office.ids("incoming")) == ["a1", "b2", "c3"]
         assert office("failed", "list", "--json").json == []
 
     def test_nothing_moves_if_one_id_is_wrong(self, office: Office) -> None:
-        office.park("a1")
+        office.put("a1")
         assert office("failed", "requeue", "a1", "zz").status == 1
         assert office.ids("pickup.failed") == ["a1"]
 
@@ -48,7 +48,7 @@ class TestRequeue:
     def test_takes_either_ids_or_all_or_filters(
         self, office: Office, verb: str, arguments: tuple[str, ...]
     ) -> None:
-        office.park("a1")
+        office.put("a1")
         printed = office("failed", verb, *arguments)
         assert printed.status == 2
         assert "expected either IDs or --all, or filters" in printed.err
@@ -66,7 +66,7 @@ class TestRequeue:
     def test_a_filter_that_says_nothing_is_refused(
         self, office: Office, option: str, value: str, said: str
     ) -> None:
-        office.park("a1")
+        office.put("a1")
         for verb in ("requeue", "drop", "export", "list"):
             printed = office("failed", verb, option, value)
             assert (printed.status, said in printed.err) == (2, True), printed
@@ -91,10 +91,10 @@ class TestRequeue:
         self, office: Office, tmp_path: Path, verb: str, filters: tuple[str, ...], chosen: list[str]
     ) -> None:
         lately = datetime.now(UTC).isoformat()
-        office.park("a1", failed_at=lately)
-        office.park("b2", reason="mailbox full", failed_at="2023-11-20T00:00:00+00:00")
-        office.park("c3", queue="parsed.failed", stage="parser", reason="a loop", failed_at=lately)
-        office.park("d4", account="info")
+        office.put("a1", failed_at=lately)
+        office.put("b2", reason="mailbox full", failed_at="2023-11-20T00:00:00+00:00")
+        office.put("c3", queue="parsed.failed", stage="parser", reason="a loop", failed_at=lately)
+        office.put("d4", account="info")
         if verb == "list":
             given = [f for f in filters if f != "--all"]
             found = [m["id"] for m in office("failed", "list", *given, "--json").json]
@@ -119,8 +119,8 @@ class TestRequeue:
     def test_of_the_parts_of_a_message_a_filter_means_those_it_says(
         self, office: Office, verb: tuple[str, ...], said: str
     ) -> None:
-        office.park("a1", reason="mailbox full")
-        office.park("a1", reason="no such user")
+        office.put("a1", reason="mailbox full")
+        office.put("a1", reason="no such user")
         assert office("failed", *verb, "--reason", "no such").out == said
         assert [m["reason"] for m in office("failed", "list", "--json").json] == ["mailbox full"]
 
@@ -138,9 +138,9 @@ class TestRequeue:
                 assert "matches" in printed.err
 
     def test_says_which_it_could_not_send(self, office: Office) -> None:
-        office.park("a1")
-        office.park("b2", queue="quarantine", body=b"\xc1junk", inbox="nowhere")
-        office.park("c3", queue="quarantine", payload=fetched(), inbox="incoming")
+        office.put("a1")
+        office.put("b2", queue="quarantine", body=b"\xc1junk", inbox="nowhere")
+        office.put("c3", queue="quarantine", payload=fetched(), inbox="incoming")
         assert office("failed", "requeue", "--all").status == 0
         printed = office("quarantine", "release", "--all")
         assert (printed.status, printed.out) == (1, "released: 1\n")
@@ -148,7 +148,7 @@ class TestRequeue:
         assert office.ids("quarantine") == ["b2"]
 
     def test_to_somebody_else(self, office: Office) -> None:
-        office.park("a1")
+        office.put("a1")
         more = ("--recipient", "ann@corp.example", "--destination", "default")
         assert office("failed", "requeue", "a1", *more).out == "requeued: 1\n"
         (envelope,) = waiting(office)
@@ -166,16 +166,16 @@ class TestRequeue:
         ],
     )
     def test_to_nobody(self, office: Office, option: str, value: str, said: str) -> None:
-        office.park("a1")
+        office.put("a1")
         printed = office("failed", "requeue", "a1", option, value)
         assert (printed.status, said in printed.err) == (2, True), printed
         assert office.ids("pickup.failed") == ["a1"]
 
     def test_its_past_is_shown_when_it_fails_again(self, office: Office) -> None:
-        office.park("a1", failed_at="2023-11-14T22:20:00+00:00")
+        office.put("a1", failed_at="2023-11-14T22:20:00+00:00")
         office("failed", "requeue", "a1")
         (envelope,) = waiting(office)
-        office.park("a1", body=wire.encode(envelope))
+        office.put("a1", body=wire.encode(envelope))
         shown = office("failed", "show", "a1").out
         assert "passed:         requeue at " in shown
         assert (
@@ -186,7 +186,7 @@ class TestRequeue:
         assert [past["attempts"] for past in found["envelope"]["given_up"]] == [3]
 
     def test_the_quarantine_releases(self, office: Office) -> None:
-        office.park("a1", queue="quarantine", payload=fetched(), inbox="incoming")
+        office.put("a1", queue="quarantine", payload=fetched(), inbox="incoming")
         assert office("quarantine", "release", "a1").out == "released: 1\n"
         assert office.ids("quarantine") == []
         (envelope,) = waiting(office)

@@ -34,7 +34,7 @@ class TestTopology:
         names = [queue.name for queue in plan(TIERS)]
         assert office("topology", "declare", "--json").json == {"declared": names}
         assert office("topology", "declare").out == f"declared: {len(names)} queues\n"
-        office.park("a1", queue="parsed.failed")
+        office.put("a1", queue="parsed.failed")
         rows = office("topology", "show", "--json").json
         assert [row["queue"] for row in rows] == names
         counts = {row["queue"]: row["messages"] for row in rows}
@@ -228,7 +228,7 @@ class TestFailures:
         assert (process.returncode, err.strip()) == (130, "")
 
     def test_a_terminal_that_knows_ascii_only(self, office: Office) -> None:
-        office.park("a1", subject="größer ☃")
+        office.put("a1", subject="größer ☃")
         command = [sys.executable, "-m", "services", "--config", str(office.config)]
         done = subprocess.run(
             [*command, "failed", "list"],

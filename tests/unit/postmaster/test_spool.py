@@ -94,11 +94,11 @@ class TestList:
 
 class TestSweep:
     def test_keeps_what_any_queue_refers_to_and_deletes_the_rest(self, office: Office) -> None:
-        office.park("a1", queue="pickup.failed", payload=large("0afailed", addressed()))
-        office.park("a2", queue="quarantine", payload=large("0bquarantine"), inbox="incoming")
-        office.park("a3", queue="incoming", payload=large("0cincoming"))
-        office.park("a4", queue="incoming.retry.6h", payload=large("0dretry"))
-        office.park("a5", queue="pickup", payload=addressed())
+        office.put("a1", queue="pickup.failed", payload=large("0afailed", addressed()))
+        office.put("a2", queue="quarantine", payload=large("0bquarantine"), inbox="incoming")
+        office.put("a3", queue="incoming", payload=large("0cincoming"))
+        office.put("a4", queue="incoming.retry.6h", payload=large("0dretry"))
+        office.put("a5", queue="pickup", payload=addressed())
         for key in ("0afailed", "0bquarantine", "0cincoming", "0dretry", "0eorphan"):
             blob(office, key)
         blob(office, "0fyoung", 6.9)
@@ -111,7 +111,7 @@ class TestSweep:
 
     def test_keeps_what_a_running_stage_has_in_hand(self, office: Office) -> None:
         """Over the embedded broker; a stage that was killed has its messages in hand, too."""
-        office.park("a1", queue="incoming", payload=large("0ainhand"))
+        office.put("a1", queue="incoming", payload=large("0ainhand"))
         blob(office, "0ainhand")
         blob(office, "0borphan")
 
@@ -156,7 +156,7 @@ class TestSweep:
     def test_what_cannot_be_read_keeps_every_blob_that_it_may_mean(
         self, office: Office, id_: str, body: bytes
     ) -> None:
-        office.park(id_, queue="quarantine", body=body)
+        office.put(id_, queue="quarantine", body=body)
         blob(office, "0akept")
         blob(office, "0borphan")
         assert office("spool", "sweep", "--json").json["deleted"] == 1

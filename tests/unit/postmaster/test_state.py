@@ -39,7 +39,7 @@ def a_table_less(file: Path) -> None:
 @pytest.fixture
 def used(office: Office) -> Office:
     """An office with a message in its queues, and ledgers."""
-    office.park("one")
+    office.put("one")
     made_ledgers(office)
     return office
 

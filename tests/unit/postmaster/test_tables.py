@@ -47,7 +47,7 @@ def right_of(line: str, column: int) -> str:
     ("command", "queue"), [("failed", "pickup.failed"), ("quarantine", "quarantine")]
 )
 def test_messages(office: Office, command: str, queue: str) -> None:
-    office.park(
+    office.put(
         ID,
         queue=queue,
         account="sales-department-of-the-north@corp.example",
@@ -55,7 +55,7 @@ def test_messages(office: Office, command: str, queue: str) -> None:
         subject=SUBJECT,
         from_="Somebody With A Long Name <somebody.with.a.long.name@mail.example.net>",
     )
-    office.park("f" * 32, queue=queue)
+    office.put("f" * 32, queue=queue)
     found = lines(office, command, "list")
     assert found[0].split() == ["id", "account", "reason"]
     assert [line.split()[0] for line in found[:3]] == ["id", "since", "attempts"]
@@ -67,7 +67,7 @@ def test_messages(office: Office, command: str, queue: str) -> None:
 
 
 def test_one_message(office: Office) -> None:
-    office.park(ID, reason=REASON)
+    office.put(ID, reason=REASON)
     found = office("failed", "show", ID).out.splitlines()
     assert f"id:             {ID}" in found
     at = next(n for n, line in enumerate(found) if line.startswith("reason:"))
@@ -78,7 +78,7 @@ def test_one_message(office: Office) -> None:
 
 def test_what_fits_stands_on_one_line(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    office.park(ID)
+    office.put(ID)
     found = lines_of(office)
     assert len(found) == 3
     assert found[2].split()[0] == ID[: show.ID_LENGTH]
@@ -90,7 +90,7 @@ def lines_of(office: Office) -> list[str]:
 
 def test_a_pipe_has_a_line_for_each_row(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS")
-    office.park(ID, reason=REASON)
+    office.put(ID, reason=REASON)
     (row,) = lines_of(office)[2:]
     assert REASON in row
 

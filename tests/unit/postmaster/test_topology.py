@@ -8,7 +8,7 @@ from tests.unit.postmaster.conftest import Office
 
 
 def test_a_removed_tier_is_shown_and_told_at_the_start(office: Office) -> None:
-    office.park("one", queue="pickup.retry.5m")
+    office.put("one", queue="pickup.retry.5m")
     assert "removed" not in office("topology", "show").out
     with office.config.open("a") as config:
         config.write('[retry]\ntiers = ["30s"]\n')

@@ -29,6 +29,6 @@ def addressed(outcome: Outcome) -> Addressed:
 
 def arrives(outcome: Outcome) -> bytes:
     """Return the message as it arrives at a destination."""
-    letter = addressed(outcome)
-    assert isinstance(letter.raw, Inline)
-    return letter.prefix + letter.raw.data[letter.skip :]
+    payload = addressed(outcome)
+    assert isinstance(payload.raw, Inline)
+    return payload.prefix + payload.raw.data[payload.skip :]

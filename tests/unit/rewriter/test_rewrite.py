@@ -39,10 +39,10 @@ def test_directs_a_message_by_the_route_of_its_account() -> None:
 
 def test_passes_on_what_it_does_not_change() -> None:
     envelope = parsed(typical(), uidl="u77")
-    letter = addressed(REWRITER.handle(envelope))
-    assert letter.raw is envelope.payload.raw
-    assert letter.summary == envelope.payload.summary
-    assert (letter.uidl, letter.server) == ("u77", "pop.example.net:995")
+    payload = addressed(REWRITER.handle(envelope))
+    assert payload.raw is envelope.payload.raw
+    assert payload.summary == envelope.payload.summary
+    assert (payload.uidl, payload.server) == ("u77", "pop.example.net:995")
 
 
 def test_a_route_to_nobody_is_refused() -> None:
@@ -106,13 +106,13 @@ def test_what_is_tried_again_is_directed_anew_to_those_who_do_not_have_it(
     account: str, requeue: Requeue, recipients: tuple[str, ...], destination: str
 ) -> None:
     envelope = replace(parsed(typical(), account=account), requeue=requeue)
-    letter = addressed(REWRITER.handle(envelope))
-    assert (letter.recipients, letter.destination) == (recipients, destination)
+    payload = addressed(REWRITER.handle(envelope))
+    assert (payload.recipients, payload.destination) == (recipients, destination)
     usual = ROUTES.get(account)
     if usual is None or usual.recipients != recipients:
         for recipient in recipients:
-            assert recipient.encode() in letter.prefix
-    assert b"slaes" not in letter.prefix
+            assert recipient.encode() in payload.prefix
+    assert b"slaes" not in payload.prefix
 
 
 def test_what_nobody_directs_is_waited_for_also_when_it_is_tried_again() -> None:
@@ -206,13 +206,13 @@ def test_a_dkim_signature_below_an_mbox_line_still_verifies() -> None:
 @pytest.mark.parametrize("name", SOUND)
 def test_odd_messages_arrive_whole_below_our_lines(name: str) -> None:
     raw = SOUND[name]
-    letter = addressed(REWRITER.handle(parsed(raw)))
-    assert letter.raw == Inline(raw)
-    lines = letter.prefix.split(b"\r\n")
+    payload = addressed(REWRITER.handle(parsed(raw)))
+    assert payload.raw == Inline(raw)
+    lines = payload.prefix.split(b"\r\n")
     assert lines[-1] in (b"", b"X-POP3-Connector-First-Line: ")
     assert b"" not in lines[:-1]
-    skipped = raw[: letter.skip].replace(b"\n", b"\r\n").replace(b"\r\r", b"\r").split(b"\r\n")
-    assert all(line in letter.prefix for line in skipped)
+    skipped = raw[: payload.skip].replace(b"\n", b"\r\n").replace(b"\r\r", b"\r").split(b"\r\n")
+    assert all(line in payload.prefix for line in skipped)
 
 
 @pytest.mark.parametrize("name", [n for n in SOUND if n != "huge header"])

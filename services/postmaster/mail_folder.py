@@ -1,4 +1,4 @@
-"""Failed Mail and the quarantine: the messages that wait for the operator, found and moved.
+"""Failed Mail and the quarantine: what waits in these folders for the operator, found and moved.
 
 Works through the Steward of either broker. It trusts nothing in a queue: bytes that are no
 envelope are shown by their headers, and exported as they are.
@@ -8,29 +8,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from services.postmaster.errors import NotFound
 from shared.broker import Send, Steward, Stored
-from shared.broker.requeue import MailEnvelope, Order, again, hindrance, letter_in
+from shared.broker.requeue import Order, again, hindrance, mail_in
 from shared.envelope_check import owns
 from shared.errors import SpoolUnavailable
 from shared.log import printable
 from shared.message import Inline, Spooled
 from shared.queues import QUARANTINE, RETRIED, failed_queue
 
+if TYPE_CHECKING:
+    from shared.spool import Spool
+
 
 @dataclass(frozen=True, slots=True)
-class Folder:
-    """A kind of queue that keeps messages for the operator.
+class MailFolder:
+    """Queues in which messages wait for the operator, as one place.
 
     Attributes:
         name: of the group of commands.
         title: what a person calls it.
         again: the command that sends a message round again, and ``done``, what it then was.
-        queues: the queues of this kind.
+        queues: that it consists of.
     """
 
     name: str
@@ -40,27 +43,17 @@ class Folder:
     queues: tuple[str, ...]
 
 
-FAILED: Final = Folder(
+FAILED: Final = MailFolder(
     "failed",
     "Failed Mail",
     "requeue",
     "requeued",
     tuple(map(failed_queue, RETRIED)),
 )
-QUARANTINED: Final = Folder("quarantine", "quarantine", "release", "released", (QUARANTINE,))
+QUARANTINED: Final = MailFolder("quarantine", "quarantine", "release", "released", (QUARANTINE,))
 
 
-class BlobStorage(Protocol):
-    """What is needed of the spool."""
-
-    def chunks(self, key: str) -> AsyncIterator[bytes]:
-        """Yield the blob."""
-
-    async def delete(self, key: str) -> None:
-        """Delete the blob; no error where there is none."""
-
-
-def browse(steward: Steward, folder: Folder) -> Generator[Stored]:
+def browse(steward: Steward, folder: MailFolder) -> Generator[Stored]:
     """Yield the messages in a folder, oldest first in each queue; all stay there.
 
     A queue that seems empty is looked into as well: others may have its messages in hand. Who does
@@ -72,7 +65,7 @@ def browse(steward: Steward, folder: Folder) -> Generator[Stored]:
             yield from steward.browse(queue)
 
 
-def find(steward: Steward, folder: Folder, wanted: Sequence[str]) -> list[Stored]:
+def find(steward: Steward, folder: MailFolder, wanted: Sequence[str]) -> list[Stored]:
     """Return the messages with these ids.
 
     One id can stand for several: parts of a message that failed for different recipients.
@@ -91,7 +84,7 @@ def find(steward: Steward, folder: Folder, wanted: Sequence[str]) -> list[Stored
     return [s for s in found if s.message_id in chosen]
 
 
-def _the_one(folder: Folder, prefix: str, ids: Iterable[str]) -> str:
+def _the_one(folder: MailFolder, prefix: str, ids: Iterable[str]) -> str:
     """Return the one id that begins so; an id that is exactly this wins over longer ones."""
     matching = [id_ for id_ in ids if id_.startswith(prefix)]
     if prefix in matching:
@@ -110,9 +103,8 @@ def _the_one(folder: Folder, prefix: str, ids: Iterable[str]) -> str:
 class MessageChoice(Protocol):
     """Which messages of a folder are meant."""
 
-    @property
-    def count(self) -> int:
-        """How many are known to be meant, so far."""
+    count: int
+    """How many are known to be meant, so far."""
 
     def places(self, steward: Steward) -> Iterable[tuple[str, Sequence[str] | None]]:
         """Return the queues to look into, each with the ids there that alone matter."""
@@ -134,16 +126,11 @@ class Chosen:
     def __init__(self, messages: Iterable[Stored]) -> None:
         self.ids: dict[str, dict[str, None]] = {}
         self._marks: set[bytes] = set()
-        self._count = 0
+        self.count = 0
         for message in messages:
             self.ids.setdefault(message.queue, {})[message.message_id] = None
             self._marks.add(_mark(message))
-            self._count += 1
-
-    @property
-    def count(self) -> int:
-        """How many were chosen."""
-        return self._count
+            self.count += 1
 
     def places(self, _: Steward) -> Iterable[tuple[str, Sequence[str]]]:
         """Return the queues where they were, each with their ids there."""
@@ -162,15 +149,10 @@ class Matching:
         holds: says so of a message.
     """
 
-    def __init__(self, folder: Folder, holds: Callable[[Stored], bool]) -> None:
+    def __init__(self, folder: MailFolder, holds: Callable[[Stored], bool]) -> None:
         self._folder = folder
         self._holds = holds
-        self._count = 0
-
-    @property
-    def count(self) -> int:
-        """How many were met of which it holds."""
-        return self._count
+        self.count = 0
 
     def places(self, steward: Steward) -> Iterable[tuple[str, None]]:
         """Return the queues of the folder."""
@@ -180,7 +162,7 @@ class Matching:
     def takes(self, message: Stored) -> bool:
         """Return whether it holds of a message."""
         holds = self._holds(message)
-        self._count += holds
+        self.count += holds
         return holds
 
 
@@ -192,6 +174,7 @@ def _mark(message: Stored) -> bytes:
     return whole.digest()
 
 
+@dataclass(slots=True)
 class Sent:
     """What became of messages that were to be sent round again.
 
@@ -200,9 +183,8 @@ class Sent:
         stayed: how many did not, by the reason.
     """
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.stayed: Counter[str] = Counter()
+    count: int = 0
+    stayed: Counter[str] = field(default_factory=Counter)
 
     def note(self, _: Stored) -> None:
         """Count one that has gone."""
@@ -235,6 +217,7 @@ def send_again(steward: Steward, choice: MessageChoice, order: Order, sent: Sent
         steward.move(queue, ids, onward, sent.note)
 
 
+@dataclass(slots=True)
 class Dropped:
     """What was deleted.
 
@@ -243,14 +226,11 @@ class Dropped:
         left: the keys of their blobs that could not be deleted, each with the reason.
     """
 
-    def __init__(self) -> None:
-        self.messages = 0
-        self.left: dict[str, str] = {}
+    messages: int = 0
+    left: dict[str, str] = field(default_factory=dict)
 
 
-async def drop(
-    steward: Steward, blobs: BlobStorage, choice: MessageChoice, dropped: Dropped
-) -> None:
+async def drop(steward: Steward, blobs: Spool, choice: MessageChoice, dropped: Dropped) -> None:
     """Delete messages for good, and what those that are gone have in the spool.
 
     Args:
@@ -278,10 +258,10 @@ async def drop(
 
 def _key(message: Stored) -> str:
     """Return the key of the blob that goes with a message, "" where none of its own does."""
-    envelope = letter(message)
-    if envelope is None or not isinstance(raw := envelope.payload.raw, Spooled):
+    mail = mail_in(message.body)
+    if mail is None or not isinstance(raw := mail.payload.raw, Spooled):
         return ""
-    return raw.key if owns(envelope.id, raw.key) else ""
+    return raw.key if owns(mail.id, raw.key) else ""
 
 
 def without_blob(message: Stored) -> str | None:
@@ -291,18 +271,18 @@ def without_blob(message: Stored) -> str | None:
     """
     from shared.spool import valid  # with a library that only few commands need
 
-    envelope = letter(message)
-    if envelope is None or not isinstance(raw := envelope.payload.raw, Spooled):
+    mail = mail_in(message.body)
+    if mail is None or not isinstance(raw := mail.payload.raw, Spooled):
         return None
     key = printable(raw.key, 80)
-    if not owns(envelope.id, raw.key):
+    if not owns(mail.id, raw.key):
         return f"its envelope refers to a blob '{key}', which belongs to another message"
     if valid(raw.key):
         return None
     return f"its envelope refers to a blob '{key}', and none can have such a key"
 
 
-async def chunks(blobs: BlobStorage, message: Stored) -> AsyncIterator[bytes]:
+async def chunks(blobs: Spool, message: Stored) -> AsyncIterator[bytes]:
     """Yield the raw message, exactly as the POP3 server sent it.
 
     Of a queue message that is no envelope, the bytes of that queue message.
@@ -311,7 +291,8 @@ async def chunks(blobs: BlobStorage, message: Stored) -> AsyncIterator[bytes]:
         SpoolMissing: it was in the spool, and is there no more.
         SpoolUnavailable: the spool cannot be read.
     """
-    match raw_of(message):
+    mail = mail_in(message.body)
+    match None if mail is None else mail.payload.raw:
         case Inline(data):
             yield data
         case Spooled(key):
@@ -319,14 +300,3 @@ async def chunks(blobs: BlobStorage, message: Stored) -> AsyncIterator[bytes]:
                 yield chunk
         case None:
             yield message.body
-
-
-def raw_of(message: Stored) -> Inline | Spooled | None:
-    """Return where the raw message is, None if the bytes in the queue are no envelope."""
-    envelope = letter(message)
-    return None if envelope is None else envelope.payload.raw
-
-
-def letter(message: Stored) -> MailEnvelope | None:
-    """Return the envelope in a queue message, whatever stage it was meant for, or None."""
-    return letter_in(message.body)

@@ -1,4 +1,4 @@
-"""Knows what was handed in, looks only at what came out at the far ends, and counts."""
+"""What was handed in, held against what came out at the far ends, and against nothing else."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,13 +8,13 @@ from typing import TypeAlias
 
 from tests.flow.connector import lf
 
-Letter: TypeAlias = tuple[str, bytes]
+MailboxMessage: TypeAlias = tuple[str, bytes]
 """A mailbox, and a raw message for it. Line ends do not count."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What became of the letters handed in.
+    """What became of the messages handed in.
 
     Attributes:
         accepted: how many were handed in; all different.
@@ -36,23 +36,23 @@ class Tally:
 
 
 @dataclass
-class Oracle:
+class Audit:
     """Holds the product to account, by nothing but the bytes of messages."""
 
     accepted: set[str] = field(default_factory=set)
 
-    def accept(self, letters: Iterable[Letter]) -> None:
-        """Take note of letters that are handed in now."""
-        given = list(letters)
+    def accept(self, messages: Iterable[MailboxMessage]) -> None:
+        """Take note of messages that are handed in now."""
+        given = list(messages)
         before = len(self.accepted)
         self.accepted.update(_counted(given))
-        assert len(self.accepted) == before + len(given), "a letter was handed in twice"
+        assert len(self.accepted) == before + len(given), "a message was handed in twice"
 
     def tally(
         self,
-        delivered: Iterable[Letter],
-        failed: Iterable[Letter] = (),
-        quarantined: Iterable[Letter] = (),
+        delivered: Iterable[MailboxMessage],
+        failed: Iterable[MailboxMessage] = (),
+        quarantined: Iterable[MailboxMessage] = (),
     ) -> Tally:
         """Count.
 
@@ -75,11 +75,11 @@ class Oracle:
         )
 
 
-def key_of(letter: Letter) -> str:
-    """Return what a letter is known by."""
-    mailbox, raw = letter
+def key_of(message: MailboxMessage) -> str:
+    """Return what a message is known by."""
+    mailbox, raw = message
     return f"{mailbox} {sha256(lf(raw)).hexdigest()}"
 
 
-def _counted(letters: Iterable[Letter]) -> Counter[str]:
-    return Counter(map(key_of, letters))
+def _counted(messages: Iterable[MailboxMessage]) -> Counter[str]:
+    return Counter(map(key_of, messages))

@@ -1,4 +1,4 @@
-"""Letters for couriers, and couriers for letters."""
+"""Mail for couriers, and couriers for it."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ def stored(message: bytes) -> bytes:
     return (PREFIX + message).replace(b"\r\n", b"\n")
 
 
-def letter(
+def content(
     message: bytes = MESSAGE,
     *,
     id_: str = "3f9a",
@@ -31,7 +31,7 @@ def letter(
     replay: bool = False,
     held: bool = True,
 ) -> MailContent:
-    """Return a letter: at hand, or in chunks if they are given or an error ends them."""
+    """Return content: at hand, or in chunks if they are given or an error ends them."""
     spooled = chunks is not None or error is not None
     parts = [message] if chunks is None else chunks
 
@@ -48,7 +48,7 @@ def letter(
 
 
 async def told(courier: Courier, posts: Sequence[MailObject]) -> list[CourierResult]:
-    """Have letters delivered; return what was told of each."""
+    """Have messages delivered; return what was told of each."""
     found: dict[int, CourierResult] = {}
 
     def tell(place: int, delivered: CourierResult) -> None:
@@ -61,15 +61,15 @@ async def told(courier: Courier, posts: Sequence[MailObject]) -> list[CourierRes
 
 @dataclass(frozen=True)
 class One:
-    """A courier that is given one letter at a time."""
+    """A courier that is given one message at a time."""
 
     courier: Courier
 
     async def deliver(
-        self, letter: MailContent, sender: str, recipients: Sequence[str]
+        self, content: MailContent, sender: str, recipients: Sequence[str]
     ) -> Mapping[str, Result]:
-        """Deliver a letter; raise what kept it from being delivered."""
-        (delivered,) = await told(self.courier, [MailObject(letter, sender, recipients)])
+        """Deliver a message; raise what kept it from being delivered."""
+        (delivered,) = await told(self.courier, [MailObject(content, sender, recipients)])
         if isinstance(delivered, Exception):
             raise delivered
         return delivered

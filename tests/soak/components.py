@@ -1,8 +1,9 @@
-"""What breaks how often: the faults in lanes, as tables.
+"""What breaks how often: the faults of each component, as tables.
 
-A lane is one part of the whole (a server and its network, a process), of which one thing is broken
-at a time. Lanes know nothing of each other, so their faults overlap. Each has a chance of its own,
-seeded: the same seed breaks the same things in the same order, as far as the machine is as quick.
+A component is one part of the whole (a server and its network, a process), of which one thing is
+broken at a time. Components know nothing of each other, so their faults overlap. Each has a chance
+of its own, seeded: the same seed breaks the same things in the same order, as far as the machine is
+as quick.
 """
 
 import random
@@ -37,7 +38,7 @@ class Fault:
         name: in the table of results.
         hold: for how many seconds it lasts, at least and at most.
         strike: makes it, and heals it at the end of the context.
-        weight: how often it is chosen, compared with the others of its lane.
+        weight: how often it is chosen, compared with the others of its component.
     """
 
     name: str
@@ -47,8 +48,8 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Lane:
-    """Faults of which there is one at a time.
+class Component:
+    """One part of the whole, and its faults, of which there is one at a time.
 
     Attributes:
         name: of what breaks.
@@ -64,7 +65,7 @@ class Lane:
 class Struck:
     """A fault that there was, from and to when (seconds since 1970)."""
 
-    lane: str
+    component: str
     name: str
     begin: float
     end: float
@@ -84,16 +85,18 @@ def _cut(what: str, size: int, at_once: float, after_some: float) -> tuple[Fault
     )
 
 
-def _destination(name: str, server: tuple[Fault, ...], network: tuple[Fault, ...] = ()) -> Lane:
+def _destination(
+    name: str, server: tuple[Fault, ...], network: tuple[Fault, ...] = ()
+) -> Component:
     """Return what happens to a mail server that is delivered to, and to the network before it."""
     slow = (
         Fault(f"{name} network slow", WHILE, faults.slow(name.lower())),
         Fault(f"{name} server sends 20 bytes a second", WHILE, faults.thin(name.lower(), 20)),
     )
-    return Lane(name, (8.0, 30.0), (*server, *_cut(name, 2_000, 3, 2), *network, *slow))
+    return Component(name, (8.0, 30.0), (*server, *_cut(name, 2_000, 3, 2), *network, *slow))
 
 
-BROKER = Lane(
+BROKER = Component(
     "RabbitMQ",
     (20.0, 60.0),
     (
@@ -109,7 +112,7 @@ BROKER = Lane(
         Fault("AMQP network slow", WHILE, faults.slow("amqp")),
     ),
 )
-DATABASE = Lane(
+DATABASE = Component(
     "PostgreSQL",
     (15.0, 45.0),
     (
@@ -123,7 +126,7 @@ DATABASE = Lane(
         Fault("SQL network slow", MOMENT, faults.slow("sql")),
     ),
 )
-PROVIDER = Lane(
+PROVIDER = Component(
     "POP3",
     (15.0, 45.0),
     (
@@ -135,7 +138,7 @@ PROVIDER = Lane(
         Fault("POP3 server sends 2,000 bytes a second", WHILE, faults.thin("pop3", 2_000)),
     ),
 )
-DISK = Lane(
+DISK = Component(
     "disk",
     (20.0, 60.0),
     (
@@ -156,7 +159,7 @@ LMTP = _destination(
         Fault("LMTP server away", WHILE, faults.down("store")),
     ),
 )
-POISON = Lane(
+POISON = Component(
     "poison",
     (60.0, 240.0),
     tuple(
@@ -166,9 +169,9 @@ POISON = Lane(
 )
 
 
-def _first(stage: str) -> Lane:
+def _first(stage: str) -> Component:
     """Return what happens to the process of a stage that is always there."""
-    return Lane(
+    return Component(
         stage,
         (10.0, 40.0),
         (
@@ -184,7 +187,7 @@ def _first(stage: str) -> Lane:
     )
 
 
-def _second(name: str) -> Lane:
+def _second(name: str) -> Component:
     """Return what happens to a second process of a stage, which comes and goes."""
     stage = name.partition("#")[0]
     ends = {
@@ -193,19 +196,19 @@ def _second(name: str) -> Lane:
         f"second {stage} joins, is killed at a named step": faults.by_a_step,
     }
     kinds = tuple(Fault(n, (4.0, 40.0), faults.second(name, end)) for n, end in ends.items())
-    return Lane(name, (15.0, 60.0), kinds)
+    return Component(name, (15.0, 60.0), kinds)
 
 
-def _hostile(number: int) -> Lane:
+def _hostile(number: int) -> Component:
     """Return what a hostile server does: always something, and never for long."""
     kinds = (
         Fault(f"hostile server {name}", (3.0, 20.0), faults.trick(number, name)) for name in TRICKS
     )
-    return Lane(f"hostile {number}", (0.0, 2.0), tuple(kinds))
+    return Component(f"hostile {number}", (0.0, 2.0), tuple(kinds))
 
 
-def lanes(*, sqlite: bool, disk: bool) -> Sequence[Lane]:
-    """Return all lanes; with SQLite there is no database server to break.
+def components(*, sqlite: bool, disk: bool) -> Sequence[Component]:
+    """Return all components; with SQLite there is no database server to break.
 
     Args:
         sqlite: whether the state is in SQLite.
@@ -220,7 +223,7 @@ def lanes(*, sqlite: bool, disk: bool) -> Sequence[Lane]:
 
 @dataclass
 class Breaker:
-    """Breaks what is in a lane, again and again, in a thread of its own.
+    """Breaks a component, again and again, in a thread of its own.
 
     Attributes:
         pace: what the quiet times are multiplied with.
@@ -229,7 +232,7 @@ class Breaker:
         failure: what went wrong with breaking or healing, which is a defect of the soak's own.
     """
 
-    lane: Lane
+    component: Component
     mail: Mail
     seed: int
     pace: float
@@ -239,11 +242,11 @@ class Breaker:
 
     def run(self, stop: threading.Event) -> None:
         """Break and heal until ``stop`` is set."""
-        chance = random.Random(f"{self.seed} {self.lane.name}")
-        kinds = [fault for fault in self.lane.faults if fault.hold[0] <= self.longest]
+        chance = random.Random(f"{self.seed} {self.component.name}")
+        kinds = [fault for fault in self.component.faults if fault.hold[0] <= self.longest]
         weights = [fault.weight for fault in kinds]
         try:
-            while kinds and not stop.wait(self.pace * chance.uniform(*self.lane.quiet)):
+            while kinds and not stop.wait(self.pace * chance.uniform(*self.component.quiet)):
                 self._one(chance.choices(kinds, weights)[0], chance, stop)
         except BaseException as error:
             self.failure = error
@@ -252,4 +255,4 @@ class Breaker:
         begin = time.time()
         with fault.strike(self.mail, chance):
             stop.wait(min(self.longest, chance.uniform(*fault.hold)))
-        self.struck.append(Struck(self.lane.name, fault.name, begin, time.time()))
+        self.struck.append(Struck(self.component.name, fault.name, begin, time.time()))
