@@ -22,8 +22,6 @@ from shared.errors import StateUnavailable, Unstorable
 from shared.ledger import (
     AccountStanding,
     Claim,
-    DeliveryKey,
-    Finished,
     Known,
     LedgerEntry,
     MessageTrouble,
@@ -31,85 +29,16 @@ from shared.ledger import (
 )
 from shared.log import Report, silent
 from shared.mark import Mark
-from shared.state.choices import (
-    ADOPTION,
-    AGAIN,
-    CHOOSE,
-    COUNT_AS_DELIVERED,
-    HOLD_BACK,
-    AccountChoice,
-    Adoption,
-    FetchAgain,
-    HoldAccounts,
-)
+from shared.state import choices, installation, pruning, schedule, standing, uid_ledger, undelivered
 from shared.state.database import Database
 from shared.state.held_leases import HeldLeases
-from shared.state.installation import (
-    ASK,
-    COUNT_HELD,
-    MARKED,
-    NOTE,
-    QUESTION,
-    STANDING,
-    MarkRequest,
-    Question,
-)
-from shared.state.installation import InstallationRecord as Installation
+from shared.state.installation import InstallationRecord, Question
 from shared.state.lease_owner import new_owner
-from shared.state.pruning import (
-    PRUNE_DELIVERIES,
-    PRUNE_IDENTITIES,
-    PRUNE_LEASES,
-    START,
-    IdentityPage,
-    PruneCursor,
-)
-from shared.state.schedule import (
-    ACCOUNTS,
-    CLAIM_DUE,
-    ENROL,
-    HOLD,
-    POLLED,
-    PRUNE_ACCOUNTS,
-    PUT_OFF,
-    RELEASE,
-    UNQUEUE,
-    AccountState,
-    DueQuestion,
-    LeftAccounts,
-    LostJobs,
-    PollEnd,
-    Postponement,
-    QueuedAccounts,
-)
-from shared.state.standing import (
-    LEARN,
-    MOVE_IN,
-    PRUNE_STANDING,
-    RECALL,
-    SETTLED,
-    TROUBLED,
-    AccountMaildrop,
-    PollQuestion,
-    QuirkToRecord,
-    TroublesToForget,
-    TroublesToRecord,
-)
+from shared.state.pruning import PruneCursor
+from shared.state.schedule import AccountState
 from shared.state.transactions import Transactions
-from shared.state.uid_ledger import (
-    EVERYTHING,
-    FORGET,
-    HEADS,
-    KNOWN,
-    MEASURE,
-    RECORD,
-    SEEN,
-    RecordedSizes,
-    RecordMessages,
-    SomeUidls,
-    UidlPage,
-)
-from shared.state.undelivered import DELIVERED_TO_NOBODY, FORGET_LOST, Undelivered
+from shared.state.uid_ledger import EVERYTHING
+from shared.state.undelivered import Undelivered
 
 __all__ = ["AccountState", "Claim", "Known", "LedgerEntry", "State", "new_owner"]
 
@@ -125,7 +54,12 @@ _AT_ONCE: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 class State:
-    """The state as one process sees it; made by ``open``, used in one event loop."""
+    """The state as one process sees it; made by ``open``, used in one event loop.
+
+    Attributes:
+        lease, release: take and give back a lease, see ``HeldLeases``.
+        claim, holds, finish, unclaim: the same of deliveries, with what was delivered.
+    """
 
     def __init__(
         self,
@@ -141,7 +75,10 @@ class State:
         self._report = report
         transactions = Transactions(database, worker, owner, clock)
         self._ask, self._ask_all = transactions.ask, transactions.ask_all
-        self._leases = HeldLeases(transactions, clock, report)
+        self._leases = held = HeldLeases(transactions, clock, report)
+        self.lease, self.release = held.lease, held.release
+        self.claim, self.holds = held.claim, held.holds
+        self.finish, self.unclaim = held.finish, held.unclaim
         self._enrolled: set[str] = set()
         self._enrol_at = 0.0
         self._by_name = False
@@ -198,21 +135,6 @@ class State:
         await asyncio.get_running_loop().run_in_executor(self._worker, self._database.close)
         self._worker.shutdown(wait=False)
 
-    async def lease(self, name: str) -> bool:
-        """Take a lease, or keep it; it is renewed until it is released.
-
-        Returns:
-            Whether it is ours now. Two tasks of one process that ask both get it.
-
-        Raises:
-            StateUnavailable: nobody knows.
-        """
-        return await self._leases.take(name)
-
-    async def release(self, name: str) -> None:
-        """Give a lease back. Where that fails (StateUnavailable) it expires by itself."""
-        await self._leases.give_back(name)
-
     async def known(
         self, account: str, *, after: str = "", most: int = EVERYTHING
     ) -> dict[str, Known]:
@@ -223,19 +145,19 @@ class State:
             after: those that come after this one.
             most: so many at the most.
         """
-        return await self._ask(KNOWN, UidlPage(account, after, most))
+        return await self._ask(uid_ledger.KNOWN, uid_ledger.UidlPage(account, after, most))
 
     async def seen(self, ids: Sequence[str]) -> dict[str, float]:
         """Return those of these identities that have been recorded, and since when."""
-        return await self._ask(SEEN, ids)
+        return await self._ask(uid_ledger.SEEN, ids)
 
     async def heads(self, account: str, uidls: Sequence[str]) -> dict[str, str]:
         """Return the hashes of the header blocks of what is recorded, where they are known."""
-        return await self._ask(HEADS, SomeUidls(account, uidls))
+        return await self._ask(uid_ledger.HEADS, uid_ledger.SomeUidls(account, uidls))
 
     async def measure(self, account: str, sizes: Mapping[str, int]) -> None:
         """Record what LIST says of messages that are recorded, by UIDL."""
-        await self._ask(MEASURE, RecordedSizes(account, sizes))
+        await self._ask(uid_ledger.MEASURE, uid_ledger.RecordedSizes(account, sizes))
 
     async def record(self, account: str, entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
         """Record messages as taken over; what is recorded already keeps its ``first_seen``.
@@ -244,7 +166,7 @@ class State:
             What the database does not take, each reported: nothing is known of it.
         """
         try:
-            await self._ask(RECORD, RecordMessages(account, entries))
+            await self._ask(uid_ledger.RECORD, uid_ledger.RecordMessages(account, entries))
         except Unstorable:
             return await self._record_singly(account, entries)
         return []
@@ -253,7 +175,7 @@ class State:
         self, account: str, entries: Sequence[LedgerEntry]
     ) -> list[LedgerEntry]:
         answers = await self._ask_all(
-            RECORD, [RecordMessages(account, [entry]) for entry in entries]
+            uid_ledger.RECORD, [uid_ledger.RecordMessages(account, [entry]) for entry in entries]
         )
         pairs = zip(entries, answers, strict=True)
         bad = [(entry, why) for entry, why in pairs if isinstance(why, Unstorable)]
@@ -263,31 +185,31 @@ class State:
 
     async def forget(self, account: str, uidls: Sequence[str]) -> None:
         """Forget UIDLs that the server no longer lists; the identities of the messages stay."""
-        await self._ask(FORGET, SomeUidls(account, uidls))
+        await self._ask(uid_ledger.FORGET, uid_ledger.SomeUidls(account, uidls))
 
     async def recall(self, account: str, server: str) -> AccountStanding:
         """Return how an account and its server stand, at the beginning of a poll."""
-        return await self._ask(RECALL, PollQuestion(account, server))
+        return await self._ask(standing.RECALL, standing.PollQuestion(account, server))
 
     async def record_troubles(self, account: str, troubles: Sequence[MessageTrouble]) -> None:
         """Record messages that could not be fetched, or not be deleted."""
-        await self._ask(TROUBLED, TroublesToRecord(account, troubles))
+        await self._ask(standing.TROUBLED, standing.TroublesToRecord(account, troubles))
 
     async def forget_troubles(self, account: str, keys: Sequence[str]) -> None:
         """Forget troubles with messages, by key."""
-        await self._ask(SETTLED, TroublesToForget(account, keys))
+        await self._ask(standing.SETTLED, standing.TroublesToForget(account, keys))
 
     async def learn(self, server: str, quirk: Quirk, account: str | None = None) -> None:
         """Record a quirk of a server, for all its accounts, or for the one that is given."""
-        await self._ask(LEARN, QuirkToRecord(server, quirk, account))
+        await self._ask(standing.LEARN, standing.QuirkToRecord(server, quirk, account))
 
     async def move_in(self, account: str, maildrop: str) -> list[str]:
         """Record which maildrop an account polls; return other accounts that polled it."""
-        return await self._ask(MOVE_IN, AccountMaildrop(account, maildrop))
+        return await self._ask(standing.MOVE_IN, standing.AccountMaildrop(account, maildrop))
 
     async def put_off(self, account: str, *, until: float) -> None:
         """Let an account be due at a moment, and no poll job be queued; how it stands stays."""
-        await self._ask(PUT_OFF, Postponement(account, until))
+        await self._ask(schedule.PUT_OFF, schedule.Postponement(account, until))
 
     async def claim_due(
         self, accounts: Collection[str], *, hold: float, first: Mapping[str, float] = _AT_ONCE
@@ -304,7 +226,9 @@ class State:
             self._enrolled.clear()
             self._enrol_at, self._by_name = now + ENROL_EVERY, False
         new = {name: first.get(name, 0.0) for name in names - self._enrolled}
-        due, strangers = await self._ask(CLAIM_DUE, DueQuestion(names, new, hold, self._by_name))
+        due, strangers = await self._ask(
+            schedule.CLAIM_DUE, schedule.DueQuestion(names, new, hold, self._by_name)
+        )
         self._enrolled |= names
         self._by_name = self._by_name or strangers > len(names)
         return due
@@ -319,7 +243,7 @@ class State:
         Returns:
             Their names.
         """
-        return await self._ask(RELEASE, LostJobs(frozenset(accounts), age))
+        return await self._ask(schedule.RELEASE, schedule.OldAccounts(frozenset(accounts), age))
 
     async def record_poll(
         self,
@@ -349,12 +273,16 @@ class State:
         Returns:
             How many polls have failed one after the other; 0 where this one did not.
         """
-        end = PollEnd(account, next_poll, error, progress, undone, login_after, refused, retry_at)
+        end = schedule.PollEnd(
+            account, next_poll, error, progress, undone, login_after, refused, retry_at
+        )
         try:
-            return await self._ask(POLLED, end)
+            return await self._ask(schedule.POLLED, end)
         except Unstorable as bad:  # the schedule has to go on, whatever was said
             why = None if error is None else f"it cannot be recorded what was wrong: {bad}"
-            return await self._ask(POLLED, PollEnd(account, next_poll, why, progress))
+            return await self._ask(
+                schedule.POLLED, schedule.PollEnd(account, next_poll, why, progress)
+            )
 
     async def hold_queued(self, accounts: Sequence[str], *, hold: float) -> None:
         """Hold accounts for longer than ``claim_due`` did: their poll jobs are queued.
@@ -363,35 +291,35 @@ class State:
             accounts: those that it returned; one that has been polled since then is left alone.
             hold: seconds from now after which one that was not polled is due again.
         """
-        await self._ask(HOLD, QueuedAccounts(accounts, hold))
+        await self._ask(schedule.HOLD, schedule.QueuedAccounts(accounts, hold))
 
     async def give_back(self, accounts: Sequence[str]) -> None:
         """Undo ``claim_due`` for accounts whose poll jobs could not be queued."""
-        await self._ask(UNQUEUE, accounts)
+        await self._ask(schedule.UNQUEUE, accounts)
 
     async def accounts(self) -> Mapping[str, AccountState]:
         """Return how every account stands, for the operator."""
-        return await self._ask(ACCOUNTS, None)
+        return await self._ask(schedule.ACCOUNTS, None)
 
-    async def installation(self) -> Installation:
+    async def installation(self) -> InstallationRecord:
         """Return which database this is, how far it has got, and whether it knows of any mail."""
-        return await self._ask(STANDING, None)
+        return await self._ask(installation.STANDING, None)
 
     async def question(self) -> Question | None:
         """Return what tells whether the queues are ours; None where this process may not look."""
-        return await self._ask(QUESTION, None)
+        return await self._ask(installation.QUESTION, None)
 
     async def advance(self, *, beyond: int = 0) -> Mark:
         """Get on by one, beyond a number; return how far that is. Nothing is asked any more."""
-        return await self._ask(NOTE, MarkRequest(beyond))
+        return await self._ask(installation.ADVANCE, beyond)
 
     async def record_asked(self, marks: str) -> None:
         """Record the marks that the operator is asked about."""
-        await self._ask(ASK, marks)
+        await self._ask(installation.ASK, marks)
 
     async def record_marked(self, places: str) -> None:
         """Record the places that took the last mark."""
-        await self._ask(MARKED, places)
+        await self._ask(installation.MARKED, places)
 
     async def hold(self, accounts: Sequence[str], why: str) -> None:
         """Have no account polled before the operator has chosen, also of those not known yet.
@@ -400,15 +328,15 @@ class State:
             accounts: those that are configured.
             why: as the operator is told.
         """
-        await self._ask(HOLD_BACK, HoldAccounts(accounts, why))
+        await self._ask(choices.HOLD_BACK, choices.HoldAccounts(accounts, why))
 
     async def enrol(self, accounts: Sequence[str]) -> None:
         """Add accounts that are not known yet; they are held where the database was doubted."""
-        await self._ask(ENROL, accounts)
+        await self._ask(schedule.ENROL, accounts)
 
     async def count_held(self, accounts: Sequence[str]) -> int:
         """Return how many of these are held, for which nothing was chosen yet."""
-        return await self._ask(COUNT_HELD, accounts)
+        return await self._ask(installation.COUNT_HELD, accounts)
 
     async def choose(self, accounts: Sequence[str], choice: str, *, ends: bool = False) -> None:
         """Record what the operator has chosen for accounts; they are due at once.
@@ -418,7 +346,7 @@ class State:
             choice: ``ADOPT``, ...
             ends: whether accounts that are not known yet are not held any more.
         """
-        await self._ask(CHOOSE, AccountChoice(accounts, choice, ends))
+        await self._ask(choices.CHOOSE, choices.AccountChoice(accounts, choice, ends))
 
     async def adopt(
         self, account: str, sizes: Mapping[str, int | None], *, choice: str | None
@@ -432,14 +360,14 @@ class State:
         """
         texts = {uidl: "" if size is None else str(size) for uidl, size in sizes.items()}
         try:
-            await self._ask(ADOPTION, Adoption(account, texts, choice))
+            await self._ask(choices.ADOPTION, choices.Adoption(account, texts, choice))
         except Unstorable as bad:  # these will be fetched
             self._report("UIDLs that cannot be recorded", account=account, why=bad)
-            await self._ask(ADOPTION, Adoption(account, {}, choice))
+            await self._ask(choices.ADOPTION, choices.Adoption(account, {}, choice))
 
     async def count_as_delivered(self, ids: Sequence[str]) -> None:
         """Record identities as delivered, to nobody that we know of."""
-        await self._ask(COUNT_AS_DELIVERED, ids)
+        await self._ask(choices.COUNT_AS_DELIVERED, ids)
 
     async def fetch_again(self, account: str, choice: str, *, since: float | None) -> int:
         """Forget what was fetched from an account, and how it was delivered; return how many.
@@ -450,50 +378,15 @@ class State:
             since: only what was fetched later, in seconds since 1970, and never delivered to
                 anybody; None for all.
         """
-        return await self._ask(AGAIN, FetchAgain(account, choice, since))
-
-    async def claim(self, deliveries: Sequence[DeliveryKey]) -> list[Claim | Unstorable | None]:
-        """Claim messages for delivery.
-
-        Returns:
-            For each what is known of its delivery; None where somebody has it in hand, this process
-            or another one that is alive; Unstorable where it can never be claimed.
-
-        Raises:
-            StateUnavailable: nobody knows; what was taken all the same expires by itself.
-        """
-        return await self._leases.claim(deliveries)
-
-    def holds(self, delivery: DeliveryKey) -> bool:
-        """Return whether a claim is ours without doubt: by none of our clocks has it expired."""
-        return self._leases.holds(delivery)
-
-    async def finish(self, finished: Sequence[Finished]) -> None:
-        """Record recipients as delivered and give the claims back, in one transaction.
-
-        What the database does not take is reported, and not tried again: the message has arrived.
-
-        Raises:
-            StateUnavailable: it may not be recorded. The claims are still held; ``unclaim`` then
-                leaves a mark, by which the next claim is a replay.
-        """
-        await self._leases.finish(finished)
-
-    async def unclaim(self, deliveries: Sequence[DeliveryKey]) -> None:
-        """Give claims back with nothing to record.
-
-        Raises:
-            StateUnavailable: the leases run until they expire; here they count as given back.
-        """
-        await self._leases.unclaim(deliveries)
+        return await self._ask(choices.AGAIN, choices.FetchAgain(account, choice, since))
 
     async def delivered_to_nobody(self, since: float) -> Sequence[Undelivered]:
         """Return what was taken over after a moment (since 1970), and delivered to nobody."""
-        return await self._ask(DELIVERED_TO_NOBODY, since)
+        return await self._ask(undelivered.DELIVERED_TO_NOBODY, since)
 
     async def forget_lost(self, lost: Sequence[Undelivered]) -> None:
         """Forget messages with their identities: they come again, if they are still there."""
-        await self._ask(FORGET_LOST, lost)
+        await self._ask(undelivered.FORGET_LOST, lost)
 
     async def prune_accounts(self, accounts: Collection[str], *, age: float) -> int:
         """Forget how accounts stand that nobody has queued or polled for so many seconds.
@@ -507,7 +400,9 @@ class State:
         Returns:
             How many.
         """
-        return await self._ask(PRUNE_ACCOUNTS, LeftAccounts(frozenset(accounts), age))
+        return await self._ask(
+            schedule.PRUNE_ACCOUNTS, schedule.OldAccounts(frozenset(accounts), age)
+        )
 
     async def prune(self, older_than: float) -> int:
         """Delete finished deliveries, and identities that no maildrop holds any more.
@@ -519,13 +414,15 @@ class State:
             How many rows are gone.
         """
         before = self._clock.now() - older_than
-        await self._ask(PRUNE_LEASES, before)
-        await self._ask(PRUNE_STANDING, before)
+        await self._ask(pruning.PRUNE_LEASES, before)
+        await self._ask(standing.PRUNE_STANDING, before)
         total = 0
-        while deleted := await self._ask(PRUNE_DELIVERIES, before):
+        while deleted := await self._ask(pruning.PRUNE_DELIVERIES, before):
             total += deleted
-        cursor: PruneCursor | None = START
+        cursor: PruneCursor | None = pruning.START
         while cursor is not None:
-            deleted, cursor = await self._ask(PRUNE_IDENTITIES, IdentityPage(before, cursor))
+            deleted, cursor = await self._ask(
+                pruning.PRUNE_IDENTITIES, pruning.IdentityPage(before, cursor)
+            )
             total += deleted
         return total

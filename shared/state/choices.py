@@ -9,7 +9,6 @@ delivered: what is older than that counts as delivered.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Final, NamedTuple
@@ -31,8 +30,9 @@ from sqlalchemy import (
 )
 
 from shared.ledger import ADOPTED
+from shared.state.installation import record
 from shared.state.json_params import each, pairs
-from shared.state.operations import Operation, Transaction, chunks, insert_into
+from shared.state.operations import Operation, Transaction, chunks, for_each, insert_into
 from shared.state.schema import (
     ACCOUNT,
     DELIVERED,
@@ -100,31 +100,21 @@ _ADOPTED: Final = literal_column(f"'{ADOPTED}'", Text())
 _SINCE: Final[BindParameter[float]] = bindparam("since", type_=Double())
 
 
-def _hold_all(transaction: Transaction, items: Sequence[HoldAccounts]) -> Sequence[None]:
+def _hold_all(transaction: Transaction, item: HoldAccounts) -> None:
     """Hold all accounts: the given ones, those that are known, and those that come to be known."""
-    for accounts, why in items:
-        insert = insert_into(transaction.dialect, INSTALLATION).values(
-            one=1, id=secrets.token_hex(16), number=0, at=transaction.now, doubted=why
-        )
-        new = {"doubted": insert.excluded.doubted}
-        transaction.connection.execute(
-            insert.on_conflict_do_update(index_elements=[INSTALLATION.c.one], set_=new)
-        )
-        _change(transaction, accounts, {"held": why})
-        held = {"held": why, "next_poll": transaction.now + _LONG, "set_at": transaction.now}
-        # What was chosen already, is chosen.
-        transaction.connection.execute(
-            update(ACCOUNT).where(ACCOUNT.c.choice.is_(None)).values(held)
-        )
-    return [None] * len(items)
+    accounts, why = item
+    record(transaction, "doubted", why)
+    _change(transaction, accounts, {"held": why})
+    held = {"held": why, "next_poll": transaction.now + _LONG, "set_at": transaction.now}
+    # What was chosen already, is chosen.
+    transaction.connection.execute(update(ACCOUNT).where(ACCOUNT.c.choice.is_(None)).values(held))
 
 
-def _choose(transaction: Transaction, items: Sequence[AccountChoice]) -> Sequence[None]:
-    for accounts, choice, ends in items:
-        if ends:
-            transaction.connection.execute(update(INSTALLATION).values(doubted=None))
-        _change(transaction, accounts, {"next_poll": 0.0, "set_at": 0.0, "choice": choice})
-    return [None] * len(items)
+def _choose(transaction: Transaction, chosen: AccountChoice) -> None:
+    if chosen.ends:
+        transaction.connection.execute(update(INSTALLATION).values(doubted=None))
+    due_at_once = {"next_poll": 0.0, "set_at": 0.0, "choice": chosen.choice}
+    _change(transaction, chosen.accounts, due_at_once)
 
 
 def _change(
@@ -146,14 +136,14 @@ def _upsert_accounts(dialect: str, names: tuple[str, ...]) -> Executable:
     )
 
 
-def _adopt(transaction: Transaction, items: Sequence[Adoption]) -> Sequence[None]:
-    for account, sizes, choice in items:
-        values = {"account": account, "sizes": sizes, "now": transaction.now}
-        _ADOPT.run(transaction.connection, values)
-        _forget_choice(transaction, account, choice)
-    return [None] * len(items)
+def _adopt(transaction: Transaction, adopted: Adoption) -> None:
+    account, sizes, choice = adopted
+    values = {"account": account, "sizes": sizes, "now": transaction.now}
+    _insert_adopted.run(transaction, values)
+    _forget_choice(transaction, account, choice)
 
 
+@Statement
 def _insert_adopted(dialect: str) -> SqlStatement:
     uidl, size = pairs(dialect, "sizes")
     number = cast(func.nullif(size, literal_column("''")), BigInteger)
@@ -169,16 +159,11 @@ def _forget_choice(transaction: Transaction, account: str, choice: str | None) -
         transaction.connection.execute(update(ACCOUNT).where(*mine).values(held=None, choice=None))
 
 
-def _count_delivered(transaction: Transaction, items: Sequence[Sequence[str]]) -> Sequence[None]:
-    for ids in items:
-        _DELIVERED.run(transaction.connection, {"ids": ids, "now": transaction.now})
-    return [None] * len(items)
+def _count_delivered(transaction: Transaction, ids: Sequence[str]) -> None:
+    _insert_delivered.run(transaction, {"ids": ids, "now": transaction.now})
 
 
-def _one_by_one(ids: Sequence[str]) -> Sequence[Sequence[str]]:
-    return [[id_] for id_ in ids]
-
-
+@Statement
 def _insert_delivered(dialect: str) -> SqlStatement:
     nobody = literal_column("''", Text())
     found = select(each(dialect, "ids"), nobody, nobody, _NOW, _ADOPTED).where(true())
@@ -186,12 +171,9 @@ def _insert_delivered(dialect: str) -> SqlStatement:
     return insert.on_conflict_do_nothing()
 
 
-def _again(transaction: Transaction, items: Sequence[FetchAgain]) -> Sequence[int]:
-    return [_forget(transaction, *item) for item in items]
-
-
-def _forget(transaction: Transaction, account: str, choice: str, since: float | None) -> int:
+def _forget(transaction: Transaction, again: FetchAgain) -> int:
     """Forget messages; their UIDLs last, as the others are known by them."""
+    account, choice, since = again
     run = transaction.connection.execute
     values: dict[str, object] = {"account": account}
     if since is None:
@@ -211,15 +193,14 @@ def _forget(transaction: Transaction, account: str, choice: str, since: float | 
     return count
 
 
-_ADOPT: Final = Statement(_insert_adopted)
-_DELIVERED: Final = Statement(_insert_delivered)
-
-HOLD_BACK: Final = Operation(_hold_all)
-CHOOSE: Final = Operation(_choose)
+HOLD_BACK: Final = Operation(for_each(_hold_all))
+CHOOSE: Final = Operation(for_each(_choose))
 ADOPTION: Final = Operation(
-    _adopt,
+    for_each(_adopt),
     parts=lambda a: [Adoption(a.account, {u: size}, None) for u, size in a.sizes.items()] or [a],
 )
-COUNT_AS_DELIVERED: Final = Operation(_count_delivered, parts=_one_by_one)
-AGAIN: Final = Operation(_again)
+COUNT_AS_DELIVERED: Final[Operation[Sequence[str], None]] = Operation(
+    for_each(_count_delivered), parts=lambda ids: [[id_] for id_ in ids]
+)
+AGAIN: Final = Operation(for_each(_forget))
 """Forgets messages; answers how many."""

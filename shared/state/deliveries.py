@@ -45,11 +45,12 @@ def _delivered(
     transaction: Transaction, ids: Sequence[str]
 ) -> Mapping[tuple[str, str], Sequence[str]]:
     found: dict[tuple[str, str], list[str]] = {}
-    for id_, destination, recipient in _RECORDED.run(transaction.connection, {"ids": ids}):
+    for id_, destination, recipient in _select_recipients.run(transaction, {"ids": ids}):
         found.setdefault((id_, destination), []).append(recipient)
     return found
 
 
+@Statement
 def _select_recipients(dialect: str) -> SqlStatement:
     columns = (DELIVERED.c.id, DELIVERED.c.destination, DELIVERED.c.recipient)
     return select(*columns).where(among(dialect, DELIVERED.c.id, "ids"))
@@ -62,10 +63,11 @@ def _finish(transaction: Transaction, finished: Sequence[Finished]) -> Sequence[
         for recipient, receipt in receipts.items()
     ]
     if rows:
-        _RECORD.run(transaction.connection, {"rows": rows, "now": transaction.now})
+        _insert_receipts.run(transaction, {"rows": rows, "now": transaction.now})
     return give_back(transaction, [lease_of(delivery) for delivery, _ in finished])
 
 
+@Statement
 def _insert_receipts(dialect: str) -> SqlStatement:
     # SQLite needs a WHERE to tell this ON from one of a join (sqlite.org/lang_upsert.html).
     id_, destination, recipient, receipt = json_params.rows(dialect, "rows", 4)
@@ -76,10 +78,6 @@ def _insert_receipts(dialect: str) -> SqlStatement:
         .from_select(list(DELIVERED.c), found)
         .on_conflict_do_nothing()
     )
-
-
-_RECORDED: Final = Statement(_select_recipients)
-_RECORD: Final = Statement(_insert_receipts)
 
 
 def _unclaim(transaction: Transaction, deliveries: Sequence[DeliveryKey]) -> Sequence[None]:

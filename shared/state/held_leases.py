@@ -24,7 +24,7 @@ UNRECORDABLE: Final = (
 
 
 class HeldLeases:
-    """What one process holds; its methods are those of ``State``, where they are explained.
+    """What one process holds.
 
     Args:
         transactions: those of this process.
@@ -41,20 +41,35 @@ class HeldLeases:
         self._unrecorded: set[DeliveryKey] = set()
         self._any = False  # or perhaps
 
-    async def take(self, name: str) -> bool:
-        """See ``State.lease``."""
+    async def lease(self, name: str) -> bool:
+        """Take a lease, or keep it; it is renewed until it is released.
+
+        Returns:
+            Whether it is ours now. Two tasks of one process that ask both get it.
+
+        Raises:
+            StateUnavailable: nobody knows.
+        """
         self._any = True
         ours = await self._transactions.ask(TAKE, name)
         (self._names.add if ours else self._names.discard)(name)
         return ours
 
-    async def give_back(self, name: str) -> None:
-        """See ``State.release``."""
+    async def release(self, name: str) -> None:
+        """Give a lease back. Where that fails (StateUnavailable) it expires by itself."""
         self._names.discard(name)
         await self._transactions.ask(GIVE_BACK, name)
 
     async def claim(self, deliveries: Sequence[DeliveryKey]) -> list[Claim | Unstorable | None]:
-        """See ``State.claim``."""
+        """Claim messages for delivery.
+
+        Returns:
+            For each what is known of its delivery; None where somebody has it in hand, this process
+            or another one that is alive; Unstorable where it can never be claimed.
+
+        Raises:
+            StateUnavailable: nobody knows; what was taken all the same expires by itself.
+        """
         asked = dict.fromkeys(d for d in deliveries if d not in self._claims)
         now = Since.now(self._clock)
         self._any = True
@@ -72,12 +87,19 @@ class HeldLeases:
         return [found.pop(delivery, None) for delivery in deliveries]
 
     def holds(self, delivery: DeliveryKey) -> bool:
-        """See ``State.holds``."""
+        """Return whether a claim is ours without doubt: by none of our clocks has it expired."""
         since = self._claims.get(delivery)
         return since is not None and since.runs(self._clock)
 
     async def finish(self, finished: Sequence[Finished]) -> None:
-        """See ``State.finish``."""
+        """Record recipients as delivered and give the claims back, in one transaction.
+
+        What the database does not take is reported, and not tried again: the message has arrived.
+
+        Raises:
+            StateUnavailable: it may not be recorded. The claims are still held; ``unclaim`` then
+                leaves a mark, by which the next claim is a replay.
+        """
         deliveries = [delivery for delivery, _ in finished]
         self._unrecorded.update(deliveries)
         answers = await self._transactions.ask_all(FINISH, finished)
@@ -90,7 +112,11 @@ class HeldLeases:
             self._claims.pop(delivery, None)
 
     async def unclaim(self, deliveries: Sequence[DeliveryKey]) -> None:
-        """See ``State.unclaim``."""
+        """Give claims back with nothing to record.
+
+        Raises:
+            StateUnavailable: the leases run until they expire; here they count as given back.
+        """
         for delivery in deliveries:
             self._claims.pop(delivery, None)
         # The lease of one that could not be recorded is the mark: not renewed, not given back.

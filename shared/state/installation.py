@@ -8,16 +8,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from functools import cache
 from typing import Final, NamedTuple
 
 from sqlalchemy import (
-    BigInteger,
-    BindParameter,
     ColumnElement,
-    Double,
-    Executable,
-    bindparam,
     case,
     literal,
     or_,
@@ -27,7 +21,13 @@ from sqlalchemy import (
 )
 
 from shared.mark import Mark
-from shared.state.operations import Operation, Transaction, insert_into
+from shared.state.operations import (
+    Operation,
+    Transaction,
+    for_each,
+    insert_into,
+    once_for_all,
+)
 from shared.state.schema import ACCOUNT, INSTALLATION, MESSAGE, UIDL
 
 LEASE_NAME: Final = "installation"
@@ -69,17 +69,7 @@ class Question(NamedTuple):
     chosen: bool
 
 
-class MarkRequest(NamedTuple):
-    """How far it is to have got.
-
-    Attributes:
-        least: a number that it goes beyond.
-    """
-
-    least: int
-
-
-def _standing(transaction: Transaction, asked: Sequence[None]) -> Sequence[InstallationRecord]:
+def _standing(transaction: Transaction) -> InstallationRecord:
     row = transaction.connection.execute(select(INSTALLATION)).first()
     known = select(literal(_ONE)).limit(1)
     fetched = any(
@@ -88,25 +78,24 @@ def _standing(transaction: Transaction, asked: Sequence[None]) -> Sequence[Insta
     )
     polled = known.where(ACCOUNT.c.last_ok.is_not(None))
     used = fetched or transaction.connection.scalar(polled) is not None
-    found = InstallationRecord(None, used, None, None, False)
-    if row is not None:
-        own = Mark(row.id, row.number, row.at)
-        chosen = row.doubted is None or _some_is_chosen(transaction)
-        found = InstallationRecord(own, used, row.asked, row.marked, chosen)
-    return [found] * len(asked)
+    if row is None:
+        return InstallationRecord(None, used, None, None, False)
+    chosen = row.doubted is None or _some_is_chosen(transaction)
+    own = Mark(row.id, row.number, row.at)
+    return InstallationRecord(own, used, row.asked, row.marked, chosen)
 
 
-def _question(transaction: Transaction, asked: Sequence[None]) -> Sequence[Question | None]:
+def _question(transaction: Transaction) -> Question | None:
     """Answer what is asked; None where this role may not look, as by grants of an older version."""
     if transaction.dialect == "postgresql" and not transaction.connection.scalar(_MAY_LOOK):
-        return [None] * len(asked)
+        return None
     columns = (INSTALLATION.c.id, INSTALLATION.c.asked, INSTALLATION.c.doubted)
     row = transaction.connection.execute(select(*columns)).first()
     if row is None:
         waits = _some(transaction, ACCOUNT.c.choice.is_not(None))
-        return [Question(None, None, waits)] * len(asked)
+        return Question(None, None, waits)
     chosen = row.doubted is None or _some_is_chosen(transaction)
-    return [Question(row.id, row.asked, chosen)] * len(asked)
+    return Question(row.id, row.asked, chosen)
 
 
 _MAY_LOOK: Final = text(
@@ -125,56 +114,49 @@ def _some(transaction: Transaction, which: ColumnElement[bool]) -> bool:
     return transaction.connection.scalar(found) is not None
 
 
-def _note(transaction: Transaction, asked: Sequence[MarkRequest]) -> Sequence[Mark]:
-    """Get on by one, beyond what is asked, and ask the operator nothing any more."""
-    values = {"id": secrets.token_hex(16), "least": max(least for (least,) in asked)}
-    rows = transaction.connection.execute(
-        _get_on(transaction.dialect), {**values, "now": transaction.now}
-    )
-    return [Mark(*rows.one())] * len(asked)
-
-
-@cache
-def _get_on(dialect: str) -> Executable:
-    least: BindParameter[int] = bindparam("least", type_=BigInteger())
-    now: BindParameter[float] = bindparam("now", type_=Double())
-    insert = insert_into(dialect, INSTALLATION).values(
-        one=_ONE, id=bindparam("id"), number=least + 1, at=now
+def _get_on(transaction: Transaction, numbers: Sequence[int]) -> Sequence[Mark]:
+    """Get on by one, beyond these numbers, and ask the operator nothing any more."""
+    least = max(numbers)
+    insert = insert_into(transaction.dialect, INSTALLATION).values(
+        one=_ONE, id=secrets.token_hex(16), number=least + 1, at=transaction.now
     )
     old = INSTALLATION.c.number
     beyond = case((old > least, old), else_=least) + 1
-    return insert.on_conflict_do_update(
-        index_elements=[INSTALLATION.c.one],
-        set_={"number": beyond, "at": insert.excluded.at, "asked": None},
-    ).returning(INSTALLATION.c.id, INSTALLATION.c.number, INSTALLATION.c.at)
+    set_ = {"number": beyond, "at": insert.excluded.at, "asked": None}
+    getting_on = insert.on_conflict_do_update(index_elements=[INSTALLATION.c.one], set_=set_)
+    columns = (INSTALLATION.c.id, INSTALLATION.c.number, INSTALLATION.c.at)
+    row = transaction.connection.execute(getting_on.returning(*columns)).one()
+    return [Mark(*row)] * len(numbers)
 
 
-def _ask(transaction: Transaction, texts: Sequence[str]) -> Sequence[None]:
-    """Write down which marks the operator is asked about; make the row, if need be."""
+def record(transaction: Transaction, column: str, text: str) -> None:
+    """Write a text into a column of the only row; make that, if need be."""
     insert = insert_into(transaction.dialect, INSTALLATION).values(
-        one=_ONE, id=secrets.token_hex(16), number=0, at=transaction.now, asked=texts[-1]
+        {"one": _ONE, "id": secrets.token_hex(16), "number": 0, "at": transaction.now, column: text}
     )
-    asking = insert.on_conflict_do_update(
-        index_elements=[INSTALLATION.c.one], set_={"asked": insert.excluded.asked}
+    set_ = {column: insert.excluded[column]}
+    transaction.connection.execute(
+        insert.on_conflict_do_update(index_elements=[INSTALLATION.c.one], set_=set_)
     )
-    transaction.connection.execute(asking)
-    return [None] * len(texts)
 
 
-def _mark(transaction: Transaction, texts: Sequence[str]) -> Sequence[None]:
-    transaction.connection.execute(update(INSTALLATION).values(marked=texts[-1]))
-    return [None] * len(texts)
+def _ask(transaction: Transaction, marks: str) -> None:
+    record(transaction, "asked", marks)
 
 
-def _count(transaction: Transaction, asked: Sequence[Sequence[str]]) -> Sequence[int]:
+def _mark(transaction: Transaction, places: str) -> None:
+    transaction.connection.execute(update(INSTALLATION).values(marked=places))
+
+
+def _count(transaction: Transaction, names: Sequence[str]) -> int:
     open_ = (ACCOUNT.c.held.is_not(None), ACCOUNT.c.choice.is_(None))
     held = set(transaction.connection.scalars(select(ACCOUNT.c.name).where(*open_)))
-    return [len(held.intersection(names)) for names in asked]
+    return len(held.intersection(names))
 
 
-STANDING: Final = Operation(_standing, writes=False)
-QUESTION: Final = Operation(_question, writes=False)
-NOTE: Final = Operation(_note)
-ASK: Final = Operation(_ask)
-MARKED: Final = Operation(_mark)
-COUNT_HELD: Final = Operation(_count, writes=False)
+STANDING: Final = Operation(once_for_all(_standing), writes=False)
+QUESTION: Final = Operation(once_for_all(_question), writes=False)
+ADVANCE: Final = Operation(_get_on)
+ASK: Final = Operation(for_each(_ask))
+MARKED: Final = Operation(for_each(_mark))
+COUNT_HELD: Final = Operation(for_each(_count), writes=False)

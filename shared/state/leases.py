@@ -11,13 +11,11 @@ holder is of this machine and alive. So after a clock jump leases of other machi
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
 from typing import Final, NamedTuple
 
 from sqlalchemy import (
     BindParameter,
     Double,
-    Executable,
     Integer,
     bindparam,
     delete,
@@ -32,7 +30,13 @@ from sqlalchemy import (
 from shared.clock import Clock
 from shared.state.json_params import among, each
 from shared.state.lease_owner import dead, local
-from shared.state.operations import MAX_SKEW, Operation, Transaction, insert_into
+from shared.state.operations import (
+    MAX_SKEW,
+    Operation,
+    Transaction,
+    insert_into,
+    once_for_all,
+)
 from shared.state.schema import LEASE_TABLE as TABLE
 from shared.state.schema import Escaped
 from shared.state.statement import SqlStatement, Statement
@@ -84,10 +88,10 @@ def take(transaction: Transaction, names: Collection[str]) -> dict[str, bool]:
     """
     wanted = sorted(names)  # always in one order: fewer deadlocks in PostgreSQL
     values = {"names": wanted, **_ours(transaction)}
-    _TAKE.run(transaction.connection, values)
+    _take.run(transaction, values)
     ours = dict.fromkeys(wanted, False)
     held: list[tuple[str, str, float]] = []
-    for name, owner, expires in _NOTABLE.run(transaction.connection, values):
+    for name, owner, expires in _notable.run(transaction, values):
         if owner == transaction.owner:
             ours[name] = True
         else:
@@ -101,7 +105,7 @@ def take(transaction: Transaction, names: Collection[str]) -> dict[str, bool]:
 def _take_over(transaction: Transaction, held: Sequence[tuple[str, str, float]]) -> list[str]:
     void = [name for name, owner, expires in held if _void(owner, expires, transaction.now)]
     if void:
-        _INHERIT.run(transaction.connection, {"names": void, **_ours(transaction)})
+        _inherit.run(transaction, {"names": void, **_ours(transaction)})
     return void
 
 
@@ -125,6 +129,7 @@ _NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
 _THEN: Final[BindParameter[float]] = bindparam("then", type_=Double())
 
 
+@Statement
 def _take(dialect: str) -> SqlStatement:
     # SQLite needs the WHERE to tell this ON from one of a join (sqlite.org/lang_upsert.html).
     free = literal(0, Integer())
@@ -143,6 +148,7 @@ def _take(dialect: str) -> SqlStatement:
     )
 
 
+@Statement
 def _notable(dialect: str) -> SqlStatement:
     """Find what could not be taken, or had been somebody's: mostly nothing.
 
@@ -155,23 +161,19 @@ def _notable(dialect: str) -> SqlStatement:
     return select(TABLE.c.name, TABLE.c.owner, TABLE.c.expires).where(wanted, which)
 
 
+@Statement
 def _inherit(dialect: str) -> SqlStatement:
     changes = {"owner": _US, "renewed": _NOW, "expires": _THEN, "taken": 1}
     return update(TABLE).where(among(dialect, TABLE.c.name, "names")).values(changes)
 
 
+@Statement
 def _give_back(dialect: str) -> SqlStatement:
     return delete(TABLE).where(among(dialect, TABLE.c.name, "names"), TABLE.c.owner == _US)
 
 
-_TAKE: Final = Statement(_take)
-_NOTABLE: Final = Statement(_notable)
-_INHERIT: Final = Statement(_inherit)
-_GIVE_BACK: Final = Statement(_give_back)
-
-
-@cache
-def _keep(dialect: str) -> Executable:
+@Statement
+def _keep(dialect: str) -> SqlStatement:
     still_ours = (among(dialect, TABLE.c.name, "names"), TABLE.c.owner == _US)
     changes = {"renewed": _NOW, "expires": _THEN}
     return update(TABLE).where(*still_ours).values(changes).returning(TABLE.c.name)
@@ -179,7 +181,7 @@ def _keep(dialect: str) -> Executable:
 
 def give_back(transaction: Transaction, names: Sequence[str]) -> Sequence[None]:
     """Drop leases of ours; those that are not ours (any more) stay as they are."""
-    _GIVE_BACK.run(transaction.connection, {"names": names, "us": transaction.owner})
+    _give_back.run(transaction, {"names": names, "us": transaction.owner})
     return [None] * len(names)
 
 
@@ -191,22 +193,19 @@ def _lease(transaction: Transaction, names: Sequence[str]) -> Sequence[bool]:
 def _renew(transaction: Transaction, items: Sequence[Sequence[str]]) -> Sequence[frozenset[str]]:
     """Renew what is still ours; return its names for each item."""
     wanted = [name for names in items for name in names]
-    renewed = transaction.connection.scalars(
-        _keep(transaction.dialect), {"names": wanted, **_ours(transaction)}
-    )
-    ours = frozenset(renewed)
+    renewed = _keep.run(transaction, {"names": wanted, **_ours(transaction)})
+    ours = frozenset(name for (name,) in renewed)
     return [ours & frozenset(names) for names in items]
 
 
-def _expire(transaction: Transaction, items: Sequence[None]) -> Sequence[None]:
+def _expire(transaction: Transaction) -> None:
     """Let everything of ours expire now: what is still held was not finished in good order."""
     transaction.connection.execute(
         update(TABLE).where(TABLE.c.owner == transaction.owner).values(expires=0)
     )
-    return [None] * len(items)
 
 
 GIVE_BACK: Final = Operation(give_back)
 TAKE: Final = Operation(_lease)
 RENEW: Final = Operation(_renew)
-EXPIRE: Final = Operation(_expire)
+EXPIRE: Final = Operation(once_for_all(_expire))

@@ -66,6 +66,20 @@ class Operation(Generic[T, R]):
     parts: Callable[[T], Sequence[T]] = lambda item: (item,)
 
 
+def for_each(
+    run: Callable[[Transaction, T], R],
+) -> Callable[[Transaction, Sequence[T]], Sequence[R]]:
+    """Return what does for many items, one after the other, what this does for one."""
+    return lambda transaction, items: [run(transaction, item) for item in items]
+
+
+def once_for_all(
+    run: Callable[[Transaction], R],
+) -> Callable[[Transaction, Sequence[None]], Sequence[R]]:
+    """Return what gives everybody who asks the same answer."""
+    return lambda transaction, asked: [run(transaction)] * len(asked)
+
+
 Asked: TypeAlias = tuple[Operation[Any, Any], Any]
 
 

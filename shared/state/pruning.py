@@ -6,12 +6,11 @@ there is to delete, or to keep.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from sqlalchemy import delete, exists, select, tuple_
 
-from shared.state.operations import Operation, Transaction
+from shared.state.operations import Operation, Transaction, for_each
 from shared.state.schema import DELIVERED, LEASE_TABLE, MESSAGE, UIDL
 
 PORTION: Final = 1000
@@ -35,23 +34,13 @@ class IdentityPage(NamedTuple):
     after: PruneCursor
 
 
-def _deliveries(transaction: Transaction, moments: Sequence[float]) -> Sequence[int]:
-    return [_deliveries_before(transaction, moment) for moment in moments]
-
-
-def _deliveries_before(transaction: Transaction, moment: float) -> int:
+def _deliveries(transaction: Transaction, moment: float) -> int:
     key = (DELIVERED.c.id, DELIVERED.c.destination, DELIVERED.c.recipient)
     old = select(*key).where(DELIVERED.c.at < moment).order_by(DELIVERED.c.at).limit(PORTION)
     return transaction.connection.execute(delete(DELIVERED).where(tuple_(*key).in_(old))).rowcount
 
 
-def _identities(
-    transaction: Transaction, pages: Sequence[IdentityPage]
-) -> Sequence[tuple[int, PruneCursor | None]]:
-    return [_identities_in(transaction, page) for page in pages]
-
-
-def _identities_in(transaction: Transaction, page: IdentityPage) -> tuple[int, PruneCursor | None]:
+def _identities(transaction: Transaction, page: IdentityPage) -> tuple[int, PruneCursor | None]:
     """Delete a portion, less what still lies in a maildrop, where it may be renumbered."""
     key = (MESSAGE.c.first_seen, MESSAGE.c.id)
     rows = transaction.connection.execute(
@@ -67,19 +56,17 @@ def _identities_in(transaction: Transaction, page: IdentityPage) -> tuple[int, P
     return transaction.connection.execute(gone).rowcount, PruneCursor(*rows[-1])
 
 
-def _leases(transaction: Transaction, moments: Sequence[float]) -> Sequence[None]:
+def _leases(transaction: Transaction, before: float) -> None:
     """Delete leases that nobody came back for: of a message dropped, of an account removed."""
-    before = min(moments)
     transaction.connection.execute(
         delete(LEASE_TABLE).where(LEASE_TABLE.c.renewed < before, LEASE_TABLE.c.expires < before)
     )
-    return [None] * len(moments)
 
 
-PRUNE_DELIVERIES: Final = Operation(_deliveries)
+PRUNE_DELIVERIES: Final = Operation(for_each(_deliveries))
 """Deletes the oldest finished deliveries before a moment; answers how many."""
 
-PRUNE_IDENTITIES: Final = Operation(_identities)
+PRUNE_IDENTITIES: Final = Operation(for_each(_identities))
 """Deletes identities of a page; answers how many, and where to go on from, None at the end."""
 
-PRUNE_LEASES: Final = Operation(_leases)
+PRUNE_LEASES: Final = Operation(for_each(_leases))

@@ -7,9 +7,9 @@ as long as it said. Should the poll job be lost, the account is due again after 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import (
     BindParameter,
@@ -33,8 +33,16 @@ from sqlalchemy import (
     update,
 )
 
-from shared.state.json_params import among, each, pairs
-from shared.state.operations import MAX_SKEW, Operation, Transaction, chunks, insert_into
+from shared.state.json_params import among, pairs
+from shared.state.operations import (
+    MAX_SKEW,
+    Operation,
+    Transaction,
+    chunks,
+    for_each,
+    insert_into,
+    once_for_all,
+)
 from shared.state.schema import ACCOUNT, INSTALLATION, LEASE_TABLE
 from shared.state.statement import SqlStatement, Statement
 
@@ -86,25 +94,12 @@ class DueQuestion(NamedTuple):
     by_name: bool = False
 
 
-class LostJobs(NamedTuple):
-    """A question for accounts whose poll jobs are lost: their queue is empty.
+class OldAccounts(NamedTuple):
+    """A question for accounts of which nothing has been heard for a while.
 
     Attributes:
         names: the accounts that the asker serves.
-        age: seconds since they were queued, at the least; by then a job is in the queue, or
-            somebody polls the account.
-    """
-
-    names: frozenset[str]
-    age: float
-
-
-class LeftAccounts(NamedTuple):
-    """A question for accounts that nobody has any more, and that nothing was asked about.
-
-    Attributes:
-        names: the accounts that the asker knows.
-        age: seconds for which nobody has queued or polled them, at the least.
+        age: seconds since they were queued, or polled, at the least.
     """
 
     names: frozenset[str]
@@ -147,42 +142,33 @@ class PollEnd(NamedTuple):
     retry_at: float = 0.0
 
 
-def _claim_due(
-    transaction: Transaction, asked: Sequence[DueQuestion]
-) -> Sequence[tuple[list[str], int]]:
-    return [_claim_for(transaction, due) for due in asked]
-
-
-def _claim_for(transaction: Transaction, due: DueQuestion) -> tuple[list[str], int]:
+def _claim_due(transaction: Transaction, due: DueQuestion) -> tuple[list[str], int]:
     """Claim what is due; answer which, and how many more are due that are none of the asker's.
 
     Those are only looked at: locked, as what is claimed has to be, each would write to the log of
     PostgreSQL again every second for as long as its row is there.
     """
-    if due.new:
-        _add(transaction, due.new)
+    _add(transaction, due.new)
     moments = {"now": transaction.now, "ahead": transaction.now + MAX_SKEW}
     if due.by_name:
-        ready, strangers = (
-            _names(_DUE_AMONG, transaction, {**moments, "names": sorted(due.names)}),
-            0,
-        )
+        names = sorted(due.names)
+        ready, strangers = _names(_select_due_among, transaction, {**moments, "names": names}), 0
     else:
-        found = _names(_DUE, transaction, moments)
+        found = _names(_select_due, transaction, moments)
         ready = [name for name in found if name in due.names]
         strangers = len(found) - len(ready)
     if not ready:
         return [], strangers
-    mine = sorted(_names(_LOCK, transaction, {**moments, "names": sorted(ready)}))
+    mine = sorted(_names(_select_locked, transaction, {**moments, "names": sorted(ready)}))
     until = transaction.now + due.hold
-    _QUEUE.run(transaction.connection, {"names": mine, "now": transaction.now, "until": until})
+    _update_queued.run(transaction, {"names": mine, "now": transaction.now, "until": until})
     return mine, strangers
 
 
 def _names(
     statement: Statement, transaction: Transaction, values: Mapping[str, object]
 ) -> list[str]:
-    return [name for (name,) in statement.run(transaction.connection, values)]
+    return [name for (name,) in statement.run(transaction, values)]
 
 
 def _enrol(transaction: Transaction, asked: Sequence[Sequence[str]]) -> Sequence[None]:
@@ -192,12 +178,9 @@ def _enrol(transaction: Transaction, asked: Sequence[Sequence[str]]) -> Sequence
 
 def _add(transaction: Transaction, new: Mapping[str, float]) -> None:
     """Add accounts that are not known yet, held where the database was doubted."""
-    at_once = sorted(name for name, wait in new.items() if not wait)
-    later = {name: repr(transaction.now + wait) for name, wait in sorted(new.items()) if wait}
-    if at_once:
-        _ENROL.run(transaction.connection, {"names": at_once})
-    if later:
-        _ENROL_LATER.run(transaction.connection, {"waits": later, "now": transaction.now})
+    if new:
+        due = {n: repr(transaction.now + wait if wait else 0.0) for n, wait in sorted(new.items())}
+        _insert_accounts.run(transaction, {"due": due, "now": transaction.now})
 
 
 _NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
@@ -217,77 +200,50 @@ def _is_due() -> ColumnElement[bool]:
     return and_(due, free, polled)
 
 
+@Statement
 def _select_due(_: str) -> SqlStatement:
     return select(ACCOUNT.c.name).where(_is_due())
 
 
+@Statement
 def _select_due_among(dialect: str) -> SqlStatement:
     return select(ACCOUNT.c.name).where(among(dialect, ACCOUNT.c.name, "names"), _is_due())
 
 
+@Statement
 def _select_locked(dialect: str) -> SqlStatement:
     these = (among(dialect, ACCOUNT.c.name, "names"), _is_due())
     return select(ACCOUNT.c.name).where(*these).with_for_update(of=ACCOUNT, skip_locked=True)
 
 
+@Statement
 def _update_queued(dialect: str) -> SqlStatement:
     until: BindParameter[float] = bindparam("until", type_=Double())
     changes = {"queued_until": until, "queued_at": _NOW}
     return update(ACCOUNT).where(among(dialect, ACCOUNT.c.name, "names")).values(changes)
 
 
-def _insert_due_at_once(dialect: str) -> SqlStatement:
+@Statement
+def _insert_accounts(dialect: str) -> SqlStatement:
+    """Add accounts that are not there; one that is due at once was set at no time."""
+    name, text = pairs(dialect, "due")
     zero: ColumnElement[float] = literal_column("0.0", Double())
     none: ColumnElement[int] = literal_column("0", Integer())
+    at = cast(text, Double)
+    set_at = case((at == zero, zero), else_=_NOW)
     held = select(INSTALLATION.c.doubted).scalar_subquery()
-    rows = select(each(dialect, "names"), zero, zero, zero, zero, none, held).where(true())
-    return _insert_unless_there(dialect, rows)
-
-
-def _insert_due_later(dialect: str) -> SqlStatement:
-    name, at = pairs(dialect, "waits")
-    zero: ColumnElement[float] = literal_column("0.0", Double())
-    none: ColumnElement[int] = literal_column("0", Integer())
-    held = select(INSTALLATION.c.doubted).scalar_subquery()
-    rows = select(name, cast(at, Double), _NOW, zero, zero, none, held).where(true())
-    return _insert_unless_there(dialect, rows)
-
-
-def _insert_unless_there(dialect: str, rows: Any) -> SqlStatement:
+    rows = select(name, at, set_at, zero, zero, none, held).where(true())
     columns = ("name", "next_poll", "set_at", "queued_until", "queued_at", "failures", "held")
     insert = insert_into(dialect, ACCOUNT).from_select(columns, rows)
     return insert.on_conflict_do_nothing()
 
 
-_DUE: Final = Statement(_select_due)
-_DUE_AMONG: Final = Statement(_select_due_among)
-_LOCK: Final = Statement(_select_locked)
-_QUEUE: Final = Statement(_update_queued)
-_ENROL: Final = Statement(_insert_due_at_once)
-_ENROL_LATER: Final = Statement(_insert_due_later)
-
-
-def _blank(name: str) -> Mapping[str, object]:
-    return {
-        "name": name,
-        "next_poll": 0,
-        "set_at": 0,
-        "queued_until": 0,
-        "queued_at": 0,
-        "failures": 0,
-        "last_ok": None,
-        "last_error": None,
-        "undone": None,
-        "login_after": None,
-        "refused": None,
-        "retry_at": None,
-    }
-
-
 def _record_polls(transaction: Transaction, polls: Sequence[PollEnd]) -> Sequence[int]:
     rows = {
         poll.account: {
-            **_blank(poll.account),
+            "name": poll.account,
+            "queued_until": 0,
+            "queued_at": 0,
             "next_poll": poll.next_poll,
             "set_at": transaction.now,
             "failures": 0 if poll.error is None else 1,
@@ -340,60 +296,37 @@ def _unqueue(transaction: Transaction, asked: Sequence[Sequence[str]]) -> Sequen
     return [None] * len(asked)
 
 
-def _hold(transaction: Transaction, asked: Sequence[QueuedAccounts]) -> Sequence[None]:
-    for queued in asked:
-        for portion in chunks(sorted(set(queued.names))):
-            transaction.connection.execute(
-                update(ACCOUNT)
-                # One that is not queued any more has been polled in the meantime.
-                .where(ACCOUNT.c.name.in_(portion), ACCOUNT.c.queued_until > 0)
-                .values(queued_until=transaction.now + queued.hold, queued_at=transaction.now)
-            )
-    return [None] * len(asked)
-
-
-def _put_off(transaction: Transaction, asked: Sequence[Postponement]) -> Sequence[None]:
-    for account, until in asked:
+def _hold(transaction: Transaction, queued: QueuedAccounts) -> None:
+    for portion in chunks(sorted(set(queued.names))):
         transaction.connection.execute(
             update(ACCOUNT)
-            .where(ACCOUNT.c.name == account)
-            .values(next_poll=until, set_at=transaction.now, queued_until=0, queued_at=0)
+            # One that is not queued any more has been polled in the meantime.
+            .where(ACCOUNT.c.name.in_(portion), ACCOUNT.c.queued_until > 0)
+            .values(queued_until=transaction.now + queued.hold, queued_at=transaction.now)
         )
-    return [None] * len(asked)
 
 
-def _accounts(
-    transaction: Transaction, asked: Sequence[None]
-) -> Sequence[Mapping[str, AccountState]]:
-    columns = ACCOUNT.c
-    rows = transaction.connection.execute(
-        select(
-            columns.name,
-            columns.next_poll,
-            columns.queued_until,
-            columns.failures,
-            columns.last_ok,
-            columns.last_error,
-            columns.undone,
-            columns.queued_at,
-            columns.held,
-            columns.choice,
-        ).order_by(columns.name)
+def _put_off(transaction: Transaction, put_off: Postponement) -> None:
+    transaction.connection.execute(
+        update(ACCOUNT)
+        .where(ACCOUNT.c.name == put_off.account)
+        .values(next_poll=put_off.until, set_at=transaction.now, queued_until=0, queued_at=0)
     )
-    found = {name: AccountState(*state) for name, *state in rows}
-    return [found] * len(asked)
 
 
-def _release(transaction: Transaction, asked: Sequence[LostJobs]) -> Sequence[list[str]]:
+def _accounts(transaction: Transaction) -> Mapping[str, AccountState]:
+    columns = (ACCOUNT.c[field.name] for field in fields(AccountState))
+    rows = transaction.connection.execute(select(ACCOUNT.c.name, *columns).order_by(ACCOUNT.c.name))
+    return {name: AccountState(*state) for name, *state in rows}
+
+
+def _release(transaction: Transaction, lost: OldAccounts) -> list[str]:
     """Let accounts be due again that count as queued, and that nobody polls."""
-    released: list[list[str]] = []
-    for lost in asked:
-        values = {"now": transaction.now, "before": transaction.now - lost.age, "prefix": POLLING}
-        mine = sorted(lost.names.intersection(_names(_UNATTENDED, transaction, values)))
-        if mine:
-            mine = sorted(_names(_RELEASE, transaction, {**values, "names": mine}))
-        released.append(mine)
-    return released
+    values = {"now": transaction.now, "before": transaction.now - lost.age, "prefix": POLLING}
+    mine = sorted(lost.names.intersection(_names(_select_unattended, transaction, values)))
+    if mine:
+        mine = sorted(_names(_update_released, transaction, {**values, "names": mine}))
+    return mine
 
 
 def _is_unattended() -> ColumnElement[bool]:
@@ -408,10 +341,12 @@ def _is_unattended() -> ColumnElement[bool]:
 _BEFORE: Final[BindParameter[float]] = bindparam("before", type_=Double())
 
 
+@Statement
 def _select_unattended(_: str) -> SqlStatement:
     return select(ACCOUNT.c.name).where(_is_unattended())
 
 
+@Statement
 def _update_released(dialect: str) -> SqlStatement:
     these = (among(dialect, ACCOUNT.c.name, "names"), _is_unattended())
     never: ColumnElement[float] = literal_column("0.0", Double())
@@ -419,15 +354,13 @@ def _update_released(dialect: str) -> SqlStatement:
     return update(ACCOUNT).where(*these).values(free).returning(ACCOUNT.c.name)
 
 
-def _prune(transaction: Transaction, asked: Sequence[LeftAccounts]) -> Sequence[int]:
+def _prune(transaction: Transaction, left: OldAccounts) -> int:
     """Delete how accounts stand that nobody has any more; what was fetched of them stays known."""
-    gone = 0
-    for left in asked:
-        values = {"before": transaction.now - left.age}
-        theirs = [name for name in _names(_LEFT, transaction, values) if name not in left.names]
-        if theirs:
-            gone += len(_names(_FORGET, transaction, {**values, "names": sorted(theirs)}))
-    return [gone] * len(asked)
+    values = {"before": transaction.now - left.age}
+    theirs = sorted(set(_names(_select_left, transaction, values)) - left.names)
+    if not theirs:
+        return 0
+    return len(_names(_delete_left, transaction, {**values, "names": theirs}))
 
 
 def _is_left() -> ColumnElement[bool]:
@@ -441,27 +374,23 @@ def _is_left() -> ColumnElement[bool]:
     return and_(*(moment < _BEFORE for moment in moments), *asked)
 
 
+@Statement
 def _select_left(_: str) -> SqlStatement:
     return select(ACCOUNT.c.name).where(_is_left())
 
 
+@Statement
 def _delete_left(dialect: str) -> SqlStatement:
     these = (among(dialect, ACCOUNT.c.name, "names"), _is_left())
     return delete(ACCOUNT).where(*these).returning(ACCOUNT.c.name)
 
 
-_UNATTENDED: Final = Statement(_select_unattended)
-_RELEASE: Final = Statement(_update_released)
-_LEFT: Final = Statement(_select_left)
-_FORGET: Final = Statement(_delete_left)
-
-
-CLAIM_DUE: Final = Operation(_claim_due)
+CLAIM_DUE: Final = Operation(for_each(_claim_due))
 ENROL: Final = Operation(_enrol)
 POLLED: Final = Operation(_record_polls)
-HOLD: Final = Operation(_hold)
+HOLD: Final = Operation(for_each(_hold))
 UNQUEUE: Final = Operation(_unqueue)
-PUT_OFF: Final = Operation(_put_off)
-RELEASE: Final = Operation(_release)
-PRUNE_ACCOUNTS: Final = Operation(_prune)
-ACCOUNTS: Final = Operation(_accounts, writes=False)
+PUT_OFF: Final = Operation(for_each(_put_off))
+RELEASE: Final = Operation(for_each(_release))
+PRUNE_ACCOUNTS: Final = Operation(for_each(_prune))
+ACCOUNTS: Final = Operation(once_for_all(_accounts), writes=False)

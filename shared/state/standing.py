@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from shared.ledger import AccountStanding, MessageTrouble, Quirk
 from shared.state.json_params import among
-from shared.state.operations import Operation, Transaction, insert_into
+from shared.state.operations import Operation, Transaction, for_each, insert_into
 from shared.state.schema import ACCOUNT, INSTALLATION, QUIRK, TROUBLE, UIDL, Escaped
 from shared.state.statement import SqlStatement, Statement
 
@@ -89,11 +89,8 @@ def _new(**values: object) -> Mapping[str, object]:
     return {f"new_{name}": int(v) if v is True or v is False else v for name, v in values.items()}
 
 
-def _recall(transaction: Transaction, asked: Sequence[PollQuestion]) -> Sequence[AccountStanding]:
-    return [_standing(transaction, account, server) for account, server in asked]
-
-
-def _standing(transaction: Transaction, account: str, server: str) -> AccountStanding:
+def _recall(transaction: Transaction, asked: PollQuestion) -> AccountStanding:
+    account, server = asked
     own = _maildrop(account, server)
     values: dict[str, object] = {
         "account": account,
@@ -101,16 +98,16 @@ def _standing(transaction: Transaction, account: str, server: str) -> AccountSta
         "own": own,
         "now": transaction.now,
     }
-    rows = _STANDING.run(transaction.connection, values)
+    rows = _select_account.run(transaction, values)
     troubles = [
         MessageTrouble(*row)._replace(deletes=bool(row[-1]))
-        for row in _TROUBLES.run(transaction.connection, values)
+        for row in _select_troubles.run(transaction, values)
     ]
     quirks: dict[str, dict[str, Quirk]] = {server: {}, own: {}}
-    for whose, *row in _QUIRKS.run(transaction.connection, values):
+    for whose, *row in _select_quirks.run(transaction, values):
         quirk = Quirk(*row)
         quirks[whose][quirk.name] = quirk
-    large = bool(_BEYOND.run(transaction.connection, values))
+    large = bool(_select_beyond.run(transaction, values))
     if not rows:
         doubted = transaction.connection.scalar(select(INSTALLATION.c.doubted))
         rows = [(0, None, 0, None, 0, doubted, None)]
@@ -130,22 +127,26 @@ def _standing(transaction: Transaction, account: str, server: str) -> AccountSta
     )
 
 
+@Statement
 def _select_account(_: str) -> SqlStatement:
     names = ("failures", "maildrop", "login_after", "refused", "retry_at", "held", "choice")
     return select(*(ACCOUNT.c[name] for name in names)).where(ACCOUNT.c.name == _ACCOUNT)
 
 
+@Statement
 def _select_beyond(_: str) -> SqlStatement:
     """Find a UIDL beyond the first ``LARGE``: no more of them are gone through than that."""
     one, beyond = literal_column("1", Integer()), literal_column(str(LARGE), Integer())
     return select(one).where(UIDL.c.account == _ACCOUNT).limit(one).offset(beyond)
 
 
+@Statement
 def _select_troubles(_: str) -> SqlStatement:
     names = ("key", "number", "tries", "until", "reason", "id", "deletes")
     return select(*(TROUBLE.c[name] for name in names)).where(TROUBLE.c.account == _ACCOUNT)
 
 
+@Statement
 def _select_quirks(_: str) -> SqlStatement:
     columns = (QUIRK.c.server, QUIRK.c.name, QUIRK.c.value, QUIRK.c.until)
     whose = or_(QUIRK.c.server == _SERVER, QUIRK.c.server == _OWN)
@@ -160,13 +161,12 @@ def _maildrop(account: str, server: str) -> str:
     return f"{account} {server}"
 
 
-def _trouble(transaction: Transaction, items: Sequence[TroublesToRecord]) -> Sequence[None]:
-    for account, troubles in items:
-        for trouble in troubles:
-            _NOTE.run(transaction.connection, _new(account=account, **trouble._asdict()))
-    return [None] * len(items)
+def _trouble(transaction: Transaction, found: TroublesToRecord) -> None:
+    for trouble in found.troubles:
+        _upsert_trouble.run(transaction, _new(account=found.account, **trouble._asdict()))
 
 
+@Statement
 def _upsert_trouble(dialect: str) -> SqlStatement:
     insert = insert_into(dialect, TROUBLE).values(_parameters(TROUBLE))
     rest = [c for c in TROUBLE.c if not c.primary_key]
@@ -176,25 +176,24 @@ def _upsert_trouble(dialect: str) -> SqlStatement:
     )
 
 
-def _settle(transaction: Transaction, items: Sequence[TroublesToForget]) -> Sequence[None]:
-    for account, keys in items:
-        _SETTLE.run(transaction.connection, {"account": account, "keys": keys})
-    return [None] * len(items)
+def _settle(transaction: Transaction, over: TroublesToForget) -> None:
+    _delete_troubles.run(transaction, over._asdict())
 
 
+@Statement
 def _delete_troubles(dialect: str) -> SqlStatement:
     return delete(TROUBLE).where(
         TROUBLE.c.account == _ACCOUNT, among(dialect, TROUBLE.c.key, "keys")
     )
 
 
-def _learn(transaction: Transaction, items: Sequence[QuirkToRecord]) -> Sequence[None]:
-    for server, quirk, account in items:
-        whose = server if account is None else _maildrop(account, server)
-        _LEARN.run(transaction.connection, _new(server=whose, **quirk._asdict()))
-    return [None] * len(items)
+def _learn(transaction: Transaction, learnt: QuirkToRecord) -> None:
+    server, quirk, account = learnt
+    whose = server if account is None else _maildrop(account, server)
+    _upsert_quirk.run(transaction, _new(server=whose, **quirk._asdict()))
 
 
+@Statement
 def _upsert_quirk(dialect: str) -> SqlStatement:
     insert = insert_into(dialect, QUIRK).values(_parameters(QUIRK))
     new = insert.excluded
@@ -204,21 +203,20 @@ def _upsert_quirk(dialect: str) -> SqlStatement:
     )
 
 
-def _move_in(transaction: Transaction, items: Sequence[AccountMaildrop]) -> Sequence[list[str]]:
+def _move_in(transaction: Transaction, who: AccountMaildrop) -> list[str]:
     """Write down which maildrop an account has, and return who else had it."""
-    found = []
-    for account, maildrop in items:
-        values: dict[str, object] = {"account": account, "home": maildrop}
-        others = [name for (name,) in _OTHERS.run(transaction.connection, values)]
-        _RESIDE.run(transaction.connection, {**values, "never": 0.0})
-        found.append(sorted(others))
-    return found
+    values = {"account": who.account, "home": who.maildrop}
+    others = sorted(name for (name,) in _select_others.run(transaction, values))
+    _upsert_maildrop.run(transaction, {**values, "never": 0.0})
+    return others
 
 
+@Statement
 def _select_others(_: str) -> SqlStatement:
     return select(ACCOUNT.c.name).where(ACCOUNT.c.maildrop == _HOME, ACCOUNT.c.name != _ACCOUNT)
 
 
+@Statement
 def _upsert_maildrop(dialect: str) -> SqlStatement:
     never: BindParameter[float] = bindparam("never", type_=Double())
     insert = insert_into(dialect, ACCOUNT).values(
@@ -235,40 +233,31 @@ def _upsert_maildrop(dialect: str) -> SqlStatement:
     )
 
 
-def _prune(transaction: Transaction, moments: Sequence[float]) -> Sequence[None]:
+def _prune(transaction: Transaction, moment: float) -> None:
     """Delete what does not hold any more: of servers and messages that nobody asks for."""
-    for moment in moments:
-        values = {"early": moment, "now": transaction.now + LONGEST}
-        _PRUNE_QUIRKS.run(transaction.connection, values)
-        _PRUNE_TROUBLES.run(transaction.connection, values)
-    return [None] * len(moments)
+    values = {"early": moment, "now": transaction.now + LONGEST}
+    _delete_quirks.run(transaction, values)
+    _delete_old_troubles.run(transaction, values)
 
 
+@Statement
 def _delete_quirks(_: str) -> SqlStatement:
     return delete(QUIRK).where(or_(QUIRK.c.until < _EARLY, QUIRK.c.until > _NOW))
 
 
+@Statement
 def _delete_old_troubles(_: str) -> SqlStatement:
     return delete(TROUBLE).where(or_(TROUBLE.c.until < _EARLY, TROUBLE.c.until > _NOW))
 
 
-_STANDING: Final = Statement(_select_account)
-_BEYOND: Final = Statement(_select_beyond)
-_TROUBLES: Final = Statement(_select_troubles)
-_QUIRKS: Final = Statement(_select_quirks)
-_NOTE: Final = Statement(_upsert_trouble)
-_SETTLE: Final = Statement(_delete_troubles)
-_LEARN: Final = Statement(_upsert_quirk)
-_OTHERS: Final = Statement(_select_others)
-_RESIDE: Final = Statement(_upsert_maildrop)
-_PRUNE_QUIRKS: Final = Statement(_delete_quirks)
-_PRUNE_TROUBLES: Final = Statement(_delete_old_troubles)
-
-RECALL: Final = Operation(_recall, writes=False)
+RECALL: Final = Operation(for_each(_recall), writes=False)
 TROUBLED: Final = Operation(
-    _trouble, parts=lambda t: [t._replace(troubles=[trouble]) for trouble in t.troubles]
+    for_each(_trouble),
+    parts=lambda t: [t._replace(troubles=[trouble]) for trouble in t.troubles],
 )
-SETTLED: Final = Operation(_settle, parts=lambda s: [s._replace(keys=[key]) for key in s.keys])
-LEARN: Final = Operation(_learn)
-MOVE_IN: Final = Operation(_move_in)
-PRUNE_STANDING: Final = Operation(_prune)
+SETTLED: Final = Operation(
+    for_each(_settle), parts=lambda s: [s._replace(keys=[key]) for key in s.keys]
+)
+LEARN: Final = Operation(for_each(_learn))
+MOVE_IN: Final = Operation(for_each(_move_in))
+PRUNE_STANDING: Final = Operation(for_each(_prune))

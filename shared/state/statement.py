@@ -14,6 +14,8 @@ from sqlalchemy import Connection, Delete, Insert, Select, Update
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from shared.state.operations import Transaction
+
 SqlStatement: TypeAlias = Select[Any] | Insert | Update | Delete
 _Convert: TypeAlias = Callable[[Any], Any]
 
@@ -37,7 +39,7 @@ class _Text:
 
 @dataclass(slots=True)
 class Statement:
-    """A statement with named parameters.
+    """A statement with named parameters; decorates what makes it.
 
     Args:
         make: makes it for a dialect, ``sqlite`` or ``postgresql``.
@@ -46,8 +48,9 @@ class Statement:
     make: Callable[[str], SqlStatement]
     _texts: dict[str, _Text] = field(default_factory=dict)
 
-    def run(self, connection: Connection, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+    def run(self, transaction: Transaction, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Run it, and return the rows that it answers with."""
+        connection = transaction.connection
         text = self._texts.get(connection.dialect.name) or self._text(connection)
         stored = {**text.given, **values}
         for name, convert in text.to_stored.items():

@@ -8,7 +8,6 @@ here goes by its identity: a UIDL that was forgotten, or given anew, makes no me
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Final, NamedTuple
 
 from sqlalchemy import (
@@ -16,7 +15,6 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Double,
-    Executable,
     Text,
     bindparam,
     case,
@@ -31,7 +29,7 @@ from sqlalchemy import (
 
 from shared.ledger import Known, LedgerEntry
 from shared.state.json_params import among, each, pairs, rows
-from shared.state.operations import Operation, Transaction, Upsert, insert_into
+from shared.state.operations import Operation, Transaction, Upsert, for_each, insert_into
 from shared.state.schema import MESSAGE, UIDL, Escaped
 from shared.state.statement import SqlStatement, Statement
 
@@ -70,7 +68,7 @@ class RecordedSizes(NamedTuple):
     sizes: Mapping[str, int]
 
 
-# Built once, see ``leases``. The id is a hash of ours: nothing to undo in it, a tenth faster.
+# Built once, see ``leases``. The id is a hash of ours: nothing to undo in it.
 _ACCOUNT: Final = bindparam("account", type_=Escaped())
 _NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
 _KNOWN: Final = select(UIDL.c.uidl, type_coerce(UIDL.c.id, Text), UIDL.c.first_seen, UIDL.c.size)
@@ -93,10 +91,11 @@ def _known(transaction: Transaction, pages: Sequence[UidlPage]) -> Sequence[dict
 
 def _seen(transaction: Transaction, asked: Sequence[Sequence[str]]) -> Sequence[dict[str, float]]:
     wanted = sorted({id_ for ids in asked for id_ in ids})
-    found: dict[str, float] = dict(_SEEN.run(transaction.connection, {"ids": wanted}))
+    found: dict[str, float] = dict(_select_seen.run(transaction, {"ids": wanted}))
     return [{id_: found[id_] for id_ in ids if id_ in found} for ids in asked]
 
 
+@Statement
 def _select_seen(dialect: str) -> SqlStatement:
     return select(MESSAGE.c.id, _SINCE).where(among(dialect, MESSAGE.c.id, "ids"))
 
@@ -119,13 +118,13 @@ def _record_one(transaction: Transaction, account: str, entries: Sequence[Ledger
     bare = dict.fromkeys([e.id for e in entries if e.uidl is None])
     both = {"account": account, "now": transaction.now}
     if listed:
-        _LIST.run(transaction.connection, {"entries": list(listed.values()), **both})
+        _upsert_uidls.run(transaction, {"entries": list(listed.values()), **both})
     for statement, ids in (
-        (_IDENTIFY, [e.id for e in entries if e.uidl is not None]),
-        (_SEE_AGAIN, list(bare)),
+        (_insert_identities, [e.id for e in entries if e.uidl is not None]),
+        (_renew_identities, list(bare)),
     ):
         if ids:
-            statement.run(transaction.connection, {"ids": ids, **both})
+            statement.run(transaction, {"ids": ids, **both})
 
 
 def _row(entry: LedgerEntry) -> Sequence[str | None]:
@@ -136,6 +135,7 @@ def _row(entry: LedgerEntry) -> Sequence[str | None]:
 # SQLite needs a WHERE to tell this ON from one of a join (sqlite.org/lang_upsert.html).
 
 
+@Statement
 def _upsert_uidls(dialect: str) -> SqlStatement:
     uidl, id_, size, head = rows(dialect, "entries", 4)
     since = func.coalesce(select(_SINCE).where(MESSAGE.c.id == id_).scalar_subquery(), _NOW)
@@ -159,10 +159,12 @@ def _upsert_uidls(dialect: str) -> SqlStatement:
     )
 
 
+@Statement
 def _insert_identities(dialect: str) -> SqlStatement:
     return _identities(dialect).on_conflict_do_nothing()
 
 
+@Statement
 def _renew_identities(dialect: str) -> SqlStatement:
     """Without a UIDL, a message that stays on the server is seen at every poll: note the day."""
     insert = _identities(dialect)
@@ -180,51 +182,40 @@ def _identities(dialect: str) -> Upsert:
     return insert_into(dialect, MESSAGE).from_select(columns, ids)
 
 
-_SEEN: Final = Statement(_select_seen)
-_LIST: Final = Statement(_upsert_uidls)
-_IDENTIFY: Final = Statement(_insert_identities)
-_SEE_AGAIN: Final = Statement(_renew_identities)
+def _heads(transaction: Transaction, some: SomeUidls) -> dict[str, str]:
+    return dict(_select_heads.run(transaction, some._asdict()))
 
 
-def _heads(transaction: Transaction, items: Sequence[SomeUidls]) -> Sequence[dict[str, str]]:
-    return [
-        dict(_HEADS.run(transaction.connection, {"account": account, "uidls": uidls}))
-        for account, uidls in items
-    ]
-
-
+@Statement
 def _select_heads(dialect: str) -> SqlStatement:
     some = (UIDL.c.account == _ACCOUNT, among(dialect, UIDL.c.uidl, "uidls"))
     return select(UIDL.c.uidl, UIDL.c.head).where(*some, UIDL.c.head.is_not(None))
 
 
-def _measure(transaction: Transaction, items: Sequence[RecordedSizes]) -> Sequence[None]:
-    for account, sizes in items:
-        texts = {uidl: str(size) for uidl, size in sizes.items()}
-        _MEASURE.run(transaction.connection, {"account": account, "sizes": texts})
-    return [None] * len(items)
+def _measure(transaction: Transaction, recorded: RecordedSizes) -> None:
+    texts = {uidl: str(size) for uidl, size in recorded.sizes.items()}
+    _set_sizes.run(transaction, {"account": recorded.account, "sizes": texts})
 
 
+@Statement
 def _set_sizes(dialect: str) -> SqlStatement:
     uidl, size = pairs(dialect, "sizes")
     these = (UIDL.c.account == _ACCOUNT, UIDL.c.uidl == uidl)
     return update(UIDL).where(*these).values(size=cast(size, BigInteger))
 
 
-def _forget(transaction: Transaction, items: Sequence[SomeUidls]) -> Sequence[None]:
-    for account, uidls in items:
-        values = {"account": account, "uidls": uidls}
-        # Its UIDL kept the identity from being pruned; from now on its time counts.
-        _LET_GO.run(transaction.connection, {**values, "now": transaction.now})
-        transaction.connection.execute(_delete_uidls(transaction.dialect), values)
-    return [None] * len(items)
+def _forget(transaction: Transaction, some: SomeUidls) -> None:
+    # Its UIDL kept the identity from being pruned; from now on its time counts.
+    _let_go.run(transaction, {**some._asdict(), "now": transaction.now})
+    _delete_uidls.run(transaction, some._asdict())
 
 
-@cache
-def _delete_uidls(dialect: str) -> Executable:
+@Statement
+def _delete_uidls(dialect: str) -> SqlStatement:
     return delete(UIDL).where(UIDL.c.account == _ACCOUNT, among(dialect, UIDL.c.uidl, "uidls"))
 
 
+@Statement
 def _let_go(dialect: str) -> SqlStatement:
     # What came within the day needs no look at its identity, which was seen no earlier.
     old = UIDL.c.first_seen < _NOW - _DAY
@@ -233,16 +224,14 @@ def _let_go(dialect: str) -> SqlStatement:
     return update(MESSAGE).where(*these).values(first_seen=_NOW, since=_SINCE)
 
 
-_HEADS: Final = Statement(_select_heads)
-_MEASURE: Final = Statement(_set_sizes)
-_LET_GO: Final = Statement(_let_go)
-
-
 KNOWN: Final = Operation(_known, writes=False)
 SEEN: Final = Operation(_seen, writes=False)
 RECORD: Final = Operation(_record, parts=lambda r: [r._replace(entries=[e]) for e in r.entries])
-HEADS: Final = Operation(_heads, writes=False)
+HEADS: Final = Operation(for_each(_heads), writes=False)
 MEASURE: Final = Operation(
-    _measure, parts=lambda s: [s._replace(sizes={uidl: size}) for uidl, size in s.sizes.items()]
+    for_each(_measure),
+    parts=lambda s: [s._replace(sizes={uidl: size}) for uidl, size in s.sizes.items()],
 )
-FORGET: Final = Operation(_forget, parts=lambda s: [s._replace(uidls=[uidl]) for uidl in s.uidls])
+FORGET: Final = Operation(
+    for_each(_forget), parts=lambda s: [s._replace(uidls=[uidl]) for uidl in s.uidls]
+)

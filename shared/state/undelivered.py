@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import BindParameter, ColumnElement, delete, func, select
 
-from shared.state.operations import Operation, Transaction, chunks
+from shared.state.operations import Operation, Transaction, chunks, for_each
 from shared.state.schema import DELIVERED, MESSAGE, UIDL
 
 
@@ -29,10 +29,6 @@ class Undelivered(NamedTuple):
     listed: bool
 
 
-def _undelivered(transaction: Transaction, moments: Sequence[float]) -> Sequence[list[Undelivered]]:
-    return [_since(transaction, moment) for moment in moments]
-
-
 def to_nobody(moment: float | BindParameter[float]) -> tuple[ColumnElement[bool], ...]:
     """Return conditions for a message: taken over after this moment, and delivered to nobody."""
     since = func.coalesce(MESSAGE.c.since, MESSAGE.c.first_seen)
@@ -40,7 +36,7 @@ def to_nobody(moment: float | BindParameter[float]) -> tuple[ColumnElement[bool]
     return since > moment, ~delivered
 
 
-def _since(transaction: Transaction, moment: float) -> list[Undelivered]:
+def _undelivered(transaction: Transaction, moment: float) -> list[Undelivered]:
     listed = (
         select(UIDL.c.id)
         .where(UIDL.c.account == MESSAGE.c.account, UIDL.c.id == MESSAGE.c.id)
@@ -54,21 +50,19 @@ def _since(transaction: Transaction, moment: float) -> list[Undelivered]:
     return [Undelivered(account, id_, bool(lies)) for account, id_, lies in found]
 
 
-def _forget(transaction: Transaction, items: Sequence[Sequence[Undelivered]]) -> Sequence[None]:
-    for lost in items:
-        by_account: dict[str, list[str]] = {}
-        for each in lost:
-            by_account.setdefault(each.account, []).append(each.id)
-        for account, ids in by_account.items():
-            for some in chunks(ids):
-                for table in (UIDL, MESSAGE):
-                    of_these = (table.c.account == account, table.c.id.in_(some))
-                    transaction.connection.execute(delete(table).where(*of_these))
-    return [None] * len(items)
+def _forget(transaction: Transaction, lost: Sequence[Undelivered]) -> None:
+    by_account: dict[str, list[str]] = {}
+    for each in lost:
+        by_account.setdefault(each.account, []).append(each.id)
+    for account, ids in by_account.items():
+        for some in chunks(ids):
+            for table in (UIDL, MESSAGE):
+                of_these = (table.c.account == account, table.c.id.in_(some))
+                transaction.connection.execute(delete(table).where(*of_these))
 
 
-DELIVERED_TO_NOBODY: Final = Operation(_undelivered, writes=False)
+DELIVERED_TO_NOBODY: Final = Operation(for_each(_undelivered), writes=False)
 """Answers with what was taken over after a moment (since 1970), and was delivered to nobody."""
 
-FORGET_LOST: Final = Operation(_forget)
+FORGET_LOST: Final = Operation(for_each(_forget))
 """Forgets messages, and their identities."""
