@@ -18,7 +18,7 @@ from typing import Final
 
 from shared.broker import Broker
 from shared.clock import Clock
-from shared.metrics.registry import BLOCKED, BUILD, CONNECTED, UNCONFIRMED, UNSUBSCRIBED, Metrics
+from shared.metrics import BLOCKED, BUILD, CONNECTED, UNCONFIRMED, UNSUBSCRIBED, Metrics
 from shared.supervision import supervise
 
 BEAT: Final = 1.0
@@ -64,7 +64,7 @@ class Health:
         self._unconfirmed = 0.0
         self._metrics.watch(UNSUBSCRIBED, lambda: float(len(self._broker.unsubscribed)))
         self._metrics.watch(UNCONFIRMED, lambda: self._unconfirmed)
-        self._metrics.gauge(BUILD, version).set(1)
+        self._metrics.watch(BUILD, lambda: 1.0, version)
 
     async def beat(self) -> None:
         """Note, every second, that the event loop turns, and what only the loop may look at."""
@@ -105,10 +105,7 @@ class Health:
     def answer(self, path: str) -> Answer:
         """Return status, content type and body for a path."""
         if path == "/metrics":
-            # Not at the top: most runs are never asked, and it loads slowly.
-            from shared.metrics.exposition import text
-
-            return 200, EXPOSITION, text(self._metrics)
+            return 200, EXPOSITION, self._metrics.text()
         checks: dict[str, Callable[[], str | None]] = {
             "/healthz": self.sick,
             "/readyz": self.unready,

@@ -33,7 +33,7 @@ from shared.clock import SystemClock
 from shared.disk.space import Room
 from shared.errors import SpoolUnavailable, StateUnavailable
 from shared.log import LogLines, MailLog
-from shared.metrics.registry import IN_HAND, UNTRIED
+from shared.metrics import IN_HAND, UNTRIED, Metrics
 from shared.queues import RETRIED
 from shared.retry_memory import RetryMemory
 from shared.runner import Runner
@@ -153,7 +153,8 @@ async def open_resources(
     name = wirings[0].name if len(wirings) == 1 else "postmaster"
     # Who counts has all stages in this process, and asks at the end what is left.
     unfinished = None if counts is None else Unfinished()
-    log = MailLog(name, counts, lines=lines, unfinished=unfinished)
+    metrics = Metrics(served=settings.monitor.listen is not None)
+    log = MailLog(name, counts, metrics, lines, unfinished)
     if (fault := failpoint.arm(os.environ)) is not None:
         log.trouble("this process will kill itself", at=fault, because=failpoint.VARIABLE)
     async with AsyncExitStack() as stack:

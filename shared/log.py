@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol, TextIO, TypeAlias
 
 from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.flood import Flood, LogEvent
-from shared.metrics.registry import BYTES, EVENTS, HANDLING, LATENCY, SPOOL, Metrics
+from shared.metrics import BYTES, EVENTS, HANDLING, LATENCY, SPOOL, Metrics
 from shared.outlet import Outlet
 from shared.unfinished import Unfinished
 
@@ -231,7 +231,7 @@ class MailLog:
     Args:
         stage: the name of the stage or process, on every line.
         counts: where events are counted by name (``bytes``: the sum of fetched sizes).
-        metrics: where they are measured for Prometheus.
+        metrics: where they are measured for Prometheus, if anybody can ask.
         lines: where the lines go, as ``configure`` returns it; JSON on standard error if None.
         unfinished: is told which messages have begun and ended; None where nobody asks, as it grows
             where another process ends what this one begins.
@@ -256,7 +256,7 @@ class MailLog:
         # From the beginning, so that an alert sees the first one as an increase.
         self._missing = self.metrics.counter(SPOOL, stage, "missing")
         self._unavailable = self.metrics.counter(SPOOL, stage, "unavailable")
-        self._events: dict[str, Callable[[], None]] = {}
+        self._events: dict[str, Callable[[float], None]] = {}
 
     def of(self, stage: str) -> MailLog:
         """Return the log of another stage in this process, with the same counts and metrics."""
@@ -270,8 +270,8 @@ class MailLog:
         self.counts[event] += 1
         one_more = self._events.get(event)
         if one_more is None:
-            one_more = self._events[event] = self.metrics.counter(EVENTS, self._stage, event).inc
-        one_more()
+            one_more = self._events[event] = self.metrics.counter(EVENTS, self._stage, event)
+        one_more(1)
 
     def _say(self, level: int, event: str, /, **about: object) -> None:
         self._lines.say(level, self._stage, event, about)
@@ -286,7 +286,7 @@ class MailLog:
         if self.unfinished is not None:
             self.unfinished.begin(id_)
         self.counts["bytes"] += size
-        self._bytes.inc(size)
+        self._bytes(size)
         self._say(INFO, "fetched", id=id_, account=account, uidl=printable(uidl), size=size)
 
     def suppressed(self, id_: str, account: str, why: str) -> None:
@@ -305,7 +305,7 @@ class MailLog:
         """A message arrived at its destination, so many seconds after it was fetched."""
         self._count("delivered")
         self._end(id_)
-        self._latency.observe(max(age, 0.0))
+        self._latency(max(age, 0.0))
         self._say(INFO, "delivered", id=id_, account=account, receipt=printable(receipt))
 
     def retrying(self, id_: str, account: str, queue: str, reason: str, attempt: int) -> None:
@@ -389,7 +389,7 @@ class MailLog:
     ) -> None:
         """The spool has lost a large message, or does not work: somebody has to look."""
         missing = isinstance(error, SpoolMissing)
-        (self._missing if missing else self._unavailable).inc()
+        (self._missing if missing else self._unavailable)(1)
         what = "blob missing" if missing else "spool unavailable"
         self._say_some(ERROR, what, id=id_, account=account, why=printable(str(error)))
 
@@ -405,7 +405,7 @@ class MailLog:
 
     def handled(self, seconds: float) -> None:
         """A handler is done with a message, however it went."""
-        self._handling.observe(seconds)
+        self._handling(seconds)
 
     def trouble(self, what: str, /, **about: object) -> None:
         """Something that is not a message is wrong: a connection, a database, a worker."""

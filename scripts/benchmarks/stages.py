@@ -20,7 +20,7 @@ from scripts.benchmarks.connector import LIMITS, PATIENCE, cpu, declare, due, ta
 from scripts.benchmarks.measure import cpu_of, until
 from scripts.benchmarks.place import USER, Drop, Load, Place, message
 from shared.message import Envelope, Fetched, Hop, Inline
-from shared.metrics.registry import EVENTS
+from shared.metrics import EVENTS
 from shared.queue_publisher import QueuePublisher
 from shared.queues import INCOMING
 from shared.settings.model import RetrySettings

@@ -16,7 +16,7 @@ from services.deliverer.unrecorded import Unrecorded
 from services.wiring import Assembly, Resources, StageWiring
 from shared.log import MailLog
 from shared.message import Addressed
-from shared.metrics.registry import BREAKER
+from shared.metrics import BREAKER
 from shared.queues import PICKUP
 from shared.stage import Stage
 from shared.state import State  # here, so that it is loaded before the stage says it has started

@@ -19,7 +19,7 @@ from services.wiring import Assembly, Companion, Resources, StageWiring
 from shared.errors import ConfigError
 from shared.ledger import safe_age
 from shared.message import Poll
-from shared.metrics.registry import HELD
+from shared.metrics import HELD
 from shared.queue_publisher import QueuePublisher
 from shared.queues import INCOMING, POLL
 from shared.redaction.known_secrets import KnownSecrets

@@ -15,7 +15,7 @@ from services.health import UNCONFIRMED_FOR, Health
 from shared.broker import Send
 from shared.broker.rabbitmq import RabbitBroker
 from shared.errors import BrokerUnavailable
-from shared.metrics.registry import UNCONFIRMED, UNSUBSCRIBED, Metrics
+from shared.metrics import UNCONFIRMED, UNSUBSCRIBED, Metrics
 from tests.clock import ShiftedClock
 from tests.deliveries import singly
 from tests.flow.forked import ForkedConnector
@@ -39,7 +39,7 @@ async def watched(site: Site, clock: ShiftedClock) -> AsyncIterator[tuple[Rabbit
     """Yield a broker that is open, and what its process tells of itself."""
     broker = site.make(clock=clock)
     await broker.open()
-    vitals = Health(broker, clock, Metrics(), "0")
+    vitals = Health(broker, clock, Metrics(served=True), "0")
     vitals.started = True
     beating = asyncio.create_task(vitals.beat())
     try:

@@ -17,7 +17,7 @@ import pytest
 from shared.broker import HANDED_OUT, Send
 from shared.failpoint import VARIABLE
 from shared.message import Envelope, Fetched, Inline
-from shared.metrics.registry import UNTRIED
+from shared.metrics import UNTRIED
 from shared.queues import INCOMING, PICKUP, QUARANTINE, Tier
 from shared.runner import RENEW
 from shared.trial.suspects import SUSPECT

@@ -16,6 +16,7 @@ from shared.broker.embedded.steward import EmbeddedSteward
 from shared.clock import Clock, SystemClock
 from shared.log import LogLines, MailLog
 from shared.message import Addressed, Envelope, Inline, Summary
+from shared.metrics import Metrics
 from shared.outcome import Answer, Outcome
 from shared.queues import PICKUP, Tier
 from shared.runner import Runner
@@ -94,7 +95,7 @@ async def at_work(
     broker = EmbeddedBroker(folder / "queue.db", tiers=TIERS, name="test")
     spool = Spool(str(folder / "spool"))
     said = StringIO()
-    log = MailLog("deliverer", lines=LogLines(said))
+    log = MailLog("deliverer", metrics=Metrics(served=True), lines=LogLines(said))
     bench = Bench(
         broker,
         EmbeddedSteward(folder / "queue.db", TIERS),

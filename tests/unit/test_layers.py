@@ -31,7 +31,7 @@ LIBRARIES = {
     "pydantic": ("shared.settings*",),
     "pydantic_core": ("shared.settings*",),
     "tomli": ("shared.settings.source",),
-    "prometheus_client": ("shared.metrics.exposition",),
+    "prometheus_client": ("shared.metrics",),
     "tenacity": ("shared.waiting", "shared.state.database", "services.fetcher.pop3.connection"),
     "click": ("services.command_line", "services.postmaster.*"),
     "rich": ("services.run", "services.postmaster.*"),

@@ -15,8 +15,7 @@ import pytest
 
 from shared.flood import SOME, STRETCH
 from shared.log import LogLines, MailLog, configure, printable
-from shared.metrics.exposition import text as text_of
-from shared.metrics.registry import EVENTS, HANDLING, LATENCY, METRICS, SPOOL, Metrics
+from shared.metrics import EVENTS, HANDLING, LATENCY, METRICS, SPOOL, Metrics
 
 
 class Terminal(io.StringIO):
@@ -168,25 +167,25 @@ def test_a_stream_that_is_gone_stops_no_mail() -> None:
 
 def test_events_are_counted_for_the_summary_and_for_prometheus() -> None:
     counts: Counter[str] = Counter()
-    log = MailLog("run", counts).of("fetcher")
+    log = MailLog("run", counts, Metrics(served=True)).of("fetcher")
     log.fetched("id1", "sales", "u", 100)
     log.fetched("id2", "sales", "u", 11)
     assert (counts["fetched"], counts["bytes"]) == (2, 111)
-    text = text_of(log.metrics).decode()
+    text = log.metrics.text().decode()
     assert f'{EVENTS}{{event="fetched",stage="fetcher"}} 2.0' in text
     assert "pop3_connector_fetched_bytes_total 111.0" in text
 
 
 def test_every_metric_that_is_declared_is_exposed() -> None:
-    text = text_of(MailLog("run").metrics).decode()
+    text = Metrics(served=True).text().decode()
     assert all(f"# HELP {m.name}" in text for m in METRICS)
 
 
 def test_a_value_belongs_to_the_bucket_whose_bound_it_is_and_to_all_above() -> None:
-    log = MailLog("parser")
+    log = MailLog("parser", metrics=Metrics(served=True))
     for seconds in (0.0, 0.0001, 0.00011, 300, 301):
         log.handled(seconds)
-    text = text_of(log.metrics).decode()
+    text = log.metrics.text().decode()
     for bound, count in (("0.0001", 2), ("0.0005", 3), ("60.0", 3), ("300.0", 4), ("+Inf", 5)):
         assert f'{HANDLING}_bucket{{le="{bound}",stage="parser"}} {count}.0\n' in text
     assert f'{HANDLING}_count{{stage="parser"}} 5.0\n' in text
@@ -195,16 +194,16 @@ def test_a_value_belongs_to_the_bucket_whose_bound_it_is_and_to_all_above() -> N
 
 
 def test_a_clock_set_back_does_not_make_a_delivery_of_less_than_no_time() -> None:
-    log = MailLog("deliverer")
+    log = MailLog("deliverer", metrics=Metrics(served=True))
     log.delivered("id1", "sales", "250 ok", -5.0)
-    assert f"{LATENCY}_sum 0.0\n" in text_of(log.metrics).decode()
+    assert f"{LATENCY}_sum 0.0\n" in log.metrics.text().decode()
 
 
 def test_a_metric_has_the_labels_that_are_declared() -> None:
-    with pytest.raises(ValueError, match="labels"):
-        Metrics().counter(SPOOL, "parser")
+    with pytest.raises(ValueError, match="label"):
+        Metrics(served=True).counter(SPOOL, "parser")
     with pytest.raises(KeyError):
-        Metrics().counter("pop3_connector_other_total")
+        Metrics(served=True).counter("pop3_connector_other_total")
 
 
 def test_printable_keeps_letters_and_cuts() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.metrics.registry import METRICS
+from shared.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy/monitoring"

@@ -18,7 +18,6 @@ from shared.clock import SystemClock
 from shared.errors import SpoolMissing, SpoolUnavailable
 from shared.log import MailLog
 from shared.message import Addressed, Envelope, Spooled
-from shared.metrics.exposition import text as text_of
 from shared.outcome import Answer, Busy, DeadLetter, Done, Forward, Outcome, Retry, Split
 from shared.queues import PICKUP, QUARANTINE, Tier, plan
 from shared.runner import Runner
@@ -67,10 +66,10 @@ async def test_what_the_spool_does_not_give_is_a_retry_no_defect_and_an_alarm(
     async with at_work(tmp_path, handle) as bench:
         await bench.put("a")
         counted = f'spool_failures_total{{stage="deliverer",what="{what}"}}'
-        assert f"{counted} 0.0" in text_of(bench.log.metrics).decode()
+        assert f"{counted} 0.0" in bench.log.metrics.text().decode()
         await bench.until("pickup.retry.1h", 1)
         assert bench.log.counts["crashed"] == 0
-        assert f"{counted} 1.0" in text_of(bench.log.metrics).decode()
+        assert f"{counted} 1.0" in bench.log.metrics.text().decode()
         (kept,) = bench.steward.browse("pickup.retry.1h")
         assert kept.headers["reason"] == str(error)
     (line,) = [e for e in map(json.loads, bench.said.getvalue().splitlines()) if e["event"] == said]

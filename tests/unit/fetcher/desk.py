@@ -19,6 +19,7 @@ from shared.broker.embedded.broker import EmbeddedBroker
 from shared.broker.embedded.steward import EmbeddedSteward
 from shared.log import MailLog
 from shared.message import Envelope, Fetched, Inline, Poll
+from shared.metrics import Metrics
 from shared.outcome import Outcome
 from shared.queue_publisher import QueuePublisher
 from shared.queues import INCOMING, POLL, Tier
@@ -161,7 +162,8 @@ async def opened(folder: Path) -> AsyncIterator[Desk]:
     state = await State.open(url, owner=new_owner(), clock=clock)
     spool = Spool(str(folder / "spool"))
     try:
-        yield Desk(folder, broker, steward, state, spool, MailLog("fetcher"), clock)
+        log = MailLog("fetcher", metrics=Metrics(served=True))
+        yield Desk(folder, broker, steward, state, spool, log, clock)
     finally:
         await state.close()
         steward.close()

@@ -8,7 +8,6 @@ import pytest
 
 from services.fetcher.commit_pipeline import SessionLimits
 from shared.message import Inline, Spooled
-from shared.metrics.exposition import text as text_of
 from shared.state import State, new_owner
 from tests.servers.pop3 import Pop3Server, Say
 from tests.unit.fetcher.desk import UIDLS, Desk, deleted, some
@@ -243,7 +242,7 @@ async def test_a_large_message_that_the_spool_does_not_take_keeps_none_of_the_ot
         state = (await desk.state.accounts())["sales"]
         assert "Not a directory" in str(state.last_error)
         assert b'spool_failures_total{stage="fetcher",what="unavailable"} 1.0' in (
-            text_of(desk.log.metrics)
+            desk.log.metrics.text()
         )
         spool.unlink()
         await desk.poll(server)
