@@ -1,25 +1,30 @@
 """Tries what a configuration leads to: our own places, each account's login, each destination.
 
-Nothing is fetched, deleted or delivered: STAT and QUIT, or what comes before MAIL. A few at a time,
-as providers count connections, and none for long. No secret is in what is said.
+State database, broker and spool: nothing is made or changed there, neither a table nor a queue nor
+a file. What is a file, or a folder, on this machine and is not there yet is made at the first
+start, and counts as good. Nothing is fetched, deleted or delivered: STAT and QUIT, or what comes
+before MAIL. A few at a time, as providers count connections, and none for long. No secret is in
+what is said.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
-from services.check_places import places
 from services.deliverer.destinations import courier_for
 from services.deliverer.wiring import dialogues
-from services.fetcher.pop3.login import Login
 from services.fetcher.pop3.session import Pop3Session
 from services.fetcher.wiring import account as account_of
 from services.postmaster import show
 from services.postmaster.configuration import ConnectionTest
+from services.postmaster.opening import open_management, open_spool, open_steward
+from services.postmaster.state import PATIENCE as DATABASE_PATIENCE
+from services.postmaster.state import ledger_file
 from shared.errors import (
     BrokerUnavailable,
     ConfigError,
@@ -31,9 +36,13 @@ from shared.errors import (
     TooManyConnections,
 )
 from shared.log import MailLog, printable
+from shared.queues import POLL
 from shared.redaction.known_secrets import KnownSecrets
 from shared.settings.model import AccountSettings, DestinationSettings, Settings
 from shared.settings.written_secrets import secrets_in
+from shared.sqlite.rebuild import damage_error, look
+from shared.state.database import probe
+from shared.words import counted
 
 AT_ONCE: Final = 32
 AT_ONE_HOST: Final = 4
@@ -86,7 +95,7 @@ async def try_connections(settings: Settings, log: MailLog) -> list[ConnectionTe
             return await _outcome("destination", name, _reach(name, table, recipients, log, known))
 
     return await asyncio.gather(
-        *(_outcome(*trial) for trial in places(settings)),
+        *(_outcome(*trial) for trial in _places(settings)),
         *(account(table) for table in settings.accounts if table.enabled),
         *(destination(*item) for item in settings.every_destination.items()),
     )
@@ -105,13 +114,61 @@ async def _outcome(what: str, name: str, work: Coroutine[None, None, str]) -> Co
         return ConnectionTest(what, name, False, printable(f"{type(error).__name__}: {error}"))
 
 
+def _places(settings: Settings) -> Iterator[tuple[str, str, Coroutine[None, None, str]]]:
+    """Yield what of our own is to be tried: its kind and name, and what returns what is there."""
+    yield "state", "database", asyncio.to_thread(_state, settings)
+    yield "broker", "queues", asyncio.to_thread(_broker, settings)
+    if settings.broker.management_url is not None and not settings.broker.embedded:
+        yield "broker", "management", asyncio.to_thread(_management, settings)
+    yield "spool", "blobs", _spool(settings)
+
+
+def _state(settings: Settings) -> str:
+    if (file := ledger_file(settings)) is not None:
+        return _file(file)
+    there = probe(settings.state_address(), DATABASE_PATIENCE)
+    return f"logged in to {settings.state.url}{'' if there else '; its tables are not made yet'}"
+
+
+def _broker(settings: Settings) -> str:
+    if settings.broker.embedded:
+        return _file(settings.queue_file)
+    with open_steward(settings) as steward:
+        depths = steward.depths()
+    absent = sum(depth is None for depth in depths.values())
+    missing = f"; {counted(absent, 'queue')} to be declared (topology declare)" if absent else ""
+    return f"logged in to {', '.join(map(str, settings.broker.every_url))}{missing}"
+
+
+def _management(settings: Settings) -> str:
+    if (management := open_management(settings)) is not None:
+        management.queues([POLL])
+    return f"logged in to {settings.broker.management_url}"
+
+
+async def _spool(settings: Settings) -> str:
+    where = settings.spool.url or settings.data_dir / "spool"
+    await open_spool(settings).mark()
+    return f"reached {where}"
+
+
+def _file(path: Path) -> str:
+    if not path.exists():
+        return f"not there yet, and made at the start: {path}"
+    health = look(path)
+    if health.faults:
+        raise damage_error(path, health.faults[0])
+    if health.unknown:
+        raise ConfigError(str(path), health.unknown)
+    return f"opened {path}"
+
+
 async def _log_in(
     table: AccountSettings, settings: Settings, log: MailLog, known: KnownSecrets
 ) -> str:
     login = account_of(table, settings.limits, known).login
-    session = await Pop3Session.open(
-        _with_short_timeout(login), tell=log.dialogue(account=table.name)
-    )
+    impatient = replace(login, timeout=min(login.timeout, PATIENCE))
+    session = await Pop3Session.open(impatient, tell=log.dialogue(account=table.name))
     try:
         count, size = await session.stat()
         await session.quit()
@@ -119,10 +176,6 @@ async def _log_in(
         await session.abort()
         raise
     return f"logged in to {login.server}; messages there: {count} ({show.size(size)})"
-
-
-def _with_short_timeout(login: Login) -> Login:
-    return replace(login, timeout=min(login.timeout, PATIENCE))
 
 
 async def _reach(

@@ -119,7 +119,7 @@ def check_config(invocation: Invocation, connect: bool, as_json: bool) -> int:
 
 
 def _stage(name: str, summary: str) -> click.Command:
-    @click.command(name, help=f"{summary} Until SIGTERM.")
+    @click.command(name, help=f"{summary} Runs until SIGTERM.")
     @pass_invocation
     def stage(invocation: Invocation) -> int:
         _end_on_signals(0)

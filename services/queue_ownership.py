@@ -15,11 +15,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from shared.clock import Clock
 from shared.errors import StateUnavailable
+from shared.log import MailLog
 from shared.mark import Mark, moment
+
+if TYPE_CHECKING:
+    from shared.state.installation import Question
 
 EVERY: Final = 3.0
 """Seconds between two looks while they are another's."""
@@ -35,22 +39,6 @@ SHARED: Final = (
     f" broker.instance of its own; {LOST}"
 )
 """What to do where others may use the broker, too."""
-
-
-class Question(Protocol):
-    """What the state database says of itself, and what the operator was asked."""
-
-    @property
-    def own(self) -> str | None:
-        """Its id; None where it never wrote one down."""
-
-    @property
-    def asked(self) -> str | None:
-        """What the operator was asked about."""
-
-    @property
-    def chosen(self) -> bool:
-        """Whether something was chosen then."""
 
 
 class QuestionSource(Protocol):
@@ -71,23 +59,13 @@ class QueueMark(Protocol):
         """Return the one that lies with the queues; None where there is none."""
 
 
-class Journal(Protocol):
-    """Told what is found."""
-
-    def note(self, what: str, /, **about: object) -> None:
-        """Something has happened."""
-
-    def trouble(self, what: str, /, **about: object) -> None:
-        """Something is wrong."""
-
-
 class QueueOwnership:
     """Knows whether work may be taken from the queues.
 
     Args:
         ledger: the state database of this process.
         marks: elsewhere.
-        journal: told once of queues that are another's, and of when that is over.
+        log: told once of queues that are another's, and of when that is over.
         clock: the time.
         advice: what the operator can do.
     """
@@ -96,14 +74,14 @@ class QueueOwnership:
         self,
         ledger: QuestionSource,
         marks: QueueMark,
-        journal: Journal,
+        log: MailLog,
         clock: Clock,
         advice: str = SHARED,
     ) -> None:
         self._advice = advice
         self._ledger = ledger
         self._marks = marks
-        self._journal = journal
+        self._log = log
         self._clock = clock
         self._ours = False
         self._one = asyncio.Lock()
@@ -135,16 +113,16 @@ class QueueOwnership:
             return
         self._why = why
         if why is None:
-            self._journal.note("the queues are ours: work is taken from them")
+            self._log.note("the queues are ours: work is taken from them")
         else:
-            self._journal.trouble(f"nothing is taken from the queues: {why}", advice=self._advice)
+            self._log.trouble(f"nothing is taken from the queues: {why}", advice=self._advice)
 
     async def _find_reason(self) -> str | None:
         """Return why the queues are not ours; None where they are."""
         question = await self._ledger.question()
         if question is None:
             why = "this process may not look into its tables installation and account"
-            self._journal.trouble("nobody knows whose the queues are", why=why)
+            self._log.trouble("it is not known whose the queues are", why=why)
             return None
         mark = await self._marks.queues()
         if mark is None or mark.state == question.own or _is_answered(question, mark):

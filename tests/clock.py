@@ -78,11 +78,23 @@ class ManualClock:
             self._now, _, future = heapq.heappop(self._sleepers)
             if not future.done():
                 future.set_result(None)
-            for _ in range(20):
-                await asyncio.sleep(0)
+            await _let_run()
         self._now = target
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await _let_run()
+
+
+async def _let_run() -> None:
+    """Let the event loop turn 20 times; fewer where it has had nothing to do for two turns.
+
+    A day of a clock with a sleeper for every five seconds is 17,000 of these.
+    """
+    ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
+    idle = 0
+    for _ in range(20):
+        await asyncio.sleep(0)
+        idle = 0 if ready else idle + 1
+        if idle == 2:
+            return
 
 
 class ShiftedClock:

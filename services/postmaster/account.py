@@ -16,6 +16,8 @@ import click
 from services.postmaster import show
 from services.postmaster.confirmation import require_confirmed
 from services.postmaster.invocation import Invocation, pass_invocation
+from services.postmaster.opening import open_state
+from services.postmaster.options import json_option, yes_option
 from shared.ledger import ADOPT, FETCH_AGAIN, UNDELIVERED
 from shared.log import printable
 
@@ -26,8 +28,6 @@ _names = click.argument("names", nargs=-1, metavar="[NAME]...")
 _all = click.option(
     "--all", "every", is_flag=True, help="All accounts, also those configured later."
 )
-_yes = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 _SAID: Final = {
     ADOPT: "what lies at its server then counts as delivered",
@@ -36,7 +36,7 @@ _SAID: Final = {
 }
 
 
-@click.group(help="What lies at the server of an account: delivered already, or to come again.")
+@click.group(help="Say of the mail at a server: it counts as delivered, or is fetched again.")
 def account() -> None:
     """Group the commands."""
 
@@ -44,16 +44,16 @@ def account() -> None:
 @account.command("adopt")
 @_names
 @_all
-@_yes
-@_json
+@yes_option
+@json_option
 @pass_invocation
 def adopt(
     invocation: Invocation, names: Sequence[str], every: bool, yes: bool, as_json: bool
 ) -> None:
     """Count what lies at the servers of these accounts as delivered; what comes later is fetched.
 
-    The next poll does so, and an account that is held is polled again. For its identity each
-    message is read once. It is kept at the server as the account says.
+    The next poll does so, and an account that is held is polled again. Each message is read once,
+    for its identity, and stays at the server for as long as the account keeps its mail there.
     """
     settings = invocation.settings()
     chosen = _choose_accounts(settings, names, every)
@@ -73,8 +73,8 @@ def adopt(
 @_names
 @_all
 @click.option("--undelivered", is_flag=True, help="Only what was never delivered to anybody.")
-@_yes
-@_json
+@yes_option
+@json_option
 @pass_invocation
 def fetch_again(
     invocation: Invocation,
@@ -137,14 +137,8 @@ def _choose(
 
 
 async def _write_choice(settings: Settings, names: Sequence[str], choice: str, every: bool) -> None:
-    # Not at the top: SQLAlchemy takes its time to load.
-    from shared.state import State, new_owner
-
-    state = await State.open(settings.state_address(), owner=new_owner())
-    try:
+    async with open_state(settings.state_address()) as state:
         await state.choose(names, choice, ends=every)
-    finally:
-        await state.close()
 
 
 def _some(names: Sequence[str]) -> str:

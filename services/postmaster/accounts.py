@@ -9,6 +9,7 @@ import click
 from services.postmaster import show
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.opening import account_states, missing_database
+from services.postmaster.options import json_option
 from shared.clock import SystemClock
 from shared.log import printable
 from shared.settings.model import AccountSettings
@@ -44,13 +45,13 @@ FAILING: Final = 1
 
 @click.command("accounts")
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @pass_invocation
 @click.pass_context
 def accounts(
     context: click.Context, invocation: Invocation, name: str | None, as_json: bool
 ) -> None:
-    """Show how each account stands, or the one of this NAME in full.
+    """Show how each account stands, or all about the one called NAME.
 
     When it was polled last, what went wrong or was left undone, and when it is polled next. The
     exit status is 1 where an account fails, or is held, or the state database is not there.
@@ -154,7 +155,7 @@ def _held(state: AccountState | None) -> bool:
 
 
 def _next(account: AccountSettings, state: AccountState | None, now: float) -> str:
-    if state is None or not account.enabled or (state.held and not state.choice):
+    if state is None or not account.enabled or _held(state):
         return ""
     if _overdue(account, state, now):
         return f"overdue {show.roughly(now - state.next_poll)}"
@@ -164,7 +165,7 @@ def _next(account: AccountSettings, state: AccountState | None, now: float) -> s
 
 def _overdue(account: AccountSettings, state: AccountState | None, now: float) -> bool:
     """Return whether an account has been due for long, and nobody is polling it or about to."""
-    if state is None or not account.enabled or (state.held and not state.choice):
+    if state is None or not account.enabled or _held(state):
         return False
     queued = state.queued_until > now and state.queued_at > now - QUEUED_LONG
     return not queued and 0 < state.next_poll < now - LATE

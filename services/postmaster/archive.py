@@ -162,7 +162,8 @@ def members(path: Path) -> Generator[Member, None, None]:
                 if file is None or member.name in sums:
                     raise Damaged("there is something in it that no backup writes")
                 if member.name == _SUMS:
-                    _compare(_described(file), sums)
+                    if _described(file) != sums:
+                        raise Damaged("what is in it is not what was written")
                     return
                 _require_ours(member.name)
                 summed = _Summed(file)
@@ -188,11 +189,6 @@ def _described(file: IO[bytes]) -> Any:
         return json.loads(file.read(_DESCRIPTION))
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{_SUMS} in it cannot be read") from error
-
-
-def _compare(written: object, found: dict[str, list[object]]) -> None:
-    if written != found:
-        raise Damaged("what is in it is not what was written")
 
 
 def _require_ours(name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterator
 from importlib import metadata
@@ -17,17 +16,17 @@ from services.postmaster.archive import LEDGERS, QUEUES
 from services.postmaster.errors import Unfit
 from services.postmaster.installation_files import InstallationFiles
 from services.postmaster.invocation import Invocation, pass_invocation
+from services.postmaster.options import json_option
 from services.postmaster.snapshot import Snapshot, own_folder, readable, snapshot
 from services.postmaster.state import require_stopped
 from shared import failpoint
 from shared.clock import SystemClock
-from shared.disk.durable import sync
+from shared.disk.durable import durable_file, sync
 from shared.disk.explain import disk_words
 from shared.errors import ConfigError, StateUnavailable
 from shared.log import printable
 from shared.sqlite.rebuild import damage_error, look
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _file = click.argument("file", type=click.Path(path_type=Path))
 
 _DRAFT: Final = "archive"
@@ -44,7 +43,7 @@ class _Saved(NamedTuple):
 
 @click.command()
 @_file
-@_json
+@json_option
 @pass_invocation
 def backup(invocation: Invocation, file: Path, as_json: bool) -> None:
     """Save queues, ledgers and spool as they are at this moment into one FILE.
@@ -87,13 +86,13 @@ def backup(invocation: Invocation, file: Path, as_json: bool) -> None:
 
 @click.command()
 @_file
-@_json
+@json_option
 @pass_invocation
 def restore(invocation: Invocation, file: Path, as_json: bool) -> None:
-    """Put back what "backup" saved into FILE; data_dir must be empty, and no process run.
+    """Put back what "backup" saved into FILE; data_dir must be empty, no process may run.
 
-    FILE is looked through to its end before anything is put back. Mail that was fetched since, and
-    is no longer at the provider, is not in it; what was delivered since is delivered again.
+    FILE is read to its end and checked before anything is put back. Mail that was fetched since,
+    and is no longer at the provider, is not in it; what was delivered since is delivered again.
     """
     settings = invocation.settings()
     parts = InstallationFiles.of(settings)
@@ -170,7 +169,7 @@ def _write_archive(parts: InstallationFiles, found: Snapshot, folder: Path) -> _
         missing = sorted(held.keys - blobs.keys()) if parts.spool is not None else []
     about = archive.About(moment, metadata.version("pop3-connector"), parts.holds, tuple(missing))
     draft = folder / _DRAFT
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+    with durable_file(draft) as out:
         writer = archive.Writer(out, about)
         for name, path in copies.items():
             writer.add(name, path)
@@ -179,6 +178,4 @@ def _write_archive(parts: InstallationFiles, found: Snapshot, folder: Path) -> _
         for key, path in blobs.items():
             writer.add(f"{archive.SPOOL}{key}", path)
         writer.finish()
-        out.flush()
-        os.fsync(out.fileno())
     return _Saved(about, messages, len(blobs), draft.stat().st_size)

@@ -22,6 +22,7 @@ from services.postmaster.absent import open_folder
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.mail_folder import MailFolder
 from services.postmaster.opening import open_spool
+from services.postmaster.options import json_option
 from services.postmaster.selection import selecting, selection_in
 from shared.broker import Stored
 from shared.errors import SpoolMissing, SpoolUnavailable
@@ -44,7 +45,7 @@ def export(folder: MailFolder) -> click.Command:
         type=click.Path(path_type=Path),
         help="A new file to write to, or a folder for a file each; else standard output.",
     )
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @json_option
     @pass_invocation
     def command(
         invocation: Invocation, /, output: Path | None, as_json: bool, **options: Any

@@ -27,6 +27,7 @@ from services.postmaster.mail_folder import (
     Sent,
 )
 from services.postmaster.opening import open_spool
+from services.postmaster.options import json_option, yes_option
 from services.postmaster.out_of_sight import unlisted
 from services.postmaster.selection import (
     Filters,
@@ -45,15 +46,14 @@ from shared.errors import BrokerUnavailable, Refused
 from shared.log import printable
 from shared.settings.fields import MAILBOX
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _id = click.argument("id_", metavar="ID")
 
 NEWEST: Final = 100
 """Messages that are listed, newest first, if nothing else is said: so many are held in memory."""
 
 _AGAIN: Final = """Try messages again, directed anew: to the mailbox and destination that the
-configuration names now for their account, or that you name here. Who has a message already does not
-get it again."""
+configuration names now for their account, or that you name here. Recipients who have a message
+already do not get it again."""
 
 
 def _commands(folder: MailFolder) -> click.Group:
@@ -73,9 +73,9 @@ def _list(folder: MailFolder) -> click.Command:
         "--newest",
         "newest_first",
         is_flag=True,
-        help=f"Newest first; {NEWEST} of them, unless --limit says otherwise.",
+        help=f"Newest first: as many as --limit says, or {NEWEST}.",
     )
-    @_json
+    @json_option
     @pass_invocation
     def list_(
         invocation: Invocation,
@@ -111,7 +111,7 @@ def _list(folder: MailFolder) -> click.Command:
 def _show(folder: MailFolder) -> click.Command:
     @click.command("show", help="Show a message: why it is here, its path so far, its header.")
     @_id
-    @_json
+    @json_option
     @pass_invocation
     def show_(invocation: Invocation, id_: str, as_json: bool) -> None:
         with open_folder(invocation.settings(), folder) as (steward, _):
@@ -141,7 +141,7 @@ def _again(folder: MailFolder) -> click.Command:
         metavar="NAME",
         help="Deliver to this destination instead of the account's.",
     )
-    @_json
+    @json_option
     @pass_invocation
     def again(
         invocation: Invocation,
@@ -193,8 +193,8 @@ def _stays(sent: Sent, asked: int) -> str:
 def _drop(folder: MailFolder) -> click.Command:
     @click.command("drop", help="Delete messages for good.")
     @selecting
-    @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-    @_json
+    @yes_option
+    @json_option
     @pass_invocation
     def drop(invocation: Invocation, /, yes: bool, as_json: bool, **options: Any) -> None:
         failpoint.arm(invocation.environ)

@@ -16,7 +16,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from services.postmaster.opening import open_steward
+from services.postmaster.opening import open_state, open_steward
 from shared.clock import SystemClock
 from shared.ledger import safe_age
 from shared.settings.model import Settings
@@ -55,17 +55,11 @@ def find_lost(settings: Settings, ledgers: Path | None) -> LostMessages:
 
 
 async def _compare(settings: Settings, queued: Collection[str], whole: bool) -> LostMessages:
-    # Not at the top: SQLAlchemy takes its time to load.
-    from shared.state import State, new_owner
-
-    state = await State.open(settings.state_address(), owner=new_owner())
-    try:
+    async with open_state(settings.state_address()) as state:
         since = SystemClock().now() - safe_age(settings.retry.give_up_after)
         lost = [each for each in await state.delivered_to_nobody(since) if each.id not in queued]
         if whole:
             await state.forget_lost(lost)
-    finally:
-        await state.close()
     return LostMessages(
         Counter(each.account for each in lost if each.listed),
         Counter(each.account for each in lost if not each.listed),

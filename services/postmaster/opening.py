@@ -6,8 +6,8 @@ Modules are imported when they are needed: of the two brokers, only the one in u
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +22,7 @@ from shared.settings.model import Settings
 if TYPE_CHECKING:
     from shared.broker.management import Management
     from shared.spool import Spool
-    from shared.state import AccountState
+    from shared.state import AccountState, State
 
 
 _LINE: Final = 1000
@@ -74,6 +74,24 @@ def open_spool(settings: Settings) -> Spool:
     return Spool(settings.spool_url, settings.spool.options)
 
 
+@asynccontextmanager
+async def open_state(address: str | Path) -> AsyncIterator[State]:
+    """Yield the state database, its tables made or brought up to date, until the block ends.
+
+    Raises:
+        ConfigError: the database's URL, credentials or file are wrong.
+        StateUnavailable: it does not answer.
+    """
+    # Not at the top: SQLAlchemy takes its time to load.
+    from shared.state import State, new_owner
+
+    state = await State.open(address, owner=new_owner())
+    try:
+        yield state
+    finally:
+        await state.close()
+
+
 def account_states(settings: Settings) -> Mapping[str, AccountState]:
     """Return how each account stands that was ever due. A database is not made for the question.
 
@@ -103,13 +121,8 @@ def _file(url: str) -> Path | None:
 
 
 async def _account_states(address: str | Path) -> Mapping[str, AccountState]:
-    from shared.state import State, new_owner
-
-    state = await State.open(address, owner=new_owner())
-    try:
+    async with open_state(address) as state:
         return await state.accounts()
-    finally:
-        await state.close()
 
 
 def _rabbitmq(settings: Settings, report: Report) -> Steward | None:

@@ -9,7 +9,6 @@ disk. It trusts that nobody starts the product meanwhile.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
@@ -22,7 +21,7 @@ from services.postmaster.installation_files import InstallationFiles
 from services.postmaster.state import PATIENCE, health_of, hold, make_ledgers, make_queues
 from shared.broker import Stored
 from shared.broker.embedded import statements
-from shared.disk.durable import sync
+from shared.disk.durable import durable_file, sync
 from shared.disk.replaced_file import beside, write_file
 from shared.log import printable
 from shared.mark import Mark
@@ -165,7 +164,7 @@ def _require_whole(name: str, draft: Path, make: Callable[[Path], None]) -> None
     if health.unknown:
         raise Unfit(f"nothing was restored, as {name} in it cannot be looked at: {health.unknown}")
     if faults := health.faults:
-        raise Unfit(f"nothing was restored, as {name} in it does not do: {faults[0]}")
+        raise Unfit(f"nothing was restored, as {name} in it cannot be used: {faults[0]}")
     with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode = DELETE").fetchone()  # a file that is whole by itself
     sync(draft)
@@ -255,8 +254,5 @@ def _put_marks(parts: InstallationFiles, ledgers: Path) -> None:
 
 
 def _write(path: Path, pieces: Iterable[bytes]) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-        for piece in pieces:
-            out.write(piece)
-        out.flush()
-        os.fsync(out.fileno())
+    with durable_file(path) as out:
+        out.writelines(pieces)

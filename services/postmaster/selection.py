@@ -24,9 +24,9 @@ from services.postmaster.mail_folder import (
     browse,
     find,
 )
+from services.postmaster.options import seconds
 from shared.broker import Steward, Stored
 from shared.queues import STAGES
-from shared.settings.values import duration
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -143,26 +143,17 @@ def _filled(_: click.Context, parameter: click.Parameter, value: str | None) -> 
     return value
 
 
-def _seconds(_: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    try:
-        return None if value is None else duration(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param=parameter) from None
-
-
 _FILTERS: Final = (
-    click.option("--account", metavar="NAME", callback=_filled, help="Those of this account."),
+    click.option("--account", metavar="NAME", callback=_filled, help="Only mail of this account."),
     click.option(
-        "--reason", metavar="TEXT", callback=_filled, help="Those with this text in their reason."
+        "--reason", metavar="TEXT", callback=_filled, help="Only with this text in the reason."
     ),
-    click.option(
-        "--stage", type=click.Choice(tuple(STAGES)), help="Those that this stage gave up."
-    ),
+    click.option("--stage", type=click.Choice(tuple(STAGES)), help="Only what this stage gave up."),
     click.option(
         "--older",
         metavar="DURATION",
-        callback=_seconds,
-        help="Those that have been here for longer, such as 2d.",
+        callback=seconds,
+        help="Only what has been here for so long, such as 2d.",
     ),
 )
 

@@ -12,32 +12,31 @@ from services.postmaster import orphans, show
 from services.postmaster.absent import absent, words
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.opening import open_spool, open_steward
+from services.postmaster.options import json_option, seconds
 from shared.broker import Steward
 from shared.clock import SystemClock
 from shared.log import printable
 from shared.settings.model import Settings
-from shared.settings.values import duration
 
 if TYPE_CHECKING:
     from shared.spool import StoredBlob
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _COLUMNS = ("key", "size", "written")
 
 
-@click.group(help="See and tidy up the spool, where large messages lie.")
+@click.group(help="List and tidy up the spool, where large messages lie.")
 def spool() -> None:
     """Group the two commands."""
 
 
 @spool.command("list")
-@_json
+@json_option
 @pass_invocation
 def list_(invocation: Invocation, as_json: bool) -> None:
     """List the blobs in the spool, oldest first. The key is the id of the message.
 
-    Below them stand drafts: messages that are being fetched just now, or were when their process
-    was killed.
+    Drafts come last: messages that are being fetched just now, or were when their process was
+    killed.
     """
     settings = invocation.settings()
     opened = open_spool(settings)
@@ -92,18 +91,11 @@ def _tell(left: Mapping[str, str], what: str) -> None:
         raise click.ClickException(f"{len(left)} could not be {what}; all others were")
 
 
-def _age(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
-    try:
-        return None if value is None else duration(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 @spool.command("sweep")
 @click.option(
     "--older-than",
     "age",
-    callback=_age,
+    callback=seconds,
     metavar="AGE",
     help="Only blobs older than this, such as 7d (the default, or give_up_after and two days).",
 )
@@ -113,7 +105,7 @@ def _age(_: click.Context, __: click.Parameter, value: str | None) -> float | No
     is_flag=True,
     help="Sweep even while stages run over RabbitMQ; large messages that they hold may be lost.",
 )
-@_json
+@json_option
 @pass_invocation
 def sweep_(
     invocation: Invocation, age: float | None, dry_run: bool, force: bool, as_json: bool

@@ -18,6 +18,8 @@ from services.postmaster import show
 from services.postmaster.errors import Unfit
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.lost_messages import LostMessages, find_lost
+from services.postmaster.opening import open_state
+from services.postmaster.options import json_option
 from shared import failpoint
 from shared.broker.embedded import owners, schema, statements
 from shared.errors import BrokerUnavailable, ConfigError, DatabaseDamaged, StateUnavailable
@@ -39,22 +41,20 @@ _HELD: Final = (
     " account adopt, or account fetch-again"
 )
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
-
-@click.group(help="The files of the embedded broker and of the ledgers.")
+@click.group(help="Check and repair the files of the embedded broker and of the ledgers.")
 def state() -> None:
     """Group the commands."""
 
 
 @state.command("check")
-@_json
+@json_option
 @pass_invocation
 def check(invocation: Invocation, as_json: bool) -> int:
     """Have SQLite check each file, and count what is in it; also while processes run.
 
-    The exit status is 1 where one is damaged, or cannot be looked at. Of a database in PostgreSQL
-    it is looked whether all tables are there; PostgreSQL and RabbitMQ look after the rest.
+    The exit status is 1 where one is damaged, or cannot be checked. In PostgreSQL it is only made
+    sure that all tables are there; PostgreSQL and RabbitMQ look after their own files.
     """
     settings = invocation.settings()
     found = {str(f): health_of(f, make) for f, make in _files(settings).items()}
@@ -74,7 +74,7 @@ def check(invocation: Invocation, as_json: bool) -> int:
 @state.command("migrate")
 @pass_invocation
 def migrate(invocation: Invocation) -> None:
-    """Make the tables of the ledgers, or bring them up to date, as their owner.
+    """Create the tables of the ledgers, or bring them up to date, as their owner.
 
     Every process does so when it starts, where its database user may. Where each service has a role
     of its own (deploy/postgres/roles.sql), the owner does it, before them.
@@ -85,15 +85,15 @@ def migrate(invocation: Invocation) -> None:
 
 
 @state.command("rebuild")
-@_json
+@json_option
 @pass_invocation
 def rebuild_(invocation: Invocation, as_json: bool) -> int:
-    """Make each damaged file anew with what can be read of it; stop all processes first.
+    """Rebuild each damaged file from what can be read of it; stop all processes first.
 
     The damaged file is kept beside it, as FILE.damaged (FILE.damaged.1 and so on where that is
-    there already). A file that is gone is made anew, and is empty. Messages of which it is no
-    longer known where they stood go to quarantine. Those that are lost from the queues, and that
-    the ledgers know as fetched, are told, and fetched again if they are still at the provider.
+    there already). A file that is gone is made anew, and is empty. Messages whose queue is no
+    longer known go to quarantine. What the queues have lost, and the ledgers know as fetched, is
+    reported, and fetched again if it is still at the provider.
     """
     settings = invocation.settings()
     failpoint.arm(invocation.environ)
@@ -210,10 +210,8 @@ def make_ledgers(path: Path) -> None:
 
 
 async def _bring_up_to_date(address: str | Path) -> None:
-    """Have the tables made, or brought up to date."""
-    from shared.state import State, new_owner
-
-    await (await State.open(address, owner=new_owner())).close()
+    async with open_state(address):
+        pass
 
 
 def health_of(file: Path, make: Callable[[Path], None]) -> FileHealth:
@@ -265,14 +263,8 @@ def hold(ledgers: str | Path, settings: Settings, why: str) -> None:
 
 
 async def _hold_accounts(ledgers: str | Path, accounts: Sequence[str], why: str) -> None:
-    # Not at the top: SQLAlchemy takes its time to load.
-    from shared.state import State, new_owner
-
-    state = await State.open(ledgers, owner=new_owner())
-    try:
+    async with open_state(ledgers) as state:
         await state.hold(accounts, why)
-    finally:
-        await state.close()
 
 
 def _knows_less(tables: Sequence[Rebuilt]) -> bool:

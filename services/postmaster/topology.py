@@ -11,6 +11,7 @@ from services.postmaster import show
 from services.postmaster.absent import STATUS, words
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.opening import open_management, open_steward
+from services.postmaster.options import json_option
 from services.postmaster.out_of_sight import QUEUES, thrown_out
 from shared import failpoint
 from shared.broker.management import WHERE, Management
@@ -29,20 +30,18 @@ OUTDATED: Final = (
     " can throw mail away. When the stages are stopped, run: pop3-connector topology migrate"
 )
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
-
-@click.group(help="The queues at the broker.")
+@click.group(help="Declare, migrate and show the queues at the broker.")
 def topology() -> None:
     """Group the commands."""
 
 
 @topology.command("declare")
-@_json
+@json_option
 @click.option("--policies", is_flag=True, help="Also declare the policies that protect mail.")
 @pass_invocation
 def declare(invocation: Invocation, as_json: bool, policies: bool) -> None:
-    """Make every queue and exchange exist; harmless where they do.
+    """Declare every queue and exchange; harmless where they exist.
 
     With --policies, over the management API (broker.management_url) of a user with the tag
     policymaker.
@@ -80,7 +79,7 @@ def declare(invocation: Invocation, as_json: bool, policies: bool) -> None:
 def migrate(invocation: Invocation, dry_run: bool) -> None:
     """Give queues that an earlier version declared the arguments of this one.
 
-    Their messages are put aside and back, one by one. Stop the stages before; whatever interrupts
+    Their messages are moved out and back, one by one. Stop the stages before; whatever interrupts
     it, no message is lost, and the next run goes on from there.
     """
     failpoint.arm(invocation.environ)
@@ -95,13 +94,13 @@ def migrate(invocation: Invocation, dry_run: bool) -> None:
 
 
 @topology.command("show")
-@_json
+@json_option
 @pass_invocation
 @click.pass_context
 def show_(context: click.Context, invocation: Invocation, as_json: bool) -> None:
     """Show every queue, and how many messages wait in it.
 
-    A queue of the kind "removed" is no longer in the configuration, and holds messages still; so
+    A queue of the kind "removed" is no longer in the configuration, and still holds messages; so
     does one of the kind "held", which a policy has thrown out of quarantine, or "moving", which
     "topology migrate" has not put back yet. The exit status is 1 where a queue is absent.
     """

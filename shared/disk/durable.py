@@ -1,8 +1,11 @@
-"""Making durable what has been written: the content of a file, or the names in a directory."""
+"""Making durable what is written: the content of a file, or the names in a directory."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 
 def sync(path: str | os.PathLike[str]) -> None:
@@ -19,3 +22,20 @@ def sync(path: str | os.PathLike[str]) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def durable_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Yield an empty file that only its owner can read; the disk has it when the block ends.
+
+    Args:
+        path: of the file; what is there is written over. Its directory is not synced.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())

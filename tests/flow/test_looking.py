@@ -64,7 +64,7 @@ def test_who_comes_second_is_told_and_waits(office: Office, url: str) -> None:
         wait_until(lambda: bool(told), "the second to be told")
         assert [stored.message_id for stored in looking] == IDS[1:]
         assert seen.result() == IDS
-    assert told == [f"{QUEUE}: somebody else looks into this queue; waiting"]
+    assert told == [f"{QUEUE}: another command is looking into this queue; waiting"]
     first.close()
     second.close()
 

@@ -42,7 +42,7 @@ class Mail:
         place: where the maildrops are.
         seed: makes the messages.
         rate: messages a second.
-        oracles: what was sent, by its fate.
+        audits: what was sent, by its fate.
         sent: the same by id.
         given_up: the soak is broken off; nobody need wait for any of it any more.
     """
@@ -50,7 +50,7 @@ class Mail:
     place: Place
     seed: int
     rate: float
-    oracles: dict[str, Audit] = field(default_factory=lambda: {fate: Audit() for fate in FATES})
+    audits: dict[str, Audit] = field(default_factory=lambda: {fate: Audit() for fate in FATES})
     sent: dict[str, Sent] = field(default_factory=dict)
     given_up: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -89,7 +89,7 @@ class Mail:
         id_ = identify(account, message)
         sent = Sent(time.time(), id_, account, fate, len(message), key_of((account, message)))
         with self._lock:
-            self.oracles[fate].accept([(account, message)])
+            self.audits[fate].accept([(account, message)])
             self.sent[id_] = sent
             with self.journal.open("a") as journal:
                 journal.write(json.dumps(asdict(sent)) + "\n")
@@ -105,6 +105,6 @@ class Mail:
         with self._lock:
             sent = self.sent[id_]
             fate = ACCOUNTS[sent.account]
-            self.oracles[sent.fate].accepted.discard(sent.key)
-            self.oracles[fate].accepted.add(sent.key)
+            self.audits[sent.fate].accepted.discard(sent.key)
+            self.audits[fate].accepted.add(sent.key)
             self.sent[id_] = replace(sent, fate=fate)

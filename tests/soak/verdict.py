@@ -76,7 +76,7 @@ def judge(mail: Mail, struck: Sequence[Struck], left: Mapping[str, int], drained
     logs = sorted(place.product.folder.glob("deliverer*.log"))
     return Verdict(
         whole=_whole(mail, arrived),
-        fates={fate: mail.oracles[fate].tally(arrived[fate]) for fate in FATES},
+        fates={fate: mail.audits[fate].tally(arrived[fate]) for fate in FATES},
         copies=[
             copy
             for to in ("smtp", "lmtp")
@@ -94,7 +94,7 @@ def judge(mail: Mail, struck: Sequence[Struck], left: Mapping[str, int], drained
 
 
 def _whole(mail: Mail, arrived: Mapping[str, Sequence[MailboxMessage]]) -> Tally:
-    everything = Audit(set().union(*(audit.accepted for audit in mail.oracles.values())))
+    everything = Audit(set().union(*(audit.accepted for audit in mail.audits.values())))
     delivered = [message for to in DESTINATIONS for message in arrived[to]]
     return everything.tally(delivered, arrived["failed"], arrived["quarantine"])
 

@@ -327,6 +327,6 @@ def _begin(connection: Connection, queue: str, sender: str, alone: bool, report:
                 " command that looks into it, or a consumer that is not of this program"
             )
         if not told:
-            report("somebody else looks into this queue; waiting", queue=queue)
+            report("another command is looking into this queue; waiting", queue=queue)
             told = True
         time.sleep(random.uniform(*STEPPED_BACK))  # noqa: S311 - no secret
