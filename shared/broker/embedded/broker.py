@@ -85,9 +85,9 @@ class EmbeddedBroker:
         """
         loop = asyncio.get_running_loop()
 
-        def post(report: JobResults) -> None:
+        def post(results: JobResults) -> None:
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(self._take, report)
+                loop.call_soon_threadsafe(self._take, results)
 
         worker = Worker(
             self._path,
@@ -260,18 +260,18 @@ class EmbeddedBroker:
         jobs, self._waiting = self._waiting, []
         return jobs
 
-    def _take(self, report: JobResults) -> None:
-        for future, answer in report.answers:
+    def _take(self, results: JobResults) -> None:
+        for future, answer in results.answers:
             if future.done():  # its caller was cancelled
                 continue
             if isinstance(answer, Exception):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
-        if report.evicted:
+        if results.evicted:
             for consumer in self._consumers:
                 consumer.buffer.clear()
-        for consumer, deliveries in report.leased:
+        for consumer, deliveries in results.leased:
             consumer.buffer.extend(deliveries)
             consumer.wake.set()
 

@@ -1,7 +1,7 @@
 """What passes between the event loop and the worker thread of the embedded broker.
 
-A job goes to the worker, a report comes back for each batch of jobs. Each field is written by one
-side only; its docstring says by which.
+Jobs go to the worker, what came of them comes back. Each field is written by one side only; its
+docstring says by which.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ Job: TypeAlias = Transfer | Subscribe | Cancel | Count | AskDrained | Stop
 
 @dataclass(slots=True, eq=False)
 class JobResults:
-    """What came of a batch.
+    """What came of jobs.
 
     Attributes:
         answers: for each job its future and the result, or the exception, that it gets.

@@ -1,4 +1,4 @@
-"""Parts the jobs of a batch into portions, each of which is one transaction.
+"""Parts jobs into portions, each of which is one transaction.
 
 What a transaction writes is in the log first, and takes room there until it is copied back. So no
 portion is much larger than the log; and on a full disk each is as small as can be. Where the file
@@ -46,13 +46,13 @@ def halves(jobs: Sequence[Job]) -> list[list[Job]]:
     return [list(part) for part in (jobs[:middle], jobs[middle:]) if part]
 
 
-def merge(reports: Iterable[JobResults]) -> JobResults:
-    """Return one report of all portions; the parts of a transfer are answered for together."""
+def merge(results: Iterable[JobResults]) -> JobResults:
+    """Return all the results as one; the parts of a transfer are answered for together."""
     whole = JobResults()
     answers: dict[asyncio.Future[list[Exception | None]], list[Exception | None]] = {}
-    for report in reports:
-        whole.leased += report.leased
-        for future, answer in report.answers:
+    for each in results:
+        whole.leased += each.leased
+        for future, answer in each.answers:
             if future in answers and isinstance(answer, list):
                 answers[future] += answer
                 continue
@@ -63,14 +63,14 @@ def merge(reports: Iterable[JobResults]) -> JobResults:
 
 
 def refuse_all(jobs: Sequence[Job], error: BrokerUnavailable | Refused) -> JobResults:
-    """Return the report of jobs that could not be done."""
-    report = JobResults()
+    """Return the results of jobs that could not be done."""
+    results = JobResults()
     for job in jobs:
         if isinstance(job, Transfer):
-            report.answers.append((job.done, [error] * len(job.parts)))
+            results.answers.append((job.done, [error] * len(job.parts)))
         elif (done := getattr(job, "done", None)) is not None:
-            report.answers.append((done, error))
-    return report
+            results.answers.append((done, error))
+    return results
 
 
 def brings_more(job: Job) -> bool:

@@ -1,12 +1,12 @@
-"""The thread of the embedded broker: takes jobs in batches and does each in one transaction.
+"""The thread of the embedded broker: does the jobs that it is given, many in one transaction.
 
 One commit, and so one sync of the disk, serves all jobs that came in while the last one ran.
-Between batches the thread looks after time: retry tiers that have run out, owners that have died,
-what other processes have put in (``PRAGMA data_version``). All of the broker's dealings with
+Between transactions the thread looks after time: retry tiers that have run out, owners that have
+died, what other processes have put in (``PRAGMA data_version``). All of the broker's dealings with
 SQLite happen here, so nothing needs a lock.
 
-An error of the file fails the jobs of its batch and nothing else: the transaction is rolled back,
-leases stay as they were, and the file is opened anew until a write succeeds.
+An error of the file fails the jobs of its transaction and nothing else: it is rolled back, leases
+stay as they were, and the file is opened anew until a write succeeds.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ REOPEN: Final = 0.5
 
 SCARCE: Final = "too little is free on its disk: nothing new is taken in"
 
-BATCH: Final = 1000
+TOGETHER: Final = 1000
 """Jobs in one transaction, roughly."""
 
 
@@ -57,7 +57,7 @@ class Worker:
         name: who we are, for the owners' table and the name of the thread.
         clock: the time of the retry tiers.
         patience: seconds to wait for another process's transaction.
-        post: takes each report; called in the thread.
+        post: takes what came of jobs; called in the thread.
         lacking: whether room on the disk is short, so that none may lie idle in the file.
         scarce: whether there is so little that only what makes room may be written.
 
@@ -125,13 +125,13 @@ class Worker:
             jobs = self._next()
             running = not any(isinstance(job, Stop) for job in jobs)
             try:
-                report = self._work(jobs)
+                results = self._work(jobs)
             except Exception as error:  # noqa: BLE001  (without this thread all would wait for ever)
-                report = self._fail(jobs, error)
+                results = self._fail(jobs, error)
             if not running:
                 self._release_owner()
-            if report.answers or report.leased or report.evicted:
-                self._post(report)
+            if results.answers or results.leased or results.evicted:
+                self._post(results)
             self._shrink()
 
     def _open(self, opened: asyncio.Future[None]) -> bool:
@@ -180,7 +180,7 @@ class Worker:
         except Empty:
             return []
         with suppress(Empty):
-            while len(jobs) < BATCH:
+            while len(jobs) < TOGETHER:
                 jobs += self._inbox.get_nowait()
         return jobs
 
@@ -188,23 +188,19 @@ class Worker:
         if not jobs and self._db is None and time.monotonic() < self._reopen_at:
             return JobResults()
         self._dispatcher.enlist(jobs)
-        report = self._batch(jobs)
-        report.evicted, self._evicted = self._evicted, False
-        return report
+        results = self._do(jobs)
+        results.evicted, self._evicted = self._evicted, False
+        return results
 
-    def _batch(self, jobs: Sequence[Job]) -> JobResults:
+    def _do(self, jobs: Sequence[Job]) -> JobResults:
         limit = log_pages(self._path, schema.LOG_PAGES) * PAGE
         more = [job for job in jobs if brings_more(job)]
         if not more or not self._scarce():
             return merge([self._portion(portion) for portion in portions(jobs, limit)])
         rest = [job for job in jobs if not brings_more(job)]
         answer = BrokerUnavailable(f"{self._path}: {SCARCE}")
-        return merge(
-            [
-                refuse_all(more, answer),
-                *(self._portion(portion) for portion in portions(rest, limit)),
-            ]
-        )
+        done = [self._portion(portion) for portion in portions(rest, limit)]
+        return merge([refuse_all(more, answer), *done])
 
     def _portion(self, jobs: Sequence[Job]) -> JobResults:
         try:
@@ -237,20 +233,20 @@ class Worker:
         The log is emptied into the file each time, for which the reserve is there: room that goes
         to anything else first is gone for good. Nothing is taken in that does not make room.
         """
-        reports: list[JobResults] = []
+        results: list[JobResults] = []
         trouble = str(schema.unavailable(self._path, error))
         for one in portions(jobs, -1):
             try:
                 db, _ = self._connect()
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                 if any(map(brings_more, one)):
-                    reports.append(refuse_all(one, BrokerUnavailable(trouble)))
+                    results.append(refuse_all(one, BrokerUnavailable(trouble)))
                 else:
-                    reports.append(self._commit_as_owner(one))
-            except Exception as again:  # noqa: BLE001  (as for a whole batch)
-                reports.append(self._fail(one, again))
+                    results.append(self._commit_as_owner(one))
+            except Exception as again:  # noqa: BLE001  (as for all of them)
+                results.append(self._fail(one, again))
         self.trouble = trouble
-        return merge(reports)
+        return merge(results)
 
     def _commit_as_owner(self, jobs: Sequence[Job]) -> JobResults:
         try:
@@ -262,14 +258,14 @@ class Worker:
     def _attempt(self, jobs: Sequence[Job]) -> JobResults:
         db, owner = self._connect()
         chores = self._chores(db, owner.id, idle=not jobs)
-        report = self._dispatcher.count(db, jobs)
-        if chores or len(report.answers) < len(jobs):
+        results = self._dispatcher.count(db, jobs)
+        if chores or len(results.answers) < len(jobs):
             moment = Moment(self._clock.now(), self._clock.monotonic())
-            self._dispatcher.commit(db, owner.id, jobs, chores, moment, report)
+            self._dispatcher.commit(db, owner.id, jobs, chores, moment, results)
             self.trouble, self.damage = None, self._torn
         if chores.renew:
             self._renew_at = time.monotonic() + owners.RENEW_EVERY
-        return report
+        return results
 
     def _chores(self, db: sqlite3.Connection, owner: int, *, idle: bool) -> Chores:
         now = time.monotonic()
@@ -290,12 +286,12 @@ class Worker:
         return Chores(dead, due, renew, idle and self._dispatcher.hungry(db))
 
     def _shrink(self) -> None:
-        """Give room back to the disk if it is short of it, some after each batch."""
+        """Give room back to the disk if it is short of it, some after each transaction."""
         now = time.monotonic()
         if now < self._shrink_at or self._db is None:
             return
         self._shrink_at = now + PROBE
-        with suppress(sqlite3.Error, OSError):  # the next batch fails as well, and says so
+        with suppress(sqlite3.Error, OSError):  # the next transaction fails as well, and says so
             if self._lacking() and shrink.give_back(self._db):
                 self._shrink_at = now
 
