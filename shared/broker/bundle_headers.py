@@ -13,6 +13,6 @@ COUNT: Final = "messages"
 """The header that tells an operator how many messages an entry holds."""
 
 
-def each(headers: Mapping[str, Any]) -> dict[str, Any]:
+def headers_of_each(headers: Mapping[str, Any]) -> dict[str, Any]:
     """Return the headers of each message in a bundle, by those of the bundle."""
     return {name: value for name, value in headers.items() if name != COUNT}

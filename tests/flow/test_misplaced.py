@@ -126,7 +126,7 @@ def test_what_quarantine_does_not_take_stays_and_is_said(
         host(neighbour), virtual_host=vhost(neighbour), confirm_publish=True
     ) as connection:
         connection.channel().queue_delete(QUARANTINE)
-        remember(connection, ["new"], 30, lambda what, /, **about: reports.append((what, about)))
+        remember(connection, ["new"], lambda what, /, **about: reports.append((what, about)))
         assert "new" in remembered(connection)
     said = "mail is in a queue that carries none, and cannot go to quarantine"
     assert reports == [(said, {"queue": DECLARED, "mail": 4, "why": "NO_ROUTE"})]

@@ -232,9 +232,7 @@ class RabbitBroker:
         await channel.open(self._consuming.now())
         count = 0
         try:
-            said = (
-                await channel.call(channel.pika.queue_declare, queue=queue, passive=True)
-            ).method
+            said = await channel.declare_passive(queue)
             count = int(said.message_count)
             if not count and not said.consumer_count:
                 # It says so of a queue that has lost its majority, too; that one does not answer.

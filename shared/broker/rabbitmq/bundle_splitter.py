@@ -15,7 +15,7 @@ from typing import Final
 
 from shared import wire
 from shared.broker import Delivery, Send
-from shared.broker.bundle_headers import each
+from shared.broker.bundle_headers import headers_of_each
 from shared.broker.rabbitmq.publisher import Publisher
 from shared.broker.rabbitmq.subscription import Subscription
 from shared.clock import Clock
@@ -71,7 +71,7 @@ class BundleSplitter:
     async def _take(
         self, subscription: Subscription, bundle: Delivery, messages: Sequence[tuple[str, bytes]]
     ) -> None:
-        headers = each(bundle.headers)
+        headers = headers_of_each(bundle.headers)
         sends = [Send(bundle.queue, body, id_, headers) for id_, body in messages]
         try:
             async with asyncio.timeout(PATIENCE):

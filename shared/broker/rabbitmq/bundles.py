@@ -1,9 +1,9 @@
 """Bundles: small messages that go to one queue together, as one entry of it.
 
-A hop costs RabbitMQ some 80 us of CPU for a message of 5 KB, and 27 us for one of sixteen in an
-entry. So where many are published at once (a maildrop is emptied, a backlog moves), those for the
-same inbox with the same headers share entries; where few are, each keeps an entry of its own. Only
-this broker knows: what consumes gets messages, and settles each by itself.
+What a hop costs RabbitMQ, most of it is for the entry, and little for what is in it. So where many
+are published at once (a maildrop is emptied, a backlog moves), those for the same inbox with the
+same headers share entries; where few are, each keeps an entry of its own. Only this broker knows:
+what consumes gets messages, and settles each by itself.
 
 Retry tiers, Failed Mail and quarantine hold no bundles, and a bundle that is handed out again is
 taken apart (``shared.broker.rabbitmq``): a message that crashes its process stands there alone.
@@ -20,7 +20,7 @@ from shared.broker.bundle_headers import COUNT
 from shared.queues import RETRIED
 
 MOST: Final = wire.BUNDLED
-"""Messages in a bundle: with twice as many, the rest of what a hop costs is hardly any smaller."""
+"""Messages in a bundle: with twice as many, what is left of the cost is hardly any smaller."""
 
 FEW: Final = 8
 """Fewer than these are not worth it: an operator sees them in their queue one by one."""

@@ -84,6 +84,14 @@ class AsyncChannel:
             raise self.ended or ChannelEnded(0, _text(error)) from error
         return self._answer(answer)
 
+    async def declare_passive(self, queue: str) -> Any:
+        """Return how many messages and consumers a queue has.
+
+        Raises:
+            ChannelEnded: the channel is gone, or there is no such queue.
+        """
+        return (await self.call(self.pika.queue_declare, queue=queue, passive=True)).method
+
     async def look(self, queue: str) -> None:
         """Return when a queue has answered what its first message is; that goes back at the end.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
 
@@ -41,17 +41,8 @@ async def wait_until_taken(channel: AsyncChannel, queue: str, before: int) -> No
         async with asyncio.timeout(PARTING):
             if before > 1:
                 await asyncio.sleep(OTHERS)
-            while (said := await declare_passive(channel, queue)).consumer_count >= before:  # noqa: ASYNC110
+            while (said := await channel.declare_passive(queue)).consumer_count >= before:  # noqa: ASYNC110
                 await asyncio.sleep(TURN)
             if not said.consumer_count and not said.message_count:
                 # It says so of a queue that is too busy to answer, too.
                 await channel.look(queue)
-
-
-async def declare_passive(channel: AsyncChannel, queue: str) -> Any:
-    """Return how many messages and consumers a queue has.
-
-    Raises:
-        ChannelEnded: the channel is gone, or there is no such queue.
-    """
-    return (await channel.call(channel.pika.queue_declare, queue=queue, passive=True)).method

@@ -19,11 +19,11 @@ from typing import Any, Final, cast
 
 from shared import wire
 from shared.broker import LONGEST_KEPT, Delivery, Header
-from shared.broker.bundle_headers import each
+from shared.broker.bundle_headers import headers_of_each
 from shared.broker.dead_letter import own
 from shared.broker.rabbitmq import frames
 from shared.broker.rabbitmq.channel import AsyncChannel, ChannelEnded
-from shared.broker.rabbitmq.closing import PARTING, declare_passive, wait_until_taken
+from shared.broker.rabbitmq.closing import PARTING, wait_until_taken
 from shared.broker.rabbitmq.connection import MailConnection
 from shared.errors import DeliveryLost
 
@@ -130,7 +130,9 @@ class Subscription:
         """Hand on the messages of a bundle that was handed on whole, or give it back."""
         tag = self._unsettled.pop(_number(bundle), None)
         if tag is not None:
-            self._again(self._entry(tag, messages, each(bundle.headers), bundle.redeliveries))
+            self._again(
+                self._entry(tag, messages, headers_of_each(bundle.headers), bundle.redeliveries)
+            )
 
     def _again(self, entry: list[Delivery]) -> None:
         self._in_hand -= 1
@@ -181,7 +183,7 @@ class Subscription:
         end = self._loop.time() + PARTING
         with suppress(ChannelEnded, TimeoutError):
             async with asyncio.timeout_at(end):
-                self._consumers = (await declare_passive(self._channel, self.queue)).consumer_count
+                self._consumers = (await self._channel.declare_passive(self.queue)).consumer_count
         self._undivert()  # what still comes pika rejects
         if self._lost is not None or not self._channel.pika.is_open:
             return
@@ -233,7 +235,7 @@ class Subscription:
         if messages is None:
             entry = self._entry(tag, [(message_id, body)], headers, redeliveries)
         else:
-            entry = self._entry(tag, messages, each(headers), redeliveries)
+            entry = self._entry(tag, messages, headers_of_each(headers), redeliveries)
         self._buffer.append(entry)
         if self._arrival is not None:
             self._wake()

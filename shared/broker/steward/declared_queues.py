@@ -21,7 +21,7 @@ from amqp.exceptions import AccessRefused, NotFound
 from kombu.connection import Connection
 
 from shared.broker.steward.misplaced import notes
-from shared.broker.steward.outgoing import PERSISTENT
+from shared.broker.steward.outgoing import ANSWERING, PERSISTENT
 from shared.log import Report, silent
 from shared.queues import DECLARED
 
@@ -30,19 +30,16 @@ NAMED: Final = "connector="
 these takes it for a queue that does not exist."""
 
 
-def remember(
-    connection: Connection, names: Iterable[str], patience: float, report: Report = silent
-) -> None:
+def remember(connection: Connection, names: Iterable[str], report: Report = silent) -> None:
     """Add names to those that were declared; mail that lies among them goes to quarantine.
 
     Args:
         connection: open, of a user who may configure, with publisher confirms; the queue is there.
         names: of queues.
-        patience: seconds to wait for the confirm.
         report: is told of mail.
     """
     with connection.channel() as channel:
-        messages = notes(connection, channel, DECLARED, _is_list, "", patience, report)
+        messages = notes(connection, channel, DECLARED, _is_list, "", report)
         known = _named(messages)
         every = known.union(names)
         if every == known and len(messages) == 1:
@@ -52,7 +49,7 @@ def remember(
             "",
             DECLARED,
             mandatory=True,
-            confirm_timeout=patience,
+            confirm_timeout=ANSWERING,
         )
         for message in messages:
             channel.basic_ack(message.delivery_tag)

@@ -22,7 +22,7 @@ from amqp import Message
 from kombu.connection import Connection
 
 from shared.broker.steward.misplaced import notes
-from shared.broker.steward.outgoing import PERSISTENT
+from shared.broker.steward.outgoing import ANSWERING, PERSISTENT
 from shared.broker.topology import NEVER
 from shared.log import Report, silent
 from shared.queues import MARK
@@ -41,13 +41,12 @@ _TURN: Final = 0.02
 """Seconds between looks at a queue that has nothing: to write a mark takes some milliseconds."""
 
 
-def declare(connection: Connection, patience: float, report: Report = silent) -> None:
+def declare(connection: Connection, report: Report = silent) -> None:
     """Make the queue exist, with the ways into it; mail that lies there goes to quarantine.
 
     Args:
         connection: open, of a user who may configure, with publisher confirms; the exchanges and
             quarantine exist.
-        patience: seconds to wait for a confirm.
         report: is told of mail.
     """
     with connection.channel() as channel:
@@ -55,7 +54,7 @@ def declare(connection: Connection, patience: float, report: Report = silent) ->
         for sender in _SENDERS:
             channel.queue_bind(MARK, sender, MARK)
     with connection.channel() as channel:  # what was taken goes back with it
-        notes(connection, channel, MARK, _is_mark, "", patience, report)
+        notes(connection, channel, MARK, _is_mark, "", report)
 
 
 def read(connection: Connection) -> bytes | None:
@@ -81,7 +80,6 @@ def write(
     connection: Connection,
     sender: str,
     change: Callable[[bytes | None], str],
-    patience: float,
     report: Report = silent,
 ) -> None:
     """Put a mark in the place of the one that is there; it is durable on return.
@@ -94,12 +92,11 @@ def write(
         connection: open, with publisher confirms.
         sender: whose exchange to use.
         change: returns the mark, given the one that is there.
-        patience: seconds to wait for the confirm.
         report: is told of mail.
     """
     with connection.channel() as channel, connection.channel() as taking:
         for _ in _looks():
-            if before := notes(connection, taking, MARK, _is_mark, sender, patience, report):
+            if before := notes(connection, taking, MARK, _is_mark, sender, report):
                 break
         text = change(bytes(before[-1].body) if before else None)
         channel.basic_publish(
@@ -107,7 +104,7 @@ def write(
             sender,
             MARK,
             mandatory=True,
-            confirm_timeout=patience,
+            confirm_timeout=ANSWERING,
         )
         for mark in before:
             taking.basic_ack(mark.delivery_tag)

@@ -184,7 +184,7 @@ class Migration:
         for spec in topology.every(self.tiers):
             if spec.kind in ("held", "memory") and self.queues.declare_passive(spec.name) is None:
                 topology.declare_queue(self.queues.connection, spec)
-        remember(self.queues.connection, names, self.queues.patience)
+        remember(self.queues.connection, names)
 
     def _make_beside(self, specs: Sequence[QueueSpec]) -> None:
         """Make the queues for what is in others; none stays where not all can be made."""

@@ -35,7 +35,6 @@ def notes(
     queue: str,
     is_note: Callable[[bytes], bool],
     exchange: str,
-    patience: float,
     report: Report,
 ) -> list[Any]:
     """Take all messages of a queue; return the notes, and put what is none into quarantine.
@@ -46,7 +45,6 @@ def notes(
         queue: where they are.
         is_note: tells by its bytes whether a message belongs there.
         exchange: over which quarantine is reached.
-        patience: seconds to wait for a confirm.
         report: is told what has moved, or could not be.
 
     Returns:
@@ -63,7 +61,7 @@ def notes(
                 continue
             if refused is None:
                 try:
-                    _quarantine(giving, message, exchange, patience)
+                    _quarantine(giving, message, exchange)
                 except Refused as error:
                     refused = error
             if refused is not None:
@@ -80,7 +78,7 @@ def notes(
     return found
 
 
-def _quarantine(channel: Any, message: Any, exchange: str, patience: float) -> None:
+def _quarantine(channel: Any, message: Any, exchange: str) -> None:
     """Put a copy into quarantine, or raise Refused."""
     known = {name: message.properties[name] for name in _KEPT if name in message.properties}
     copy = Message(
@@ -89,4 +87,4 @@ def _quarantine(channel: Any, message: Any, exchange: str, patience: float) -> N
         application_headers=own(message.properties.get("application_headers")),
         **known,
     )
-    publish_one(channel, copy, exchange, QUARANTINE, patience)
+    publish_one(channel, copy, exchange, QUARANTINE)

@@ -1,7 +1,10 @@
 """The connection of the operator's side to one node of RabbitMQ, and what its errors mean.
 
 It connects when it is first needed, to the first node that lets us in, and anew after a loss. It
-trusts no node to be there: each is tried, in random order.
+trusts no node to be there: each is tried, in random order. Nor does it trust what others write into
+message properties: a date of the year 10000 or a table of an unknown type, in the headers of one
+message, would end the connection with an error, and so each look into its queue. Such a message is
+shown without any properties.
 """
 
 # kombu has few annotations.
@@ -11,21 +14,32 @@ from __future__ import annotations
 
 import random
 import ssl
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, NotFound, PreconditionFailed
+from amqp.exceptions import (
+    AccessRefused,
+    AMQPError,
+    FrameSyntaxError,
+    NotAllowed,
+    NotFound,
+    PreconditionFailed,
+)
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
 
 from shared.broker.amqp_url import WHERE, AmqpUrl, parsed, tls_context
 from shared.broker.refusal_words import refusal
-from shared.broker.steward.lenient_frames import lenient
 from shared.broker.steward.outgoing import ANSWERING, text
 from shared.errors import BrokerRefuses, BrokerUnavailable, ConfigError
 
 _CONNECTING: Final = 10
+_HEADER: Final = 2
+_CONTENT: Final = struct.Struct(">HHQ")
+_NO_FLAGS: Final = b"\0\0"
+_UNREADABLE: Final = (ArithmeticError, ValueError, TypeError, LookupError, struct.error, OSError)
 
 
 class Node:
@@ -102,7 +116,7 @@ class Node:
             try:
                 with self.translate_errors(WHERE):
                     connection.connect()
-                    lenient(connection)
+                    _take_unreadable_headers(connection)
             except (BrokerUnavailable, BrokerRefuses) as error:
                 errors.append(error)
             else:
@@ -111,6 +125,24 @@ class Node:
         if len(away) > 1:
             raise BrokerUnavailable("; ".join(map(str, away)))
         raise (away or errors)[0]
+
+
+def _take_unreadable_headers(connection: Connection) -> None:
+    """Have a connection that is open take messages with properties that cannot be read."""
+    amqp: Any = connection.connection
+    strict = amqp.on_inbound_frame
+
+    def handle(frame: tuple[int, int, bytes]) -> object:
+        kind, channel, payload = frame
+        try:
+            return strict(frame)
+        except (*_UNREADABLE, FrameSyntaxError):
+            if kind != _HEADER:
+                raise
+            bare = bytes(payload[: _CONTENT.size]) + _NO_FLAGS
+            return strict((kind, channel, bare))
+
+    amqp.on_inbound_frame = handle
 
 
 def _tls(url: AmqpUrl, ca_file: str | None) -> dict[str, Any] | bool:

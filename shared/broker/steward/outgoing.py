@@ -46,7 +46,7 @@ def outgoing(connection: Connection, exchange: str) -> Iterator[Outgoing]:
             channel.close()
 
 
-def publish_one(channel: Any, message: Message, exchange: str, queue: str, patience: float) -> None:
+def publish_one(channel: Any, message: Message, exchange: str, queue: str) -> None:
     """Publish a message, and return when it is confirmed.
 
     After a refusal no channel is certain of which message its next confirm speaks.
@@ -56,13 +56,12 @@ def publish_one(channel: Any, message: Message, exchange: str, queue: str, patie
         message: what to publish.
         exchange: where to; "" publishes to the queue directly.
         queue: that is to take it.
-        patience: seconds to wait for the confirm.
 
     Raises:
         Refused: no queue takes it.
     """
     try:
-        channel.basic_publish(message, exchange, queue, mandatory=True, confirm_timeout=patience)
+        channel.basic_publish(message, exchange, queue, mandatory=True, confirm_timeout=ANSWERING)
     except (MessageNacked, ChannelError) as error:
         why = printable(getattr(error, "reply_text", None) or "it takes no messages")
         raise Refused(queue, why) from error

@@ -19,15 +19,13 @@ from typing import Any, Final, TypeVar
 from shared.broker import CONNECTOR, Onward, Send, Stored, topology, unnoticed
 from shared.broker.steward import mark as steward_mark
 from shared.broker.steward.declared_queues import NAMED, remember, remembered
+from shared.broker.steward.entries import PendingMoves, QueueEntry, stored_in
 from shared.broker.steward.look import Look, looking
 from shared.broker.steward.migration import Migration
-from shared.broker.steward.moves import PendingMoves, QueueEntry
 from shared.broker.steward.node import Node
-from shared.broker.steward.outgoing import ANSWERING, Outgoing, outgoing
-from shared.broker.steward.probe import require_answer
-from shared.broker.steward.stored import stored_in
+from shared.broker.steward.outgoing import Outgoing, outgoing
 from shared.broker.steward.topology_lock import exclusive, require_none_moving
-from shared.broker.steward.whole_queues import WholeQueues, declare_passive
+from shared.broker.steward.whole_queues import WholeQueues, declare_passive, require_answer
 from shared.broker.steward.withheld import Ask, Withheld
 from shared.errors import Refused
 from shared.log import Report, printable, silent
@@ -99,8 +97,8 @@ class KombuSteward:
                 require_none_moving(connection, self._tiers)
                 outdated = topology.declare(connection, self._tiers)
                 names = (*(spec.name for spec in self._queues), HELD, NAMED + self._names[0])
-                remember(connection, names, ANSWERING, self._report)
-                steward_mark.declare(connection, ANSWERING, self._report)
+                remember(connection, names, self._report)
+                steward_mark.declare(connection, self._report)
             return outdated
 
     def outdated(self) -> Sequence[str]:
@@ -129,8 +127,7 @@ class KombuSteward:
 
     def _migration(self, say: Callable[[str], object]) -> Migration:
         withheld = Withheld(self._ask, say)
-        queues = WholeQueues(self._node.connection(), ANSWERING)
-        return Migration(queues, self._tiers, say, withheld)
+        return Migration(WholeQueues(self._node.connection()), self._tiers, say, withheld)
 
     def depths(self) -> Mapping[str, int | None]:
         """See ``Steward.depths``; a queue that does not answer is BrokerUnavailable, too."""
@@ -176,7 +173,7 @@ class KombuSteward:
             BrokerUnavailable: the broker does not take it.
         """
         with self._node.translate_errors(f"queue {MARK}"):
-            steward_mark.write(self._node.connection(), sender, change, ANSWERING, self._report)
+            steward_mark.write(self._node.connection(), sender, change, self._report)
 
     def browse(self, queue: str) -> Iterator[Stored]:
         """See ``Steward.browse``; nobody else can reach the messages until the iteration ends.

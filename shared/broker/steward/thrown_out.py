@@ -77,7 +77,7 @@ class ThrownOut:
             return
         self._require_lasting(count or 0)
         self.queues.make(QueueSpec(HELD_BACK, "held"))
-        remember(self.queues.connection, [HELD_BACK], self.queues.patience)
+        remember(self.queues.connection, [HELD_BACK])
         both = (HELD, HELD_BACK)
         for name in both:
             self.withheld.require_none([name], lambda: sum(map(self.put_back, both)))

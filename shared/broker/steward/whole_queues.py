@@ -4,6 +4,11 @@ What is in a queue goes to another one by one, each confirmed there before it is
 killed at any point, a message is in one of the two, at worst in both. A queue is deleted only if
 nothing is in it, as far as RabbitMQ tells: it cannot be told to delete a quorum queue if it is
 empty, so what comes in at that moment is lost, and said.
+
+Of a quorum queue that has lost the majority of its nodes, or is slow to answer, the broker says
+that nobody consumes it and nothing is in it (``rabbit_quorum_queue:stat`` waits for a quarter of a
+second, and reports zero). To take a message from it needs the majority; so to know that it is empty
+one is asked for, and given back.
 """
 
 # kombu has few annotations.
@@ -16,14 +21,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from amqp import Message
-from amqp.exceptions import NotFound
+from amqp import Message, spec
+from amqp.exceptions import AccessRefused, NotFound
 from kombu.connection import Connection
 
 from shared.broker import topology
 from shared.broker.steward.copies import copied, known_by, left
 from shared.broker.steward.outgoing import publish_one
-from shared.errors import MigrationRefused
+from shared.errors import MigrationRefused, QueueSilent
 from shared.failpoint import reach
 from shared.queues import QueueSpec
 from shared.words import counted
@@ -32,6 +37,8 @@ _TAKING: Final = (
     "consumer takes messages from it, or holds some",
     "consumers take messages from it, or hold some",
 )
+_ANSWERING: Final = 10.0
+"""Seconds that a queue has to say that it is empty."""
 COMING: Final = "messages keep coming in, or somebody takes some; stop that, and migrate again"
 
 
@@ -49,18 +56,40 @@ def declare_passive(connection: Connection, name: str) -> Any:
             return None
 
 
+def require_answer(connection: Connection, name: str) -> None:
+    """Make sure that a queue which is said to be empty answers.
+
+    Who may not read it gets the broker's word for it. Where no answer comes, the connection is
+    of no use any more, and is closed.
+
+    Raises:
+        QueueSilent: it does not answer.
+    """
+    channel = connection.channel()
+    try:
+        channel.send_method(spec.Basic.Get, "Bsb", (0, name, False))
+        channel.wait(
+            [spec.Basic.GetOk, spec.Basic.GetEmpty], timeout=_ANSWERING, returns_tuple=True
+        )
+    except (AccessRefused, NotFound):
+        return
+    except TimeoutError as error:
+        connection.collect()
+        why = f"the broker cannot say what is in {name}: the queue does not answer"
+        raise QueueSilent(why) from error
+    channel.close()
+
+
 @dataclass(frozen=True, slots=True)
 class WholeQueues:
     """The queues of one RabbitMQ.
 
     Attributes:
         connection: open, of a user who may configure, with publisher confirms.
-        patience: seconds to wait for a confirm.
         balance: how many messages were put into each queue, less those that were taken out of it.
     """
 
     connection: Connection
-    patience: float
     balance: Counter[str] = field(default_factory=Counter)
 
     def declare_passive(self, name: str) -> Any:
@@ -72,11 +101,11 @@ class WholeQueues:
         said = self.declare_passive(name)
         return None if said is None else int(said.message_count)
 
-    def make(self, spec: QueueSpec) -> None:
+    def make(self, wanted: QueueSpec) -> None:
         """Make a queue that is in no topology."""
-        arguments = topology.arguments(spec)
+        arguments = topology.arguments(wanted)
         with self.connection.channel() as channel:
-            channel.queue_declare(spec.name, durable=True, auto_delete=False, arguments=arguments)
+            channel.queue_declare(wanted.name, durable=True, auto_delete=False, arguments=arguments)
 
     def move(
         self,
@@ -120,7 +149,7 @@ class WholeQueues:
     def _publish(self, channel: Any, message: Message, target: str, wait: int | None) -> None:
         if wait is not None:
             message = Message(message.body, **message.properties, expiration=str(wait))
-        publish_one(channel, message, "", target, self.patience)
+        publish_one(channel, message, "", target)
 
     def delete(self, name: str) -> None:
         """Delete a queue that is empty.

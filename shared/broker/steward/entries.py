@@ -1,26 +1,65 @@
-"""Entries of a queue of RabbitMQ, moved or dropped together: published, confirmed, forgotten.
+"""Entries of a queue of RabbitMQ: what they hold, and how they are moved or dropped together.
 
+What follows from entries is published and confirmed, then they are forgotten.
 Of an entry that holds several messages (a bundle), those that stay are published anew to where they
 are, each by itself, and the entry is forgotten when all of it is confirmed. A process that is
-killed in between leaves copies; nothing is ever in no queue.
+killed in between leaves copies; nothing is ever in no queue. It trusts neither headers nor body:
+whatever is there is shown under some id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
+from shared import wire
 from shared.broker import Send, Stored
+from shared.broker.bundle_headers import headers_of_each
+from shared.broker.dead_letter import readable
+from shared.broker.requeue import id_in
 from shared.broker.steward.look import Look
 from shared.broker.steward.outgoing import Outgoing
 from shared.failpoint import reach
+from shared.queues import QueueSpec
 
 T = TypeVar("T")
 
 TOGETHER: Final = 200
 TOGETHER_SIZE: Final = 4_000_000
 """Entries, and bytes, that are published with one wait for their confirms."""
+
+
+def stored_in(entry: Any, queue: str, queues: Sequence[QueueSpec]) -> Iterator[Stored]:
+    """Yield the messages of an entry: one, or those of a bundle.
+
+    Args:
+        entry: as the library has it.
+        queue: where it is.
+        queues: the topology.
+    """
+
+    def stored(id_: str, headers: Mapping[str, Any], body: bytes) -> Stored:
+        return Stored(queue, id_, readable(headers, body, queue, queues), body)
+
+    body = entry.body if isinstance(entry.body, bytes) else str(entry.body).encode()
+    bundle = wire.unbundled(body)
+    headers = entry.headers or {}
+    if bundle is None:
+        yield stored(_id(entry, body), headers, body)
+        return
+    for id_, part in bundle:
+        yield stored(id_, headers_of_each(headers), part)
+
+
+def _id(entry: Any, body: bytes) -> str:
+    """Return the message id; where it was lost, that of the envelope, or a name by the content."""
+    return str(
+        entry.properties.get("message_id")
+        or id_in(body)
+        or "unnamed-" + hashlib.sha256(body).hexdigest()[:16]
+    )
 
 
 @dataclass(frozen=True, slots=True)
