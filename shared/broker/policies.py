@@ -159,15 +159,11 @@ def _handed_out(spec: QueueSpec, seen: DescribedQueue) -> Iterator[str]:
 
 def _fate(seen: DescribedQueue) -> str:
     """Return what becomes of a message that a queue does not keep."""
-    if _passed_on(seen):
+    if "x-dead-letter-exchange" in seen.arguments:
         return f"goes to {seen.arguments.get('x-dead-letter-routing-key')}"
     if (exchange := seen.effective.get("dead-letter-exchange")) is not None:
         return f"goes to the exchange {exchange!r}, where nobody looks for it"
     return "is thrown away"
-
-
-def _passed_on(seen: DescribedQueue) -> bool:
-    return "x-dead-letter-exchange" in seen.arguments
 
 
 _Check = Callable[[QueueSpec, DescribedQueue], Iterator[str]]

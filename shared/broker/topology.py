@@ -86,7 +86,7 @@ def protected(tiers: Sequence[Tier]) -> tuple[QueueSpec, ...]:
 def earlier(spec: QueueSpec) -> Sequence[dict[str, Any]]:
     """Return the arguments that earlier versions declared a queue with, if others."""
     before = _EARLIER.get(spec.kind)
-    return () if before is None else ({"x-queue-type": "quorum"} | before(spec),)
+    return () if before is None else ({"x-queue-type": "quorum"} | before,)
 
 
 def queues(specs: Sequence[QueueSpec]) -> tuple[Queue, ...]:
@@ -224,56 +224,29 @@ def _dead_letters_to(routing_key: str) -> dict[str, Any]:
     }
 
 
-def _work(_: QueueSpec) -> dict[str, Any]:
-    # Straight to quarantine: through a retry tier it would be a cycle, which the broker drops.
-    return {"x-delivery-limit": NEVER} | _dead_letters_to(QUARANTINE)
-
-
-def _counting(_: QueueSpec) -> dict[str, Any]:
-    return {"x-delivery-limit": DELIVERY_LIMIT} | _dead_letters_to(QUARANTINE)
-
-
 def _retry(spec: QueueSpec) -> dict[str, Any]:
     if spec.ttl is None or spec.back_to is None:
         raise ValueError(f"{spec.name}: a retry queue needs a time to wait and a way back")
-    ttl = {"x-message-ttl": round(spec.ttl * 1000), "x-delivery-limit": NEVER}
-    return ttl | _dead_letters_to(spec.back_to)
+    ttl = {"x-message-ttl": round(spec.ttl * 1000)}
+    return _ENDLESS | ttl | _dead_letters_to(spec.back_to)
 
 
-def _failed(_: QueueSpec) -> dict[str, Any]:
-    return {"x-delivery-limit": NEVER} | _dead_letters_to(QUARANTINE)
-
-
-def _quarantine(_: QueueSpec) -> dict[str, Any]:
-    return {"x-delivery-limit": NEVER} | _dead_letters_to(HELD)
-
-
-def _held(spec: QueueSpec) -> dict[str, Any]:
+_ENDLESS: Final[dict[str, Any]] = {"x-delivery-limit": NEVER}
+_ARGUMENTS: Final[Mapping[str, Callable[[QueueSpec], dict[str, Any]]]] = {
+    # Straight to quarantine: through a retry tier it would be a cycle, which the broker drops.
+    "work": lambda _: _ENDLESS | _dead_letters_to(QUARANTINE),
+    "retry": _retry,
+    "failed": lambda _: _ENDLESS | _dead_letters_to(QUARANTINE),
+    "quarantine": lambda _: _ENDLESS | _dead_letters_to(HELD),
     # As a rule nothing has that name: what cannot be passed on at least once, RabbitMQ keeps in
     # this queue. Were there always one, messages would expire in that; and to name a queue in which
     # they have expired before makes a cycle, into which RabbitMQ passes nothing on, ever.
-    return {"x-delivery-limit": NEVER} | _dead_letters_to(f"{spec.name}.held")
-
-
-def _memory(_: QueueSpec) -> dict[str, Any]:
-    return {"x-delivery-limit": NEVER, "x-overflow": "reject-publish"}
-
-
-def _endless(_: QueueSpec) -> dict[str, Any]:
-    return {"x-delivery-limit": NEVER}
-
-
-_ARGUMENTS: Final[Mapping[str, Callable[[QueueSpec], dict[str, Any]]]] = {
-    "work": _work,
-    "retry": _retry,
-    "failed": _failed,
-    "quarantine": _quarantine,
-    "held": _held,
-    "memory": _memory,
+    "held": lambda spec: _ENDLESS | _dead_letters_to(f"{spec.name}.held"),
+    "memory": lambda _: _ENDLESS | {"x-overflow": "reject-publish"},
 }
-_EARLIER: Final[Mapping[str, Callable[[QueueSpec], dict[str, Any]]]] = {
-    "work": _counting,
-    "failed": _endless,
-    "quarantine": _endless,
-    "memory": _endless,
+_EARLIER: Final[Mapping[str, dict[str, Any]]] = {
+    "work": {"x-delivery-limit": DELIVERY_LIMIT} | _dead_letters_to(QUARANTINE),
+    "failed": _ENDLESS,
+    "quarantine": _ENDLESS,
+    "memory": _ENDLESS,
 }
