@@ -32,7 +32,7 @@ from sqlalchemy import (
 from shared.ledger import ADOPTED
 from shared.state.installation import record
 from shared.state.json_params import each, pairs
-from shared.state.operations import Operation, Transaction, chunks, for_each, insert_into
+from shared.state.operations import Operation, Transaction, for_each, insert_into
 from shared.state.schema import (
     ACCOUNT,
     DELIVERED,
@@ -122,10 +122,9 @@ def _change(
 ) -> None:
     blank = {"next_poll": 0.0, "set_at": 0.0, "queued_until": 0.0, "queued_at": 0.0, "failures": 0}
     rows = [{"name": name, **blank, **values} for name in sorted(set(accounts))]
-    for portion in chunks(rows):
-        transaction.connection.execute(
-            _upsert_accounts(transaction.dialect, tuple(values)), list(portion)
-        )
+    if rows:
+        statement = _upsert_accounts(transaction.dialect, tuple(values))
+        transaction.connection.execute(statement, rows)
 
 
 @cache

@@ -7,10 +7,9 @@ repeatable, since a transaction is tried again where nobody knows whether it was
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, Table
@@ -25,9 +24,6 @@ Upsert: TypeAlias = "sqlite.Insert | postgresql.Insert"
 MAX_SKEW: Final = 60.0
 """Seconds by which the clocks of two machines may differ. What was written further in the future
 than that was written by a clock that has since been set back."""
-
-_CHUNK: Final = 1000
-"""Values in one IN (...); SQLite takes 32,766 parameters, PostgreSQL 65,535."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,7 @@ class Transaction:
         return self.connection.dialect.name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Operation(Generic[T, R]):
     """Something that can be asked of the database.
 
@@ -89,38 +85,8 @@ def parts(asked: Asked) -> Sequence[Asked]:
     return [(operation, part) for part in operation.parts(item)]
 
 
-def run_all(
-    transaction: Transaction, order: Sequence[Operation[Any, Any]], asked: Sequence[Asked]
-) -> list[Any]:
-    """Run operations, each once for all its items; return the answers in the order of ``asked``.
-
-    Args:
-        transaction: the transaction.
-        order: every operation there is, in the order in which they are to run.
-        asked: operations and their items, in any order.
-    """
-    answers: list[Any] = [None] * len(asked)
-    indexes: dict[int, list[int]] = {}
-    for index, (operation, _) in enumerate(asked):
-        indexes.setdefault(id(operation), []).append(index)
-    for operation in order:
-        mine = indexes.get(id(operation), ())
-        if mine:
-            found = operation.run(transaction, [asked[index][1] for index in mine])
-            for index, answer in zip(mine, found, strict=True):
-                answers[index] = answer
-    return answers
-
-
 def insert_into(dialect: str, table: Table) -> Upsert:
     """Return an INSERT of this dialect, one that can be given an ON CONFLICT clause."""
     # Of the dialects, only the one in use is loaded: all drivers of PostgreSQL would come with it.
     insert: Callable[[Table], Upsert] = import_module(f"sqlalchemy.dialects.{dialect}").insert
     return insert(table)
-
-
-def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield the values in portions that fit into one IN (...)."""
-    rest = iter(values)
-    while portion := list(islice(rest, _CHUNK)):
-        yield portion

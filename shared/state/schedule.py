@@ -38,7 +38,6 @@ from shared.state.operations import (
     MAX_SKEW,
     Operation,
     Transaction,
-    chunks,
     for_each,
     insert_into,
     once_for_all,
@@ -185,6 +184,10 @@ def _add(transaction: Transaction, new: Mapping[str, float]) -> None:
 
 _NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
 _AHEAD: Final[BindParameter[float]] = bindparam("ahead", type_=Double())
+_UNTIL: Final[BindParameter[float]] = bindparam("until", type_=Double())
+_NEVER: Final[ColumnElement[float]] = literal_column("0.0", Double())
+_QUEUED: Final = {"queued_until": _UNTIL, "queued_at": _NOW}
+_NOT_QUEUED: Final = {"queued_until": _NEVER, "queued_at": _NEVER}
 
 
 def _is_due() -> ColumnElement[bool]:
@@ -218,21 +221,30 @@ def _select_locked(dialect: str) -> SqlStatement:
 
 @Statement
 def _update_queued(dialect: str) -> SqlStatement:
-    until: BindParameter[float] = bindparam("until", type_=Double())
-    changes = {"queued_until": until, "queued_at": _NOW}
-    return update(ACCOUNT).where(among(dialect, ACCOUNT.c.name, "names")).values(changes)
+    return update(ACCOUNT).where(among(dialect, ACCOUNT.c.name, "names")).values(_QUEUED)
+
+
+@Statement
+def _update_held(dialect: str) -> SqlStatement:
+    # One that is not queued any more has been polled in the meantime.
+    these = (among(dialect, ACCOUNT.c.name, "names"), ACCOUNT.c.queued_until > _NEVER)
+    return update(ACCOUNT).where(*these).values(_QUEUED)
+
+
+@Statement
+def _update_unqueued(dialect: str) -> SqlStatement:
+    return update(ACCOUNT).where(among(dialect, ACCOUNT.c.name, "names")).values(_NOT_QUEUED)
 
 
 @Statement
 def _insert_accounts(dialect: str) -> SqlStatement:
     """Add accounts that are not there; one that is due at once was set at no time."""
     name, text = pairs(dialect, "due")
-    zero: ColumnElement[float] = literal_column("0.0", Double())
     none: ColumnElement[int] = literal_column("0", Integer())
     at = cast(text, Double)
-    set_at = case((at == zero, zero), else_=_NOW)
+    set_at = case((at == _NEVER, _NEVER), else_=_NOW)
     held = select(INSTALLATION.c.doubted).scalar_subquery()
-    rows = select(name, at, set_at, zero, zero, none, held).where(true())
+    rows = select(name, at, set_at, _NEVER, _NEVER, none, held).where(true())
     columns = ("name", "next_poll", "set_at", "queued_until", "queued_at", "failures", "held")
     insert = insert_into(dialect, ACCOUNT).from_select(columns, rows)
     return insert.on_conflict_do_nothing()
@@ -288,22 +300,14 @@ def _upsert_end(dialect: str) -> Executable:
     ).returning(old.name, old.failures)
 
 
-def _unqueue(transaction: Transaction, asked: Sequence[Sequence[str]]) -> Sequence[None]:
-    for portion in chunks(sorted({name for names in asked for name in names})):
-        transaction.connection.execute(
-            update(ACCOUNT).where(ACCOUNT.c.name.in_(portion)).values(queued_until=0, queued_at=0)
-        )
-    return [None] * len(asked)
+def _unqueue(transaction: Transaction, names: Sequence[str]) -> None:
+    _update_unqueued.run(transaction, {"names": names})
 
 
 def _hold(transaction: Transaction, queued: QueuedAccounts) -> None:
-    for portion in chunks(sorted(set(queued.names))):
-        transaction.connection.execute(
-            update(ACCOUNT)
-            # One that is not queued any more has been polled in the meantime.
-            .where(ACCOUNT.c.name.in_(portion), ACCOUNT.c.queued_until > 0)
-            .values(queued_until=transaction.now + queued.hold, queued_at=transaction.now)
-        )
+    until = transaction.now + queued.hold
+    values = {"names": queued.names, "now": transaction.now, "until": until}
+    _update_held.run(transaction, values)
 
 
 def _put_off(transaction: Transaction, put_off: Postponement) -> None:
@@ -349,9 +353,7 @@ def _select_unattended(_: str) -> SqlStatement:
 @Statement
 def _update_released(dialect: str) -> SqlStatement:
     these = (among(dialect, ACCOUNT.c.name, "names"), _is_unattended())
-    never: ColumnElement[float] = literal_column("0.0", Double())
-    free = {"queued_until": never, "queued_at": never}
-    return update(ACCOUNT).where(*these).values(free).returning(ACCOUNT.c.name)
+    return update(ACCOUNT).where(*these).values(_NOT_QUEUED).returning(ACCOUNT.c.name)
 
 
 def _prune(transaction: Transaction, left: OldAccounts) -> int:
@@ -389,7 +391,7 @@ CLAIM_DUE: Final = Operation(for_each(_claim_due))
 ENROL: Final = Operation(_enrol)
 POLLED: Final = Operation(_record_polls)
 HOLD: Final = Operation(for_each(_hold))
-UNQUEUE: Final = Operation(_unqueue)
+UNQUEUE: Final = Operation(for_each(_unqueue))
 PUT_OFF: Final = Operation(for_each(_put_off))
 RELEASE: Final = Operation(for_each(_release))
 PRUNE_ACCOUNTS: Final = Operation(for_each(_prune))

@@ -30,7 +30,7 @@ from shared.state import (
     undelivered,
 )
 from shared.state.database import Database
-from shared.state.operations import Asked, Operation, Transaction, parts, run_all
+from shared.state.operations import Asked, Operation, Transaction, parts
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -84,6 +84,8 @@ _ORDER: Final[tuple[Operation[Any, Any], ...]] = (
 """The order of operations in a transaction: what frees a name before what takes it, what writes
 before what reads."""
 
+_RANK: Final = {operation: rank for rank, operation in enumerate(_ORDER)}
+
 
 class Transactions:
     """The transactions of one process.
@@ -134,4 +136,15 @@ class Transactions:
         return self._database.transaction(partial(self._answer, asked), writes=writes)
 
     def _answer(self, asked: Sequence[Asked], connection: Connection) -> Sequence[Any]:
-        return run_all(Transaction(connection, self._owner, self._clock.now()), _ORDER, asked)
+        """Run each operation once for all its items; return the answers in the order asked."""
+        transaction = Transaction(connection, self._owner, self._clock.now())
+        indexes: dict[Operation[Any, Any], list[int]] = {}
+        for index, (operation, _) in enumerate(asked):
+            indexes.setdefault(operation, []).append(index)
+        answers: list[Any] = [None] * len(asked)
+        for operation in sorted(indexes, key=_RANK.__getitem__):
+            mine = indexes[operation]
+            found = operation.run(transaction, [asked[index][1] for index in mine])
+            for index, answer in zip(mine, found, strict=True):
+                answers[index] = answer
+        return answers

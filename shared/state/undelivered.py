@@ -11,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy import BindParameter, ColumnElement, delete, func, select
+from sqlalchemy import BindParameter, ColumnElement, bindparam, delete, func, select
 
-from shared.state.operations import Operation, Transaction, chunks, for_each
-from shared.state.schema import DELIVERED, MESSAGE, UIDL
+from shared.state.json_params import among
+from shared.state.operations import Operation, Transaction, for_each
+from shared.state.schema import DELIVERED, MESSAGE, UIDL, Escaped
+from shared.state.statement import SqlStatement, Statement
+
+_ACCOUNT: Final = bindparam("account", type_=Escaped())
 
 
 class Undelivered(NamedTuple):
@@ -55,10 +59,18 @@ def _forget(transaction: Transaction, lost: Sequence[Undelivered]) -> None:
     for each in lost:
         by_account.setdefault(each.account, []).append(each.id)
     for account, ids in by_account.items():
-        for some in chunks(ids):
-            for table in (UIDL, MESSAGE):
-                of_these = (table.c.account == account, table.c.id.in_(some))
-                transaction.connection.execute(delete(table).where(*of_these))
+        for statement in (_delete_uidls, _delete_identities):
+            statement.run(transaction, {"account": account, "ids": ids})
+
+
+@Statement
+def _delete_uidls(dialect: str) -> SqlStatement:
+    return delete(UIDL).where(UIDL.c.account == _ACCOUNT, among(dialect, UIDL.c.id, "ids"))
+
+
+@Statement
+def _delete_identities(dialect: str) -> SqlStatement:
+    return delete(MESSAGE).where(MESSAGE.c.account == _ACCOUNT, among(dialect, MESSAGE.c.id, "ids"))
 
 
 DELIVERED_TO_NOBODY: Final = Operation(for_each(_undelivered), writes=False)

@@ -33,7 +33,7 @@ CLOCK_SLACK: Final = 60.0
 _PUT: Final = "INSERT INTO message (id, message_id, headers, body) VALUES "
 _PUT_BY: Final = {count: _PUT + ", ".join(["(?, ?, ?, ?)"] * count) for count in (32, 8, 1)}
 """How so many rows are put at once. Each run of a statement lets go of Python's lock, and may have
-to wait for it afterwards; besides, 32 rows in one cost a tenth less than in 32."""
+to wait for it afterwards; besides, many rows in one cost less than each in its own."""
 _PUT_WAITING: Final = "INSERT INTO waiting (queue, id, handouts) VALUES (?, ?, ?)"
 _NEXT_ID: Final = "SELECT coalesce(max(id), 0) + 1 FROM message"
 

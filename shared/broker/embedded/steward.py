@@ -217,25 +217,13 @@ class EmbeddedSteward:
             asked = [m for m in chunk if wanted is None or m.message_id in wanted]
             if not asked:
                 continue
+            gone: list[T] = []
             with self._open() as db, statements.transaction(db):
                 known = statements.stored_queues(db)
-                settled = [
-                    self._take_one(db, known, queue_row, message, settle) for message in asked
-                ]
-            yield from (each for each in settled if each is not None)
-
-    def _take_one(
-        self,
-        db: sqlite3.Connection,
-        known: statements.StoredQueues,
-        queue_row: statements.StoredQueue,
-        message: statements.WaitingRow,
-        settle: Callable[[sqlite3.Connection, statements.StoredQueues, Stored], T | None],
-    ) -> T | None:
-        found = self._content(db, queue_row, message)
-        if found is None:  # it has gone on meanwhile
-            return None
-        settled = settle(db, known, found)
-        if settled is not None:
-            statements.take_out(db, queue_row, message)
-        return settled
+                for message in asked:
+                    found = self._content(db, queue_row, message)  # None: it went on meanwhile
+                    settled = None if found is None else settle(db, known, found)
+                    if settled is not None:
+                        statements.take_out(db, queue_row, message)
+                        gone.append(settled)
+            yield from gone

@@ -30,7 +30,7 @@ class MailConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no ty
     """A connection of pika's that handles mail in bulk, and all else as pika does.
 
     What one turn of the event loop produced leaves in few writes: a write for each frame, each a
-    packet of its own (TCP_NODELAY), is half of the cost of a message. Deliveries to a channel that
+    packet of its own (TCP_NODELAY), is much of the cost of a message. Deliveries to a channel that
     has a receiver, and confirms to one that listens to them, are taken out of what arrives before
     pika makes objects of them (see ``frames``).
     ``_adapter_emit_data``, ``_output_marshaled_frames`` and ``_on_data_available`` are the seams.

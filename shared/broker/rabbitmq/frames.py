@@ -1,6 +1,6 @@
 """The AMQP 0-9-1 methods of each message, as bytes: basic.publish out, basic.deliver and ack in.
 
-pika makes several objects of every frame and copies its buffer for each, which was half of what a
+pika makes several objects of every frame and copies its buffer for each, which was much of what a
 hop cost a stage. Here a message is a few slices. Everything else of the protocol stays pika's, and
 so does any delivery that does not lie in the buffer as method, header and one body frame, in a row
 and with the properties that we write ourselves. Tests hold it against pika's own codec.

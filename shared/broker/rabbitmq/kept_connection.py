@@ -101,7 +101,7 @@ class KeptConnection:
         """Return the open connection, once there is one.
 
         Raises:
-            BrokerUnavailable: the link was closed.
+            BrokerUnavailable: it was closed.
             BrokerRefuses: user name and password were never accepted.
         """
         while self._connection is None:
@@ -152,13 +152,13 @@ class KeptConnection:
 
     async def _keep(self) -> None:
         while not self._closed:
-            await self._round()
+            await self._try_each()
             if self._refused is not None:
                 return
             if not self._closed:
                 await self._backoff.pause()
 
-    async def _round(self) -> None:
+    async def _try_each(self) -> None:
         """Try each node once, until one lets us in; return when that connection has ended."""
         refused: list[BrokerRefuses] = []
         for url in random.sample(self._urls, len(self._urls)):
@@ -172,13 +172,13 @@ class KeptConnection:
             except (BrokerUnavailable, ConfigError) as error:
                 self._report("broker unreachable", broker=str(url), reason=error)
             else:
-                await self._until(lost, url)
+                await self._wait_lost(lost, url)
                 return
         if self._doubt.over(login_refused=len(refused) == len(self._urls)) and not self._once:
             self._refused = refused[0]
             self._change.set()
 
-    async def _until(self, lost: asyncio.Future[str], url: AmqpUrl) -> None:
+    async def _wait_lost(self, lost: asyncio.Future[str], url: AmqpUrl) -> None:
         if self._once:
             self._report("broker reconnected", broker=str(url))
         self._once = True

@@ -31,14 +31,14 @@ class Publisher:
     """Publishes, over one channel at a time.
 
     Args:
-        link: the connection for it.
+        kept: the connection for it.
         exchange: where to publish.
         report: is told of losses.
         clock: times the pauses.
     """
 
-    def __init__(self, link: KeptConnection, exchange: str, report: Report, clock: Clock) -> None:
-        self._link = link
+    def __init__(self, kept: KeptConnection, exchange: str, report: Report, clock: Clock) -> None:
+        self._kept = kept
         self._exchange = exchange
         self._report = report
         self._clock = clock
@@ -92,7 +92,7 @@ class Publisher:
     async def _keep(self) -> None:
         while True:
             try:
-                connection = await self._link.connection()
+                connection = await self._kept.connection()
             except (BrokerUnavailable, ConfigError):
                 return  # it is closed, or was refused: its owner has been told
             channel = await self._open_channel(connection)
@@ -136,8 +136,8 @@ class Publisher:
     async def _renew(self, channel: ConfirmChannel, wanted: Renewed) -> ConfirmChannel:
         """Return the channel to go on with: what is on its way goes over the old one to its end."""
         if wanted == "connection":
-            self._link.drop()
-        elif self._link.up and (fresh := await self._open_channel(self._link.now())) is not None:
+            self._kept.drop()
+        elif self._kept.up and (fresh := await self._open_channel(self._kept.now())) is not None:
             channel.retire()
             self._channel = channel = fresh
         return channel
@@ -149,7 +149,7 @@ class Publisher:
     def _tell(self, error: ChannelEnded) -> None:
         if error.code == _NOT_FOUND:
             what = "cannot publish: the topology is not declared yet"
-        elif self._link.up:
+        elif self._kept.up:
             what = "publishing channel lost"
         else:
             return

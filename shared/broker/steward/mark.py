@@ -24,7 +24,7 @@ from kombu.connection import Connection
 from shared.broker.steward.misplaced import notes
 from shared.broker.steward.outgoing import ANSWERING, PERSISTENT
 from shared.broker.topology import NEVER
-from shared.log import Report, silent
+from shared.log import Report
 from shared.queues import MARK
 
 _ARGUMENTS: Final = {
@@ -41,7 +41,7 @@ _TURN: Final = 0.02
 """Seconds between looks at a queue that has nothing: to write a mark takes some milliseconds."""
 
 
-def declare(connection: Connection, report: Report = silent) -> None:
+def declare(connection: Connection, report: Report) -> None:
     """Make the queue exist, with the ways into it; mail that lies there goes to quarantine.
 
     Args:
@@ -80,7 +80,7 @@ def write(
     connection: Connection,
     sender: str,
     change: Callable[[bytes | None], str],
-    report: Report = silent,
+    report: Report,
 ) -> None:
     """Put a mark in the place of the one that is there; it is durable on return.
 

@@ -23,7 +23,7 @@ from shared.broker.steward.entries import PendingMoves, QueueEntry, stored_in
 from shared.broker.steward.look import Look, looking
 from shared.broker.steward.migration import Migration
 from shared.broker.steward.node import Node
-from shared.broker.steward.outgoing import Outgoing, outgoing
+from shared.broker.steward.outgoing import outgoing
 from shared.broker.steward.topology_lock import exclusive, require_none_moving
 from shared.broker.steward.whole_queues import WholeQueues, declare_passive, require_answer
 from shared.broker.steward.withheld import Ask, Withheld
@@ -267,7 +267,8 @@ class KombuSteward:
         wanted = None if message_ids is None else frozenset(message_ids)
         with (
             self._looking(queue, alone=self._is_kept(queue)) as look,
-            self._outgoing(queue) as out,
+            self._node.translate_errors(f"queue {queue}"),
+            outgoing(self._node.connection(), SENDER) as out,
         ):
             pending: PendingMoves[T] = PendingMoves(look, out)
             try:
@@ -346,11 +347,3 @@ class KombuSteward:
             if found is None or int(found.message_count) >= left:
                 return
             time.sleep(_TURN)
-
-    @contextmanager
-    def _outgoing(self, queue: str) -> Iterator[Outgoing]:
-        with (
-            self._node.translate_errors(f"queue {queue}"),
-            outgoing(self._node.connection(), SENDER) as out,
-        ):
-            yield out
