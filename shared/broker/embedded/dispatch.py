@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from shared.broker import Delivery
 from shared.broker.embedded import owners, statements
@@ -29,6 +29,7 @@ from shared.broker.embedded.jobs import (
     Transfer,
     TransferPart,
 )
+from shared.clock import Clock
 from shared.errors import DeliveryLost, Refused
 from shared.failpoint import reach_all
 from shared.log import printable
@@ -36,13 +37,6 @@ from shared.queues import QUARANTINE
 
 _New: TypeAlias = tuple[int, statements.Row]
 """A message that was just stored, with its number; it is in no queue yet."""
-
-
-class Moment(NamedTuple):
-    """The time of a transaction: wall clock and monotonic clock, in seconds."""
-
-    now: float
-    monotonic: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +107,12 @@ class Dispatcher:
 
     Args:
         path: the queue file, for the locks beside it.
+        clock: the time of the retry tiers, and of our own row.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
+        self._clock = clock
         self._stored: dict[str, statements.StoredQueue] = {}
         self._consumers: deque[Consumer] = deque()
         self._promising: set[str] = set()
@@ -168,7 +164,6 @@ class Dispatcher:
         owner: int,
         jobs: Sequence[Job],
         chores: Chores,
-        moment: Moment,
         results: JobResults,
     ) -> None:
         """Do jobs and chores in one transaction.
@@ -185,8 +180,8 @@ class Dispatcher:
             with statements.transaction(db):
                 owners.require(db, owner)
                 self._stored = self._stored or statements.stored_queues(db)
-                self._do_chores(work, chores, moment)
-                self._transfer(work, jobs, moment.now)
+                self._do_chores(work, chores)
+                self._transfer(work, jobs)
                 self._return_unseen(work)
                 self._lease(work)
                 self._finish(work, jobs)
@@ -199,18 +194,18 @@ class Dispatcher:
         self._consumers = deque(c for c in self._consumers if not c.closed)
         results.leased.extend(work.leased)
 
-    def _do_chores(self, work: _Transaction, chores: Chores, moment: Moment) -> None:
+    def _do_chores(self, work: _Transaction, chores: Chores) -> None:
         for dead in chores.dead:
             statements.take_back(work.db, dead)
             owners.remove(work.db, self._path, dead)
         if chores.due:
-            statements.release_due(work.db, self._stored, moment.now)
+            statements.release_due(work.db, self._stored, self._clock.now())
         if chores.renew:
-            owners.renew(work.db, work.owner, moment.monotonic)
+            owners.renew(work.db, work.owner, self._clock.monotonic())
         if chores.dead or chores.due:
             self.look_again()
 
-    def _transfer(self, work: _Transaction, jobs: Sequence[Job], now: float) -> None:
+    def _transfer(self, work: _Transaction, jobs: Sequence[Job]) -> None:
         rows: list[statements.Row] = []
         for job in jobs:
             if isinstance(job, Transfer):
@@ -219,7 +214,7 @@ class Dispatcher:
         # In this order, so that what comes in takes the pages of what goes: on a full disk there
         # are no others.
         statements.forget(work.db, work.owner, [lease.id for lease in work.settled])
-        self._put(work, rows, now)
+        self._put(work, rows)
         reach_all([queue for queue, *_ in rows], "published")
 
     def _take(
@@ -241,10 +236,11 @@ class Dispatcher:
     def _is_there(self, db: sqlite3.Connection, new: statements.Row) -> bool:
         return new[0] == QUARANTINE and statements.counts_as_copy(db, self._stored[QUARANTINE], new)
 
-    def _put(self, work: _Transaction, rows: Sequence[statements.Row], now: float) -> None:
+    def _put(self, work: _Transaction, rows: Sequence[statements.Row]) -> None:
         """Store rows, and hand over at once what a consumer of ours would get next anyway."""
         if not rows:
             return
+        now = self._clock.now()
         queues: dict[str, list[_New]] = {}
         for new in enumerate(rows, statements.add(work.db, rows)):
             queues.setdefault(new[1][0], []).append(new)

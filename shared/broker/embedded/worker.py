@@ -23,7 +23,7 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from shared.broker.embedded import owners, schema, shrink, statements
-from shared.broker.embedded.dispatch import Chores, Dispatcher, Moment
+from shared.broker.embedded.dispatch import Chores, Dispatcher
 from shared.broker.embedded.jobs import Job, JobResults, Stop, Transfer
 from shared.broker.embedded.portions import brings_more, halves, merge, portions, refuse_all
 from shared.clock import Clock
@@ -93,7 +93,7 @@ class Worker:
         self._scarce = scarce
         self._inbox: SimpleQueue[list[Job]] = SimpleQueue()
         self._halt = threading.Event()
-        self._dispatcher = Dispatcher(path)
+        self._dispatcher = Dispatcher(path, clock)
         self._db: sqlite3.Connection | None = None
         self._owner: owners.Owner | None = None
         self._version = -1
@@ -260,8 +260,7 @@ class Worker:
         chores = self._chores(db, owner.id, idle=not jobs)
         results = self._dispatcher.count(db, jobs)
         if chores or len(results.answers) < len(jobs):
-            moment = Moment(self._clock.now(), self._clock.monotonic())
-            self._dispatcher.commit(db, owner.id, jobs, chores, moment, results)
+            self._dispatcher.commit(db, owner.id, jobs, chores, results)
             self.trouble, self.damage = None, self._torn
         if chores.renew:
             self._renew_at = time.monotonic() + owners.RENEW_EVERY
