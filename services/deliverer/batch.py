@@ -7,7 +7,7 @@ once, so that a delivery is known whatever happens to its batch after that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -30,17 +30,19 @@ NOBODY: Final = (
 _UNTOLD: Final = RuntimeError("the courier told nothing of this message")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Attempt:
     """A message that we have claimed, on its way.
 
     Attributes:
+        index: that of its message among those it came with.
         waiting: the recipients that do not have it yet.
         permit: the breaker's leave to try the destination, while that is under way.
         outcome: what became of it, or what kept it from that, once that is known.
         receipts: what the far end said, by recipient that has it now.
     """
 
+    index: int
     envelope: Envelope[Addressed]
     delivery: DeliveryKey
     claim: Claim
@@ -86,12 +88,14 @@ class Attempt:
             self.permit = None
 
 
-def attempt_for(envelope: Envelope[Addressed], delivery: DeliveryKey, claim: Claim) -> Attempt:
+def attempt_for(
+    index: int, envelope: Envelope[Addressed], delivery: DeliveryKey, claim: Claim
+) -> Attempt:
     """Return the attempt to deliver a message to those of its recipients who do not have it yet."""
     waiting = list(dict.fromkeys(envelope.payload.recipients))
     if claim.delivered:
         waiting = [recipient for recipient in waiting if recipient not in claim.delivered]
-    made = Attempt(envelope, delivery, claim, waiting)
+    made = Attempt(index, envelope, delivery, claim, waiting)
     if not envelope.payload.recipients:
         made.outcome = DeadLetter(NOBODY)
     elif not waiting:
@@ -102,19 +106,19 @@ def attempt_for(envelope: Envelope[Addressed], delivery: DeliveryKey, claim: Cla
 class Batch:
     """Attempts under way.
 
-    Args:
-        attempts: each by the index of its message among those it came with.
+    Attributes:
+        open: those that ``wait_known`` has not returned yet.
     """
 
-    def __init__(self, attempts: dict[int, Attempt]) -> None:
-        self._attempts = attempts  # those that ``wait_known`` has not returned yet
-        self._known = [index for index, attempt in attempts.items() if attempt.known]
+    def __init__(self, attempts: Collection[Attempt]) -> None:
+        self.open = set(attempts)
+        self._known = [attempt for attempt in attempts if attempt.known]
         self._news = asyncio.Event()
 
-    def note(self, index: int, delivered: CourierResult) -> None:
+    def note(self, attempt: Attempt, delivered: CourierResult) -> None:
         """Note what a courier reports."""
-        self._attempts[index].note(delivered)
-        self._known.append(index)
+        attempt.note(delivered)
+        self._known.append(attempt)
         self._news.set()
 
     def note_courier_ended(self, courier: asyncio.Task[None]) -> None:
@@ -124,17 +128,18 @@ class Batch:
             courier: what the courier was asked to do; it is done.
         """
         error = None if courier.cancelled() else courier.exception()
-        for index, attempt in self._attempts.items():
+        for attempt in self.open:
             if not attempt.known:
                 attempt.abandon()
                 attempt.outcome = error if isinstance(error, Exception) else _UNTOLD
-                self._known.append(index)
+                self._known.append(attempt)
         self._news.set()
 
-    async def wait_known(self) -> Mapping[int, Attempt]:
-        """Return the attempts of which the outcome has become known, by their indexes."""
+    async def wait_known(self) -> Sequence[Attempt]:
+        """Return the attempts of which the outcome has become known."""
         while not self._known:
             self._news.clear()
             await self._news.wait()
-        indexes, self._known = self._known, []
-        return {index: self._attempts.pop(index) for index in indexes}
+        known, self._known = self._known, []
+        self.open.difference_update(known)
+        return known

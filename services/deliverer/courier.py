@@ -119,22 +119,26 @@ mail, or more slowly. PutAside: it was not tried. SpoolMissing: the message is n
 SpoolUnavailable: it could not be read. ClaimLost: it is no longer ours.
 """
 
-ReportResult: TypeAlias = Callable[[int, CourierResult], None]
-"""Takes the index of a mail object among those that it was given with, and what became of it."""
+
+class DeliveryRequest(NamedTuple):
+    """A mail object that is to be delivered.
+
+    Attributes:
+        tell: takes what became of it; to be called once, as soon as that is known.
+    """
+
+    mail_object: MailObject
+    tell: Callable[[CourierResult], None]
 
 
 class Courier(Protocol):
     """Delivers mail objects to one destination. Many deliveries may be under way at once."""
 
-    async def deliver(self, mail_objects: Sequence[MailObject], tell: ReportResult) -> None:
+    async def deliver(self, requests: Sequence[DeliveryRequest]) -> None:
         """Deliver mail objects, and tell what became of each as soon as it is known; then return.
 
         One that fails disturbs no other. Where this is cancelled, nothing of it is under way
         any more when it ends, and what was not told is not known to have been delivered.
-
-        Args:
-            mail_objects: what is to be delivered.
-            tell: is called once for each of them.
         """
 
     async def probe(self, recipients: Sequence[str]) -> None:

@@ -21,7 +21,13 @@ from typing import Final, Protocol
 
 from services.deliverer.batch import CLAIMED_ELSEWHERE, Attempt, Batch, attempt_for
 from services.deliverer.breaker import Breaker
-from services.deliverer.courier import ClaimLost, Courier, CourierResult, MailContent, MailObject
+from services.deliverer.courier import (
+    ClaimLost,
+    Courier,
+    DeliveryRequest,
+    MailContent,
+    MailObject,
+)
 from services.deliverer.unrecorded import Unrecorded
 from shared.backoff import Backoff
 from shared.clock import Clock
@@ -139,7 +145,7 @@ class Deliverer:
             for index in range(len(envelopes)):
                 answer(index, claims)
             return
-        attempts: dict[int, Attempt] = {}
+        attempts: list[Attempt] = []
         for index, claim in enumerate(claims):
             if claim is None:
                 why = "another process is delivering this message"
@@ -148,7 +154,7 @@ class Deliverer:
                 why = "not delivered, as it could not be recorded: the state database says"
                 answer(index, DeadLetter(f"{why} {claim}"))
             else:
-                attempts[index] = attempt_for(envelopes[index], deliveries[index], claim)
+                attempts.append(attempt_for(index, envelopes[index], deliveries[index], claim))
         del envelopes  # each is let go of when it was delivered
         await self._carry_out(destination, attempts, answer)
 
@@ -189,42 +195,39 @@ class Deliverer:
         why = f"destination {destination} is not tried for a while: {breaker.why}"
         return Retry(why, after=seconds)
 
-    async def _carry_out(
-        self, destination: str, attempts: dict[int, Attempt], answer: Answer
-    ) -> None:
+    async def _carry_out(self, destination: str, attempts: list[Attempt], answer: Answer) -> None:
         """Deliver, and record what was delivered before anybody is told of it."""
-        mail_objects = self._begin(destination, attempts)
-        indexes = list(mail_objects)
+        begun = self._begin(destination, attempts)
         batch = Batch(attempts)
-
-        def tell(index: int, delivered: CourierResult) -> None:
-            batch.note(indexes[index], delivered)
-
-        deliver = self._couriers[destination].deliver
-        delivering = asyncio.create_task(deliver(list(mail_objects.values()), tell))
+        attempts.clear()
+        requests = [
+            DeliveryRequest(self._mail_object(attempt), partial(batch.note, attempt))
+            for attempt in begun
+        ]
+        delivering = asyncio.create_task(self._couriers[destination].deliver(requests))
         delivering.add_done_callback(batch.note_courier_ended)
-        del mail_objects
+        del requests, begun
         try:
-            while attempts:  # less each time by what ``wait_known`` returns
+            while batch.open:
                 known = await batch.wait_known()
                 reach_all(["deliverer"] * len(known), "before-ledger")
-                await self._record_and_release(known.values())
+                await self._record_and_release(known)
                 reach_all(["deliverer"] * len(known), "after-ledger")
-                for index, attempt in known.items():
+                for attempt in known:
                     if isinstance(attempt.outcome, Busy):
                         self._report_waiting(destination, attempt.outcome)
-                    answer(index, attempt.outcome)
+                    answer(attempt.index, attempt.outcome)
             await delivering
         except BaseException:
             delivering.cancel()
             await asyncio.wait({delivering})
-            await self._abandon(attempts.values())
+            await self._abandon(batch.open)
             raise
 
-    def _begin(self, destination: str, attempts: Mapping[int, Attempt]) -> dict[int, MailObject]:
-        """Begin those attempts that may be made, and return their mail; note why others may not."""
-        mail_objects: dict[int, MailObject] = {}
-        for index, attempt in attempts.items():
+    def _begin(self, destination: str, attempts: Sequence[Attempt]) -> list[Attempt]:
+        """Begin those attempts that may be made, and return them; note why others may not."""
+        begun: list[Attempt] = []
+        for attempt in attempts:
             if attempt.known:
                 continue
             down = self._retry_if_down(destination)  # others tried it while these were claimed
@@ -232,9 +235,8 @@ class Deliverer:
                 attempt.outcome = down
                 continue
             attempt.permit = self.breakers[destination].permit()
-            sender = attempt.envelope.payload.sender
-            mail_objects[index] = MailObject(self._content(attempt), sender, attempt.waiting)
-        return mail_objects
+            begun.append(attempt)
+        return begun
 
     async def _record_and_release(self, attempts: Collection[Attempt]) -> None:
         done, rest = _split_by_receipts(attempts)
@@ -307,6 +309,9 @@ class Deliverer:
         if now >= self._report_waiting_at.get(destination, 0.0):
             self._report_waiting_at[destination] = now + WAITING_TOLD_EVERY
             self._report(WAITING, destination=destination, why=busy.reason)
+
+    def _mail_object(self, attempt: Attempt) -> MailObject:
+        return MailObject(self._content(attempt), attempt.envelope.payload.sender, attempt.waiting)
 
     def _content(self, attempt: Attempt) -> MailContent:
         mail, replay = attempt.envelope.payload, attempt.claim.replay

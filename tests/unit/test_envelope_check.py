@@ -9,7 +9,7 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from services.deliverer.courier import MailObject, Result
+from services.deliverer.courier import CourierResult, MailObject, Result
 from services.deliverer.files.durable_files import FileStore
 from services.deliverer.files.maildir import MaildirCourier
 from shared import wire
@@ -27,7 +27,7 @@ from shared.queues import INCOMING, PARSED, POLL, QUARANTINE, Tier
 from shared.settlement import RetryPolicy
 from shared.stage import DecodedDelivery, HandledDelivery, Stage, StageHandler
 from tests.corpus.envelopes import HEAD, ID
-from tests.unit.deliverer.content import content
+from tests.unit.deliverer.content import content, requests
 
 FETCHED = Fetched(Inline(b"Subject: x\r\n\r\nbody\r\n"), "u", "pop:110")
 MINE: Envelope[Payload] = Envelope(ID, "sales", FETCHED, 1.7e9)
@@ -137,9 +137,9 @@ async def test_a_file_that_can_have_no_name_stops_no_other(tmp_path: Path) -> No
     ids = [f"{n:032x}" for n in range(40)]
     ids[20], ids[30] = "a\0b", "\ud800"
     posts = [MailObject(content(id_=id_), "", ("sales@corp.example",)) for id_ in ids]
-    answers: dict[int, object] = {}
+    answers: dict[int, CourierResult] = {}
     async with asyncio.timeout(30):
-        await courier.deliver(posts, answers.__setitem__)
+        await courier.deliver(requests(posts, answers))
     await courier.close()
     assert len(list((tmp_path / "sales" / "new").iterdir())) == 38
     verdicts = [_verdict(answers[place]) for place in range(40)]

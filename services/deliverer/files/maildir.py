@@ -20,7 +20,13 @@ from pathlib import Path
 from typing import Final
 
 from services.deliverer.addresses import unstorable
-from services.deliverer.courier import MailContent, MailObject, ReportResult, Result, same_for_all
+from services.deliverer.courier import (
+    DeliveryRequest,
+    MailContent,
+    MailObject,
+    Result,
+    same_for_all,
+)
 from services.deliverer.files.durable_files import (
     FileStore,
     NewFile,
@@ -61,13 +67,13 @@ class MaildirCourier:
         self._maildir_of = lru_cache(4096)(partial(maildir_of, template))
         self._store = store
 
-    async def deliver(self, mail_objects: Sequence[MailObject], tell: ReportResult) -> None:
+    async def deliver(self, requests: Sequence[DeliveryRequest]) -> None:
         """Deliver mail objects, all at once, and tell what became of each.
 
         The envelope sender is not used, a Return-Path line is part of the message. Recipients who
         share a Maildir get one file.
         """
-        await deliver_files(self._store, mail_objects, self._write, tell)
+        await deliver_files(self._store, requests, self._write)
 
     async def probe(self, recipients: Sequence[str]) -> None:
         """See whether each Maildir can be written to, or made where it does not exist."""

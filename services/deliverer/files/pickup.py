@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from services.deliverer.addresses import refusals, sendable
-from services.deliverer.courier import MailContent, MailObject, ReportResult, same_for_all
+from services.deliverer.courier import DeliveryRequest, MailContent, MailObject, same_for_all
 from services.deliverer.files.durable_files import (
     FileStore,
     NewFile,
@@ -65,9 +65,9 @@ class PickupCourier:
         self._wanted = staging
         self._staging: str | None = None
 
-    async def deliver(self, mail_objects: Sequence[MailObject], tell: ReportResult) -> None:
+    async def deliver(self, requests: Sequence[DeliveryRequest]) -> None:
         """Deliver each as one file for all its recipients; tell what became of each."""
-        await deliver_files(self._store, mail_objects, self._write, tell)
+        await deliver_files(self._store, requests, self._write)
 
     async def probe(self, recipients: Sequence[str]) -> None:
         """See whether files can be made to appear in the folder, which has to be there."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from services.deliverer.courier import MailObject, ReportResult, Result, same_for_all
+from services.deliverer.courier import DeliveryRequest, MailObject, Result, same_for_all
 from services.deliverer.files.durable_files import (
     FileStore,
     NewFile,
@@ -41,9 +41,8 @@ class StagedMail:
 
 async def deliver_files(
     store: FileStore,
-    mail_objects: Sequence[MailObject],
+    requests: Sequence[DeliveryRequest],
     write: Callable[[MailObject, StagedMail], Awaitable[None]],
-    tell: ReportResult,
 ) -> None:
     """Deliver mail objects as files and tell what became of each.
 
@@ -52,32 +51,31 @@ async def deliver_files(
 
     Args:
         store: puts the files into their places.
-        mail_objects: what is to be delivered.
+        requests: what is to be delivered.
         write: adds the results and staged copies of a mail object.
-        tell: as of ``Courier.deliver``.
     """
-    staged_mails = [StagedMail() for _ in mail_objects]
+    staged_mails = [StagedMail() for _ in requests]
     try:
         errors = [
-            await _stage(mail_object, staged, write)
-            for mail_object, staged in zip(mail_objects, staged_mails, strict=True)
+            await _stage(request.mail_object, staged, write)
+            for request, staged in zip(requests, staged_mails, strict=True)
         ]
     except BaseException:
         for staged in staged_mails:
             staged.discard()
         raise
-    await await_to_end(_place_and_tell(store, staged_mails, errors, tell))
+    await await_to_end(_place_and_tell(store, staged_mails, errors, requests))
 
 
 async def _place_and_tell(
     store: FileStore,
     staged_mails: Sequence[StagedMail],
     errors: Sequence[Exception | None],
-    tell: ReportResult,
+    requests: Sequence[DeliveryRequest],
 ) -> None:
     await _place(store, staged_mails)
-    for index, (staged, error) in enumerate(zip(staged_mails, errors, strict=True)):
-        tell(index, staged.results if error is None else error)
+    for staged, error, request in zip(staged_mails, errors, requests, strict=True):
+        request.tell(staged.results if error is None else error)
 
 
 async def _stage(

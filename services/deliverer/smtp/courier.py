@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from services.deliverer.courier import Crowded, MailObject, ReportResult, Spent, Throttled
+from services.deliverer.courier import Crowded, DeliveryRequest, Spent, Throttled
 from services.deliverer.smtp.connection import NoReplyInTime
 from services.deliverer.smtp.fair_share import FIRST_LOOK, LOOK_EVERY, DeliverySlots, FairShare
 from services.deliverer.smtp.handshake import no_answer
@@ -95,14 +95,14 @@ class SmtpCourier:
         self._shut_out = 0  # of these, connections that nobody has answered for yet
         self._limited_at = float("inf")  # when it first stated a limit
 
-    async def deliver(self, mail_objects: Sequence[MailObject], tell: ReportResult) -> None:
+    async def deliver(self, requests: Sequence[DeliveryRequest]) -> None:
         """Deliver mail objects, as many at the same time as there are connections."""
-        if not mail_objects:
+        if not requests:
             return
         over = asyncio.get_running_loop().create_future()
-        submission = Submission(tell, len(mail_objects), over)
-        self._take_in(mail_objects, submission)
-        del mail_objects  # each is let go of when it was delivered
+        submission = Submission(len(requests), over)
+        self._take_in(requests, submission)
+        del requests  # each is let go of when it was delivered
         try:
             await submission.over
         except BaseException:
@@ -124,11 +124,9 @@ class SmtpCourier:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._pool.close()
 
-    def _take_in(self, mail_objects: Sequence[MailObject], submission: Submission) -> None:
+    def _take_in(self, requests: Sequence[DeliveryRequest], submission: Submission) -> None:
         """Put mail into the line, unless no recipient of it can be named to the server."""
-        entering = [
-            waiting_mail(each, index, submission) for index, each in enumerate(mail_objects)
-        ]
+        entering = [waiting_mail(request, submission) for request in requests]
         if not self._waiting:
             self._share.begin()
         for waiting in entering:

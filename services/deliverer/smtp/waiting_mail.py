@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from services.deliverer.addresses import refusals
 from services.deliverer.courier import (
     CourierResult,
+    DeliveryRequest,
     MailObject,
     PutAside,
-    ReportResult,
     Result,
     same_for_all,
 )
@@ -27,12 +27,10 @@ class Submission:
     """Mail objects that were given together.
 
     Attributes:
-        tell: takes what became of each.
-        left: of how many that was not told yet.
+        left: of how many it was not told yet what became of them.
         over: done when it was told of all.
     """
 
-    tell: ReportResult
     left: int
     over: asyncio.Future[None]
 
@@ -44,7 +42,7 @@ class WaitingMail:
     Attributes:
         mail_object: what is to be sent, to recipients that are safe to send.
         refused: the results for the others.
-        index: that in its submission.
+        request: where it is told what became of it.
         submission: what it was given with.
         breaks: how often the connection broke over which it was being sent.
         limits: how often the server said that it takes no more for now.
@@ -54,7 +52,7 @@ class WaitingMail:
 
     mail_object: MailObject
     refused: Mapping[str, Result]
-    index: int
+    request: DeliveryRequest
     submission: Submission
     breaks: int = 0
     limits: int = 0
@@ -66,7 +64,7 @@ class WaitingMail:
         if self.refused and not isinstance(delivered, Exception):
             delivered = {**self.refused, **delivered}
         try:
-            submission.tell(self.index, delivered)
+            self.request.tell(delivered)
         except Exception as error:  # noqa: BLE001  (a defect of theirs: they hear of it)
             self.fail(error)
         submission.left -= 1
@@ -95,13 +93,14 @@ class WaitingMail:
             self.submission.over.set_exception(error)
 
 
-def waiting_mail(mail_object: MailObject, index: int, submission: Submission) -> WaitingMail:
+def waiting_mail(request: DeliveryRequest, submission: Submission) -> WaitingMail:
     """Return a mail object with the results for recipients that can be named to no server."""
+    mail_object = request.mail_object
     refused = refusals(mail_object.recipients)
     if refused:
         rest = [recipient for recipient in mail_object.recipients if recipient not in refused]
         mail_object = mail_object._replace(recipients=rest)
-    return WaitingMail(mail_object, refused, index, submission)
+    return WaitingMail(mail_object, refused, request, submission)
 
 
 @dataclass(slots=True)

@@ -4,8 +4,16 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
-from services.deliverer.courier import Courier, CourierResult, MailContent, MailObject, Result
+from services.deliverer.courier import (
+    Courier,
+    CourierResult,
+    DeliveryRequest,
+    MailContent,
+    MailObject,
+    Result,
+)
 from services.deliverer.destinations import courier_for
 from tests.clock import ManualClock
 
@@ -47,15 +55,22 @@ def content(
     )
 
 
-async def told(courier: Courier, posts: Sequence[MailObject]) -> list[CourierResult]:
-    """Have messages delivered; return what was told of each."""
-    found: dict[int, CourierResult] = {}
+def requests(
+    mail_objects: Sequence[MailObject], found: dict[int, CourierResult]
+) -> list[DeliveryRequest]:
+    """Return what is to be delivered; what is told of each is noted in ``found``, by its place."""
 
     def tell(place: int, delivered: CourierResult) -> None:
         assert place not in found
         found[place] = delivered
 
-    await courier.deliver(posts, tell)
+    return [DeliveryRequest(each, partial(tell, n)) for n, each in enumerate(mail_objects)]
+
+
+async def told(courier: Courier, posts: Sequence[MailObject]) -> list[CourierResult]:
+    """Have messages delivered; return what was told of each."""
+    found: dict[int, CourierResult] = {}
+    await courier.deliver(requests(posts, found))
     return [found.pop(place) for place in range(len(posts))]
 
 

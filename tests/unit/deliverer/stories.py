@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from services.deliverer.courier import (
     ClaimLost,
     CourierResult,
+    DeliveryRequest,
     MailContent,
-    MailObject,
-    ReportResult,
     Result,
 )
 from services.deliverer.deliver import Deliveries
@@ -34,9 +33,9 @@ class Told:
     started: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event | None = None
 
-    async def deliver(self, posts: Sequence[MailObject], tell: ReportResult) -> None:
-        for place, post in enumerate(posts):
-            tell(place, await self._deliver(*post))
+    async def deliver(self, requests: Sequence[DeliveryRequest]) -> None:
+        for post, tell in requests:
+            tell(await self._deliver(*post))
 
     async def probe(self, recipients: Sequence[str]) -> None:
         raise NotImplementedError

@@ -8,12 +8,18 @@ from functools import partial
 
 import pytest
 
-from services.deliverer.courier import ClaimLost, CourierResult, MailContent, MailObject
+from services.deliverer.courier import (
+    ClaimLost,
+    CourierResult,
+    DeliveryRequest,
+    MailContent,
+    MailObject,
+)
 from services.deliverer.destinations import courier_for
 from services.deliverer.smtp.courier import SmtpCourier
 from shared.errors import SpoolMissing, Unreachable
 from tests.servers.smtp import DROP, HANG, SmtpServer, smtp_server
-from tests.unit.deliverer.content import ANNA, BERT, CARL, SENDER, content, told, until
+from tests.unit.deliverer.content import ANNA, BERT, CARL, SENDER, content, requests, told, until
 
 
 def posts(*recipients: str) -> list[MailObject]:
@@ -41,7 +47,7 @@ class Giving:
 
     def __init__(self, courier: SmtpCourier, given: list[MailObject]) -> None:
         self.told: dict[int, CourierResult] = {}
-        self.task = asyncio.create_task(courier.deliver(given, self.told.__setitem__))
+        self.task = asyncio.create_task(courier.deliver(requests(given, self.told)))
 
     async def withdraw(self) -> None:
         self.task.cancel()
@@ -119,12 +125,12 @@ async def test_what_is_withdrawn_at_its_end_takes_no_other_batch_with_it() -> No
 
 
 async def test_a_defect_of_who_is_told_is_not_waited_for_in_vain() -> None:
-    def tell(place: int, delivered: CourierResult) -> None:
+    def tell(_: CourierResult) -> None:
         raise RuntimeError("a defect")
 
     async with smtp_server() as server, opened(server) as courier:
         with pytest.raises(RuntimeError, match="a defect"):
-            await courier.deliver(posts(ANNA), tell)
+            await courier.deliver([DeliveryRequest(post, tell) for post in posts(ANNA)])
         assert verdicts(await told(courier, posts(BERT))) == ["delivered"]
 
 

@@ -17,7 +17,7 @@ from shared.spool import Spool
 from shared.state import State
 from tests.clock import ManualClock
 from tests.ledger import claim_one
-from tests.unit.deliverer.content import ANNA, BERT, MESSAGE, SENDER, content, until
+from tests.unit.deliverer.content import ANNA, BERT, MESSAGE, SENDER, content, requests, until
 from tests.unit.deliverer.stories import envelope
 
 SCHEMES = ("maildir", "pickup", "replay")
@@ -59,7 +59,7 @@ async def test_what_is_being_placed_is_told_of_before_it_ends(
     told: dict[int, CourierResult] = {}
     courier = courier_for("local", f"{scheme}://{folder}")
     posts = [MailObject(content(id_=f"000{n}"), SENDER, [ANNA, BERT]) for n in range(2)]
-    delivering = asyncio.create_task(courier.deliver(posts, told.__setitem__))
+    delivering = asyncio.create_task(courier.deliver(requests(posts, told)))
     await until(gate.reached.is_set)
     for _ in range(3):  # whoever is impatient
         delivering.cancel()
@@ -106,12 +106,12 @@ async def test_what_is_still_being_written_is_given_up_and_leaves_nothing(
     told: dict[int, CourierResult] = {}
     courier = courier_for("local", f"{scheme}://{folder}")
     large = MailObject(content(chunks=[MESSAGE] * 3), SENDER, [ANNA])
-    await courier.deliver([MailObject(content(id_="0000"), SENDER, [ANNA])], lambda *_: None)
+    await courier.deliver(requests([MailObject(content(id_="0000"), SENDER, [ANNA])], {}))
     descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     gate = Gate(getattr(os, call))
     with monkeypatch.context() as slow:
         slow.setattr(os, call, gate)
-        delivering = asyncio.create_task(courier.deliver([large], told.__setitem__))
+        delivering = asyncio.create_task(courier.deliver(requests([large], told)))
         await until(gate.reached.is_set)
         delivering.cancel()
         await asyncio.sleep(0)

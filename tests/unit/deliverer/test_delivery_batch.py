@@ -3,12 +3,12 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
-from services.deliverer.courier import CourierResult, MailObject, ReportResult
+from services.deliverer.courier import CourierResult, DeliveryRequest
 from services.deliverer.deliver import Deliverer
 from shared.errors import SpoolUnavailable, Unreachable
 from shared.ledger import Claim
@@ -26,22 +26,19 @@ class Slow:
     """A courier that tells of messages when it is told to, and is never done before."""
 
     def __init__(self) -> None:
-        self.tell: ReportResult | None = None
-        self.places: dict[str, int] = {}
+        self.tell: dict[str, Callable[[CourierResult], None]] = {}
         self.over = asyncio.Event()
 
-    async def deliver(self, posts: Sequence[MailObject], tell: ReportResult) -> None:
-        self.places = {post.content.id: place for place, post in enumerate(posts)}
-        self.tell = tell
-        del posts
+    async def deliver(self, requests: Sequence[DeliveryRequest]) -> None:
+        self.tell = {request.mail_object.content.id: request.tell for request in requests}
+        del requests
         await self.over.wait()
 
     async def probe(self, recipients: Sequence[str]) -> None:
         raise NotImplementedError
 
     def told(self, id_: str, delivered: CourierResult) -> None:
-        assert self.tell is not None
-        self.tell(self.places[id_], delivered)
+        self.tell.pop(id_)(delivered)
 
     async def close(self) -> None:
         self.over.set()
@@ -84,7 +81,7 @@ async def test_each_is_recorded_answered_for_and_let_go_of_while_others_take_the
 ) -> None:
     taken = {ANNA: TAKEN}
     under_way = Answers(patient, "a", "b", "c", "d")
-    await until(lambda: slow.tell is not None)
+    await until(lambda: bool(slow.tell))
     slow.told("c", taken)
     slow.told("a", {ANNA: UNKNOWN})
     await until(lambda: len(under_way.found) == 2)
@@ -103,7 +100,7 @@ async def test_what_was_delivered_does_not_wait_in_memory_for_the_rest(
     patient: Deliverer, slow: Slow
 ) -> None:
     under_way = Answers(patient, "a", "b", "c")
-    await until(lambda: slow.tell is not None)
+    await until(lambda: bool(slow.tell))
     for id_ in ("a", "b"):  # of the last answer, its variables still hold the message
         slow.told(id_, {ANNA: TAKEN})
         await until(lambda id_=id_: id_ in under_way.found)  # type: ignore[misc]
@@ -118,7 +115,7 @@ async def test_of_those_cancelled_what_was_delivered_is_recorded(
     patient: Deliverer, slow: Slow, other: State
 ) -> None:
     under_way = Answers(patient, "a", "b")
-    await until(lambda: slow.tell is not None)
+    await until(lambda: bool(slow.tell))
     slow.told("a", {ANNA: TAKEN})
     under_way.task.cancel()  # before anybody could take note
     with pytest.raises(asyncio.CancelledError):
@@ -134,7 +131,7 @@ async def test_a_ledger_that_is_away_keeps_nothing_from_being_cancelled(
     away = Away(ledger)
     deliverer = Deliverer({"local": slow}, away, spool, clock)
     under_way = Answers(deliverer, "a", "b")
-    await until(lambda: slow.tell is not None)
+    await until(lambda: bool(slow.tell))
     away.out = {"finish"}
     slow.told("a", {ANNA: TAKEN})
     under_way.task.cancel()
@@ -149,17 +146,17 @@ async def test_each_of_many_counts_for_the_breaker_and_one_alone_is_the_probe(
 ) -> None:
     down = Unreachable("mail:25", "no connection")
     first = Answers(patient, "a", "b", "c")
-    await until(lambda: slow.tell is not None)
+    await until(lambda: bool(slow.tell))
     for id_ in "abc":
         slow.told(id_, down)
     slow.over.set()
     await first.task
     assert patient.breakers["local"].open
     await clock.advance(patient.breakers["local"].remaining())
-    slow.tell, slow.over = None, asyncio.Event()
+    slow.tell, slow.over = {}, asyncio.Event()
     again = Answers(patient, "a", "b", "c")
-    await until(lambda: slow.tell is not None)
-    assert list(slow.places) == ["a"]
+    await until(lambda: bool(slow.tell))
+    assert list(slow.tell) == ["a"]
     await until(lambda: set(again.found) == {"b", "c"})
     again.task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 from collections import Counter
+from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.deliverer.courier import CourierResult, MailObject
+from services.deliverer.courier import CourierResult, DeliveryRequest, MailObject
 from services.deliverer.destinations import courier_for
 from tests.clock import ManualClock
 from tests.servers.smtp import DROP, HANG, Action, SmtpServer, smtp_server
@@ -55,7 +56,9 @@ async def played(
                 told[batch][place] += 1
                 results[batch][place] = delivered
 
-            await courier.deliver(posts(batch), tell)
+            await courier.deliver(
+                [DeliveryRequest(p, partial(tell, place)) for place, p in enumerate(posts(batch))]
+            )
 
         giving = [asyncio.create_task(give(batch)) for batch in range(2)]
         async with asyncio.timeout(30):
