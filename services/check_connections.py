@@ -40,7 +40,7 @@ from shared.queues import POLL
 from shared.redaction.known_secrets import KnownSecrets
 from shared.settings.model import AccountSettings, DestinationSettings, Settings
 from shared.settings.written_secrets import secrets_in
-from shared.sqlite.rebuild import damage_error, look
+from shared.sqlite.rebuild import damage_error, file_health
 from shared.state.database import probe
 from shared.words import counted
 
@@ -155,7 +155,7 @@ async def _spool(settings: Settings) -> str:
 def _file(path: Path) -> str:
     if not path.exists():
         return f"not there yet, and made at the start: {path}"
-    health = look(path)
+    health = file_health(path)
     if health.faults:
         raise damage_error(path, health.faults[0])
     if health.unknown:

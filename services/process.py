@@ -208,18 +208,24 @@ async def _begin_monitoring(
     embedded = settings.broker.embedded
     stuck = lambda: embedded and broker.blocked is not None  # noqa: E731
     await stack.enter_async_context(watch_disks(settings, room, stuck, log, clock))
-    resources = Resources(settings, broker, state, spool, log, clock, hostname, version, room)
-    known = secrets_in(settings)
-    ready = replace(
-        resources,
+    resources = Resources(
+        settings,
+        broker,
+        state,
+        spool,
+        log,
+        clock,
+        hostname,
+        version,
+        room,
         damage=health.damage,
-        known=known,
+        known=secrets_in(settings),
         marks=marks,
         ownership=lambda: ownerships[0] if ownerships else None,
         unless_stopped=partial(unless, stop),
         warn=health.warnings.append,
     )
-    return ready, health
+    return resources, health
 
 
 def broker_of(

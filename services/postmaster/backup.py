@@ -25,7 +25,7 @@ from shared.disk.durable import durable_file, sync
 from shared.disk.explain import disk_words
 from shared.errors import ConfigError, StateUnavailable
 from shared.log import printable
-from shared.sqlite.rebuild import damage_error, look
+from shared.sqlite.rebuild import damage_error, file_health
 
 _file = click.argument("file", type=click.Path(path_type=Path))
 
@@ -156,7 +156,7 @@ def _write_archive(parts: InstallationFiles, found: Snapshot, folder: Path) -> _
     copies = {name: folder / name for name in parts.named}
     for copy, (name, path) in zip(found.databases, copies.items(), strict=True):
         copy(path)
-        health = look(path)
+        health = file_health(path)
         if health.unknown:
             raise Unfit(f"nothing was saved, as {path.name} cannot be looked at: {health.unknown}")
         if faults := health.faults:

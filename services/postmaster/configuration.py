@@ -82,15 +82,10 @@ def record(
     advice: Sequence[str],
     trials: Sequence[ConnectionTest] | None,
 ) -> dict[str, object]:
-    """Return the same for a program."""
+    """Return the same for a program, as plain values without secrets."""
     tried = {} if trials is None else {"tried": [trial._asdict() for trial in trials]}
-    return {**understood(settings, path), "warnings": list(advice), **tried}
-
-
-def understood(settings: Settings, path: Path | None) -> dict[str, object]:
-    """Return what the settings come to, as plain values without secrets."""
     accounts = [_account(account) for account in settings.accounts]
-    return {**_general(settings, path), "accounts": accounts}
+    return {**_general(settings, path), "accounts": accounts, "warnings": list(advice), **tried}
 
 
 def _general(settings: Settings, path: Path | None) -> dict[str, object]:

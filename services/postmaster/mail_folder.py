@@ -125,11 +125,11 @@ class Chosen:
 
     def __init__(self, messages: Iterable[Stored]) -> None:
         self.ids: dict[str, dict[str, None]] = {}
-        self._marks: set[bytes] = set()
+        self._digests: set[bytes] = set()
         self.count = 0
         for message in messages:
             self.ids.setdefault(message.queue, {})[message.message_id] = None
-            self._marks.add(_mark(message))
+            self._digests.add(_digest(message))
             self.count += 1
 
     def places(self, _: Steward) -> Iterable[tuple[str, Sequence[str]]]:
@@ -138,7 +138,7 @@ class Chosen:
 
     def takes(self, message: Stored) -> bool:
         """Return whether a message is one of them."""
-        return _mark(message) in self._marks
+        return _digest(message) in self._digests
 
 
 class Matching:
@@ -166,7 +166,7 @@ class Matching:
         return holds
 
 
-def _mark(message: Stored) -> bytes:
+def _digest(message: Stored) -> bytes:
     whole = blake2b(
         repr((message.message_id, sorted(message.headers.items()))).encode(), digest_size=16
     )

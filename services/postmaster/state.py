@@ -27,7 +27,7 @@ from shared.log import printable
 from shared.queues import QUARANTINE, plan
 from shared.settings.model import Settings
 from shared.sqlite.presence import QUEUES_LOST, how_gone, mark_of
-from shared.sqlite.rebuild import FileHealth, Rebuilt, look, rebuild, remove
+from shared.sqlite.rebuild import FileHealth, Rebuilt, file_health, rebuild, remove
 from shared.sqlite.write_ahead_log import require_own_log
 
 _KNOWLEDGE: Final = frozenset(("uidl", "message", "delivered", "account", "installation"))
@@ -220,7 +220,7 @@ def health_of(file: Path, make: Callable[[Path], None]) -> FileHealth:
         require_own_log(file)
     except ConfigError as error:
         return FileHealth([error.what], {})
-    health = FileHealth([], {}) if how_gone(file) else look(file)
+    health = FileHealth([], {}) if how_gone(file) else file_health(file)
     if health.faults or health.unknown:
         return health
     try:

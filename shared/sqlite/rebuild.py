@@ -88,7 +88,7 @@ def is_damage(error: BaseException | None) -> bool:
     )
 
 
-def look(path: Path) -> FileHealth:
+def file_health(path: Path) -> FileHealth:
     """Check a file, which may be in use; nothing in it changes."""
     try:
         with contextlib.closing(_opened(path)) as db:
