@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from services.fetcher.account import Account
-from services.fetcher.fetch_list import ListedMessage
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.pop3.listing import MAX_MESSAGES
 from services.fetcher.receive import ReceivedMessage
+from services.fetcher.worklist import ListedMessage
 from shared.failpoint import reach
 from shared.ledger import LedgerEntry
 from shared.message import Envelope, Fetched, Hop

@@ -15,9 +15,8 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Final
 
-from services.fetcher.fetch_list import FetchList
 from services.fetcher.pop3.uidl_index import UidlIndex
-from services.fetcher.worklist import ChangedSizes, SafeMessage, Worklist, age
+from services.fetcher.worklist import ChangedSizes, FetchList, SafeMessage, Worklist, age
 from shared.ledger import ADOPTED, Known
 
 FETCH_MOST: Final = 100_000

@@ -1,7 +1,9 @@
-"""The identity of a message: a hash of its account and its content.
+"""The identity of a message: a hash of its account and its content; and what its header block is.
 
 Headers that a POP3 server adds or changes between two looks at the same message do not count. So
 the id is the same when a message is fetched again, when UIDLs are renumbered, and for two copies.
+Of a large message the header block is kept while it is streamed into the spool: it travels in the
+envelope, so that the later stages need not read the spool for it.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import hashlib
 import re
 from typing import Final
 
-from services.fetcher.header_capture import HeaderCapture, header_end
+from shared.message import HEADER_LIMIT
 
 HEAD_LIMIT: Final = 256 * 1024
 """Bytes of a header block in which volatile fields are looked for. What it is, ids depend on."""
@@ -39,11 +41,53 @@ _FIELDS: Final = re.compile(
 _SUSPECT: Final = re.compile(
     rb"\n(?:" + b"|".join(name.lower().encode() for name in VOLATILE) + rb")"
 )
-"""What a header block in lower case, after a line feed, has where ``_FIELDS`` finds anything. It
-takes a fifth of the time, and most messages have nothing of the kind."""
+"""What a header block in lower case, after a line feed, has where ``_FIELDS`` finds anything. It is
+quicker to look for, and most messages have nothing of the kind."""
+
+_STRAYS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:\r*\n|>?From [^\n]*\n)*")
+"""What may stand above a header, is kept with it, and does not end it: a BOM, blank lines, mbox
+lines."""
 
 _HEAD_END_LENGTH: Final = 3
 _DIGEST_SIZE: Final = 16
+
+
+def header_end(data: bytes | bytearray, start: int = 0) -> int | None:
+    """Return where the first blank line ends that begins at or after ``start``, None without one.
+
+    What this returns, ids depend on. It counts as blank after CRLF and after a bare line feed.
+    """
+    # The two ways to end a line and have an empty one after it; a regular expression for both at
+    # once goes byte by byte.
+    crlf = data.find(b"\n\r\n", start)
+    bare = data.find(b"\n\n", start, len(data) if crlf < 0 else crlf + 1)
+    if bare >= 0:
+        return bare + 2
+    return crlf + 3 if crlf >= 0 else None
+
+
+class HeaderCapture:
+    """Takes a message in pieces and keeps its header block, at most ``HEADER_LIMIT`` bytes."""
+
+    def __init__(self) -> None:
+        self._seen = bytearray()
+        self._whole = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next piece."""
+        if self._whole:
+            return
+        searched = max(0, len(self._seen) - 2)
+        self._seen += chunk[: HEADER_LIMIT - len(self._seen)]
+        above = _STRAYS.match(self._seen)
+        end = header_end(self._seen, max(searched, above.end() if above else 0))
+        if end is not None:
+            del self._seen[end:]
+        self._whole = end is not None or len(self._seen) >= HEADER_LIMIT
+
+    def __bytes__(self) -> bytes:
+        """Return what there is of the header block, with the blank line below it."""
+        return bytes(self._seen)
 
 
 class Identity:

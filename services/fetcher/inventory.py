@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from services.fetcher.compare import Comparison, usable
-from services.fetcher.fetch_list import FetchList
 from services.fetcher.interfaces import Ledger
 from services.fetcher.large_listings import ListingTurn
 from services.fetcher.ledger_pages import LedgerPages
 from services.fetcher.pop3.listing import UidlListing
 from services.fetcher.pop3.session import Pop3Session, Survey
-from services.fetcher.worklist import Worklist
+from services.fetcher.worklist import FetchList, Worklist
 
 FEW: Final = 1_000
 """Messages up to which a whole listing of sizes costs no more than asking what to list."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.fetcher.fetch_list import ListedMessage
 from services.fetcher.interfaces import MailEvents
 from services.fetcher.troubles import Troubles
+from services.fetcher.worklist import ListedMessage
 from shared.errors import NoRoom, ServerFault, SpoolUnavailable
 from shared.log import printable
 

@@ -3,7 +3,7 @@
 The order of its steps is the law of durability: publish and confirm, then record, then forget the
 UIDLs of what is to be deleted, then DELE and QUIT. Nothing is deleted that is not recorded, and
 nothing recorded that is not confirmed, or not certain to be that message: what was retrieved in
-this session, or was seen to be the same still (``verify_unchanged``).
+this session, or was seen to be the same still (``deletion``).
 
 A message is certain at once where its size is what LIST said; any other only when an answer in turn
 has followed it, since one that ends too early (a dot not stuffed) or too late takes what comes
@@ -21,7 +21,6 @@ from typing import Final
 from services.fetcher.account import Account
 from services.fetcher.commit_pipeline import CommitPipeline, SessionLimits, TakenMessage
 from services.fetcher.deletion import Deletion
-from services.fetcher.fetch_list import FetchList, ListedMessage, PendingMessages
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.inventory import SIZES_VARY, Inventory, take_inventory
 from services.fetcher.ledger_pages import LedgerPages
@@ -30,7 +29,15 @@ from services.fetcher.pop3.session import Pop3Session, Retrieval
 from services.fetcher.receive import MessageReceiver, ReceivedMessage, too_short
 from services.fetcher.refused_messages import RefusedMessages
 from services.fetcher.troubles import Blame, Troubles, blame_at
-from services.fetcher.worklist import ChangedSizes, SafeMessage, Worklist, age
+from services.fetcher.worklist import (
+    ChangedSizes,
+    FetchList,
+    ListedMessage,
+    PendingMessages,
+    SafeMessage,
+    Worklist,
+    age,
+)
 from shared.errors import (
     Broken,
     NoRoom,

@@ -12,8 +12,7 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from services.fetcher.broken_sessions import FROM_THE_FRONT, elsewhere
-from services.fetcher.fetch_list import FetchList, ListedMessage
-from services.fetcher.worklist import SafeMessage
+from services.fetcher.worklist import FetchList, ListedMessage, SafeMessage
 from shared.ledger import ADOPTED, MessageTrouble
 from shared.log import printable
 

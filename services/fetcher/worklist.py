@@ -1,13 +1,39 @@
-"""What one session has to do, in plain data; see ``compare``."""
+"""What one session has to do, in plain data and in little room; see ``compare``.
+
+A message to be fetched, with its UIDL, takes 25 bytes: a tuple, a number, a size and a UIDL for
+each are 200, and there may be a million. So a message is made of them when it is its turn; until
+then they lie in some arrays.
+"""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Container
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import chain, islice
+from typing import Final, NamedTuple
 
-from services.fetcher.fetch_list import FetchList, ListedMessage
+_UNKNOWN: Final = -1
+
+
+class ListedMessage(NamedTuple):
+    """A message in a maildrop.
+
+    Attributes:
+        number: in this session.
+        uidl: None where it is not usable.
+        size: what LIST says, None where it does not.
+    """
+
+    number: int
+    uidl: str | None
+    size: int | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells it from the others in another session, as far as anything does."""
+        # No UIDL begins with a blank.
+        return f" {self.number} {self.size}" if self.uidl is None else self.uidl
 
 
 class SafeMessage(NamedTuple):
@@ -32,6 +58,111 @@ class SafeMessage(NamedTuple):
     def key(self) -> str:
         """See ``ListedMessage.key``."""
         return self.listed.key
+
+
+class FetchList:
+    """Messages in a maildrop, in the order in which they were added.
+
+    Attributes:
+        numbers: their numbers.
+    """
+
+    def __init__(self) -> None:
+        self.numbers = array("I")
+        self._sizes = array("q")
+        self._uidls = bytearray()  # one after the other, in Latin-1; nothing where there is none
+        self._ends = array("I", [0])
+
+    @classmethod
+    def of(cls, messages: Iterable[ListedMessage]) -> FetchList:
+        """Return a list of these."""
+        made = cls()
+        for message in messages:
+            made.add(*message)
+        return made
+
+    def add(self, number: int, uidl: str | None, size: int | None = None) -> None:
+        """Add a message (see ``ListedMessage``)."""
+        self.numbers.append(number)
+        self._sizes.append(_UNKNOWN if size is None else size)
+        if uidl is not None:
+            self._uidls += uidl.encode("latin-1")
+        self._ends.append(len(self._uidls))
+
+    def with_sizes(self, sizes: Mapping[int, int]) -> FetchList:
+        """Return the same messages with these sizes.
+
+        Args:
+            sizes: what LIST says, by message number, as far as it was asked.
+        """
+        made = FetchList()
+        made.numbers, made._uidls, made._ends = self.numbers, self._uidls, self._ends
+        made._sizes = array("q", (sizes.get(number, _UNKNOWN) for number in self.numbers))
+        return made
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[ListedMessage]:
+        """Yield them."""
+        return map(self.at, range(len(self)))
+
+    def at(self, index: int) -> ListedMessage:
+        """Return the message at an index, from 0."""
+        start, end = self._ends[index], self._ends[index + 1]
+        uidl = self._uidls[start:end].decode("latin-1") if start < end else None
+        size = self._sizes[index]
+        return ListedMessage(self.numbers[index], uidl, None if size < 0 else size)
+
+    def indexes(self, keys: Collection[str]) -> dict[str, int]:
+        """Return where messages with these keys (``ListedMessage.key``) are, by key."""
+        unnamed = {key for key in keys if key.startswith(" ")}
+        uidls = {key.encode("latin-1"): key for key in keys if key not in unnamed}
+        found = {}
+        start = 0
+        for index, end in enumerate(islice(self._ends, 1, None) if uidls else ()):
+            if (uidl := uidls.get(bytes(self._uidls[start:end]))) is not None:
+                found[uidl] = index
+            start = end
+        numbers = {int(key.split()[0]) for key in unnamed}
+        for index, number in enumerate(self.numbers if numbers else ()):
+            if number in numbers and (key := self.at(index).key) in unnamed:
+                found[key] = index
+        return found
+
+
+class PendingMessages:
+    """Messages that are not asked for yet.
+
+    Attributes:
+        first: the next one; None where there is none.
+    """
+
+    def __init__(self) -> None:
+        self._rest: Iterator[ListedMessage] = iter(())
+        self.first: ListedMessage | None = None
+
+    def __bool__(self) -> bool:
+        """Return whether there are any."""
+        return self.first is not None
+
+    def extend(self, messages: Iterable[ListedMessage]) -> None:
+        """Let these come after the others."""
+        self._rest = chain(self._rest, messages)
+        if self.first is None:
+            self.first = next(self._rest, None)
+
+    def take(self) -> ListedMessage:
+        """Return the next one, and go on.
+
+        Raises:
+            IndexError: there is none.
+        """
+        message, self.first = self.first, next(self._rest, None)
+        if message is None:
+            raise IndexError("no message waits")
+        return message
 
 
 class ChangedSizes:

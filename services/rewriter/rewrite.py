@@ -8,11 +8,11 @@ trusted; what came with the message is not. Nothing raises.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from services.rewriter.address import is_mailbox
 from services.rewriter.leading_lines import over
 from services.rewriter.trace import Trace
 from shared.log import printable
@@ -21,6 +21,9 @@ from shared.outcome import DeadLetter, Forward, Outcome, Retry
 
 RECEIVED_LIMIT: Final = 50
 """More Received lines than this are a loop (RFC 5321 section 6.3), as with most mail servers."""
+
+_MAILBOX: Final = re.compile(r"[^\s<>]+@[^\s<>@]+")
+_MAILBOX_LIMIT: Final = 320
 
 DEFAULT: Final = "default"
 """The destination of what an operator has directed, where its account is not configured."""
@@ -123,6 +126,18 @@ def _redirected(route: Route | None, requeue: Requeue) -> Route | None:
 def _sender(return_path: str | None) -> str:
     """Return the envelope sender: nobody can be told of failures if the Return-Path is no use."""
     return return_path if return_path and is_mailbox(return_path) else ""
+
+
+def is_mailbox(text: str) -> bool:
+    """Return whether text has the shape of a mailbox: local part, "@" and domain.
+
+    Read loosely (RFC 5321 section 4.1.2, RFC 6531): what is deliverable is for the next server to
+    say. But white space, control characters and angle brackets, with which SMTP commands are
+    forged, are never let through.
+    """
+    return (
+        len(text) <= _MAILBOX_LIMIT and text.isprintable() and _MAILBOX.fullmatch(text) is not None
+    )
 
 
 def _no_route(account: str) -> str:

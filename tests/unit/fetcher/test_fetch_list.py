@@ -7,10 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from services.fetcher.compare import Comparison
-from services.fetcher.fetch_list import FetchList, ListedMessage, PendingMessages
 from services.fetcher.refused_messages import RefusedMessages
 from services.fetcher.troubles import Troubles
-from services.fetcher.worklist import Worklist
+from services.fetcher.worklist import FetchList, ListedMessage, PendingMessages, Worklist
 from shared.ledger import Known, MessageTrouble
 from shared.log import LogLines, MailLog
 

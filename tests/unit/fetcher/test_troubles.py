@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from services.fetcher.fetch_list import FetchList, ListedMessage
 from services.fetcher.troubles import ALL_LEFT_FOR, LEFT_FOR, NAMED, TRIES, Troubles
+from services.fetcher.worklist import FetchList, ListedMessage
 from shared.ledger import MessageTrouble
 from tests.servers.pop3 import Say
 from tests.unit.fetcher.desk import Desk, some

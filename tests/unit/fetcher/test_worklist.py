@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from services.fetcher.compare import Comparison, usable
-from services.fetcher.fetch_list import ListedMessage
-from services.fetcher.worklist import SafeMessage, Worklist
+from services.fetcher.worklist import ListedMessage, SafeMessage, Worklist
 from shared.ledger import Known
 from tests.unit.fetcher.pop3_session import uidls_of
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 import dkim
 import pytest
 
-from services.rewriter.address import is_mailbox
-from services.rewriter.rewrite import RECEIVED_LIMIT, Rewriter, Route
+from services.rewriter.rewrite import RECEIVED_LIMIT, Rewriter, Route, is_mailbox
 from shared.message import Inline, Requeue
 from shared.outcome import DeadLetter, Outcome, Retry
 from tests.corpus.messages import dkim_signed, fields, sample_messages, sound_messages, typical
