@@ -52,7 +52,7 @@ class Account:
     @property
     def server(self) -> str:
         """The server as ``host:port``."""
-        return f"{self.login.host}:{self.login.port}"
+        return self.login.server
 
     @property
     def maildrop(self) -> str:

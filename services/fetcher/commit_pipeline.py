@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from services.fetcher.account import Account
 from services.fetcher.interfaces import FetcherContext
-from services.fetcher.pop3.listing import MAX_MESSAGES
 from services.fetcher.receive import ReceivedMessage
 from services.fetcher.worklist import ListedMessage
 from shared.failpoint import reach
@@ -26,31 +24,6 @@ SINCE_KEPT: Final = 10_000
 than can be on their way."""
 
 _AGAIN: Final = "the maildrop holds it again"
-
-
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """How much is done at once.
-
-    Attributes:
-        chunk_messages: messages that are published and recorded together, at the most.
-        chunk_bytes: bytes of inline messages in a chunk, at about which it is closed.
-        chunks_underway: chunks that wait for their confirms while more is retrieved.
-        session_messages: messages after which a session that deletes quits, so that its deletions
-            count; the next session goes on.
-        session_seconds: the same as a time.
-        place_seconds: seconds after which any session quits, so that others have its slot; where
-            the next one could not go on, as messages have no UIDLs, it does not.
-        max_messages: messages of a maildrop that are looked at.
-    """
-
-    chunk_messages: int = 128
-    chunk_bytes: int = 1024 * 1024
-    chunks_underway: int = 4
-    session_messages: int = 2_000
-    session_seconds: float = 120.0
-    place_seconds: float = 900.0
-    max_messages: int = MAX_MESSAGES
 
 
 class TakenMessage(NamedTuple):
@@ -71,7 +44,6 @@ class CommitPipeline:
     Args:
         account: whose messages they are.
         context: ledger, publisher and the rest.
-        limits: how much is done at once.
         recorded: told of each message that is recorded, and since when it is known to us.
         adopts: tells whether a message counts as delivered.
     """
@@ -80,14 +52,12 @@ class CommitPipeline:
         self,
         account: Account,
         context: FetcherContext,
-        limits: SessionLimits,
         recorded: Callable[[TakenMessage, float], None],
-        adopts: Callable[[ListedMessage], bool] = lambda _: False,
+        adopts: Callable[[ListedMessage], bool],
     ) -> None:
         self._account = account
         self._server = account.server
         self._context = context
-        self._limits = limits
         self._recorded = recorded
         self._adopts = adopts
         self._since: dict[str, float] = {}
@@ -104,7 +74,7 @@ class CommitPipeline:
         """Take a message; wait where too many are on their way."""
         self._chunk.append(taken)
         self._chunk_bytes += taken.found.raw.size
-        limits = self._limits
+        limits = self._context.limits
         if len(self._chunk) >= limits.chunk_messages or self._chunk_bytes >= limits.chunk_bytes:
             self._flush()
             await self._wait_committed(limits.chunks_underway)

@@ -23,7 +23,6 @@ from functools import partial
 from typing import Final
 
 from services.fetcher.account import HANDFUL, LONGEST_LOGIN_DELAY, Account
-from services.fetcher.commit_pipeline import SessionLimits
 from services.fetcher.detached_polls import DetachedPolls
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.poll import PATIENCE, AccountPoll
@@ -43,8 +42,6 @@ from shared.errors import (
 from shared.ledger import FETCH_AGAIN, UNDELIVERED, AccountStanding
 from shared.message import Envelope, Poll
 from shared.outcome import Answer, Done, Outcome, Retry
-
-DEFAULT_LIMITS: Final = SessionLimits()
 
 CONCURRENCY: Final = 64
 """Poll jobs that one fetcher process has in hand: those in its main slots, and some that wait."""
@@ -88,7 +85,6 @@ class Fetcher:
     Args:
         accounts: every account that is configured, by name.
         context: ledger, publisher and the rest.
-        limits: how much one session does before it quits.
         connections: how many may be open to one server at a time.
     """
 
@@ -96,12 +92,10 @@ class Fetcher:
         self,
         accounts: Mapping[str, Account],
         context: FetcherContext,
-        limits: SessionLimits = DEFAULT_LIMITS,
         connections: int = CONNECTIONS_PER_HOST,
     ) -> None:
         self._accounts = accounts
         self._context = context
-        self._limits = limits
         self._server_slots = ServerSlots(connections, context.clock)
         self._poll_slots = PollSlots(context.clock)
         self._detached_polls = DetachedPolls(lambda error: context.journal.crashed("", "", error))
@@ -295,7 +289,7 @@ class Fetcher:
         """
         moved = await self._note_move(account, standing)
         started = self._context.clock.monotonic()
-        sessions = AccountPoll(account, self._context, self._limits, standing, pace)
+        sessions = AccountPoll(account, self._context, standing, pace)
         underway = self._polls.setdefault(account.server, [])
         underway.append(sessions)
         try:

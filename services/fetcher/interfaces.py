@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from services.fetcher.large_listings import ListingTurns
+from services.fetcher.pop3.listing import MAX_MESSAGES
 from shared.clock import Clock
 from shared.errors import SpoolUnavailable
 from shared.ledger import AccountStanding, Known, LedgerEntry, MessageTrouble, Quirk
@@ -186,6 +187,31 @@ class MailEvents(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """How much is done at once.
+
+    Attributes:
+        chunk_messages: messages that are published and recorded together, at the most.
+        chunk_bytes: bytes of inline messages in a chunk, at about which it is closed.
+        chunks_underway: chunks that wait for their confirms while more is retrieved.
+        session_messages: messages after which a session that deletes quits, so that its deletions
+            count; the next session goes on.
+        session_seconds: the same as a time.
+        place_seconds: seconds after which any session quits, so that others have its slot; where
+            the next one could not go on, as messages have no UIDLs, it does not.
+        max_messages: messages of a maildrop that are looked at.
+    """
+
+    chunk_messages: int = 128
+    chunk_bytes: int = 1024 * 1024
+    chunks_underway: int = 4
+    session_messages: int = 2_000
+    session_seconds: float = 120.0
+    place_seconds: float = 900.0
+    max_messages: int = MAX_MESSAGES
+
+
+@dataclass(frozen=True, slots=True)
 class FetcherContext:
     """All that a fetcher works with.
 
@@ -194,6 +220,7 @@ class FetcherContext:
         lacking: tells why there is no room for so many bytes more, if that is so.
         turns: of very large listings.
         remembers: seconds for which the ledger of deliveries goes back.
+        limits: how much one session does before it quits, and at once.
     """
 
     ledger: Ledger
@@ -206,3 +233,4 @@ class FetcherContext:
     lacking: Callable[[int], str | None] = lambda _: None
     turns: ListingTurns = field(default_factory=ListingTurns)
     remembers: float = math.inf
+    limits: SessionLimits = SessionLimits()

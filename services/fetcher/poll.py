@@ -14,7 +14,6 @@ from typing import Final
 
 from services.fetcher.account import LONGEST_LOGIN_DELAY, Account
 from services.fetcher.broken_sessions import BrokenSessions
-from services.fetcher.commit_pipeline import SessionLimits
 from services.fetcher.deletion import CONFIRM_MOST, Deletion
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.large_listings import LARGE
@@ -56,7 +55,6 @@ class AccountPoll:
     Args:
         account: that is polled, under its lease.
         context: ledger, publisher and the rest.
-        limits: how much one session does before it quits.
         standing: what is known of the account and its server.
         pace: told of every wait for the server.
     """
@@ -65,14 +63,12 @@ class AccountPoll:
         self,
         account: Account,
         context: FetcherContext,
-        limits: SessionLimits,
         standing: AccountStanding,
         pace: WaitMeter,
     ) -> None:
         self._pace = pace
         self._account = account
         self._context = context
-        self._limits = limits
         self._quirk_tracker = QuirkTracker(account, context, standing)
         self._troubles = Troubles(standing.troubles, context.clock.now())
         self._breaks = BrokenSessions(frozenset(standing.troubles))
@@ -187,7 +183,6 @@ class AccountPoll:
                 self._account,
                 session,
                 self._context,
-                self._limits,
                 self._troubles,
                 deletion,
                 sizes_vary=self._quirk_tracker.sizes_vary,
@@ -215,7 +210,7 @@ class AccountPoll:
         """Log in; what the last session broke at is a trouble if it was not the line that broke."""
         session: Pop3Session | None = None
         try:
-            most = self._limits.max_messages
+            most = self._context.limits.max_messages
             tell = self._context.journal.dialogue(account=self._account.name)
             login = self._account.login
             session = await Pop3Session.open(

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Final
 
 from services.fetcher.account import Account
-from services.fetcher.commit_pipeline import CommitPipeline, SessionLimits, TakenMessage
+from services.fetcher.commit_pipeline import CommitPipeline, TakenMessage
 from services.fetcher.deletion import Deletion
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.inventory import SIZES_VARY, Inventory, take_inventory
@@ -62,7 +62,6 @@ class Retriever:
         account: whose maildrop it is.
         session: logged in.
         context: ledger, publisher and the rest.
-        limits: how much is done at once.
         troubles: messages that could not be fetched before; told of further ones.
         deletion: told of what is to be deleted.
         sizes_vary: whether this server says other sizes of the same message.
@@ -77,7 +76,6 @@ class Retriever:
         account: Account,
         session: Pop3Session,
         context: FetcherContext,
-        limits: SessionLimits,
         troubles: Troubles,
         deletion: Deletion,
         *,
@@ -89,7 +87,6 @@ class Retriever:
         self._account = account
         self._session = session
         self._context = context
-        self._limits = limits
         self._troubles = troubles
         self._deletion = deletion
         self._pipelining = "PIPELINING" in session.capabilities
@@ -112,7 +109,7 @@ class Retriever:
         self._refusals = RefusedMessages(account.name, account.server, troubles, context.journal)
         self._came: ListedMessage | None = None  # a small one
         self._adopted: Container[str] = ()
-        self._commits = CommitPipeline(account, context, limits, self._note_recorded, self._adopts)
+        self._commits = CommitPipeline(account, context, self._note_recorded, self._adopts)
         self._left_out: set[int] = set()
         self._large = large
         self._in_vain = in_vain
@@ -312,7 +309,8 @@ class Retriever:
         keep = self._account.keep
         if self._session.login_delay or (self._unnamed and keep > 0):
             return math.inf
-        return self._limits.session_seconds if keep < math.inf else self._limits.place_seconds
+        limits = self._context.limits
+        return limits.session_seconds if keep < math.inf else limits.place_seconds
 
     def _numbers(self) -> Iterator[int]:
         """Yield messages to be asked for, until the session has to quit.
@@ -355,7 +353,7 @@ class Retriever:
         if self._until == math.inf:
             return False
         deletes = self._account.keep < math.inf
-        many = deletes and self._count >= self._limits.session_messages
+        many = deletes and self._count >= self._context.limits.session_messages
         return many or self._context.clock.monotonic() > self._until
 
     def _finds_no_room(self) -> bool:

@@ -7,11 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from services.fetcher.account import Account, first_polls
-from services.fetcher.commit_pipeline import SessionLimits
 from services.fetcher.fetch import CONCURRENCY, Fetcher
 from services.fetcher.housekeeping import Housekeeping
 from services.fetcher.installation_check import InstallationCheck
-from services.fetcher.interfaces import FetcherContext
+from services.fetcher.interfaces import FetcherContext, SessionLimits
 from services.fetcher.pop3.deadlines import Deadlines
 from services.fetcher.pop3.login import Login
 from services.fetcher.schedule import Scheduler
@@ -76,9 +75,9 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         r.clock,
         r.room.lacking,
         remembers=remembers,
+        limits=SessionLimits(max_messages=r.settings.limits.max_messages),
     )
-    most = SessionLimits(max_messages=r.settings.limits.max_messages)
-    fetcher = Fetcher(accounts, context, most, r.settings.limits.connections_per_host)
+    fetcher = Fetcher(accounts, context, r.settings.limits.connections_per_host)
 
     async def waiting() -> int:
         return (await r.broker.depths([POLL]))[POLL]

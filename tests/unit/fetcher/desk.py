@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from services.fetcher.account import Account
-from services.fetcher.commit_pipeline import SessionLimits
 from services.fetcher.fetch import ONCE, Fetcher
-from services.fetcher.interfaces import FetcherContext
+from services.fetcher.interfaces import FetcherContext, SessionLimits
 from services.fetcher.large_listings import ListingTurns
 from services.fetcher.schedule import Scheduler
 from shared import wire
@@ -71,9 +70,10 @@ class Desk:
             self.clock,
             lacking,
             turns or ListingTurns(),
+            limits=limits or SessionLimits(),
         )
         self.log.counts.clear()
-        fetcher = Fetcher({"sales": account}, context, limits or SessionLimits())
+        fetcher = Fetcher({"sales": account}, context)
         job = Envelope("poll-sales", "sales", Poll(reason), 0.0)
 
         def answer(_: int, outcome: Outcome | Exception) -> None:
@@ -104,7 +104,7 @@ class Desk:
             self.clock,
         )
         await self.state.claim_due(names, hold=1_800)
-        fetcher = Fetcher(accounts, context, SessionLimits(), connections)
+        fetcher = Fetcher(accounts, context, connections)
         jobs = [
             asyncio.create_task(
                 fetcher.handle([Envelope(f"poll-{name}", name, Poll(reason), 0.0)], _nobody_asks)

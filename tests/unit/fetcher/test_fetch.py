@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.fetcher.commit_pipeline import SessionLimits
+from services.fetcher.interfaces import SessionLimits
 from shared.message import Inline, Spooled
 from shared.state import State, new_owner
 from tests.servers.pop3 import Pop3Server, Say

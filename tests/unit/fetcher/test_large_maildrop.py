@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 
 from services.fetcher import commit_pipeline, compare, ledger_pages, refused_messages
-from services.fetcher.commit_pipeline import SessionLimits
+from services.fetcher.interfaces import SessionLimits
 from services.fetcher.ledger_pages import LedgerPages
 from shared.ledger import LedgerEntry
 from tests.servers.pop3 import Pop3Server, Say

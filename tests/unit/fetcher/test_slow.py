@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from services.fetcher.commit_pipeline import SessionLimits
+from services.fetcher.interfaces import SessionLimits
 from services.fetcher.pop3.connection import Pop3Connection
 from services.fetcher.pop3.deadlines import Deadlines, WaitMeter
 from shared.errors import Silent
