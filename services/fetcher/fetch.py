@@ -142,7 +142,11 @@ class Fetcher:
         try:
             return await self._poll_in_turn(account, left, now=now)
         except StateUnavailable as error:
-            return self._keep_job(account.name, error)
+            # The job goes back to its queue, for whoever is there when the database is: without it,
+            # the database takes the account for queued, and it is not.
+            why = f"the state database is unavailable: {error}"
+            self._context.journal.account_failed(account.name, why, STATE_AWAY, ours=True)
+            return Retry(why, after=STATE_AWAY)
         finally:
             self._underway.discard(account.name)
 
@@ -345,15 +349,6 @@ class Fetcher:
             why=error.said,
         )
         return quirk is not None
-
-    def _keep_job(self, name: str, error: StateUnavailable) -> Retry:
-        """Keep the poll job: without it, the database takes the account for queued, and it is not.
-
-        It goes back to its queue, for whoever is there when the database is.
-        """
-        why = f"the state database is unavailable: {error}"
-        self._context.journal.account_failed(name, why, STATE_AWAY, ours=True)
-        return Retry(why, after=STATE_AWAY)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

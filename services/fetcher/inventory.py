@@ -9,17 +9,18 @@ seen to change them (``SIZES_VARY``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from services.fetcher.account import Account
 from services.fetcher.compare import Comparison, usable
-from services.fetcher.interfaces import Ledger
+from services.fetcher.interfaces import FetcherContext
 from services.fetcher.large_listings import ListingTurn
 from services.fetcher.ledger_pages import LedgerPages
 from services.fetcher.pop3.listing import UidlListing
 from services.fetcher.pop3.session import Pop3Session, Survey
-from services.fetcher.worklist import FetchList, Worklist
+from services.fetcher.worklist import Worklist
 
 FEW: Final = 1_000
 """Messages up to which a whole listing of sizes costs no more than asking what to list."""
@@ -28,76 +29,61 @@ SIZES_VARY: Final = "sizes_vary"
 """The quirk of a server that says another size of the same message from one day to the next."""
 
 
-class MaildropKeys:
-    """The keys of all messages that there are (``ListedMessage.key``)."""
-
-    def __init__(self, uidls: Container[str], fetch: FetchList) -> None:
-        self._uidls = uidls
-        self._fetch = fetch
-
-    def among(self, keys: Collection[str]) -> Collection[str]:
-        """Return those of these keys that a message has."""
-        unnamed = [key for key in keys if key not in self._uidls]
-        return {key for key in keys if key in self._uidls} | self._fetch.indexes(unnamed).keys()
-
-
 @dataclass(frozen=True, slots=True)
 class Inventory:
     """What a session found.
 
     Attributes:
-        listed: the keys of all messages that there are (``ListedMessage.key``).
+        listed: which of the keys that were asked about a message has (``ListedMessage.key``).
         quirk: what the server offered and did not keep.
         notes: what cannot be done as it should be, in words for the user.
     """
 
     work: Worklist
-    listed: MaildropKeys
+    listed: Collection[str]
     quirk: str | None
     notes: tuple[str, ...]
 
 
 async def take_inventory(
     session: Pop3Session,
-    ledger: Ledger,
-    account: str,
+    context: FetcherContext,
+    account: Account,
     known: LedgerPages,
     *,
-    keep: float,
-    now: float,
     sizes_vary: bool,
     large: bool,
-    turn: ListingTurn | None = None,
+    troubled: Collection[str],
+    turn: ListingTurn,
 ) -> Inventory:
     """Compare what the server lists with what the ledger knows; forget what is listed no longer.
 
     Args:
         session: logged in.
-        ledger: told of what is gone, and of sizes that it did not know.
-        account: its name.
+        context: its ledger is told of what is gone, and of sizes that it did not know.
+        account: whose maildrop it is.
         known: what the ledger knows, on its way since before the login.
-        keep: seconds for which messages stay on the server.
-        now: seconds since 1970 (UTC).
         sizes_vary: whether other sizes mean nothing at this server.
         large: whether much is recorded of this maildrop: then not all sizes are asked for, and what
             is recorded is read while the server lists.
+        troubled: the keys of messages with which there was trouble before.
         turn: is taken where the listing is very large, until the caller is done with it.
     """
     if not large:
         await known.ready()
-    take_turn = None if turn is None else turn.take
-    survey = await session.survey(sizes=not large, take_turn=take_turn)
+    survey = await session.survey(sizes=not large, take_turn=turn.take)
     listing = survey.uidls or UidlListing()
     uidls = usable(listing.numbers, survey.count, listing.highest)
+    name, keep, ledger, now = account.name, account.keep, context.ledger, context.clock.now()
 
     async def compare_with(sizes: Mapping[int, int]) -> tuple[Worklist, Comparison]:
         comparison = Comparison(uidls, survey.count, keep, now, sizes, vary=sizes_vary)
         async for page in known.read():
             gone, unknown = comparison.take(page)
             if gone:
-                await ledger.forget(account, gone)
+                await ledger.forget(name, gone)
             if unknown:
-                await ledger.measure(account, unknown)
+                await ledger.measure(name, unknown)
             await asyncio.sleep(0)
         for work in comparison.worklist():
             if work is not None:
@@ -113,8 +99,9 @@ async def take_inventory(
             work, _ = await compare_with(sizes)
         else:
             work = replace(work, fetch=work.fetch.with_sizes(sizes))
-    notes = _notes(survey, work, sizes, keep)
-    return Inventory(work, MaildropKeys(uidls, work.fetch), survey.quirk, notes)
+    named = {key for key in troubled if key in uidls}
+    listed = named | work.fetch.indexes(set(troubled) - named).keys()
+    return Inventory(work, listed, survey.quirk, _notes(survey, work, sizes, keep))
 
 
 async def _ask_sizes(

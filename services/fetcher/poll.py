@@ -231,7 +231,7 @@ class AccountPoll:
             self._login_delay = session.login_delay
             wait = min(session.login_delay, LONGEST_LOGIN_DELAY)
             self.login_after = self._context.clock.now() + wait
-        self._quirk_tracker.note_login(session.quirks)
+        self._quirk_tracker.quirks = session.quirks  # and what the login has shown
         return session
 
     async def _count_try(self, *, counts: bool = True) -> None:

@@ -56,10 +56,6 @@ class QuirkTracker:
         self.quirks = begun_with(self._believed | self._tried)
         self.sizes_vary = SIZES_VARY in self._believed
 
-    def note_login(self, quirks: Quirks) -> None:
-        """Take note of what a session does without, as the login has shown."""
-        self.quirks = quirks
-
     async def note_broken(self, quirk: str) -> None:
         """Do without this in the next session, on trial."""
         self.quirks = self.quirks.having(quirk)

@@ -63,7 +63,7 @@ class MessageReceiver:
         spool: SpoolWriter,
         inline_limit: int,
         is_new: Callable[[str, int], Awaitable[bool]],
-        lacking: Callable[[int], str | None] = lambda _: None,
+        lacking: Callable[[int], str | None],
     ) -> None:
         self._account = account
         self._spool = spool

@@ -89,7 +89,13 @@ class RefusedMessages:
         """
         for message, reply in self._kept:
             said = f"RETR is refused: {printable(reply)}" if reply else "RETR is refused"
-            self._tell("message refused", message, reply)
+            self._journal.trouble(
+                "message refused",
+                account=self._account,
+                number=message.number,
+                uidl=message.uidl or "",
+                reply=reply,
+            )
             if self.many and self.all:
                 if not reply and failure is not None:
                     continue  # there is one that says why
@@ -107,15 +113,6 @@ class RefusedMessages:
             if not (self.many and self.all):
                 self._troubles.add_very_many(self._others, self._unnamed)
         return failure
-
-    def _tell(self, what: str, message: ListedMessage, reply: str) -> None:
-        self._journal.trouble(
-            what,
-            account=self._account,
-            number=message.number,
-            uidl=message.uidl or "",
-            reply=reply,
-        )
 
 
 def _is_temporary(reply: str) -> bool:

@@ -225,22 +225,19 @@ class Retriever:
 
     async def _work(self, known: LedgerPages) -> Worklist:
         """Return what there is to do."""
-        name, now = self._account.name, self._context.clock.now()
-        async with self._context.turns.turn() as turn:
+        async with self._context.turns.turn() as turn:  # and with it goes what was listed
             inventory = await take_inventory(
                 self._session,
-                self._context.ledger,
-                name,
+                self._context,
+                self._account,
                 known,
-                keep=self._account.keep,
-                now=now,
                 sizes_vary=SIZES_VARY in self.quirks,
                 large=self._large,
+                troubled=self._troubles.keys,
                 turn=turn,
             )
-            self._note_inventory(inventory)
-            work = inventory.work
-            del inventory  # and with it all UIDLs
+        self._note_inventory(inventory)
+        work = inventory.work
         if self.adopt:
             work = await self._adopt_listed(work)
         self._adopted = work.adopted
@@ -284,7 +281,7 @@ class Retriever:
         self._changed = inventory.work.changed
         if inventory.quirk is not None:
             self.quirks.add(inventory.quirk)
-        self._troubles.keep_only(inventory.listed.among(self._troubles.keys))
+        self._troubles.keep_only(inventory.listed)
 
     async def _fetch(self, messages: Iterable[ListedMessage]) -> bool:
         """Retrieve messages; return whether some are left for another session."""
