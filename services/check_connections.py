@@ -170,7 +170,7 @@ async def _log_in(
     impatient = replace(login, timeout=min(login.timeout, PATIENCE))
     session = await Pop3Session.open(impatient, tell=log.dialogue(account=table.name))
     try:
-        count, size = await session.stat()
+        count, size = await session.surveyor.stat()
         await session.quit()
     except BaseException:
         await session.abort()

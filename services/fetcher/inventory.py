@@ -19,7 +19,8 @@ from services.fetcher.interfaces import FetcherContext
 from services.fetcher.large_listings import ListingTurn
 from services.fetcher.ledger_pages import LedgerPages
 from services.fetcher.pop3.listing import UidlListing
-from services.fetcher.pop3.session import Pop3Session, Survey
+from services.fetcher.pop3.session import Pop3Session
+from services.fetcher.pop3.survey import Survey
 from services.fetcher.worklist import Worklist
 
 FEW: Final = 1_000
@@ -71,7 +72,7 @@ async def take_inventory(
     """
     if not large:
         await known.ready()
-    survey = await session.survey(sizes=not large, take_turn=turn.take)
+    survey = await session.surveyor.survey(sizes=not large, take_turn=turn.take)
     listing = survey.uidls or UidlListing()
     uidls = usable(listing.numbers, survey.count, listing.highest)
     name, keep, ledger, now = account.name, account.keep, context.ledger, context.clock.now()
@@ -111,11 +112,11 @@ async def _ask_sizes(
     # One by one they are a round trip, or, without pipelining, one each; a line is 15 bytes.
     few = survey.count // 10 if "PIPELINING" in session.capabilities else survey.count // 1_000
     if comparison.fresh > max(1, min(few, FEW)):
-        return await session.sizes()
-    sizes = await session.sizes(work.fetch.numbers) if work.fetch else {}
+        return await session.surveyor.sizes()
+    sizes = await session.surveyor.sizes(work.fetch.numbers) if work.fetch else {}
     if vary or _adds_up(survey.octets, sizes, work, comparison):
         return sizes
-    return await session.sizes()
+    return await session.surveyor.sizes()
 
 
 def _adds_up(

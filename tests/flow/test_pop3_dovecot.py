@@ -8,7 +8,8 @@ from typing import Literal
 
 import pytest
 
-from services.fetcher.pop3.session import Login, Pop3Session
+from services.fetcher.pop3.login import Login
+from services.fetcher.pop3.session import Pop3Session
 from shared.errors import LoginRefused, MaildropBusy, ServerFault
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.unit.fetcher.pop3_session import uidls_of
@@ -61,13 +62,13 @@ async def test_every_byte_of_mixed_mail_arrives(
         server.put_all("mixed", messages)
     session = await Pop3Session.open(login(server, "mixed", tls))
     assert "PIPELINING" in session.capabilities
-    assert (await session.stat())[0] == len(messages)
-    listed = (await session.survey()).uidls
+    assert (await session.surveyor.stat())[0] == len(messages)
+    listed = (await session.surveyor.survey()).uidls
     assert listed is not None
     numbers = list(listed.numbers.values())
     assert numbers == list(range(1, len(messages) + 1))
     assert await retrieved(session, numbers) == messages
-    assert await session.sizes() == {n: len(raw) for n, raw in enumerate(messages, 1)}
+    assert await session.surveyor.sizes() == {n: len(raw) for n, raw in enumerate(messages, 1)}
     await session.quit()
 
 
@@ -76,15 +77,15 @@ async def test_uidls_are_the_same_in_the_next_session(server: Dovecot) -> None:
     listings = []
     for _ in range(2):
         session = await Pop3Session.open(login(server, "sales@corp.example"))
-        listings.append((await session.survey()).uidls)
+        listings.append((await session.surveyor.survey()).uidls)
         await session.quit()
     assert listings[0] == listings[1]
 
 
 async def test_a_password_with_spaces_and_umlauts(server: Dovecot) -> None:
     session = await Pop3Session.open(login(server, "odd"))
-    assert await session.stat() == (0, 0)
-    assert (await session.survey()).uidls == uidls_of([])
+    assert await session.surveyor.stat() == (0, 0)
+    assert (await session.surveyor.survey()).uidls == uidls_of([])
     await session.quit()
 
 

@@ -1,4 +1,4 @@
-"""The POP3 client: protocol without I/O, connection, client, login, listings, session.
+"""The POP3 client: protocol without I/O, connection, client, login, session, survey.
 
 It trusts nothing that a server says but the order of its answers, and keeps no message whole.
 It imports the core of ``shared``, its network and its redaction; of the fetcher only itself,

@@ -1,7 +1,7 @@
 """Commands and replies over one connection: the protocol and the connection, joined.
 
 A caller that leaves before all replies to its commands have come (an early exit, a cancellation)
-leaves the exchange usable: the next command reads what is left over first, and throws it away.
+leaves the client usable: the next command reads what is left over first, and throws it away.
 """
 
 from __future__ import annotations
@@ -274,10 +274,6 @@ class Pop3Client:
         if self._pop3.buffered or self._connection.held:
             raise ServerFault(self.server, "it said more in clear after its answer to STLS")
         await self._connection.upgrade(context, host)
-
-    def ends(self, seconds: float, over: str) -> None:
-        """Give up when it has not ended in so many seconds (see ``Pop3Connection.ends``)."""
-        self._connection.ends(seconds, over)
 
     def close(self) -> None:
         """Close in the background."""

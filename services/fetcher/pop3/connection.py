@@ -13,7 +13,6 @@ import asyncio
 import math
 import socket
 import ssl
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, cast
 
@@ -294,27 +293,22 @@ async def connect(
         reraise=True,
     )
 
-    def made() -> Pop3Connection:
-        return Pop3Connection(server, timeout, slowest, pace)
+    async def try_once() -> Pop3Connection:
+        try:
+            return await dial(
+                lambda: Pop3Connection(server, timeout, slowest, pace),
+                host,
+                port,
+                seconds=timeout,
+                context=context,
+            )
+        except UnicodeError as error:
+            raise ConfigError(server, f"{printable(host)!r} cannot be a host name") from error
+        except OSError as error:
+            raise _translate(server, port, error, at_once=context is not None) from error
 
     with pace.waiting():
-        return await tries(_connect, made, server, host, port, context, timeout)
-
-
-async def _connect(
-    made: Callable[[], Pop3Connection],
-    server: str,
-    host: str,
-    port: int,
-    context: ssl.SSLContext | None,
-    timeout: float,
-) -> Pop3Connection:
-    try:
-        return await dial(made, host, port, seconds=timeout, context=context)
-    except UnicodeError as error:
-        raise ConfigError(server, f"{printable(host)!r} cannot be a host name") from error
-    except OSError as error:
-        raise _translate(server, port, error, at_once=context is not None) from error
+        return await tries(try_once)
 
 
 def _translate(server: str, port: int, error: OSError, *, at_once: bool) -> ServerFault:

@@ -195,7 +195,7 @@ async def _log_in(login: Login, quirks: Quirks, tell: TakeLine | None, pace: Wai
             # It may offer more, or answer at all, after the login (RFC 2449 section 3).
             offered = await _capabilities(client, login, quirks)
         longest = login.deadlines.session
-        client.ends(longest, _too_long("session", longest, "session_within"))
+        connection.ends(longest, _too_long("session", longest, "session_within"))
         return LoggedIn(client, offered, quirks)
     except BaseException:
         connection.abort()

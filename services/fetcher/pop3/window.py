@@ -12,6 +12,12 @@ from typing import Final
 
 from services.fetcher.pop3.client import Pop3Client
 
+RETRIEVE_WINDOW: Final = 64
+"""RETR and TOP commands outstanding at a server that offers PIPELINING."""
+
+SHORT_WINDOW: Final = 512
+"""DELE and LIST commands outstanding; command and reply are short, so this fits into buffers."""
+
 MARK_AFTER: Final = 16
 """Messages after which the next mark is set: so many are held until it is known what they are."""
 

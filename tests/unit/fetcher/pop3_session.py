@@ -7,7 +7,8 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from services.fetcher.pop3.listing import UidlListing
-from services.fetcher.pop3.session import Login, Pop3Session
+from services.fetcher.pop3.login import Login
+from services.fetcher.pop3.session import Pop3Session
 from tests.servers.certificates import Certificates
 from tests.servers.pop3 import Pop3Server
 

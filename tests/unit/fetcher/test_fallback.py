@@ -48,7 +48,7 @@ async def test_a_server_that_cannot_stand_capa(say: Say, forward: Callable[[floa
     async with Pop3Server(MAIL, ["a"], says={"CAPA": say}).serving() as server:
         session = await opened(server, forward)
         assert session.quirks == Quirks(no_capa=True)
-        assert (await session.survey()).uidls == uidls_of([(1, "a")])
+        assert (await session.surveyor.survey()).uidls == uidls_of([(1, "a")])
         assert await retrieved(session, [1, 2]) == MAIL[:2]
         await session.quit()
         # Where it was cut, the line may have been at fault the first time.
@@ -115,7 +115,7 @@ async def test_a_server_that_loses_what_is_sent_along(forward: Callable[[float],
     async with server.serving():
         session = await opened(server, forward)
         assert session.quirks == Quirks(no_pipelining=True)
-        assert (await session.survey()).uidls == uidls_of([(1, "a"), (2, "b")])
+        assert (await session.surveyor.survey()).uidls == uidls_of([(1, "a"), (2, "b")])
         assert await retrieved(session, [1, 2, 3]) == MAIL[:3]
         assert await session.quit([1, 2]) == [1, 2]
     assert server.deleted == {1, 2}

@@ -35,7 +35,7 @@ async def test_a_large_listing_waits_for_another_and_a_small_one_does_not(desk: 
             await until(lambda: "UIDL" in large.commands)
             session = await Pop3Session.open(login(small))
             async with both.turn() as turn:
-                assert (await session.survey(take_turn=turn.take)).count == 9
+                assert (await session.surveyor.survey(take_turn=turn.take)).count == 9
             await session.quit()
             assert not any(command.startswith("RETR") for command in large.commands)
         happened = await waits

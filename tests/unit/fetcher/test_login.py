@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from services.fetcher.pop3 import login as login_module
+from services.fetcher.pop3.login import Login
 from services.fetcher.pop3.quirks import Quirks
-from services.fetcher.pop3.session import Login, Pop3Session
+from services.fetcher.pop3.session import Pop3Session
 from shared.errors import (
     ConfigError,
     LoginRefused,
@@ -62,8 +63,8 @@ async def test_a_server_without_capa_and_uidl_is_good_enough() -> None:
     async with Pop3Server(MAIL, capabilities=None).serving() as server:
         session = await Pop3Session.open(login(server))
         assert session.capabilities == {}
-        assert (await session.survey()).uidls is None
-        assert await session.sizes() == {n: len(raw) for n, raw in enumerate(MAIL, 1)}
+        assert (await session.surveyor.survey()).uidls is None
+        assert await session.surveyor.sizes() == {n: len(raw) for n, raw in enumerate(MAIL, 1)}
         assert await retrieved(session, [1, 2, 3]) == MAIL[:3]
         await session.quit()
 
@@ -102,7 +103,7 @@ async def test_why_a_login_fails(
     async with Pop3Server(MAIL, says=script, capabilities=offered).serving() as server:
         with pytest.raises(error, match=text) as raised:
             session = await Pop3Session.open(login(server))
-            await session.stat()
+            await session.surveyor.stat()
     assert type(raised.value) is error
     assert raised.value.server == f"127.0.0.1:{server.port}"
 
@@ -179,7 +180,7 @@ async def test_a_server_that_never_answers_counts_as_gone(
 ) -> None:
     async def visit() -> None:
         session = await Pop3Session.open(login(server), Quirks(no_pipelining=True))
-        await session.survey()
+        await session.surveyor.survey()
         await retrieved(session, [1])
         await session.delete([1])
         await session.quit()

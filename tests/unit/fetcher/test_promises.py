@@ -62,7 +62,7 @@ async def test_a_session_is_in_step_when_all_is_answered() -> None:
     async with Pop3Server(MAIL[:3], ["a", "b", "c"]).serving() as server:
         session = await Pop3Session.open(login(server))
         found: list[tuple[int, bytes, bool]] = []
-        await session.survey()
+        await session.surveyor.survey()
         await whole_until_broken(session, [1, 2, 3], found)
         assert session.in_step
         assert server.commands[-1] == "LIST 3"  # the answer names what was asked last
@@ -88,7 +88,7 @@ async def test_silence_with_answers_outstanding_breaks_the_promise(
     found: list[tuple[int, bytes, bool]] = []
     async with Pop3Server(MAIL[:3], ["a", "b", "c"], says=script).serving() as server:
         session = await Pop3Session.open(login(server))
-        await session.survey()
+        await session.surveyor.survey()
         retrieving = asyncio.create_task(whole_until_broken(session, [1, 2, 3], found))
         while "RETR 3" not in server.commands:
             await asyncio.sleep(0)
@@ -109,7 +109,7 @@ async def test_a_line_that_breaks_is_the_servers_promise_only_where_it_never_kep
     async with Pop3Server(MAIL[:3], ["a", "b", "c"], says=script).serving() as server:
         session = await Pop3Session.open(login(server))
         if answered:
-            await session.survey()
+            await session.surveyor.survey()
         with pytest.raises(Unreachable if answered else PromiseBroken):
             await retrieved(session, [1, 2, 3])
         assert session.at == 2

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from services.fetcher.pop3 import session as session_
+from services.fetcher.pop3 import survey
 from services.fetcher.pop3.session import Pop3Session
 from services.fetcher.pop3.window import MARK_AFTER
 from shared.errors import ServerFault, Unreachable
@@ -119,7 +119,7 @@ async def test_a_retrieval_left_early_does_not_confuse_what_follows() -> None:
     async with Pop3Server(MAIL).serving() as server:
         session = await Pop3Session.open(login(server))
         await leave_early()
-        assert await session.stat() == (200, sum(map(len, MAIL)))
+        assert await session.surveyor.stat() == (200, sum(map(len, MAIL)))
         await leave_early()
         assert await retrieved(session, [7]) == [MAIL[6]]
         await leave_early()
@@ -130,24 +130,24 @@ async def test_a_retrieval_left_early_does_not_confuse_what_follows() -> None:
 
 
 async def test_a_listing_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_, "BODY_LIMIT", 300_000)
+    monkeypatch.setattr(survey, "BODY_LIMIT", 300_000)
     async with Pop3Server(MAIL, says={"UIDL": Say(Endless(1_000_000))}).serving() as server:
         session = await Pop3Session.open(login(server), max_messages=1_000)
         with pytest.raises(ServerFault, match="its answer to UIDL has more than 300000 bytes"):
-            await session.survey()
+            await session.surveyor.survey()
         await session.abort()
 
 
 async def test_a_cancelled_command_does_not_confuse_the_next() -> None:
     async with Pop3Server(MAIL, ["a", "b"]).serving() as server:
         session = await Pop3Session.open(login(server))
-        task = asyncio.create_task(session.survey())
+        task = asyncio.create_task(session.surveyor.survey())
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await session.stat() == (200, sum(map(len, MAIL)))
-        assert (await session.survey()).uidls == uidls_of([(1, "a"), (2, "b")])
+        assert await session.surveyor.stat() == (200, sum(map(len, MAIL)))
+        assert (await session.surveyor.survey()).uidls == uidls_of([(1, "a"), (2, "b")])
         await session.quit()
 
 
@@ -156,7 +156,7 @@ async def test_a_connection_that_drops_in_the_middle_of_a_message(sent: bytes) -
     script = {"RETR 2": Say(sent, then="drop")}
     async with Pop3Server(MAIL, says=script).serving() as server:
         session = await Pop3Session.open(login(server))
-        await session.survey()
+        await session.surveyor.survey()
         found: list[bytes] = []
         with pytest.raises(Unreachable, match="connection"):
             async with aclosing(session.retrieve([1, 2, 3])) as messages:

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from services.fetcher.pop3.quirks import Quirks
-from services.fetcher.pop3.session import Pop3Session, Survey
+from services.fetcher.pop3.session import Pop3Session
+from services.fetcher.pop3.survey import Survey
 from shared.errors import PromiseBroken, ServerFault
 from tests.servers.pop3 import Pop3Server, Say
 from tests.unit.fetcher.pop3_session import (
@@ -18,7 +19,7 @@ from tests.unit.fetcher.pop3_session import (
 async def test_a_maildrop_is_listed() -> None:
     async with Pop3Server(MAIL[:3], ["a", "b", "b"]).serving() as server:
         session = await Pop3Session.open(login(server))
-        assert await session.stat() == (3, sum(map(len, MAIL[:3])))
+        assert await session.surveyor.stat() == (3, sum(map(len, MAIL[:3])))
         await session.round_trip()
         await session.quit()
 
@@ -31,7 +32,9 @@ async def test_a_survey_tells_how_much_there_is_and_which(offered: list[str]) ->
     async with Pop3Server(MAIL[:3], ["a", "b", "b"], capabilities=offered).serving() as server:
         session = await Pop3Session.open(login(server))
         octets = sum(map(len, MAIL[:3]))
-        assert await session.survey() == Survey(3, octets, uidls_of([(1, "a"), (2, "b"), (3, "b")]))
+        assert await session.surveyor.survey() == Survey(
+            3, octets, uidls_of([(1, "a"), (2, "b"), (3, "b")])
+        )
         await session.quit()
 
 
@@ -39,7 +42,7 @@ async def test_a_survey_is_asked_for_in_one_where_that_is_allowed() -> None:
     script = {"STAT": Say(then="hang")}
     async with Pop3Server(MAIL[:3], ["a", "b", "b"], says=script).serving() as server:
         session = await Pop3Session.open(login(server))
-        surveying = asyncio.create_task(session.survey())
+        surveying = asyncio.create_task(session.surveyor.survey())
         while not server.unread:
             await asyncio.sleep(0)
         assert server.unread == b"UIDL\r\n"
@@ -79,7 +82,7 @@ async def test_a_survey_makes_do_with_what_it_gets(
     server = Pop3Server(MAIL[:3], ["a", "b"], capabilities=offered, says=script)
     async with server.serving():
         session = await Pop3Session.open(login(server))
-        assert await session.survey() == expected
+        assert await session.surveyor.survey() == expected
         assert session.in_step
         await session.quit()
 
@@ -93,7 +96,7 @@ async def test_a_number_that_list_makes_up_is_not_believed(offered: list[str]) -
     server = Pop3Server(MAIL[:1], ["a"], capabilities=offered, says=script)
     async with server.serving():
         session = await Pop3Session.open(login(server))
-        survey = await session.survey(sizes=True)
+        survey = await session.surveyor.survey(sizes=True)
         assert (survey.count, dict(survey.sizes or {})) == (100_001, {900_000: 5})
         await session.quit()
 
@@ -101,14 +104,14 @@ async def test_a_number_that_list_makes_up_is_not_believed(offered: list[str]) -
 async def test_a_server_that_has_no_uidl_is_no_offender() -> None:
     async with Pop3Server(MAIL[:3], capabilities=["TOP"]).serving() as server:
         session = await Pop3Session.open(login(server))
-        assert await session.survey() == Survey(3, sum(map(len, MAIL[:3])), None)
+        assert await session.surveyor.survey() == Survey(3, sum(map(len, MAIL[:3])), None)
         await session.quit()
 
 
 async def test_what_is_known_to_be_refused_is_not_asked_for() -> None:
     async with Pop3Server(MAIL[:3], ["a"]).serving() as server:
         session = await Pop3Session.open(login(server), Quirks(no_uidl=True))
-        assert (await session.survey()).uidls is None
+        assert (await session.surveyor.survey()).uidls is None
         await session.quit()
     assert "UIDL" not in server.commands
 
@@ -128,7 +131,7 @@ async def test_a_survey_that_says_nothing(
     async with Pop3Server(MAIL, ["a"], capabilities=offered, says=script).serving() as server:
         session = await Pop3Session.open(login(server))
         with pytest.raises(ServerFault, match=text):
-            await session.survey()
+            await session.surveyor.survey()
         await session.abort()
 
 
@@ -141,7 +144,7 @@ async def test_sizes_are_asked_for_one_by_one(offered: list[str]) -> None:
     }
     async with Pop3Server(MAIL, capabilities=offered, says=script).serving() as server:
         session = await Pop3Session.open(login(server))
-        found = await session.sizes([1, 2, 3, 4, 200])
+        found = await session.surveyor.sizes([1, 2, 3, 4, 200])
         assert found == {1: len(MAIL[0]), 4: 70, 200: len(MAIL[199])}
         await session.quit()
 
@@ -151,18 +154,18 @@ async def test_an_answer_about_another_message_breaks_the_promise_of_pipelining(
     async with Pop3Server(MAIL, says=script).serving() as server:
         session = await Pop3Session.open(login(server))
         with pytest.raises(PromiseBroken, match="LIST 2 is about another message") as raised:
-            await session.sizes([1, 2, 3])
+            await session.surveyor.sizes([1, 2, 3])
         await session.abort()
         assert raised.value.quirk == "no_pipelining"
         session = await Pop3Session.open(login(server), Quirks(no_pipelining=True))
-        assert await session.sizes([1, 2]) == {1: len(MAIL[0])}
+        assert await session.surveyor.sizes([1, 2]) == {1: len(MAIL[0])}
         await session.quit()
 
 
 async def test_a_refused_list_is_no_failure() -> None:
     async with Pop3Server(MAIL, says={"LIST": Say(b"-ERR empty\r\n")}).serving() as server:
         session = await Pop3Session.open(login(server))
-        assert await session.sizes() == {}
+        assert await session.surveyor.sizes() == {}
         await session.quit()
 
 
@@ -180,5 +183,5 @@ async def test_a_stat_without_numbers_is_the_servers_fault() -> None:
     async with Pop3Server(MAIL, says={"STAT": Say(b"+OK many\r\n")}).serving() as server:
         session = await Pop3Session.open(login(server))
         with pytest.raises(ServerFault, match="no numbers"):
-            await session.stat()
+            await session.surveyor.stat()
         await session.abort()

@@ -13,7 +13,7 @@ async def test_a_session_is_told_line_by_line_less_password_and_mail() -> None:
     told: list[str] = []
     async with Pop3Server(MAIL[:2], ["a", "b"], says=script).serving() as server:
         session = await Pop3Session.open(login(server), tell=told.append)
-        await session.survey()
+        await session.surveyor.survey()
         assert await retrieved(session, [1, 2]) == MAIL[:2]
         await session.quit([1])
     assert told[0] == f"# connected to 127.0.0.1:{server.port}, tls none"
