@@ -23,7 +23,7 @@ FETCH_MOST: Final = 100_000
 """Messages with a UIDL that one session fetches; another one goes on."""
 
 SLICE: Final = 20_000
-"""Messages that are gone through before others have their turn: some milliseconds."""
+"""Messages that are gone through before others have their turn."""
 
 DUE_MOST: Final = 10_000
 """The same of those that are to be deleted; a session deletes far fewer."""

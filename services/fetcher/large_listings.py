@@ -28,7 +28,7 @@ LARGE: Final = 30_000
 """Lines from which on it waits while there is another one as large: 6 MB."""
 
 PATIENCE: Final = 60.0
-"""Seconds that it waits at most, for each; a million lines take some ten."""
+"""Seconds that it waits at most, for each: more than a million lines take."""
 
 
 class ListingTurns:

@@ -16,7 +16,7 @@ from services.fetcher.interfaces import Ledger
 from shared.ledger import Known
 
 PAGE: Final = 10_000
-"""Entries of a page; to compare one takes some milliseconds."""
+"""Entries of a page; others have their turn when one has been compared."""
 
 KEPT: Final = 12
 """Pages that are kept, if there are no more: 40 MB."""

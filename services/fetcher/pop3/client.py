@@ -22,7 +22,7 @@ BODY_LIMIT: Final = 128 * 1024 * 1024
 """Bytes of a multi-line response that is read (listings and TOP, not RETR)."""
 
 SLICE: Final = 64 * 1024
-"""Bytes of a listing that are looked at before others get their turn: some milliseconds."""
+"""Bytes of a listing that are looked at before others get their turn."""
 
 FRAMED_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of a message that is read by its size, and held in memory as a whole."""

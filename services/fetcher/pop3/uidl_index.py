@@ -1,8 +1,8 @@
 """Message numbers by UIDL, of a maildrop so large that a dict of them would not fit into memory.
 
 Of a million UIDLs of 70 characters a dict takes 250 MB: an object for each UIDL and each number.
-Here they are blocks of text and some arrays, 100 MB, and a look takes a microsecond instead of a
-tenth. The first ones stay in the dict that they are in: of them, a look costs what it did.
+Here they are blocks of text and some arrays, 100 MB, and a look is dearer. The first ones stay in
+the dict that they are in: of them, a look costs what it did.
 
 It trusts no UIDL: their hashes are seeded (PEP 456), and where two are the same the texts decide.
 Known limit: room for the most that there may be is taken at once, 26 bytes for each: arrays that

@@ -16,8 +16,8 @@ from services.fetcher.pop3.uidl_index import UidlIndex
 from shared.redaction.redaction import Redaction
 
 _SLICE: Final = 16 * 1024
-"""Characters that are looked at before others have their turn: some where all of it is
-escapes. To count UIDLs would not do: 4,096 of the longest ones took half a second."""
+"""Characters that are looked at before others have their turn. To count UIDLs would not do: they
+may be long, and all of it escapes."""
 
 _SHORT: Final = 256
 """UIDLs that are joined, to see whether they have so few characters together."""
