@@ -79,8 +79,8 @@ class CommitPipeline:
             self._flush()
             await self._wait_committed(limits.chunks_underway)
 
-    async def all(self) -> None:
-        """Return when all that was taken is recorded."""
+    async def commit_all(self) -> None:
+        """Publish and record what was taken; return when all of it is recorded."""
         self._flush()
         await self._wait_committed(0)
 

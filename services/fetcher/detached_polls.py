@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from shared.outcome import Outcome
 
-HELD: Final = 600.0
+JOB_KEPT: Final = 600.0
 """Seconds for which a poll keeps its job at the most, besides those in which it has no slot."""
 
 
@@ -42,7 +42,7 @@ class DetachedPolls:
         task = asyncio.create_task(poll)
         either: set[asyncio.Future[Any]] = {task, let_go}
         try:
-            await asyncio.wait(either, timeout=HELD, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=JOB_KEPT, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             task.cancel()
             await asyncio.wait({task})

@@ -163,7 +163,9 @@ class Fetcher:
         standing = await self._context.ledger.recall(account.name, account.server)
         self._server_slots.learn(account.server, standing.quirks.get(CONNECTIONS))
         if standing.held is not None and standing.choice is None:
-            return await self._leave_held(account, standing.held, now=now)
+            if now:  # before the operator has chosen, its mail stays at the provider
+                self._context.journal.account_held(account.name, standing.held)
+            return await self._postpone(account, HELD, f"it is held: {standing.held}")
         if (wait := await self._too_early(account, standing, now=now)) > 0:
             return await self._postpone(
                 account, wait, "the server wants a pause before the next login"
@@ -174,7 +176,7 @@ class Fetcher:
         if now:
             await self._server_slots.wait(server)
         elif not self._server_slots.take(server, account.name, slow=slow):
-            wait = self._server_slots.turn(server, account.name, slow=slow)
+            wait = self._server_slots.again_in(server, account.name, slow=slow)
             return await self._postpone(account, wait, f"all slots at {server} are taken")
         started = self._context.clock.monotonic()
         try:
@@ -182,12 +184,6 @@ class Fetcher:
         finally:
             took = self._context.clock.monotonic() - started
             self._server_slots.give_back(server, took, slow=slow and not now)
-
-    async def _leave_held(self, account: Account, why: str, *, now: bool) -> Outcome:
-        """Leave an account alone before the operator has chosen: its mail stays at the provider."""
-        if now:
-            self._context.journal.account_held(account.name, why)
-        return await self._postpone(account, HELD, f"it is held: {why}")
 
     async def _poll_in_slot(
         self, account: Account, standing: AccountStanding, left: Callable[[], None], *, now: bool

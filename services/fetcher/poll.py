@@ -165,7 +165,7 @@ class AccountPoll:
     async def _run_session(self) -> bool:
         """Run a session; return whether there is to be another one."""
         ledger, name = self._context.ledger, self._account.name
-        # On its way while we log in: of a large maildrop it takes a second.
+        # On its way while we log in: of a large maildrop it takes as long.
         known = LedgerPages(ledger, name, self._context.turns.ahead)
         try:
             session = await self._open()

@@ -96,7 +96,7 @@ class SlotPool:
             del self._taken[server]
         self._serve()
 
-    def turn(self, now: float) -> float:
+    def again_in(self, now: float) -> float:
         """Return in how many seconds to come again, for one who found no slot.
 
         Args:
@@ -206,7 +206,7 @@ class PollSlots:
         else:
             there = await self._wait_for_slot(pool, server, None if insist else MOMENT)
         if not there:
-            return pool.turn(self._clock.monotonic())
+            return pool.again_in(self._clock.monotonic())
         return PollSlot(pool, None if slow else self._beside, server, left)
 
     async def _wait_for_slot(self, pool: SlotPool, server: str, patience: float | None) -> bool:

@@ -157,12 +157,12 @@ class Retriever:
         try:
             work = await self._work(known)
             left = await self._fetch(self._troubles.in_order(work.fetch, self._in_vain))
-            await self._commits.all()
+            await self._commits.commit_all()
             await self._check_line(work.due)
             # Last: on a line that always breaks, what is new comes first.
             unconfirmed = await self._confirm(work.due)
             await self._check_refusals()
-            await self._commits.all()
+            await self._commits.commit_all()
             left = left or unconfirmed or (work.more and self._has_recorded)
             await self._check_line(())
         except (ServerFault, SpoolUnavailable, NoRoom) as error:
@@ -171,7 +171,7 @@ class Retriever:
             if not _is_mixed_up(error):  # else one may have passed for another
                 # What came whole is kept. On a line that always breaks, it is how we get on at all.
                 await self._add(self._unmarked)
-            await self._commits.all()
+            await self._commits.commit_all()
             raise
         finally:
             alone = 0 if self._came else self.found

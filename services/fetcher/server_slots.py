@@ -124,7 +124,7 @@ class ServerSlots:
             if of.waiting:
                 of.waiting.popleft().set_result(None)
 
-    def turn(self, server: str, account: str, *, slow: bool = False) -> float:
+    def again_in(self, server: str, account: str, *, slow: bool = False) -> float:
         """Return in how many seconds to come again, for one who found no slot.
 
         Args:

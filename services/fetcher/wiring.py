@@ -28,7 +28,7 @@ from shared.state import State  # here, so that it is loaded before the stage sa
 
 
 def account(
-    table: model.AccountSettings, limits: model.LimitSettings, known: KnownSecrets | None = None
+    table: model.AccountSettings, limits: model.LimitSettings, known: KnownSecrets
 ) -> Account:
     """Return an account as the fetcher has it.
 
@@ -51,7 +51,7 @@ def account(
         Deadlines(
             limits.connect_within, limits.login_within, limits.session_within, limits.slowest
         ),
-        known or KnownSecrets(),
+        known,
     )
     return Account(table.name, login, table.poll_every, table.keep.seconds, table.max_size)
 

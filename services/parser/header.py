@@ -52,7 +52,7 @@ _ACCOUNT: Final = b"X-POP3-Connector-Account:"
 _DELIVERED_TO: Final = b"Delivered-To:"
 
 
-def begins(head: bytes) -> int | None:
+def header_start(head: bytes) -> int | None:
     """Return where the header of a message begins, None if it has none.
 
     Above it may stand a BOM, blank lines, mbox lines and other lines that are no fields; if these

@@ -13,11 +13,11 @@ from dataclasses import replace
 from services.parser.header import (
     Fields,
     address,
-    begins,
     fields,
     first_line,
     has_field,
     header_block,
+    header_start,
     marked_before,
     text,
 )
@@ -31,7 +31,7 @@ def parse(envelope: Envelope[Fetched]) -> Outcome:
     """Return Forward of the message as ``Parsed``, or Quarantine with the reason."""
     fetched = envelope.payload
     head = fetched.raw.head
-    above = begins(head)
+    above = header_start(head)
     start = first_line(head) if above is None else above
     block = header_block(head, start)
     lines = head[start:] if block is None else block

@@ -35,7 +35,7 @@ _BODY_ALONE: Final = LeadingLines(b"\r\n", 0)
 _FIRST_LINE_ALONE: Final = LeadingLines(FIRST_LINE, 0)
 
 
-def over(head: bytes, above: int | None) -> LeadingLines:
+def leading_lines(head: bytes, above: int | None) -> LeadingLines:
     """Return how to go over from our lines into a message.
 
     Args:

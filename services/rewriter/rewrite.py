@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from services.rewriter.leading_lines import over
+from services.rewriter.leading_lines import leading_lines
 from services.rewriter.trace import Trace
 from shared.log import printable
 from shared.message import Addressed, Envelope, Parsed, Requeue
@@ -73,7 +73,7 @@ class Rewriter:
         loop = _loop(envelope, route)
         if loop is not None:
             return DeadLetter(loop)
-        above = over(parsed.raw.head, parsed.above)
+        leading = leading_lines(parsed.raw.head, parsed.above)
         return Forward.to(
             Addressed(
                 parsed.raw,
@@ -83,8 +83,8 @@ class Rewriter:
                 _sender(parsed.return_path),
                 route.recipients,
                 route.destination,
-                trace.lines(envelope) + above.lines,
-                above.skip,
+                trace.lines(envelope) + leading.lines,
+                leading.skip,
             )
         )
 

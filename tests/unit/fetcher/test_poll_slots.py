@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from services.fetcher.account import Account
-from services.fetcher.detached_polls import HELD, DetachedPolls
+from services.fetcher.detached_polls import JOB_KEPT, DetachedPolls
 from services.fetcher.fetch import CONCURRENCY, GOING_ON, ONCE, Fetcher
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.poll_slots import BRISK, HUNG, MAIN, SLOW, PollSlot, PollSlots, SlotPool
@@ -231,7 +231,7 @@ async def test_no_poll_keeps_its_job_for_as_long_as_a_broker_waits(forward: Forw
     let_go: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     job = asyncio.create_task(going_on.until(poll(), let_go))
     await everything_runs()
-    forward(HELD + 1)
+    forward(JOB_KEPT + 1)
     assert await job is None
-    assert HELD < 1_800 / 2
+    assert JOB_KEPT < 1_800 / 2
     await going_on.close()

@@ -78,11 +78,11 @@ async def test_those_who_are_sent_away_come_again_one_after_the_other() -> None:
     for _ in range(40):
         assert places.take("a", "x")
         places.give_back("a", 60.0)  # a poll takes a minute there
-    turns = [places.turn("a", f"account {number}") for number in range(10)]
+    turns = [places.again_in("a", f"account {number}") for number in range(10)]
     assert all(29 < later - earlier < 31 for earlier, later in itertools.pairwise(turns))
     await clock.advance(3_600)
-    assert places.turn("a", "late") == pytest.approx(turns[0])
-    assert places.turn("b", "late") == 1.0
+    assert places.again_in("a", "late") == pytest.approx(turns[0])
+    assert places.again_in("b", "late") == 1.0
 
 
 async def test_nobody_is_sent_away_for_ever_by_accounts_that_are_due_more_often() -> None:
@@ -97,7 +97,7 @@ async def test_nobody_is_sent_away_for_ever_by_accounts_that_are_due_more_often(
                 taken.append(name)
                 due[name] = clock.monotonic()  # it is due again at once
             else:
-                due[name] = clock.monotonic() + places.turn("host", name)
+                due[name] = clock.monotonic() + places.again_in("host", name)
         polled.update(taken)
         for _ in taken:
             places.give_back("host", 0.5)
@@ -109,7 +109,7 @@ async def test_a_place_is_kept_for_no_one_who_does_not_come() -> None:
     clock = ManualClock()
     places = ServerSlots(1, clock)
     assert places.take("host", "a")
-    wait = places.turn("host", "gone")
+    wait = places.again_in("host", "gone")
     places.give_back("host", wait)
     assert not places.take("host", "a")
     await clock.advance(wait + GRACE + 0.1)
