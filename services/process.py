@@ -245,7 +245,7 @@ def broker_of(
             lacking=lambda: room.lacking() is not None,
             scarce=room.scarce,
         )
-    from shared.broker.rabbitmq import RabbitBroker
+    from shared.broker.rabbitmq.broker import RabbitBroker
 
     ca_file = settings.broker.ca_file
     return RabbitBroker(

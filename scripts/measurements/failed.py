@@ -20,7 +20,7 @@ from pathlib import Path
 from shared import wire
 from shared.broker import Broker, Header, Send
 from shared.broker.embedded.broker import EmbeddedBroker
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.message import Envelope, Fetched, Inline, Summary
 from shared.queues import Tier
 from tests.servers.rabbitmq import shared_rabbitmq

@@ -34,7 +34,7 @@ from services.parser.parse import parse
 from services.rewriter.rewrite import Rewriter, Route
 from shared import wire
 from shared.broker.embedded.broker import EmbeddedBroker
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.broker.steward.steward import KombuSteward
 from shared.clock import SystemClock
 from shared.log import MailLog, configure

@@ -54,7 +54,7 @@ FOREIGN: Final = (
 _DEFAULT_EXCHANGE: Final = ""
 
 
-def exchange(sender: str) -> Exchange:
+def _exchange(sender: str) -> Exchange:
     """Return the exchange that a sender publishes to, by the name of the sender."""
     return Exchange(sender, type="direct", durable=True)
 
@@ -89,24 +89,6 @@ def earlier(spec: QueueSpec) -> Sequence[dict[str, Any]]:
     return () if before is None else ({"x-queue-type": "quorum"} | before,)
 
 
-def queues(specs: Sequence[QueueSpec]) -> tuple[Queue, ...]:
-    """Return every queue, with its bindings to the exchanges of those who may send to it."""
-    senders = {sender: frozenset(reachable(sender, specs)) for sender in SENDERS}
-    return tuple(
-        Queue(
-            spec.name,
-            durable=True,
-            queue_arguments=arguments(spec),
-            bindings=[
-                binding(exchange(sender), routing_key=spec.name)
-                for sender, names in senders.items()
-                if spec.name in names
-            ],
-        )
-        for spec in specs
-    )
-
-
 def declare(connection: Connection, tiers: Sequence[Tier]) -> list[str]:
     """Make every exchange and queue exist.
 
@@ -123,7 +105,7 @@ def declare(connection: Connection, tiers: Sequence[Tier]) -> list[str]:
     """
     with connection.channel() as channel:
         for sender in SENDERS:
-            _declare_or_explain("exchange", sender, exchange(sender).bind(channel).declare)
+            _declare_or_explain("exchange", sender, _exchange(sender).bind(channel).declare)
     return [spec.name for spec in every(tiers) if not declare_queue(connection, spec)]
 
 
@@ -137,7 +119,7 @@ def declare_queue(connection: Connection, spec: QueueSpec) -> bool:
     Raises:
         ConfigError: it has arguments of no version, or this user may not declare it.
     """
-    (wanted,) = queues((spec,))
+    wanted = _queue(spec)
     try:
         with connection.channel() as channel:
             _declare_or_explain("queue", spec.name, wanted.bind(channel).declare)
@@ -189,6 +171,20 @@ def _is(connection: Connection, spec: QueueSpec, expected: dict[str, Any]) -> bo
     except (NotFound, PreconditionFailed):
         return False
     return True
+
+
+def _queue(spec: QueueSpec) -> Queue:
+    """Return a queue, with its bindings to the exchanges of those who may send to it."""
+    return Queue(
+        spec.name,
+        durable=True,
+        queue_arguments=arguments(spec),
+        bindings=[
+            binding(_exchange(sender), routing_key=spec.name)
+            for sender in SENDERS
+            if reachable(sender, (spec,))
+        ],
+    )
 
 
 def _bind(channel: Any, queue: Queue) -> None:

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from shared.broker import Broker, Steward
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.broker.steward.steward import KombuSteward
 from shared.queues import DELIVERY_LIMIT, Tier
 from tests.servers.rabbitmq import shared_rabbitmq

@@ -25,7 +25,7 @@ _LOADED = ["__main__", "services.command_line", "services.run"]
 _LOADED += ["services.process", *(f"services.{stage}.wiring" for stage in STAGES)]
 _LOADED += [
     "shared.broker.embedded.broker",
-    "shared.broker.rabbitmq",
+    "shared.broker.rabbitmq.broker",
     "shared.state",
     "shared.settings.model",
 ]

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 
 from shared.broker import Delivery, Send
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.errors import BrokerUnavailable, DeliveryLost
 from tests.deliveries import singly
 from tests.flow.rabbitmq_site import eventually

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shared.broker import Send
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.broker.steward.steward import KombuSteward
 from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
 from tests.unit.postmaster.conftest import CONFIG, TIERS, Office

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 from shared.broker import Broker, Steward
 from shared.broker.embedded.broker import EmbeddedBroker
 from shared.broker.embedded.steward import EmbeddedSteward
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.broker.steward.steward import KombuSteward
 from shared.queues import Tier
 from tests.flow.connector import Connector

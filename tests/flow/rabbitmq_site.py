@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from shared.broker import Delivery, Send
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.broker.steward.steward import KombuSteward
 from shared.clock import Clock
 from shared.queues import Tier

@@ -16,7 +16,7 @@ import pytest
 from shared import wire
 from shared.broker import Send
 from shared.broker.embedded.broker import EmbeddedBroker
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.message import Addressed, Envelope, Fetched, Inline, Parsed, Payload, Spooled, Summary
 from shared.queues import INCOMING, PARSED, PICKUP, QUARANTINE, RETRIED, Tier
 from tests.corpus.messages import sample_messages

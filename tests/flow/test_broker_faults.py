@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from shared.broker import rabbitmq as rabbitmq_broker
+from shared.broker.rabbitmq import broker as rabbitmq_broker
 from shared.queues import DELIVERY_LIMIT, INCOMING, PARSED, PICKUP, QUARANTINE
 from tests.corpus.messages import sample_messages
 from tests.flow.connector import STAGES

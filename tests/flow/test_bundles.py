@@ -9,7 +9,8 @@ from typing import cast
 import pytest
 
 from shared.broker import Delivery, Send
-from shared.broker.rabbitmq import RabbitBroker, bundle_splitter
+from shared.broker.rabbitmq import bundle_splitter
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.broker.rabbitmq.subscription import Subscription
 from shared.errors import DeliveryLost, Refused
 from tests.deliveries import singly

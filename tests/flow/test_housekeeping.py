@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared.broker import Broker, Delivery, Steward
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.broker.steward.steward import KombuSteward
 from shared.message import Fetched, Spooled
 from tests.contract.messages import PATIENCE

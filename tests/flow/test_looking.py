@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from shared.broker import Send, Stored
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.broker.steward import look
 from shared.broker.steward.steward import KombuSteward
 from shared.errors import InUse

@@ -13,7 +13,7 @@ import pytest
 
 from services.health import UNCONFIRMED_FOR, Health
 from shared.broker import Send
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.errors import BrokerUnavailable
 from shared.metrics import UNCONFIRMED, UNSUBSCRIBED, Metrics
 from tests.clock import ShiftedClock

@@ -13,8 +13,9 @@ from amqp import Connection
 from services import process
 from shared import wire
 from shared.broker import Delivery, Send, topology
-from shared.broker import rabbitmq as rabbitmq_broker
-from shared.broker.rabbitmq import RabbitBroker, closing, kept_connection, subscription
+from shared.broker.rabbitmq import broker as rabbitmq_broker
+from shared.broker.rabbitmq import closing, kept_connection, subscription
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.broker.rabbitmq.subscription import Subscription
 from shared.errors import BrokerUnavailable, DeliveryLost
 from shared.message import Envelope, Fetched, Inline, Summary

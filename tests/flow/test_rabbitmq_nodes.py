@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from shared.broker import Send
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.broker.steward.steward import KombuSteward
 from shared.errors import BrokerUnavailable
 from tests.flow.rabbitmq_site import PATIENCE, TIERS, Site, eventually

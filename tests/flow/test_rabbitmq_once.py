@@ -11,7 +11,7 @@ from services.drain import drain
 from services.wiring import Assembly
 from shared import wire
 from shared.broker import Send
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.broker.steward.steward import KombuSteward
 from shared.log import MailLog
 from shared.message import Envelope

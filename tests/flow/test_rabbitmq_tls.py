@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from shared.broker import Send
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.broker.steward.steward import KombuSteward
 from shared.errors import BrokerUnavailable
 from tests.flow.rabbitmq_site import TIERS, Site, eventually

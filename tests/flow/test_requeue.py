@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.broker.embedded.broker import EmbeddedBroker
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.ledger import DeliveryKey, Finished
 from shared.state import State, new_owner
 from tests.flow.connector import below_prefix, lf

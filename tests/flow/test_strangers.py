@@ -16,7 +16,7 @@ import pytest
 from amqp import Connection, Message
 
 from shared.broker import Delivery, Send
-from shared.broker.rabbitmq import RabbitBroker
+from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.broker.steward.steward import KombuSteward
 from shared.queues import INCOMING, POLL
 from tests.deliveries import singly

@@ -6,7 +6,7 @@ same headers share entries; where few are, each keeps an entry of its own. Only 
 what consumes gets messages, and settles each by itself.
 
 Retry tiers, Failed Mail and quarantine hold no bundles, and a bundle that is handed out again is
-taken apart (``shared.broker.rabbitmq``): a message that crashes its process stands there alone.
+taken apart (``bundle_splitter``): a message that crashes its process stands there alone.
 """
 
 from __future__ import annotations
