@@ -54,7 +54,7 @@ FOREIGN: Final = (
 _DEFAULT_EXCHANGE: Final = ""
 
 
-def _exchange(sender: str) -> Exchange:
+def exchange(sender: str) -> Exchange:
     """Return the exchange that a sender publishes to, by the name of the sender."""
     return Exchange(sender, type="direct", durable=True)
 
@@ -105,7 +105,7 @@ def declare(connection: Connection, tiers: Sequence[Tier]) -> list[str]:
     """
     with connection.channel() as channel:
         for sender in SENDERS:
-            _declare_or_explain("exchange", sender, _exchange(sender).bind(channel).declare)
+            _declare_or_explain("exchange", sender, exchange(sender).bind(channel).declare)
     return [spec.name for spec in every(tiers) if not declare_queue(connection, spec)]
 
 
@@ -180,7 +180,7 @@ def _queue(spec: QueueSpec) -> Queue:
         durable=True,
         queue_arguments=arguments(spec),
         bindings=[
-            binding(_exchange(sender), routing_key=spec.name)
+            binding(exchange(sender), routing_key=spec.name)
             for sender in SENDERS
             if reachable(sender, (spec,))
         ],
