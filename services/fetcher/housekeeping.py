@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
+from services.fetcher.interfaces import SpoolWriter
 from shared.clock import Clock
 from shared.daemon_thread import answer_within
 from shared.errors import SpoolUnavailable, StateUnavailable
@@ -61,13 +62,6 @@ class PrunableLedgers(Protocol):
         """Forget how all others stand that nobody has polled for so long; return how many."""
 
 
-class SpoolDrafts(Protocol):
-    """Where large messages lie."""
-
-    async def discard_drafts(self, older_than: float) -> None:
-        """Delete what dead processes have begun, and what nobody wrote to for so long."""
-
-
 class Housekeeping:
     """Does the housekeeping while a fetcher runs.
 
@@ -88,7 +82,7 @@ class Housekeeping:
         self,
         accounts: Sequence[str],
         ledgers: PrunableLedgers,
-        spool: SpoolDrafts,
+        spool: SpoolWriter,
         note: Report,
         report: Report,
         clock: Clock,

@@ -143,6 +143,9 @@ class SpoolWriter(Protocol):
     async def create(self) -> BlobSink:
         """Begin a blob."""
 
+    async def discard_drafts(self, older_than: float) -> None:
+        """Delete what dead processes have begun, and what nobody wrote to for so long."""
+
 
 class MailEvents(Protocol):
     """Told of every mail event."""

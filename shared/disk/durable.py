@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 
@@ -39,3 +41,20 @@ def durable_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         yield file
         file.flush()
         os.fsync(file.fileno())
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it exist, durably, for this program's user alone.
+
+    Raises:
+        NotADirectoryError: something else has its name, or that of one above it.
+        OSError: it could not be done.
+    """
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    try:
+        path.mkdir(0o700, exist_ok=True)  # another process may be faster
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+    sync(path.parent)

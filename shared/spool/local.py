@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from shared.disk.durable import sync
+from shared.disk.durable import make_directory, sync
 from shared.disk.replaced_file import read_file, write_file
 from shared.spool.store import MARK, TMP, StoredBlob, key_of, path_of
 
@@ -29,7 +29,7 @@ class LocalDraft:
     """A file in ``tmp``."""
 
     def __init__(self, root: Path) -> None:
-        _make_folder(root / TMP)
+        make_directory(root / TMP)
         self._root = root
         while True:
             self._path = root / TMP / secrets.token_hex(16)
@@ -49,7 +49,7 @@ class LocalDraft:
         """Make it the blob of this key, durably; it replaces one that is there."""
         path = self._root / path_of(key)
         os.fsync(self._file.fileno())
-        _make_folder(path.parent)
+        make_directory(path.parent)
         with _locked(path.parent):
             self._path.replace(path)
         self._file.close()  # not before: unlocked, it would pass for one of a dead process
@@ -175,15 +175,6 @@ def _held(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _make_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    with contextlib.suppress(FileExistsError):  # another process was faster
-        folder.mkdir(mode=0o700)
-    sync(folder.parent)
 
 
 @contextlib.contextmanager

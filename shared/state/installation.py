@@ -1,7 +1,7 @@
 """Which state database this is, and how far it has got: what marks elsewhere are compared with.
 
-``shared.mark`` says what follows from it. Whoever asks and answers holds the lease ``LEASE_NAME``,
-so that of several fetchers one at a time does.
+``shared.mark`` says what follows from it. Whoever asks and answers holds the lease
+``installation``, so that of several fetchers one at a time does.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from shared.state.operations import (
     once_for_all,
 )
 from shared.state.schema import ACCOUNT, INSTALLATION, MESSAGE, UIDL
-
-LEASE_NAME: Final = "installation"
 
 _ONE: Final = 1
 """The key of the only row."""

@@ -291,19 +291,6 @@ def discard(file: NewFile) -> None:
         os.unlink(file.temporary)  # noqa: PTH108  (a Path costs more than the call)
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory and those above it exist, durably, for this program's user alone.
-
-    Raises:
-        OSError: it could not be done.
-    """
-    if path.is_dir():
-        return
-    make_directory(path.parent)
-    path.mkdir(0o700, exist_ok=True)
-    sync(path.parent)
-
-
 def require_writable(path: str, *, make: bool = True) -> None:
     """Make sure that files can be written into a directory, or that it can be made.
 

@@ -31,11 +31,11 @@ from services.deliverer.files.durable_files import (
     FileStore,
     NewFile,
     failure_result,
-    make_directory,
     require_writable,
 )
 from services.deliverer.files.staging import StagedMail, deliver_files
 from services.deliverer.line_ends import Form, Lf, lf
+from shared.disk.durable import make_directory
 from shared.errors import Unreachable
 from shared.log import printable
 

@@ -83,7 +83,6 @@ _LATER: Final = (
     _GREYLISTED + r"|temporar|(try|again|retry|come back) (it )?later|(again|try) in (a |\d)"
     r"|try after some ?time|ip you're using to send"
 )
-_TOO_MANY: Final = "|too many recipients|maximum number of recipients"
 _VERDICT: Final = (
     r"(rejected|refused|blocked)((?!too m|\brate|limit).){0,40}"
     r"\b((virus|malware|spam)(?![ -]?(scan|filter|check|engine|assassin))|attachment|subject\b)"

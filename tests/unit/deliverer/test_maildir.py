@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from services.deliverer.courier import ClaimLost, MailObject
-from services.deliverer.files.durable_files import BATCH, make_directory
+from services.deliverer.files.durable_files import BATCH
+from shared.disk.durable import make_directory
 from shared.errors import SpoolMissing
 from tests.servers.disk import memory_disk
 from tests.unit.deliverer.content import (
