@@ -1,23 +1,24 @@
 """A batch: messages on their way to one destination together, each an attempt of its own.
 
 Plain bookkeeping between the story of a delivery and a courier. What a courier reports is noted at
-once, so that a delivery is known whatever happens to its batch after that.
+once, so that a delivery is known whatever happens to its batch after that; what the results for each
+recipient mean for the message as a whole is said here too.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from services.deliverer.breaker import Permit
 from services.deliverer.courier import ClaimLost, CourierResult, PutAside, Result, same_for_all
-from services.deliverer.outcomes import outcome_of
 from shared.errors import Unreachable
 from shared.ledger import Claim, DeliveryKey
+from shared.log import printable
 from shared.message import Addressed, Envelope
-from shared.outcome import Busy, DeadLetter, Done, Outcome, Retry
+from shared.outcome import Busy, DeadLetter, Done, Outcome, Retry, Split, Verdict
 
 CLAIMED_ELSEWHERE: Final = 10.0
 """Seconds after which to ask again for a message that another process has in hand."""
@@ -74,7 +75,7 @@ class Attempt:
                 delivered = {**same_for_all(untold, Result("temporary", str(_UNTOLD))), **delivered}
             self._end_permit(next((x.reply for x in delivered.values() if x.lost), None))
             self.receipts = {r: x.reply for r, x in delivered.items() if x.verdict == "delivered"}
-            self.outcome = outcome_of(self.envelope.payload, delivered)
+            self.outcome = _outcome_of(self.envelope.payload, delivered)
 
     def _end_permit(self, down: str | None) -> None:
         if self.permit is not None:
@@ -143,3 +144,40 @@ class Batch:
         known, self._known = self._known, []
         self.open.difference_update(known)
         return known
+
+
+def _outcome_of(mail: Addressed, results: Mapping[str, Result]) -> Outcome:
+    """Return what the results for each recipient mean for the message.
+
+    Recipients of ``mail`` without a result had the message before, and need nothing more.
+    """
+    if {result.verdict for result in results.values()} == {"delivered"}:
+        return Done(_reason(results))
+    found: list[Verdict] = []
+    by_verdict = {
+        verdict: {r: result for r, result in results.items() if result.verdict == verdict}
+        for verdict in ("delivered", "temporary", "permanent")
+    }
+    if done := by_verdict["delivered"]:
+        found.append(Done(_reason(done)))
+    if later := by_verdict["temporary"]:
+        found.append(Retry(_reason(later), payload=_only(mail, later)))
+    if never := by_verdict["permanent"]:
+        found.append(DeadLetter(_reason(never), payload=_only(mail, never)))
+    return found[0] if len(found) == 1 else Split(tuple(found))
+
+
+def _only(mail: Addressed, recipients: Iterable[str]) -> Addressed | None:
+    kept = tuple(recipients)
+    return None if kept == mail.recipients else replace(mail, recipients=kept)
+
+
+def _reason(results: Mapping[str, Result]) -> str:
+    """Return the replies as one line; where they differ, each with those whom it is about."""
+    replies = {result.reply for result in results.values()}
+    if len(replies) == 1:
+        return replies.pop()
+    about: dict[str, list[str]] = {}
+    for recipient, result in results.items():
+        about.setdefault(result.reply, []).append(printable(recipient))
+    return "; ".join(f"{', '.join(names)}: {reply}" for reply, names in about.items())

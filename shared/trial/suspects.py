@@ -10,8 +10,11 @@ own to its end, few at a time. Three crashes in a row there, and the message is 
 Where no process starts, suspects are put off: they wait somewhere else, and come again, so that
 sound mail is not held up by those that wait here.
 
-So no message is given up for what others do: a neighbour that crashes, somebody who kills. Known
-limit: who kills three processes in a row with the same message alone in them has it given up.
+So no message is given up for what others do: a neighbour that crashes, somebody who kills. One that
+is goes to quarantine as it is, and is not read for that: reading it may be what crashes. What an
+operator sees of it was read where it was tried, as far as it came.
+
+Known limit: who kills three processes in a row with the same message alone in them has it given up.
 """
 
 from __future__ import annotations
@@ -24,10 +27,9 @@ from typing import Final, TypeAlias
 from shared.broker import Delivery
 from shared.clock import Clock
 from shared.log import MailLog
-from shared.settlement import Settlement
+from shared.settlement import Settlement, undecodable
 from shared.stage import Stage
-from shared.trial import Start, hand_outs
-from shared.trial.conviction import convict
+from shared.trial import Start, hand_outs, kept_headers
 from shared.trial.isolated import IsolatedTrials
 from shared.trial.side_by_side import ProcessEnded, SideBySideTrials, Spawn, Suspect
 from shared.trial.starter import ProcessStarter
@@ -162,10 +164,17 @@ class Suspects:
             del self._ids[id_]
 
     def _convict(self, suspect: Suspect, how: str) -> Settlement:
+        """Give a message up; return what follows.
+
+        Args:
+            suspect: the message, which has crashed its process.
+            how: how the last one has ended.
+        """
         self._given_up[suspect.delivery.message_id] = None
         if len(self._given_up) > REMEMBERED:
             self._given_up.popitem(last=False)
-        return convict(self._stage, suspect, how, self._clock.now())
+        reason = f"it crashed its process {suspect.crashes} times, alone in it: {how}"
+        return _quarantined(self._stage, suspect, reason, self._clock.now())
 
     def _among_many(self, how: str, young: list[Suspect], others: list[Suspect]) -> None:
         self._tell(how, len(young) + len(others))
@@ -188,3 +197,19 @@ class Suspects:
     def _tell(self, how: str, suspects: int) -> None:
         what = "a process that tried suspects has ended; they are tried again"
         self._log.trouble(what, how=how, suspects=suspects)
+
+
+def _quarantined(stage: Stage, suspect: Suspect, reason: str, now: float) -> Settlement:
+    delivery = suspect.delivery
+    step = undecodable(
+        delivery.body,
+        delivery.message_id,
+        reason,
+        stage=stage.name,
+        inbox=stage.inbox,
+        now=now,
+    )
+    if step.send is None:
+        return Settlement((step,))
+    told = {**kept_headers(delivery), **step.send.headers, **(suspect.told or {}), "reason": reason}
+    return Settlement((step._replace(send=step.send._replace(headers=told)),))
