@@ -26,8 +26,8 @@ TOGETHER: Final = 128
 
 LINGER: Final = 0.01
 """Seconds for which a settlement waits for others, at the most, where a stage does I/O. What was
-done is recorded by then, and nobody waits for it. A commit, or an answer of the broker, for each
-message was a quarter of what it cost to deliver it to a server."""
+done is recorded by then, and nobody waits for it. Without, each message that a server answers for
+has a commit, or an answer of the broker, of its own."""
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0

@@ -1,8 +1,8 @@
 """A batch: messages on their way to one destination together, each an attempt of its own.
 
 Plain bookkeeping between the story of a delivery and a courier. What a courier reports is noted at
-once, so that a delivery is known whatever happens to its batch after that; what the results for each
-recipient mean for the message as a whole is said here too.
+once, so that a delivery is known whatever happens to its batch after that. What the results for
+each recipient mean for the message as a whole is found out here too.
 """
 
 from __future__ import annotations

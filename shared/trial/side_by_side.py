@@ -24,7 +24,7 @@ FIRST_MOMENTS: Final = 1.0
 """Seconds in which a message crashes the process that handles it, if it does."""
 
 IDLE: Final = 10.0
-"""Seconds for which a process waits for another suspect: starting one costs a third of one."""
+"""Seconds for which a process waits for another suspect: to start one costs more."""
 
 
 @dataclass(slots=True, eq=False)

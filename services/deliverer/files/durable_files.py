@@ -36,8 +36,8 @@ BATCH: Final = 200
 
 WRITERS: Final = 4
 """Threads that write and sync the files of a batch, each its share. Syncs that wait at the same
-time share one flush of the disk: of 200 files one after the other they took 80-160 ms, in threads
-15-30. Four that write too are done sooner than eight that wait for one that writes, and cost less.
+time share one flush of the disk. Four that write too are done sooner than eight that wait for one
+that writes, and cost less.
 """
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -211,8 +211,7 @@ def _write_each(files: Sequence[NewFile]) -> list[OSError | None]:
     opened = [_catch(_open, file) for file in files]
     for fd in opened:
         if isinstance(fd, int):
-            # Starts writing out without waiting, so that the syncs have less to wait for: half the
-            # time of syncing each file after writing it, measured on ext4.
+            # Starts writing out without waiting, so that the syncs have less to wait for.
             _catch(os.posix_fadvise, fd, 0, 0, os.POSIX_FADV_DONTNEED)
     return [fd if isinstance(fd, OSError) else _catch(_sync, fd) for fd in opened]
 
