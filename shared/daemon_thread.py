@@ -19,7 +19,7 @@ from shared.clock import Clock
 T = TypeVar("T")
 
 
-async def in_daemon_thread(work: Callable[[], T], name: str = "daemon") -> T:
+async def in_daemon_thread(work: Callable[[], T], name: str) -> T:
     """Do blocking work in a thread of its own, and return what it returns.
 
     Args:

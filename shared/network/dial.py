@@ -17,12 +17,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
+
+from shared.daemon_thread import in_daemon_thread
 
 NEXT_ADDRESS: Final = 0.25
 """Seconds after which the next address is tried beside the one before (RFC 8305 section 5)."""
@@ -112,26 +113,13 @@ async def addresses(
     literal = _literal(host, port)
     if literal is not None:
         return [literal]
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Sequence[SocketAddress]] = loop.create_future()
-
-    def ask() -> None:
-        try:
-            tell = partial(_settle, answer, by(host, port), None)
-        except (OSError, UnicodeError) as error:
-            tell = partial(_settle, answer, (), error)
-        with suppress(RuntimeError):  # the loop has been closed meanwhile
-            loop.call_soon_threadsafe(tell)
-
-    try:
-        threading.Thread(target=ask, name=f"look up {host}", daemon=True).start()
-    except RuntimeError as error:
-        raise OSError(f"no thread to look up {host} in: {error}") from error
     try:
         async with asyncio.timeout(seconds):
-            return _in_turn(await answer)
+            return _in_turn(await in_daemon_thread(partial(by, host, port), f"look up {host}"))
     except TimeoutError as error:
         raise NameNotLookedUp(f"{host} was not looked up within {seconds:g} seconds") from error
+    except RuntimeError as error:
+        raise OSError(f"no thread to look up {host} in: {error}") from error
 
 
 def _literal(host: str, port: int) -> SocketAddress | None:
@@ -141,19 +129,6 @@ def _literal(host: str, port: int) -> SocketAddress | None:
             socket.inet_pton(family, host)
             return SocketAddress(family, (host, port))
     return None
-
-
-def _settle(
-    answer: asyncio.Future[Sequence[SocketAddress]],
-    found: Sequence[SocketAddress],
-    error: OSError | UnicodeError | None,
-) -> None:
-    if answer.done():
-        return
-    if error is None:
-        answer.set_result(found)
-    else:
-        answer.set_exception(error)
 
 
 def _in_turn(found: Sequence[SocketAddress]) -> list[SocketAddress]:

@@ -41,7 +41,7 @@ _TOKEN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0
 _TOKEN_EDGES: Final = (r"(?<![A-Za-z0-9+/])", r"(?![A-Za-z0-9+/])")
 _WORD_EDGES: Final = (r"(?<!\w)", r"(?!\w)")
 _COST: Final = 2**13
-"""Of a key: 20 ms and 8 MiB for each guess, as for a password that was refused."""
+"""Of a key (scrypt): what each guess costs, as for a password that was refused."""
 
 
 class Redaction:
@@ -120,7 +120,7 @@ class Redaction:
     def pseudonym(self, text: str) -> str:
         """Return a stand-in for a text that holds the password: the same for the same text, always.
 
-        Takes 20 ms the first time. Whoever has it has to spend as much on each guess.
+        Making the key is dear, the first time, and so for whoever guesses, each time.
         """
         if self._key is None:
             self._key = hashlib.scrypt(

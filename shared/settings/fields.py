@@ -117,7 +117,7 @@ class ParsedField:
     """A field that is whatever a function makes of its text.
 
     As pydantic's PlainValidator, but that one describes the type of what is made as well, for uses
-    that we have none of: 5 ms at every start.
+    that we have none of, at every start.
 
     Args:
         make: raises ValueError, with what it expects.
