@@ -1,4 +1,4 @@
-"""The command line of ``pop3-connector``: reads the command line, wires, and chooses exit codes.
+"""``pop3-connector``: reads the command line, wires, and chooses the exit status.
 
 Exit status: 0 all well; 1 something failed, for a reason that is on standard error; 2 the command
 line or the configuration is wrong, or a file is damaged; 130 interrupted. No traceback is shown

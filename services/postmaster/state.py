@@ -1,6 +1,6 @@
 """The commands ``state check`` and ``state rebuild``: the SQLite files, whole or damaged.
 
-And ``state migrate``, for a database whose tables do not belong to who uses them.
+And ``state migrate``, for a database whose tables belong to another role than uses them.
 """
 
 from __future__ import annotations

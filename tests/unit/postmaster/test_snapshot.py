@@ -31,9 +31,9 @@ class Writer:
     def blob(self, number: int) -> Path:
         return self.folder / "spool" / "ab" / f"{abs(number):032x}{'.other' * (number < 0)}"
 
-    def make(self) -> None:
+    def make(self, others: int) -> None:
         self.blob(0).parent.mkdir(parents=True)
-        for number in range(OTHERS):
+        for number in range(others):
             self.blob(-number - 1).touch()
         for file in self.files:
             with contextlib.closing(sqlite3.connect(file)) as db:
@@ -57,7 +57,7 @@ class Writer:
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[Writer]:
     writer = Writer(tmp_path)
-    writer.make()
+    writer.make(OTHERS)
     thread = threading.Thread(target=writer.write)
     thread.start()
     yield writer
@@ -100,20 +100,20 @@ def test_where_the_file_system_knows_no_links_blobs_are_copied(
 
     monkeypatch.setattr("os.link", refuse)
     writer = Writer(tmp_path)
-    writer.make()
+    writer.make(20)
     writer.blob(7).write_bytes(b"7")
     with snapshot(writer.files, tmp_path / "spool") as found:
         writer.blob(7).unlink()
-        assert len(found.blobs) == OTHERS + 1
+        assert len(found.blobs) == 20 + 1
         assert found.blobs[f"ab{7:032x}"].read_bytes() == b"7"
 
 
 def test_a_blob_that_cannot_be_read_keeps_no_other(tmp_path: Path) -> None:
     writer = Writer(tmp_path)
-    writer.make()
+    writer.make(20)
     writer.blob(7).mkdir()
     with snapshot(writer.files, tmp_path / "spool") as found:
-        assert len(found.blobs) == OTHERS
+        assert len(found.blobs) == 20
         assert all(path.is_file() for path in found.blobs.values())
     assert not (tmp_path / "spool" / "backup").exists()
 
