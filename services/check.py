@@ -25,7 +25,8 @@ from services.postmaster import configuration, show
 from services.postmaster.invocation import Invocation
 from shared.broker import amqp_url
 from shared.errors import ConfigError, Unreachable
-from shared.log import MailLog, configure, printable
+from shared.log import MailLog, printable
+from shared.log_lines import configure
 from shared.settings.advice import warnings
 from shared.settings.model import DestinationSettings, Settings
 from shared.settings.problems import Problem, WrongSettings

@@ -23,7 +23,6 @@ import click
 
 from services.postmaster.errors import NotFound, Unfit
 from services.postmaster.invocation import Invocation, pass_invocation
-from shared import log
 from shared.errors import (
     BrokerLimit,
     BrokerUnavailable,
@@ -39,6 +38,8 @@ from shared.errors import (
     StateDamaged,
     StateUnavailable,
 )
+from shared.log import MailLog, printable
+from shared.log_lines import LogLines, configure
 
 if TYPE_CHECKING:
     from shared.settings.model import Settings
@@ -137,7 +138,7 @@ def _stage(name: str, summary: str) -> click.Command:
 @pass_invocation
 def trial(invocation: Invocation, stage: str) -> int:
     """Handle what may crash its process, for the process that starts this one."""
-    lines = log.configure("DEBUG" if invocation.debug else "WARNING")
+    lines = configure("DEBUG" if invocation.debug else "WARNING")
     settings = invocation.settings()
     from services.trial.wiring import serve
 
@@ -159,7 +160,7 @@ def _end_on_signals(status: int) -> None:
             signal.signal(name, end)
 
 
-def _load_settings(invocation: Invocation, level: str = "INFO") -> tuple[Settings, log.LogLines]:
+def _load_settings(invocation: Invocation, level: str = "INFO") -> tuple[Settings, LogLines]:
     """Return the settings of a process that carries mail, and its log, set up.
 
     Args:
@@ -170,11 +171,11 @@ def _load_settings(invocation: Invocation, level: str = "INFO") -> tuple[Setting
     from shared.settings.advice import warnings
     from shared.settings.owner import note_owner
 
-    lines = log.configure("DEBUG" if invocation.debug else level)
+    lines = configure("DEBUG" if invocation.debug else level)
     settings = invocation.settings()
     note_owner(settings, invocation.path())
     for what in warnings(settings, invocation.path()):
-        log.MailLog("configuration", lines=lines).trouble("questionable setting", warning=what)
+        MailLog("configuration", lines=lines).trouble("questionable setting", warning=what)
     return settings, lines
 
 
@@ -228,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if invocation.debug:
             traceback.print_exception(error)
             return 1
-        said = log.printable(f"{type(error).__name__}: {error}")
+        said = printable(f"{type(error).__name__}: {error}")
         return _complain(f"unexpected error: {said} (--debug shows where it came from)", 1)
 
 
@@ -245,7 +246,7 @@ def _run(invocation: Invocation, arguments: Sequence[str] | None) -> int:
         return 2
     except tuple(kind for kind, _ in ADVICE) as error:
         advice = next(text for kind, text in ADVICE if isinstance(error, kind))
-        said = log.printable(str(error))
+        said = printable(str(error))
         return _complain(f"{said.rstrip('.')}. {advice}" if advice else said, 1)
 
 

@@ -32,7 +32,8 @@ from shared.broker import Broker
 from shared.clock import SystemClock
 from shared.disk.space import Room
 from shared.errors import SpoolUnavailable, StateUnavailable
-from shared.log import LogLines, MailLog
+from shared.log import MailLog
+from shared.log_lines import LogLines
 from shared.metrics import IN_HAND, UNTRIED, Metrics
 from shared.queues import RETRIED
 from shared.retry_memory import RetryMemory

@@ -26,7 +26,8 @@ from services.rewriter.wiring import WIRING as REWRITER
 from shared.broker.refusal_words import Doubt
 from shared.clock import SystemClock
 from shared.errors import BrokerRefuses, BrokerUnavailable
-from shared.log import LogLines, MailLog, Report
+from shared.log import MailLog, Report
+from shared.log_lines import LogLines
 from shared.settings.model import Settings
 from shared.waiting import until_there
 

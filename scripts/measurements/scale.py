@@ -37,7 +37,8 @@ from shared.broker.embedded.broker import EmbeddedBroker
 from shared.broker.rabbitmq.broker import RabbitBroker
 from shared.broker.steward.steward import KombuSteward
 from shared.clock import SystemClock
-from shared.log import MailLog, configure
+from shared.log import MailLog
+from shared.log_lines import configure
 from shared.message import Envelope, Fetched, Inline, Parsed, Poll
 from shared.outcome import Done, Forward, Outcome
 from shared.queue_publisher import QueuePublisher

@@ -28,7 +28,8 @@ from services.trial.handling import beat, or_end, send, try_all
 from services.wiring import Resources, StageWiring
 from shared import failpoint
 from shared.clock import SystemClock
-from shared.log import LogLines, MailLog
+from shared.log import MailLog
+from shared.log_lines import LogLines
 from shared.settings.model import Settings
 from shared.settings.written_secrets import secrets_in
 from shared.settlement import RetryPolicy

@@ -20,7 +20,8 @@ from shared.broker.management import Management
 from shared.broker.policies import POLICIES, DescribedQueue, dangers
 from shared.broker.steward.steward import KombuSteward
 from shared.broker.topology import protected
-from shared.log import MailLog, configure
+from shared.log import MailLog
+from shared.log_lines import configure
 from shared.queues import DECLARED, HELD, MARK, QUARANTINE, QueueSpec, Tier, plan
 from tests.clock import ManualClock
 from tests.servers.process import wait_until

@@ -15,7 +15,8 @@ from shared.broker.refusal_words import PATIENCE as PATIENCE_WITH_LOGINS
 from shared.broker.steward.steward import KombuSteward
 from shared.clock import SystemClock
 from shared.errors import BrokerLimit, ConfigError, Refused
-from shared.log import MailLog, configure
+from shared.log import MailLog
+from shared.log_lines import configure
 from shared.queues import PARSED, plan
 from tests.clock import ShiftedClock
 from tests.deliveries import singly

@@ -22,7 +22,8 @@ from shared.broker.rabbitmq.properties import TABLE_LIMIT, _texts, fitting
 from shared.clock import SystemClock
 from shared.envelope_check import require_ours
 from shared.ledger import Known
-from shared.log import LogLines, MailLog, printable
+from shared.log import MailLog, printable
+from shared.log_lines import LogLines
 from shared.message import Addressed, Fetched, Parsed, Payload, Poll
 from shared.outcome import Done
 from shared.queues import INCOMING, PARSED, PICKUP, POLL, Tier, plan

@@ -14,7 +14,8 @@ from shared.broker import Send
 from shared.broker.embedded.broker import EmbeddedBroker
 from shared.broker.embedded.steward import EmbeddedSteward
 from shared.clock import Clock, SystemClock
-from shared.log import LogLines, MailLog
+from shared.log import MailLog
+from shared.log_lines import LogLines
 from shared.message import Addressed, Envelope, Inline, Summary
 from shared.metrics import Metrics
 from shared.outcome import Answer, Outcome

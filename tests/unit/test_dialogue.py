@@ -3,7 +3,8 @@
 import io
 import json
 
-from shared.log import MailLog, configure
+from shared.log import MailLog
+from shared.log_lines import configure
 from shared.network.dialogue import Dialogue
 from shared.redaction.redaction import Redaction
 

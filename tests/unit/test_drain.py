@@ -17,7 +17,8 @@ from shared import wire
 from shared.broker import Delivery, Send
 from shared.broker.embedded.broker import EmbeddedBroker
 from shared.broker.embedded.steward import EmbeddedSteward
-from shared.log import LogLines, MailLog
+from shared.log import MailLog
+from shared.log_lines import LogLines
 from shared.message import Envelope, Fetched, Inline, Parsed, Summary
 from shared.outcome import Answer, Busy, Done, Forward, Outcome, Retry
 from shared.queues import INCOMING, PARSED, POLL, retry_queue

@@ -20,7 +20,8 @@ from shared.broker.rabbitmq.subscription import _decode_headers, _kept
 from shared.clock import SystemClock
 from shared.envelope_check import owns
 from shared.errors import NewerSchema, Undecodable
-from shared.log import LogLines, MailLog
+from shared.log import MailLog
+from shared.log_lines import LogLines
 from shared.message import Envelope, Fetched, Inline, Payload, Poll, Spooled
 from shared.outcome import Forward
 from shared.queues import INCOMING, PARSED, POLL, QUARANTINE, Tier

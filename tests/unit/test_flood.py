@@ -10,7 +10,8 @@ import pytest
 
 from shared.errors import SpoolUnavailable
 from shared.flood import MANY, SOME, STRETCH
-from shared.log import DEBUG, INFO, LogLines, MailLog
+from shared.log import MailLog
+from shared.log_lines import DEBUG, INFO, LogLines
 
 TIMES = 1_000
 REPEATED: dict[str, Callable[[MailLog, str, int], None]] = {

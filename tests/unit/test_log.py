@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from shared.flood import SOME, STRETCH
-from shared.log import LogLines, MailLog, configure, printable
+from shared.log import MailLog, printable
+from shared.log_lines import LogLines, configure
 from shared.metrics import EVENTS, HANDLING, LATENCY, METRICS, SPOOL, Metrics
 
 

@@ -13,14 +13,15 @@ from typing import TextIO
 import pytest
 
 from shared import outlet
-from shared.log import INFO, LogLines
+from shared.log_lines import INFO, LogLines
 from tests.servers.process import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 
 TALKS = """
 import asyncio, logging
-from shared.log import MailLog, configure
+from shared.log import MailLog
+from shared.log_lines import configure
 
 async def talk() -> None:
     log = MailLog("run", lines=configure())

@@ -9,7 +9,8 @@ import pytest
 
 from services.queue_ownership import EVERY, QueueOwnership
 from shared.errors import StateUnavailable
-from shared.log import LogLines, MailLog
+from shared.log import MailLog
+from shared.log_lines import LogLines
 from shared.mark import Mark
 from shared.state.installation import Question
 from tests.clock import ManualClock

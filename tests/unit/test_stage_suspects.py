@@ -11,7 +11,8 @@ from shared import wire
 from shared.broker import HANDED_OUT, Delivery, Send
 from shared.broker.embedded.broker import EmbeddedBroker
 from shared.broker.embedded.steward import EmbeddedSteward
-from shared.log import LogLines, MailLog
+from shared.log import MailLog
+from shared.log_lines import LogLines
 from shared.message import Envelope, Poll, poll_id
 from shared.outcome import Answer, Done, Outcome, Retry
 from shared.queues import PICKUP, POLL

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from shared.broker import HANDED_OUT, Delivery
-from shared.log import LogLines, MailLog
+from shared.log import MailLog
+from shared.log_lines import LogLines
 from shared.message import Addressed
 from shared.outcome import Done
 from shared.queues import PICKUP, QUARANTINE

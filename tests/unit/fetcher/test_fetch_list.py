@@ -11,7 +11,8 @@ from services.fetcher.refused_messages import RefusedMessages
 from services.fetcher.troubles import Troubles
 from services.fetcher.worklist import FetchList, ListedMessage, PendingMessages, Worklist
 from shared.ledger import Known, MessageTrouble
-from shared.log import LogLines, MailLog
+from shared.log import MailLog
+from shared.log_lines import LogLines
 
 COUNT = 50_000
 SOME = [
