@@ -145,7 +145,7 @@ class State:
             after: those that come after this one.
             most: so many at the most.
         """
-        return await self._ask(uid_ledger.KNOWN, uid_ledger.UidlPage(account, after, most))
+        return await self._ask(uid_ledger.KNOWN, account, after, most)
 
     async def seen(self, ids: Sequence[str]) -> dict[str, float]:
         """Return those of these identities that have been recorded, and since when."""
@@ -153,11 +153,11 @@ class State:
 
     async def heads(self, account: str, uidls: Sequence[str]) -> dict[str, str]:
         """Return the hashes of the header blocks of what is recorded, where they are known."""
-        return await self._ask(uid_ledger.HEADS, uid_ledger.SomeUidls(account, uidls))
+        return await self._ask(uid_ledger.HEADS, account, uidls)
 
     async def measure(self, account: str, sizes: Mapping[str, int]) -> None:
         """Record what LIST says of messages that are recorded, by UIDL."""
-        await self._ask(uid_ledger.MEASURE, uid_ledger.RecordedSizes(account, sizes))
+        await self._ask(uid_ledger.MEASURE, account, sizes)
 
     async def record(self, account: str, entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
         """Record messages as taken over; what is recorded already keeps its ``first_seen``.
@@ -185,31 +185,31 @@ class State:
 
     async def forget(self, account: str, uidls: Sequence[str]) -> None:
         """Forget UIDLs that the server no longer lists; the identities of the messages stay."""
-        await self._ask(uid_ledger.FORGET, uid_ledger.SomeUidls(account, uidls))
+        await self._ask(uid_ledger.FORGET, account, uidls)
 
     async def recall(self, account: str, server: str) -> AccountStanding:
         """Return how an account and its server stand, at the beginning of a poll."""
-        return await self._ask(standing.RECALL, standing.PollQuestion(account, server))
+        return await self._ask(standing.RECALL, account, server)
 
     async def record_troubles(self, account: str, troubles: Sequence[MessageTrouble]) -> None:
         """Record messages that could not be fetched, or not be deleted."""
-        await self._ask(standing.TROUBLED, standing.TroublesToRecord(account, troubles))
+        await self._ask(standing.TROUBLED, account, troubles)
 
     async def forget_troubles(self, account: str, keys: Sequence[str]) -> None:
         """Forget troubles with messages, by key."""
-        await self._ask(standing.SETTLED, standing.TroublesToForget(account, keys))
+        await self._ask(standing.SETTLED, account, keys)
 
     async def learn(self, server: str, quirk: Quirk, account: str | None = None) -> None:
         """Record a quirk of a server, for all its accounts, or for the one that is given."""
-        await self._ask(standing.LEARN, standing.QuirkToRecord(server, quirk, account))
+        await self._ask(standing.LEARN, server, quirk, account)
 
     async def move_in(self, account: str, maildrop: str) -> list[str]:
         """Record which maildrop an account polls; return other accounts that polled it."""
-        return await self._ask(standing.MOVE_IN, standing.AccountMaildrop(account, maildrop))
+        return await self._ask(standing.MOVE_IN, account, maildrop)
 
     async def put_off(self, account: str, *, until: float) -> None:
         """Let an account be due at a moment, and no poll job be queued; how it stands stays."""
-        await self._ask(schedule.PUT_OFF, schedule.Postponement(account, until))
+        await self._ask(schedule.PUT_OFF, account, until)
 
     async def claim_due(
         self, accounts: Collection[str], *, hold: float, first: Mapping[str, float] = _AT_ONCE
@@ -226,9 +226,7 @@ class State:
             self._enrolled.clear()
             self._enrol_at, self._by_name = now + ENROL_EVERY, False
         new = {name: first.get(name, 0.0) for name in names - self._enrolled}
-        due, strangers = await self._ask(
-            schedule.CLAIM_DUE, schedule.DueQuestion(names, new, hold, self._by_name)
-        )
+        due, strangers = await self._ask(schedule.CLAIM_DUE, names, new, hold, self._by_name)
         self._enrolled |= names
         self._by_name = self._by_name or strangers > len(names)
         return due
@@ -243,7 +241,7 @@ class State:
         Returns:
             Their names.
         """
-        return await self._ask(schedule.RELEASE, schedule.OldAccounts(frozenset(accounts), age))
+        return await self._ask(schedule.RELEASE, frozenset(accounts), age)
 
     async def record_poll(
         self,
@@ -291,7 +289,7 @@ class State:
             accounts: those that it returned; one that has been polled since then is left alone.
             hold: seconds from now after which one that was not polled is due again.
         """
-        await self._ask(schedule.HOLD, schedule.QueuedAccounts(accounts, hold))
+        await self._ask(schedule.HOLD, accounts, hold)
 
     async def give_back(self, accounts: Sequence[str]) -> None:
         """Undo ``claim_due`` for accounts whose poll jobs could not be queued."""
@@ -299,15 +297,15 @@ class State:
 
     async def accounts(self) -> Mapping[str, AccountState]:
         """Return how every account stands, for the operator."""
-        return await self._ask(schedule.ACCOUNTS, None)
+        return await self._ask(schedule.ACCOUNTS)
 
     async def installation(self) -> InstallationRecord:
         """Return which database this is, how far it has got, and whether it knows of any mail."""
-        return await self._ask(installation.STANDING, None)
+        return await self._ask(installation.STANDING)
 
     async def question(self) -> Question | None:
         """Return what tells whether the queues are ours; None where this process may not look."""
-        return await self._ask(installation.QUESTION, None)
+        return await self._ask(installation.QUESTION)
 
     async def advance(self, *, beyond: int = 0) -> Mark:
         """Get on by one, beyond a number; return how far that is. Nothing is asked any more."""
@@ -328,7 +326,7 @@ class State:
             accounts: those that are configured.
             why: as the operator is told.
         """
-        await self._ask(choices.HOLD_BACK, choices.HoldAccounts(accounts, why))
+        await self._ask(choices.HOLD_BACK, accounts, why)
 
     async def enrol(self, accounts: Sequence[str]) -> None:
         """Add accounts that are not known yet; they are held where the database was doubted."""
@@ -346,7 +344,7 @@ class State:
             choice: ``ADOPT``, ...
             ends: whether accounts that are not known yet are not held any more.
         """
-        await self._ask(choices.CHOOSE, choices.AccountChoice(accounts, choice, ends))
+        await self._ask(choices.CHOOSE, accounts, choice, ends)
 
     async def adopt(
         self, account: str, sizes: Mapping[str, int | None], *, choice: str | None
@@ -360,10 +358,10 @@ class State:
         """
         texts = {uidl: "" if size is None else str(size) for uidl, size in sizes.items()}
         try:
-            await self._ask(choices.ADOPTION, choices.Adoption(account, texts, choice))
+            await self._ask(choices.ADOPTION, account, texts, choice)
         except Unstorable as bad:  # these will be fetched
             self._report("UIDLs that cannot be recorded", account=account, why=bad)
-            await self._ask(choices.ADOPTION, choices.Adoption(account, {}, choice))
+            await self._ask(choices.ADOPTION, account, {}, choice)
 
     async def count_as_delivered(self, ids: Sequence[str]) -> None:
         """Record identities as delivered, to nobody that we know of."""
@@ -378,7 +376,7 @@ class State:
             since: only what was fetched later, in seconds since 1970, and never delivered to
                 anybody; None for all.
         """
-        return await self._ask(choices.AGAIN, choices.FetchAgain(account, choice, since))
+        return await self._ask(choices.AGAIN, account, choice, since)
 
     async def delivered_to_nobody(self, since: float) -> Sequence[Undelivered]:
         """Return what was taken over after a moment (since 1970), and delivered to nobody."""
@@ -400,9 +398,7 @@ class State:
         Returns:
             How many.
         """
-        return await self._ask(
-            schedule.PRUNE_ACCOUNTS, schedule.OldAccounts(frozenset(accounts), age)
-        )
+        return await self._ask(schedule.PRUNE_ACCOUNTS, frozenset(accounts), age)
 
     async def prune(self, older_than: float) -> int:
         """Delete finished deliveries, and identities that no maildrop holds any more.
@@ -421,8 +417,6 @@ class State:
             total += deleted
         cursor: PruneCursor | None = pruning.START
         while cursor is not None:
-            deleted, cursor = await self._ask(
-                pruning.PRUNE_IDENTITIES, pruning.IdentityPage(before, cursor)
-            )
+            deleted, cursor = await self._ask(pruning.PRUNE_IDENTITIES, before, cursor)
             total += deleted
         return total

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from sqlalchemy import (
     BigInteger,
@@ -32,7 +32,7 @@ from sqlalchemy import (
 from shared.ledger import ADOPTED
 from shared.state.installation import record
 from shared.state.json_params import each, pairs
-from shared.state.operations import Operation, Transaction, for_each, insert_into
+from shared.state.operations import Transaction, for_each, insert_into
 from shared.state.schema import (
     ACCOUNT,
     DELIVERED,
@@ -49,60 +49,14 @@ _LONG: Final = 86_400.0
 """Seconds to the next look at a held account; the operator's choice comes before."""
 
 
-class HoldAccounts(NamedTuple):
-    """Accounts that are not to be polled, nor is any other, and why."""
-
-    accounts: Sequence[str]
-    why: str
-
-
-class AccountChoice(NamedTuple):
-    """Accounts, and what was chosen for them.
-
-    Attributes:
-        ends: whether those that are not known yet are not held any more.
-    """
-
-    accounts: Sequence[str]
-    choice: str
-    ends: bool = False
-
-
-class Adoption(NamedTuple):
-    """Messages of an account that count as delivered.
-
-    Attributes:
-        sizes: what LIST says of them, by UIDL; an empty text where it does not.
-        choice: what is done with this, as it was chosen; None where more is to come.
-    """
-
-    account: str
-    sizes: Mapping[str, str]
-    choice: str | None
-
-
-class FetchAgain(NamedTuple):
-    """An account whose messages count as not fetched any more.
-
-    Attributes:
-        choice: as it was chosen.
-        since: those alone that came later (since 1970) and have no delivery; None for all.
-    """
-
-    account: str
-    choice: str
-    since: float | None
-
-
 _ACCOUNT: Final = bindparam("account", type_=Escaped())
 _NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
 _ADOPTED: Final = literal_column(f"'{ADOPTED}'", Text())
 _SINCE: Final[BindParameter[float]] = bindparam("since", type_=Double())
 
 
-def _hold_all(transaction: Transaction, item: HoldAccounts) -> None:
+def _hold_all(transaction: Transaction, accounts: Sequence[str], why: str) -> None:
     """Hold all accounts: the given ones, those that are known, and those that come to be known."""
-    accounts, why = item
     record(transaction, "doubted", why)
     _change(transaction, accounts, {"held": why})
     held = {"held": why, "next_poll": transaction.now + _LONG, "set_at": transaction.now}
@@ -110,11 +64,12 @@ def _hold_all(transaction: Transaction, item: HoldAccounts) -> None:
     transaction.connection.execute(update(ACCOUNT).where(ACCOUNT.c.choice.is_(None)).values(held))
 
 
-def _choose(transaction: Transaction, chosen: AccountChoice) -> None:
-    if chosen.ends:
+def _choose(transaction: Transaction, accounts: Sequence[str], choice: str, ends: bool) -> None:
+    """Write down a choice; where it ends, accounts not known yet are not held any more."""
+    if ends:
         transaction.connection.execute(update(INSTALLATION).values(doubted=None))
-    due_at_once = {"next_poll": 0.0, "set_at": 0.0, "choice": chosen.choice}
-    _change(transaction, chosen.accounts, due_at_once)
+    due_at_once = {"next_poll": 0.0, "set_at": 0.0, "choice": choice}
+    _change(transaction, accounts, due_at_once)
 
 
 def _change(
@@ -135,8 +90,10 @@ def _upsert_accounts(dialect: str, names: tuple[str, ...]) -> Executable:
     )
 
 
-def _adopt(transaction: Transaction, adopted: Adoption) -> None:
-    account, sizes, choice = adopted
+def _adopt(
+    transaction: Transaction, account: str, sizes: Mapping[str, str], choice: str | None
+) -> None:
+    """Count messages as delivered, and a choice as done; with None more is to come."""
     values = {"account": account, "sizes": sizes, "now": transaction.now}
     _insert_adopted.run(transaction, values)
     _forget_choice(transaction, account, choice)
@@ -170,9 +127,8 @@ def _insert_delivered(dialect: str) -> SqlStatement:
     return insert.on_conflict_do_nothing()
 
 
-def _forget(transaction: Transaction, again: FetchAgain) -> int:
+def _forget(transaction: Transaction, account: str, choice: str, since: float | None) -> int:
     """Forget messages; their UIDLs last, as the others are known by them."""
-    account, choice, since = again
     run = transaction.connection.execute
     values: dict[str, object] = {"account": account}
     if since is None:
@@ -192,14 +148,15 @@ def _forget(transaction: Transaction, again: FetchAgain) -> int:
     return count
 
 
-HOLD_BACK: Final = Operation(for_each(_hold_all))
-CHOOSE: Final = Operation(for_each(_choose))
-ADOPTION: Final = Operation(
-    for_each(_adopt),
-    parts=lambda a: [Adoption(a.account, {u: size}, None) for u, size in a.sizes.items()] or [a],
+HOLD_BACK: Final = for_each(_hold_all)
+CHOOSE: Final = for_each(_choose)
+ADOPTION: Final = for_each(
+    _adopt,
+    parts=lambda account, sizes, choice: (
+        [(account, {uidl: size}, None) for uidl, size in sizes.items()]
+        or [(account, sizes, choice)]
+    ),
 )
-COUNT_AS_DELIVERED: Final[Operation[Sequence[str], None]] = Operation(
-    for_each(_count_delivered), parts=lambda ids: [[id_] for id_ in ids]
-)
-AGAIN: Final = Operation(for_each(_forget))
+COUNT_AS_DELIVERED: Final = for_each(_count_delivered, parts=lambda ids: [([id_],) for id_ in ids])
+AGAIN: Final = for_each(_forget)
 """Forgets messages; answers how many."""

@@ -16,7 +16,7 @@ from shared.ledger import Claim, DeliveryKey, Finished
 from shared.state import json_params
 from shared.state.json_params import among
 from shared.state.leases import give_back, take
-from shared.state.operations import Operation, Transaction, insert_into
+from shared.state.operations import Transaction, for_all, insert_into
 from shared.state.schema import DELIVERED
 from shared.state.statement import SqlStatement, Statement
 
@@ -89,6 +89,6 @@ def _recipients(finished: Finished) -> Sequence[Finished]:
     return [Finished(delivery, {name: receipt}) for name, receipt in receipts.items()]
 
 
-CLAIM: Final = Operation(_claim)
-FINISH: Final = Operation(_finish, parts=_recipients)
-UNCLAIM: Final = Operation(_unclaim)
+CLAIM: Final = for_all(_claim)
+FINISH: Final = for_all(_finish, parts=_recipients)
+UNCLAIM: Final = for_all(_unclaim)

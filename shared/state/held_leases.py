@@ -131,7 +131,7 @@ class HeldLeases:
             StateUnavailable: they expire by themselves.
         """
         if self._any:  # the operator's role may not even ask
-            await self._transactions.ask(EXPIRE, None)
+            await self._transactions.ask(EXPIRE)
 
     async def renew(self) -> None:
         """Renew what is held, until this is cancelled."""

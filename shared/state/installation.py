@@ -22,8 +22,8 @@ from sqlalchemy import (
 
 from shared.mark import Mark
 from shared.state.operations import (
-    Operation,
     Transaction,
+    for_all,
     for_each,
     insert_into,
     once_for_all,
@@ -152,9 +152,9 @@ def _count(transaction: Transaction, names: Sequence[str]) -> int:
     return len(held.intersection(names))
 
 
-STANDING: Final = Operation(once_for_all(_standing), writes=False)
-QUESTION: Final = Operation(once_for_all(_question), writes=False)
-ADVANCE: Final = Operation(_get_on)
-ASK: Final = Operation(for_each(_ask))
-MARKED: Final = Operation(for_each(_mark))
-COUNT_HELD: Final = Operation(for_each(_count), writes=False)
+STANDING: Final = once_for_all(_standing, writes=False)
+QUESTION: Final = once_for_all(_question, writes=False)
+ADVANCE: Final = for_all(_get_on)
+ASK: Final = for_each(_ask)
+MARKED: Final = for_each(_mark)
+COUNT_HELD: Final = for_each(_count, writes=False)

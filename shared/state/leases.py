@@ -32,8 +32,8 @@ from shared.state.json_params import among, each
 from shared.state.lease_owner import dead, local
 from shared.state.operations import (
     MAX_SKEW,
-    Operation,
     Transaction,
+    for_all,
     insert_into,
     once_for_all,
 )
@@ -205,7 +205,7 @@ def _expire(transaction: Transaction) -> None:
     )
 
 
-GIVE_BACK: Final = Operation(give_back)
-TAKE: Final = Operation(_lease)
-RENEW: Final = Operation(_renew)
-EXPIRE: Final = Operation(once_for_all(_expire))
+GIVE_BACK: Final = for_all(give_back)
+TAKE: Final = for_all(_lease)
+RENEW: Final = for_all(_renew)
+EXPIRE: Final = once_for_all(_expire)

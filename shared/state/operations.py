@@ -1,8 +1,8 @@
 """What the parts of the state share: operations that are done for many callers in one transaction.
 
-An operation is a function of many items: it answers for each of them, in order, with as few
-statements as will do. All operations that wait at a moment become one transaction. Operations are
-repeatable, since a transaction is tried again where nobody knows whether it was committed.
+An operation answers for each who asks, in order, with as few statements as will do. All operations
+that wait at a moment become one transaction. They are repeatable, since a transaction is tried
+again where nobody knows whether it was committed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection, Table
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 Upsert: TypeAlias = "sqlite.Insert | postgresql.Insert"
 
 MAX_SKEW: Final = 60.0
@@ -47,42 +48,61 @@ class Transaction:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Operation(Generic[T, R]):
-    """Something that can be asked of the database.
+class Operation(Generic[R, *Ts]):
+    """Something that can be asked of the database, with some arguments.
 
     Attributes:
-        run: answers for every item, in order.
+        run: answers for everybody who asks, in order, given the arguments of each.
         writes: whether it changes anything.
-        parts: takes an item apart whose answer is None, so that of its values a bad one fails
-            alone.
+        parts: takes arguments apart for which the answer is None, so that of their values a bad one
+            fails alone.
     """
 
-    run: Callable[[Transaction, Sequence[T]], Sequence[R]]
-    writes: bool = True
-    parts: Callable[[T], Sequence[T]] = lambda item: (item,)
+    run: Callable[[Transaction, Sequence[tuple[*Ts]]], Sequence[R]]
+    writes: bool
+    parts: Callable[..., Sequence[tuple[Any, ...]]]
+
+
+def _whole(*arguments: object) -> Sequence[tuple[Any, ...]]:
+    return [arguments]
 
 
 def for_each(
-    run: Callable[[Transaction, T], R],
-) -> Callable[[Transaction, Sequence[T]], Sequence[R]]:
-    """Return what does for many items, one after the other, what this does for one."""
-    return lambda transaction, items: [run(transaction, item) for item in items]
+    one: Callable[[Transaction, *Ts], R],
+    *,
+    writes: bool = True,
+    parts: Callable[..., Sequence[tuple[Any, ...]]] = _whole,
+) -> Operation[R, *Ts]:
+    """Return what is done for one who asks after the other."""
+    return Operation(lambda work, asked: [one(work, *each) for each in asked], writes, parts)
 
 
-def once_for_all(
-    run: Callable[[Transaction], R],
-) -> Callable[[Transaction, Sequence[None]], Sequence[R]]:
+def for_all(
+    many: Callable[[Transaction, Sequence[T]], Sequence[R]],
+    *,
+    writes: bool = True,
+    parts: Callable[[T], Sequence[T]] = lambda item: (item,),
+) -> Operation[R, T]:
+    """Return what is done at once for all who ask."""
+    return Operation(
+        lambda work, asked: many(work, [item for (item,) in asked]),
+        writes,
+        lambda item: [(part,) for part in parts(item)],
+    )
+
+
+def once_for_all(one: Callable[[Transaction], R], *, writes: bool = True) -> Operation[R]:
     """Return what gives everybody who asks the same answer."""
-    return lambda transaction, asked: [run(transaction)] * len(asked)
+    return Operation(lambda work, asked: [one(work)] * len(asked), writes, _whole)
 
 
-Asked: TypeAlias = tuple[Operation[Any, Any], Any]
+Asked: TypeAlias = tuple[Operation[Any, *tuple[Any, ...]], tuple[Any, ...]]
 
 
 def parts(asked: Asked) -> Sequence[Asked]:
     """Return something asked in as many parts as it can be asked in, itself where it is one."""
-    operation, item = asked
-    return [(operation, part) for part in operation.parts(item)]
+    operation, arguments = asked
+    return [(operation, part) for part in operation.parts(*arguments)]
 
 
 def insert_into(dialect: str, table: Table) -> Upsert:

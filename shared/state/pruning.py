@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import delete, exists, select, tuple_
 
-from shared.state.operations import Operation, Transaction, for_each
+from shared.state.operations import Transaction, for_each
 from shared.state.schema import DELIVERED, LEASE_TABLE, MESSAGE, UIDL
 
 PORTION: Final = 1000
@@ -27,25 +27,20 @@ class PruneCursor(NamedTuple):
 START: Final = PruneCursor(0, "")
 
 
-class IdentityPage(NamedTuple):
-    """A portion of identities: those first seen before a moment, after this one."""
-
-    before: float
-    after: PruneCursor
-
-
 def _deliveries(transaction: Transaction, moment: float) -> int:
     key = (DELIVERED.c.id, DELIVERED.c.destination, DELIVERED.c.recipient)
     old = select(*key).where(DELIVERED.c.at < moment).order_by(DELIVERED.c.at).limit(PORTION)
     return transaction.connection.execute(delete(DELIVERED).where(tuple_(*key).in_(old))).rowcount
 
 
-def _identities(transaction: Transaction, page: IdentityPage) -> tuple[int, PruneCursor | None]:
+def _identities(
+    transaction: Transaction, before: float, after: PruneCursor
+) -> tuple[int, PruneCursor | None]:
     """Delete a portion, less what still lies in a maildrop, where it may be renumbered."""
     key = (MESSAGE.c.first_seen, MESSAGE.c.id)
     rows = transaction.connection.execute(
         select(*key)
-        .where(MESSAGE.c.first_seen < page.before, tuple_(*key) > tuple_(*page.after))
+        .where(MESSAGE.c.first_seen < before, tuple_(*key) > tuple_(*after))
         .order_by(*key)
         .limit(PORTION)
     ).all()
@@ -63,10 +58,11 @@ def _leases(transaction: Transaction, before: float) -> None:
     )
 
 
-PRUNE_DELIVERIES: Final = Operation(for_each(_deliveries))
+PRUNE_DELIVERIES: Final = for_each(_deliveries)
 """Deletes the oldest finished deliveries before a moment; answers how many."""
 
-PRUNE_IDENTITIES: Final = Operation(for_each(_identities))
-"""Deletes identities of a page; answers how many, and where to go on from, None at the end."""
+PRUNE_IDENTITIES: Final = for_each(_identities)
+"""Deletes a portion of the identities first seen before a moment, after this one; answers how many,
+and where to go on from, None at the end."""
 
-PRUNE_LEASES: Final = Operation(for_each(_leases))
+PRUNE_LEASES: Final = for_each(_leases)

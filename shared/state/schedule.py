@@ -36,8 +36,8 @@ from sqlalchemy import (
 from shared.state.json_params import among, pairs
 from shared.state.operations import (
     MAX_SKEW,
-    Operation,
     Transaction,
+    for_all,
     for_each,
     insert_into,
     once_for_all,
@@ -76,49 +76,6 @@ class AccountState:
     choice: str | None = None
 
 
-class DueQuestion(NamedTuple):
-    """A question for accounts that are due.
-
-    Attributes:
-        names: the accounts that the asker serves.
-        new: those of them that may not be in the table yet, and in how many seconds they are due
-            for the first time.
-        hold: seconds for which they then count as queued.
-        by_name: ask for these names one by one, as more are due that are none of them.
-    """
-
-    names: frozenset[str]
-    new: Mapping[str, float]
-    hold: float
-    by_name: bool = False
-
-
-class OldAccounts(NamedTuple):
-    """A question for accounts of which nothing has been heard for a while.
-
-    Attributes:
-        names: the accounts that the asker serves.
-        age: seconds since they were queued, or polled, at the least.
-    """
-
-    names: frozenset[str]
-    age: float
-
-
-class QueuedAccounts(NamedTuple):
-    """Accounts whose poll jobs are queued, and seconds for which those count as on their way."""
-
-    names: Sequence[str]
-    hold: float
-
-
-class Postponement(NamedTuple):
-    """An account that could not be polled now, without a fault of anybody's: when it is due."""
-
-    account: str
-    until: float
-
-
 class PollEnd(NamedTuple):
     """The end of a poll.
 
@@ -141,26 +98,38 @@ class PollEnd(NamedTuple):
     retry_at: float = 0.0
 
 
-def _claim_due(transaction: Transaction, due: DueQuestion) -> tuple[list[str], int]:
+def _claim_due(
+    transaction: Transaction,
+    served: frozenset[str],
+    new: Mapping[str, float],
+    hold: float,
+    by_name: bool,
+) -> tuple[list[str], int]:
     """Claim what is due; answer which, and how many more are due that are none of the asker's.
 
     Those are only looked at: locked, as what is claimed has to be, each would write to the log of
     PostgreSQL again every second for as long as its row is there.
+
+    Args:
+        served: the accounts that the asker serves.
+        new: those of them that may not be in the table yet, and in how many seconds they are due
+            for the first time.
+        hold: seconds for which they then count as queued.
+        by_name: ask for these names one by one, as more are due that are none of them.
     """
-    _add(transaction, due.new)
+    _add(transaction, new)
     moments = {"now": transaction.now, "ahead": transaction.now + MAX_SKEW}
-    if due.by_name:
-        names = sorted(due.names)
+    if by_name:
+        names = sorted(served)
         ready, strangers = _names(_select_due_among, transaction, {**moments, "names": names}), 0
     else:
         found = _names(_select_due, transaction, moments)
-        ready = [name for name in found if name in due.names]
+        ready = [name for name in found if name in served]
         strangers = len(found) - len(ready)
     if not ready:
         return [], strangers
     mine = sorted(_names(_select_locked, transaction, {**moments, "names": sorted(ready)}))
-    until = transaction.now + due.hold
-    _update_queued.run(transaction, {"names": mine, "now": transaction.now, "until": until})
+    _hold(_update_queued, transaction, mine, hold)
     return mine, strangers
 
 
@@ -170,9 +139,8 @@ def _names(
     return [name for (name,) in statement.run(transaction, values)]
 
 
-def _enrol(transaction: Transaction, asked: Sequence[Sequence[str]]) -> Sequence[None]:
-    _add(transaction, {name: 0.0 for names in asked for name in names})
-    return [None] * len(asked)
+def _enrol(transaction: Transaction, names: Sequence[str]) -> None:
+    _add(transaction, dict.fromkeys(names, 0.0))
 
 
 def _add(transaction: Transaction, new: Mapping[str, float]) -> None:
@@ -304,17 +272,22 @@ def _unqueue(transaction: Transaction, names: Sequence[str]) -> None:
     _update_unqueued.run(transaction, {"names": names})
 
 
-def _hold(transaction: Transaction, queued: QueuedAccounts) -> None:
-    until = transaction.now + queued.hold
-    values = {"names": queued.names, "now": transaction.now, "until": until}
-    _update_held.run(transaction, values)
+def _hold_queued(transaction: Transaction, names: Sequence[str], hold: float) -> None:
+    _hold(_update_held, transaction, names, hold)
 
 
-def _put_off(transaction: Transaction, put_off: Postponement) -> None:
+def _hold(
+    statement: Statement, transaction: Transaction, names: Sequence[str], hold: float
+) -> None:
+    until = transaction.now + hold
+    statement.run(transaction, {"names": names, "now": transaction.now, "until": until})
+
+
+def _put_off(transaction: Transaction, account: str, until: float) -> None:
     transaction.connection.execute(
         update(ACCOUNT)
-        .where(ACCOUNT.c.name == put_off.account)
-        .values(next_poll=put_off.until, set_at=transaction.now, queued_until=0, queued_at=0)
+        .where(ACCOUNT.c.name == account)
+        .values(next_poll=until, set_at=transaction.now, queued_until=0, queued_at=0)
     )
 
 
@@ -324,10 +297,10 @@ def _accounts(transaction: Transaction) -> Mapping[str, AccountState]:
     return {name: AccountState(*state) for name, *state in rows}
 
 
-def _release(transaction: Transaction, lost: OldAccounts) -> list[str]:
+def _release(transaction: Transaction, served: frozenset[str], age: float) -> list[str]:
     """Let accounts be due again that count as queued, and that nobody polls."""
-    values = {"now": transaction.now, "before": transaction.now - lost.age, "prefix": POLLING}
-    mine = sorted(lost.names.intersection(_names(_select_unattended, transaction, values)))
+    values = {"now": transaction.now, "before": transaction.now - age, "prefix": POLLING}
+    mine = sorted(served.intersection(_names(_select_unattended, transaction, values)))
     if mine:
         mine = sorted(_names(_update_released, transaction, {**values, "names": mine}))
     return mine
@@ -356,10 +329,10 @@ def _update_released(dialect: str) -> SqlStatement:
     return update(ACCOUNT).where(*these).values(_NOT_QUEUED).returning(ACCOUNT.c.name)
 
 
-def _prune(transaction: Transaction, left: OldAccounts) -> int:
+def _prune(transaction: Transaction, served: frozenset[str], age: float) -> int:
     """Delete how accounts stand that nobody has any more; what was fetched of them stays known."""
-    values = {"before": transaction.now - left.age}
-    theirs = sorted(set(_names(_select_left, transaction, values)) - left.names)
+    values = {"before": transaction.now - age}
+    theirs = sorted(set(_names(_select_left, transaction, values)) - served)
     if not theirs:
         return 0
     return len(_names(_delete_left, transaction, {**values, "names": theirs}))
@@ -387,12 +360,12 @@ def _delete_left(dialect: str) -> SqlStatement:
     return delete(ACCOUNT).where(*these).returning(ACCOUNT.c.name)
 
 
-CLAIM_DUE: Final = Operation(for_each(_claim_due))
-ENROL: Final = Operation(_enrol)
-POLLED: Final = Operation(_record_polls)
-HOLD: Final = Operation(for_each(_hold))
-UNQUEUE: Final = Operation(for_each(_unqueue))
-PUT_OFF: Final = Operation(for_each(_put_off))
-RELEASE: Final = Operation(for_each(_release))
-PRUNE_ACCOUNTS: Final = Operation(for_each(_prune))
-ACCOUNTS: Final = Operation(once_for_all(_accounts), writes=False)
+CLAIM_DUE: Final = for_each(_claim_due)
+ENROL: Final = for_each(_enrol)
+POLLED: Final = for_all(_record_polls)
+HOLD: Final = for_each(_hold_queued)
+UNQUEUE: Final = for_each(_unqueue)
+PUT_OFF: Final = for_each(_put_off)
+RELEASE: Final = for_each(_release)
+PRUNE_ACCOUNTS: Final = for_each(_prune)
+ACCOUNTS: Final = once_for_all(_accounts, writes=False)

@@ -8,7 +8,7 @@ been set back, is removed by the same pruning as everything else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sqlalchemy import (
     BindParameter,
@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from shared.ledger import AccountStanding, MessageTrouble, Quirk
 from shared.state.json_params import among
-from shared.state.operations import Operation, Transaction, for_each, insert_into
+from shared.state.operations import Transaction, for_each, insert_into
 from shared.state.schema import ACCOUNT, INSTALLATION, QUIRK, TROUBLE, UIDL, Escaped
 from shared.state.statement import SqlStatement, Statement
 
@@ -34,42 +34,6 @@ LONGEST: Final = 90 * 86_400.0
 
 LARGE: Final = 1_000
 """Messages recorded of a maildrop above which it is a large one: more are not counted."""
-
-
-class PollQuestion(NamedTuple):
-    """An account that is to be polled, and its server."""
-
-    account: str
-    server: str
-
-
-class TroublesToRecord(NamedTuple):
-    """Troubles with messages of an account, to be written down."""
-
-    account: str
-    troubles: Sequence[MessageTrouble]
-
-
-class TroublesToForget(NamedTuple):
-    """Messages of an account with which there is no trouble any more, by key."""
-
-    account: str
-    keys: Sequence[str]
-
-
-class QuirkToRecord(NamedTuple):
-    """A quirk of a server; with an account, of its maildrop there alone."""
-
-    server: str
-    quirk: Quirk
-    account: str | None = None
-
-
-class AccountMaildrop(NamedTuple):
-    """An account, and the maildrop that it polls."""
-
-    account: str
-    maildrop: str
 
 
 _ACCOUNT: Final = bindparam("account", type_=Escaped())
@@ -89,8 +53,7 @@ def _new(**values: object) -> Mapping[str, object]:
     return {f"new_{name}": int(v) if v is True or v is False else v for name, v in values.items()}
 
 
-def _recall(transaction: Transaction, asked: PollQuestion) -> AccountStanding:
-    account, server = asked
+def _recall(transaction: Transaction, account: str, server: str) -> AccountStanding:
     own = _maildrop(account, server)
     values: dict[str, object] = {
         "account": account,
@@ -161,9 +124,9 @@ def _maildrop(account: str, server: str) -> str:
     return f"{account} {server}"
 
 
-def _trouble(transaction: Transaction, found: TroublesToRecord) -> None:
-    for trouble in found.troubles:
-        _upsert_trouble.run(transaction, _new(account=found.account, **trouble._asdict()))
+def _trouble(transaction: Transaction, account: str, troubles: Sequence[MessageTrouble]) -> None:
+    for trouble in troubles:
+        _upsert_trouble.run(transaction, _new(account=account, **trouble._asdict()))
 
 
 @Statement
@@ -176,8 +139,8 @@ def _upsert_trouble(dialect: str) -> SqlStatement:
     )
 
 
-def _settle(transaction: Transaction, over: TroublesToForget) -> None:
-    _delete_troubles.run(transaction, over._asdict())
+def _settle(transaction: Transaction, account: str, keys: Sequence[str]) -> None:
+    _delete_troubles.run(transaction, {"account": account, "keys": keys})
 
 
 @Statement
@@ -187,8 +150,7 @@ def _delete_troubles(dialect: str) -> SqlStatement:
     )
 
 
-def _learn(transaction: Transaction, learnt: QuirkToRecord) -> None:
-    server, quirk, account = learnt
+def _learn(transaction: Transaction, server: str, quirk: Quirk, account: str | None) -> None:
     whose = server if account is None else _maildrop(account, server)
     _upsert_quirk.run(transaction, _new(server=whose, **quirk._asdict()))
 
@@ -203,9 +165,9 @@ def _upsert_quirk(dialect: str) -> SqlStatement:
     )
 
 
-def _move_in(transaction: Transaction, who: AccountMaildrop) -> list[str]:
+def _move_in(transaction: Transaction, account: str, maildrop: str) -> list[str]:
     """Write down which maildrop an account has, and return who else had it."""
-    values = {"account": who.account, "home": who.maildrop}
+    values = {"account": account, "home": maildrop}
     others = sorted(name for (name,) in _select_others.run(transaction, values))
     _upsert_maildrop.run(transaction, {**values, "never": 0.0})
     return others
@@ -250,14 +212,11 @@ def _delete_old_troubles(_: str) -> SqlStatement:
     return delete(TROUBLE).where(or_(TROUBLE.c.until < _EARLY, TROUBLE.c.until > _NOW))
 
 
-RECALL: Final = Operation(for_each(_recall), writes=False)
-TROUBLED: Final = Operation(
-    for_each(_trouble),
-    parts=lambda t: [t._replace(troubles=[trouble]) for trouble in t.troubles],
+RECALL: Final = for_each(_recall, writes=False)
+TROUBLED: Final = for_each(
+    _trouble, parts=lambda account, troubles: [(account, [trouble]) for trouble in troubles]
 )
-SETTLED: Final = Operation(
-    for_each(_settle), parts=lambda s: [s._replace(keys=[key]) for key in s.keys]
-)
-LEARN: Final = Operation(for_each(_learn))
-MOVE_IN: Final = Operation(for_each(_move_in))
-PRUNE_STANDING: Final = Operation(for_each(_prune))
+SETTLED: Final = for_each(_settle, parts=lambda account, keys: [(account, [key]) for key in keys])
+LEARN: Final = for_each(_learn)
+MOVE_IN: Final = for_each(_move_in)
+PRUNE_STANDING: Final = for_each(_prune)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, TypeVarTuple, cast
 
 from sqlalchemy import Connection
 
@@ -34,8 +34,9 @@ from shared.state.operations import Asked, Operation, Transaction, parts
 
 T = TypeVar("T")
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
-_ORDER: Final[tuple[Operation[Any, Any], ...]] = (
+_ORDER: Final[tuple[Operation[Any, *tuple[Any, ...]], ...]] = (
     leases.RENEW,
     deliveries.FINISH,
     deliveries.UNCLAIM,
@@ -103,17 +104,17 @@ class Transactions:
         self._clock = clock
         self._grouped: GroupCommit[Asked, Any] = GroupCommit(self._run, worker)
 
-    async def ask(self, operation: Operation[T, R], item: T) -> R:
+    async def ask(self, operation: Operation[R, *Ts], *arguments: *Ts) -> R:
         """Ask for one thing; what it writes is durable on return.
 
         Raises:
             Unstorable: the database does not take a value.
             StateUnavailable: it is not known whether it was done.
         """
-        return cast(R, await self._grouped((operation, item)))
+        return cast(R, await self._grouped((operation, arguments)))
 
     async def ask_all(
-        self, operation: Operation[T, R], items: Sequence[T]
+        self, operation: Operation[R, T], items: Sequence[T]
     ) -> Sequence[R | Unstorable]:
         """Ask for many; Unstorable is the answer for each that has a bad value.
 
@@ -122,7 +123,7 @@ class Transactions:
         """
         if not items:
             return ()
-        answers = await self._grouped.all([(operation, item) for item in items])
+        answers = await self._grouped.all([(operation, (item,)) for item in items])
         for answer in answers:
             if isinstance(answer, Exception) and not isinstance(answer, Unstorable):
                 raise answer
@@ -136,9 +137,9 @@ class Transactions:
         return self._database.transaction(partial(self._answer, asked), writes=writes)
 
     def _answer(self, asked: Sequence[Asked], connection: Connection) -> Sequence[Any]:
-        """Run each operation once for all its items; return the answers in the order asked."""
+        """Run each operation once for all who ask it; return the answers in the order asked."""
         transaction = Transaction(connection, self._owner, self._clock.now())
-        indexes: dict[Operation[Any, Any], list[int]] = {}
+        indexes: dict[Operation[Any, *tuple[Any, ...]], list[int]] = {}
         for index, (operation, _) in enumerate(asked):
             indexes.setdefault(operation, []).append(index)
         answers: list[Any] = [None] * len(asked)

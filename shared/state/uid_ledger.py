@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from shared.ledger import Known, LedgerEntry
 from shared.state.json_params import among, each, pairs, rows
-from shared.state.operations import Operation, Transaction, Upsert, for_each, insert_into
+from shared.state.operations import Transaction, Upsert, for_all, for_each, insert_into
 from shared.state.schema import MESSAGE, UIDL, Escaped
 from shared.state.statement import SqlStatement, Statement
 
@@ -46,28 +46,6 @@ class RecordMessages(NamedTuple):
     entries: Sequence[LedgerEntry]
 
 
-class SomeUidls(NamedTuple):
-    """Some UIDLs of an account."""
-
-    account: str
-    uidls: Sequence[str]
-
-
-class UidlPage(NamedTuple):
-    """So many UIDLs of an account at the most, that come after this one."""
-
-    account: str
-    after: str
-    most: int
-
-
-class RecordedSizes(NamedTuple):
-    """What LIST said of messages that are recorded, by UIDL."""
-
-    account: str
-    sizes: Mapping[str, int]
-
-
 # Built once, see ``leases``. The id is a hash of ours: nothing to undo in it.
 _ACCOUNT: Final = bindparam("account", type_=Escaped())
 _NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
@@ -80,13 +58,11 @@ _PAGE: Final = (
 _SINCE: Final = func.coalesce(MESSAGE.c.since, MESSAGE.c.first_seen)
 
 
-def _known(transaction: Transaction, pages: Sequence[UidlPage]) -> Sequence[dict[str, Known]]:
-    found: dict[UidlPage, dict[str, Known]] = {}
+def _known(transaction: Transaction, account: str, after: str, most: int) -> dict[str, Known]:
     make = Known._make  # faster than Known, over a hundred thousand rows
-    for page in set(pages):
-        known = transaction.connection.execute(_PAGE, page._asdict())
-        found[page] = {uidl: make((id_, at, size)) for uidl, id_, at, size in known}
-    return [found[page] for page in pages]
+    values = {"account": account, "after": after, "most": most}
+    known = transaction.connection.execute(_PAGE, values)
+    return {uidl: make((id_, at, size)) for uidl, id_, at, size in known}
 
 
 def _seen(transaction: Transaction, asked: Sequence[Sequence[str]]) -> Sequence[dict[str, float]]:
@@ -182,8 +158,8 @@ def _identities(dialect: str) -> Upsert:
     return insert_into(dialect, MESSAGE).from_select(columns, ids)
 
 
-def _heads(transaction: Transaction, some: SomeUidls) -> dict[str, str]:
-    return dict(_select_heads.run(transaction, some._asdict()))
+def _heads(transaction: Transaction, account: str, uidls: Sequence[str]) -> dict[str, str]:
+    return dict(_select_heads.run(transaction, {"account": account, "uidls": uidls}))
 
 
 @Statement
@@ -192,9 +168,9 @@ def _select_heads(dialect: str) -> SqlStatement:
     return select(UIDL.c.uidl, UIDL.c.head).where(*some, UIDL.c.head.is_not(None))
 
 
-def _measure(transaction: Transaction, recorded: RecordedSizes) -> None:
-    texts = {uidl: str(size) for uidl, size in recorded.sizes.items()}
-    _set_sizes.run(transaction, {"account": recorded.account, "sizes": texts})
+def _measure(transaction: Transaction, account: str, sizes: Mapping[str, int]) -> None:
+    texts = {uidl: str(size) for uidl, size in sizes.items()}
+    _set_sizes.run(transaction, {"account": account, "sizes": texts})
 
 
 @Statement
@@ -204,10 +180,11 @@ def _set_sizes(dialect: str) -> SqlStatement:
     return update(UIDL).where(*these).values(size=cast(size, BigInteger))
 
 
-def _forget(transaction: Transaction, some: SomeUidls) -> None:
+def _forget(transaction: Transaction, account: str, uidls: Sequence[str]) -> None:
+    values = {"account": account, "uidls": uidls}
     # Its UIDL kept the identity from being pruned; from now on its time counts.
-    _let_go.run(transaction, {**some._asdict(), "now": transaction.now})
-    _delete_uidls.run(transaction, some._asdict())
+    _let_go.run(transaction, {**values, "now": transaction.now})
+    _delete_uidls.run(transaction, values)
 
 
 @Statement
@@ -224,14 +201,14 @@ def _let_go(dialect: str) -> SqlStatement:
     return update(MESSAGE).where(*these).values(first_seen=_NOW, since=_SINCE)
 
 
-KNOWN: Final = Operation(_known, writes=False)
-SEEN: Final = Operation(_seen, writes=False)
-RECORD: Final = Operation(_record, parts=lambda r: [r._replace(entries=[e]) for e in r.entries])
-HEADS: Final = Operation(for_each(_heads), writes=False)
-MEASURE: Final = Operation(
-    for_each(_measure),
-    parts=lambda s: [s._replace(sizes={uidl: size}) for uidl, size in s.sizes.items()],
+KNOWN: Final = for_each(_known, writes=False)
+SEEN: Final = for_all(_seen, writes=False)
+RECORD: Final = for_all(_record, parts=lambda r: [r._replace(entries=[e]) for e in r.entries])
+HEADS: Final = for_each(_heads, writes=False)
+MEASURE: Final = for_each(
+    _measure,
+    parts=lambda account, sizes: [(account, {uidl: size}) for uidl, size in sizes.items()],
 )
-FORGET: Final = Operation(
-    for_each(_forget), parts=lambda s: [s._replace(uidls=[uidl]) for uidl in s.uidls]
+FORGET: Final = for_each(
+    _forget, parts=lambda account, uidls: [(account, [uidl]) for uidl in uidls]
 )

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import BindParameter, ColumnElement, bindparam, delete, func, select
 
 from shared.state.json_params import among
-from shared.state.operations import Operation, Transaction, for_each
+from shared.state.operations import Transaction, for_each
 from shared.state.schema import DELIVERED, MESSAGE, UIDL, Escaped
 from shared.state.statement import SqlStatement, Statement
 
@@ -73,8 +73,8 @@ def _delete_identities(dialect: str) -> SqlStatement:
     return delete(MESSAGE).where(MESSAGE.c.account == _ACCOUNT, among(dialect, MESSAGE.c.id, "ids"))
 
 
-DELIVERED_TO_NOBODY: Final = Operation(for_each(_undelivered), writes=False)
+DELIVERED_TO_NOBODY: Final = for_each(_undelivered, writes=False)
 """Answers with what was taken over after a moment (since 1970), and was delivered to nobody."""
 
-FORGET_LOST: Final = Operation(for_each(_forget))
+FORGET_LOST: Final = for_each(_forget)
 """Forgets messages, and their identities."""
