@@ -155,14 +155,13 @@ def _exposed(settings: Settings, path: Path | None) -> Iterator[str]:
 
 
 def _secrets(settings: Settings) -> list[Secret]:
-    remotes = (settings.broker, settings.state, *settings.every_destination.values())
-    return [t.secret for t in (*settings.accounts, *remotes) if t.secret is not None]
+    tables = (*settings.accounts, *settings.remotes)
+    return [table.secret for table in tables if table.secret is not None]
 
 
 def _written_down(settings: Settings, secrets: list[Secret]) -> bool:
     """Return whether a secret stands in the configuration itself."""
-    remotes = (settings.broker, settings.state, *settings.every_destination.values())
-    urls = [url for remote in remotes for url in remote.every_url]
+    urls = [url for remote in settings.remotes for url in remote.every_url]
     return any(url.has_password for url in urls) or any(
         secret.source == "password" for secret in secrets
     )

@@ -356,6 +356,11 @@ class Settings(_Table):
         default = {} if self.delivery is None else {DEFAULT: self.delivery}
         return {**default, **self.destinations}
 
+    @property
+    def remotes(self) -> tuple[_Remote, ...]:
+        """All tables with a URL that may hold a password: broker, state, every destination."""
+        return (self.broker, self.state, *self.every_destination.values())
+
     def state_address(self) -> str | Path:
         """Return the URL of the state database, with its password in it, or its file.
 

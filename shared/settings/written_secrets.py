@@ -26,12 +26,12 @@ def secrets_in(settings: Settings) -> KnownSecrets:
 
 
 def _secrets(settings: Settings) -> Iterator[str]:
-    remotes = (settings.broker, settings.state, *settings.every_destination.values())
-    for table in (*remotes, *settings.accounts):
+    for table in (*settings.remotes, *settings.accounts):
         if table.secret is not None and table.secret.source == "password":
             yield table.secret.reveal()
-    for url in (settings.spool.url, *(remote.url for remote in remotes)):
-        if url is not None and (password := urlsplit(url.reveal()).password):
+    urls = [url for remote in settings.remotes for url in remote.every_url]
+    for url in (*urls, *filter(None, (settings.spool.url,))):
+        if password := urlsplit(url.reveal()).password:
             yield unquote(password)
     for name, value in settings.spool.options.items():
         if _SECRET.search(name):

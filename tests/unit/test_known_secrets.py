@@ -145,3 +145,9 @@ def test_what_stands_in_the_configuration_is_known(tmp_path: Path) -> None:
         assert known.hidden(f"no {secret}") == "no ***"
     for other in ("AKIA12345678", "http://s3:9000", "/nowhere"):
         assert known.hidden(f"no {other}") == f"no {other}"
+
+
+def test_the_passwords_of_every_node_of_a_cluster_are_known(tmp_path: Path) -> None:
+    nodes = '[broker]\nurls = ["amqp://user:0ne-node@a", "amqp://user:0ther-node@b"]\n'
+    known = secrets_in(loaded(tmp_path, f"{MINIMAL}\n{nodes}"))
+    assert known.hidden("no 0ne-node, no 0ther-node") == "no ***, no ***"
