@@ -20,13 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from services.deliverer.addresses import unstorable
-from services.deliverer.courier import (
-    DeliveryRequest,
-    MailContent,
-    MailObject,
-    Result,
-    same_for_all,
-)
+from services.deliverer.courier import DeliveryRequest, MailContent, MailObject, Result
 from services.deliverer.files.durable_files import (
     FileStore,
     NewFile,
@@ -95,7 +89,7 @@ class MaildirCourier:
             if isinstance(maildir, str):
                 await self._copy(mail_object.content, maildir, recipients, staged)
             else:
-                staged.results |= same_for_all(recipients, maildir)
+                staged.note(recipients, maildir)
 
     def _by_maildir(self, recipients: Sequence[str]) -> dict[str | Result, list[str]]:
         """Return the recipients of each Maildir, or of each reason why they can have none."""
@@ -114,11 +108,11 @@ class MaildirCourier:
         try:
             if content.replay and await self._store.run(_was_read, f"{maildir}/cur", file.name):
                 read = Result("delivered", f"was read before: {printable(maildir)}/cur")
-                staged.results |= same_for_all(recipients, read)
+                staged.note(recipients, read)
                 return
             staged.copies.append((await self._store.stage(file, head, content, _FORM), recipients))
         except OSError as error:
-            staged.results |= same_for_all(recipients, failure_result(error))
+            staged.note(recipients, failure_result(error))
 
 
 def _delivered_to(content: MailContent, recipients: Sequence[str]) -> bytes:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from services.deliverer.addresses import refusals, sendable
-from services.deliverer.courier import DeliveryRequest, MailContent, MailObject, same_for_all
+from services.deliverer.courier import DeliveryRequest, MailContent, MailObject
 from services.deliverer.files.durable_files import (
     FileStore,
     NewFile,
@@ -99,7 +99,7 @@ class PickupCourier:
             file = NewFile(temporary, self._folder, name, prepare=prepare)
             staged.copies.append((await self._store.stage(file, head, content, _FORM), recipients))
         except OSError as error:
-            staged.results |= same_for_all(recipients, failure_result(error))
+            staged.note(recipients, failure_result(error))
 
     async def _ensure_staging(self) -> str:
         if self._staging is None:

@@ -25,12 +25,20 @@ class StagedMail:
     """A mail object as files that are not in their places yet.
 
     Attributes:
+        request: to deliver it.
         results: of recipients for whom there is nothing (more) to do.
         copies: each file, with the recipients whose copy it is.
+        error: what kept it from being written.
     """
 
+    request: DeliveryRequest
     results: dict[str, Result] = field(default_factory=dict)
     copies: list[tuple[NewFile, Sequence[str]]] = field(default_factory=list)
+    error: Exception | None = None
+
+    def note(self, recipients: Sequence[str], result: Result) -> None:
+        """Note what became of it for these recipients."""
+        self.results |= same_for_all(recipients, result)
 
     def discard(self) -> None:
         """Remove the temporary files: there is nothing to be placed."""
@@ -54,49 +62,36 @@ async def deliver_files(
         requests: what is to be delivered.
         write: adds the results and staged copies of a mail object.
     """
-    staged_mails = [StagedMail() for _ in requests]
+    staged_mails = [StagedMail(request) for request in requests]
     try:
-        errors = [
-            await _stage(request.mail_object, staged, write)
-            for request, staged in zip(requests, staged_mails, strict=True)
-        ]
+        for staged in staged_mails:
+            await _stage(staged, write)
     except BaseException:
         for staged in staged_mails:
             staged.discard()
         raise
-    await await_to_end(_place_and_tell(store, staged_mails, errors, requests))
-
-
-async def _place_and_tell(
-    store: FileStore,
-    staged_mails: Sequence[StagedMail],
-    errors: Sequence[Exception | None],
-    requests: Sequence[DeliveryRequest],
-) -> None:
-    await _place(store, staged_mails)
-    for staged, error, request in zip(staged_mails, errors, requests, strict=True):
-        request.tell(staged.results if error is None else error)
+    await await_to_end(_place_and_tell(store, staged_mails))
 
 
 async def _stage(
-    mail_object: MailObject,
-    staged: StagedMail,
-    write: Callable[[MailObject, StagedMail], Awaitable[None]],
-) -> Exception | None:
+    staged: StagedMail, write: Callable[[MailObject, StagedMail], Awaitable[None]]
+) -> None:
+    mail_object = staged.request.mail_object
     try:
         await write(mail_object, staged)
         mail_object.content.check()
     except Exception as error:  # noqa: BLE001  (that of one mail object; its type says whose fault)
         staged.discard()
-        return error
-    return None
+        staged.error = error
 
 
-async def _place(store: FileStore, staged_mails: Sequence[StagedMail]) -> None:
+async def _place_and_tell(store: FileStore, staged_mails: Sequence[StagedMail]) -> None:
     copies = [(staged, *copy) for staged in staged_mails for copy in staged.copies]
     placed = await store.put([file for _, file, _ in copies])
     for (staged, file, recipients), how in zip(copies, placed, strict=True):
-        staged.results |= same_for_all(recipients, _result(file, how))
+        staged.note(recipients, _result(file, how))
+    for staged in staged_mails:
+        staged.request.tell(staged.results if staged.error is None else staged.error)
 
 
 def _result(file: NewFile, placed: bool | Exception) -> Result:
