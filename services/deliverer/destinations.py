@@ -26,7 +26,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, TypeVar, get_args
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from services.deliverer.courier import Courier
@@ -51,6 +51,7 @@ from shared.redaction.known_secrets import KnownSecrets
 _Tls: TypeAlias = Literal["none", "opportunistic", "required"]
 _TLS: Final[tuple[_Tls, ...]] = get_args(_Tls)
 _PIPELINING: Final[tuple[Pipelining, ...]] = get_args(Pipelining)
+_Word = TypeVar("_Word", bound=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ def _courier(wanted: _DestinationUrl, target: Target) -> Courier:
     target = replace(
         target,
         hello=_hello(wanted),
-        pipelining=_pipelining(wanted),
+        pipelining=_one_of(wanted, "pipelining", _PIPELINING),
         quirks=Promises(wanted.clock),
         listen=wanted.listen,
         patience=wanted.patience,
@@ -210,20 +211,18 @@ def _credentials(wanted: _DestinationUrl) -> Credentials | None:
 
 def _tls(wanted: _DestinationUrl, credentials: Credentials | None) -> _Tls:
     must = credentials is not None or "ca_file" in wanted.options
-    asked = wanted.options.get("tls", "required" if must else "opportunistic")
-    found = next((tls for tls in _TLS if tls == asked), None)
-    if found is None:
-        raise wanted.wrong(f"tls={asked!a}: expected one of {', '.join(_TLS)}")
-    if must and found != "required":
+    asked = _one_of(wanted, "tls", _TLS)
+    if must and asked not in (None, "required"):
         raise wanted.wrong("a password or a ca_file goes with tls=required alone")
-    return found
+    return asked or ("required" if must else "opportunistic")
 
 
-def _pipelining(wanted: _DestinationUrl) -> Pipelining | None:
-    asked = wanted.options.get("pipelining")
-    found = next((pipelining for pipelining in _PIPELINING if pipelining == asked), None)
+def _one_of(wanted: _DestinationUrl, option: str, words: Sequence[_Word]) -> _Word | None:
+    """Return the word that was given for an option, None where it was not given."""
+    asked = wanted.options.get(option)
+    found = next((word for word in words if word == asked), None)
     if asked is not None and found is None:
-        raise wanted.wrong(f"pipelining={asked!a}: expected one of {', '.join(_PIPELINING)}")
+        raise wanted.wrong(f"{option}={asked!a}: expected one of {', '.join(words)}")
     return found
 
 
