@@ -1,7 +1,7 @@
-"""A bench: suspects that wait in line for one process, and are handled in it.
+"""A line: suspects that wait for one process, and are handled in it side by side.
 
 What crashes its process does so when it is handled. So a suspect has its first moments, in which a
-crash is likely its doing, and after them waits for a server, beside whoever comes next. A bench
+crash is likely its doing, and after them waits for a server, beside whoever comes next. A line
 starts its process when there is somebody to try, says who was in it when it ended, and judges
 nobody. A process that cannot be started charges nobody either: who waits for it is put off.
 """
@@ -68,7 +68,7 @@ class SideBySideTrials:
         starts: starts processes.
         answered: is told what follows.
         put_off: is told of those for whom no process starts.
-        fallen: is told of each end of a process that was not asked for.
+        ended: is told of each end of a process that was not asked for.
         spawn: starts what hands a suspect over.
         clock: times first moments.
     """
@@ -79,14 +79,14 @@ class SideBySideTrials:
         starts: ProcessStarter,
         answered: Answered,
         put_off: Postpone,
-        fallen: ProcessEnded,
+        ended: ProcessEnded,
         spawn: Spawn,
         clock: Clock,
     ) -> None:
         self._starts = starts
         self._answered = answered
         self._put_off = put_off
-        self._fallen = fallen
+        self._ended = ended
         self._spawn = spawn
         self._clock = clock
         self._width = width
@@ -137,7 +137,7 @@ class SideBySideTrials:
                 continue
             await self._wait_change(self._until_next())
             if self._process.ended is not None and len(self._lost) == len(self._in_hand):
-                await self._bury(self._process.ended)
+                await self._report_end(self._process.ended)
 
     def _let_go(self) -> None:
         """Put off who is in the line."""
@@ -177,14 +177,14 @@ class SideBySideTrials:
         finally:
             self._change.set()
 
-    async def _bury(self, how: str) -> None:
+    async def _report_end(self, how: str) -> None:
         """Say who was in the process that has ended; those are in nobody's hands now."""
         young = self._young()
         others = [suspect for suspect in self._in_hand if suspect not in young]
         self._in_hand.clear()
         self._lost.clear()
         await self.close()
-        self._fallen(how, young, others)
+        self._ended(how, young, others)
 
     async def _idle(self) -> bool:
         """Return whether nobody has come for a while."""

@@ -86,13 +86,13 @@ class Suspects:
         self._given_up: OrderedDict[str, None] = OrderedDict()
         self._stopped = False
 
-        def bench(width: int, fallen: ProcessEnded) -> SideBySideTrials:
+        def line(width: int, ended: ProcessEnded) -> SideBySideTrials:
             return SideBySideTrials(
-                width, starts, self._settle_answered, self._later, fallen, spawn, clock
+                width, starts, self._settle_answered, self._later, ended, spawn, clock
             )
 
-        self._abreast = bench(ABREAST, self._among_many)
-        self._single = bench(1, self._alone_at_first)
+        self._abreast = line(ABREAST, self._among_many)
+        self._single = line(1, self._alone_at_first)
         self._alone = IsolatedTrials(
             starts, self._settle_answered, self._later, self._convict, spawn, clock, log
         )
