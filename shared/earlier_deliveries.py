@@ -53,7 +53,7 @@ def _ours(folder: str, name: re.Pattern[str]) -> Iterator[str]:
 
 def _account(path: str) -> str:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123  (a path object for each file is dear)
+        with open(path, "rb") as file:  # noqa: PTH123  (a path object for each file is costly)
             head = file.read(_HEAD)
     except OSError:
         return ""

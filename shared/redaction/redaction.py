@@ -120,7 +120,7 @@ class Redaction:
     def pseudonym(self, text: str) -> str:
         """Return a stand-in for a text that holds the password: the same for the same text, always.
 
-        Making the key is dear, the first time, and so for whoever guesses, each time.
+        The key is costly, here once, and for whoever guesses with each guess.
         """
         if self._key is None:
             self._key = hashlib.scrypt(

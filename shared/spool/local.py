@@ -35,7 +35,7 @@ class LocalDraft:
             self._path = root / TMP / secrets.token_hex(16)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._file = os.fdopen(os.open(self._path, flags, 0o600), "wb", buffering=0)
-            if _held(self._file.fileno()) and self._path.exists():
+            if _try_lock(self._file.fileno()) and self._path.exists():
                 return
             self._file.close()  # taken for one of a dead process, before it was locked
 
@@ -139,7 +139,7 @@ class LocalStore:
         for path in self._root.glob(f"{TMP}/*"):
             try:
                 with path.open("rb") as file:
-                    if _older(path, before) or _held(file.fileno()):
+                    if _older(path, before) or _try_lock(file.fileno()):
                         path.unlink(missing_ok=True)
             except FileNotFoundError:
                 pass
@@ -168,7 +168,7 @@ def _older(path: Path, before: float) -> bool:
         return False
 
 
-def _held(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     """Take a lock that ends with its process; return whether nobody else has it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,15 +179,9 @@ def _held(descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    with _opened(folder) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield descriptor
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)

@@ -91,7 +91,7 @@ def is_damage(error: BaseException | None) -> bool:
 def file_health(path: Path) -> FileHealth:
     """Check a file, which may be in use; nothing in it changes."""
     try:
-        with contextlib.closing(_opened(path)) as db:
+        with contextlib.closing(_open(path)) as db:
             faults = [str(row[0]) for row in db.execute(f"PRAGMA integrity_check({_CHECKED})")]
             rows = {name: _count(db, name) for name, _ in _tables(db)}
     except sqlite3.Error as error:
@@ -154,7 +154,7 @@ def _set_aside(path: Path) -> Path | None:
     back into it. So it goes into the old file first, as far as that works: where it does not, the
     old file cannot be read without it, and is refused by whoever opens it before the new is there.
     """
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(_opened(path, "rw")) as old:
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_open(path, "rw")) as old:
         old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     numbers = ("", *(f".{number}" for number in range(1, _MOST_KEPT)))
     for number in numbers:
@@ -189,7 +189,7 @@ def _copy_table(path: Path, new: sqlite3.Connection, table: str) -> Rebuilt:
     new.execute("BEGIN IMMEDIATE")
     for order in ("ASC", "DESC"):
         try:
-            with contextlib.closing(_opened(path)) as old:
+            with contextlib.closing(_open(path)) as old:
                 for row in _rows(old, new, table, order):
                     _put(new, *row)
         except sqlite3.Error as error:
@@ -252,7 +252,7 @@ def _key(db: sqlite3.Connection, table: str) -> list[str]:
     return key or ["rowid"]
 
 
-def _opened(path: Path, mode: str = "ro") -> sqlite3.Connection:
+def _open(path: Path, mode: str = "ro") -> sqlite3.Connection:
     db = sqlite3.connect(f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}", uri=True)
     # Else SQLite reads nothing at all of a file that was cut off.
     db.execute("PRAGMA writable_schema = ON")
