@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from services.postmaster import show
-from services.postmaster.confirmation import require_confirmed
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.opening import open_state
-from services.postmaster.options import json_option, yes_option
+from services.postmaster.options import json_option, require_confirmed, yes_option
 from shared.ledger import ADOPT, FETCH_AGAIN, UNDELIVERED
 from shared.log import printable
 

@@ -13,7 +13,6 @@ import click
 
 from services.postmaster import mail_folder, show
 from services.postmaster.absent import open_folder
-from services.postmaster.confirmation import require_confirmed
 from services.postmaster.export import export
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.mail_folder import (
@@ -27,7 +26,7 @@ from services.postmaster.mail_folder import (
     Sent,
 )
 from services.postmaster.opening import open_spool
-from services.postmaster.options import json_option, yes_option
+from services.postmaster.options import json_option, require_confirmed, yes_option
 from services.postmaster.out_of_sight import unlisted
 from services.postmaster.selection import (
     Filters,
