@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
 from services.fetcher.identity import Identity, head_hash, identify_with_head
-from services.fetcher.interfaces import SpoolWriter
+from services.fetcher.interfaces import FetcherContext
 from shared.errors import NoRoom
 from shared.failpoint import reach
 from shared.message import Inline, Raw, Spooled
@@ -51,25 +51,20 @@ class MessageReceiver:
 
     Args:
         account: its name.
-        spool: for the large ones.
-        inline_limit: bytes up to which a message travels in its envelope.
+        context: the spool for the large ones, and the rest.
         is_new: tells of an id and a size whether the message is to be kept: only then a blob is.
-        lacking: tells that there is too little room, if that is so.
     """
 
     def __init__(
         self,
         account: str,
-        spool: SpoolWriter,
-        inline_limit: int,
+        context: FetcherContext,
         is_new: Callable[[str, int], Awaitable[bool]],
-        lacking: Callable[[int], str | None],
     ) -> None:
         self._account = account
-        self._spool = spool
-        self._inline_limit = inline_limit
+        self._context = context
+        self._inline_limit = context.inline_limit
         self._is_new = is_new
-        self._lacking = lacking
 
     def at_hand(self, whole: bytes) -> ReceivedMessage | None:
         """Return what ``take`` would of a message that is here already; None if it is large."""
@@ -116,7 +111,7 @@ class MessageReceiver:
         self, held: Sequence[bytes], rest: AsyncIterator[bytes]
     ) -> ReceivedMessage:
         identity = Identity(self._account)
-        blob = await self._spool.create()
+        blob = await self._context.spool.create()
         size = lines = 0
         try:
             for chunk in held:
@@ -146,7 +141,7 @@ class MessageReceiver:
         )
 
     def _require_room(self) -> None:
-        if (lacking := self._lacking(0)) is not None:
+        if (lacking := self._context.lacking(0)) is not None:
             raise NoRoom(lacking)
 
 

@@ -90,9 +90,7 @@ class Retriever:
         self._troubles = troubles
         self._deletion = deletion
         self._pipelining = "PIPELINING" in session.capabilities
-        self._receiver = MessageReceiver(
-            account.name, context.spool, context.inline_limit, self._is_kept, context.lacking
-        )
+        self._receiver = MessageReceiver(account.name, context, self._is_kept)
         self._changed = ChangedSizes(0)
         self._waiting = PendingMessages()
         self._asked: dict[int, ListedMessage] = {}  # less what has come before what comes now
@@ -333,7 +331,7 @@ class Retriever:
                 said = f"LIST says {size} bytes, and max_size is {self._account.max_size}"
                 self._troubles.pass_over(message.key, message.number, said)
                 continue
-            if 0 < size < FRAMED_LIMIT and troubles and troubles.was_tried(message.key):
+            if 0 < size < FRAMED_LIMIT and troubles and troubles.tries(message.key):
                 self._by_size[message.number] = size
             if message.number in self._changed and SIZES_VARY in self.quirks:
                 continue  # as one message has shown, another size means nothing here

@@ -108,7 +108,7 @@ class Troubles:
             return iter(messages)
         indexes = messages.indexes(self._known.keys() | self._beyond[False])
         alone = {index for key, index in indexes.items() if self.left_alone(key)}
-        tries = {index: self._tries(key) for key, index in indexes.items()}
+        tries = {index: self.tries(key) for key, index in indexes.items()}
         late = {index for index in tries if tries[index] and index not in alone}
         every = range(len(messages))
         order = elsewhere(array("I", (index for index in every if index not in alone)), in_vain)
@@ -116,11 +116,8 @@ class Troubles:
         last = sorted((index for index in order if index in late), key=tries.__getitem__)
         return map(messages.at, chain(first, last))
 
-    def was_tried(self, key: str) -> bool:
-        """Return whether a message could not be fetched before."""
-        return bool(self._known) and self._tries(key) > 0
-
-    def _tries(self, key: str) -> int:
+    def tries(self, key: str) -> int:
+        """Return how many polls in a row could not fetch a message."""
         trouble = self._known.get(key)
         return 0 if trouble is None or trouble.deletes else trouble.tries
 

@@ -49,11 +49,14 @@ class Pop3Connection(asyncio.BufferedProtocol):
         slowest: bytes a second that come at the least, over each ``timeout`` that is waited, or
             ``LEAST_WINDOW`` if that is longer.
         pace: told of every wait.
+
+    Attributes:
+        held: how many bytes have arrived and not yet been read.
     """
 
     def __init__(self, server: str, timeout: float, slowest: float, pace: WaitMeter) -> None:
         self._server = server
-        self._timeout = timeout
+        self.timeout = timeout
         self._window = max(timeout, LEAST_WINDOW)
         self._slowest = slowest
         self._pace = pace
@@ -64,7 +67,7 @@ class Pop3Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._space = memoryview(bytearray(READ_SIZE))
         self._blocks: list[bytes] = []
-        self._held = 0
+        self.held = 0
         self._lost: Unreachable | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._heard = 0.0
@@ -72,19 +75,9 @@ class Pop3Connection(asyncio.BufferedProtocol):
         self._watchdog: asyncio.TimerHandle | None = None
 
     @property
-    def timeout(self) -> float:
-        """Seconds without a byte before the server counts as gone."""
-        return self._timeout
-
-    @property
     def came(self) -> int:
         """How many bytes have arrived of what is waited for."""
         return self._received - self._asked_at
-
-    @property
-    def held(self) -> int:
-        """How many bytes have arrived and not yet been read."""
-        return self._held
 
     @property
     def _wire(self) -> asyncio.Transport:
@@ -97,7 +90,7 @@ class Pop3Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = cast(asyncio.Transport, transport)
-        self._watchdog = self._loop.call_later(self._timeout, self._watch)
+        self._watchdog = self._loop.call_later(self.timeout, self._watch)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Say where the next bytes go; they are copied out at once."""
@@ -106,10 +99,10 @@ class Pop3Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Hold what has arrived, and stop reading if it is too much."""
         self._blocks.append(bytes(self._space[:nbytes]))
-        self._held += nbytes
+        self.held += nbytes
         self._received += nbytes
         self._heard = self._loop.time()
-        if self._held >= READ_AHEAD:
+        if self.held >= READ_AHEAD:
             self._wire.pause_reading()
         self._wake()
 
@@ -150,9 +143,9 @@ class Pop3Connection(asyncio.BufferedProtocol):
             await self._arrival()
         data = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
         self._blocks.clear()
-        if self._held >= READ_AHEAD and self._lost is None:
+        if self.held >= READ_AHEAD and self._lost is None:
             self._wire.resume_reading()
-        self._held = 0
+        self.held = 0
         return data
 
     def write(self, data: bytes) -> None:
@@ -181,7 +174,7 @@ class Pop3Connection(asyncio.BufferedProtocol):
                     self,
                     context,
                     server_hostname=host,
-                    ssl_handshake_timeout=self._timeout,
+                    ssl_handshake_timeout=self.timeout,
                     ssl_shutdown_timeout=GOODBYE_SECONDS,
                 )
         except OSError as error:
@@ -223,20 +216,20 @@ class Pop3Connection(asyncio.BufferedProtocol):
         """Look whether a wait has lasted too long; one timer for all waits, not one for each."""
         now = self._loop.time()
         if self._waiter is None:
-            self._watchdog = self._loop.call_at(now + self._timeout, self._watch)
+            self._watchdog = self._loop.call_at(now + self.timeout, self._watch)
             return
         why = self._overdue(now)
         if why is not None:
             self._lose(why)
             self._wire.abort()
             return
-        soonest = min(self._heard + self._timeout, self._asked + self._window, self._until)
+        soonest = min(self._heard + self.timeout, self._asked + self._window, self._until)
         self._watchdog = self._loop.call_at(soonest, self._watch)
 
     def _overdue(self, now: float) -> Silent | None:
         """Return why not to wait any longer, None to go on; begin a new window after each."""
-        if now - self._heard >= self._timeout:
-            return Silent(self._server, f"nothing came for {self._timeout:g} seconds")
+        if now - self._heard >= self.timeout:
+            return Silent(self._server, f"nothing came for {self.timeout:g} seconds")
         if now >= self._until:
             return Slow(self._server, self._over)
         if now - self._asked < self._window:

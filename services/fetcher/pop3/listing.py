@@ -196,6 +196,9 @@ class SizeListing(Mapping[int, int]):
 
     Args:
         most: lines that are read, and the highest number that a message can have.
+
+    Attributes:
+        empty: whether nothing has come at all.
     """
 
     def __init__(self, most: int = MAX_MESSAGES) -> None:
@@ -203,17 +206,12 @@ class SizeListing(Mapping[int, int]):
         self._lines = _Lines(most)
         self._sizes = array("q", [_UNKNOWN])
         self._known = 0
-        self._empty = True
+        self.empty = True
 
     @property
     def beyond(self) -> bool:
         """Whether there are more lines than are read."""
         return self._lines.beyond
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing has come at all."""
-        return self._empty
 
     @property
     def highest(self) -> int:
@@ -242,7 +240,7 @@ class SizeListing(Mapping[int, int]):
 
     def feed(self, data: bytes) -> None:
         """Take the next piece."""
-        self._empty = self._empty and not data
+        self.empty = self.empty and not data
         self._take(self._lines.feed(data))
 
     def end(self) -> SizeListing:

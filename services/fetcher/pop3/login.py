@@ -188,7 +188,8 @@ async def _log_in(login: Login, quirks: Quirks, tell: TakeLine | None, pace: Wai
         offered = await _capabilities(client, login, quirks)
         utf8 = await _authenticate(client, login, password, offered)
         if utf8 is False:
-            refusal = await _utf8_after_login(client)
+            client.write(client.line("UTF8"))  # some take it after the login alone
+            refusal = await _answer(client, "UTF8")
             if not (refusal.ok or temporary(refusal)):
                 quirks = quirks.having("no_utf8")
         if _PIPELINED not in offered and not quirks.no_pipelining:
@@ -315,12 +316,6 @@ def _must_be_sendable(login: Login, password: str) -> None:
             f"account {printable(login.username)}@{login.server}",
             "user name and password must not contain line breaks or NUL",
         )
-
-
-async def _utf8_after_login(client: Pop3Client) -> Pop3Reply:
-    """Return the answer to UTF8 now; some take it after the login alone."""
-    client.write(client.line("UTF8"))
-    return await _answer(client, "UTF8")
 
 
 async def _answer(client: Pop3Client, verb: str, without: str | None = None) -> Pop3Reply:

@@ -117,6 +117,11 @@ class Pop3:
         server: its name in errors, as ``host:port``.
         bare_ends: every multi-line response ends at a dot alone on a line, whatever ends the lines.
         redaction: hides the password in what the server says.
+
+    Attributes:
+        ahead: whether commands have been sent together since nothing was outstanding last.
+        proven: whether commands sent together have all been answered before, after the login. Not
+            those of the login: a proxy may take them that knows more than the server behind it.
     """
 
     def __init__(
@@ -134,8 +139,8 @@ class Pop3:
         self._skip = 0  # bytes at the start that belong to the status line
         self._ends = _CRLF
         self._blanks = 0  # bytes passed over since the last reply
-        self._ahead = False
-        self._proven = False
+        self.ahead = False
+        self.proven = False
 
     @property
     def outstanding(self) -> int:
@@ -151,19 +156,6 @@ class Pop3:
     def idle(self) -> bool:
         """Whether nothing is to come, and nothing has come that is not read but blank lines."""
         return not self.outstanding and not self._buffer[self._start :].strip()
-
-    @property
-    def ahead(self) -> bool:
-        """Whether commands have been sent together since nothing was outstanding last."""
-        return self._ahead
-
-    @property
-    def proven(self) -> bool:
-        """Whether commands sent together have all been answered before, after the login.
-
-        Not those of the login: a proxy may take them that knows more than the server behind it.
-        """
-        return self._proven
 
     @property
     def awaited(self) -> str:
@@ -292,10 +284,10 @@ class Pop3:
         if not self.outstanding:
             if self.buffered:
                 self._next_reply()
-            self._proven = self._proven or self._ahead
-            self._ahead = commands > 1
+            self.proven = self.proven or self.ahead
+            self.ahead = commands > 1
         else:
-            self._ahead = True
+            self.ahead = True
 
     def _next_reply(self) -> Pop3Reply | None:
         self._pass_over_blanks()
@@ -314,7 +306,7 @@ class Pop3:
         verb = self._verb
         self._blanks = 0
         if verb == "PASS":
-            self._ahead = False  # the login is over, and proves nothing: see ``proven``
+            self.ahead = False  # the login is over, and proves nothing: see ``proven``
         if ok and multiline:
             self._begin_body(end)
         else:
@@ -333,7 +325,7 @@ class Pop3:
             raise self._fault("nothing but blank lines")
 
     def _fault(self, said: str, kind: type[ServerFault] = ServerFault) -> ServerFault:
-        if self._ahead:
+        if self.ahead:
             return PromiseBroken(self._server, said, "no_pipelining")
         return kind(self._server, said)
 
