@@ -43,6 +43,10 @@ class LoginRefused(ServerFault):
     """The server does not accept this user name and password."""
 
 
+class TokenRefused(LoginRefused):
+    """The token server gives no access token any more, or none yet: a person has to authorize."""
+
+
 class MaildropBusy(ServerFault):
     """Another session holds the maildrop (``[IN-USE]``, RFC 2449 section 8.1.1)."""
 
@@ -71,6 +75,10 @@ class NoAnswer(ServerFault):
 
 class Unreachable(ServerFault):
     """The server cannot be reached, or the connection to it broke or timed out."""
+
+
+class TokenUnavailable(Unreachable):
+    """The token server cannot be reached, or is not up to it just now."""
 
 
 class Silent(Unreachable):

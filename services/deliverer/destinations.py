@@ -11,7 +11,8 @@
 Mail servers take options after a ``?``: ``tls=none``, ``opportunistic`` or ``required`` (see
 ``Target``), ``ca_file=/path`` of the authority to verify by instead of the system's, ``helo=name``,
 what to call ourselves, ``pipelining=none``, ``commands`` or ``full`` (likewise), what may be sent
-together, and ``delivered_to=keep`` (see the module of that name). Folders from which a server takes
+together, ``delivered_to=keep`` (see the module of that name), and ``auth=cram-md5`` or another
+mechanism to log in by, in place of the strongest that is offered. Folders from which a server takes
 files have ``staging=/path``, where these grow. Without ``tls``, TLS is taken where it is offered,
 whatever the certificate, as mail servers do among each other; a ``ca_file`` or a password makes it
 required and verified. Nothing in a URL is trusted: what is unknown is an error that says what is
@@ -41,8 +42,9 @@ from services.deliverer.files.pickup import (
 from services.deliverer.smtp.courier import SmtpCourier
 from services.deliverer.smtp.fair_share import DeliverySlots
 from services.deliverer.smtp.promises import Promises
-from services.deliverer.smtp.target import Credentials, Pipelining, Target
+from services.deliverer.smtp.target import Pipelining, SmtpLogin, Target
 from services.deliverer.smtp.traced import TraceFor
+from shared.authentication.choice import AUTO, SETTINGS
 from shared.clock import Clock, SystemClock
 from shared.errors import ConfigError
 from shared.network.tls import unverified, verifying
@@ -50,6 +52,7 @@ from shared.redaction.known_secrets import KnownSecrets
 
 _Tls: TypeAlias = Literal["none", "opportunistic", "required"]
 _TLS: Final[tuple[_Tls, ...]] = get_args(_Tls)
+_AUTH: Final = tuple(name for name in SETTINGS if name not in ("user", "apop"))
 _PIPELINING: Final[tuple[Pipelining, ...]] = get_args(Pipelining)
 _Word = TypeVar("_Word", bound=str)
 
@@ -198,18 +201,23 @@ def _path(wanted: _DestinationUrl) -> str:
     return path
 
 
-def _credentials(wanted: _DestinationUrl) -> Credentials | None:
+def _credentials(wanted: _DestinationUrl) -> SmtpLogin | None:
     user, password = wanted.url.username, wanted.url.password
     if user is None and password is None:
+        if "auth" in wanted.options:
+            raise wanted.wrong("auth goes with a user name and a password")
         return None
     if not user or password is None:
         raise wanted.wrong("expected both a user name and a password, or neither")
     if wanted.known is not None:
         wanted.known.learn(unquote(password))
-    return Credentials(unquote(user), unquote(password))
+    auth = wanted.options.get("auth", AUTO)
+    if auth not in _AUTH:
+        raise wanted.wrong(f"auth={auth!a}: expected one of {', '.join(_AUTH)}")
+    return SmtpLogin(unquote(user), unquote(password), auth)
 
 
-def _tls(wanted: _DestinationUrl, credentials: Credentials | None) -> _Tls:
+def _tls(wanted: _DestinationUrl, credentials: SmtpLogin | None) -> _Tls:
     must = credentials is not None or "ca_file" in wanted.options
     asked = _one_of(wanted, "tls", _TLS)
     if must and asked not in (None, "required"):
@@ -259,7 +267,7 @@ class _Kind:
 
 
 _OF_SERVERS: Final = ("helo", "pipelining", "delivered_to")
-_OVER_TCP: Final = ("ca_file", *_OF_SERVERS)
+_OVER_TCP: Final = ("ca_file", "auth", *_OF_SERVERS)
 
 _KINDS: Final[Mapping[str, _Kind]] = {
     "smtp": _Kind(partial(_server, port=25), ("tls", *_OVER_TCP)),

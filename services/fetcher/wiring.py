@@ -48,10 +48,11 @@ def account(
         secret.reveal,
         None if table.ca_file is None else str(table.ca_file),
         table.timeout,
-        Deadlines(
+        table.auth,
+        deadlines=Deadlines(
             limits.connect_within, limits.login_within, limits.session_within, limits.slowest
         ),
-        known,
+        known=known,
     )
     return Account(table.name, login, table.poll_every, table.keep.seconds, table.max_size)
 

@@ -25,3 +25,8 @@ def same_host(host: str) -> str:
     except ValueError:
         return name
     return _HERE if address.is_loopback else str(address)
+
+
+def is_here(host: str) -> bool:
+    """Return whether a host is this machine, so that nothing said to it goes over a network."""
+    return same_host(host) == _HERE

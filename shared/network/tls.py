@@ -10,6 +10,8 @@ import functools
 import ssl
 from pathlib import Path
 
+from shared.authentication.mechanism import Binding
+
 
 def verifying(ca_file: str | None, minimum: ssl.TLSVersion | None = None) -> ssl.SSLContext:
     """Return a context that verifies the certificate and the host name.
@@ -39,6 +41,17 @@ def unverified() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def channel_binding(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Binding | None:
+    """Return what is of one TLS connection and no other (RFC 5929 section 3).
+
+    None without TLS, and for TLS 1.3, where RFC 9266 wants what Python's ssl does not give.
+    """
+    if connection is None or connection.version() == "TLSv1.3":
+        return None
+    data = connection.get_channel_binding("tls-unique")
+    return None if not data else Binding("tls-unique", data)
 
 
 @functools.lru_cache(maxsize=16)

@@ -10,7 +10,7 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import GetCoreSchemaHandler
 from pydantic.functional_validators import BeforeValidator
@@ -174,6 +174,19 @@ Host: TypeAlias = Annotated[
     ),
 ]
 Username: TypeAlias = Annotated[str, matching(r"[^\r\n\0]{1,500}", "a user name on one line")]
+Auth: TypeAlias = Literal[
+    "auto",
+    "user",
+    "apop",
+    "plain",
+    "login",
+    "cram-md5",
+    "scram-sha-1",
+    "scram-sha-256",
+    "ntlm",
+    "xoauth2",
+    "oauthbearer",
+]
 MAILBOX: Final = r"[^\s<>\x00-\x20\x7f]{1,254}"
 Mailbox: TypeAlias = Annotated[str, matching(MAILBOX, 'a mailbox, such as "sales@corp.example"')]
 ListenAddress: TypeAlias = Annotated[

@@ -22,6 +22,7 @@ from shared.disk.space import USUAL
 from shared.queues import Tier
 from shared.settings.data_dir import holding, usual
 from shared.settings.fields import (
+    Auth,
     BrokerUrl,
     BrokerUrls,
     Bytes,
@@ -246,6 +247,7 @@ class AccountSettings(_Login):
 
     Attributes:
         port: 995 for implicit TLS and 110 otherwise, unless set.
+        auth: the mechanism of the login; ``auto`` takes the strongest that is offered and safe.
         keep: what happens on the server after a message is safe. It is ``forever`` unless set:
             nothing is deleted that nobody asked to delete.
         max_size: bytes; a message that is larger is left at the server.
@@ -259,6 +261,7 @@ class AccountSettings(_Login):
     tls: Literal["implicit", "starttls", "none"] = "implicit"
     ca_file: Location | None = None
     username: Username
+    auth: Auth = "auto"
     poll_every: Seconds = 300.0
     keep: Retention = Keep.parse("forever")
     mailbox: Mailbox

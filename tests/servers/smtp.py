@@ -7,9 +7,13 @@ order, and then it is correct again. It runs in the test's own event loop.
 import asyncio
 import base64
 import contextlib
+import hashlib
+import hmac
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+
+from scramp import ScramException, ScramMechanism
 
 DROP = "drop"
 """Close the connection without a word."""
@@ -68,6 +72,7 @@ class SmtpServer:
     context: ssl.SSLContext | None = None
     login: tuple[str, str] | None = None
     mechanisms: str = "PLAIN LOGIN"
+    unable: tuple[str, ...] = ()  # mechanisms that are offered, and refuse the right password
     script: dict[str, list[Action]] = field(default_factory=dict)
     most: int | None = None
     beyond: str | None = None
@@ -224,12 +229,33 @@ class _Session:
 
     async def do_auth(self, line: str) -> None:
         _, mechanism, *initial = line.split(" ")
-        if mechanism == "PLAIN":
-            _, user, password = base64.b64decode(initial[0]).decode().split("\0")
-        else:
-            user, password = [await self.ask(prompt) for prompt in ("Username:", "Password:")]
-        right = (user, password) == self.state.login
+        right = await self.knows_password(mechanism, initial)
         await self.say("235 2.7.0 welcome" if right else "535 5.7.8 wrong password", "AUTH")
+
+    async def knows_password(self, mechanism: str, initial: list[str]) -> bool:
+        user, password = self.state.login or ("", "")
+        if mechanism in self.state.unable:
+            await self.ask("<1@mail>")
+            return False
+        if mechanism == "PLAIN":
+            return base64.b64decode(initial[0]).decode() == f"\0{user}\0{password}"
+        if mechanism == "CRAM-MD5":
+            digest = hmac.new(password.encode(), b"<1@mail>", hashlib.md5).hexdigest()
+            return await self.ask("<1@mail>") == f"{user} {digest}"
+        if mechanism.startswith("SCRAM"):
+            return await self.scram(mechanism, base64.b64decode(initial[0]).decode(), password)
+        return [await self.ask(prompt) for prompt in ("Username:", "Password:")] == [user, password]
+
+    async def scram(self, mechanism: str, first: str, password: str) -> bool:
+        server = ScramMechanism(mechanism)
+        known = server.make_auth_info(password)
+        exchange = server.make_server(lambda _: known)
+        exchange.set_client_first(first)
+        try:
+            exchange.set_client_final(await self.ask(exchange.get_server_first()))
+        except ScramException:
+            return False
+        return await self.ask(exchange.get_server_final()) == ""
 
     async def ask(self, prompt: str) -> str:
         await self.say("334 " + base64.b64encode(prompt.encode()).decode())

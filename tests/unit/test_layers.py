@@ -32,6 +32,8 @@ LIBRARIES = {
     "pydantic_core": ("shared.settings*",),
     "tomli": ("shared.settings.source",),
     "prometheus_client": ("shared.metrics",),
+    "scramp": ("shared.authentication.scram",),
+    "spnego": ("shared.authentication.ntlm",),
     "tenacity": ("shared.waiting", "shared.state.database", "services.fetcher.pop3.connection"),
     "click": ("services.command_line", "services.postmaster.*"),
     "rich": ("services.run", "services.postmaster.*"),
@@ -48,6 +50,7 @@ _NETWORK = (
     "shared.network.tls",
     "shared.redaction.redaction",
     "shared.redaction.known_secrets",
+    "shared.authentication",
 )
 _OF_DISKS = ("shared.disk.explain", "shared.disk.durable")
 _OF_TASKS = (

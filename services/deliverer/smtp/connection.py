@@ -16,9 +16,11 @@ from contextlib import suppress
 from typing import Final, cast
 
 from services.deliverer.smtp.reply import Malformed, ReplyReader, SmtpReply
+from shared.authentication.mechanism import Binding
 from shared.errors import Unreachable
 from shared.log import printable
 from shared.network.explain import SettingNames, explain
+from shared.network.tls import channel_binding
 from shared.redaction.redaction import NOTHING, Redaction
 
 SETTING_NAMES: Final = SettingNames("smtp:// or lmtp://", "smtps://", "ca_file")
@@ -77,6 +79,11 @@ class SmtpConnection(asyncio.Protocol):
     def quote(self, *, may: bool) -> None:
         """Say whether what the server says from now on may be quoted."""
         self._reader.quotes = may
+
+    @property
+    def binding(self) -> Binding | None:
+        """What ties a login to this connection, None where TLS gives nothing of the kind."""
+        return channel_binding(self._require_open().get_extra_info("ssl_object"))
 
     @property
     def address(self) -> str | None:

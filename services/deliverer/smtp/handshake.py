@@ -3,19 +3,17 @@
 SMTP (RFC 5321) and LMTP (RFC 2033) are the same here but for one verb. Whatever goes wrong before a
 message is in play is ``Unreachable``: the destination is out of order or its configuration is, and
 no message is to blame. What is offered and fails is done without, where that is possible.
-Passwords go over verified TLS alone, which ``destinations`` sees to. Known limit: a login is AUTH
-PLAIN or AUTH LOGIN; there is no OAuth.
+Passwords go over verified TLS alone, which ``destinations`` sees to.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import errno
-from collections.abc import Mapping
 from typing import Final
 
 from services.deliverer.courier import Throttled
+from services.deliverer.smtp.authenticate import log_in
 from services.deliverer.smtp.connection import (
     SETTING_NAMES,
     NoReplyInTime,
@@ -25,7 +23,7 @@ from services.deliverer.smtp.connection import (
 from services.deliverer.smtp.reply import SmtpReply, SmtpStep
 from services.deliverer.smtp.reply_meaning import meaning
 from services.deliverer.smtp.session import SmtpSession
-from services.deliverer.smtp.target import Credentials, Target
+from services.deliverer.smtp.target import Target
 from services.deliverer.smtp.traced import TracedConnection
 from shared.errors import Unreachable
 from shared.network.dial import dial
@@ -41,18 +39,6 @@ _SOCKET_WORDS: Final = {
     errno.ECONNREFUSED: "nobody listens at this socket: does the server run?",
     errno.EACCES: "its permissions do not let this process connect to it",
 }
-
-
-_LOGIN_WORDS: Final = {
-    421: "it has too much to do, or is about to stop",
-    432: "it wants another password",
-    454: "it cannot check the login just now",
-    530: "it wants TLS before the login",
-    534: "it wants another mechanism than AUTH PLAIN and AUTH LOGIN",
-    535: "it does not accept the user name and password of the destination",
-    538: "it wants TLS before the login",
-}
-"""What replies to AUTH mean (RFC 4954 section 6); nothing else that is said to it is shown."""
 
 
 class EhloBroken(Unreachable):
@@ -98,8 +84,7 @@ async def _open(target: Target, *, starttls: bool) -> SmtpSession:
             switched = await _switch_to_tls(session, target)
             if switched:
                 await _say_hello_again(session, target)
-        if target.credentials is not None:
-            await _log_in(session, target, target.credentials)
+        await log_in(session, target)
         session.begin(target, greeting)
     except BaseException:
         session.connection.abort()
@@ -249,41 +234,3 @@ async def _say_hello_again(session: SmtpSession, target: Target) -> None:
     except Unreachable as error:
         raise TlsFailed(target.server, f"{error.said}, over TLS") from error
     target.quirks.starttls.note_kept()
-
-
-async def _log_in(session: SmtpSession, target: Target, credentials: Credentials) -> None:
-    """Log in with AUTH PLAIN (RFC 4616) or else AUTH LOGIN."""
-    user, password = credentials.user.encode(), credentials.password.encode()
-    ways = {
-        "PLAIN": [b"AUTH PLAIN " + base64.b64encode(b"\0" + user + b"\0" + password)],
-        "LOGIN": [b"AUTH LOGIN", base64.b64encode(user), base64.b64encode(password)],
-    }
-    offered = _mechanisms(session.extensions)
-    usable = [words for mechanism, words in ways.items() if mechanism in offered]
-    if not usable:
-        raise Unreachable(target.server, "it offers neither AUTH PLAIN nor AUTH LOGIN")
-    session.connection.quote(may=False)
-    for words in usable:
-        for word in words:
-            reply = await session.command(word, SmtpStep.AUTH)
-            if reply.code != 334:  # go on
-                break
-        if reply.code != 504:  # RFC 4954 section 4: it does not know this mechanism, after all
-            break
-    session.connection.quote(may=True)
-    _require_login(reply, target)
-
-
-def _require_login(reply: SmtpReply, target: Target) -> None:
-    """Raise unless the login went well; of what is said, codes alone: it may be the password."""
-    if 200 <= reply.code < 300:
-        return
-    error = Throttled if meaning(reply, SmtpStep.AUTH) == "rate" else Unreachable
-    words = _LOGIN_WORDS.get(reply.code, "it refuses the login")
-    raise error(target.server, f"{reply.codes} (said to AUTH): {words}")
-
-
-def _mechanisms(extensions: Mapping[str, str]) -> list[str]:
-    """Return how one can log in; servers before RFC 2554 wrote ``AUTH=LOGIN``."""
-    lines = (f"{k[5:]} {v}" for k, v in extensions.items() if k.startswith("AUTH="))
-    return " ".join((extensions.get("AUTH", ""), *lines)).upper().split()

@@ -78,6 +78,7 @@ class Promises:
         ehlo: that it answers EHLO, be it with a refusal. Without, there is no TLS, so that is not
             held against a server for as long.
         starttls: that TLS begins after STARTTLS, likewise.
+        covert_login: that it takes the password by a mechanism that does not show it.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
@@ -88,6 +89,7 @@ class Promises:
         self.following = Promise(clock, WEEK)
         self.ehlo = Promise(clock, DAY)
         self.starttls = Promise(clock, HOUR)
+        self.covert_login = Promise(clock, WEEK)
 
     def note_refused(self, sender: str, said: str) -> None:
         """Note a sender that is not to be tried again."""

@@ -8,17 +8,19 @@ from typing import Literal, TypeAlias
 
 from services.deliverer.smtp.promises import Promises
 from services.deliverer.smtp.traced import TraceFor
+from shared.authentication.choice import AUTO
 from shared.redaction.known_secrets import KnownSecrets
 
 Pipelining: TypeAlias = Literal["none", "commands", "full"]
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """A user name and a password."""
+class SmtpLogin:
+    """A user name and a password, and the mechanism by which to log in; ``auto`` to choose one."""
 
     user: str
     password: str = field(repr=False)
+    auth: str = AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Target:
     lmtp: bool = False
     tls: Literal["none", "opportunistic", "required", "implicit"] = "opportunistic"
     context: ssl.SSLContext | None = None
-    credentials: Credentials | None = None
+    credentials: SmtpLogin | None = None
     hello: str | None = None
     pipelining: Pipelining | None = None
     quirks: Promises = field(default_factory=Promises, compare=False)

@@ -65,6 +65,10 @@ class Pop3Client:
         """Return commands to be written, one for each number, and expect their replies."""
         return self._pop3.send_each(verb, numbers)
 
+    def answer(self, said: bytes) -> bytes:
+        """Return an answer to a challenge, to be written (see ``Pop3.answer``)."""
+        return self._pop3.answer(said)
+
     def write(self, lines: bytes) -> None:
         """Send commands."""
         self._connection.write(lines)

@@ -19,11 +19,12 @@ from typing import Final, cast
 import tenacity
 
 from services.fetcher.pop3.deadlines import LEAST_WINDOW, WaitMeter
+from shared.authentication.mechanism import Binding
 from shared.errors import Broken, ConfigError, ServerFault, Silent, Slow, Ungreeted, Unreachable
 from shared.log import printable
 from shared.network.dial import GOODBYE_SECONDS, dial
 from shared.network.explain import SettingNames, closed, ended, explain
-from shared.network.tls import default_authorities, verifying
+from shared.network.tls import channel_binding, default_authorities, verifying
 
 READ_SIZE: Final = 128 * 1024
 """Bytes of one read from the socket, at most."""
@@ -78,6 +79,11 @@ class Pop3Connection(asyncio.BufferedProtocol):
     def came(self) -> int:
         """How many bytes have arrived of what is waited for."""
         return self._received - self._asked_at
+
+    @property
+    def binding(self) -> Binding | None:
+        """What ties a login to this connection, None where TLS gives nothing of the kind."""
+        return channel_binding(self._wire.get_extra_info("ssl_object"))
 
     @property
     def _wire(self) -> asyncio.Transport:

@@ -1,4 +1,4 @@
-"""Opens a POP3 connection and logs in: greeting, STLS, CAPA, UTF8, USER and PASS.
+"""Opens a POP3 connection up to where mail can be read: greeting, STLS, CAPA, and the login.
 
 With ``starttls`` nothing is believed that was said before TLS began, and a server that will not
 begin it is refused: there is no falling back. Where the server offers what it does not keep, a new
@@ -16,16 +16,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from services.fetcher.pop3.authenticate import PIPELINED, LoginTry, answer, printable_reply
 from services.fetcher.pop3.client import Pop3Client
 from services.fetcher.pop3.connection import SETTING_NAMES, Pop3Connection, connect, tls_context
 from services.fetcher.pop3.deadlines import Deadlines, WaitMeter
 from services.fetcher.pop3.listing import capabilities
-from services.fetcher.pop3.protocol import FORBIDDEN, Pop3, Pop3Reply
+from services.fetcher.pop3.protocol import Pop3, Pop3Reply
 from services.fetcher.pop3.quirks import NONE, Quirks, left_out
-from services.fetcher.pop3.reply_meaning import meaning, out_of_order, temporary
+from services.fetcher.pop3.reply_meaning import meaning, temporary
 from services.fetcher.pop3.traced import TracedPop3
+from shared.authentication.choice import AUTO
+from shared.authentication.mechanism import Credentials, require_sendable
+from shared.authentication.tokens import AccessTokens
 from shared.errors import (
-    ConfigError,
+    LoginRefused,
     MaildropBusy,
     NoAnswer,
     PromiseBroken,
@@ -39,6 +43,7 @@ from shared.errors import (
 from shared.log import printable
 from shared.network.dialogue import Dialogue, TakeLine
 from shared.network.explain import closed, silent
+from shared.network.same_host import is_here
 from shared.redaction.known_secrets import KnownSecrets
 from shared.redaction.redaction import Redaction
 
@@ -52,6 +57,8 @@ class Login:
         password: asked at every login, so that a changed secret counts; it may block.
         ca_file: PEM certificates of the authorities to trust, None for those of the system.
         timeout: seconds without a byte before the server counts as gone.
+        auth: the mechanism, as the configuration calls it, or ``auto``.
+        tokens: where access tokens come from; then there is no password.
         deadlines: how long it may take when it does say something.
         known: passwords that the server is not quoted with, beside its own.
     """
@@ -63,6 +70,8 @@ class Login:
     password: Callable[[], str] = field(repr=False)
     ca_file: str | None = None
     timeout: float = 60.0
+    auth: str = AUTO
+    tokens: AccessTokens | None = field(default=None, repr=False, compare=False)
     deadlines: Deadlines = field(default_factory=Deadlines)
     known: KnownSecrets = field(default_factory=KnownSecrets, repr=False, compare=False)
 
@@ -70,6 +79,11 @@ class Login:
     def server(self) -> str:
         """The server as ``host:port``."""
         return f"{self.host}:{self.port}"
+
+    @property
+    def hidden(self) -> bool:
+        """Whether nobody else reads what is sent: TLS, or the machine itself."""
+        return self.tls != "none" or is_here(self.host)
 
 
 CAPA_SECONDS: Final = 12.0
@@ -89,8 +103,6 @@ _LOCK_PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
 
 _DEAR: Final = frozenset({"no_capa", "no_utf8", "no_uidl", "no_list", "no_stat"})
 """What a server is believed not to keep only when a connection broke, or was slow, at it twice."""
-
-_PIPELINED: Final = "PIPELINING"
 
 _WANTS_TLS: Final = re.compile(
     r"\b(tls|ssl|stls|starttls|encrypt|secure|plain ?text)", re.IGNORECASE
@@ -139,9 +151,15 @@ async def log_in(
     """
     pace = pace or WaitMeter()
     found, pauses, cut = quirks, iter(_LOCK_PAUSES), ""
+    secret, renewed = await _secret(login), False
     while True:
         try:
-            return await _log_in(login, found, tell, pace)
+            return await _log_in(login, secret, found, tell, pace)
+        except LoginRefused:
+            if login.tokens is None or renewed:
+                raise
+            # A token may be refused before its time: revoked, or the clock is wrong.
+            secret, renewed = await login.tokens.renewed(secret), True
         except PromiseBroken as broken:
             if found.has(broken.quirk):
                 raise
@@ -169,12 +187,23 @@ def may_be_the_line(broken: PromiseBroken) -> bool:
     return isinstance(cause, Unreachable) and line and broken.quirk in _DEAR
 
 
-async def _log_in(login: Login, quirks: Quirks, tell: TakeLine | None, pace: WaitMeter) -> LoggedIn:
+async def _secret(login: Login) -> str:
+    """Return the password, or an access token."""
+    if login.tokens is not None:
+        secret = await login.tokens.current()
+    else:
+        secret = await asyncio.to_thread(login.password)
+    where = f"account {printable(login.username)}@{login.server}"
+    require_sendable(where, login.username, secret)
+    return secret
+
+
+async def _log_in(
+    login: Login, secret: str, quirks: Quirks, tell: TakeLine | None, pace: WaitMeter
+) -> LoggedIn:
     context = None if login.tls == "none" else tls_context(login.ca_file)
     # Before anything is shown: a server may know the password from an earlier session.
-    password = await asyncio.to_thread(login.password)
-    _must_be_sendable(login, password)
-    redaction = Redaction(password, login.username, login.server, login.known)
+    redaction = Redaction(secret, login.username, login.server, login.known)
     connection = await _connect(login, context, pace)
     connection.ends(
         login.deadlines.login, _too_long("login", login.deadlines.login, "login_within")
@@ -182,17 +211,25 @@ async def _log_in(login: Login, quirks: Quirks, tell: TakeLine | None, pace: Wai
     pop3 = _protocol(login, quirks, redaction, tell)
     client = Pop3Client(login.server, connection, pop3, redaction)
     try:
-        await _read_greeting(client, login)
+        greeting = await _read_greeting(client, login)
         if context is not None and login.tls == "starttls":
             await _begin_tls(client, login, context)
         offered = await _capabilities(client, login, quirks)
-        utf8 = await _authenticate(client, login, password, offered)
+        credentials = Credentials(
+            login.username, secret, login.host, login.port, connection.binding
+        )
+        by_token = login.tokens is not None
+        attempt = LoginTry(client, credentials, quirks, by_token=by_token, hidden=login.hidden)
+        try:
+            utf8 = await attempt.log_in(login.auth, greeting.text, offered)
+        except LoginRefused as error:
+            raise _wants_tls(login, error) from error
         if utf8 is False:
             client.write(client.line("UTF8"))  # some take it after the login alone
-            refusal = await _answer(client, "UTF8")
+            refusal = await answer(client, "UTF8")
             if not (refusal.ok or temporary(refusal)):
                 quirks = quirks.having("no_utf8")
-        if _PIPELINED not in offered and not quirks.no_pipelining:
+        if PIPELINED not in offered and not quirks.no_pipelining:
             # It may offer more, or answer at all, after the login (RFC 2449 section 3).
             offered = await _capabilities(client, login, quirks)
         longest = login.deadlines.session
@@ -234,7 +271,15 @@ def _too_long(what: str, seconds: float, key: str) -> str:
     return f"the {what} takes more than {seconds:g} seconds (limits.{key})"
 
 
-async def _read_greeting(client: Pop3Client, login: Login) -> None:
+def _wants_tls(login: Login, error: LoginRefused) -> LoginRefused:
+    """Return a refusal, with what to set where it was refused for want of TLS."""
+    if login.tls != "none" or not _WANTS_TLS.search(error.said[:500]):
+        return error
+    either = f"{SETTING_NAMES.clear_first} or {SETTING_NAMES.tls_first}"
+    return LoginRefused(login.server, f"{error.said} (it wants TLS: is {either} meant?)")
+
+
+async def _read_greeting(client: Pop3Client, login: Login) -> Pop3Reply:
     at_once = login.tls == "implicit"
     mute = login.port == TLS_PORT and not at_once
     patience = min(login.timeout, MUTE_SECONDS) if mute else login.timeout
@@ -252,7 +297,8 @@ async def _read_greeting(client: Pop3Client, login: Login) -> None:
     except ServerFault as error:
         raise _another_protocol(login, error) from error
     if not greeting.ok:
-        raise meaning(greeting)(login.server, _printable_reply(greeting))
+        raise meaning(greeting)(login.server, printable_reply(greeting))
+    return greeting
 
 
 def _another_protocol(login: Login, error: ServerFault) -> ServerFault:
@@ -269,7 +315,7 @@ async def _begin_tls(client: Pop3Client, login: Login, context: ssl.SSLContext) 
     reply = await client.command("STLS")
     if not reply.ok:
         advice = 'if it has a port for TLS, 995 mostly, tls = "implicit" is for that'
-        said = f"{_printable_reply(reply)}; {advice}"
+        said = f"{printable_reply(reply)}; {advice}"
         raise ServerFault(login.server, f"STLS is refused: {said}")
     await client.upgrade(context, login.host)
 
@@ -287,62 +333,3 @@ async def _capabilities(
     except (Unreachable, NoAnswer, TooLarge) as error:
         raise PromiseBroken(login.server, f"CAPA: {error.said}", "no_capa") from error
     return {name: offered[name] for name in offered if name not in left_out(quirks)}
-
-
-async def _authenticate(
-    client: Pop3Client, login: Login, password: str, offered: Mapping[str, tuple[str, ...]]
-) -> bool | None:
-    """Log in; return whether UTF8 was accepted, None where it is not offered."""
-    commands: list[tuple[str, ...]] = [("USER", login.username), ("PASS", password)]
-    if "UTF8" in offered:
-        commands.insert(0, ("UTF8",))
-    together = _PIPELINED in offered
-    accepted = None
-    for group in [commands] if together else [[command] for command in commands]:
-        client.write(b"".join([client.line(*command) for command in group]))
-        for verb, *_ in group:
-            without = "no_utf8" if accepted is False else None if offered else "no_capa"
-            reply = await _answer(client, verb, without)
-            if verb == "UTF8":
-                accepted = reply.ok
-            elif not reply.ok:
-                raise _refusal(login, reply, together=together)
-    return accepted
-
-
-def _must_be_sendable(login: Login, password: str) -> None:
-    if FORBIDDEN.search(login.username + password):
-        raise ConfigError(
-            f"account {printable(login.username)}@{login.server}",
-            "user name and password must not contain line breaks or NUL",
-        )
-
-
-async def _answer(client: Pop3Client, verb: str, without: str | None = None) -> Pop3Reply:
-    """Return the reply to a command of the login.
-
-    Args:
-        without: what to do without if it hangs up at USER: the command before was refused, and
-            some servers hang up then.
-    """
-    try:
-        return await client.reply()
-    except Unreachable as error:
-        quirk = {"UTF8": "no_utf8", "USER": without}.get(verb)
-        if quirk is None or (verb == "USER" and isinstance(error, Silent)):
-            raise
-        raise PromiseBroken(client.server, f"{verb}: {error.said}", quirk) from error
-
-
-def _refusal(login: Login, reply: Pop3Reply, *, together: bool) -> ServerFault:
-    if together and out_of_order(reply):
-        return PromiseBroken(login.server, _printable_reply(reply), "no_pipelining")
-    said = _printable_reply(reply)
-    if login.tls == "none" and _WANTS_TLS.search(reply.text[:500]):
-        either = f"{SETTING_NAMES.clear_first} or {SETTING_NAMES.tls_first}"
-        said = f"{said} (it wants TLS: is {either} meant?)"
-    return meaning(reply)(login.server, said)
-
-
-def _printable_reply(reply: Pop3Reply) -> str:
-    return printable(reply.text) or f"it refused {reply.verb} without a reason"

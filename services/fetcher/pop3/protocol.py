@@ -37,6 +37,9 @@ CHUNK: Final = 64 * 1024
 GREETING: Final = "greeting"
 """The verb of the reply that the server gives before any command."""
 
+AUTH: Final = "AUTH"
+"""The verb after which a server may go on with a challenge (RFC 5034 section 4)."""
+
 _TERMINATOR: Final = b"\r\n.\r\n"
 _STUFFED: Final = b"\r\n.."
 _DOTTED: Final = re.compile(rb"\r\n\.")
@@ -80,12 +83,14 @@ class Pop3Reply:
         ok: whether it is +OK.
         text: what follows the status indicator; hostile, not yet fit to be shown. Of -ERR it is
             less the password; of +OK it is for numbers to be read, and to be shown by
-            ``Pop3Client.printable_text`` alone.
+            ``Pop3Client.printable_text`` alone. Of a challenge it is base64.
+        goes_on: it is a challenge, and no end of the exchange.
     """
 
     verb: str
     ok: bool
     text: str
+    goes_on: bool = False
 
     @property
     def code(self) -> str:
@@ -184,6 +189,12 @@ class Pop3:
         self._begin(1)
         self._expected.append((verb, (verb, bool(arguments)) in _MULTILINE))
         return (" ".join((verb, *map(str, arguments))) + "\r\n").encode()
+
+    def answer(self, said: bytes) -> bytes:
+        """Return the line of an answer to a challenge, in base64, and expect what follows."""
+        self._begin(1)
+        self._expected.append((AUTH, False))
+        return said + b"\r\n"
 
     def send_each(self, verb: str, numbers: Sequence[int]) -> bytes:
         """Return a command for each of these numbers; like as many calls of ``send``, in one.
@@ -298,6 +309,8 @@ class Pop3:
             return None
         line = self._buffer[self._start : end].removesuffix(b"\r")
         ok = line[:3].upper() == b"+OK"
+        if line[:1] == b"+" and not ok and self._expected and self._expected[0][0] == AUTH:
+            return self._challenge(line, end)
         if not self._expected or not (ok or line[:4].upper() == b"-ERR"):
             shown = printable(self._redaction.hidden(line.decode("utf-8", "replace")))
             kind = NoAnswer if self._expected else ServerFault
@@ -313,6 +326,11 @@ class Pop3:
             self._start = end + 1
         text = line[3 if ok else 4 :].decode("utf-8", "replace").strip()
         return Pop3Reply(verb, ok, text if ok else self._redaction.hidden(text))
+
+    def _challenge(self, line: bytes, end: int) -> Pop3Reply:
+        verb, _ = self._expected.popleft()
+        self._start = end + 1
+        return Pop3Reply(verb, False, line[1:].decode("latin-1").strip(), goes_on=True)
 
     def _pass_over_blanks(self) -> None:
         if self._buffer[self._start : self._start + 1] not in _BLANK:

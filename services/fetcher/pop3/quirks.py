@@ -24,6 +24,7 @@ class Quirks:
         no_stat: STAT makes it hang or hang up.
         no_utf8: it offers UTF8 (RFC 6856), and refuses it or hangs up.
         no_top: TOP makes it hang or hang up.
+        no_covert_login: it offers a mechanism that does not show the password, and refuses it so.
         bare_ends: it ends messages by a dot alone on a line, and lines by LF, after a status line
             that ends in CRLF.
     """
@@ -35,6 +36,7 @@ class Quirks:
     no_stat: bool = False
     no_utf8: bool = False
     no_top: bool = False
+    no_covert_login: bool = False
     bare_ends: bool = False
 
     def having(self, quirk: str) -> Quirks:

@@ -19,6 +19,8 @@ LISTED: Final = 1_000
 """Lines of a listing that are told."""
 
 _MAIL: Final = ("RETR", "TOP")
+_SECRET: Final = ("PASS", "APOP")
+"""Commands whose last argument is not told."""
 
 
 class TracedPop3(Pop3):
@@ -49,10 +51,15 @@ class TracedPop3(Pop3):
     def send(self, verb: str, *arguments: str | int) -> bytes:
         """Return the line of a command, and tell it."""
         line = super().send(verb, *arguments)
-        if verb == "PASS":
-            arguments = (HIDDEN,)
+        if verb in _SECRET:
+            arguments = (*arguments[:-1], HIDDEN)
         self._dialogue.client(" ".join((verb, *map(str, arguments))))
         return line
+
+    def answer(self, said: bytes) -> bytes:
+        """Return the line of an answer to a challenge, and tell that there is one."""
+        self._dialogue.client(HIDDEN)
+        return super().answer(said)
 
     def send_each(self, verb: str, numbers: Sequence[int]) -> bytes:
         """Return the lines of these commands, and tell them."""
@@ -71,7 +78,8 @@ class TracedPop3(Pop3):
         if isinstance(event, Pop3Reply):
             self._answers, self._size, self._listing = event.verb, 0, b""
             self._lines = self._told = 0
-            self._dialogue.server(f"{'+OK' if event.ok else '-ERR'} {event.text}".rstrip())
+            begins = "+" if event.goes_on else "+OK" if event.ok else "-ERR"
+            self._dialogue.server(f"{begins} {event.text}".rstrip())
         elif isinstance(event, Body):
             self._tell(event)
         return event

@@ -44,7 +44,7 @@ async def test_the_scheme_chooses_the_courier(url: str, kind: type) -> None:
         ("smtp://[::1", "cannot be read"),
         ("smtp://mail?tls=maybe", "expected one of none, opportunistic, required"),
         ("smtp://mail?tsl=none", "did you mean tls?"),
-        ("smtp://mail?x=y", "expected one of tls, ca_file, helo, pipelining"),
+        ("smtp://mail?x=y", "expected one of tls, ca_file, auth, helo, pipelining"),
         ("lmtp://mail?pipelining=some", "expected one of none, commands, full"),
         ("smtp://mail?tls", "cannot be read"),
         ("smtp://mail?helo=a%0d%0ab", "expected a host name"),
@@ -66,6 +66,8 @@ async def test_the_scheme_chooses_the_courier(url: str, kind: type) -> None:
         ("replay:///srv/Replay/?staging=/srv/Replay", "expected another folder"),
         ("pickup:///srv/PickUp?staging=new", "staging='new': expected an absolute path"),
         ("replay:///srv/Replay?tls=none", "expected one of staging"),
+        ("smtp://mail?auth=plain", "auth goes with a user name and a password"),
+        ("smtp://u:p@mail?auth=apop", "auth='apop': expected one of auto, scram-sha-256"),
         ("smtp://mail?delivered_to=drop", "delivered_to='drop': expected rename or keep"),
     ],
 )

@@ -76,7 +76,7 @@ async def test_replies_are_recorded_less_the_password(tmp_path: Path, lines: lis
         ((f"535-5.7.8 {EVERYTHING}\r\n535 5.7.8 dear",), "535 5.7.8 (said to AUTH): it does not"),
         ((f"454 4.7.0 {EVERYTHING}",), "454 4.7.0 (said to AUTH): it cannot check"),
         ((f"ERROR {EVERYTHING} whoops",), "it sent something that is not an SMTP reply"),
-        ((f"334 {EVERYTHING}",), "334 (said to AUTH)"),
+        ((f"334 {EVERYTHING}",), "AUTH PLAIN: its challenge is no base64"),
     ],
 )
 async def test_of_a_login_nothing_is_quoted_but_codes(

@@ -133,23 +133,64 @@ async def test_implicit_tls(context: ssl.SSLContext, certificates: Certificates)
     assert "STARTTLS" not in server.commands
 
 
-@pytest.mark.parametrize("mechanisms", ["PLAIN LOGIN", "LOGIN", "CRAM-MD5"])
-async def test_login(mechanisms: str, context: ssl.SSLContext, certificates: Certificates) -> None:
+@pytest.mark.parametrize(
+    ("mechanisms", "taken"),
+    [
+        ("PLAIN LOGIN", ["PLAIN"]),
+        ("LOGIN", ["LOGIN"]),
+        ("CRAM-MD5 PLAIN", ["CRAM-MD5"]),
+        ("PLAIN SCRAM-SHA-1", ["SCRAM-SHA-1"]),
+        ("PLAIN CRAM-MD5 SCRAM-SHA-256 SCRAM-SHA-1", ["SCRAM-SHA-256"]),
+    ],
+)
+async def test_login_by_the_strongest_that_is_offered(
+    mechanisms: str, taken: list[str], context: ssl.SSLContext, certificates: Certificates
+) -> None:
     login = ("anna", "s3cret pä%ss")
     async with smtp_server(context=context, login=login, mechanisms=mechanisms) as server:
         at = f"127.0.0.1:{server.port}?ca_file={certificates.ca}"
         async with courier(f"smtp://anna:s3cret%20p%C3%A4%25ss@{at}") as smtp:
-            if mechanisms == "CRAM-MD5":
-                with pytest.raises(Unreachable, match="neither AUTH PLAIN nor AUTH LOGIN"):
-                    await smtp.deliver(content(), SENDER, [ANNA])
-                return
             results = await smtp.deliver(content(), SENDER, [ANNA])
         assert results[ANNA].verdict == "delivered"
+        assert [c.split()[1] for c in server.commands if c.startswith("AUTH")] == taken
         async with courier(f"smtp://anna:wrong@{at}") as smtp:
             with pytest.raises(
                 Unreachable, match=r"535 5\.7\.8 \(said to AUTH\): it does not accept"
             ):
                 await smtp.deliver(content(), SENDER, [ANNA])
+
+
+async def test_login_by_the_mechanism_that_the_destination_names(
+    context: ssl.SSLContext, certificates: Certificates
+) -> None:
+    login = ("anna", "secret")
+    async with smtp_server(context=context, login=login, mechanisms="PLAIN CRAM-MD5") as server:
+        at = f"127.0.0.1:{server.port}?ca_file={certificates.ca}&auth=plain"
+        async with courier(f"smtp://anna:secret@{at}") as smtp:
+            results = await smtp.deliver(content(), SENDER, [ANNA])
+    assert results[ANNA].verdict == "delivered"
+    assert [c.split()[1] for c in server.commands if c.startswith("AUTH")] == ["PLAIN"]
+
+
+async def test_what_is_offered_and_cannot_take_the_password_is_done_without(
+    context: ssl.SSLContext, certificates: Certificates
+) -> None:
+    async with smtp_server(
+        context=context,
+        login=("anna", "secret"),
+        mechanisms="CRAM-MD5 SCRAM-SHA-1 PLAIN",
+        unable=("CRAM-MD5", "SCRAM-SHA-1"),
+    ) as server:
+        at = f"127.0.0.1:{server.port}?ca_file={certificates.ca}"
+        async with courier(f"smtp://anna:secret@{at}") as smtp:
+            results = await smtp.deliver(content(), SENDER, [ANNA])
+            assert results[ANNA].verdict == "delivered"
+            for writer in server.writers:
+                writer.close()
+            again = await smtp.deliver(content(), SENDER, [ANNA])
+    assert again[ANNA].verdict == "delivered"
+    asked = [c.split()[1] for c in server.commands if c.startswith("AUTH")]
+    assert asked == ["SCRAM-SHA-1", "PLAIN", "PLAIN"]
 
 
 @pytest.mark.parametrize("offer", ["AUTH=LOGIN", "AUTH PLAIN LOGIN"])
