@@ -21,12 +21,14 @@ from services.check_connections import try_connections
 from services.deliverer.destinations import courier_for
 from services.deliverer.files.durable_files import require_writable
 from services.fetcher.pop3.connection import tls_context
+from services.fetcher.wiring import trust
 from services.postmaster import configuration, show
 from services.postmaster.invocation import Invocation
 from shared.broker import amqp_url
 from shared.errors import ConfigError, Unreachable
 from shared.log import MailLog, printable
 from shared.log_lines import configure
+from shared.network.tls import SYSTEM
 from shared.settings.advice import warnings
 from shared.settings.model import DestinationSettings, Settings
 from shared.settings.problems import Problem, WrongSettings
@@ -166,10 +168,9 @@ def _address(table: DestinationSettings) -> str:
 
 def _accounts(settings: Settings) -> Iterator[Problem]:
     for table in settings.accounts:
-        if table.ca_file is not None:
-            yield from _problem_in(
-                f"account {table.name}", partial(tls_context, str(table.ca_file))
-            )
+        known_by = trust(table)
+        if known_by != SYSTEM:
+            yield from _problem_in(f"account {table.name}", partial(tls_context, known_by))
         yield from _problem_in(f"account {table.name}: host", partial(table.host.encode, "idna"))
 
 

@@ -155,7 +155,7 @@ async def measure_polls(name: str, url: str, port: int, folder: Path) -> None:
     await broker.open()
     async with state(url) as ledger:
         login = {
-            f"u{i}": Login("127.0.0.1", port, "none", f"u{i}", lambda: PASSWORD, None, 60.0)
+            f"u{i}": Login("127.0.0.1", port, "none", f"u{i}", lambda: PASSWORD)
             for i in range(POLLS)
         }
         accounts = {user: Account(user, one, 300.0, float("inf")) for user, one in login.items()}

@@ -19,6 +19,8 @@ from shared.errors import ConfigError
 from shared.ledger import safe_age
 from shared.message import Poll
 from shared.metrics import HELD
+from shared.network.dial import Route
+from shared.network.tls import Trust
 from shared.queue_publisher import QueuePublisher
 from shared.queues import INCOMING, POLL
 from shared.redaction.known_secrets import KnownSecrets
@@ -46,15 +48,23 @@ def account(
         table.tls,
         table.username,
         secret.reveal,
-        None if table.ca_file is None else str(table.ca_file),
+        trust(table),
         table.timeout,
         table.auth,
+        route=Route(table.bind, None if table.proxy is None else table.proxy.reveal()),
         deadlines=Deadlines(
             limits.connect_within, limits.login_within, limits.session_within, limits.slowest
         ),
         known=known,
     )
     return Account(table.name, login, table.poll_every, table.keep.seconds, table.max_size)
+
+
+def trust(table: model.AccountSettings) -> Trust:
+    """Return by what the server of an account is known in TLS, and we to it."""
+    files = (table.ca_file, table.client_cert, table.client_key)
+    ca_file, cert, key = (None if file is None else str(file) for file in files)
+    return Trust(ca_file, table.tls_fingerprint, cert, key)
 
 
 @asynccontextmanager

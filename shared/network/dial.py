@@ -24,6 +24,7 @@ from itertools import zip_longest
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 from shared.daemon_thread import in_daemon_thread
+from shared.network.proxy import connect_by
 
 NEXT_ADDRESS: Final = 0.25
 """Seconds after which the next address is tried beside the one before (RFC 8305 section 5)."""
@@ -44,12 +45,30 @@ class SocketAddress(NamedTuple):
     where: tuple[Any, ...]
 
 
+class Route(NamedTuple):
+    """From where, and through whom, a server is connected to.
+
+    Attributes:
+        bind: the address of this machine to connect from; None for what the system takes.
+        proxy: the URL of a proxy, with its password; None for none.
+    """
+
+    bind: str | None = None
+    proxy: str | None = None
+
+
+DIRECT: Final = Route()
+
 LookUp: TypeAlias = Callable[[str, int], Sequence[SocketAddress]]
 """Returns the addresses of a host and port; it may block. Raises OSError or UnicodeError."""
 
 
 class NameNotLookedUp(OSError):
     """The resolver did not answer in time."""
+
+
+class NotFromHere(OSError):
+    """The server cannot be reached from the address that is to be used; the text says why."""
 
 
 def look_up(host: str, port: int) -> Sequence[SocketAddress]:
@@ -71,6 +90,7 @@ async def dial(
     seconds: float,
     context: ssl.SSLContext | None = None,
     by: LookUp = look_up,
+    route: Route = DIRECT,
 ) -> P:
     """Return a protocol that is connected.
 
@@ -81,16 +101,23 @@ async def dial(
         seconds: for the name, for each address, and for TLS.
         context: for TLS from the first byte on, None for none.
         by: looks up names that are no addresses.
+        route: from where, and through whom.
 
     Raises:
-        OSError: no address answers, or TLS does not begin at any of them.
+        OSError: no address answers, or TLS does not begin at any of them; ProxyFailed where a
+            proxy is the reason.
         UnicodeError: the name cannot be one.
     """
+    if route.proxy is not None:
+        sock = await connect_by(route.proxy, host, port, seconds=seconds, bind=route.bind)
+        return await _begin(make, sock, host, context, seconds)
     left = await addresses(host, port, seconds=seconds, by=by)
+    if route.bind is not None:
+        left = _reachable_from(route.bind, left)
     failed: OSError | None = None
     while left:
         try:
-            sock, left = await _first(left, seconds)
+            sock, left = await _first(left, seconds, route.bind)
         except OSError as error:
             raise _telling([error] if failed is None else [failed, error]) from error
         patience = min(seconds, HANDSHAKE_SECONDS) if left else seconds
@@ -138,8 +165,17 @@ def _in_turn(found: Sequence[SocketAddress]) -> list[SocketAddress]:
     return [a for rank in zip_longest(*ranks) for a in rank if a is not None]
 
 
+def _reachable_from(bind: str, found: Sequence[SocketAddress]) -> Sequence[SocketAddress]:
+    """Return the addresses that can be connected to from one of ours: those of its family."""
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    fit = [address for address in found if address.family == family]
+    if not fit:
+        raise NotFromHere(f"it has no address that can be reached from {bind}")
+    return fit
+
+
 async def _first(
-    candidates: Sequence[SocketAddress], seconds: float
+    candidates: Sequence[SocketAddress], seconds: float, bind: str | None = None
 ) -> tuple[socket.socket, list[SocketAddress]]:
     """Return a socket connected to the first address that answers, and what was not tried in vain.
 
@@ -155,7 +191,7 @@ async def _first(
         while waiting or underway:
             if waiting:
                 address = waiting.pop(0)
-                underway[asyncio.create_task(_connect(address, seconds))] = address
+                underway[asyncio.create_task(_connect(address, seconds, bind))] = address
             done, _ = await asyncio.wait(
                 underway,
                 timeout=NEXT_ADDRESS if waiting else None,
@@ -182,10 +218,12 @@ async def _let_go(tasks: dict[asyncio.Task[socket.socket], SocketAddress]) -> No
             ended.close()
 
 
-async def _connect(address: SocketAddress, seconds: float) -> socket.socket:
+async def _connect(address: SocketAddress, seconds: float, bind: str | None) -> socket.socket:
     sock = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
+        if bind is not None:
+            _bind(sock, bind)
         async with asyncio.timeout(seconds):
             await asyncio.get_running_loop().sock_connect(sock, address.where)
     except TimeoutError as error:
@@ -195,6 +233,13 @@ async def _connect(address: SocketAddress, seconds: float) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _bind(sock: socket.socket, address: str) -> None:
+    try:
+        sock.bind((address, 0))
+    except OSError as error:
+        raise NotFromHere(f"{address} is no address of this machine: {error.strerror}") from error
 
 
 async def _begin(

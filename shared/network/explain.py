@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from shared.log import printable
-from shared.network.dial import NameNotLookedUp
+from shared.network.dial import NameNotLookedUp, NotFromHere
+from shared.network.proxy import ProxyFailed
 
 
 class SettingNames(NamedTuple):
@@ -44,6 +45,8 @@ def explain(error: OSError, port: int | str, settings: SettingNames, *, at_once:
         return f"its certificate is refused: {_certificate(error, settings)}"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {_handshake(error, settings, at_once=at_once)}"
+    if isinstance(error, (NotFromHere, ProxyFailed)):
+        return str(error)
     text = _plain(error)
     if text is None:
         return printable(error.strerror or str(error)) or "it did not answer in time"

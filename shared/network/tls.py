@@ -1,33 +1,72 @@
-"""TLS contexts: one that verifies whom it speaks to, and one that does not.
+"""TLS contexts, and what is known of a connection: whom to trust, and how it is told apart.
 
-It trusts the operator's choice of authorities. An authority's file that cannot be used is an
+It trusts the operator's choice of authorities, or of certificates. A file that cannot be used is an
 OSError (``ssl.SSLError`` is one); who asked says which setting it came from.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from shared.authentication.mechanism import Binding
 
 
-def verifying(ca_file: str | None, minimum: ssl.TLSVersion | None = None) -> ssl.SSLContext:
-    """Return a context that verifies the certificate and the host name.
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whom to trust, and who we are.
 
-    Contexts are kept until the file changes: reading the system's authorities is slow.
+    Attributes:
+        ca_file: PEM certificates of authorities, None for those of the system.
+        fingerprints: SHA-256 of the certificates that the server may have, in hexadecimal digits;
+            without a ``ca_file`` nobody else has to vouch for them.
+        client_cert: PEM certificate by which the server knows us, None for none.
+        client_key: PEM key of that, None where it stands in the same file.
+    """
+
+    ca_file: str | None = None
+    fingerprints: frozenset[str] = frozenset()
+    client_cert: str | None = None
+    client_key: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it is made of."""
+        store = self.ca_file or (None if self.fingerprints else default_authorities())
+        return tuple(filter(None, (store, self.client_cert, self.client_key)))
+
+
+SYSTEM: Final = Trust()
+"""The authorities of the system."""
+
+
+def verifying(ca_file: str | None, minimum: ssl.TLSVersion | None = None) -> ssl.SSLContext:
+    """Return a context that verifies the certificate and the host name (see ``trusting``)."""
+    return trusting(Trust(ca_file), minimum)
+
+
+def trusting(trust: Trust, minimum: ssl.TLSVersion | None = None) -> ssl.SSLContext:
+    """Return a context that verifies by authorities, or leaves it to ``pinned``.
+
+    Contexts are kept until a file changes: reading the system's authorities is slow.
 
     Args:
-        ca_file: PEM certificates of authorities to trust, None for those of the system.
+        trust: whom to trust, and who we are.
         minimum: the oldest version of TLS to speak; None leaves it to OpenSSL.
 
     Raises:
-        OSError: the file cannot be read, or holds no certificate.
+        OSError: a file cannot be read, or holds no certificate or key.
     """
-    store = ca_file or default_authorities()
-    modified = 0 if store is None else Path(store).stat().st_mtime_ns
-    return _verifying(ca_file, minimum, modified)
+    return _trusting(trust, minimum, tuple(Path(f).stat().st_mtime_ns for f in trust.files))
+
+
+def fingerprint(connection: ssl.SSLObject) -> str:
+    """Return the SHA-256 of a server's certificate, in hexadecimal digits."""
+    return hashlib.sha256(connection.getpeercert(binary_form=True) or b"").hexdigest()
 
 
 def default_authorities() -> str | None:
@@ -54,12 +93,16 @@ def channel_binding(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Binding
     return None if not data else Binding("tls-unique", data)
 
 
-@functools.lru_cache(maxsize=16)
-def _verifying(
-    ca_file: str | None, minimum: ssl.TLSVersion | None, modified: int
+@functools.lru_cache(maxsize=64)
+def _trusting(
+    trust: Trust, minimum: ssl.TLSVersion | None, modified: tuple[int, ...]
 ) -> ssl.SSLContext:
     del modified  # a part of the key alone
-    context = ssl.create_default_context(cafile=ca_file)
+    by_fingerprint = trust.fingerprints and trust.ca_file is None
+    context = unverified() if by_fingerprint else ssl.create_default_context(cafile=trust.ca_file)
     if minimum is not None:
         context.minimum_version = minimum
+    if trust.client_cert is not None:
+        # A key that is encrypted would have OpenSSL ask at the terminal.
+        context.load_cert_chain(trust.client_cert, trust.client_key, password=lambda: "")
     return context

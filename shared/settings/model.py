@@ -45,6 +45,7 @@ from shared.settings.fields import (
 from shared.settings.problems import Problem, WrongSettings, findings, hint
 from shared.settings.secret import SOURCES, Secret
 from shared.settings.source import SettingsSource
+from shared.settings.transport import BindAddress, Fingerprints, ProxyUrl
 from shared.settings.values import Keep, KeyPath, Url
 
 DEFAULT: Final = "default"
@@ -247,6 +248,10 @@ class AccountSettings(_Login):
 
     Attributes:
         port: 995 for implicit TLS and 110 otherwise, unless set.
+        tls_fingerprint: of the certificates that the server may have.
+        client_cert: by which the server knows us; ``client_key`` may stand in the same file.
+        proxy: through which the server is connected to.
+        bind: the address of this machine to connect from.
         auth: the mechanism of the login; ``auto`` takes the strongest that is offered and safe.
         keep: what happens on the server after a message is safe. It is ``forever`` unless set:
             nothing is deleted that nobody asked to delete.
@@ -260,6 +265,11 @@ class AccountSettings(_Login):
     port: int = Field(ge=1, le=65535)
     tls: Literal["implicit", "starttls", "none"] = "implicit"
     ca_file: Location | None = None
+    tls_fingerprint: Fingerprints = frozenset()
+    client_cert: Location | None = None
+    client_key: Location | None = None
+    proxy: ProxyUrl | None = None
+    bind: BindAddress | None = None
     username: Username
     auth: Auth = "auto"
     poll_every: Seconds = 300.0
@@ -276,6 +286,14 @@ class AccountSettings(_Login):
         if isinstance(data, dict) and "port" not in data:
             return {**data, "port": 995 if data.get("tls", "implicit") == "implicit" else 110}
         return data
+
+    @model_validator(mode="after")
+    def _fits_tls(self) -> AccountSettings:
+        if self.tls == "none" and (self.tls_fingerprint or self.client_cert):
+            raise ValueError('there is no certificate with tls = "none"')
+        if self.client_key is not None and self.client_cert is None:
+            raise ValueError("there is a client_key, but no client_cert")
+        return self
 
     @model_validator(mode="after")
     def _has_a_password(self) -> AccountSettings:
@@ -387,7 +405,7 @@ _TABLES: Final[Mapping[tuple[str, ...], type[BaseModel]]] = {
     ("monitor",): MonitorSettings,
     ("account", "*"): AccountSettings,
 }
-_FILE_KEYS: Final = ("password_file", "ca_file")
+_FILE_KEYS: Final = ("password_file", "ca_file", "client_cert", "client_key")
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:

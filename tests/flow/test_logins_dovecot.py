@@ -8,6 +8,7 @@ import pytest
 from services.fetcher.pop3.login import Login
 from services.fetcher.pop3.session import Pop3Session
 from shared.errors import LoginRefused, ServerFault
+from shared.network.tls import Trust
 from tests.servers.dovecot import Dovecot, dovecot
 
 PASSWORD = " it's {ümlaut} 100% "
@@ -28,7 +29,7 @@ def login(
 ) -> Login:
     port = server.pop3s if tls == "implicit" else server.pop3
     host = host or server.host
-    return Login(host, port, tls, "anna", lambda: password, str(server.ca_file), auth=auth)
+    return Login(host, port, tls, "anna", lambda: password, Trust(str(server.ca_file)), auth=auth)
 
 
 async def dialogue(login: Login) -> list[str]:

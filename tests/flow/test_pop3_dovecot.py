@@ -11,6 +11,7 @@ import pytest
 from services.fetcher.pop3.login import Login
 from services.fetcher.pop3.session import Pop3Session
 from shared.errors import LoginRefused, MaildropBusy, ServerFault
+from shared.network.tls import Trust
 from tests.servers.dovecot import Dovecot, dovecot
 from tests.unit.fetcher.pop3_session import uidls_of
 
@@ -31,7 +32,7 @@ def login(
 ) -> Login:
     port = server.pop3s if tls == "implicit" else server.pop3
     secret = USERS[user]
-    return Login(server.host, port, tls, user, lambda: secret, ca_file=str(server.ca_file))
+    return Login(server.host, port, tls, user, lambda: secret, trust=Trust(str(server.ca_file)))
 
 
 async def retrieved(session: Pop3Session, numbers: list[int]) -> list[bytes]:

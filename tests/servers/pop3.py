@@ -42,6 +42,7 @@ class Pop3Server:
         deleted: numbers of the messages that a QUIT has removed.
         hanging: whether a client waits in vain.
         unread: what came from it meanwhile.
+        peers: the addresses that connected, in their order.
         loses: whether all is lost that comes in one piece with the first line.
     """
 
@@ -59,6 +60,7 @@ class Pop3Server:
     hanging: bool = False
     unread: bytes = b""
     loses: bool = False
+    peers: list[str] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
     async def serving(self, *, implicit: bool = False) -> AsyncIterator["Pop3Server"]:
@@ -78,6 +80,7 @@ class Pop3Server:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.peers.append(writer.get_extra_info("peername")[0])
         task = asyncio.current_task()
         assert task is not None
         task.set_name(f"pop3-{self.port}-{self.connections}")

@@ -32,6 +32,7 @@ LIBRARIES = {
     "pydantic_core": ("shared.settings*",),
     "tomli": ("shared.settings.source",),
     "prometheus_client": ("shared.metrics",),
+    "python_socks": ("shared.network.proxy",),
     "scramp": ("shared.authentication.scram",),
     "spnego": ("shared.authentication.ntlm",),
     "tenacity": ("shared.waiting", "shared.state.database", "services.fetcher.pop3.connection"),
@@ -44,6 +45,7 @@ LIBRARIES = {
 _OF_THE_LOG = ("shared.log.printable", "shared.log.Report", "shared.log.silent")
 _NETWORK = (
     "shared.network.dial",
+    "shared.network.proxy",
     "shared.network.same_host",
     "shared.network.explain",
     "shared.network.dialogue",

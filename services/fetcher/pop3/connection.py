@@ -22,9 +22,15 @@ from services.fetcher.pop3.deadlines import LEAST_WINDOW, WaitMeter
 from shared.authentication.mechanism import Binding
 from shared.errors import Broken, ConfigError, ServerFault, Silent, Slow, Ungreeted, Unreachable
 from shared.log import printable
-from shared.network.dial import GOODBYE_SECONDS, dial
+from shared.network.dial import DIRECT, GOODBYE_SECONDS, Route, dial
 from shared.network.explain import SettingNames, closed, ended, explain
-from shared.network.tls import channel_binding, default_authorities, verifying
+from shared.network.tls import (
+    Trust,
+    channel_binding,
+    default_authorities,
+    fingerprint,
+    trusting,
+)
 
 READ_SIZE: Final = 128 * 1024
 """Bytes of one read from the socket, at most."""
@@ -131,6 +137,18 @@ class Pop3Connection(asyncio.BufferedProtocol):
             over: why, then, in words.
         """
         self._until, self._over = self._loop.time() + seconds, over
+
+    def require_pinned(self, fingerprints: frozenset[str]) -> None:
+        """Be sure that the server has one of these certificates, over TLS.
+
+        Raises:
+            ServerFault: it has another one.
+        """
+        secured = self._wire.get_extra_info("ssl_object")
+        found = "" if secured is None else fingerprint(secured)
+        if fingerprints and found not in fingerprints:
+            said = f"its certificate is none of tls_fingerprint: it is sha256:{found}"
+            raise ServerFault(self._server, said)
 
     def expect(self) -> None:
         """A new answer is awaited: count what comes from now on."""
@@ -267,6 +285,7 @@ async def connect(
     timeout: float,
     slowest: float,
     pace: WaitMeter,
+    route: Route = DIRECT,
 ) -> Pop3Connection:
     """Return a new connection; a server that does not answer is tried again for some seconds.
 
@@ -277,6 +296,7 @@ async def connect(
         timeout: seconds for one try, and later for every wait.
         slowest: bytes a second that come at the least later, while they are waited for.
         pace: told of every wait.
+        route: from where, and through whom.
 
     Raises:
         ConfigError: the host name cannot be one.
@@ -300,6 +320,7 @@ async def connect(
                 port,
                 seconds=timeout,
                 context=context,
+                route=route,
             )
         except UnicodeError as error:
             raise ConfigError(server, f"{printable(host)!r} cannot be a host name") from error
@@ -317,17 +338,19 @@ def _translate(server: str, port: int, error: OSError, *, at_once: bool) -> Serv
     return kind(server, explain(error, port, SETTING_NAMES, at_once=at_once))
 
 
-def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """Return a context that verifies the certificate and the host name, by TLS 1.2 at the least.
+def tls_context(trust: Trust) -> ssl.SSLContext:
+    """Return a context for TLS 1.2 or later, by which a server is known.
 
     Args:
-        ca_file: see ``tls.verifying``.
+        trust: see ``tls.trusting``.
 
     Raises:
-        ConfigError: the file cannot be used.
+        ConfigError: a file cannot be used.
     """
     try:
-        return verifying(ca_file, ssl.TLSVersion.TLSv1_2)
+        return trusting(trust, ssl.TLSVersion.TLSv1_2)
     except OSError as error:
-        store = ca_file or default_authorities()
-        raise ConfigError(f"ca_file {store}", f"it cannot be used: {error}") from error
+        keys = "ca_file" if trust.client_cert is None else "ca_file, client_cert or client_key"
+        files = ", ".join(trust.files) or str(default_authorities())
+        why = printable(error.strerror or str(error))
+        raise ConfigError(f"{keys} {files}", f"it cannot be used: {why}") from error

@@ -41,9 +41,11 @@ from shared.errors import (
     Unreachable,
 )
 from shared.log import printable
+from shared.network.dial import DIRECT, Route
 from shared.network.dialogue import Dialogue, TakeLine
 from shared.network.explain import closed, silent
 from shared.network.same_host import is_here
+from shared.network.tls import SYSTEM, Trust
 from shared.redaction.known_secrets import KnownSecrets
 from shared.redaction.redaction import Redaction
 
@@ -55,7 +57,8 @@ class Login:
     Attributes:
         tls: from the first byte on, by STLS, or none at all.
         password: asked at every login, so that a changed secret counts; it may block.
-        ca_file: PEM certificates of the authorities to trust, None for those of the system.
+        trust: by what the server is known in TLS, and we to it.
+        route: from where, and through whom, it is connected to.
         timeout: seconds without a byte before the server counts as gone.
         auth: the mechanism, as the configuration calls it, or ``auto``.
         tokens: where access tokens come from; then there is no password.
@@ -68,10 +71,11 @@ class Login:
     tls: Literal["implicit", "starttls", "none"]
     username: str
     password: Callable[[], str] = field(repr=False)
-    ca_file: str | None = None
+    trust: Trust = SYSTEM
     timeout: float = 60.0
     auth: str = AUTO
     tokens: AccessTokens | None = field(default=None, repr=False, compare=False)
+    route: Route = field(default=DIRECT, repr=False)
     deadlines: Deadlines = field(default_factory=Deadlines)
     known: KnownSecrets = field(default_factory=KnownSecrets, repr=False, compare=False)
 
@@ -201,7 +205,7 @@ async def _secret(login: Login) -> str:
 async def _log_in(
     login: Login, secret: str, quirks: Quirks, tell: TakeLine | None, pace: WaitMeter
 ) -> LoggedIn:
-    context = None if login.tls == "none" else tls_context(login.ca_file)
+    context = None if login.tls == "none" else tls_context(login.trust)
     # Before anything is shown: a server may know the password from an earlier session.
     redaction = Redaction(secret, login.username, login.server, login.known)
     connection = await _connect(login, context, pace)
@@ -211,9 +215,12 @@ async def _log_in(
     pop3 = _protocol(login, quirks, redaction, tell)
     client = Pop3Client(login.server, connection, pop3, redaction)
     try:
+        if login.tls == "implicit":
+            connection.require_pinned(login.trust.fingerprints)
         greeting = await _read_greeting(client, login)
         if context is not None and login.tls == "starttls":
             await _begin_tls(client, login, context)
+            connection.require_pinned(login.trust.fingerprints)
         offered = await _capabilities(client, login, quirks)
         credentials = Credentials(
             login.username, secret, login.host, login.port, connection.binding
@@ -261,6 +268,7 @@ async def _connect(login: Login, context: ssl.SSLContext | None, pace: WaitMeter
                 timeout=login.timeout,
                 slowest=login.deadlines.slowest,
                 pace=pace,
+                route=login.route,
             )
     except TimeoutError as error:
         said = _too_long("connection", seconds, "connect_within")

@@ -24,6 +24,7 @@ from shared.errors import (
     Ungreeted,
     Unreachable,
 )
+from shared.network.tls import Trust
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.pop3 import Pop3Server, Say
 from tests.servers.process import free_port
@@ -254,7 +255,7 @@ async def test_a_slow_consumer_is_not_a_silent_server(forward: Callable[[float],
 async def test_mail_comes_over_tls(certificates: Certificates, tls: str) -> None:
     server = Pop3Server(MAIL, tls=server_context(certificates))
     async with server.serving(implicit=tls == "implicit"):
-        session = await Pop3Session.open(login(server, tls=tls, ca_file=str(certificates.ca)))
+        session = await Pop3Session.open(login(server, tls=tls, trust=Trust(str(certificates.ca))))
         assert await retrieved(session, [1, 200]) == [MAIL[0], MAIL[199]]
         await session.quit()
     assert server.commands[0] == ("CAPA" if tls == "implicit" else "STLS")
@@ -275,7 +276,8 @@ async def test_a_certificate_from_nobody_we_know_is_refused(
 async def test_a_certificate_for_another_host_is_refused(certificates: Certificates) -> None:
     server = Pop3Server(MAIL, tls=server_context(certificates), host="127.0.0.2")
     async with server.serving(implicit=True):
-        elsewhere = login(server, tls="implicit", ca_file=str(certificates.ca), host=server.host)
+        trust = Trust(str(certificates.ca))
+        elsewhere = login(server, tls="implicit", trust=trust, host=server.host)
         with pytest.raises(ServerFault, match="certificate is refused: IP address mismatch"):
             await Pop3Session.open(elsewhere)
 
@@ -308,7 +310,7 @@ async def test_nothing_said_in_clear_after_stls_is_believed(certificates: Certif
     server = Pop3Server(MAIL, says={"STLS": injected}, tls=server_context(certificates))
     async with server.serving():
         with pytest.raises(ServerFault, match="in clear after its answer to STLS"):
-            await Pop3Session.open(login(server, tls="starttls", ca_file=str(certificates.ca)))
+            await Pop3Session.open(login(server, tls="starttls", trust=Trust(str(certificates.ca))))
     assert server.commands == ["STLS"]
 
 
@@ -318,7 +320,7 @@ async def test_a_ca_file_that_is_renewed_counts_at_once(
     ca_file = make_certificates(tmp_path).ca
     server = Pop3Server(MAIL, tls=server_context(certificates))
     async with server.serving(implicit=True):
-        mine = login(server, tls="implicit", ca_file=str(ca_file))
+        mine = login(server, tls="implicit", trust=Trust(str(ca_file)))
         with pytest.raises(ServerFault, match="certificate is refused"):
             await Pop3Session.open(mine)
         ca_file.write_bytes(certificates.ca.read_bytes())
@@ -334,7 +336,7 @@ async def test_a_server_that_goes_away_when_tls_begins(
     certificates: Certificates, say: Say, forward: Callable[[float], None]
 ) -> None:
     async with Pop3Server(MAIL, says={"STLS": say}).serving() as server:
-        mine = login(server, tls="starttls", ca_file=str(certificates.ca))
+        mine = login(server, tls="starttls", trust=Trust(str(certificates.ca)))
         opening = asyncio.create_task(Pop3Session.open(mine))
         while not (server.hanging or (server.connections and not server.open)):
             await asyncio.sleep(0)
@@ -350,5 +352,6 @@ async def test_a_ca_file_that_cannot_be_used(tmp_path: Path, content: str | None
     ca_file = tmp_path / "ca.pem"
     if content is not None:
         ca_file.write_text(content)
+    unusable = Login("127.0.0.1", 1, "implicit", "u", str, trust=Trust(str(ca_file)))
     with pytest.raises(ConfigError, match=r"ca_file .*ca\.pem"):
-        await Pop3Session.open(Login("127.0.0.1", 1, "implicit", "u", str, ca_file=str(ca_file)))
+        await Pop3Session.open(unusable)

@@ -12,6 +12,7 @@ from services.fetcher.pop3 import survey
 from services.fetcher.pop3.session import Pop3Session
 from services.fetcher.pop3.window import MARK_AFTER
 from shared.errors import ServerFault, Unreachable
+from shared.network.tls import Trust
 from tests.servers.certificates import Certificates
 from tests.servers.pop3 import Pop3Server, Say
 from tests.unit.fetcher.pop3_session import (
@@ -191,7 +192,7 @@ async def test_a_large_message_is_taken_no_faster_than_it_is_consumed(
     answer = Endless(24_000_000)
     server = Pop3Server(says={"RETR 1": Say(answer)}, tls=server_context(certificates))
     async with server.serving(implicit=tls == "implicit"):
-        session = await Pop3Session.open(login(server, tls=tls, ca_file=str(certificates.ca)))
+        session = await Pop3Session.open(login(server, tls=tls, trust=Trust(str(certificates.ca))))
         tracemalloc.start()
         try:
             total = 0

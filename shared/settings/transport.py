@@ -1,0 +1,51 @@
+"""The fields of an account that say how its server is reached, and by what it is known.
+
+A fingerprint is a hash of the certificate as OpenSSL prints it. Pure text in, values out, as in
+``shared.settings.fields``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Final, TypeAlias
+
+from shared.settings.fields import ParsedField
+from shared.settings.values import Url
+
+_FINGERPRINT: Final = re.compile(r"sha256:((?:[0-9a-f]{2}:?){32})", re.IGNORECASE)
+_EXPECTED: Final = (
+    'expected "sha256:" and 64 hexadecimal digits, with or without colons, as'
+    " `openssl x509 -fingerprint -sha256` prints them; or a list of such"
+)
+_PROXIES: Final = ("socks5", "socks5h", "socks4", "http")
+
+
+def _fingerprints(value: object) -> frozenset[str]:
+    """Return the fingerprints, 64 small hexadecimal digits each."""
+    listed = value if isinstance(value, list) else [value]
+    found = [_FINGERPRINT.fullmatch(one) if isinstance(one, str) else None for one in listed]
+    digits = [match[1].replace(":", "").lower() for match in found if match is not None]
+    if not listed or len(digits) < len(listed):
+        raise ValueError(_EXPECTED)
+    return frozenset(digits)
+
+
+def _proxy(value: object) -> Url:
+    url = Url.parse(value)
+    rest = url.reveal().partition(":")[2]
+    if url.scheme not in _PROXIES or not re.fullmatch(r"//[^/?#]+:\d{1,5}/?", rest):
+        raise ValueError('expected a proxy with its port, such as "socks5://127.0.0.1:1080"')
+    return url
+
+
+def _address(value: object) -> str:
+    try:
+        return str(ipaddress.ip_address(value if isinstance(value, str) else ""))
+    except ValueError:
+        raise ValueError('expected an IP address of this machine, such as "192.0.2.7"') from None
+
+
+Fingerprints: TypeAlias = Annotated[frozenset[str], ParsedField(_fingerprints)]
+ProxyUrl: TypeAlias = Annotated[Url, ParsedField(_proxy)]
+BindAddress: TypeAlias = Annotated[str, ParsedField(_address)]

@@ -1,0 +1,128 @@
+"""How a POP3 server is reached and known: fingerprints, client certificates, proxies, addresses."""
+
+import hashlib
+import ssl
+from pathlib import Path
+
+import pytest
+
+from services.fetcher.pop3.session import Pop3Session
+from shared.errors import ConfigError, ServerFault, Unreachable
+from shared.network.dial import Route
+from shared.network.tls import Trust
+from tests.servers.certificates import Certificates, make_certificates
+from tests.servers.pop3 import Pop3Server
+from tests.servers.socks import SocksProxy
+from tests.unit.fetcher.pop3_session import login, retrieved, server_context
+
+MAIL = [b"Subject: a\r\n\r\nA\r\n"]
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return make_certificates(tmp_path)
+
+
+def sha256(certificates: Certificates) -> str:
+    der = ssl.PEM_cert_to_DER_cert(certificates.cert.read_text())
+    return hashlib.sha256(der).hexdigest()
+
+
+@pytest.mark.parametrize("tls", ["implicit", "starttls"])
+async def test_a_certificate_that_is_known_needs_nobody_to_vouch(
+    certificates: Certificates, tls: str
+) -> None:
+    server = Pop3Server(MAIL, tls=server_context(certificates), host="127.0.0.2")
+    trust = Trust(fingerprints=frozenset({"0" * 64, sha256(certificates)}))
+    async with server.serving(implicit=tls == "implicit"):
+        # The certificate is not made out to that address, either.
+        mine = login(server, tls=tls, trust=trust, host=server.host)
+        session = await Pop3Session.open(mine)
+        assert await retrieved(session, [1]) == MAIL
+        await session.quit()
+
+
+@pytest.mark.parametrize("tls", ["implicit", "starttls"])
+@pytest.mark.parametrize("with_authority", [True, False])
+async def test_no_password_is_sent_to_one_that_is_not(
+    certificates: Certificates, tls: str, with_authority: bool
+) -> None:
+    server = Pop3Server(MAIL, tls=server_context(certificates))
+    ca_file = str(certificates.ca) if with_authority else None
+    trust = Trust(ca_file, frozenset({"0" * 64}))
+    async with server.serving(implicit=tls == "implicit"):
+        with pytest.raises(ServerFault, match="none of tls_fingerprint: it is sha256:") as raised:
+            await Pop3Session.open(login(server, tls=tls, trust=trust))
+    assert sha256(certificates) in str(raised.value)
+    assert not any(line.startswith(("USER", "PASS", "CAPA")) for line in server.commands)
+
+
+async def test_with_an_authority_both_count(certificates: Certificates, tmp_path: Path) -> None:
+    (tmp_path / "others").mkdir()
+    others = make_certificates(tmp_path / "others")
+    server = Pop3Server(MAIL, tls=server_context(certificates))
+    trust = Trust(str(others.ca), frozenset({sha256(certificates)}))
+    async with server.serving(implicit=True):
+        with pytest.raises(ServerFault, match="certificate is refused"):
+            await Pop3Session.open(login(server, tls="implicit", trust=trust))
+
+
+async def test_the_server_knows_us_by_a_certificate(certificates: Certificates) -> None:
+    context = server_context(certificates)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(certificates.ca)
+    server = Pop3Server(MAIL, tls=context)
+    ca, cert, key = (str(part) for part in (certificates.ca, certificates.cert, certificates.key))
+    async with server.serving(implicit=True):
+        known = login(server, tls="implicit", trust=Trust(ca, client_cert=cert, client_key=key))
+        session = await Pop3Session.open(known)
+        assert await retrieved(session, [1]) == MAIL
+        await session.quit()
+        with pytest.raises(ServerFault):
+            await Pop3Session.open(login(server, tls="implicit", trust=Trust(ca)))
+
+
+async def test_a_certificate_without_its_key_is_said(certificates: Certificates) -> None:
+    trust = Trust(str(certificates.ca), client_cert=str(certificates.cert))
+    async with Pop3Server(MAIL, tls=server_context(certificates)).serving(implicit=True) as server:
+        with pytest.raises(ConfigError, match=r"client_key .*cannot be used"):
+            await Pop3Session.open(login(server, tls="implicit", trust=trust))
+
+
+@pytest.mark.parametrize("wants", [None, ("anna", "s3cr@t")])
+async def test_through_a_proxy_that_looks_the_name_up(
+    certificates: Certificates, wants: tuple[str, str] | None
+) -> None:
+    server = Pop3Server(MAIL, tls=server_context(certificates))
+    async with server.serving(implicit=True), SocksProxy(server.port, wants).serving() as proxy:
+        user = "anna:s3cr%40t@" if wants else ""
+        route = Route(proxy=f"socks5://{user}127.0.0.1:{proxy.port}")
+        trust = Trust(str(certificates.ca))
+        there = login(server, tls="implicit", trust=trust, route=route, host="localhost")
+        session = await Pop3Session.open(there)
+        assert await retrieved(session, [1]) == MAIL
+        await session.quit()
+    assert proxy.asked == [("localhost", server.port)]
+
+
+async def test_what_a_proxy_refuses_is_said_without_its_password() -> None:
+    async with SocksProxy(1, ("anna", "another"), refuses=5).serving() as proxy:
+        for user, said in {"anna:secret@": "Username", "anna:another@": "refused"}.items():
+            route = Route(proxy=f"socks5://{user}127.0.0.1:{proxy.port}")
+            with pytest.raises(Unreachable, match=r"the proxy 127\.0\.0\.1:") as raised:
+                await Pop3Session.open(login(Pop3Server(), route=route))
+            assert said in str(raised.value)
+            assert "secret" not in str(raised.value)
+    with pytest.raises(Unreachable, match=r"the proxy 127\.0\.0\.1:1 cannot be reached"):
+        await Pop3Session.open(login(Pop3Server(), route=Route(proxy="socks5://127.0.0.1:1")))
+
+
+async def test_from_the_address_that_is_named() -> None:
+    async with Pop3Server(MAIL).serving() as server:
+        session = await Pop3Session.open(login(server, route=Route("127.0.0.3")))
+        assert server.peers[-1] == "127.0.0.3"
+        await session.quit()
+        with pytest.raises(Unreachable, match=r"192\.0\.2\.7 is no address of this machine"):
+            await Pop3Session.open(login(server, route=Route("192.0.2.7")))
+        with pytest.raises(Unreachable, match="no address that can be reached from ::1"):
+            await Pop3Session.open(login(server, route=Route("::1")))
