@@ -46,6 +46,7 @@ from shared.queues import INCOMING, Tier
 from shared.settings.model import load
 from shared.spool import Spool
 from shared.state import LedgerEntry, State, new_owner
+from shared.timetable import Timetable
 from tests.servers.postgresql import PostgresqlServer, postgresql
 from tests.servers.rabbitmq import RabbitServer, shared_rabbitmq
 
@@ -158,7 +159,10 @@ async def measure_polls(name: str, url: str, port: int, folder: Path) -> None:
             f"u{i}": Login("127.0.0.1", port, "none", f"u{i}", lambda: PASSWORD)
             for i in range(POLLS)
         }
-        accounts = {user: Account(user, one, 300.0, float("inf")) for user, one in login.items()}
+        accounts = {
+            user: Account(user, one, Timetable.always(300.0), float("inf"))
+            for user, one in login.items()
+        }
         spool = Spool(str(folder / "spool"))
         world = FetcherContext(
             ledger,

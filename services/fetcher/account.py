@@ -9,6 +9,7 @@ from typing import Final
 
 from services.fetcher.pop3.login import Login
 from shared.network.same_host import same_host
+from shared.timetable import Timetable
 
 FIRST_BACKOFF: Final = 60.0
 LONGEST_BACKOFF: Final = 3_600.0
@@ -37,17 +38,19 @@ class Account:
     Attributes:
         name: how the configuration calls it.
         login: where it is and how to log in.
-        poll_every: seconds from one poll to the next.
+        timetable: when it is polled.
         keep: seconds that a message stays on the server once it is safe with us; 0 deletes it at
             once, infinity never.
         max_size: bytes; a message that is larger stays on the server.
+        soonest: seconds after which it is polled again while mail is coming; None for no sooner.
     """
 
     name: str
     login: Login
-    poll_every: float
+    timetable: Timetable
     keep: float
     max_size: int = MAX_SIZE
+    soonest: float | None = None
 
     @property
     def server(self) -> str:
@@ -83,20 +86,24 @@ def first_polls(accounts: Iterable[Account]) -> dict[str, float]:
     listed = list(accounts)
     if len(listed) <= HANDFUL:
         return {}
-    return {a.name: _phase(a.name) * min(a.poll_every, FIRST_ROUND) for a in listed}
+    return {a.name: _phase(a.name) * min(a.timetable.shortest, FIRST_ROUND) for a in listed}
 
 
 def spread(account: Account, now: float) -> float:
     """Return seconds until the next poll of one of many accounts: its interval, or about that.
 
     Each account has a moment of its own in its interval, by its name, and is led there a little at
-    each poll: so those that came together (after a standstill, say) part again.
+    each poll: so those that came together (after a standstill, say) part again. Those that waited
+    for the same hour of their timetable come one after the other from then on.
 
     Args:
         account: which.
         now: seconds since 1970 (UTC).
     """
-    every = account.poll_every
+    due = account.timetable.next_after(now)
+    every = account.timetable.every(due)
+    if due - now > every:
+        return due - now + _phase(account.name) * every
     off = (_phase(account.name) - now / every) % 1.0
     nearest = off - 1.0 if off > 1.0 - off else off
     return every * (1.0 + max(-NUDGE, min(nearest, NUDGE)))

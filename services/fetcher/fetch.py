@@ -228,7 +228,8 @@ class Fetcher:
             same = await unchanged(account.login, standing.refused)
         except ConfigError:  # there is no password now: the poll will say so
             return wait
-        return min(refused_for, account.poll_every) if same else wait
+        interval = account.timetable.interval(self._context.clock.now())
+        return min(refused_for, interval) if same else wait
 
     async def _postpone(self, account: Account, wait: float, why: str) -> Outcome:
         await self._context.schedule.put_off(account.name, until=self._context.clock.now() + wait)

@@ -58,7 +58,9 @@ class PollRecorder:
                 self._context.journal.left_undone(account.name, sentence)
         self._undone[account.name] = undone
         now = self._context.clock.now()
-        interval = spread(account, now) if self._many else account.poll_every
+        interval = spread(account, now) if self._many else account.timetable.interval(now)
+        if poll.fetched and account.soonest is not None:
+            interval = min(interval, account.soonest)  # mail is coming: there may be more soon
         await self._context.schedule.record_poll(
             account.name,
             next_poll=max(now + (0.0 if more else interval), poll.login_after),
@@ -80,7 +82,7 @@ class PollRecorder:
             poll: its sessions.
         """
         progress = poll.fetched > 0
-        wait = account.poll_every
+        interval = wait = account.timetable.interval(self._context.clock.now())
         ours = isinstance(error, OURS)
         if not ours:
             failures = 0 if progress else standing.failures
@@ -91,7 +93,7 @@ class PollRecorder:
         # A disk that fills up is no failure of any account: they would all look the same.
         lacking = self._lacking(error)
         # A password that has been changed counts with the next interval.
-        look = wait if refused is None else min(wait, account.poll_every)
+        look = wait if refused is None else min(wait, interval)
         await self._context.schedule.record_poll(
             account.name,
             next_poll=max(now + look, poll.login_after),
@@ -115,7 +117,8 @@ class PollRecorder:
         """Back an account off that has met a defect of this program, as for any other failure."""
         self._context.journal.crashed("", account.name, error)
         why = f"unexpected error: {type(error).__name__}: {error}"
-        wait = backoff(account.poll_every, standing.failures, busy=False)
+        interval = account.timetable.interval(self._context.clock.now())
+        wait = backoff(interval, standing.failures, busy=False)
         self._context.journal.account_failed(account.name, why, wait)
         await self._context.schedule.record_poll(
             account.name,

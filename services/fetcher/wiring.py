@@ -25,8 +25,10 @@ from shared.queue_publisher import QueuePublisher
 from shared.queues import INCOMING, POLL
 from shared.redaction.known_secrets import KnownSecrets
 from shared.settings import model
+from shared.settings.schedules import local_zone
 from shared.stage import Stage
 from shared.state import State  # here, so that it is loaded before the stage says it has started
+from shared.timetable import Timetable
 
 
 def account(
@@ -57,7 +59,21 @@ def account(
         ),
         known=known,
     )
-    return Account(table.name, login, table.poll_every, table.keep.seconds, table.max_size)
+    return Account(
+        table.name,
+        login,
+        timetable(table),
+        table.keep.seconds,
+        table.max_size,
+        table.poll_soonest,
+    )
+
+
+def timetable(table: model.AccountSettings) -> Timetable:
+    """Return when an account is polled."""
+    if table.schedule is None:
+        return Timetable.always(table.poll_every)
+    return Timetable(table.schedule, table.timezone or local_zone())
 
 
 def trust(table: model.AccountSettings) -> Trust:

@@ -115,7 +115,7 @@ def _account(account: AccountSettings) -> dict[str, object]:
         "tls": account.tls,
         "username": account.username,
         "password": str(account.secret),
-        "poll_every": show.duration(account.poll_every),
+        "poll_every": _interval(account),
         "keep": account.keep.text,
         "mailbox": account.mailbox,
         "destination": account.destination,
@@ -123,6 +123,12 @@ def _account(account: AccountSettings) -> dict[str, object]:
         "timeout": show.duration(account.timeout),
         "enabled": account.enabled,
     }
+
+
+def _interval(account: AccountSettings) -> str:
+    """Return how often an account is polled, from the most often to the most seldom."""
+    every = [rule.every for rule in account.schedule or ()] or [account.poll_every]
+    return " to ".join(show.duration(one) for one in sorted({min(every), max(every)}))
 
 
 def _print(values: dict[str, object]) -> None:

@@ -43,6 +43,7 @@ from shared.settings.fields import (
     Username,
 )
 from shared.settings.problems import Problem, WrongSettings, findings, hint
+from shared.settings.schedules import Rules, Zone
 from shared.settings.secret import SOURCES, Secret
 from shared.settings.source import SettingsSource
 from shared.settings.transport import BindAddress, Fingerprints, ProxyUrl
@@ -253,6 +254,9 @@ class AccountSettings(_Login):
         proxy: through which the server is connected to.
         bind: the address of this machine to connect from.
         auth: the mechanism of the login; ``auto`` takes the strongest that is offered and safe.
+        poll_soonest: seconds to the next poll while mail is coming; None for no sooner.
+        schedule: at which hours it is polled how often, in place of ``poll_every``.
+        timezone: of these hours; None for the machine's own.
         keep: what happens on the server after a message is safe. It is ``forever`` unless set:
             nothing is deleted that nobody asked to delete.
         max_size: bytes; a message that is larger is left at the server.
@@ -273,6 +277,9 @@ class AccountSettings(_Login):
     username: Username
     auth: Auth = "auto"
     poll_every: Seconds = 300.0
+    poll_soonest: Seconds | None = None
+    schedule: Rules | None = None
+    timezone: Zone | None = None
     keep: Retention = Keep.parse("forever")
     mailbox: Mailbox
     destination: Name = DEFAULT
@@ -283,6 +290,8 @@ class AccountSettings(_Login):
     @model_validator(mode="before")
     @classmethod
     def _port_by_tls(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "poll_every" in data and "schedule" in data:
+            raise ValueError("expected either poll_every or a schedule")
         if isinstance(data, dict) and "port" not in data:
             return {**data, "port": 995 if data.get("tls", "implicit") == "implicit" else 110}
         return data

@@ -30,6 +30,7 @@ LIBRARIES = {
     "fsspec": ("shared.spool*",),
     "pydantic": ("shared.settings*",),
     "pydantic_core": ("shared.settings*",),
+    "tzlocal": ("shared.settings.schedules",),
     "tomli": ("shared.settings.source",),
     "prometheus_client": ("shared.metrics",),
     "python_socks": ("shared.network.proxy",),
@@ -65,6 +66,7 @@ _OF_MARKS = ("shared.mark",)
 HANDLERS_MAY = (
     *(f"shared.{name}" for name in CORE),
     "shared.group_commit",
+    "shared.timetable",
     *_NETWORK,
     *_OF_THE_LOG,
     *_OF_TASKS,

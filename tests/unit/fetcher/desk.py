@@ -24,6 +24,7 @@ from shared.queue_publisher import QueuePublisher
 from shared.queues import INCOMING, POLL, Tier
 from shared.spool import Spool
 from shared.state import State, new_owner
+from shared.timetable import Timetable
 from tests.clock import ManualClock
 from tests.servers.pop3 import Pop3Server
 from tests.unit.fetcher.pop3_session import MAIL, login
@@ -56,10 +57,12 @@ class Desk:
         lacking: Callable[[int], str | None] = lambda _: None,
         reason: str = "due",
         turns: ListingTurns | None = None,
+        soonest: float | None = None,
         **changes: Any,
     ) -> Counter[str]:
         """Poll the maildrop, by so many jobs at a time; return what happened."""
-        account = Account("sales", replace(login(server), **changes), 300.0, keep)
+        often = Timetable.always(300.0)
+        account = Account("sales", replace(login(server), **changes), often, keep, soonest=soonest)
         context = FetcherContext(
             self.state,
             self.state,
@@ -93,7 +96,9 @@ class Desk:
         reason: str = "due",
     ) -> int:
         """Poll these accounts at the same server at once; return how many sessions it saw open."""
-        accounts = {name: Account(name, login(server), 300.0, 0.0) for name in names}
+        accounts = {
+            name: Account(name, login(server), Timetable.always(300.0), 0.0) for name in names
+        }
         context = FetcherContext(
             self.state,
             self.state,
@@ -141,6 +146,10 @@ class Desk:
 
     async def waiting(self) -> int:
         return (await self.broker.depths([POLL]))[POLL]
+
+    async def due_in(self, account: str) -> float:
+        """Return seconds until an account is due again."""
+        return (await self.state.accounts())[account].next_poll - self.clock.now()
 
     def jobs(self) -> list[str]:
         return [wire.decode(m.body, Poll).account for m in self.steward.browse(POLL)]

@@ -18,6 +18,7 @@ from shared.message import Envelope, Poll
 from shared.outcome import Done, Outcome
 from shared.queue_publisher import QueuePublisher
 from shared.queues import INCOMING
+from shared.timetable import Timetable
 from tests.clock import ManualClock
 from tests.servers.pop3 import Say
 from tests.unit.fetcher.desk import Desk, some, turns_until
@@ -159,13 +160,14 @@ async def test_200_black_holes_hold_up_no_good_account_from_the_first_poll_on(
 ) -> None:
     """No more jobs are in hand than a broker hands out, and the good account is the last one."""
     async with holes(ports) as at, some(1).serving() as server:
+        often = Timetable.always(300.0)
         accounts = {
             f"hole{n}": Account(
-                f"hole{n}", Login("127.0.0.1", at[n % ports], "none", "x", lambda: "y"), 300.0, 0.0
+                f"hole{n}", Login("127.0.0.1", at[n % ports], "none", "x", lambda: "y"), often, 0.0
             )
             for n in range(200)
         }
-        accounts["good"] = Account("good", login(server), 300.0, 0.0)
+        accounts["good"] = Account("good", login(server), Timetable.always(300.0), 0.0)
         polls, handed_out = fetcher(desk, accounts), asyncio.Semaphore(CONCURRENCY)
 
         async def poll(name: str) -> None:
@@ -195,7 +197,7 @@ async def test_a_poll_that_lets_go_of_its_job_goes_on_and_its_account_is_not_due
     hang = {"RETR 1": Say(b"+OK\r\nSubject", "hang")}
     await desk.state.claim_due(["sales"], hold=1_800)
     async with some(2, says=hang, capabilities=("UIDL", "TOP")).serving() as server:
-        account = Account("sales", login(server), 300.0, 0.0)
+        account = Account("sales", login(server), Timetable.always(300.0), 0.0)
         polls, outcomes = fetcher(desk, {"sales": account}), list[Outcome | Exception]()
         job = Envelope("poll-sales", "sales", Poll(), 0.0)
         handling = asyncio.create_task(polls.handle([job], lambda _, o: outcomes.append(o)))

@@ -1,6 +1,8 @@
 """When accounts are polled, and polled again: poll jobs, LOGIN-DELAY, and other maildrops."""
 
 import asyncio
+from dataclasses import replace
+from datetime import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from shared.outcome import Done, Retry
 from shared.queue_publisher import QueuePublisher
 from shared.queues import POLL
 from shared.state import State
-from tests.servers.pop3 import Say
+from shared.timetable import Rule, Timetable
+from tests.servers.pop3 import Pop3Server, Say
 from tests.unit.fetcher.desk import Desk, deleted, some, turns_until
 from tests.unit.fetcher.pop3_session import MAIL
 from tests.unit.state.opening import ELSEWHERE as DEAD
@@ -182,7 +185,7 @@ async def test_login_delay_is_kept_between_the_sessions_of_a_poll(desk: Desk) ->
 )
 def test_a_maildrop_is_the_same_however_its_host_is_written(written: str, known: str) -> None:
     login = Login(written, 110, "none", "sales", str)
-    assert Account("a", login, 60.0, 0.0).maildrop == f"sales@{known}"
+    assert Account("a", login, Timetable.always(60.0), 0.0).maildrop == f"sales@{known}"
 
 
 async def test_a_renamed_account_is_told_of_before_its_mail_comes_again(desk: Desk) -> None:
@@ -215,7 +218,7 @@ async def test_an_account_that_is_another_maildrop_each_time_is_told_of_each_tim
 
 def accounts(count: int, every: float = 300.0) -> list[Account]:
     login = Login("127.0.0.1", 995, "none", "x", lambda: "y")
-    return [Account(f"account {n}", login, every, 0.0) for n in range(count)]
+    return [Account(f"account {n}", login, Timetable.always(every), 0.0) for n in range(count)]
 
 
 def test_a_handful_is_polled_at_once_and_many_are_spread_over_their_interval() -> None:
@@ -237,6 +240,31 @@ def test_accounts_that_came_together_part_again() -> None:
     assert all(abs(at - 0.3 * n) < 20 for n, at in enumerate(phases))
     for account in many:
         assert spread(account, times[account.name]) == pytest.approx(300.0)
+
+
+def test_those_that_waited_for_the_same_hour_come_one_after_the_other() -> None:
+    office = (Rule(300.0, start=time(7), end=time(19)),)
+    many = [replace(a, timetable=Timetable(office)) for a in accounts(1_000)]
+    evening = 1_700_000_000.0 // 86_400 * 86_400 + 20 * 3_600
+    opening = evening + 11 * 3_600
+    polls = sorted(evening + spread(account, evening) for account in many)
+    assert all(abs(at - opening - 0.3 * n) < 20 for n, at in enumerate(polls))
+
+
+async def test_while_mail_is_coming_an_account_is_polled_sooner(desk: Desk) -> None:
+    capabilities = ["USER", "UIDL", "TOP"]
+    server = Pop3Server(MAIL[:1], ["a"], capabilities)
+    async with server.serving():
+        for mail, wait in ((MAIL[:1], 60), (MAIL[:1], 300), (MAIL[:2], 60)):
+            server.messages, server.uidls = mail, ["a", "b"][: len(mail)]
+            await desk.poll(server, keep=600.0, soonest=60.0)
+            assert await desk.due_in("sales") == wait
+            await desk.clock.advance(300)
+        # Never sooner than the server wants it.
+        server.messages, server.uidls = MAIL[:3], ["a", "b", "c"]
+        capabilities.append("LOGIN-DELAY 900")
+        await desk.poll(server, keep=600.0, soonest=60.0)
+        assert await desk.due_in("sales") == pytest.approx(900, abs=1)
 
 
 async def test_many_new_accounts_are_not_due_at_once(desk: Desk) -> None:
