@@ -126,6 +126,7 @@ class AccountStanding(NamedTuple):
         large: whether more than a thousand messages of its maildrop are recorded.
         held: why it is not polled before the operator has chosen; None where it is.
         choice: what the operator has chosen (``ADOPT``, ...) and is not done yet.
+        paused_until: the moment before which the operator wants no poll, 0 for none.
     """
 
     failures: int = 0
@@ -139,6 +140,7 @@ class AccountStanding(NamedTuple):
     own: Mapping[str, Quirk] = MappingProxyType({})
     held: str | None = None
     choice: str | None = None
+    paused_until: float = 0.0
 
 
 class Finished(NamedTuple):

@@ -166,6 +166,8 @@ class Fetcher:
             if now:  # before the operator has chosen, its mail stays at the provider
                 self._context.journal.account_held(account.name, standing.held)
             return await self._postpone(account, HELD, f"it is held: {standing.held}")
+        if (pause := _ahead(standing.paused_until, self._context.clock.now())) > 0:
+            return await self._postpone(account, pause, "it is paused")
         if (wait := await self._too_early(account, standing, now=now)) > 0:
             return await self._postpone(
                 account, wait, "the server wants a pause before the next login"

@@ -1,4 +1,4 @@
-"""The commands ``account adopt`` and ``account fetch-again``: what lies at a server, and what not.
+"""The commands ``account``: when it is polled, what lies at its server, and what counts as new.
 
 They write a word beside the account; whoever polls it next follows it. So they work while processes
 run, and where they do not, and need no password of the account.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -16,12 +16,14 @@ import click
 from services.postmaster import show
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.opening import open_state
-from services.postmaster.options import json_option, require_confirmed, yes_option
+from services.postmaster.options import json_option, require_confirmed, seconds, yes_option
+from shared.clock import SystemClock
 from shared.ledger import ADOPT, FETCH_AGAIN, UNDELIVERED
 from shared.log import printable
 
 if TYPE_CHECKING:
     from shared.settings.model import AccountSettings, Settings
+    from shared.state import AccountState
 
 _names = click.argument("names", nargs=-1, metavar="[NAME]...")
 _all = click.option(
@@ -35,7 +37,11 @@ _SAID: Final = {
 }
 
 
-@click.group(help="Say of the mail at a server: it counts as delivered, or is fetched again.")
+FOREVER: Final = 253_402_300_799.0
+"""The last second of the year 9999: until when an account is paused that nobody says it of."""
+
+
+@click.group(help="Fetch now, or pause; count what lies at a server as delivered, or not.")
 def account() -> None:
     """Group the commands."""
 
@@ -99,6 +105,100 @@ def fetch_again(
             "nothing was chosen",
         )
     _choose(settings, chosen, UNDELIVERED if undelivered else FETCH_AGAIN, every, as_json=as_json)
+
+
+@account.command("fetch-now")
+@_names
+@_all
+@json_option
+@pass_invocation
+def fetch_now(invocation: Invocation, names: Sequence[str], every: bool, as_json: bool) -> None:
+    """Poll these accounts as soon as a fetcher has a place for them, also where they had failed.
+
+    A delay that the server wants between logins is kept to; what is held or paused stays so.
+    """
+    settings = invocation.settings()
+    chosen = _choose_accounts(settings, names, every)
+    states = asyncio.run(_ask_to_fetch(settings, [found.name for found in chosen]))
+    if as_json:
+        show.as_json([{"account": found.name, "due": "now"} for found in chosen])
+        return
+    now = SystemClock().now()
+    for found in chosen:
+        click.echo(f"{printable(found.name)}: {_when(found, states.get(found.name), now)}")
+
+
+@account.command("pause")
+@_names
+@_all
+@click.option(
+    "--for", "lasting", metavar="TIME", callback=seconds, help='Such as "1w"; else until resumed.'
+)
+@json_option
+@pass_invocation
+def pause(
+    invocation: Invocation,
+    names: Sequence[str],
+    every: bool,
+    lasting: float | None,
+    as_json: bool,
+) -> None:
+    """Poll these accounts no more, for a time or until they are resumed.
+
+    It counts for every fetcher, over restarts. A poll that is underway comes to its end, and what
+    was fetched is delivered.
+    """
+    settings = invocation.settings()
+    chosen = _choose_accounts(settings, names, every)
+    until = FOREVER if lasting is None else SystemClock().now() + lasting
+    asyncio.run(_pause(settings, [found.name for found in chosen], until))
+    shown = None if lasting is None else show.time(until)
+    if as_json:
+        show.as_json([{"account": found.name, "paused_until": shown} for found in chosen])
+        return
+    for found in chosen:
+        end = f"until {shown}" if shown else f"until account resume {printable(found.name)}"
+        click.echo(f"{printable(found.name)}: paused {end}")
+
+
+@account.command("resume")
+@_names
+@_all
+@json_option
+@pass_invocation
+def resume(invocation: Invocation, names: Sequence[str], every: bool, as_json: bool) -> None:
+    """Poll these accounts again that were paused, at once."""
+    settings = invocation.settings()
+    chosen = _choose_accounts(settings, names, every)
+    asyncio.run(_pause(settings, [found.name for found in chosen], None))
+    if as_json:
+        show.as_json([{"account": found.name, "paused_until": None} for found in chosen])
+        return
+    for found in chosen:
+        when = "polled again" if found.enabled else "polled again once it is enabled"
+        click.echo(f"{printable(found.name)}: {when}")
+
+
+async def _ask_to_fetch(settings: Settings, names: Sequence[str]) -> Mapping[str, AccountState]:
+    async with open_state(settings.state_address()) as state:
+        await state.fetch_now(names)
+        return await state.accounts()
+
+
+async def _pause(settings: Settings, names: Sequence[str], until: float | None) -> None:
+    async with open_state(settings.state_address()) as state:
+        await state.pause(names, until=until)
+
+
+def _when(account: AccountSettings, state: AccountState | None, now: float) -> str:
+    """Return in words when an account is polled that is to be polled now."""
+    if not account.enabled:
+        return "once it is enabled"
+    if state is not None and state.held is not None and state.choice is None:
+        return f"it is held: {printable(state.held)}; choose with account adopt or fetch-again"
+    if state is not None and state.paused_until is not None and state.paused_until > now:
+        return f"it is paused: account resume {printable(account.name)}"
+    return "polled as soon as a fetcher has a place for it"
 
 
 def _choose_accounts(

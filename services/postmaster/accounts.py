@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from services.postmaster import show
+from services.postmaster.account import FOREVER
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.opening import account_states, missing_database
 from services.postmaster.options import json_option
@@ -113,8 +114,16 @@ def _record(account: AccountSettings, state: AccountState | None, now: float) ->
         "last_error": state.last_error if state else None,
         "held": state.held if state else None,
         "choice": state.choice if state else None,
+        "paused_until": _paused_until(state, now),
         "left_undone": _undone(state),
     }
+
+
+def _paused_until(state: AccountState | None, now: float) -> str | None:
+    """Return until when an account is paused, or ``resumed``; None where it is not."""
+    if state is None or state.paused_until is None or not _paused(state, now):
+        return None
+    return show.time(state.paused_until) if state.paused_until < FOREVER else "resumed"
 
 
 def _undone(state: AccountState | None) -> list[str]:
@@ -142,6 +151,8 @@ def _status(account: AccountSettings, state: AccountState | None, now: float) ->
         return f"disabled, {asked}" if asked else "disabled"
     if asked:
         return asked
+    if _paused(state, now):
+        return "paused"
     if state is not None and state.failures:
         return "failing"
     if state is not None and state.queued_until > now and not _overdue(account, state, now):
@@ -154,9 +165,16 @@ def _held(state: AccountState | None) -> bool:
     return state is not None and state.held is not None and state.choice is None
 
 
+def _paused(state: AccountState | None, now: float) -> bool:
+    return state is not None and state.paused_until is not None and state.paused_until > now
+
+
 def _next(account: AccountSettings, state: AccountState | None, now: float) -> str:
     if state is None or not account.enabled or _held(state):
         return ""
+    if state.paused_until is not None and state.paused_until > now:
+        wait = state.paused_until - now
+        return f"in {show.roughly(wait)}" if state.paused_until < FOREVER else "when resumed"
     if _overdue(account, state, now):
         return f"overdue {show.roughly(now - state.next_poll)}"
     wait = state.next_poll - now
@@ -165,7 +183,7 @@ def _next(account: AccountSettings, state: AccountState | None, now: float) -> s
 
 def _overdue(account: AccountSettings, state: AccountState | None, now: float) -> bool:
     """Return whether an account has been due for long, and nobody is polling it or about to."""
-    if state is None or not account.enabled or _held(state):
+    if state is None or not account.enabled or _held(state) or _paused(state, now):
         return False
     queued = state.queued_until > now and state.queued_at > now - QUEUED_LONG
     return not queued and 0 < state.next_poll < now - LATE

@@ -29,7 +29,16 @@ from shared.ledger import (
 )
 from shared.log import Report, silent
 from shared.mark import Mark
-from shared.state import choices, installation, pruning, schedule, standing, uid_ledger, undelivered
+from shared.state import (
+    choices,
+    installation,
+    pauses,
+    pruning,
+    schedule,
+    standing,
+    uid_ledger,
+    undelivered,
+)
 from shared.state.database import Database
 from shared.state.held_leases import HeldLeases
 from shared.state.installation import InstallationRecord, Question
@@ -345,6 +354,14 @@ class State:
             ends: whether accounts that are not known yet are not held any more.
         """
         await self._ask(choices.CHOOSE, accounts, choice, ends)
+
+    async def fetch_now(self, accounts: Sequence[str]) -> None:
+        """Let accounts be due at once, also those that were backed off."""
+        await self._ask(pauses.FETCH_NOW, accounts)
+
+    async def pause(self, accounts: Sequence[str], *, until: float | None) -> None:
+        """Let accounts not be polled until a moment; with None let them be due at once."""
+        await self._ask(pauses.PAUSE, accounts, until)
 
     async def adopt(
         self, account: str, sizes: Mapping[str, int | None], *, choice: str | None

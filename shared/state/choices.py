@@ -58,7 +58,7 @@ _SINCE: Final[BindParameter[float]] = bindparam("since", type_=Double())
 def _hold_all(transaction: Transaction, accounts: Sequence[str], why: str) -> None:
     """Hold all accounts: the given ones, those that are known, and those that come to be known."""
     record(transaction, "doubted", why)
-    _change(transaction, accounts, {"held": why})
+    change(transaction, accounts, {"held": why})
     held = {"held": why, "next_poll": transaction.now + _LONG, "set_at": transaction.now}
     # What was chosen already, is chosen.
     transaction.connection.execute(update(ACCOUNT).where(ACCOUNT.c.choice.is_(None)).values(held))
@@ -69,12 +69,11 @@ def _choose(transaction: Transaction, accounts: Sequence[str], choice: str, ends
     if ends:
         transaction.connection.execute(update(INSTALLATION).values(doubted=None))
     due_at_once = {"next_poll": 0.0, "set_at": 0.0, "choice": choice}
-    _change(transaction, accounts, due_at_once)
+    change(transaction, accounts, due_at_once)
 
 
-def _change(
-    transaction: Transaction, accounts: Sequence[str], values: Mapping[str, object]
-) -> None:
+def change(transaction: Transaction, accounts: Sequence[str], values: Mapping[str, object]) -> None:
+    """Change columns of accounts, and add those that are not known yet, due at once."""
     blank = {"next_poll": 0.0, "set_at": 0.0, "queued_until": 0.0, "queued_at": 0.0, "failures": 0}
     rows = [{"name": name, **blank, **values} for name in sorted(set(accounts))]
     if rows:

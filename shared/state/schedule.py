@@ -63,6 +63,7 @@ class AccountState:
         undone: what the last poll that came to its end left undone, None where there is nothing.
         held: why it is not polled before the operator has chosen; None where it is.
         choice: what the operator has chosen, and the next poll does.
+        paused_until: the moment before which it is not polled; None where there is none.
     """
 
     next_poll: float
@@ -74,6 +75,7 @@ class AccountState:
     queued_at: float = 0.0
     held: str | None = None
     choice: str | None = None
+    paused_until: float | None = None
 
 
 class PollEnd(NamedTuple):
@@ -161,14 +163,16 @@ _NOT_QUEUED: Final = {"queued_until": _NEVER, "queued_at": _NEVER}
 def _is_due() -> ColumnElement[bool]:
     """Return whether an account is to be polled, and in no other scheduler's hands.
 
-    One that is held, and nothing chosen for it, would cost a poll job that does nothing.
+    One that is held, and nothing chosen for it, or that is paused, would cost a poll job that does
+    nothing.
 
     What was written in the future was written by a clock that has since been set back.
     """
     due = or_(ACCOUNT.c.next_poll <= _NOW, ACCOUNT.c.set_at > _AHEAD)
     free = or_(ACCOUNT.c.queued_until <= _NOW, ACCOUNT.c.queued_at > _AHEAD)
     polled = or_(ACCOUNT.c.held.is_(None), ACCOUNT.c.choice.is_not(None))
-    return and_(due, free, polled)
+    paused = ACCOUNT.c.paused_until.is_not(None) & (ACCOUNT.c.paused_until > _NOW)
+    return and_(due, free, polled, ~paused)
 
 
 @Statement
@@ -341,11 +345,12 @@ def _prune(transaction: Transaction, served: frozenset[str], age: float) -> int:
 def _is_left() -> ColumnElement[bool]:
     """Return whether nobody has an account any more.
 
-    That it is held, and what was chosen for it, is not forgotten: should it come back, its mail
-    would be delivered again.
+    That it is held or paused, and what was chosen for it, is not forgotten: should it come back,
+    its mail would be delivered again.
     """
     moments = (ACCOUNT.c.next_poll, ACCOUNT.c.set_at, ACCOUNT.c.queued_until, ACCOUNT.c.queued_at)
-    asked = (ACCOUNT.c.held.is_(None), ACCOUNT.c.choice.is_(None))
+    columns = (ACCOUNT.c.held, ACCOUNT.c.choice, ACCOUNT.c.paused_until)
+    asked = (column.is_(None) for column in columns)
     return and_(*(moment < _BEFORE for moment in moments), *asked)
 
 

@@ -112,12 +112,13 @@ ACCOUNT: Final = Table(
     Column("retry_at", Double),
     Column("held", Escaped),
     Column("choice", Escaped),
+    Column("paused_until", Double),
 )
 """``set_at`` and ``queued_at`` say when the time beside them was written: from a moment in the
 future it was written by a clock that has since been set back, and counts for nothing. ``undone`` is
 what the last poll left undone; ``refused`` a hash of a refused password, not tried again before
 ``retry_at``. ``held`` says why nothing is polled before the operator has chosen; ``choice`` what
-that was, until it is done."""
+that was, until it is done. ``paused_until`` is the moment before which it is not polled."""
 
 TROUBLE: Final = Table(
     "trouble",
@@ -256,6 +257,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     )
     """,
     "ALTER TABLE installation ADD COLUMN doubted {text}",
+    "ALTER TABLE account ADD COLUMN paused_until DOUBLE PRECISION",
 )
 """Statements that lead from each schema version to the next; the first ones from nothing."""
 

@@ -73,8 +73,8 @@ def _recall(transaction: Transaction, account: str, server: str) -> AccountStand
     large = bool(_select_beyond.run(transaction, values))
     if not rows:
         doubted = transaction.connection.scalar(select(INSTALLATION.c.doubted))
-        rows = [(0, None, 0, None, 0, doubted, None)]
-    failures, maildrop, login_after, refused, retry_at, held, choice = rows[0]
+        rows = [(0, None, 0, None, 0, doubted, None, None)]
+    failures, maildrop, login_after, refused, retry_at, held, choice, paused_until = rows[0]
     return AccountStanding(
         failures,
         maildrop,
@@ -87,13 +87,15 @@ def _recall(transaction: Transaction, account: str, server: str) -> AccountStand
         quirks[own],
         held,
         choice,
+        paused_until or 0.0,
     )
 
 
 @Statement
 def _select_account(_: str) -> SqlStatement:
     names = ("failures", "maildrop", "login_after", "refused", "retry_at", "held", "choice")
-    return select(*(ACCOUNT.c[name] for name in names)).where(ACCOUNT.c.name == _ACCOUNT)
+    columns = (ACCOUNT.c[name] for name in (*names, "paused_until"))
+    return select(*columns).where(ACCOUNT.c.name == _ACCOUNT)
 
 
 @Statement

@@ -242,6 +242,17 @@ def test_accounts_that_came_together_part_again() -> None:
         assert spread(account, times[account.name]) == pytest.approx(300.0)
 
 
+async def test_a_job_that_was_queued_before_the_pause_does_nothing(desk: Desk) -> None:
+    async with some(1).serving() as server:
+        await desk.state.pause(["sales"], until=desk.clock.now() + 600)
+        for reason in ("due", "once"):
+            await desk.poll(server, reason=reason)
+        assert (server.connections, await desk.due_in("sales")) == (0, 600)
+        await desk.state.pause(["sales"], until=None)
+        await desk.poll(server)
+        assert desk.raws() == MAIL[:1]
+
+
 def test_those_that_waited_for_the_same_hour_come_one_after_the_other() -> None:
     office = (Rule(300.0, start=time(7), end=time(19)),)
     many = [replace(a, timetable=Timetable(office)) for a in accounts(1_000)]

@@ -61,6 +61,7 @@ def test_before_anything_was_polled_no_database_is_made(office: Office) -> None:
         "last_error": None,
         "held": None,
         "choice": None,
+        "paused_until": None,
         "left_undone": [],
     }
     assert not office.data.exists()
@@ -208,3 +209,33 @@ def test_an_account_that_is_none(office: Office) -> None:
     printed = office("accounts", "nobody")
     assert printed.status == 1
     assert "there is no account nobody" in printed.err
+
+
+def test_an_account_is_paused_and_resumed(office: Office) -> None:
+    tell(office, 60, polled("sales", 295))
+    assert office("account", "pause", "sales").out == "sales: paused until account resume sales\n"
+    assert rows(office)["sales"][:2] == ["paused", "when resumed"]
+    assert office("accounts", "--json").json[0]["paused_until"] == "resumed"
+    assert "it is paused: account resume sales" in office("account", "fetch-now", "sales").out
+    assert office("account", "resume", "--all").out == "sales: polled again\n"
+    assert rows(office)["sales"][:2] == ["ok", "now"]
+    assert "sales: paused until 2" in office("account", "pause", "sales", "--for", "1w").out
+    assert rows(office)["sales"][:2] == ["paused", "in 6d"]
+    assert office("account", "resume", "sales", "--json").json == [
+        {"account": "sales", "paused_until": None}
+    ]
+
+
+def test_fetch_now_makes_an_account_due_whatever_it_waits_for(office: Office) -> None:
+    tell(office, 60, polled("sales", 3_700, "-ERR wrong password"))
+    assert rows(office)["sales"][:2] == ["failing", "in 1h"]
+    said = office("account", "fetch-now", "sales").out
+    assert said == "sales: polled as soon as a fetcher has a place for it\n"
+    assert rows(office)["sales"][:2] == ["failing", "now"]
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "fetch-now"])
+def test_accounts_are_named_or_all_are_meant(office: Office, command: str) -> None:
+    assert "name the accounts, or pass --all" in office("account", command).err
+    assert "no account nobody" in office("account", command, "nobody").err
+    assert "expected a duration" in office("account", "pause", "sales", "--for", "long").err

@@ -171,6 +171,35 @@ class Schedule(Opening):
         assert (await later.recall("held", "s")).held == "why"
         assert (await later.recall("chosen", "s")).choice == ADOPT
 
+    async def test_a_paused_account_is_due_for_nobody_until_its_time(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        await one.pause(["a"], until=clock.now() + 600)
+        assert await two.claim_due(["a", "b"], hold=1) == ["b"]
+        standing = await two.recall("a", "pop:995")
+        assert standing.paused_until == clock.now() + 600
+        await clock.advance(601)
+        assert await two.claim_due(["a"], hold=1) == ["a"]
+
+    async def test_a_resumed_account_is_due_at_once(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        await one.record_poll("a", next_poll=clock.now() + 3_600, error=None)
+        await one.pause(["a"], until=1e11)
+        assert await two.claim_due(["a"], hold=1) == []
+        await one.pause(["a"], until=None)
+        assert await two.claim_due(["a"], hold=1) == ["a"]
+
+    async def test_fetch_now_forgets_what_an_account_waits_for(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        later = clock.now() + 3_600
+        await one.record_poll("a", next_poll=later, error="no", refused="hash", retry_at=later)
+        await two.fetch_now(["a", "new"])
+        assert await one.claim_due(["a", "new"], hold=1) == ["a", "new"]
+        standing = await one.recall("a", "pop:995")
+        assert (standing.refused, standing.retry_at, standing.failures) == (None, 0.0, 1)
+
     async def test_failures_are_counted_until_a_poll_succeeds(
         self, one: State, two: State, clock: ManualClock
     ) -> None:
