@@ -228,6 +228,7 @@ async def test_what_a_handler_of_a_lane_does_not_answer_for_is_retried(
     async with at_work(tmp_path, perform, lane=lambda _: "one") as bench:
         await bench.put("a", "b", "c")
         await bench.until("pickup.retry.1h", 2)
+        await bench.events("delivered", 1)
         assert bench.log.counts["delivered"] == 1
         reason = str(next(bench.steward.browse("pickup.retry.1h")).headers["reason"])
         assert (str(defect) if defect else "it did not say what became of") in reason
