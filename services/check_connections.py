@@ -108,10 +108,15 @@ async def _outcome(what: str, name: str, work: Coroutine[None, None, str]) -> Co
     except TimeoutError:
         return ConnectionTest(what, name, False, f"not finished after {LONGEST:g} seconds")
     except _EXPECTED as error:
-        prefix = next((text for kind, text in _PREFIXES if isinstance(error, kind)), "")
-        return ConnectionTest(what, name, False, printable(f"{prefix}{error}", 1000))
+        return ConnectionTest(what, name, False, trouble_with(error))
     except Exception as error:  # noqa: BLE001  (one that fails unforeseen hides no other)
         return ConnectionTest(what, name, False, printable(f"{type(error).__name__}: {error}"))
+
+
+def trouble_with(error: Exception) -> str:
+    """Return what went wrong, for people."""
+    prefix = next((text for kind, text in _PREFIXES if isinstance(error, kind)), "")
+    return printable(f"{prefix}{error}", 1000)
 
 
 def _places(settings: Settings) -> Iterator[tuple[str, str, Coroutine[None, None, str]]]:

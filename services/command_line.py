@@ -119,6 +119,32 @@ def check_config(invocation: Invocation, connect: bool, as_json: bool) -> int:
     return check_main(invocation, connect=connect, as_json=as_json)
 
 
+@click.command("test")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@pass_invocation
+def account_test(invocation: Invocation, name: str, as_json: bool) -> int:
+    """Log in to the account NAME, and tell what the next poll would fetch and delete.
+
+    UIDLs, sizes and some headers are asked for (UIDL, LIST, TOP). Nothing is retrieved, nothing is
+    deleted, nothing is written down. Exit status 1 where that cannot be told.
+    """
+    settings = invocation.settings()
+    lines = configure("DEBUG" if invocation.debug else "INFO")
+    table = next((table for table in settings.accounts if table.name == name), None)
+    if table is None:
+        raise click.ClickException(f"there is no account {printable(name)}")
+    from services.account_test import find
+    from services.postmaster.show import as_json as print_json
+
+    found = find(table, settings, MailLog("account test", lines=lines))
+    if as_json:
+        print_json(found.record())
+    else:
+        found.report()
+    return 0 if found.failed is None else _complain(f"{printable(name)}: {found.failed}", 1)
+
+
 def _stage(name: str, summary: str) -> click.Command:
     @click.command(name, help=f"{summary} Runs until SIGTERM.")
     @pass_invocation
@@ -193,6 +219,8 @@ class _Program(click.Group):
         if name in OPERATOR:
             module = importlib.import_module(f"services.postmaster.{OPERATOR[name]}")
             command: click.Command = getattr(module, name.replace("-", "_"))
+            if name == "account" and isinstance(command, click.Group):
+                command.add_command(account_test)  # it needs what wires a fetcher
             return command
         return {"run": run, "check-config": check_config, "trial": trial}.get(name)
 

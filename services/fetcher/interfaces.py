@@ -18,7 +18,20 @@ from shared.ledger import AccountStanding, Known, LedgerEntry, MessageTrouble, Q
 from shared.message import Envelope, Payload
 
 
-class Ledger(Protocol):
+class ListingLedger(Protocol):
+    """What has been fetched before, to be compared with what a server lists."""
+
+    async def known(self, account: str, *, after: str = "", most: int = ...) -> dict[str, Known]:
+        """Return what has been fetched from an account, by UIDL: so many behind this one."""
+
+    async def measure(self, account: str, sizes: Mapping[str, int]) -> None:
+        """Record what LIST says of messages that are recorded, by UIDL."""
+
+    async def forget(self, account: str, uidls: Sequence[str]) -> None:
+        """Drop UIDLs that the server lists no longer; the identities stay."""
+
+
+class Ledger(ListingLedger, Protocol):
     """What has been fetched before, and who is at which account. Durable when a call returns."""
 
     async def lease(self, name: str) -> bool:
@@ -26,9 +39,6 @@ class Ledger(Protocol):
 
     async def release(self, name: str) -> None:
         """Give a lease up."""
-
-    async def known(self, account: str, *, after: str = "", most: int = ...) -> dict[str, Known]:
-        """Return what has been fetched from an account, by UIDL: so many behind this one."""
 
     async def heads(self, account: str, uidls: Sequence[str]) -> Mapping[str, str]:
         """Return the hashes of the header blocks of what is recorded, where they are known."""
@@ -38,12 +48,6 @@ class Ledger(Protocol):
 
     async def record(self, account: str, entries: Sequence[LedgerEntry]) -> Sequence[LedgerEntry]:
         """Record messages as fetched; return those that cannot be recorded."""
-
-    async def measure(self, account: str, sizes: Mapping[str, int]) -> None:
-        """Record what LIST says of messages that are recorded, by UIDL."""
-
-    async def forget(self, account: str, uidls: Sequence[str]) -> None:
-        """Drop UIDLs that the server lists no longer; the identities stay."""
 
     async def recall(self, account: str, server: str) -> AccountStanding:
         """Return how an account and its server stand."""

@@ -15,7 +15,7 @@ from typing import Final
 
 from services.fetcher.account import Account
 from services.fetcher.compare import Comparison, usable
-from services.fetcher.interfaces import FetcherContext
+from services.fetcher.interfaces import ListingLedger
 from services.fetcher.large_listings import ListingTurn
 from services.fetcher.ledger_pages import LedgerPages
 from services.fetcher.pop3.listing import UidlListing
@@ -48,7 +48,8 @@ class Inventory:
 
 async def take_inventory(
     session: Pop3Session,
-    context: FetcherContext,
+    ledger: ListingLedger,
+    now: float,
     account: Account,
     known: LedgerPages,
     *,
@@ -61,7 +62,8 @@ async def take_inventory(
 
     Args:
         session: logged in.
-        context: its ledger is told of what is gone, and of sizes that it did not know.
+        ledger: is told of what is gone, and of sizes that it did not know.
+        now: seconds since 1970 (UTC).
         account: whose maildrop it is.
         known: what the ledger knows, on its way since before the login.
         sizes_vary: whether other sizes mean nothing at this server.
@@ -75,7 +77,7 @@ async def take_inventory(
     survey = await session.surveyor.survey(sizes=not large, take_turn=turn.take)
     listing = survey.uidls or UidlListing()
     uidls = usable(listing.numbers, survey.count, listing.highest)
-    name, keep, ledger, now = account.name, account.keep, context.ledger, context.clock.now()
+    name, keep = account.name, account.keep
 
     async def compare_with(sizes: Mapping[int, int]) -> tuple[Worklist, Comparison]:
         comparison = Comparison(uidls, survey.count, keep, now, sizes, vary=sizes_vary)

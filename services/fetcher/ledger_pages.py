@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Final
 
-from services.fetcher.interfaces import Ledger
+from services.fetcher.interfaces import ListingLedger
 from shared.ledger import Known
 
 PAGE: Final = 10_000
@@ -32,7 +32,9 @@ class LedgerPages:
         size: entries of a page.
     """
 
-    def __init__(self, ledger: Ledger, account: str, ahead: asyncio.Lock, size: int = PAGE) -> None:
+    def __init__(
+        self, ledger: ListingLedger, account: str, ahead: asyncio.Lock, size: int = PAGE
+    ) -> None:
         self._ledger = ledger
         self._account = account
         self._ahead = ahead

@@ -31,6 +31,17 @@ _ON_TRIAL: Final = 0
 _BELIEVED: Final = 1
 
 
+def remembered_quirks(standing: AccountStanding) -> Quirks:
+    """Return what a session does without, by what is believed of an account and its server."""
+    return begun_with(_believed(standing))
+
+
+def _believed(standing: AccountStanding) -> set[str]:
+    own = standing.own
+    believed = {name for name in standing.quirks if name in OF_SERVERS}
+    return believed | {name for name in own if own[name].value != _ON_TRIAL}
+
+
 class QuirkTracker:
     """What is known and learnt in one poll.
 
@@ -50,8 +61,7 @@ class QuirkTracker:
         self._account = account
         self._context = context
         own = standing.own
-        self._believed = {name for name in standing.quirks if name in OF_SERVERS}
-        self._believed |= {name for name in own if own[name].value != _ON_TRIAL}
+        self._believed = _believed(standing)
         self._tried = {name for name in own if own[name].value == _ON_TRIAL}
         self.quirks = begun_with(self._believed | self._tried)
         self.sizes_vary = SIZES_VARY in self._believed

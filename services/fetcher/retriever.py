@@ -226,7 +226,8 @@ class Retriever:
         async with self._context.turns.turn() as turn:  # and with it goes what was listed
             inventory = await take_inventory(
                 self._session,
-                self._context,
+                self._context.ledger,
+                self._context.clock.now(),
                 self._account,
                 known,
                 sizes_vary=SIZES_VARY in self.quirks,

@@ -72,6 +72,8 @@ class LoginTry:
         self._by_token = by_token
         self._hidden = hidden
         self._utf8: bool | None = None
+        self.mechanism = ""
+        """What was tried last, as the configuration calls it."""
 
     async def log_in(self, setting: str, greeting: str, offered: Offered) -> bool | None:
         """Log in; return whether UTF8 was accepted, None where it is not offered.
@@ -97,6 +99,7 @@ class LoginTry:
         if not kinds:
             raise ServerFault(self._client.server, self._nothing_usable(offered))
         first = kinds[0]
+        self.mechanism = first.setting
         try:
             await self._log_in_by(first, offered, timestamp or "")
         except (LoginRefused, MechanismFailed) as error:

@@ -128,11 +128,13 @@ class LoggedIn(NamedTuple):
     Attributes:
         capabilities: of the server, less what the quirks leave out.
         quirks: those given, and those found.
+        mechanism: by which the login went well, as the configuration calls it.
     """
 
     client: Pop3Client
     capabilities: Mapping[str, tuple[str, ...]]
     quirks: Quirks
+    mechanism: str
 
 
 async def log_in(
@@ -241,7 +243,7 @@ async def _log_in(
             offered = await _capabilities(client, login, quirks)
         longest = login.deadlines.session
         connection.ends(longest, _too_long("session", longest, "session_within"))
-        return LoggedIn(client, offered, quirks)
+        return LoggedIn(client, offered, quirks, attempt.mechanism)
     except BaseException:
         connection.abort()
         raise

@@ -73,6 +73,7 @@ class Pop3Session:
         capabilities: what the server offers (CAPA), with parameters, by upper-case name, less what
             the quirks leave out; empty where it does not say.
         quirks: what this session does without; those found while it was opened are among them.
+        mechanism: by which the login went well, as the configuration calls it.
         at: the message of which the answer to RETR, TOP or DELE was awaited last; 0 before, and
             when the answer to QUIT is awaited.
         marks: how often an answer among those to RETR has been seen to be in its place.
@@ -85,10 +86,12 @@ class Pop3Session:
         client: Pop3Client,
         capabilities: Mapping[str, tuple[str, ...]],
         quirks: Quirks,
+        mechanism: str,
         max_messages: int,
     ) -> None:
         self.capabilities = capabilities
         self.quirks = quirks
+        self.mechanism = mechanism
         self.at = 0
         self.marks = 0
         self.kept = ""
