@@ -11,6 +11,7 @@ import atexit
 import gc
 import importlib
 import io
+import keyword
 import os
 import resource
 import signal
@@ -57,7 +58,9 @@ OPERATOR: Final = {
     "account": "account",
     "accounts": "accounts",
     "backup": "backup",
+    "export": "moving.take_out",
     "failed": "folders",
+    "import": "moving.bring_in",
     "quarantine": "folders",
     "restore": "backup",
     "spool": "spool",
@@ -218,7 +221,9 @@ class _Program(click.Group):
             return _stage(name, STAGES[name])
         if name in OPERATOR:
             module = importlib.import_module(f"services.postmaster.{OPERATOR[name]}")
-            command: click.Command = getattr(module, name.replace("-", "_"))
+            plain = name.replace("-", "_")
+            attribute = f"{plain}_" if keyword.iskeyword(plain) else plain
+            command: click.Command = getattr(module, attribute)
             if name == "account" and isinstance(command, click.Group):
                 command.add_command(account_test)  # it needs what wires a fetcher
             return command

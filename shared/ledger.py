@@ -38,6 +38,30 @@ class Claim(NamedTuple):
 ADOPTED: Final = "adopted"
 """In place of an identity: the message counts as delivered, and nobody has looked into it yet."""
 
+IMPORTED: Final = "imported"
+"""In place of an identity: another program has fetched the message, as its records say, and nobody
+here has looked at it. Once its header block was looked at, the hash of that stands behind it."""
+
+
+def imported(head: str) -> str:
+    """Return what stands in place of the identity of a message that another program has fetched.
+
+    Args:
+        head: the hash of its header block.
+    """
+    return f"{IMPORTED}:{head}"
+
+
+def is_imported(id_: str) -> bool:
+    """Return whether this stands in place of the identity of an imported message."""
+    return id_ == IMPORTED or imported_head(id_) is not None
+
+
+def imported_head(id_: str) -> str | None:
+    """Return the hash in what stands in place of an identity; None where there is none in it."""
+    return id_.removeprefix(f"{IMPORTED}:") if id_.startswith(f"{IMPORTED}:") else None
+
+
 ADOPT: Final = "adopt"
 FETCH_AGAIN: Final = "fetch again"
 UNDELIVERED: Final = "fetch the undelivered again"
@@ -49,7 +73,7 @@ class Known(NamedTuple):
     """A line of the UID ledger: what has been fetched under a UIDL.
 
     Attributes:
-        id: of the message, or ``ADOPTED``.
+        id: of the message, ``ADOPTED``, or ``IMPORTED`` and perhaps a hash.
         first_seen: when that was first fetched, in seconds since 1970 (UTC).
         size: what LIST said then, None where it did not.
     """

@@ -45,7 +45,8 @@ class CommitPipeline:
         account: whose messages they are.
         context: ledger, publisher and the rest.
         recorded: told of each message that is recorded, and since when it is known to us.
-        adopts: tells whether a message counts as delivered.
+        delivered: tells of a message, and the hash of its header block, why it counts as delivered
+            already; None where it does not.
     """
 
     def __init__(
@@ -53,13 +54,13 @@ class CommitPipeline:
         account: Account,
         context: FetcherContext,
         recorded: Callable[[TakenMessage, float], None],
-        adopts: Callable[[ListedMessage], bool],
+        delivered: Callable[[ListedMessage, str], str | None],
     ) -> None:
         self._account = account
         self._server = account.server
         self._context = context
         self._recorded = recorded
-        self._adopts = adopts
+        self._delivered = delivered
         self._since: dict[str, float] = {}
         self._chunk: list[TakenMessage] = []
         self._chunk_bytes = 0
@@ -120,7 +121,9 @@ class CommitPipeline:
         seen = await self._context.ledger.seen([t.found.id for t in fresh])
         self._since.update(seen)
         new = {t.found.id: t for t in fresh if t.found.id not in seen}
-        adopted = [id_ for id_, taken in new.items() if self._adopts(taken.listed)]
+        adopted = [
+            id_ for id_, t in new.items() if self._delivered(t.listed, t.found.head) is not None
+        ]
         for id_ in adopted:
             del new[id_]
         if new:
@@ -143,8 +146,8 @@ class CommitPipeline:
             self.published += 1
             journal.fetched(id_, name, taken.listed.uidl or "", taken.found.raw.size)
         else:
-            adopted = self._adopts(taken.listed)
-            again = "it counts as delivered: account adopt" if adopted else _AGAIN
+            why = self._delivered(taken.listed, taken.found.head)
+            again = _AGAIN if why is None else f"it counts as delivered: {why}"
             journal.suppressed(id_, name, again)
         self._recorded(taken, self._since[id_])
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from services.fetcher.pop3.uidl_index import UidlIndex
 from services.fetcher.worklist import ChangedSizes, FetchList, SafeMessage, Worklist, age
-from shared.ledger import ADOPTED, Known
+from shared.ledger import ADOPTED, IMPORTED, Known
 
 FETCH_MOST: Final = 100_000
 """Messages with a UIDL that one session fetches; another one goes on."""
@@ -70,6 +70,7 @@ class Comparison:
         self._changed = ChangedSizes(count)
         self._adopted: set[str] = set()
         self._due: list[SafeMessage] = []
+        self._unlooked: list[SafeMessage] = []
         self.octets: int | None = 0
 
     def take(self, page: Mapping[str, Known]) -> tuple[list[str], dict[str, int]]:
@@ -88,6 +89,8 @@ class Comparison:
         if ADOPTED in map(_ID, page.values()):
             self._look_into(page, listed)
         self._known += len(listed)
+        if IMPORTED in map(_ID, page.values()):
+            self._note_unlooked(page, listed)
         self._add_up(page)
         unknown: dict[str, int] = {}
         if self._sizes:
@@ -104,6 +107,14 @@ class Comparison:
                 self._adopted.add(uidl)
                 self._is_new[number] = 1
                 self._known -= 1
+
+    def _note_unlooked(self, page: Mapping[str, Known], numbers: Sequence[int]) -> None:
+        """Note what another program has fetched and nobody here has looked at."""
+        room = DUE_MOST - len(self._unlooked)
+        pairs = zip(page.items(), numbers, strict=True)
+        imported = (pair for pair in pairs if pair[0][1].id == IMPORTED)
+        for (uidl, known), number in islice(imported, room):
+            self._unlooked.append(SafeMessage(number, uidl, known.id, known.size))
 
     def _add_up(self, page: Mapping[str, Known]) -> None:
         if self.octets is not None:
@@ -129,7 +140,7 @@ class Comparison:
             if len(self._due) >= DUE_MOST:
                 return
             over = age(known.first_seen, self._now) >= self._keep
-            if over and not self._is_new[number]:
+            if over and not self._is_new[number] and known.id != IMPORTED:
                 self._due.append(SafeMessage(number, uidl, known.id, known.size))
 
     @property
@@ -140,6 +151,7 @@ class Comparison:
     def worklist(self) -> Iterator[Worklist | None]:
         """Yield what there is to do; before it None, now and then, so that others have a turn."""
         fetch, adopted = FetchList(), list[tuple[int, str]]()
+        unlooked = tuple(safe for safe in self._unlooked if not self._is_new[safe.number])
         new = len(self._uidls) - self._known
         items = iter(self._uidls.items() if new else ())
         while len(fetch) < min(new, FETCH_MOST) and (some := list(islice(items, SLICE))):
@@ -167,7 +179,9 @@ class Comparison:
         unnamed = self._count - len(self._uidls)
         for number, uidl in adopted[: FETCH_MOST - len(fetch)]:  # after what is new
             fetch.add(number, uidl, self._sizes.get(number))
-        yield Worklist(self._count, fetch, self._changed, due, unnamed, more, self._adopted)
+        yield Worklist(
+            self._count, fetch, self._changed, due, unnamed, more, self._adopted, unlooked
+        )
 
 
 def usable(uidls: Mapping[str, int], count: int, highest: int) -> Mapping[str, int]:

@@ -18,14 +18,14 @@ them the server could not do (``unclear``); the next session sends one at a time
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Mapping, Sequence
-from contextlib import aclosing
 from typing import Final
 
-from services.fetcher.identity import head_hash
+from services.fetcher.imported import look_at
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.pop3.session import Pop3Session
+from services.fetcher.shown_heads import show_heads
 from services.fetcher.troubles import Blame, Troubles, blame_at
-from services.fetcher.worklist import FetchList, ListedMessage, SafeMessage
+from services.fetcher.worklist import FetchList, SafeMessage
 from shared.errors import ServerFault
 from shared.failpoint import reach
 from shared.ledger import LedgerEntry
@@ -33,9 +33,6 @@ from shared.log import printable
 
 CONFIRM_MOST: Final = 1_000
 """Messages of earlier sessions that one session confirms and deletes; the next one goes on."""
-
-REFUSALS: Final = 3
-"""Refusals one after the other, from the first TOP on, after which nothing more is asked of it."""
 
 
 class Deletion:
@@ -110,7 +107,19 @@ class Deletion:
         self.still_there = [safe.uidl for safe in again if safe.uidl is not None]
         return numbers
 
-    async def confirm(self, due: Sequence[SafeMessage]) -> tuple[list[ListedMessage], bool]:
+    async def look_at(self, unlooked: Sequence[SafeMessage]) -> list[SafeMessage]:
+        """Learn by what to know imported messages when they are to be deleted.
+
+        Returns:
+            Those of which TOP shows nothing; of very many, the others are for other polls.
+        """
+        self.confirmed = unlooked[: self._confirm_most]
+        self.confirming = len(self.confirmed)
+        unseen = await look_at(self._session, self._context.ledger, self._account, self.confirmed)
+        self.confirming = 0
+        return unseen
+
+    async def confirm(self, due: Sequence[SafeMessage]) -> tuple[list[SafeMessage], bool]:
         """See that what is to be deleted later than it was retrieved is that message still.
 
         Args:
@@ -129,7 +138,7 @@ class Deletion:
         self.confirming = 0
         self.messages += sure
         numbers = {safe.number for safe in sure}
-        unsure = [safe.listed for safe in self.confirmed if safe.number not in numbers]
+        unsure = [safe for safe in self.confirmed if safe.number not in numbers]
         return unsure, len(due) > self._confirm_most
 
     async def _find_unchanged(self) -> list[SafeMessage]:
@@ -138,24 +147,16 @@ class Deletion:
         Raises:
             ServerFault: the session broke; ``session.at`` says at which message.
         """
-        due, session, offered = self.confirmed, self._session, self._session.capabilities
-        if not due or session.quirks.no_top or (offered and "TOP" not in offered):
-            return []
-        uidls = [safe.uidl for safe in due if safe.uidl is not None]
-        heads = await self._context.ledger.heads(self._account, uidls)
-        asked = {safe.number: safe for safe in due if safe.uidl in heads}
-        found: list[SafeMessage] = []
-        refused = 0
-        async with aclosing(session.tops(list(asked))) as tops:
-            async for number, top in tops:
-                safe = asked[number]
-                head = heads[safe.uidl or ""]
-                if top is not None and head_hash(top) == head:
-                    found.append(safe._replace(head=head))
-                refused += top is None
-                if refused >= REFUSALS and not found:
-                    break
-        return found
+        uidls = [safe.uidl for safe in self.confirmed if safe.uidl is not None]
+        heads = await self._context.ledger.heads(self._account, uidls) if uidls else {}
+        asked = {safe.number: safe for safe in self.confirmed if safe.uidl in heads}
+        shown: dict[int, str] = {}
+        await show_heads(self._session, list(asked), shown)
+        return [
+            safe._replace(head=shown[number])
+            for number, safe in asked.items()
+            if shown.get(number) == heads[safe.uidl or ""]
+        ]
 
     async def delete_and_quit(self) -> None:
         """Delete what is to be deleted, and quit.

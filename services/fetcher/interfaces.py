@@ -66,6 +66,9 @@ class Ledger(ListingLedger, Protocol):
     ) -> None:
         """Record UIDLs as delivered, with their sizes; with it a choice of the operator is done."""
 
+    async def look_at(self, account: str, heads: Mapping[str, str]) -> None:
+        """Record the hashes of header blocks of imported messages, by UIDL."""
+
     async def count_as_delivered(self, ids: Sequence[str]) -> None:
         """Record identities as delivered."""
 

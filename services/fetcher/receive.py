@@ -52,14 +52,15 @@ class MessageReceiver:
     Args:
         account: its name.
         context: the spool for the large ones, and the rest.
-        is_new: tells of an id and a size whether the message is to be kept: only then a blob is.
+        is_new: tells of an id, the hash of a header block and a size whether the message is to be
+            kept: only then a blob is.
     """
 
     def __init__(
         self,
         account: str,
         context: FetcherContext,
-        is_new: Callable[[str, int], Awaitable[bool]],
+        is_new: Callable[[str, str, int], Awaitable[bool]],
     ) -> None:
         self._account = account
         self._context = context
@@ -126,9 +127,9 @@ class MessageReceiver:
                 size += len(chunk)
                 lines += chunk.count(b"\n")
                 await blob.write(chunk)
-            id_ = identity.id()
+            id_, head = identity.id(), head_hash(identity.head)
             # The earlier copy's blob may be gone with its delivery: do not leave one behind.
-            if await self._is_new(id_, size):
+            if await self._is_new(id_, head, size):
                 await blob.commit(id_)
                 reach("fetcher", "spooled")
             else:
@@ -136,9 +137,7 @@ class MessageReceiver:
         except BaseException:
             await blob.abort()
             raise
-        return ReceivedMessage(
-            id_, head_hash(identity.head), Spooled(id_, size, identity.head), lines
-        )
+        return ReceivedMessage(id_, head, Spooled(id_, size, identity.head), lines)
 
     def _require_room(self) -> None:
         if (lacking := self._context.lacking(0)) is not None:

@@ -21,6 +21,7 @@ from typing import Final
 from services.fetcher.account import Account
 from services.fetcher.commit_pipeline import CommitPipeline, TakenMessage
 from services.fetcher.deletion import Deletion
+from services.fetcher.imported import counts_as_delivered
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.inventory import SIZES_VARY, Inventory, take_inventory
 from services.fetcher.ledger_pages import LedgerPages
@@ -48,7 +49,7 @@ from shared.errors import (
     TooLarge,
     Unreachable,
 )
-from shared.ledger import ADOPT
+from shared.ledger import ADOPT, is_imported
 
 LOOK_AFTER: Final = 8
 LOOK_AFTER_BYTES: Final = 1024 * 1024
@@ -107,7 +108,8 @@ class Retriever:
         self._refusals = RefusedMessages(account.name, account.server, troubles, context.journal)
         self._came: ListedMessage | None = None  # a small one
         self._adopted: Container[str] = ()
-        self._commits = CommitPipeline(account, context, self._note_recorded, self._adopts)
+        self._imported: dict[str, str] = {}  # what stands for the identities of those retrieved
+        self._commits = CommitPipeline(account, context, self._note_recorded, self._delivered)
         self._left_out: set[int] = set()
         self._large = large
         self._in_vain = in_vain
@@ -159,6 +161,7 @@ class Retriever:
             await self._check_line(work.due)
             # Last: on a line that always breaks, what is new comes first.
             unconfirmed = await self._confirm(work.due)
+            await self._look_at(work.unlooked)
             await self._check_refusals()
             await self._commits.commit_all()
             left = left or unconfirmed or (work.more and self._has_recorded)
@@ -255,11 +258,15 @@ class Retriever:
         await self._context.ledger.adopt(self._account.name, sizes, choice=choice)
         return replace(work, adopted=sizes.keys())
 
-    def _adopts(self, listed: ListedMessage) -> bool:
-        """Return whether a message counts as delivered."""
+    def _delivered(self, listed: ListedMessage, head: str) -> str | None:
+        """Return why a message counts as delivered, None where it does not."""
+        if counts_as_delivered(self._imported, listed.uidl, head):
+            return "another program has fetched it"
         if listed.uidl is None:
-            return self.adopt or self._troubles.is_adopted(listed.key)
-        return listed.uidl in self._adopted
+            adopted = self.adopt or self._troubles.is_adopted(listed.key)
+        else:
+            adopted = listed.uidl in self._adopted
+        return "account adopt" if adopted else None
 
     async def _confirm(self, due: Sequence[SafeMessage]) -> bool:
         """Have confirmed what is to be deleted, and retrieve again what stays in doubt.
@@ -268,9 +275,20 @@ class Retriever:
             Whether some is left for another session.
         """
         unsure, more = await self._deletion.confirm(due)
-        in_order = self._troubles.in_order(FetchList.of(unsure))
-        left = await self._fetch(in_order) if unsure else False
-        return left or more
+        return await self._fetch_known(unsure) or more
+
+    async def _look_at(self, unlooked: Sequence[SafeMessage]) -> None:
+        """Learn by what to know messages that another program has fetched."""
+        unseen = await self._deletion.look_at(unlooked)
+        if self._account.keep < math.inf:
+            await self._fetch_known(unseen)
+
+    async def _fetch_known(self, messages: Sequence[SafeMessage]) -> bool:
+        """Retrieve messages again; return whether some are left for another session."""
+        imported = {safe.uidl: safe.id for safe in messages if safe.uidl and is_imported(safe.id)}
+        self._imported.update(imported)
+        in_order = self._troubles.in_order(FetchList.of([safe.listed for safe in messages]))
+        return await self._fetch(in_order) if messages else False
 
     def _note_inventory(self, inventory: Inventory) -> None:
         self.found = inventory.work.found
@@ -457,12 +475,12 @@ class Retriever:
             await self._commits.add(one)
         taken.clear()
 
-    async def _is_kept(self, id_: str, size: int) -> bool:
+    async def _is_kept(self, id_: str, head: str, size: int) -> bool:
         listed = self._arriving
         short = listed is not None and too_short(size, listed.size)
         if short and listed is not None and not self._same_as_before(listed.key, id_):
             return False
-        if listed is not None and self._adopts(listed):
+        if listed is not None and self._delivered(listed, head) is not None:
             return False
         return await self._commits.is_new(id_)
 

@@ -206,6 +206,7 @@ class Worklist:
         unnamed: how many messages have no usable UIDL.
         more: whether there is more to be fetched than a session does.
         adopted: those to be fetched that count as delivered, by UIDL.
+        unlooked: what another program has fetched, and nobody here has looked at.
     """
 
     found: int
@@ -215,6 +216,7 @@ class Worklist:
     unnamed: int
     more: bool = False
     adopted: Container[str] = ()
+    unlooked: tuple[SafeMessage, ...] = ()
 
 
 def age(since: float, now: float) -> float:

@@ -31,6 +31,7 @@ from shared.log import Report, silent
 from shared.mark import Mark
 from shared.state import (
     choices,
+    imports,
     installation,
     pauses,
     pruning,
@@ -379,6 +380,23 @@ class State:
         except Unstorable as bad:  # these will be fetched
             self._report("UIDLs that cannot be recorded", account=account, why=bad)
             await self._ask(choices.ADOPTION, account, {}, choice)
+
+    async def import_uidls(self, account: str, since: Mapping[str, float]) -> None:
+        """Record UIDLs that another program has fetched; what is known already stays as it is.
+
+        Args:
+            account: whose.
+            since: when that was, by UIDL, in seconds since 1970.
+
+        Raises:
+            Unstorable: the database does not take one of them; the others may be recorded.
+        """
+        texts = {uidl: repr(float(at)) for uidl, at in since.items()}
+        await self._ask(imports.IMPORT, account, texts)
+
+    async def look_at(self, account: str, heads: Mapping[str, str]) -> None:
+        """Record the hashes of header blocks of imported messages, by UIDL."""
+        await self._ask(imports.LOOK_AT, account, heads)
 
     async def count_as_delivered(self, ids: Sequence[str]) -> None:
         """Record identities as delivered, to nobody that we know of."""

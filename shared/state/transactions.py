@@ -21,6 +21,7 @@ from shared.halving import run_halving
 from shared.state import (
     choices,
     deliveries,
+    imports,
     installation,
     leases,
     pauses,
@@ -46,6 +47,8 @@ _ORDER: Final[tuple[Operation[Any, *tuple[Any, ...]], ...]] = (
     deliveries.CLAIM,
     uid_ledger.RECORD,
     uid_ledger.MEASURE,
+    imports.IMPORT,
+    imports.LOOK_AT,
     uid_ledger.FORGET,
     undelivered.FORGET_LOST,
     uid_ledger.SEEN,

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from shared.ledger import Claim, LedgerEntry
+from shared.ledger import IMPORTED, Claim, LedgerEntry, imported, imported_head
 from shared.state import State
 from tests.clock import ManualClock
 from tests.ledger import claim_one, finish_one
@@ -149,3 +149,33 @@ class Ledger(Opening):
         known = await one.known("sales")
         assert {LedgerEntry(uidl, k.id) for uidl, k in known.items()} == set(entries)
         assert len(await one.seen([entry.id for entry in entries])) == 30_000
+
+    async def test_what_was_imported_stands_beside_what_was_recorded(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        start = clock.now()
+        await one.record("sales", [LedgerEntry("u1", "a", 5, "ha")])
+        odd = "\\ \0 \udc80"
+        await one.import_uidls("sales", {"u1": 1.0, "u2": 1_600_000_000.25, odd: 3.0})
+        await one.import_uidls("sales", {"u2": 7.0})
+        await two.import_uidls("other", {"u2": 9.0})
+        assert await two.known("sales") == {
+            "u1": ("a", start, 5),
+            "u2": (IMPORTED, 1_600_000_000.25, None),
+            odd: (IMPORTED, 3.0, None),
+        }
+        assert (await two.installation()).used
+
+    async def test_an_imported_message_is_known_by_its_header_from_then_on(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        await one.record("sales", [LedgerEntry("u1", "a", 5, "ha")])
+        await one.import_uidls("sales", {"u2": 1.0, "u3": 2.0})
+        await one.look_at("sales", {"u1": "hx", "u2": "h2", "nobody": "h"})
+        await one.look_at("sales", {"u2": "h9"})  # what was seen first counts
+        known = await two.known("sales")
+        assert [known[u].id for u in ("u1", "u2", "u3")] == ["a", imported("h2"), IMPORTED]
+        assert imported_head(known["u2"].id) == "h2"
+        assert await two.heads("sales", ["u1", "u2", "u3"]) == {"u1": "ha", "u2": "h2"}
+        await one.record("sales", [LedgerEntry("u2", "b", 7, "hb")])
+        assert (await two.known("sales"))["u2"] == ("b", clock.now(), 7)

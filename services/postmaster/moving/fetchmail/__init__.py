@@ -1,0 +1,1 @@
+"""Reads the run control file of fetchmail: ``words``, then ``entries``, then ``accounts``."""
