@@ -39,14 +39,15 @@ from services.deliverer.files.pickup import (
     pickup_envelope,
     replay_envelope,
 )
-from services.deliverer.smtp.courier import SmtpCourier
-from services.deliverer.smtp.fair_share import DeliverySlots
+from services.deliverer.servers.courier import ServerCourier
+from services.deliverer.servers.fair_share import DeliverySlots
 from services.deliverer.smtp.promises import Promises
+from services.deliverer.smtp.protocol import SmtpProtocol
 from services.deliverer.smtp.target import Pipelining, SmtpLogin, Target
-from services.deliverer.smtp.traced import TraceFor
 from shared.authentication.choice import AUTO, SETTINGS
 from shared.clock import Clock, SystemClock
 from shared.errors import ConfigError
+from shared.network.dialogue import TraceFor
 from shared.network.tls import unverified, verifying
 from shared.redaction.known_secrets import KnownSecrets
 
@@ -174,7 +175,7 @@ def _courier(wanted: _DestinationUrl, target: Target) -> Courier:
         keep_delivered_to=_keeps_delivered_to(wanted),
         known=wanted.known,
     )
-    return SmtpCourier(target, wanted.clock, wanted.connections, wanted.slots)
+    return ServerCourier(SmtpProtocol(target), wanted.clock, wanted.connections, wanted.slots)
 
 
 def _maildir(wanted: _DestinationUrl) -> Courier:

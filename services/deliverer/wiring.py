@@ -10,13 +10,13 @@ from typing import Final
 from services.deliverer.breaker import Breaker
 from services.deliverer.deliver import Deliverer
 from services.deliverer.destinations import courier_for
-from services.deliverer.smtp.fair_share import IN_HAND, DeliverySlots
-from services.deliverer.smtp.traced import TraceFor
+from services.deliverer.servers.fair_share import IN_HAND, DeliverySlots
 from services.deliverer.unrecorded import Unrecorded
 from services.wiring import Assembly, Resources, StageWiring
 from shared.log import MailLog
 from shared.message import Addressed
 from shared.metrics import BREAKER
+from shared.network.dialogue import TraceFor
 from shared.queues import PICKUP
 from shared.stage import Stage
 from shared.state import State  # here, so that it is loaded before the stage says it has started

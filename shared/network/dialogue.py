@@ -16,6 +16,10 @@ from shared.redaction.redaction import NOTHING, Redaction
 TakeLine: TypeAlias = Callable[[str], None]
 """Takes one line of a dialogue, such as what ``MailLog.dialogue`` returns."""
 
+TraceFor: TypeAlias = Callable[[int], TakeLine | None]
+"""Returns what takes the dialogue of a connection, given a number to tell it from the others; None
+where nobody listens any more."""
+
 
 class Dialogue:
     """One conversation with one server.

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from services.deliverer.smtp.fair_share import IN_HAND
+from services.deliverer.servers.fair_share import IN_HAND
 from shared.queues import Tier
 from tests.flow.addressed import put_addressed
 from tests.flow.connector import Connector

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.deliverer.smtp.pool import IDLE_SECONDS, Pool
+from services.deliverer.servers.pool import IDLE_SECONDS, Pool
 from services.deliverer.smtp.session import SmtpSession
 from services.deliverer.smtp.target import Target
 from services.disk_watch import LOOK_EVERY, watch_disks

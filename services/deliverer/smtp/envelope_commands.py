@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from services.deliverer.courier import Crowded, MailObject, Spent, Throttled
-from services.deliverer.smtp.connection import NoReplyInTime
+from services.deliverer.servers.connection import NoReplyInTime
+from services.deliverer.servers.protocol import PipelineBroken
 from services.deliverer.smtp.promises import Promise
 from services.deliverer.smtp.reply import SmtpReply, SmtpStep
 from services.deliverer.smtp.reply_meaning import Meaning, crowds, meaning
-from services.deliverer.smtp.session import PipelineBroken, SmtpSession
+from services.deliverer.smtp.session import SmtpSession
 from shared.errors import Unreachable
 
 FIRST_SECONDS: Final = 60.0

@@ -13,17 +13,12 @@ import errno
 from typing import Final
 
 from services.deliverer.courier import Throttled
+from services.deliverer.servers.connection import Connection, NoReplyInTime, TlsFailed
 from services.deliverer.smtp.authenticate import log_in
-from services.deliverer.smtp.connection import (
-    SETTING_NAMES,
-    NoReplyInTime,
-    SmtpConnection,
-    TlsFailed,
-)
-from services.deliverer.smtp.reply import SmtpReply, SmtpStep
+from services.deliverer.smtp.reply import ReplyReader, SmtpReply, SmtpStep
 from services.deliverer.smtp.reply_meaning import meaning
 from services.deliverer.smtp.session import SmtpSession
-from services.deliverer.smtp.target import Target
+from services.deliverer.smtp.target import SETTING_NAMES, Target
 from services.deliverer.smtp.traced import TracedConnection
 from shared.errors import Unreachable
 from shared.network.dial import dial
@@ -92,12 +87,12 @@ async def _open(target: Target, *, starttls: bool) -> SmtpSession:
     return session
 
 
-async def _connect(target: Target) -> SmtpConnection:
+async def _connect(target: Target) -> Connection[SmtpReply]:
     redaction = _redaction(target)
 
-    def make() -> SmtpConnection:
+    def make() -> Connection[SmtpReply]:
         if target.listen is None:
-            return SmtpConnection(target.server, redaction)
+            return Connection(target.server, ReplyReader(redaction), SETTING_NAMES)
         return TracedConnection(target.server, target.listen, redaction)
 
     at_once = target.tls == "implicit"
@@ -122,7 +117,7 @@ def _redaction(target: Target) -> Redaction:
     return Redaction(login.password, login.user, target.server, known)
 
 
-async def _connect_socket(connection: SmtpConnection, path: str) -> SmtpConnection:
+async def _connect_socket(connection: Connection[SmtpReply], path: str) -> Connection[SmtpReply]:
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_TIMEOUT):
         await loop.create_unix_connection(lambda: connection, path)

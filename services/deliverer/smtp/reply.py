@@ -9,6 +9,7 @@ import re
 from enum import Enum
 from typing import Final, NamedTuple
 
+from services.deliverer.servers.reader import Malformed
 from shared.log import printable
 from shared.redaction.redaction import NOTHING, Redaction
 
@@ -54,6 +55,11 @@ class SmtpReply(NamedTuple):
     redaction: Redaction = NOTHING
 
     @property
+    def bad(self) -> bool:
+        """Whether it tells of trouble: whoever waits for several replies hears of it at once."""
+        return self.code >= 400
+
+    @property
     def text(self) -> str:
         """What may be shown: the words, less the password."""
         return self.words if self.redaction is NOTHING else self._printable(self.redaction)
@@ -92,10 +98,6 @@ _OTHERS: Final = {
     b"SSH-": " (SSH is spoken there: is the port right?)",
     b"\x15\x03": " (TLS is spoken there from the first byte on: is smtps:// meant?)",
 }
-
-
-class Malformed(ValueError):
-    """What a server sent is not an SMTP reply."""
 
 
 class ReplyReader:

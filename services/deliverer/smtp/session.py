@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from services.deliverer.courier import MailObject
-from services.deliverer.smtp.connection import SmtpConnection
+from services.deliverer.servers.connection import Connection
 from services.deliverer.smtp.reply import SmtpReply, SmtpStep
 from services.deliverer.smtp.target import Target
-from shared.errors import Unreachable
 
 BLOCK_TIMEOUT: Final = 180.0
 """Seconds for a block of a message to go out (RFC 5321 section 4.5.3.2.5)."""
@@ -22,13 +21,6 @@ BLOCK_TIMEOUT: Final = 180.0
 _TAKES_ALL: Final = re.compile(rb"\b(Dovecot|Cyrus|Postfix)\b", re.IGNORECASE)
 """Servers known to read on where a message ends. Perl's Net::Server::Mail, for one, offers
 PIPELINING over LMTP, and takes what comes along with the final dot for text of that message."""
-
-
-class PipelineBroken(Unreachable):
-    """What was sent together was not answered as it should be; nothing has been delivered.
-
-    It is worth one more try over a fresh connection, which then does without pipelining.
-    """
 
 
 class SmtpSession:
@@ -49,7 +41,7 @@ class SmtpSession:
         quirks: what is known of the server.
     """
 
-    def __init__(self, target: Target, connection: SmtpConnection) -> None:
+    def __init__(self, target: Target, connection: Connection[SmtpReply]) -> None:
         self.server = target.server
         self.lmtp = target.lmtp
         self.keep_delivered_to = target.keep_delivered_to

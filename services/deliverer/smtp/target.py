@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from services.deliverer.smtp.promises import Promises
-from services.deliverer.smtp.traced import TraceFor
 from shared.authentication.choice import AUTO
+from shared.network.dialogue import TraceFor
+from shared.network.explain import SettingNames
 from shared.redaction.known_secrets import KnownSecrets
+
+SETTING_NAMES: Final = SettingNames("smtp:// or lmtp://", "smtps://", "ca_file")
+"""What errors call the settings that decide how a connection begins."""
 
 Pipelining: TypeAlias = Literal["none", "commands", "full"]
 

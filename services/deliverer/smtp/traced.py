@@ -1,6 +1,6 @@
 """A connection that reports its dialogue, for ``--debug``, without secrets and mail.
 
-It takes the place of a ``SmtpConnection`` and reads along: after 354 come bytes of a message,
+It takes the place of a ``Connection`` and reads along: after 354 come bytes of a message,
 up to a dot alone on its line, and after 334 comes a secret. Of a message there is the count of its
 bytes, and of what is answered to AUTH the code.
 """
@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final
 
-from services.deliverer.smtp.connection import SmtpConnection
+from services.deliverer.servers.connection import Connection
 from services.deliverer.smtp.reply import ReplyReader, SmtpReply
-from shared.network.dialogue import Dialogue, TakeLine
+from services.deliverer.smtp.target import SETTING_NAMES
+from shared.network.dialogue import Dialogue, TraceFor
 from shared.redaction.known_secrets import HIDDEN
 from shared.redaction.redaction import NOTHING, Redaction
-
-TraceFor: TypeAlias = Callable[[int], TakeLine | None]
-"""Returns what takes the dialogue of a connection, given a number to tell it from the others; None
-where nobody listens any more."""
 
 _END: Final = b"\r\n.\r\n"
 
 
-class TracedConnection(SmtpConnection):
-    """A ``SmtpConnection`` that reports; see there for what the methods do.
+class TracedConnection(Connection[SmtpReply]):
+    """A ``Connection`` that reports; see there for what the methods do.
 
     Args:
         server: what it connects to.
@@ -34,17 +31,17 @@ class TracedConnection(SmtpConnection):
     """
 
     def __init__(self, server: str, listen: TraceFor, redaction: Redaction = NOTHING) -> None:
-        super().__init__(server)
+        reader = _TracedReader(self._trace_reply, redaction)
+        super().__init__(server, reader, SETTING_NAMES)
         self._listen = listen
         self._redaction = redaction
         self._dialogue: Dialogue | None = None
-        self._reader = _TracedReader(self._trace_reply, redaction)
         self._mail: bytes | None = None  # the last bytes of a message, while one is sent
         self._sent = 0  # bytes of it
         self._secret = False  # the next line is one
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See ``SmtpConnection.connection_made``."""
+        """See ``Connection.connection_made``."""
         super().connection_made(transport)
         name = transport.get_extra_info("sockname")
         tell = self._listen(name[1] if isinstance(name, tuple) else 0)
@@ -54,12 +51,12 @@ class TracedConnection(SmtpConnection):
         self._dialogue.note(f"connected to {self.server}")
 
     def write(self, data: bytes) -> None:
-        """See ``SmtpConnection.write``."""
+        """See ``Connection.write``."""
         super().write(data)
         self._trace_sent(data)
 
     def close(self, farewell: bytes = b"") -> None:
-        """See ``SmtpConnection.close``."""
+        """See ``Connection.close``."""
         if self.usable:
             self._trace_sent(farewell)
         super().close(farewell)

@@ -47,7 +47,7 @@ sent then: its envelope ends with the connection.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from services.deliverer.addresses import unsendable
@@ -63,6 +63,7 @@ from services.deliverer.courier import (
     same_for_all,
 )
 from services.deliverer.line_ends import END_OF_DATA, Transparency, encode_data
+from services.deliverer.servers.protocol import Following, nothing_follows
 from services.deliverer.smtp.delivered_to import edit_for, without_delivered_to
 from services.deliverer.smtp.envelope_commands import Answers, ask, group
 from services.deliverer.smtp.reply import SmtpReply, SmtpStep
@@ -71,14 +72,6 @@ from services.deliverer.smtp.session import SmtpSession
 from shared.errors import SpoolMissing, SpoolUnavailable, Unreachable
 from shared.failpoint import reach
 from shared.log import printable
-
-Following: TypeAlias = Callable[[Callable[[MailObject], bool]], MailObject | None]
-"""Returns the mail object that goes over the same connection next, if one waits that this is true
-of. From then on it is bound to this connection."""
-
-
-def nothing_follows(_: Callable[[MailObject], bool]) -> None:
-    """Bind no mail object to a connection."""
 
 
 class _RecipientResult(NamedTuple):

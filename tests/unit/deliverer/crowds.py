@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from services.deliverer.courier import CourierResult, MailObject
 from services.deliverer.destinations import courier_for
-from services.deliverer.smtp.courier import SmtpCourier
+from services.deliverer.servers.courier import ServerCourier
 from tests.clock import ManualClock
 from tests.servers.smtp import SmtpServer
 from tests.unit.deliverer.content import ANNA, SENDER, content
@@ -22,11 +22,11 @@ def posts(count: int, recipient: str = ANNA) -> list[MailObject]:
 @contextlib.asynccontextmanager
 async def opened(
     server: SmtpServer, clock: ManualClock, connections: int = 8
-) -> AsyncIterator[SmtpCourier]:
+) -> AsyncIterator[ServerCourier]:
     made = courier_for(
         "local", server.url + "?pipelining=full", clock=clock, connections=connections
     )
-    assert isinstance(made, SmtpCourier)
+    assert isinstance(made, ServerCourier)
     try:
         async with asyncio.timeout(60):
             yield made

@@ -16,7 +16,7 @@ from services.deliverer.courier import (
     MailObject,
 )
 from services.deliverer.destinations import courier_for
-from services.deliverer.smtp.courier import SmtpCourier
+from services.deliverer.servers.courier import ServerCourier
 from shared.errors import SpoolMissing, Unreachable
 from tests.servers.smtp import DROP, HANG, SmtpServer, smtp_server
 from tests.unit.deliverer.content import ANNA, BERT, CARL, SENDER, content, requests, told, until
@@ -32,10 +32,10 @@ def text(number: int, *, held: bool = True) -> MailContent:
 
 
 @contextlib.asynccontextmanager
-async def opened(server: SmtpServer, connections: int = 1) -> AsyncIterator[SmtpCourier]:
+async def opened(server: SmtpServer, connections: int = 1) -> AsyncIterator[ServerCourier]:
     together = "?pipelining=full" if server.lmtp else ""
     made = courier_for("local", server.url + together, connections=connections)
-    assert isinstance(made, SmtpCourier)
+    assert isinstance(made, ServerCourier)
     try:
         yield made
     finally:
@@ -45,7 +45,7 @@ async def opened(server: SmtpServer, connections: int = 1) -> AsyncIterator[Smtp
 class Giving:
     """Messages being delivered, and what was told of them so far."""
 
-    def __init__(self, courier: SmtpCourier, given: list[MailObject]) -> None:
+    def __init__(self, courier: ServerCourier, given: list[MailObject]) -> None:
         self.told: dict[int, CourierResult] = {}
         self.task = asyncio.create_task(courier.deliver(requests(given, self.told)))
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from services.deliverer.deliver import WAITING, Deliverer
 from services.deliverer.destinations import courier_for
-from services.deliverer.smtp.courier import STILL
-from services.deliverer.smtp.fair_share import HORIZON, PER_CONNECTION, DeliverySlots
+from services.deliverer.servers.courier import STILL
+from services.deliverer.servers.fair_share import HORIZON, PER_CONNECTION, DeliverySlots
 from shared.ledger import Claim
 from shared.outcome import Busy, Done, Outcome
 from shared.spool import Spool

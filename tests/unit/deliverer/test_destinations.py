@@ -5,26 +5,26 @@ import pytest
 from services.deliverer.destinations import courier_for
 from services.deliverer.files.maildir import MaildirCourier
 from services.deliverer.files.pickup import PickupCourier
-from services.deliverer.smtp.courier import SmtpCourier
+from services.deliverer.servers.courier import ServerCourier
 from shared.errors import ConfigError
 
 
 @pytest.mark.parametrize(
     ("url", "kind"),
     [
-        ("smtp://mail.corp.example:25", SmtpCourier),
-        ("smtp://mail.corp.example?tls=none&helo=gate.corp.example", SmtpCourier),
-        ("smtp://[2001:db8::1]:2525/", SmtpCourier),
-        ("smtps://user:secret@mail.corp.example", SmtpCourier),
-        ("lmtp://mail.corp.example:24", SmtpCourier),
-        ("lmtp+unix:///run/dovecot/lmtp", SmtpCourier),
+        ("smtp://mail.corp.example:25", ServerCourier),
+        ("smtp://mail.corp.example?tls=none&helo=gate.corp.example", ServerCourier),
+        ("smtp://[2001:db8::1]:2525/", ServerCourier),
+        ("smtps://user:secret@mail.corp.example", ServerCourier),
+        ("lmtp://mail.corp.example:24", ServerCourier),
+        ("lmtp+unix:///run/dovecot/lmtp", ServerCourier),
         ("maildir:///var/mail/{mailbox}", MaildirCourier),
         ("maildir:///srv/%C3%A4/{domain}/{local}", MaildirCourier),
         ("pickup:///srv/PickUp", PickupCourier),
         ("pickup:///srv/PickUp?staging=/srv/new", PickupCourier),
         ("replay:///srv/Replay", PickupCourier),
-        ("lmtp+unix:///run/dovecot/lmtp?delivered_to=keep", SmtpCourier),
-        ("smtp://mail.corp.example?delivered_to=rename", SmtpCourier),
+        ("lmtp+unix:///run/dovecot/lmtp?delivered_to=keep", ServerCourier),
+        ("smtp://mail.corp.example?delivered_to=rename", ServerCourier),
     ],
 )
 async def test_the_scheme_chooses_the_courier(url: str, kind: type) -> None:
@@ -81,7 +81,7 @@ def test_what_is_wrong_is_said_and_what_is_expected(url: str, what: str) -> None
 
 def test_a_password_is_in_no_repr() -> None:
     courier = courier_for("local", "smtp://user:secret@mail.corp.example")
-    target = courier._pool._target  # type: ignore[attr-defined]
+    target = courier._pool._protocol.target  # type: ignore[attr-defined]
     assert "secret" not in repr(target)
 
 

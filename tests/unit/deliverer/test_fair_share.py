@@ -1,6 +1,6 @@
 """How many may wait for a server: what it takes in half a minute, and its share of the places."""
 
-from services.deliverer.smtp.fair_share import (
+from services.deliverer.servers.fair_share import (
     FIRST_LOOK,
     HORIZON,
     LOOK_EVERY,

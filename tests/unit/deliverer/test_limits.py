@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from services.deliverer.destinations import courier_for
-from services.deliverer.smtp.pool import IDLE_SECONDS
+from services.deliverer.servers.pool import IDLE_SECONDS
 from shared.errors import Unreachable
 from tests.clock import ManualClock
 from tests.servers.smtp import DROP, HANG, smtp_server

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.deliverer.smtp.pace import (
+from services.deliverer.servers.pace import (
     FIRST_GAP,
     FIRST_HOLD,
     FIRST_PAUSE,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from services.deliverer.smtp.envelope_commands import FIRST_SECONDS, REST_SECONDS
-from services.deliverer.smtp.pool import IDLE_SECONDS
+from services.deliverer.servers.pool import IDLE_SECONDS
 from services.deliverer.smtp.promises import WEEK
 from shared.errors import Unreachable
 from tests.clock import ManualClock

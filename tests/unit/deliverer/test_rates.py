@@ -3,8 +3,8 @@
 import pytest
 
 from services.deliverer.courier import PutAside, Throttled
-from services.deliverer.smtp.courier import LIMITS
-from services.deliverer.smtp.overflow import PAUSE
+from services.deliverer.servers.courier import LIMITS
+from services.deliverer.servers.overflow import PAUSE
 from tests.clock import ManualClock
 from tests.servers.smtp import smtp_server
 from tests.unit.deliverer.content import BERT, told

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.deliverer.courier import Throttled
-from services.deliverer.smtp.pool import IDLE_SECONDS
+from services.deliverer.servers.pool import IDLE_SECONDS
 from services.deliverer.smtp.promises import DAY, HOUR
 from shared.errors import Unreachable
 from tests.clock import ManualClock

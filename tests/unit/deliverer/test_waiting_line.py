@@ -1,6 +1,6 @@
 """The line for a connection: in order, and nobody is lost in it."""
 
-from services.deliverer.smtp.waiting_line import WaitingLine
+from services.deliverer.servers.waiting_line import WaitingLine
 
 
 def line(*names: str) -> WaitingLine[str]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final
+from typing import Final, Generic
 
-from services.deliverer.smtp.handshake import open_session
-from services.deliverer.smtp.session import SmtpSession
-from services.deliverer.smtp.target import Target
+from services.deliverer.servers.protocol import MailProtocol, S
 from shared.clock import Clock
 from shared.supervision import supervise
 
@@ -23,21 +21,21 @@ LEAVE_SECONDS: Final = 2.0
 """How long a server may take to end TLS with us when we leave."""
 
 
-class Pool:
+class Pool(Generic[S]):
     """Sessions with one server.
 
     Args:
-        target: the server.
+        protocol: how to talk to it.
         clock: the time.
     """
 
-    def __init__(self, target: Target, clock: Clock) -> None:
-        self._target = target
+    def __init__(self, protocol: MailProtocol[S], clock: Clock) -> None:
+        self._protocol = protocol
         self._clock = clock
-        self._idle: deque[tuple[float, SmtpSession]] = deque()  # the longest idle first
+        self._idle: deque[tuple[float, S]] = deque()  # the longest idle first
         self._sweeper: asyncio.Task[None] | None = None
 
-    def take_idle(self) -> SmtpSession | None:
+    def take_idle(self) -> S | None:
         """Return a kept session, or None; it is no longer the pool's until it is taken back."""
         while self._idle:
             _, session = self._idle.pop()  # the last used: the rest can time out
@@ -46,16 +44,16 @@ class Pool:
             session.connection.abort()
         return None
 
-    async def open(self) -> SmtpSession:
+    async def open(self) -> S:
         """Return a new session.
 
         Raises:
             Unreachable: the server cannot be reached, or does not let us in.
             Throttled: it takes no more for now.
         """
-        return await open_session(self._target)
+        return await self._protocol.open()
 
-    def take_back(self, session: SmtpSession) -> None:
+    def take_back(self, session: S) -> None:
         """Keep a session for the next message, unless its connection is gone or out of step."""
         if session.connection.idle:
             self._keep(session)
@@ -70,10 +68,10 @@ class Pool:
         self.close_idle()
         await asyncio.gather(*(connection.wait_closed(LEAVE_SECONDS) for connection in leaving))
 
-    def _keep(self, session: SmtpSession) -> None:
+    def _keep(self, session: S) -> None:
         self._idle.append((self._clock.monotonic(), session))
         if self._sweeper is None or self._sweeper.done():
-            what = f"closes idle connections to {self._target.server}"
+            what = f"closes idle connections to {self._protocol.server}"
             self._sweeper = supervise(self._sweep, what, self._clock)
 
     async def _sweep(self) -> None:

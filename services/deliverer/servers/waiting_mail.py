@@ -19,7 +19,7 @@ from services.deliverer.courier import (
     Result,
     same_for_all,
 )
-from services.deliverer.smtp.waiting_line import WaitingLine
+from services.deliverer.servers.waiting_line import WaitingLine
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +48,7 @@ class WaitingMail:
         limits: how often the server said that it takes no more for now.
         declined: what it said of it, if that was a 5xx: to put it aside would not count, and so
             never end.
+        alone: it went with others in one command, in vain, and goes by itself from now on.
     """
 
     mail_object: MailObject
@@ -57,6 +58,7 @@ class WaitingMail:
     breaks: int = 0
     limits: int = 0
     declined: str = ""
+    alone: bool = False
 
     def tell(self, delivered: CourierResult) -> None:
         """Tell what became of it."""
@@ -70,6 +72,11 @@ class WaitingMail:
         submission.left -= 1
         if not submission.left and not submission.over.done():
             submission.over.set_result(None)
+
+    def doubt(self) -> None:
+        """Note that it was sent, and that nobody knows whether it has arrived."""
+        content = self.mail_object.content._replace(replay=True)
+        self.mail_object = self.mail_object._replace(content=content)
 
     def tell_temporary(self, why: str) -> None:
         """Tell that it was tried, which counts, and is to be tried again."""

@@ -1,4 +1,4 @@
-"""The courier for mail servers, over SMTP or LMTP.
+"""The courier for mail servers, whatever the protocol.
 
 Mail waits in one line, and for each connection a worker takes the first in it, again and again: so
 no mail object waits for another, but for a connection. A worker takes none before it has a
@@ -15,22 +15,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Generic
 
-from services.deliverer.courier import Crowded, DeliveryRequest, Spent, Throttled
-from services.deliverer.smtp.connection import NoReplyInTime
-from services.deliverer.smtp.fair_share import FIRST_LOOK, LOOK_EVERY, DeliverySlots, FairShare
-from services.deliverer.smtp.handshake import no_answer
-from services.deliverer.smtp.overflow import Overflow
-from services.deliverer.smtp.pace import Pace
-from services.deliverer.smtp.pool import Pool
-from services.deliverer.smtp.prefetch import prefetched
-from services.deliverer.smtp.session import PipelineBroken, SmtpSession
-from services.deliverer.smtp.target import Target
-from services.deliverer.smtp.transaction import nothing_follows, transact
-from services.deliverer.smtp.waiting_line import WaitingLine
-from services.deliverer.smtp.waiting_mail import NextMail, Submission, WaitingMail, waiting_mail
-from services.deliverer.smtp.workers import SmtpWorker, Workers
+from services.deliverer.courier import CourierResult, Crowded, DeliveryRequest, Spent, Throttled
+from services.deliverer.servers.connection import NoReplyInTime
+from services.deliverer.servers.fair_share import FIRST_LOOK, LOOK_EVERY, DeliverySlots, FairShare
+from services.deliverer.servers.overflow import Overflow
+from services.deliverer.servers.pace import Pace
+from services.deliverer.servers.pool import Pool
+from services.deliverer.servers.protocol import (
+    MailProtocol,
+    PipelineBroken,
+    S,
+    SendSingly,
+    nothing_follows,
+)
+from services.deliverer.servers.waiting_line import WaitingLine
+from services.deliverer.servers.waiting_mail import NextMail, Submission, WaitingMail, waiting_mail
+from services.deliverer.servers.workers import Worker, Workers
 from shared.clock import Clock
 from shared.errors import SpoolMissing, SpoolUnavailable, Unreachable
 from shared.supervision import supervise
@@ -61,11 +63,11 @@ UNGREETED: Final = 5.0
 our connections. Servers with a number of processes let the others wait in their backlog."""
 
 
-class SmtpCourier:
-    """Delivers to one SMTP or LMTP server.
+class ServerCourier(Generic[S]):
+    """Delivers to one mail server.
 
     Args:
-        target: the server.
+        protocol: how to talk to it.
         clock: the time.
         connections: how many there may be at once.
         slots: shared with other destinations.
@@ -73,19 +75,19 @@ class SmtpCourier:
 
     def __init__(
         self,
-        target: Target,
+        protocol: MailProtocol[S],
         clock: Clock,
         connections: int = 8,
         slots: DeliverySlots | None = None,
     ) -> None:
-        self._target = target
-        self._server = target.server
+        self._protocol = protocol
+        self._server = protocol.server
         self._clock = clock
-        self._pool = Pool(target, clock)
+        self._pool = Pool(protocol, clock)
         self._waiting: WaitingLine[WaitingMail] = WaitingLine()
         self._pace = Pace(clock, connections)
         self._share = FairShare(slots or DeliverySlots(), self._waiting, connections, clock)
-        self._workers = Workers()
+        self._workers: Workers[S] = Workers()
         self._overflow = Overflow(
             self._server, self._waiting, self._share, self._pace, self._workers
         )
@@ -148,7 +150,7 @@ class SmtpCourier:
         for _ in range(min(len(self._waiting) - free, self._pace.limit - len(self._workers))):
             self._workers.start(self._work, self._note_worker_ended)
 
-    async def _work(self, worker: SmtpWorker) -> None:
+    async def _work(self, worker: Worker[S]) -> None:
         """Send the first in line until none waits, or the server lets us in no more."""
         try:
             while self._waiting:
@@ -165,7 +167,7 @@ class SmtpCourier:
                 self._pool.take_back(worker.session)
                 worker.session = None
 
-    async def _ensure_connection(self, worker: SmtpWorker) -> bool:
+    async def _ensure_connection(self, worker: Worker[S]) -> bool:
         """Open a connection if none is usable, and there may be one more; say if there is one."""
         if worker.session is not None and not worker.session.connection.idle:
             worker.cut_connection()
@@ -175,7 +177,7 @@ class SmtpCourier:
                 worker.session = await self._open_connection(worker)
         return worker.session is not None
 
-    async def _open_connection(self, worker: SmtpWorker) -> SmtpSession | None:
+    async def _open_connection(self, worker: Worker[S]) -> S | None:
         """Open a connection; return None where the server lets us in no more."""
         was_away = False
         while self._waiting:
@@ -231,41 +233,75 @@ class SmtpCourier:
             if waiting is not None:
                 waiting.tell(error)
 
-    async def _send(self, worker: SmtpWorker, waiting: WaitingMail) -> WaitingMail | None:
-        """Send a mail object; return the one that goes over the same connection next."""
-        session, bound = worker.session, NextMail(self._waiting, waiting.submission)
+    async def _send(self, worker: Worker[S], first: WaitingMail) -> WaitingMail | None:
+        """Send a mail object, and what goes with it; return what goes over this connection next."""
+        session = worker.session
         if session is None:
             raise RuntimeError("mail was taken out of the line without a connection")
-        worker.sending = waiting
+        group, bound = self._gather(session, first), NextMail(self._waiting, first.submission)
+        worker.sending = group
         begun, before = self._clock.monotonic(), session.served
+        following = bound.following if self._pace.steady else nothing_follows
         try:
-            following = bound.following if self._pace.steady else nothing_follows
-            if waiting.mail_object.content.data is not None:
-                delivered = await transact(session, waiting.mail_object, following)
-            else:
-                async with prefetched(waiting.mail_object) as mail_object:
-                    delivered = await transact(session, mail_object, following)
+            mail_objects = [waiting.mail_object for waiting in group]
+            delivered = await self._protocol.send(session, mail_objects, following)
+        except SendSingly:
+            worker.sending = ()
+            self._send_singly(group)
+            return None
         except Exception as error:  # noqa: BLE001  (that of one mail object; its type says whose fault)
             if session.served == before and isinstance(error, SpoolMissing | SpoolUnavailable):
-                worker.sending = None  # the server has not heard of it
-                waiting.tell(error)
+                worker.sending = ()  # the server has not heard of it
+                first.tell(error)
                 return None
             worker.cut_connection()
             if bound.next is not None:
                 self._waiting.put_back(bound.next)
-            self._handle_break(waiting, error, begun, reused=before > 0)
+            if len(group) > 1:
+                self._send_singly(group)
+            else:
+                self._handle_break(first, error, begun, reused=before > 0)
             return None
         except BaseException:
             worker.cut_connection()  # and what is bound, is withdrawn with it
             raise
-        worker.sending = None
-        if any(result.lost for result in delivered.values()):
+        worker.sending = ()
+        self._share.done += len(group)
+        for waiting, result in zip(group, delivered, strict=True):
+            self._note_sent(result)
+            waiting.tell(result)
+        return bound.next
+
+    def _gather(self, session: S, first: WaitingMail) -> list[WaitingMail]:
+        """Take out of the line what goes in one command with a mail object."""
+        group = [first]
+
+        def joins(waiting: WaitingMail) -> bool:
+            if waiting.alone or waiting.submission is not first.submission:
+                return False
+            other = waiting.mail_object
+            return self._protocol.together(session, first.mail_object, len(group), other)
+
+        if not first.alone and self._pace.steady:
+            while (waiting := self._waiting.take_next_if(joins)) is not None:
+                group.append(waiting)
+        return group
+
+    def _send_singly(self, group: Sequence[WaitingMail]) -> None:
+        """Put back what went together: each by itself, it meets what is its own."""
+        for waiting in reversed(group):
+            waiting.alone = True
+            waiting.doubt()
+            self._waiting.put_back(waiting)
+
+    def _note_sent(self, result: CourierResult) -> None:
+        """Note that mail was sent, and whether the server has answered for it."""
+        if isinstance(result, Exception):
+            return
+        if any(each.lost for each in result.values()):
             self._note_failure("no reply to a message that was sent")
         else:
             self._note_answered()
-        self._share.done += 1
-        waiting.tell(delivered)
-        return bound.next
 
     def _note_answered(self) -> None:
         """Note that the server has answered for a mail object."""
@@ -288,6 +324,7 @@ class SmtpCourier:
             waiting.tell(error)
         elif self._may_retry(waiting, error, begun, reused=reused):
             waiting.breaks += 1
+            waiting.doubt()
             if not reused and self._is_one_too_many(waiting, error):
                 self._pace.note_refused(self._workers.connected)
                 self._waiting.join(waiting)  # others may find a connection that lives
@@ -357,7 +394,7 @@ class SmtpCourier:
             if self._share.done != done or not self._waiting:
                 done, since = self._share.done, self._clock.monotonic()
             if (waited := self._seconds_kept_waiting()) >= STILL:
-                self._report_down(no_answer(self._target, round(waited)), len(self._waiting))
+                self._report_down(self._protocol.no_answer(round(waited)), len(self._waiting))
             elif self._clock.monotonic() - since < STILL:
                 self._overflow.put_surplus_aside()
             else:
@@ -387,9 +424,7 @@ class SmtpCourier:
         worker = self._workers.remove(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:  # a defect: one of those who submitted what waits hears of it
-            waiting = worker.sending
-            if waiting is None:
-                waiting = self._waiting.take_next()
+            waiting = worker.sending[0] if worker.sending else self._waiting.take_next()
             if waiting is not None:
                 waiting.fail(error)
         self._start_workers()  # more may have come in the meantime

@@ -13,17 +13,14 @@ import math
 import ssl
 from collections import deque
 from contextlib import suppress
-from typing import Final, cast
+from typing import Final, Generic, TypeVar, cast
 
-from services.deliverer.smtp.reply import Malformed, ReplyReader, SmtpReply
+from services.deliverer.servers.reader import Malformed, Reader, WireReply
 from shared.authentication.mechanism import Binding
 from shared.errors import Unreachable
 from shared.log import printable
 from shared.network.explain import SettingNames, explain
 from shared.network.tls import channel_binding
-from shared.redaction.redaction import NOTHING, Redaction
-
-SETTING_NAMES: Final = SettingNames("smtp:// or lmtp://", "smtps://", "ca_file")
 
 _PENDING_LIMIT: Final = 10_000
 """Replies that may wait to be read; a server that sends more was not asked for them."""
@@ -37,20 +34,25 @@ class NoReplyInTime(Unreachable):
     """What was waited for did not come in time."""
 
 
-class SmtpConnection(asyncio.Protocol):
+R = TypeVar("R", bound=WireReply)
+
+
+class Connection(asyncio.Protocol, Generic[R]):
     """One connection.
 
     Args:
         server: what errors call it, as ``host:port``.
-        redaction: hides the password in what the server says.
+        reader: makes replies of what the server sends.
+        names: of the settings that errors of TLS are about.
     """
 
-    def __init__(self, server: str, redaction: Redaction = NOTHING) -> None:
+    def __init__(self, server: str, reader: Reader[R], names: SettingNames) -> None:
         self.server = server
+        self._names = names
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._reader = ReplyReader(redaction)
-        self._replies: deque[SmtpReply] = deque()
+        self._reader = reader
+        self._replies: deque[R] = deque()
         self._wanted = 1  # replies for which the waiting task is woken
         self._replied: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -113,7 +115,7 @@ class SmtpConnection(asyncio.Protocol):
             await self._writable
         self._require_open()
 
-    async def read_reply(self, timeout: float) -> SmtpReply:
+    async def read_reply(self, timeout: float) -> R:
         """Return the next reply.
 
         Args:
@@ -125,8 +127,8 @@ class SmtpConnection(asyncio.Protocol):
         (reply,) = await self.read_replies(1, timeout)
         return reply
 
-    async def read_replies(self, count: int, timeout: float) -> list[SmtpReply]:
-        """Return the next replies: as many, or fewer if one of them has a code of 400 or more.
+    async def read_replies(self, count: int, timeout: float) -> list[R]:
+        """Return the next replies: as many, or fewer if one of them is bad.
 
         Servers answer what was sent together in packets of their own, and each one that wakes a
         task costs more than all that is done with it. What tells of trouble is not waited behind.
@@ -168,7 +170,7 @@ class SmtpConnection(asyncio.Protocol):
                 ssl_handshake_timeout=timeout,
             )
         except OSError as error:  # ssl.SSLError is one
-            raise self._fail_tls(explain(error, 0, SETTING_NAMES, at_once=False)) from error
+            raise self._fail_tls(explain(error, 0, self._names, at_once=False)) from error
         except EOFError as error:
             raise self._fail_tls("it closed the connection when TLS began") from error
         if upgraded is None or not self.idle:
@@ -210,7 +212,7 @@ class SmtpConnection(asyncio.Protocol):
         self._replies += come
         if len(self._replies) > _PENDING_LIMIT:
             self.abort("it sends replies without end")
-        elif len(self._replies) >= self._wanted or any(reply.code >= 400 for reply in come):
+        elif len(self._replies) >= self._wanted or any(reply.bad for reply in come):
             self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:

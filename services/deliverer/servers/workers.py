@@ -7,44 +7,45 @@ loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic
 
-from services.deliverer.smtp.session import SmtpSession
-from services.deliverer.smtp.waiting_mail import Submission, WaitingMail
+from services.deliverer.servers.protocol import S
+from services.deliverer.servers.waiting_mail import Submission, WaitingMail
 
 
 @dataclass(slots=True, eq=False)
-class SmtpWorker:
+class Worker(Generic[S]):
     """What a worker has in hand.
 
     Attributes:
         session: over which it sends, None while there is none.
-        sending: what is being sent, None while nothing is.
+        sending: what is being sent together, nothing while nothing is.
         opening_since: since when a connection is being opened (monotonic), None if none is.
     """
 
-    session: SmtpSession | None = None
-    sending: WaitingMail | None = None
+    session: S | None = None
+    sending: Sequence[WaitingMail] = ()
     opening_since: float | None = None
 
     def cut_connection(self) -> None:
         """Cut its connection, with nothing more sent."""
         if self.session is not None:
             self.session.connection.abort()
-        self.session = self.sending = None
+        self.session, self.sending = None, ()
 
 
-class Workers:
+class Workers(Generic[S]):
     """The workers of one courier."""
 
     def __init__(self) -> None:
-        self._workers: dict[asyncio.Task[None], SmtpWorker] = {}
+        self._workers: dict[asyncio.Task[None], Worker[S]] = {}
 
     def __len__(self) -> int:
         return len(self._workers)
 
-    def __iter__(self) -> Iterator[SmtpWorker]:
+    def __iter__(self) -> Iterator[Worker[S]]:
         return iter(self._workers.values())
 
     @property
@@ -60,7 +61,7 @@ class Workers:
     @property
     def sending(self) -> int:
         """How many are sending."""
-        return sum(1 for worker in self if worker.sending is not None)
+        return sum(1 for worker in self if worker.sending)
 
     @property
     def opening(self) -> int:
@@ -69,7 +70,7 @@ class Workers:
 
     def start(
         self,
-        work: Callable[[SmtpWorker], Coroutine[None, None, None]],
+        work: Callable[[Worker[S]], Coroutine[None, None, None]],
         ended: Callable[[asyncio.Task[None]], None],
     ) -> None:
         """Start another one.
@@ -78,12 +79,12 @@ class Workers:
             work: what it does.
             ended: is called when it has ended, to ``remove`` it.
         """
-        worker = SmtpWorker()
+        worker: Worker[S] = Worker()
         task = asyncio.create_task(work(worker))
         self._workers[task] = worker
         task.add_done_callback(ended)
 
-    def remove(self, task: asyncio.Task[None]) -> SmtpWorker:
+    def remove(self, task: asyncio.Task[None]) -> Worker[S]:
         """Forget one that has ended; return what it had in hand."""
         return self._workers.pop(task)
 
@@ -92,7 +93,7 @@ class Workers:
         return [
             task
             for task, worker in self._workers.items()
-            if worker.sending is not None and worker.sending.submission is submission
+            if worker.sending and worker.sending[0].submission is submission
         ]
 
     def opened_in_vain_since(self) -> float | None:

@@ -6,13 +6,13 @@ counted of what is put aside, but for what the server has declined with a 5xx: i
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from services.deliverer.smtp.fair_share import FairShare
-from services.deliverer.smtp.pace import Pace
-from services.deliverer.smtp.waiting_line import WaitingLine
-from services.deliverer.smtp.waiting_mail import WaitingMail
-from services.deliverer.smtp.workers import Workers
+from services.deliverer.servers.fair_share import FairShare
+from services.deliverer.servers.pace import Pace
+from services.deliverer.servers.waiting_line import WaitingLine
+from services.deliverer.servers.waiting_mail import WaitingMail
+from services.deliverer.servers.workers import Workers
 
 PAUSE: Final = 5.0
 """The longest pause, in seconds, that is waited out in the line."""
@@ -35,7 +35,7 @@ class Overflow:
         waiting: WaitingLine[WaitingMail],
         share: FairShare,
         pace: Pace,
-        workers: Workers,
+        workers: Workers[Any],
     ) -> None:
         self._server = server
         self._waiting = waiting
