@@ -56,7 +56,8 @@ class MailContent(NamedTuple):
         chunks: opens the message, less the prefix, from its beginning; it may be called again for
             each copy. What it yields is complete once it ends without an exception.
         data: the message itself where it is at hand, None where it has to be read by ``chunks``.
-        replay: the message may have been delivered before by a process that died.
+        replay: there was a try before, and it may have delivered the message: that of a process
+            that died, or one that nobody knows the end of.
         held: tells whether it is still ours to deliver. A process that stood still for long (a
             virtual machine that was suspended) does not notice that it counts as dead. It raises
             ClaimLost where there is another reason not to.

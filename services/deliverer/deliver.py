@@ -54,7 +54,7 @@ KEPT_BACK: Final = "not delivered: earlier deliveries cannot be recorded at the 
 
 
 class Deliveries(Protocol):
-    """The ledger of finished deliveries. Every call but ``holds`` may raise StateUnavailable."""
+    """The ledger of finished deliveries. Calls that are awaited may raise StateUnavailable."""
 
     async def claim(self, deliveries: Sequence[DeliveryKey]) -> Sequence[Claim | Unstorable | None]:
         """Claim messages for this process.
@@ -70,6 +70,9 @@ class Deliveries(Protocol):
 
     async def unclaim(self, deliveries: Sequence[DeliveryKey]) -> None:
         """Drop the claims; where it raises, they expire by themselves."""
+
+    def let_expire(self, deliveries: Sequence[DeliveryKey]) -> None:
+        """Hold claims no longer, nor drop them: whoever is next to claim is told of a replay."""
 
     def holds(self, delivery: DeliveryKey) -> bool:
         """Return whether the claim is ours beyond doubt; it may have expired unnoticed."""
@@ -245,8 +248,9 @@ class Deliverer:
         await self._unclaim(rest)
 
     async def _abandon(self, attempts: Collection[Attempt]) -> None:
-        """Give up what is under way; what cannot be recorded is marked as perhaps delivered."""
-        done, rest = _split_by_receipts(attempts)
+        """Give up what is under way; what may have been delivered all the same is marked so."""
+        self._deliveries.let_expire([each.delivery for each in attempts if not each.known])
+        done, rest = _split_by_receipts([each for each in attempts if each.known])
         if done:
             try:
                 await self._finish(done)
@@ -314,8 +318,11 @@ class Deliverer:
         return MailObject(self._content(attempt), attempt.envelope.payload.sender, attempt.waiting)
 
     def _content(self, attempt: Attempt) -> MailContent:
-        mail, replay = attempt.envelope.payload, attempt.claim.replay
-        raw, id_ = mail.raw, attempt.envelope.id
+        envelope, mail = attempt.envelope, attempt.envelope.payload
+        # An earlier try may have ended without our knowing how, in this process or in another.
+        tried = envelope.attempt > 0 or envelope.requeue is not None
+        replay = attempt.claim.replay or tried
+        raw, id_ = mail.raw, envelope.id
         size = len(mail.prefix) + raw.size - mail.skip
         held = partial(self._holds, attempt.delivery)
         if isinstance(raw, Inline):

@@ -68,7 +68,7 @@ class State:
 
     Attributes:
         lease, release: take and give back a lease, see ``HeldLeases``.
-        claim, holds, finish, unclaim: the same of deliveries, with what was delivered.
+        claim, holds, finish, unclaim, let_expire: the same of deliveries, with what was delivered.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class State:
         self.lease, self.release = held.lease, held.release
         self.claim, self.holds = held.claim, held.holds
         self.finish, self.unclaim = held.finish, held.unclaim
+        self.let_expire = held.let_expire
         self._enrolled: set[str] = set()
         self._enrol_at = 0.0
         self._by_name = False

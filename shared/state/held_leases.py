@@ -124,6 +124,15 @@ class HeldLeases:
         self._unrecorded -= marked
         await self._transactions.ask_all(UNCLAIM, [d for d in deliveries if d not in marked])
 
+    def let_expire(self, deliveries: Sequence[DeliveryKey]) -> None:
+        """Hold claims no longer; their leases run out, which marks them for the next claim.
+
+        Nobody knows what became of the deliveries. A claim of this process gets them at once, one
+        of another when they have expired; either is told that it is a replay.
+        """
+        for delivery in deliveries:
+            self._claims.pop(delivery, None)
+
     async def expire(self) -> None:
         """Let all expire now. Where there never were any, the database is not even asked.
 

@@ -86,6 +86,9 @@ class Away:
         self._check("unclaim")
         await self._ledger.unclaim(deliveries)
 
+    def let_expire(self, deliveries: Sequence[DeliveryKey]) -> None:
+        self._ledger.let_expire(deliveries)
+
     def holds(self, delivery: DeliveryKey) -> bool:
         return "holds" not in self.out and self._ledger.holds(delivery)
 

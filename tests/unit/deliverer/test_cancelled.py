@@ -15,10 +15,11 @@ from services.deliverer.destinations import courier_for
 from shared.ledger import Claim
 from shared.spool import Spool
 from shared.state import State
+from shared.state.leases import LEASE_SECONDS
 from tests.clock import ManualClock
 from tests.ledger import claim_one
 from tests.unit.deliverer.content import ANNA, BERT, MESSAGE, SENDER, content, requests, until
-from tests.unit.deliverer.stories import envelope
+from tests.unit.deliverer.stories import Told, envelope
 
 SCHEMES = ("maildir", "pickup", "replay")
 
@@ -123,3 +124,18 @@ async def test_what_is_still_being_written_is_given_up_and_leaves_nothing(
     assert arrived(tmp_path) == ["0000"]
     assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
     await courier.close()
+
+
+async def test_what_was_being_delivered_may_have_been_for_whoever_comes_next(
+    ledger: State, other: State, spool: Spool, clock: ManualClock
+) -> None:
+    courier = Told(gate=asyncio.Event())
+    deliverer = Deliverer({"local": courier}, ledger, spool, clock)
+    handling = asyncio.create_task(deliverer.handle([envelope(ANNA)], lambda *_: None))
+    await courier.started.wait()
+    handling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await handling
+    assert await claim_one(other, "3f9a", "local") is None
+    await clock.advance(LEASE_SECONDS + 1)
+    assert await claim_one(other, "3f9a", "local") == Claim(frozenset(), replay=True)

@@ -10,6 +10,7 @@ from services.deliverer.batch import CLAIMED_ELSEWHERE
 from services.deliverer.courier import Result
 from services.deliverer.deliver import LONGEST_PAUSE, UNRECORDED, Deliverer
 from shared.ledger import Claim, DeliveryKey
+from shared.message import Requeue
 from shared.outcome import DeadLetter, Done, Retry
 from shared.spool import Spool
 from shared.state import State
@@ -144,3 +145,12 @@ async def test_what_the_ledger_does_not_take_fails_alone(
     for id_ in outcomes:
         claim = await claim_one(other, id_, "local")
         assert claim == Claim(frozenset({ANNA}), replay=False)
+
+
+async def test_a_courier_is_told_of_each_message_that_was_tried_before(
+    deliverer: Deliverer, courier: Told
+) -> None:
+    first = envelope(ANNA)
+    tried = [first, replace(first, attempt=1), replace(first, requeue=Requeue())]
+    await answers(deliverer, [replace(each, id=f"{n}") for n, each in enumerate(tried)])
+    assert [content.replay for content, _, _ in courier.taken] == [False, True, True]

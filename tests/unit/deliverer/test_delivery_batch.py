@@ -16,6 +16,7 @@ from shared.message import Inline
 from shared.outcome import DeadLetter, Done, Outcome
 from shared.spool import Spool
 from shared.state import State
+from shared.state.leases import LEASE_SECONDS
 from tests.clock import ManualClock
 from tests.ledger import claim_one
 from tests.unit.deliverer.content import ANNA, MESSAGE, until
@@ -111,8 +112,8 @@ async def test_what_was_delivered_does_not_wait_in_memory_for_the_rest(
     await under_way.task
 
 
-async def test_of_those_cancelled_what_was_delivered_is_recorded(
-    patient: Deliverer, slow: Slow, other: State
+async def test_of_those_cancelled_what_was_delivered_is_recorded_and_the_rest_is_marked(
+    patient: Deliverer, slow: Slow, other: State, clock: ManualClock
 ) -> None:
     under_way = Answers(patient, "a", "b")
     await until(lambda: bool(slow.tell))
@@ -122,7 +123,8 @@ async def test_of_those_cancelled_what_was_delivered_is_recorded(
         await under_way.task
     assert under_way.found == {}
     assert await claim_one(other, "a", "local") == Claim(frozenset({ANNA}), replay=False)
-    assert await claim_one(other, "b", "local") == Claim(frozenset(), replay=False)
+    await clock.advance(LEASE_SECONDS + 1)
+    assert await claim_one(other, "b", "local") == Claim(frozenset(), replay=True)
 
 
 async def test_a_ledger_that_is_away_keeps_nothing_from_being_cancelled(
@@ -138,7 +140,8 @@ async def test_a_ledger_that_is_away_keeps_nothing_from_being_cancelled(
     async with asyncio.timeout(10):
         with pytest.raises(asyncio.CancelledError):
             await under_way.task
-    assert await claim_one(other, "b", "local") == Claim(frozenset(), replay=False)
+    await clock.advance(LEASE_SECONDS + 1)
+    assert await claim_one(other, "b", "local") == Claim(frozenset(), replay=True)
 
 
 async def test_each_of_many_counts_for_the_breaker_and_one_alone_is_the_probe(
