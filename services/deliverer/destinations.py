@@ -7,16 +7,20 @@
     maildir:///path/{mailbox}             Maildirs; {mailbox} is the recipient, {local}, {domain}
     pickup:///path/PickUp                 the PickUp folder of the SMTP service of IIS
     replay:///path/Replay                 the Replay directory of Exchange 2007 and later
+    imap://user:password@host[:143]/Folder   a folder at an IMAP server; STARTTLS
+    imaps://user:password@host[:993]/Folder  the same over TLS from the first byte
 
 Mail servers take options after a ``?``: ``tls=none``, ``opportunistic`` or ``required`` (see
 ``Target``), ``ca_file=/path`` of the authority to verify by instead of the system's, ``helo=name``,
 what to call ourselves, ``pipelining=none``, ``commands`` or ``full`` (likewise), what may be sent
 together, ``delivered_to=keep`` (see the module of that name), and ``auth=cram-md5`` or another
-mechanism to log in by, in place of the strongest that is offered. Folders from which a server takes
-files have ``staging=/path``, where these grow. Without ``tls``, TLS is taken where it is offered,
-whatever the certificate, as mail servers do among each other; a ``ca_file`` or a password makes it
-required and verified. Nothing in a URL is trusted: what is unknown is an error that says what is
-expected.
+mechanism to log in by, in place of the strongest that is offered. IMAP takes ``tls`` (``required``,
+or ``none`` to this machine itself), ``ca_file``, ``auth``, ``flags=seen,flagged,keyword`` and
+Gmail's ``labels=one,two``; {mailbox}, {local} and {domain} may stand in its folder. Folders from
+which a server takes files have ``staging=/path``, where these grow. Without ``tls``, SMTP takes TLS
+where it is offered, whatever the certificate, as mail servers do among each other; a ``ca_file`` or
+a password makes it required and verified. Nothing in a URL is trusted: what is unknown is an error
+that says what is expected.
 """
 
 from __future__ import annotations
@@ -32,19 +36,22 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from services.deliverer.courier import Courier
 from services.deliverer.files.durable_files import FileStore
-from services.deliverer.files.maildir import PLACEHOLDERS, MaildirCourier, unknown_placeholders
+from services.deliverer.files.maildir import MaildirCourier
 from services.deliverer.files.pickup import (
     PickupCourier,
     WriteEnvelope,
     pickup_envelope,
     replay_envelope,
 )
+from services.deliverer.placeholders import PLACEHOLDERS, unknown_placeholders
 from services.deliverer.servers.courier import ServerCourier
 from services.deliverer.servers.fair_share import DeliverySlots
+from services.deliverer.servers.promise import WEEK, Promise
 from services.deliverer.smtp.promises import Promises
 from services.deliverer.smtp.protocol import SmtpProtocol
 from services.deliverer.smtp.target import Pipelining, SmtpLogin, Target
 from shared.authentication.choice import AUTO, SETTINGS
+from shared.authentication.tokens import AccessTokens
 from shared.clock import Clock, SystemClock
 from shared.errors import ConfigError
 from shared.network.dialogue import TraceFor
@@ -71,6 +78,7 @@ class _DestinationUrl:
     listen: TraceFor | None
     slots: DeliverySlots
     known: KnownSecrets | None
+    tokens: AccessTokens | None
 
     def wrong(self, what: str) -> ConfigError:
         """Return the error that tells what is wrong with the URL."""
@@ -87,6 +95,7 @@ def courier_for(
     listen: TraceFor | None = None,
     slots: DeliverySlots | None = None,
     known: KnownSecrets | None = None,
+    tokens: AccessTokens | None = None,
 ) -> Courier:
     """Return the courier for a destination. It connects to nothing before its first delivery.
 
@@ -99,6 +108,8 @@ def courier_for(
         listen: takes the dialogues with a mail server, each by itself; None where nobody listens.
         slots: what may be in hand, shared with other destinations; its own if None.
         known: passwords that a mail server is not quoted with, beside that of its own login.
+        tokens: where access tokens come from to log in with in place of a password, at an IMAP
+            server.
 
     Raises:
         ConfigError: the URL is wrong. The password is not in the text.
@@ -119,6 +130,7 @@ def courier_for(
         listen,
         slots or DeliverySlots(),
         known,
+        tokens,
     )
     kind = _KINDS.get(parts.scheme)
     if kind is None:
@@ -140,14 +152,9 @@ def _unknown_option(option: str, known: Sequence[str]) -> str:
 def _server(
     wanted: _DestinationUrl, *, port: int, lmtp: bool = False, implicit: bool = False
 ) -> Courier:
-    try:
-        host, port = wanted.url.hostname or "", wanted.url.port or port
-    except ValueError as error:
-        raise wanted.wrong(f"cannot be read: {error}") from None
-    if not host or wanted.url.path.strip("/"):
+    host, port = _host(wanted, port)
+    if wanted.url.path.strip("/"):
         raise wanted.wrong(f"expected {wanted.url.scheme}://host:{port}, and no path")
-    if "{" in host or "}" in host:
-        raise wanted.wrong("placeholders stand in the path of maildir:/// alone, not in a host")
     credentials = _credentials(wanted)
     tls = "implicit" if implicit else _tls(wanted, credentials)
     context = _context(wanted, verified=tls != "opportunistic") if tls != "none" else None
@@ -156,6 +163,18 @@ def _server(
         server, host, port, lmtp=lmtp, tls=tls, context=context, credentials=credentials
     )
     return _courier(wanted, target)
+
+
+def _host(wanted: _DestinationUrl, port: int) -> tuple[str, int]:
+    try:
+        host, port = wanted.url.hostname or "", wanted.url.port or port
+    except ValueError as error:
+        raise wanted.wrong(f"cannot be read: {error}") from None
+    if not host:
+        raise wanted.wrong(f"expected {wanted.url.scheme}://host:{port}")
+    if "{" in host or "}" in host:
+        raise wanted.wrong("placeholders stand in a path alone, not in a host")
+    return host, port
 
 
 def _lmtp_socket(wanted: _DestinationUrl) -> Courier:
@@ -195,6 +214,47 @@ def _folder(wanted: _DestinationUrl, envelope: WriteEnvelope) -> Courier:
     return PickupCourier(_path(wanted), FileStore(wanted.name), envelope, staging)
 
 
+def _imap(wanted: _DestinationUrl, *, port: int, implicit: bool = False) -> Courier:
+    from services.deliverer.imap import mailbox_url  # loaded where it is used
+    from services.deliverer.imap.protocol import ImapProtocol
+    from services.deliverer.imap.target import ImapTarget
+
+    host, port = _host(wanted, port)
+    login = _mailbox_login(wanted)
+    tls = "implicit" if implicit else mailbox_url.tls(wanted.options, host, wanted.wrong)
+    target = ImapTarget(
+        server=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        host=host,
+        port=port,
+        tls=tls,
+        context=None if tls == "none" else _context(wanted, verified=True),
+        user=login.user,
+        password=login.password,
+        auth=login.auth,
+        tokens=wanted.tokens,
+        folder=mailbox_url.folder(wanted.url.path, wanted.wrong),
+        flags=mailbox_url.flags(wanted.options, wanted.wrong),
+        labels=mailbox_url.labels(wanted.options, wanted.wrong),
+        listen=wanted.listen,
+        patience=wanted.patience,
+        known=wanted.known,
+        covert_login=Promise(wanted.clock, WEEK),
+    )
+    return ServerCourier(ImapProtocol(target), wanted.clock, wanted.connections, wanted.slots)
+
+
+def _mailbox_login(wanted: _DestinationUrl) -> SmtpLogin:
+    """Return whose mailbox it is, and the password; none where there are access tokens."""
+    if wanted.tokens is None:
+        login = _credentials(wanted)
+        if login is None:
+            raise wanted.wrong(f"expected {wanted.url.scheme}://user@host/Folder, and a password")
+        return login
+    if not wanted.url.username or wanted.url.password is not None:
+        raise wanted.wrong("expected a user name, and no password beside OAuth")
+    return SmtpLogin(unquote(wanted.url.username), "", _auth(wanted))
+
+
 def _path(wanted: _DestinationUrl) -> str:
     path = unquote(wanted.url.path).rstrip("/")
     if wanted.url.netloc or not path.startswith("/") or "\0" in path:
@@ -212,10 +272,14 @@ def _credentials(wanted: _DestinationUrl) -> SmtpLogin | None:
         raise wanted.wrong("expected both a user name and a password, or neither")
     if wanted.known is not None:
         wanted.known.learn(unquote(password))
+    return SmtpLogin(unquote(user), unquote(password), _auth(wanted))
+
+
+def _auth(wanted: _DestinationUrl) -> str:
     auth = wanted.options.get("auth", AUTO)
     if auth not in _AUTH:
         raise wanted.wrong(f"auth={auth!a}: expected one of {', '.join(_AUTH)}")
-    return SmtpLogin(unquote(user), unquote(password), auth)
+    return auth
 
 
 def _tls(wanted: _DestinationUrl, credentials: SmtpLogin | None) -> _Tls:
@@ -269,12 +333,15 @@ class _Kind:
 
 _OF_SERVERS: Final = ("helo", "pipelining", "delivered_to")
 _OVER_TCP: Final = ("ca_file", "auth", *_OF_SERVERS)
+_OF_MAILBOXES: Final = ("ca_file", "auth", "flags", "labels")
 
 _KINDS: Final[Mapping[str, _Kind]] = {
     "smtp": _Kind(partial(_server, port=25), ("tls", *_OVER_TCP)),
     "smtps": _Kind(partial(_server, port=465, implicit=True), _OVER_TCP),
     "lmtp": _Kind(partial(_server, port=24, lmtp=True), ("tls", *_OVER_TCP)),
     "lmtp+unix": _Kind(_lmtp_socket, _OF_SERVERS),
+    "imap": _Kind(partial(_imap, port=143), ("tls", *_OF_MAILBOXES)),
+    "imaps": _Kind(partial(_imap, port=993, implicit=True), _OF_MAILBOXES),
     "maildir": _Kind(_maildir),
     "pickup": _Kind(partial(_folder, envelope=pickup_envelope), ("staging",)),
     "replay": _Kind(partial(_folder, envelope=replay_envelope), ("staging",)),

@@ -32,7 +32,7 @@ from shared.settings.values import (
 )
 
 _BROKERS: Final = 20
-_HOSTED: Final = ("smtp", "smtps", "lmtp")
+_HOSTED: Final = ("smtp", "smtps", "lmtp", "imap", "imaps")
 _FOLDERS: Final = ("lmtp+unix", "maildir", "pickup", "replay")
 
 

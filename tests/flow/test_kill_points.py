@@ -29,6 +29,10 @@ BROKERS = ("embedded", "rabbitmq")
 TWO = ("anna", "bert")
 """The mailboxes of messages with two recipients."""
 
+MAILDROPS = ("maildir", "smtp", "imap")
+ELSEWHERE = "elsewhere"
+"""The user whose mailbox is filled by IMAP."""
+
 
 @dataclass(frozen=True)
 class Kill:
@@ -37,7 +41,7 @@ class Kill:
     Attributes:
         stage: whose process; over the embedded broker it is that of all four.
         at: the step, and at which time of reaching it.
-        to: the account, which is also the destination: maildir, smtp or lmtp.
+        to: the account, which is also the destination: maildir, smtp, lmtp or imap.
         messages: how many there are.
         recipients: mailboxes of each message, None for the one of its account.
         duplicates: how many messages are delivered twice.
@@ -77,6 +81,13 @@ KILLS = (
     Kill("deliverer", "deliverer.replied", to="smtp", duplicates=1),
     Kill("deliverer", "deliverer.after-ledger", to="smtp", messages=1),
     Kill("deliverer", "deliverer.replied", "lmtp", 1, recipients=TWO, duplicates=2),
+    Kill("deliverer", "deliverer.before-append", to="imap"),
+    Kill("deliverer", "deliverer.before-end", to="imap", messages=1),  # all but the last CRLF
+    Kill("deliverer", "deliverer.literal-sent", to="imap"),  # several, together
+    Kill("deliverer", "deliverer.literal-sent", to="imap", messages=1),  # a large one
+    Kill("deliverer", "deliverer.appended", to="imap"),
+    Kill("deliverer", "deliverer.before-ledger", "imap", 1, recipients=TWO),  # two folders
+    Kill("deliverer", "deliverer.appended", "imap", 1, recipients=TWO),  # between them
 )
 
 
@@ -92,7 +103,8 @@ BETWEEN = (
 class Line(Plant):
     """A plant with all kinds of destinations.
 
-    The provider has the maildrops ``maildir`` and ``smtp``, and takes LMTP for two mailboxes.
+    The provider has the maildrops ``maildir``, ``smtp`` and ``imap``, takes LMTP for two mailboxes,
+    and IMAP for one, with a folder for each recipient.
 
     Attributes:
         local: takes SMTP.
@@ -110,11 +122,18 @@ class Line(Plant):
         destinations = {
             "smtp": {"url": f"{self.local.url}?tls=none", "connections": 1},
             "lmtp": {"url": f"lmtp://127.0.0.1:{self.provider.lmtp}?tls=none", "connections": 1},
+            "imap": {
+                "url": f"imap://{ELSEWHERE}@127.0.0.1:{self.provider.imap}/Moved/{{local}}"
+                "?tls=none&flags=flagged",
+                "password": "secret",
+                "connections": 1,
+            },
         }
         self.product.configure(
             [
                 self.account("maildir", destination="default"),
                 self.account("smtp", destination="smtp"),
+                self.account("imap", destination="imap"),
             ],
             f"maildir://{self.mail}/{{local}}",
             self.url,
@@ -143,6 +162,9 @@ class Line(Plant):
         yield from super().stored()
         yield from (("smtp", path) for path in self.local.maildir("smtp"))
         yield from ((name, path) for name in TWO for path in self.provider.files(name))
+        for name in ("imap", *TWO):
+            folder = self.provider.maildir(ELSEWHERE) / f".Moved.{name}" / "cur"
+            yield from ((name, path) for path in folder.glob("*"))
 
     def accept(self, messages: Sequence[MailboxMessage], duplicates: int) -> None:
         """Take note of messages that are handed in, and of how many will come twice."""
@@ -152,13 +174,13 @@ class Line(Plant):
 
     def drained(self, files: int) -> bool:
         """Return whether so many files are delivered, and nothing is left to be delivered."""
-        left = self.provider.files("maildir") or self.provider.files("smtp")
+        left = any(self.provider.files(name) for name in MAILDROPS)
         return not left and len(list(self.stored())) >= files and not self.queued()
 
 
 @pytest.fixture(scope="module")
 def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
-    users = dict.fromkeys(("maildir", "smtp", *TWO), "secret")
+    users = dict.fromkeys((*MAILDROPS, *TWO, ELSEWHERE), "secret")
     with dovecot(tmp_path_factory.mktemp("provider"), users) as server:
         yield server
 

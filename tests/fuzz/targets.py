@@ -12,7 +12,8 @@ from typing import TypeVar, get_args
 
 import msgpack
 
-from services.deliverer.smtp.reply import Malformed, ReplyReader, SmtpReply, SmtpStep
+from services.deliverer.servers.reader import Malformed
+from services.deliverer.smtp.reply import ReplyReader, SmtpReply, SmtpStep
 from services.deliverer.smtp.reply_meaning import Meaning, meaning
 from services.fetcher.identity import Identity
 from services.fetcher.pop3 import listing

@@ -1,4 +1,4 @@
-"""A private Dovecot (2.3 or 2.4): POP3 in clear, with STLS and as pop3s; LMTP into Maildirs.
+"""A private Dovecot (2.3 or 2.4): POP3, IMAP, both in clear and over TLS; LMTP into Maildirs.
 
 Messages put into a maildrop are stored byte for byte, so POP3 gives exactly them; the exceptions
 are Dovecot's: a bare LF is sent as CRLF, NUL as 0x80, and a last line without CRLF gets one.
@@ -26,7 +26,7 @@ base_dir = {base}/run
 state_dir = {base}/state
 log_path = /dev/stderr
 listen = 127.0.0.1
-protocols = pop3 lmtp
+protocols = pop3 lmtp imap
 default_internal_user = {internal}
 default_internal_group = {internal_group}
 default_login_user = {login}
@@ -52,6 +52,16 @@ service pop3-login {{
   }}
   inet_listener pop3s {{
     port = {pop3s}
+    ssl = yes
+  }}
+  {chroot}
+}}
+service imap-login {{
+  inet_listener imap {{
+    port = {imap}
+  }}
+  inet_listener imaps {{
+    port = {imaps}
     ssl = yes
   }}
   {chroot}
@@ -146,6 +156,8 @@ class Dovecot:
     Attributes:
         pop3: the port of POP3 in clear, which offers STLS.
         pop3s: the port of POP3 with implicit TLS.
+        imap: the port of IMAP in clear, which offers STARTTLS.
+        imaps: the port of IMAP with implicit TLS.
         lmtp: the port of LMTP; it knows ``name`` and ``name@any.domain`` for each user.
         ca_file: the authority that its certificate (localhost, 127.0.0.1) is from.
         log: what it printed.
@@ -154,6 +166,8 @@ class Dovecot:
     host: str
     pop3: int
     pop3s: int
+    imap: int
+    imaps: int
     lmtp: int
     ca_file: Path
     log: Path
@@ -247,7 +261,7 @@ def dovecot(
         users: passwords by user name.
         extra: more lines for its configuration, in the syntax of the version installed.
     """
-    require("dovecot", "pop3", "lmtp")
+    require("dovecot", "pop3", "lmtp", "imap")
     base = Path(tempfile.mkdtemp(prefix="dovecot-"))
     base.chmod(0o755)
     try:
@@ -264,7 +278,7 @@ def dovecot(
 
 
 def _answers(server: Dovecot) -> bool:
-    return all(accepts(port) for port in (server.pop3, server.pop3s, server.lmtp))
+    return all(accepts(port) for port in (server.pop3, server.pop3s, server.imap, server.lmtp))
 
 
 def _prepare(base: Path, log: Path, ca_file: Path, users: Mapping[str, str]) -> Dovecot:
@@ -273,6 +287,8 @@ def _prepare(base: Path, log: Path, ca_file: Path, users: Mapping[str, str]) -> 
         host="127.0.0.1",
         pop3=free_port(),
         pop3s=free_port(),
+        imap=free_port(),
+        imaps=free_port(),
         lmtp=free_port(),
         ca_file=ca_file,
         log=log,
@@ -309,6 +325,8 @@ def _configuration(base: Path, server: Dovecot, certificates: Certificates) -> s
         unprivileged="" if root else f"user = {me}",
         pop3=server.pop3,
         pop3s=server.pop3s,
+        imap=server.imap,
+        imaps=server.imaps,
         lmtp=server.lmtp,
         cert=certificates.cert,
         key=certificates.key,

@@ -95,7 +95,7 @@ def test_the_configurations_in_the_readme_are_understood(tmp_path: Path) -> None
 
 async def test_the_destinations_that_are_documented_exist() -> None:
     urls = re.findall(r"^\| `(\w[^` ]*://[^` ]+)`", section("## Destinations"), re.MULTILINE)
-    assert len(urls) == 7
+    assert len(urls) == 9
     for url in urls:
         await courier_for("documented", url).close()
 
@@ -106,6 +106,26 @@ async def test_the_options_that_are_documented_are_taken() -> None:
     for option in options:
         login = "anna:secret@" if option.startswith("auth=") else ""
         await courier_for("documented", f"smtp://{login}mail.example?{option}").close()
+
+
+async def test_the_options_of_mailboxes_that_are_documented_are_taken() -> None:
+    options = re.findall(
+        r"^\| `(\w+=[^`]+)`", section("### Into a mailbox elsewhere"), re.MULTILINE
+    )
+    assert len(options) == 5
+    for option in options:
+        if not option.startswith("ca_file="):
+            url = f"imap://anna:secret@localhost/Old?{option.replace(' ', '%20')}"
+            await courier_for("documented", url).close()
+
+
+async def test_the_recipe_for_moving_into_gmail_is_understood(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/providers.md").read_text(), re.DOTALL)
+    file = tmp_path / "connector.toml"
+    file.write_text(re.sub(r"password_file = .*", 'password = "secret"', text))
+    settings = load(file, {})
+    assert settings.delivery is not None
+    await courier_for("documented", settings.delivery.address() or "").close()
 
 
 def test_the_environment_that_is_documented_is_understood(tmp_path: Path) -> None:

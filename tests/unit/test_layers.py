@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -200,10 +201,15 @@ def test_a_stage_is_wired_by_its_own_package_and_by_what_begins_a_process() -> N
             assert not others, f"{module} imports {name}"
 
 
-@pytest.mark.parametrize(("one", "other"), [("smtp", "files"), ("files", "smtp")])
-def test_what_delivers_by_smtp_and_what_delivers_into_files_share_no_code_of_each_other(
-    one: str, other: str
-) -> None:
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        *permutations(("smtp", "imap", "files"), 2),
+        *(("servers", one) for one in ("smtp", "imap", "files")),
+        ("files", "servers"),
+    ],
+)
+def test_ways_to_deliver_share_no_code_of_each_other(one: str, other: str) -> None:
     own, foreign = (f"services.deliverer.{name}" for name in (one, other))
     found = [module for module in MODULES if within(module, own)]
     assert len(found) > 1

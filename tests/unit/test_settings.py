@@ -140,10 +140,10 @@ def test_the_port_follows_from_tls(tmp_path: Path, tls: str, port: int) -> None:
             ("9: destinations.default: the name 'default' stands for [delivery]; choose another"),
         ),
         (
-            '[destinations.x]\nurl = "imap://host"',
+            '[destinations.x]\nurl = "nntp://host"',
             (
                 "10: destinations.x.url: expected a URL that begins with smtp:, smtps:,"
-                " lmtp:, lmtp+unix:, maildir:, pickup: or replay:"
+                " lmtp:, imap:, imaps:, lmtp+unix:, maildir:, pickup: or replay:"
             ),
         ),
         ('poll_every = "0s"', DURATION.format(9, "account[0].poll_every")),

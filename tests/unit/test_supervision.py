@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.deliverer.servers.pool import IDLE_SECONDS, Pool
+from services.deliverer.smtp.protocol import SmtpProtocol
 from services.deliverer.smtp.session import SmtpSession
 from services.deliverer.smtp.target import Target
 from services.disk_watch import LOOK_EVERY, watch_disks
@@ -128,7 +129,8 @@ async def test_the_disks_are_looked_at_again_after_a_defect(tmp_path: Path) -> N
 async def test_idle_connections_are_closed_after_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = ManualClock()
     async with smtp_server() as server:
-        pool = Pool(Target(f"127.0.0.1:{server.port}", "127.0.0.1", server.port, tls="none"), clock)
+        target = Target(f"127.0.0.1:{server.port}", "127.0.0.1", server.port, tls="none")
+        pool = Pool(SmtpProtocol(target), clock)
         leave = Once(SmtpSession.quit)
         monkeypatch.setattr(SmtpSession, "quit", lambda session: leave(session))
         with report_failures(lambda *_, **__: None):

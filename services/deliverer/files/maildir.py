@@ -13,13 +13,11 @@ or deleted it since, it is delivered again.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
-from services.deliverer.addresses import unstorable
 from services.deliverer.courier import DeliveryRequest, MailContent, MailObject, Result
 from services.deliverer.files.durable_files import (
     FileStore,
@@ -29,12 +27,10 @@ from services.deliverer.files.durable_files import (
 )
 from services.deliverer.files.staging import StagedMail, deliver_files
 from services.deliverer.line_ends import Form, Lf, lf
+from services.deliverer.placeholders import filled
 from shared.disk.durable import make_directory
 from shared.errors import Unreachable
 from shared.log import printable
-
-PLACEHOLDERS: Final = ("mailbox", "local", "domain")
-"""What may stand in braces in a path: the recipient's whole address, its local part, its domain."""
 
 TMP: Final = "tmp"
 SUFFIX: Final = ".pop3-connector"
@@ -42,9 +38,6 @@ SUFFIX: Final = ".pop3-connector"
 
 _FORM: Final = Form(lf, Lf)
 _DELIVERED_TO: Final = b"Delivered-To: "
-
-_PLACEHOLDER: Final = re.compile(r"\{(\w*)\}")
-_IN_BRACES: Final = re.compile(r"\{[^{}/]*\}?|\}")
 
 
 class MaildirCourier:
@@ -58,7 +51,7 @@ class MaildirCourier:
     def __init__(self, template: str, store: FileStore) -> None:
         self._template = template
         # Cached: mail comes to the same few mailboxes again and again.
-        self._maildir_of = lru_cache(4096)(partial(maildir_of, template))
+        self._maildir_of = lru_cache(4096)(partial(filled, template))
         self._store = store
 
     async def deliver(self, requests: Sequence[DeliveryRequest]) -> None:
@@ -128,24 +121,6 @@ def _delivered_to(content: MailContent, recipients: Sequence[str]) -> bytes:
 @lru_cache(4096)
 def _line(recipient: str) -> bytes:
     return b"%s%s\r\n" % (_DELIVERED_TO, printable(recipient, 300).encode())
-
-
-def maildir_of(template: str, recipient: str) -> str | Result:
-    """Return the Maildir of a recipient, or the permanent result for one who can have none."""
-    local, _, domain = recipient.rpartition("@") if "@" in recipient else (recipient, "", "")
-    values = {"mailbox": recipient, "local": local, "domain": domain}
-    for name in _PLACEHOLDER.findall(template):
-        why = unstorable(values[name])
-        if why is not None:
-            shown = printable(values[name], 100)
-            return Result("permanent", f"{{{name}}} of this recipient, {shown}, is no name: {why}")
-    return _PLACEHOLDER.sub(lambda found: values[found[1]], template)
-
-
-def unknown_placeholders(template: str) -> list[str]:
-    """Return what stands in braces, or behind one without another, and means nothing here."""
-    known = [f"{{{name}}}" for name in PLACEHOLDERS]
-    return [found for found in _IN_BRACES.findall(template) if found not in known]
 
 
 def _make_maildir(maildir: str) -> None:

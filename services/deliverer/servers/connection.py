@@ -88,6 +88,17 @@ class Connection(asyncio.Protocol, Generic[R]):
         return channel_binding(self._require_open().get_extra_info("ssl_object"))
 
     @property
+    def quotes(self) -> bool:
+        """Whether what the server says may be quoted."""
+        return self._reader.quotes
+
+    @property
+    def local_port(self) -> int:
+        """Our port of the connection, 0 for a local socket."""
+        name = self._require_open().get_extra_info("sockname")
+        return int(name[1]) if isinstance(name, tuple) else 0
+
+    @property
     def address(self) -> str | None:
         """The IP address of our end, None for a local socket."""
         name = self._require_open().get_extra_info("sockname")

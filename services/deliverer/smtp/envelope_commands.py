@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 
 from services.deliverer.courier import Crowded, MailObject, Spent, Throttled
 from services.deliverer.servers.connection import NoReplyInTime
+from services.deliverer.servers.promise import Promise
 from services.deliverer.servers.protocol import PipelineBroken
-from services.deliverer.smtp.promises import Promise
 from services.deliverer.smtp.reply import SmtpReply, SmtpStep
 from services.deliverer.smtp.reply_meaning import Meaning, crowds, meaning
 from services.deliverer.smtp.session import SmtpSession

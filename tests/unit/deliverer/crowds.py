@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from services.deliverer.courier import CourierResult, MailObject
 from services.deliverer.destinations import courier_for
 from services.deliverer.servers.courier import ServerCourier
+from services.deliverer.smtp.session import SmtpSession
 from tests.clock import ManualClock
 from tests.servers.smtp import SmtpServer
 from tests.unit.deliverer.content import ANNA, SENDER, content
@@ -22,7 +23,7 @@ def posts(count: int, recipient: str = ANNA) -> list[MailObject]:
 @contextlib.asynccontextmanager
 async def opened(
     server: SmtpServer, clock: ManualClock, connections: int = 8
-) -> AsyncIterator[ServerCourier]:
+) -> AsyncIterator[ServerCourier[SmtpSession]]:
     made = courier_for(
         "local", server.url + "?pipelining=full", clock=clock, connections=connections
     )

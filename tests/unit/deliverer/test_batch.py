@@ -17,6 +17,7 @@ from services.deliverer.courier import (
 )
 from services.deliverer.destinations import courier_for
 from services.deliverer.servers.courier import ServerCourier
+from services.deliverer.smtp.session import SmtpSession
 from shared.errors import SpoolMissing, Unreachable
 from tests.servers.smtp import DROP, HANG, SmtpServer, smtp_server
 from tests.unit.deliverer.content import ANNA, BERT, CARL, SENDER, content, requests, told, until
@@ -32,7 +33,9 @@ def text(number: int, *, held: bool = True) -> MailContent:
 
 
 @contextlib.asynccontextmanager
-async def opened(server: SmtpServer, connections: int = 1) -> AsyncIterator[ServerCourier]:
+async def opened(
+    server: SmtpServer, connections: int = 1
+) -> AsyncIterator[ServerCourier[SmtpSession]]:
     together = "?pipelining=full" if server.lmtp else ""
     made = courier_for("local", server.url + together, connections=connections)
     assert isinstance(made, ServerCourier)
@@ -45,7 +48,7 @@ async def opened(server: SmtpServer, connections: int = 1) -> AsyncIterator[Serv
 class Giving:
     """Messages being delivered, and what was told of them so far."""
 
-    def __init__(self, courier: ServerCourier, given: list[MailObject]) -> None:
+    def __init__(self, courier: ServerCourier[SmtpSession], given: list[MailObject]) -> None:
         self.told: dict[int, CourierResult] = {}
         self.task = asyncio.create_task(courier.deliver(requests(given, self.told)))
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.deliverer.smtp.envelope_commands import FIRST_SECONDS, REST_SECONDS
 from services.deliverer.servers.pool import IDLE_SECONDS
-from services.deliverer.smtp.promises import WEEK
+from services.deliverer.servers.promise import WEEK
+from services.deliverer.smtp.envelope_commands import FIRST_SECONDS, REST_SECONDS
 from shared.errors import Unreachable
 from tests.clock import ManualClock
 from tests.servers.smtp import DROP, smtp_server

@@ -1,6 +1,7 @@
 import pytest
 
-from services.deliverer.smtp.reply import Malformed, ReplyReader, SmtpStep
+from services.deliverer.servers.reader import Malformed
+from services.deliverer.smtp.reply import ReplyReader, SmtpStep
 
 MULTILINE = b"250-mail.corp.example\r\n250-SIZE 1000\r\n250 8BITMIME\r\n"
 

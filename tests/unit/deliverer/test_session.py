@@ -10,7 +10,7 @@ import pytest
 
 from services.deliverer.courier import Throttled
 from services.deliverer.servers.pool import IDLE_SECONDS
-from services.deliverer.smtp.promises import DAY, HOUR
+from services.deliverer.servers.promise import DAY, HOUR
 from shared.errors import Unreachable
 from tests.clock import ManualClock
 from tests.servers.certificates import Certificates, make_certificates

@@ -1,0 +1,115 @@
+"""A message comes once: whatever breaks, it is looked for before it is sent again."""
+
+import pytest
+
+from services.deliverer.courier import Courier, MailObject
+from shared.errors import Unreachable
+from tests.clock import ManualClock
+from tests.servers.imap import DROP, STORE, imap_server
+from tests.unit.deliverer.content import ANNA, BERT, MESSAGE, SENDER, content, told
+from tests.unit.deliverer.crowds import passing
+from tests.unit.deliverer.imap.mailboxes import id_line, mail, mails, opened
+
+
+async def deliver(courier: Courier, clock: ManualClock, *posts: MailObject) -> list[str]:
+    async with passing(clock):
+        results = await told(courier, posts)
+    assert all(isinstance(result, dict) for result in results), results
+    return [r[ANNA].verdict for r in results if isinstance(r, dict)]
+
+
+async def test_a_connection_cut_after_the_literal_and_the_message_is_there(
+    clock: ManualClock,
+) -> None:
+    async with imap_server() as server, opened(server, clock=clock) as courier:
+        await told(courier, [mail(id_="before")])
+        server.answer("END", (STORE, DROP))
+        assert await deliver(courier, clock, mail(id_="once")) == ["delivered"]
+    assert len(server.folders["INBOX"]) == 2
+    assert server.verbs().count("SEARCH") == 1
+
+
+async def test_a_connection_cut_after_the_literal_and_the_message_is_not_there(
+    clock: ManualClock,
+) -> None:
+    async with imap_server() as server, opened(server, clock=clock) as courier:
+        await told(courier, [mail(id_="before")])
+        server.answer("END", DROP)
+        assert await deliver(courier, clock, mail(id_="once")) == ["delivered"]
+    assert len(server.folders["INBOX"]) == 2
+
+
+@pytest.mark.parametrize("there", [STORE, "OK"])
+async def test_many_that_went_together_and_were_not_answered(
+    clock: ManualClock, there: str
+) -> None:
+    async with imap_server() as server, opened(server, clock=clock, connections=2) as courier:
+        await told(courier, [mail(id_="before")])
+        server.answer("END", (STORE, DROP) if there == STORE else DROP)
+        assert await deliver(courier, clock, *mails(20)) == ["delivered"] * 20
+    messages = [message.data for message in server.folders["INBOX"]]
+    assert len(messages) == len(set(messages)) == 21
+
+
+async def test_a_literal_that_broke_off_leaves_nothing(clock: ManualClock) -> None:
+    chunks = [b"Subject: large\r\n\r\n", *[b"0123456789\r\n" * 5000] * 20]
+    made = content(chunks=chunks, id_="large", prefix=id_line("large"))
+    async with imap_server() as server, opened(server, clock=clock) as courier:
+        await told(courier, [mail(id_="before")])
+        server.broken_at = 500_000
+        assert await deliver(courier, clock, MailObject(made, SENDER, [ANNA])) == ["delivered"]
+    assert server.folders["INBOX"][1].data == id_line("large") + b"".join(chunks)
+    assert len(server.folders["INBOX"]) == 2
+
+
+async def test_what_an_earlier_process_left_there_is_found_by_its_id() -> None:
+    async with imap_server() as server, opened(server, "/Old/{local}?flags=seen") as courier:
+        await told(courier, [mail(id_="one"), mail(id_="two")])
+        again = [mail(id_="one", replay=True), mail(id_="three", replay=True)]
+        results = await told(courier, again)
+    assert isinstance(results[0], dict)
+    assert results[0][ANNA].reply == "was there: found in Old/anna by its id"
+    assert len(server.folders["Old/anna"]) == 3
+
+
+async def test_labels_are_given_to_what_is_found_too() -> None:
+    offers = "IMAP4rev1 LITERAL+ UIDPLUS AUTH=PLAIN X-GM-EXT-1"
+    async with imap_server(offers=offers) as server:
+        async with opened(server) as courier:
+            await told(courier, [mail(id_="one")])
+        async with opened(server, "/?labels=Old") as courier:
+            await told(courier, [mail(id_="one", replay=True)])
+    (message,) = server.folders["INBOX"]
+    assert message.labels == '("Old")'
+
+
+@pytest.mark.parametrize("said", ["BAD what is HEADER", "NO cannot search"])
+async def test_a_server_that_cannot_search_is_believed_to_have_nothing(said: str) -> None:
+    async with imap_server() as server, opened(server) as courier:
+        server.answer("SEARCH", said)
+        await told(courier, [mail(replay=True)])
+    assert len(server.folders["INBOX"]) == 1
+
+
+async def test_a_search_that_fails_for_now_is_waited_for() -> None:
+    async with imap_server() as server, opened(server) as courier:
+        server.answer("SEARCH", "NO [UNAVAILABLE] the index is away")
+        (result,) = await told(courier, [mail(replay=True)])
+    assert isinstance(result, Unreachable)
+    assert "may have left the message" in str(result)
+    assert server.folders["INBOX"] == []
+
+
+async def test_of_two_folders_the_one_that_has_it_is_told_where_the_other_breaks(
+    clock: ManualClock,
+) -> None:
+    async with (
+        imap_server(folders={"anna": [], "bert": []}) as server,
+        opened(server, "/{local}", clock=clock) as courier,
+    ):
+        server.answer("END", "OK done", DROP)
+        (result,) = await told(courier, [mail(MESSAGE, ANNA, BERT)])
+    assert isinstance(result, dict)
+    assert (result[ANNA].verdict, result[BERT].verdict) == ("delivered", "temporary")
+    assert result[BERT].lost
+    assert len(server.folders["anna"]) == 1
