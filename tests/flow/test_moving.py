@@ -5,6 +5,7 @@ Each has fetched from a real server before; then nothing is fetched twice, by no
 
 import contextlib
 import functools
+import json
 import os
 import stat
 import subprocess
@@ -236,6 +237,8 @@ def test_nothing_is_fetched_twice_on_the_way_in_and_out_again(
     said = bring_in(product, program)
     assert f"sales@{program.server.host}: 5 UIDLs" in said
     assert stat.S_IMODE(product.config.stat().st_mode) == 0o600
+    told = json.loads(cli(product, "account", "test", f"sales@{program.server.host}", "--json"))
+    assert (told["fetch"], told["delete"]) == ([], [])
     assert once(product) == (0, 0)
     program.server.put("sales", *mail[5:6])
     assert once(product) == (1, 1)

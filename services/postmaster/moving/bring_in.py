@@ -230,9 +230,12 @@ def _write(invocation: Invocation, output: Path, text: str, seen: Mapping[str, S
     except OSError as error:
         raise ConfigError(str(draft), f"cannot write it: {error.strerror}") from error
     settings = load(draft, invocation.environ)
-    require_own(settings, draft, invocation.environ)
-    ledger.bring_in(settings, seen)
-    draft.replace(output)
+    try:
+        require_own(settings, draft, invocation.environ)
+        ledger.bring_in(settings, seen)
+        draft.replace(output)
+    finally:
+        draft.unlink(missing_ok=True)  # there are passwords in it
     sync(output.absolute().parent)
 
 

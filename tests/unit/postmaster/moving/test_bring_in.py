@@ -8,6 +8,7 @@ import pytest
 
 from services.command_line import main
 from shared.settings.model import load
+from tests.servers.process import free_port
 from tests.unit.postmaster.conftest import Office, Printed, office
 
 __all__ = ["office"]
@@ -106,6 +107,17 @@ def test_what_it_makes_of_it_is_kept_for_a_look_where_we_do_not_take_it(run: Run
     assert "delivery" in done.err or "url" in done.err
     assert not run.output.exists()
     assert run.output.with_name("connector.toml.draft").exists()
+
+
+def test_without_its_ledger_no_configuration_is_written(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever starts with it would fetch all again."""
+    nowhere = f"postgresql://x:y@127.0.0.1:{free_port()}/z"
+    monkeypatch.setenv("POP3_CONNECTOR__STATE__URL", nowhere)
+    done = run("--delivery", "lmtp://127.0.0.1:24")
+    assert (done.status, "Is the database running" in done.err) == (1, True)
+    assert not list(run.output.parent.glob("connector.toml*"))
 
 
 def test_uidls_in_another_place(run: Run, home: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_of_mpops_files_those_that_are_cut_off_are_refused(text: str) -> None:
 
 
 def test_mpops_files_hold_several_maildrops() -> None:
-    text = "# made\n 1 a.net x\nu0\n 2 pop.example.net joe\nu1\nu2\n"
+    text = "# made\n 1 a.net x\nu0\n 1 a.net joe\nu9\n 2 pop.example.net joe\nu1\nu2\n"
     assert parsed("mpop", text, OTHER) == {"u1": None, "u2": None}
     assert parsed("mpop", text) == {}
 
