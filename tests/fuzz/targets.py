@@ -12,6 +12,10 @@ from typing import TypeVar, get_args
 
 import msgpack
 
+from services.deliverer.imap.reply_meaning import Meaning as ImapMeaning
+from services.deliverer.imap.reply_meaning import meaning as imap_meaning
+from services.deliverer.imap.response import ImapResponse, ResponseReader, status_of
+from services.deliverer.imap.steps import ImapStep
 from services.deliverer.servers.reader import Malformed
 from services.deliverer.smtp.reply import ReplyReader, SmtpReply, SmtpStep
 from services.deliverer.smtp.reply_meaning import Meaning, meaning
@@ -292,6 +296,32 @@ def replies(pieces: Sequence[bytes]) -> list[SmtpReply] | str:
     return found
 
 
+def imap_response(data: bytes) -> None:
+    """Any stream of a server gives the same responses, however it is cut, or is malformed."""
+    stream, pieces = in_pieces(data)
+    assert imap_responses(pieces) == imap_responses([stream])
+
+
+def imap_responses(pieces: Sequence[bytes]) -> list[ImapResponse] | str:
+    reader = ResponseReader(hostile.SWORDFISH)
+    found: list[ImapResponse] = []
+    try:
+        for piece in pieces:
+            found += reader.feed(piece)
+    except Malformed as error:
+        assert str(error).isprintable()
+        return "malformed"
+    for response in found[:_READ]:
+        response.values()
+        status = status_of(response, hostile.SWORDFISH)
+        if status is not None:
+            assert status.text.isprintable()
+            assert not hostile.SWORDFISH.holds(status.text)
+            for step in ImapStep:
+                assert imap_meaning(status, step) in get_args(ImapMeaning)
+    return found
+
+
 def messages() -> Sequence[bytes]:
     odd = [*sound_messages().values(), *corrupt_messages().values()]
     return [m for m in (*odd, *sample_messages(9)) if len(m) <= SEED_LIMIT]
@@ -367,6 +397,16 @@ def smtp_replies() -> Sequence[bytes]:
     )
 
 
+def imap_streams() -> Sequence[bytes]:
+    return (
+        b"* OK [CAPABILITY IMAP4rev1 LITERAL+] ready\r\nP1 OK [CAPABILITY X] in\r\n+ go on\r\n",
+        b'* NAMESPACE (("INBOX." ".")) NIL (("a" NIL))\r\n* LIST (\\Noselect) "/" ""\r\n',
+        b'* LIST (\\A (b)) {3}\r\nx\r\n "q\\"q"\r\n* SEARCH 1 2 3\n* 5 EXISTS\r\n',
+        b"P2 NO [TRYCREATE] no folder swordfish\r\nP3 OK [APPENDUID 1 2:3] done\r\n",
+        b"* BYE [ALERT] c3dvcmRmaXNo\r\nP4 BAD [TOOBIG] Message too large\r\n+\r\n",
+    )
+
+
 def fields() -> Sequence[bytes]:
     return (
         b"=?utf-8?B?R3LDvMOfZQ==?= <a@example.org>",
@@ -386,6 +426,7 @@ TARGETS: Mapping[str, Target] = {
     "listing": Target(list_maildrop, listings),
     "identity": Target(tell_identity, cut_up(messages)),
     "smtp": Target(smtp_reply, cut_up(smtp_replies)),
+    "imap": Target(imap_response, cut_up(imap_streams)),
     "maildrop": Target(hostile.maildrop, hostile.listed),
     "delivery": Target(hostile.deliver_to_stage, hostile.deliveries),
     "password": Target(hostile.repeat_password, hostile.repeated),

@@ -1,9 +1,9 @@
 """Servers whose Debian packages exclude each other: unpacked, and run in roots of their own.
 
-Postfix, Exim, OpenSMTPD and Courier cannot be installed side by side. ``scripts/test`` unpacks what
-is not Postfix into ``.venv/servers``, with the libraries that it needs and this machine lacks. Here
-a root is made of it, with users of its own, for each instance. It takes root (chroot), and fails or
-skips like any server that is missing.
+Postfix, Exim, OpenSMTPD and Courier cannot be installed side by side, nor Dovecot's IMAP and Cyrus.
+``scripts/test`` unpacks what is neither Postfix nor Dovecot into ``.venv/servers``, with the
+libraries that it needs and this machine lacks. Here a root is made of it, with users of its own,
+for each instance. It takes root (chroot), and fails or skips like any server that is missing.
 """
 
 import contextlib

@@ -28,7 +28,14 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from services.deliverer.courier import ClaimLost, CourierResult, MailContent, MailObject, Result
+from services.deliverer.courier import (
+    ClaimLost,
+    CourierResult,
+    MailContent,
+    MailObject,
+    Result,
+    Throttled,
+)
 from services.deliverer.imap.commands import date_time, folder_name, quoted, utf7
 from services.deliverer.imap.folders import folder_of
 from services.deliverer.imap.literal import Literal, measured
@@ -106,7 +113,8 @@ async def put(session: ImapSession, mail_object: MailObject) -> dict[str, Result
                 raise
             session.connection.abort()  # what others have is not undone by that
             left = [r for r in mail_object.recipients if r not in results]
-            later = Result("temporary", str(error), lost=isinstance(error, Unreachable))
+            lost = isinstance(error, Unreachable) and not isinstance(error, Throttled)
+            later = Result("temporary", str(error), lost)
             return results | dict.fromkeys(left, later)
         results |= dict.fromkeys(recipients, result)
     return results
