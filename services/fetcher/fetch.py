@@ -166,8 +166,11 @@ class Fetcher:
             if now:  # before the operator has chosen, its mail stays at the provider
                 self._context.journal.account_held(account.name, standing.held)
             return await self._postpone(account, HELD, f"it is held: {standing.held}")
-        if (pause := _ahead(standing.paused_until, self._context.clock.now())) > 0:
-            return await self._postpone(account, pause, "it is paused")
+        # However long: unlike what a server asks for, it is the operator's word.
+        if (pause := standing.paused_until - self._context.clock.now()) > 0:
+            if now:
+                self._context.journal.note("not polled: it is paused", account=account.name)
+            return await self._postpone(account, min(pause, HELD), "it is paused")
         if (wait := await self._too_early(account, standing, now=now)) > 0:
             return await self._postpone(
                 account, wait, "the server wants a pause before the next login"

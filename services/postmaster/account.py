@@ -40,6 +40,14 @@ _SAID: Final = {
 FOREVER: Final = 253_402_300_799.0
 """The last second of the year 9999: until when an account is paused that nobody says it of."""
 
+RESUMED: Final = "resumed"
+"""What is shown in its place."""
+
+
+def paused_until(moment: float) -> str:
+    """Return until when an account is paused, as it is shown, for people and in JSON."""
+    return show.time(moment) if moment < FOREVER else RESUMED
+
 
 @click.group(help="Fetch now, or pause; count what lies at a server as delivered, or not.")
 def account() -> None:
@@ -120,12 +128,15 @@ def fetch_now(invocation: Invocation, names: Sequence[str], every: bool, as_json
     settings = invocation.settings()
     chosen = _choose_accounts(settings, names, every)
     states = asyncio.run(_ask_to_fetch(settings, [found.name for found in chosen]))
-    if as_json:
-        show.as_json([{"account": found.name, "due": "now"} for found in chosen])
-        return
     now = SystemClock().now()
-    for found in chosen:
-        click.echo(f"{printable(found.name)}: {_when(found, states.get(found.name), now)}")
+    waits = {found.name: _waits(found, states.get(found.name), now) for found in chosen}
+    if as_json:
+        show.as_json([{"account": name, "due": wait or "now"} for name, wait in waits.items()])
+        return
+    for name, wait in waits.items():
+        shown, state = printable(name), states.get(name)
+        why = printable(state.held or "") if state is not None else ""
+        click.echo(f"{shown}: {_WHEN[wait].format(name=shown, why=why)}")
 
 
 @account.command("pause")
@@ -150,14 +161,15 @@ def pause(
     """
     settings = invocation.settings()
     chosen = _choose_accounts(settings, names, every)
-    until = FOREVER if lasting is None else SystemClock().now() + lasting
+    until = FOREVER if lasting is None else min(SystemClock().now() + lasting, FOREVER)
     asyncio.run(_pause(settings, [found.name for found in chosen], until))
-    shown = None if lasting is None else show.time(until)
+    shown = paused_until(until)
     if as_json:
         show.as_json([{"account": found.name, "paused_until": shown} for found in chosen])
         return
     for found in chosen:
-        end = f"until {shown}" if shown else f"until account resume {printable(found.name)}"
+        resume = f"account resume {printable(found.name)}"
+        end = f"until {resume if shown == RESUMED else shown}"
         click.echo(f"{printable(found.name)}: paused {end}")
 
 
@@ -190,15 +202,24 @@ async def _pause(settings: Settings, names: Sequence[str], until: float | None) 
         await state.pause(names, until=until)
 
 
-def _when(account: AccountSettings, state: AccountState | None, now: float) -> str:
-    """Return in words when an account is polled that is to be polled now."""
+def _waits(account: AccountSettings, state: AccountState | None, now: float) -> str | None:
+    """Return why an account that is to be polled now is not, None where it is."""
     if not account.enabled:
-        return "once it is enabled"
+        return "disabled"
     if state is not None and state.held is not None and state.choice is None:
-        return f"it is held: {printable(state.held)}; choose with account adopt or fetch-again"
+        return "held"
     if state is not None and state.paused_until is not None and state.paused_until > now:
-        return f"it is paused: account resume {printable(account.name)}"
-    return "polled as soon as a fetcher has a place for it"
+        return "paused"
+    return None
+
+
+_WHEN: Final[Mapping[str | None, str]] = {
+    None: "polled as soon as a fetcher has a place for it",
+    "disabled": "once it is enabled",
+    "held": "it is held: {why}; choose with account adopt or fetch-again",
+    "paused": "it is paused: account resume {name}",
+}
+"""When an account is polled that is to be polled now, by what it waits for."""
 
 
 def _choose_accounts(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from services.postmaster import show
-from services.postmaster.account import FOREVER
+from services.postmaster.account import FOREVER, paused_until
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.opening import account_states, missing_database
 from services.postmaster.options import json_option
@@ -107,7 +107,7 @@ def _record(account: AccountSettings, state: AccountState | None, now: float) ->
     return {
         "account": account.name,
         "status": _status(account, state, now),
-        "next_poll": show.time(state.next_poll) if state and state.next_poll else None,
+        "next_poll": _next_poll(state, now),
         "overdue": _overdue(account, state, now),
         "last_ok": show.time(state.last_ok) if state and state.last_ok else None,
         "failures": state.failures if state else 0,
@@ -119,11 +119,20 @@ def _record(account: AccountSettings, state: AccountState | None, now: float) ->
     }
 
 
+def _next_poll(state: AccountState | None, now: float) -> str | None:
+    """Return when an account is due; None where that is at once, or nobody knows."""
+    if state is None:
+        return None
+    pause = (state.paused_until or 0.0) if _paused(state, now) else 0.0
+    due = max(state.next_poll, pause)
+    return show.time(due) if due > 0 and pause < FOREVER else None
+
+
 def _paused_until(state: AccountState | None, now: float) -> str | None:
     """Return until when an account is paused, or ``resumed``; None where it is not."""
     if state is None or state.paused_until is None or not _paused(state, now):
         return None
-    return show.time(state.paused_until) if state.paused_until < FOREVER else "resumed"
+    return paused_until(state.paused_until)
 
 
 def _undone(state: AccountState | None) -> list[str]:

@@ -37,6 +37,9 @@ _CELL: Final = 1000
 
 PIPE_WIDTH: Final = 4000
 _LINE_END: Final = re.compile(rb"\r*\n")
+_LAST: Final = 253_402_300_799.0
+"""The last second of the year 9999: Python tells no later moment."""
+
 _TIME: Final = re.compile(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(?:\.\d+)?\+00:00$")
 _SPANS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"), (0.001, "ms"))
 _SIZES: Final = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -138,8 +141,8 @@ def size(count: int, *, exact: bool = False) -> str:
 
 
 def time(at: float) -> str:
-    """Return a time (since 1970) as text, in UTC."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+    """Return a time (since 1970) as text, in UTC; one beyond the year 9999 as the end of that."""
+    return datetime.fromtimestamp(min(at, _LAST), UTC).isoformat(timespec="seconds")
 
 
 def minute(text: str) -> str:

@@ -141,7 +141,8 @@ def _names(
     return [name for (name,) in statement.run(transaction, values)]
 
 
-def _enrol(transaction: Transaction, names: Sequence[str]) -> None:
+def enrol(transaction: Transaction, names: Sequence[str]) -> None:
+    """Add accounts that are not known yet, due at once, and held where the database was doubted."""
     _add(transaction, dict.fromkeys(names, 0.0))
 
 
@@ -366,7 +367,7 @@ def _delete_left(dialect: str) -> SqlStatement:
 
 
 CLAIM_DUE: Final = for_each(_claim_due)
-ENROL: Final = for_each(_enrol)
+ENROL: Final = for_each(enrol)
 POLLED: Final = for_all(_record_polls)
 HOLD: Final = for_each(_hold_queued)
 UNQUEUE: Final = for_each(_unqueue)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from services.fetcher.account import Account, first_polls, spread
-from services.fetcher.fetch import ELSEWHERE, STATE_AWAY
+from services.fetcher.fetch import ELSEWHERE, HELD, STATE_AWAY
 from services.fetcher.pop3.login import Login
 from services.fetcher.schedule import CLAIM, HOLD, MISS_EVERY, MISSED_AFTER
+from services.postmaster.account import FOREVER
 from shared.outcome import Done, Retry
 from shared.queue_publisher import QueuePublisher
 from shared.queues import POLL
@@ -242,12 +243,15 @@ def test_accounts_that_came_together_part_again() -> None:
         assert spread(account, times[account.name]) == pytest.approx(300.0)
 
 
-async def test_a_job_that_was_queued_before_the_pause_does_nothing(desk: Desk) -> None:
+@pytest.mark.parametrize("seconds", [600, 60 * 86_400, FOREVER])
+async def test_a_job_that_was_queued_before_the_pause_does_nothing(
+    desk: Desk, seconds: float
+) -> None:
     async with some(1).serving() as server:
-        await desk.state.pause(["sales"], until=desk.clock.now() + 600)
+        await desk.state.pause(["sales"], until=desk.clock.now() + seconds)
         for reason in ("due", "once"):
             await desk.poll(server, reason=reason)
-        assert (server.connections, await desk.due_in("sales")) == (0, 600)
+        assert (server.connections, await desk.due_in("sales")) == (0, min(seconds, HELD))
         await desk.state.pause(["sales"], until=None)
         await desk.poll(server)
         assert desk.raws() == MAIL[:1]

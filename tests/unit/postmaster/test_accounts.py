@@ -234,6 +234,40 @@ def test_fetch_now_makes_an_account_due_whatever_it_waits_for(office: Office) ->
     assert rows(office)["sales"][:2] == ["failing", "now"]
 
 
+def test_until_when_an_account_is_paused_is_the_same_wherever_it_is_read(office: Office) -> None:
+    tell(office, 60, polled("sales", 295))
+    for lasting in ([], ["--for", "1w"], ["--for", "999999999w"]):
+        (paused,) = office("account", "pause", "sales", *lasting, "--json").json
+        (found,) = office("accounts", "--json").json
+        assert paused["paused_until"] == found["paused_until"]
+        # It says nothing of a poll that does not come.
+        assert found["next_poll"] == (paused["paused_until"] if "1w" in lasting else None)
+        assert (found["paused_until"] == "resumed") is ("1w" not in lasting)
+
+
+def test_a_moment_too_far_to_be_told_is_shown_all_the_same(office: Office) -> None:
+    tell(office, 60, polled("sales", 1e20))
+    assert office("accounts", "--json").json[0]["next_poll"].startswith("9999-12-31")
+    assert "sales" in office("accounts").out
+
+
+def test_fetch_now_tells_a_program_too_what_is_not_polled(office: Office) -> None:
+    for name in ("off", "held", "paused"):
+        office.config.write_text(office.config.read_text() + ACCOUNT.format(name=name))
+    text = office.config.read_text()
+    office.config.write_text(text.replace('name = "off"', 'name = "off"\nenabled = false'))
+    tell(office, 0, lambda state: state.hold(["held"], "the state database is new"))
+    tell(office, 0, lambda state: state.choose(["sales", "paused", "off"], "adopt"))
+    office("account", "pause", "paused")
+    asked = office("account", "fetch-now", "--all", "--json").json
+    assert {each["account"]: each["due"] for each in asked} == {
+        "sales": "now",
+        "off": "disabled",
+        "held": "held",
+        "paused": "paused",
+    }
+
+
 @pytest.mark.parametrize("command", ["pause", "resume", "fetch-now"])
 def test_accounts_are_named_or_all_are_meant(office: Office, command: str) -> None:
     assert "name the accounts, or pass --all" in office("account", command).err

@@ -200,6 +200,30 @@ class Schedule(Opening):
         standing = await one.recall("a", "pop:995")
         assert (standing.refused, standing.retry_at, standing.failures) == (None, 0.0, 1)
 
+    async def test_a_shorter_pause_takes_the_place_of_a_longer_one(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        await one.pause(["a"], until=1e11)
+        await one.put_off("a", until=clock.now() + 86_400)  # by a job that was queued before
+        await two.pause(["a"], until=clock.now() + 600)
+        await clock.advance(601)
+        assert await two.claim_due(["a"], hold=1) == ["a"]
+
+    async def test_who_is_not_known_yet_stays_held_whatever_is_asked_of_its_schedule(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        """As after a backup was put back: what it does not know of may have been delivered."""
+        await one.hold(["a"], "it is older than the queues")
+        await two.fetch_now(["now"])
+        await two.pause(["resumed"], until=None)
+        await two.pause(["paused"], until=clock.now())
+        await clock.advance(1)
+        names = ["a", "now", "paused", "resumed"]
+        assert await one.claim_due(names, hold=1) == []
+        assert {(await one.accounts())[name].held for name in names} == {
+            "it is older than the queues"
+        }
+
     async def test_failures_are_counted_until_a_poll_succeeds(
         self, one: State, two: State, clock: ManualClock
     ) -> None:
