@@ -109,7 +109,10 @@ async def dial(
         UnicodeError: the name cannot be one.
     """
     if route.proxy is not None:
-        sock = await connect_by(route.proxy, host, port, seconds=seconds, bind=route.bind)
+        reach = partial(_reach, seconds=seconds, by=by, bind=route.bind)
+        sock = await connect_by(
+            route.proxy, host, port, seconds=seconds, reach=reach, bind=route.bind
+        )
         return await _begin(make, sock, host, context, seconds)
     left = await addresses(host, port, seconds=seconds, by=by)
     if route.bind is not None:
@@ -126,6 +129,15 @@ async def dial(
         except OSError as error:
             failed = error if failed is None else _telling([failed, error])
     raise failed or OSError(f"{host} has no address")
+
+
+async def _reach(
+    host: str, port: int, *, seconds: float, by: LookUp, bind: str | None
+) -> socket.socket:
+    """Return a socket that is connected to a proxy."""
+    found = await addresses(host, port, seconds=seconds, by=by)
+    fit = found if bind is None else _reachable_from(bind, found)
+    return (await _first(fit, seconds, bind))[0]
 
 
 async def addresses(

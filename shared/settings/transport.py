@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import Annotated, Final, TypeAlias
+from urllib.parse import unquote, urlsplit
 
 from shared.settings.fields import ParsedField
 from shared.settings.values import Url
@@ -19,6 +20,8 @@ _EXPECTED: Final = (
     " `openssl x509 -fingerprint -sha256` prints them; or a list of such"
 )
 _PROXIES: Final = ("socks5", "socks5h", "socks4", "http")
+_SOCKS_MOST: Final = 255
+"""Bytes of a user name or password (RFC 1929 section 2)."""
 
 
 def _fingerprints(value: object) -> frozenset[str]:
@@ -34,8 +37,21 @@ def _fingerprints(value: object) -> frozenset[str]:
 def _proxy(value: object) -> Url:
     url = Url.parse(value)
     rest = url.reveal().partition(":")[2]
-    if url.scheme not in _PROXIES or not re.fullmatch(r"//[^/?#]+:\d{1,5}/?", rest):
+    try:
+        parts = urlsplit(url.reveal())
+        whole = bool(parts.hostname and parts.port)
+    except ValueError:  # no port, or no address in brackets
+        whole = False
+    if url.scheme not in _PROXIES or not whole or not re.fullmatch(r"//[^/?#]+:\d{1,5}/?", rest):
         raise ValueError('expected a proxy with its port, such as "socks5://127.0.0.1:1080"')
+    login = [unquote(part or "") for part in (parts.username, parts.password)]
+    if url.scheme != "http" and any(
+        len(part) > _SOCKS_MOST or not part.isascii() for part in login
+    ):
+        raise ValueError(
+            f"expected a user name and password of up to {_SOCKS_MOST} letters of ASCII, which is"
+            " what SOCKS takes"
+        )
     return url
 
 

@@ -30,7 +30,8 @@ def _secrets(settings: Settings) -> Iterator[str]:
         if table.secret is not None and table.secret.source == "password":
             yield table.secret.reveal()
     urls = [url for remote in settings.remotes for url in remote.every_url]
-    for url in (*urls, *filter(None, (settings.spool.url,))):
+    proxies = [account.proxy for account in settings.accounts]
+    for url in (*urls, *filter(None, (settings.spool.url, *proxies))):
         if password := urlsplit(url.reveal()).password:
             yield unquote(password)
     for name, value in settings.spool.options.items():

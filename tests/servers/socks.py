@@ -1,4 +1,4 @@
-"""A SOCKS5 proxy (RFC 1928, 1929) that connects to one server, whatever name it is asked for."""
+"""Proxies of SOCKS5 (RFC 1928, 1929) and HTTP; each leads to one server, whatever it is asked."""
 
 import asyncio
 import contextlib
@@ -62,6 +62,36 @@ class SocksProxy:
             return
         onward, back = await asyncio.open_connection("127.0.0.1", self.server)
         await asyncio.gather(_pass_on(reader, back), _pass_on(onward, writer))
+
+
+@dataclass
+class HttpProxy:
+    """A running instance, which says that it has connected in one packet with the first from there.
+
+    Attributes:
+        server: the port on 127.0.0.1 that it leads to.
+        asked: the first lines of what it was asked.
+        port: where it listens.
+    """
+
+    server: int
+    asked: list[str] = field(default_factory=list)
+    port: int = 0
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator["HttpProxy"]:
+        """Listen until the block ends."""
+        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            yield self
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        self.asked.append(asked.partition(b"\r\n")[0].decode())
+        onward, back = await asyncio.open_connection("127.0.0.1", self.server)
+        writer.write(b"HTTP/1.1 200 yes\r\nVia: me\r\n\r\n" + await onward.read(65536))
+        await asyncio.gather(_pass_on(reader, back), _pass_on(onward, writer))
+        writer.close()
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

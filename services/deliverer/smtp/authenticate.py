@@ -89,7 +89,9 @@ async def _log_in(
                 covert.note_without(well=fell_back)
                 return
             refused = _in_words(reply)
-        if reply.code // 100 == 4 or not (can_fall_back or reply.code == _UNKNOWN):
+        # One that is named is tried whether or not it is offered, and once.
+        another = can_fall_back or (reply.code == _UNKNOWN and kind.sasl in offered)
+        if reply.code // 100 == 4 or not another:
             covert.note_without(well=False)
             error_type = Throttled if meaning(reply, SmtpStep.AUTH) == "rate" else Unreachable
             raise error_type(target.server, refused)

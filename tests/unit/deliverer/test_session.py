@@ -209,6 +209,20 @@ async def test_login_in_the_way_that_is_known_after_all(
     assert [c for c in server.commands if c.startswith("AUTH")][-1] == "AUTH LOGIN"
 
 
+@pytest.mark.parametrize("offered", ["PLAIN", "CRAM-MD5 PLAIN"])
+async def test_a_mechanism_that_is_named_and_not_known_is_not_tried_without_end(
+    offered: str, context: ssl.SSLContext, certificates: Certificates
+) -> None:
+    login = ("anna", "secret")
+    async with smtp_server(context=context, login=login, mechanisms=offered) as server:
+        server.rule = lambda key, _: "504 5.5.4 unrecognized" if key == "AUTH" else None
+        at = f"127.0.0.1:{server.port}?ca_file={certificates.ca}&auth=cram-md5"
+        async with courier(f"smtp://anna:secret@{at}") as smtp, asyncio.timeout(20):
+            with pytest.raises(Unreachable, match="504"):
+                await smtp.deliver(content(), SENDER, [ANNA])
+    assert len([c for c in server.commands if c.startswith("AUTH")]) <= 2
+
+
 async def test_a_password_never_goes_in_the_clear() -> None:
     async with (
         smtp_server(login=("anna", "secret")) as server,

@@ -1,7 +1,10 @@
 """How a POP3 server is reached and known: fingerprints, client certificates, proxies, addresses."""
 
+import asyncio
 import hashlib
+import re
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from shared.network.dial import Route
 from shared.network.tls import Trust
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.pop3 import Pop3Server
-from tests.servers.socks import SocksProxy
+from tests.servers.socks import HttpProxy, SocksProxy
 from tests.unit.fetcher.pop3_session import login, retrieved, server_context
 
 MAIL = [b"Subject: a\r\n\r\nA\r\n"]
@@ -115,6 +118,51 @@ async def test_what_a_proxy_refuses_is_said_without_its_password() -> None:
             assert "secret" not in str(raised.value)
     with pytest.raises(Unreachable, match=r"the proxy 127\.0\.0\.1:1 cannot be reached"):
         await Pop3Session.open(login(Pop3Server(), route=Route(proxy="socks5://127.0.0.1:1")))
+
+
+async def test_through_an_http_proxy_nothing_of_the_greeting_is_lost() -> None:
+    """A mail server speaks first: what it says may come with the answer of the proxy."""
+    async with (
+        Pop3Server(MAIL).serving() as server,
+        HttpProxy(server.port).serving() as proxy,
+    ):
+        for host, asked in {"pop.example.net": "pop.example.net:995", "::1": "[::1]:995"}.items():
+            route = Route(proxy=f"http://anna:s3cret@127.0.0.1:{proxy.port}")
+            there = replace(login(server, route=route, host=host), port=995)
+            session = await Pop3Session.open(there)
+            assert await retrieved(session, [1]) == MAIL
+            await session.quit()
+            assert proxy.asked[-1] == f"CONNECT {asked} HTTP/1.1"
+
+
+LIES = {
+    "": "closed|no answer of HTTP",
+    "HTTP/1.1 407 not s3cret\r\n\r\n": r"does not connect us: 407 not \*\*\*",
+    "HTTP/1.1 abc\r\n\r\n": "no answer of HTTP",
+    "<html>\r\n\r\n": "no answer of HTTP",
+    "x" * 20_000: "no answer of HTTP",
+    "HTTP/1.1 200 yes\r\nVia: me": "no answer of HTTP",
+    "\x05\x02": "does not connect us",
+    "\xff\xff\xff": "does not connect us",
+}
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5", "socks4"])
+@pytest.mark.parametrize("lie", LIES)
+async def test_whatever_a_proxy_says_it_is_told_in_words(scheme: str, lie: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(lie.encode("latin-1"))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        route = Route(proxy=f"{scheme}://anna:s3cret@127.0.0.1:{port}")
+        with pytest.raises(Unreachable, match=r"the proxy 127\.0\.0\.1:") as raised:
+            await Pop3Session.open(login(Pop3Server(), route=route))
+    assert "s3cret" not in str(raised.value)
+    if scheme == "http" and "HTTP" in lie:
+        assert re.search(LIES[lie], str(raised.value))
 
 
 async def test_from_the_address_that_is_named() -> None:
