@@ -6,6 +6,7 @@ time; they count for every connection, from the next byte on. It runs in a threa
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ class Proxy:
         connections: how many there have been.
         cuts: how many were cut.
         passed: bytes that the server has sent.
+        heard: what clients have sent, as a listener on the line has it.
+        context: clients speak TLS with it; the server is spoken to in clear.
     """
 
     server: int
@@ -46,6 +49,8 @@ class Proxy:
     connections: int = 0
     cuts: int = 0
     passed: int = 0
+    heard: bytearray = field(default_factory=bytearray)
+    context: ssl.SSLContext | None = None
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
 
@@ -63,7 +68,7 @@ class Proxy:
             writer.transport.abort()
             return
         self._open.add(back)
-        leads = (self._lead(_pieces(reader), back), self._lead(self._bad(there), writer))
+        leads = (self._lead(self._noted(reader), back), self._lead(self._bad(there), writer))
         ways = [asyncio.create_task(lead) for lead in leads]
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait(ways, return_when=asyncio.FIRST_EXCEPTION)
@@ -101,9 +106,16 @@ class Proxy:
                 await self.clock.sleep(wait)
             if not data:
                 await writer.drain()
-                writer.write_eof()
+                if writer.can_write_eof():  # not within TLS
+                    writer.write_eof()
                 return
             writer.write(data)
+
+    async def _noted(self, reader: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
+        """Yield what comes from a client, and keep it."""
+        async for data in _pieces(reader):
+            self.heard += data
+            yield data
 
     async def _bad(self, reader: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
         """Yield what comes from the server, in the state in which it is to arrive."""
@@ -133,11 +145,13 @@ async def _pieces(reader: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
 
 
 @contextlib.contextmanager
-def proxy(server: int) -> Iterator[Proxy]:
-    """Run a proxy before a port of 127.0.0.1 until the block ends."""
-    state = Proxy(server)
+def proxy(server: int, context: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    """Run a proxy before a port of 127.0.0.1 until the block ends; with TLS, if there is a context."""
+    state = Proxy(server, context=context)
     loop = state._loop
-    listening = loop.run_until_complete(asyncio.start_server(state.serve, "127.0.0.1", 0))
+    listening = loop.run_until_complete(
+        asyncio.start_server(state.serve, "127.0.0.1", 0, ssl=context)
+    )
     state.port = listening.sockets[0].getsockname()[1]
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
