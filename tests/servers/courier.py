@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.chroot import (
     DOMAIN,
     SEARCH,
@@ -29,6 +30,7 @@ PASSWORD = "secret"
 _COURIER = 101
 _LIB = "/usr/lib/courier/courier"
 _AUTHENTICATION = "/usr/lib/courier/courier-authlib/authdaemond"
+_USERDBPW = "/usr/sbin/userdbpw"
 _MAKEDAT = "/usr/lib/courier/courier-authlib/makedatprog"
 _COMMON = (
     "/bin/sh",
@@ -36,6 +38,7 @@ _COMMON = (
     "/usr/lib/courier-authlib/libauthuserdb.so.0",
     _AUTHENTICATION,
     _MAKEDAT,
+    _USERDBPW,
 )
 _POP3 = (f"{_LIB}/courierpop3login", f"{_LIB}/courierpop3d")
 _MTA = tuple(
@@ -62,7 +65,15 @@ _SETTINGS = {
 }
 _DELIVERY = {"SHELL": "/bin/sh", "DYNAMICDELIVERIES": "1", "DEFAULTDELIVERY": "./Maildir"}
 _SMTP = {"BOFHCHECKDNS": "0", "TARPIT": "0", "NOADDMSGID": "1", "NOADDDATE": "1"}
-_POP3_SETTINGS = {"POP3AUTH": "", "MIME_UNICODE_MESSAGE_TYPE": "message/global"}
+_POP3_SETTINGS = {"MIME_UNICODE_MESSAGE_TYPE": "message/global"}
+_COURIER_TLS = "/usr/bin/couriertls"
+_TLS_SETTINGS = {
+    "POP3_STARTTLS": "YES",
+    "COURIERTLS": _COURIER_TLS,
+    "TLS_CERTFILE": "/etc/courier/both.pem",
+    "TLS_VERIFYPEER": "NONE",
+}
+_HMACS = ("hmac-md5", "hmac-sha1", "hmac-sha256")
 
 
 @dataclass(frozen=True)
@@ -70,12 +81,16 @@ class CourierPop3:
     """A running POP3 server.
 
     Attributes:
-        pop3: the port where it listens, in clear.
+        pop3: the port where it listens, in clear, and with STLS.
+        pop3s: the one with TLS from the first byte on.
         root: all that it has.
+        certificates: its own, and who vouches for it.
     """
 
     pop3: int
+    pop3s: int
     root: Path
+    certificates: Certificates
     host: str = "127.0.0.1"
 
     def put(self, user: str, name: str, raw: bytes) -> None:
@@ -92,19 +107,34 @@ class CourierPop3:
 
 
 @contextlib.contextmanager
-def courier_pop3(users: Sequence[str] = ("sales",), per_ip: int = 4) -> Iterator[CourierPop3]:
+def courier_pop3(
+    users: Sequence[str] = ("sales",), per_ip: int = 4, mechanisms: str = ""
+) -> Iterator[CourierPop3]:
     """Run a private POP3 server until the block ends; every password is ``PASSWORD``.
 
     Args:
         users: their maildrops are Maildirs with nothing in them yet.
         per_ip: how many connections it takes of one address.
+        mechanisms: of AUTH; it offers none as it is packaged.
     """
-    with _root("courier-pop", (*_COMMON, *_POP3), users) as root:
-        server = CourierPop3(free_port(), root)
-        command = _listening(server.pop3, per_ip, *_POP3, "Maildir")
-        environment = {**SEARCH, **_POP3_SETTINGS}
-        log = root / "pop3.out"
-        with running(inside(root, *command), log, lambda: accepts(server.pop3), environment):
+    with _root("courier-pop", (*_COMMON, *_POP3, _COURIER_TLS), users) as root:
+        folder = root / "etc" / "courier"
+        server = CourierPop3(free_port(), free_port(), root, make_certificates(folder))
+        both = folder / "both.pem"
+        both.write_bytes(
+            server.certificates.key.read_bytes() + server.certificates.cert.read_bytes()
+        )
+        _own(root)
+        offered = {"POP3AUTH": mechanisms, "POP3AUTH_TLS": mechanisms}
+        environment = {**SEARCH, **_POP3_SETTINGS, **_TLS_SETTINGS, **offered}
+        clear = _listening(server.pop3, per_ip, *_POP3, "Maildir")
+        within = (_COURIER_TLS, "-server", "-tcpd", *_POP3, "Maildir")
+        hidden = _listening(server.pop3s, per_ip, *within)
+        log, ready = root / "pop3.out", lambda: accepts(server.pop3)
+        with (
+            running(inside(root, *clear), log, ready, environment),
+            running(inside(root, *hidden), log, lambda: accepts(server.pop3s), environment),
+        ):
             yield server
 
 
@@ -144,7 +174,8 @@ def _root(package: str, programs: Sequence[str], users: Sequence[str]) -> Iterat
     with root_of(package, programs, {"courier": _COURIER, **owners}) as root:
         homes = {u: f"uid={n}|gid={n}|home=/home/{u}|shell=/bin/sh" for u, n in owners.items()}
         _database(root, "userdb", homes)
-        _database(root, "userdbshadow", dict.fromkeys(owners, f"systempw={_HASHED}"))
+        known = "|".join([f"systempw={_HASHED}", *_hmacs(root)])
+        _database(root, "userdbshadow", dict.fromkeys(owners, known))
         for user, owner in owners.items():
             make_maildir(root, user, owner)
         _edit(root / "etc" / "courier" / "authdaemonrc", authmodulelist="authuserdb", daemons="2")
@@ -163,6 +194,17 @@ def _listening(
     # Versions up to 1.2 ask for the ident of each client as well, which nobody answers here.
     listen = ("-address=127.0.0.1", "-nodnslookup")
     return ("/usr/sbin/couriertcpd", *listen, *limits, *options, str(port), *command)
+
+
+def _hmacs(root: Path) -> Iterator[str]:
+    """Yield what CRAM-MD5 and its like need to know of the password."""
+    if (root / _USERDBPW.lstrip("/")).exists():
+        for kind in _HMACS:
+            command = inside(root, _USERDBPW, f"-{kind}")
+            done = subprocess.run(
+                command, input=f"{PASSWORD}\n", capture_output=True, text=True, check=True
+            )
+            yield f"{kind}pw={done.stdout.strip()}"
 
 
 def _database(root: Path, name: str, rows: Mapping[str, str]) -> None:

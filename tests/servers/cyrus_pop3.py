@@ -1,7 +1,7 @@
 """A private Cyrus POP3 server, with passwords in a sasldb; see ``tests.servers.chroot``.
 
-It offers every mechanism that Cyrus SASL has of passwords, NTLM included, and APOP. A maildrop is made
-at the first login.
+It offers every mechanism of passwords that Cyrus SASL has, NTLM included, and APOP. A maildrop is
+made at the first login.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ defaultpartition: default
 servername: mail.corp.example
 admins: cyrus
 zoneinfo_dir: /usr/share/zoneinfo
-allowplaintext: yes
-allowapop: yes
+allowplaintext: {plain}
+allowapop: {plain}
 failedloginpause: 0
 autocreate_quota: 0
 autocreate_users: anyone
@@ -81,7 +81,11 @@ class CyrusPop3:
 
 @contextlib.contextmanager
 def cyrus_pop3(
-    password: str, mechanisms: str = MECHANISMS, versions: str = "tls1_2 tls1_3"
+    password: str,
+    mechanisms: str = MECHANISMS,
+    versions: str = "tls1_2 tls1_3",
+    *,
+    plain: bool = True,
 ) -> Iterator[CyrusPop3]:
     """Run a private Cyrus until the block ends.
 
@@ -89,12 +93,15 @@ def cyrus_pop3(
         password: of ``USER``.
         mechanisms: what it offers.
         versions: of TLS, as Cyrus calls them.
+        plain: whether it takes a password in clear without TLS, and APOP.
     """
     with root_of("cyrus-pop3d", _PROGRAMS, {"cyrus": _CYRUS}) as root:
         folder = root / "var/lib/cyrus"
         folder.mkdir(parents=True, exist_ok=True)
         server = CyrusPop3(free_port(), free_port(), root, make_certificates(folder))
-        settings = _IMAPD_CONF.format(mechanisms=mechanisms, versions=versions)
+        settings = _IMAPD_CONF.format(
+            mechanisms=mechanisms, versions=versions, plain="yes" if plain else "no"
+        )
         (root / "etc" / "imapd.conf").write_text(settings)
         listening = _CYRUS_CONF.format(pop3=server.pop3, pop3s=server.pop3s)
         (root / "etc" / "cyrus.conf").write_text(listening)

@@ -146,7 +146,7 @@ async def _pieces(reader: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
 
 @contextlib.contextmanager
 def proxy(server: int, context: ssl.SSLContext | None = None) -> Iterator[Proxy]:
-    """Run a proxy before a port of 127.0.0.1 until the block ends; with TLS, if there is a context."""
+    """Run a proxy before a port of 127.0.0.1 until the block ends; by TLS with a context."""
     state = Proxy(server, context=context)
     loop = state._loop
     listening = loop.run_until_complete(

@@ -1,22 +1,25 @@
-"""POP3 servers of old for the users of a machine, as inetd starts them: see ``tests.servers.chroot``.
+"""POP3 servers for the users of a machine, as inetd starts them: see ``tests.servers.chroot``.
 
-popa3d knows USER and PASS, and no CAPA; solid-pop3d USER, PASS and APOP; that of GNU mailutils these
-and STLS. Each connection is a process of its own. What has no TLS gets it from ``tests.servers.proxy``,
-as stunnel does it.
+popa3d knows USER and PASS, and no CAPA; solid-pop3d APOP as well; that of GNU mailutils has STLS
+besides. Each connection is a process of its own. ``pop3s`` is a proxy before them that does TLS, as
+stunnel is elsewhere.
 """
 
 import contextlib
 import os
+import pty
 import socket
+import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.chroot import SEARCH, inside, root_of
 from tests.servers.process import free_port
+from tests.servers.proxy import proxy
 
 PASSWORD = "secret"
 USER = "sales"
@@ -26,7 +29,7 @@ _HASHED = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"
 """The password, for crypt(3)."""
 
 _PAM_MODULES = "/lib/x86_64-linux-gnu/security"
-_PAM = "auth required pam_unix.so\naccount required pam_unix.so\n"
+_PAM = "auth required pam_unix.so nodelay\naccount required pam_unix.so\n"
 
 
 _MAILUTILS = """\
@@ -48,17 +51,22 @@ tls {
 };
 """
 
+
 @dataclass(frozen=True)
 class SystemPop3:
     """A running server; its one user is ``USER``.
 
     Attributes:
         pop3: the port where it listens, in clear.
+        pop3s: the one with TLS from the first byte on.
         root: all that it has.
+        certificates: its own, and who vouches for it.
     """
 
     pop3: int
+    pop3s: int
     root: Path
+    certificates: Certificates
     host: str = "127.0.0.1"
 
     def put(self, raw: bytes) -> None:
@@ -82,6 +90,7 @@ def popa3d() -> Iterator[SystemPop3]:
 def solid_pop3d() -> Iterator[SystemPop3]:
     """Run a private solid-pop3d until the block ends."""
     with _root("solid-pop3d", ["/usr/sbin/solid-pop3d", "/usr/bin/pop_auth"]) as root:
+        _set_apop_secret(root)
         with _inetd(root, "/usr/sbin/solid-pop3d") as server:
             yield server
 
@@ -90,10 +99,9 @@ def solid_pop3d() -> Iterator[SystemPop3]:
 def mailutils_pop3d() -> Iterator[SystemPop3]:
     """Run a private pop3d of GNU mailutils until the block ends."""
     with _root("mailutils-pop3d", ["/usr/sbin/pop3d", "/usr/bin/popauth"]) as root:
-        make_certificates(root / "etc", "127.0.0.1")
         (root / "etc" / "pop3d.conf").write_text(_MAILUTILS)
-        import subprocess
-        print(subprocess.run(inside(root, "/usr/bin/popauth", "--create", "--output=/etc/apop.db"), input=f"{USER} {PASSWORD}\n".encode(), capture_output=True, env=SEARCH), list((root/"etc").iterdir()))
+        make = inside(root, "/usr/bin/popauth", "--create", "--output=/etc/apop.db")
+        subprocess.run(make, input=f"{USER} {PASSWORD}\n", text=True, check=True, env=SEARCH)
         with _inetd(root, "/usr/sbin/pop3d", "--inetd", "--config-file=/etc/pop3d.conf") as server:
             yield server
 
@@ -101,7 +109,9 @@ def mailutils_pop3d() -> Iterator[SystemPop3]:
 @contextlib.contextmanager
 def _root(package: str, programs: Sequence[str]) -> Iterator[Path]:
     modules = [f"{_PAM_MODULES}/{name}.so" for name in ("pam_unix", "pam_deny")]
-    with root_of(package, [*programs, *modules], {USER: _OWNER, "mail": 8, "popa3d": 990, "spop3d": 991}) as root:
+    with root_of(
+        package, [*programs, *modules], {USER: _OWNER, "mail": 8, "popa3d": 990, "spop3d": 991}
+    ) as root:
         shadow = root / "etc" / "shadow"
         shadow.write_text(f"{USER}:{_HASHED}:19000:0:99999:7:::\n")
         shadow.chmod(0o600)
@@ -110,15 +120,33 @@ def _root(package: str, programs: Sequence[str]) -> Iterator[Path]:
         (root / "etc" / "pam.d").mkdir(exist_ok=True)
         for service in (package, "other", "gnu-mailutils"):
             (root / "etc" / "pam.d" / service).write_text(_PAM)
+        make_certificates(root / "etc")
         (root / "var" / "mail").mkdir(exist_ok=True)
         (root / "var" / "mail").chmod(0o1777)
         yield root
 
 
+def _set_apop_secret(root: Path) -> None:
+    """Have solid-pop3d's pop_auth write the secret, which it asks for twice at a terminal."""
+    owner = f"--userspec={_OWNER}:{_OWNER}"
+    ours, its = pty.openpty()
+    command = ["chroot", owner, str(root), "/usr/bin/pop_auth"]
+    with subprocess.Popen(
+        ["setsid", "--ctty", *command], stdin=its, stdout=its, stderr=its, env=SEARCH
+    ) as asking:
+        os.close(its)
+        for question in (b"Enter", b"Reenter"):
+            said = b""
+            while question not in said or not said.endswith(b": "):
+                said += os.read(ours, 1_000)
+            os.write(ours, f"{PASSWORD}\n".encode())
+        assert asking.wait(20) == 0
+    os.close(ours)
+
+
 @contextlib.contextmanager
 def _inetd(root: Path, *command: str) -> Iterator[SystemPop3]:
     """Start a program for each connection, with that as its input and output."""
-    server = SystemPop3(free_port(), root)
     children: list[subprocess.Popen[bytes]] = []
 
     def serve(listening: socket.socket) -> None:
@@ -129,18 +157,25 @@ def _inetd(root: Path, *command: str) -> Iterator[SystemPop3]:
                     children.append(
                         subprocess.Popen(
                             inside(root, *command),
-                            stdin=connection,
-                            stdout=connection,
+                            stdin=connection.fileno(),
+                            stdout=connection.fileno(),
                             stderr=log,
                             env=SEARCH,
                         )
                     )
 
-    with socket.create_server(("127.0.0.1", server.pop3)) as listening:
+    certificates = Certificates(
+        *(root / "etc" / f"{n}" for n in ("ca.pem", "server.pem", "server.key"))
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.cert, certificates.key)
+    with socket.create_server(("127.0.0.1", free_port())) as listening:
+        port = listening.getsockname()[1]
         thread = threading.Thread(target=serve, args=(listening,))
         thread.start()
         try:
-            yield server
+            with proxy(port, context) as front:
+                yield SystemPop3(port, front.port, root, certificates)
         finally:
             listening.shutdown(socket.SHUT_RDWR)
             thread.join()

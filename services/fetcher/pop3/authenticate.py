@@ -114,8 +114,8 @@ class LoginTry:
 
     def _offer(self, offered: Offered, timestamp: str | None) -> Offer:
         sasl = frozenset(name.upper() for name in offered.get("SASL", ()))
-        # Many do not list USER that take it; those that have AUTH PLAIN in its place say so.
-        user = "USER" in offered or not sasl & {"PLAIN", "LOGIN"}
+        # Many do not list USER that take it; those that have AUTH in its place say so.
+        user = "USER" in offered or not sasl & {"PLAIN", "LOGIN", "NTLM"}
         commands = [USER] if user else []
         if timestamp is not None:
             commands.append(APOP)
@@ -168,8 +168,9 @@ class LoginTry:
             raise TypeError(f"{kind.setting} is no mechanism of AUTH")
         client, mechanism = self._client, await asyncio.to_thread(kind.make, self._credentials)
         client.write(client.line(AUTH, kind.sasl))
-        initial = mechanism.start()
+        initial, answers = mechanism.start(), 0
         while (reply := await client.reply()).goes_on:
+            answers += 1
             if initial is not None:
                 said, initial = initial, None
             else:
@@ -177,7 +178,10 @@ class LoginTry:
                 said = await asyncio.to_thread(mechanism.answer, _challenge(reply))
             client.write(client.answer(base64.b64encode(said)))
         if not reply.ok:
-            raise _refused(client.server, reply, mechanism)
+            refused = _refused(client.server, reply, mechanism)
+            if not answers and isinstance(refused, LoginRefused):
+                raise MechanismFailed(f"it is refused: {refused.said}")  # it has no password yet
+            raise refused
         mechanism.verify()
 
 

@@ -231,7 +231,7 @@ async def _log_in(
         attempt = LoginTry(client, credentials, quirks, by_token=by_token, hidden=login.hidden)
         try:
             utf8 = await attempt.log_in(login.auth, greeting.text, offered)
-        except LoginRefused as error:
+        except ServerFault as error:
             raise _wants_tls(login, error) from error
         if utf8 is False:
             client.write(client.line("UTF8"))  # some take it after the login alone
@@ -281,12 +281,15 @@ def _too_long(what: str, seconds: float, key: str) -> str:
     return f"the {what} takes more than {seconds:g} seconds (limits.{key})"
 
 
-def _wants_tls(login: Login, error: LoginRefused) -> LoginRefused:
+def _wants_tls(login: Login, error: ServerFault) -> ServerFault:
     """Return a refusal, with what to set where it was refused for want of TLS."""
-    if login.tls != "none" or not _WANTS_TLS.search(error.said[:500]):
+    kind = type(error)
+    if kind not in (LoginRefused, ServerFault) or login.tls != "none":
+        return error
+    if not _WANTS_TLS.search(error.said[:500]):
         return error
     either = f"{SETTING_NAMES.clear_first} or {SETTING_NAMES.tls_first}"
-    return LoginRefused(login.server, f"{error.said} (it wants TLS: is {either} meant?)")
+    return kind(login.server, f"{error.said} (it wants TLS: is {either} meant?)")
 
 
 async def _read_greeting(client: Pop3Client, login: Login) -> Pop3Reply:
