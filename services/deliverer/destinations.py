@@ -239,6 +239,7 @@ def _imap(wanted: _DestinationUrl, *, port: int, implicit: bool = False) -> Cour
         patience=wanted.patience,
         known=wanted.known,
         covert_login=Promise(wanted.clock, WEEK),
+        finds=Promise(wanted.clock, WEEK),
     )
     return ServerCourier(ImapProtocol(target), wanted.clock, wanted.connections, wanted.slots)
 

@@ -61,6 +61,7 @@ class ImapServer:
         commands: every command line received, less tags and literals, of all connections.
         connections: how many there have been.
         most: how many connections may be logged in at a time; None for any number.
+        finds: what SEARCH finds: ``it``, ``all`` or ``nothing``.
         broken_at: cut the connection after so many bytes of a literal; None for never.
     """
 
@@ -77,6 +78,7 @@ class ImapServer:
     inside: int = 0
     most: int | None = None
     broken_at: int | None = None
+    finds: str = "it"
     port: int = 0
 
     @property
@@ -249,16 +251,36 @@ class _Session:
 
     async def do_examine(self, rest: str) -> None:
         self.selected = _unquoted(rest)
-        there = self.selected in self.state.folders
-        await self.say("OK done" if there else "NO [NONEXISTENT] no such folder", "EXAMINE")
+        there = self.state.folders.get(self.selected)
+        await self.say(f"* {len(there or ())} EXISTS")
+        normal = "NO [NONEXISTENT] no such folder" if there is None else "OK done"
+        await self.say(normal, "EXAMINE")
 
     async def do_search(self, rest: str) -> None:
         _, name, value = rest.split(" ")
         line = f"{name}: {_unquoted(value)}".encode()
         messages = enumerate(self.state.folders[self.selected], 1)
         found = [str(uid) for uid, message in messages if line in message.data]
+        if self.state.finds != "it":
+            everything = range(1, len(self.state.folders[self.selected]) + 1)
+            found = list(map(str, everything)) if self.state.finds == "all" else []
         await self.say(" ".join(["* SEARCH", *found]))
         await self.say("OK done", "SEARCH")
+
+    async def do_fetch(self, rest: str) -> None:
+        numbers, _, _ = rest.partition(" ")
+        first, _, last = numbers.partition(":")
+        some = range(int(first), int(last) + 1) if last else map(int, numbers.split(","))
+        for number in some:
+            data = self.state.folders[self.selected][number - 1].data
+            found = re.search(rb"X-POP3-Connector-Id: .*\r\n", data)
+            field = (b"" if found is None else found[0]) + b"\r\n"
+            asked = b"BODY[HEADER.FIELDS (X-POP3-Connector-Id)]"
+            self.writer.write(
+                b"* %d FETCH (UID %d %s {%d}\r\n%s)\r\n"
+                % (number, number, asked, len(field), field)
+            )
+        await self.say("OK done", "FETCH")
 
     async def do_store(self, rest: str) -> None:
         uids, _, labels = rest.split(" ", 2)

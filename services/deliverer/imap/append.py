@@ -8,16 +8,16 @@ the server says so. A folder that is missing is made, and subscribed to.
 
 The point of no return is the CRLF that ends the command, in ``_write``. The last thing before it is
 the look at the claim; up to there, to cut the connection takes back all of it. From there on the
-message may be there: it is looked for by our own id before it is sent again (``_find``), and each
+message may be there: it is looked for by our own id before it is sent again (``finding``), and each
 time that there was a try before, of this process or of another.
 
 So a message comes once, as far as the server allows. Open stays: a server that is still at work on
-the first try when it is asked, or whose search lags behind what it has taken (replicas; Exchange);
-one that cannot search for a header line, which is believed to have nothing; a message that somebody
-has moved to another folder or deleted between the two tries; and a second connector with another
-state database, whose message has the same id only where its account has the same name. Gmail in
-turn takes a message for one that it has, if that has the same Message-ID and content: it then has
-one where two accounts got a copy each, and that is its doing.
+the first try when it is asked, or shows what it has taken later only (replicas); one that does not
+find header lines, where more than 50 messages came in between; a message that somebody has moved to
+another folder or deleted between the two tries; and a second connector with another state database,
+whose message has the same id only where its account has the same name. Gmail in turn takes a
+message for one that it has, if that has the same Message-ID and content: it then has one where two
+accounts got a copy each, and that is its doing.
 
 Where this raises, nobody is known to have the message; what is known to be in a folder is a result.
 """
@@ -37,6 +37,7 @@ from services.deliverer.courier import (
     Throttled,
 )
 from services.deliverer.imap.commands import date_time, folder_name, quoted, utf7
+from services.deliverer.imap.finding import find
 from services.deliverer.imap.folders import folder_of
 from services.deliverer.imap.literal import Literal, measured
 from services.deliverer.imap.reply_meaning import meaning
@@ -47,9 +48,6 @@ from services.deliverer.servers.protocol import SendSingly
 from shared.errors import SpoolMissing, SpoolUnavailable, Unreachable
 from shared.failpoint import reach, reach_all
 from shared.log import printable
-
-ID_FIELD: Final = b"X-POP3-Connector-Id"
-"""The header line of ours that a message is found by."""
 
 _UID: Final = re.compile(rb"\d{1,10} (\d{1,10}(?:[:,]\d{1,10})*)")
 
@@ -153,7 +151,7 @@ def _limit(session: ImapSession) -> int | None:
 async def _put_once(session: ImapSession, folder: str, literal: Literal) -> Result:
     """Put a message into a folder, unless an earlier try has left it there."""
     if literal.content.replay:
-        uids = await _find(session, folder, literal.content.id)
+        uids = await find(session, folder, literal.content.id)
         if uids:
             note = await _label(session, folder, uids)
             return Result("delivered", f"was there: found in {printable(folder)} by its id{note}")
@@ -189,32 +187,6 @@ async def _append_or_make(
     if meaning(status, ImapStep.APPEND) == "folder" and made.kind != "OK":
         return made, ImapStep.CREATE
     return status, ImapStep.APPEND
-
-
-async def _find(session: ImapSession, folder: str, id_: str) -> bytes:
-    """Return the UIDs under which a message lies in a folder, as a set; b"" where there is none."""
-    status = (await session.command(b"EXAMINE " + _named(session, folder), ImapStep.EXAMINE)).status
-    if status.kind == "OK":
-        words = b"UID SEARCH HEADER %s %s" % (ID_FIELD, quoted(id_.encode()))
-        reply = await session.command(words, ImapStep.SEARCH)
-        if reply.status.kind == "OK":
-            return _found(reply)
-        status = reply.status
-    error = session.failure(status, ImapStep.SEARCH)
-    if error is not None:
-        raise error
-    if status.code in ("UNAVAILABLE", "INUSE", "SERVERBUG"):
-        why = f"{session.said(status, ImapStep.SEARCH)}; an earlier try may have left the message"
-        raise Unreachable(session.server, why)
-    return b""
-
-
-def _found(reply: ImapReply) -> bytes:
-    for response in reply.data:
-        word, *numbers = response.text.split()
-        if word.upper() == b"SEARCH":
-            return b",".join(number for number in numbers if number.isdigit())
-    return b""
 
 
 def _named(session: ImapSession, folder: str) -> bytes:

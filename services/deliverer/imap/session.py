@@ -32,10 +32,16 @@ that a server can refuse it before it comes; and some have limits of their own t
 NON_SYNC_MINUS: Final = 4096
 """The same where LITERAL- is offered (RFC 7888 section 5)."""
 
-_KEPT: Final = frozenset({b"SEARCH", b"LIST", b"NAMESPACE", b"ENABLED"})
+_KEPT: Final = frozenset({b"SEARCH", b"LIST", b"NAMESPACE", b"ENABLED", b"EXISTS", b"FETCH"})
 _MOST_KEPT: Final = 64
 _MOST_SAID: Final = 10_000
 """Responses to one command; more, and it is up to something else."""
+
+
+def _kind(response: ImapResponse) -> bytes:
+    """Return what kind of data a response has (section 7.2 to 7.4): ``LIST ...``, ``5 EXISTS``."""
+    first, _, rest = response.text.partition(b" ")
+    return (rest.partition(b" ")[0] if first.isdigit() else first).upper()
 
 
 class Left(Unreachable):
@@ -212,7 +218,7 @@ class ImapSession:
             if response.tag == self._tag:
                 return self._tagged(status, data)
             if response.tag == b"*" and status is None and len(data) < _MOST_KEPT:
-                data += [response] if response.text.split(b" ")[0].upper() in _KEPT else []
+                data += [response] if _kind(response) in _KEPT else []
         raise self._give_up(f"it says this and that, and gives no reply to {step.phrase}")
 
     def _tagged(self, status: ImapStatus | None, data: list[ImapResponse]) -> ImapReply:

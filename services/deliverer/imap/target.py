@@ -31,6 +31,7 @@ class ImapTarget:
         user: whose mailbox it is.
         password: to log in with; "" where there are tokens.
         covert_login: whether it takes that by a mechanism that does not show it.
+        finds: whether a search for our id was seen to find it there.
         auth: the mechanism to log in by; ``auto`` to choose one.
         tokens: where access tokens come from, None for a password.
         folder: its path, with ``/`` between a folder and one within it, and placeholders in braces
@@ -50,6 +51,7 @@ class ImapTarget:
     user: str
     password: str = field(repr=False)
     covert_login: Promise = field(compare=False)
+    finds: Promise = field(compare=False)
     auth: str = AUTO
     tokens: AccessTokens | None = field(default=None, repr=False, compare=False)
     folder: str = ""

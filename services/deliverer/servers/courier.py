@@ -258,7 +258,7 @@ class ServerCourier(Generic[S]):
             if bound.next is not None:
                 self._waiting.put_back(bound.next)
             if len(group) > 1:
-                self._send_singly(group)
+                self._send_singly(group, doubtful=not isinstance(error, Throttled))
             else:
                 self._handle_break(first, error, begun, reused=before > 0)
             return None
@@ -287,11 +287,12 @@ class ServerCourier(Generic[S]):
                 group.append(waiting)
         return group
 
-    def _send_singly(self, group: Sequence[WaitingMail]) -> None:
+    def _send_singly(self, group: Sequence[WaitingMail], *, doubtful: bool = True) -> None:
         """Put back what went together: each by itself, it meets what is its own."""
         for waiting in reversed(group):
             waiting.alone = True
-            waiting.doubt()
+            if doubtful:
+                waiting.doubt()
             self._waiting.put_back(waiting)
 
     def _note_sent(self, result: CourierResult) -> None:

@@ -27,7 +27,7 @@ ANSWERS = st.sampled_from(
 PLACES = st.sampled_from(
     (
         *("GREETING", "LOGIN", "ID", "ENABLE", "NAMESPACE", "LIST", "CREATE", "SUBSCRIBE"),
-        *("EXAMINE", "SEARCH", "GO", "END", "SELECT", "STORE"),
+        *("EXAMINE", "SEARCH", "FETCH", "GO", "END", "SELECT", "STORE"),
     )
 )
 SCRIPTS = st.dictionaries(PLACES, st.lists(st.lists(ANSWERS, max_size=3).map(tuple), max_size=4))

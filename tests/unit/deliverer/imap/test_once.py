@@ -83,6 +83,27 @@ async def test_labels_are_given_to_what_is_found_too() -> None:
     assert message.labels == '("Old")'
 
 
+@pytest.mark.parametrize("finds", ["it", "all", "nothing"])
+async def test_whatever_a_search_finds_a_message_is_neither_lost_nor_doubled(finds: str) -> None:
+    async with imap_server(finds=finds) as server, opened(server) as courier:
+        await told(courier, [mail(id_=f"{n}") for n in range(5)])
+        results = await told(courier, [mail(id_="3", replay=True), mail(id_="9", replay=True)])
+    replies = [r[ANNA].reply[:9] for r in results if isinstance(r, dict)]
+    assert replies == ["was there", "OK [APPEN"]
+    assert len(server.folders["INBOX"]) == 6
+
+
+async def test_a_server_that_was_seen_to_find_is_believed_to_have_nothing() -> None:
+    async with imap_server() as server, opened(server, connections=1) as courier:
+        await told(courier, [mail(id_="1")])
+        await told(courier, [mail(id_="2", replay=True)])
+        before = server.verbs().count("FETCH")
+        await told(courier, [mail(id_="1", replay=True)])
+        await told(courier, [mail(id_="3", replay=True)])
+    assert (before, server.verbs().count("FETCH")) == (1, 2)
+    assert len(server.folders["INBOX"]) == 3
+
+
 @pytest.mark.parametrize("said", ["BAD what is HEADER", "NO cannot search"])
 async def test_a_server_that_cannot_search_is_believed_to_have_nothing(said: str) -> None:
     async with imap_server() as server, opened(server) as courier:

@@ -68,6 +68,9 @@ class Tokens:
             raise TokenRefused("login.example.net", "authorize it anew")
         return self.left[0]
 
+    async def grant(self) -> str:
+        return "one"
+
 
 @pytest.mark.parametrize("offers", [USUAL + " AUTH=XOAUTH2", "IMAP4rev1 AUTH=XOAUTH2"])
 @pytest.mark.parametrize("tokens", [["right"], ["revoked", "right"]])
