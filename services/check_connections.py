@@ -10,7 +10,6 @@ what is said.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,10 +82,12 @@ async def try_connections(settings: Settings, log: MailLog) -> list[ConnectionTe
     crowd = asyncio.Semaphore(AT_ONCE)
     known = secrets_in(settings)
     most = min(AT_ONE_HOST, settings.limits.connections_per_host)
-    hosts: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(most))
+    hosts = dict[str, asyncio.Semaphore]()
 
     async def account(table: AccountSettings) -> ConnectionTest:
-        async with hosts[table.host.lower()], crowd:
+        provider = settings.provider_of(table)
+        takes = most if provider is None else min(most, provider.connections or most)
+        async with hosts.setdefault(table.host.lower(), asyncio.Semaphore(takes)), crowd:
             return await _outcome("account", table.name, _log_in(table, settings, log, known))
 
     async def destination(name: str, table: DestinationSettings) -> ConnectionTest:

@@ -61,6 +61,7 @@ OPERATOR: Final = {
     "export": "moving.take_out",
     "failed": "folders",
     "import": "moving.bring_in",
+    "providers": "providers",
     "quarantine": "folders",
     "restore": "backup",
     "spool": "spool",

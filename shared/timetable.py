@@ -10,7 +10,7 @@ Pure: time is a parameter, in seconds since 1970 (UTC). It trusts the system's d
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Final
@@ -63,6 +63,13 @@ class Timetable:
     def always(every: float) -> Timetable:
         """Return the timetable of one interval."""
         return Timetable((Rule(every),))
+
+    def no_sooner(self, floor: float) -> Timetable:
+        """Return the same timetable with no interval shorter than this, in seconds."""
+        if self.shortest >= floor:
+            return self
+        rules = (replace(rule, every=max(rule.every, floor)) for rule in self.rules)
+        return Timetable(tuple(rules), self.zone)
 
     def next_after(self, now: float) -> float:
         """Return when what was done at ``now`` is due again.

@@ -43,6 +43,7 @@ class Account:
             once, infinity never.
         max_size: bytes; a message that is larger stays on the server.
         soonest: seconds after which it is polled again while mail is coming; None for no sooner.
+        floor: seconds from one poll to the next that its provider asks for, at the least.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Account:
     keep: float
     max_size: int = MAX_SIZE
     soonest: float | None = None
+    floor: float = 0.0
 
     @property
     def server(self) -> str:
@@ -106,7 +108,7 @@ def spread(account: Account, now: float) -> float:
         return due - now + _phase(account.name) * every
     off = (_phase(account.name) - now / every) % 1.0
     nearest = off - 1.0 if off > 1.0 - off else off
-    return every * (1.0 + max(-NUDGE, min(nearest, NUDGE)))
+    return max(account.floor, every * (1.0 + max(-NUDGE, min(nearest, NUDGE))))
 
 
 def _phase(name: str) -> float:

@@ -86,6 +86,7 @@ class Fetcher:
         accounts: every account that is configured, by name.
         context: ledger, publisher and the rest.
         connections: how many may be open to one server at a time.
+        fewer: the same for servers that take fewer, by ``host:port``.
     """
 
     def __init__(
@@ -93,10 +94,11 @@ class Fetcher:
         accounts: Mapping[str, Account],
         context: FetcherContext,
         connections: int = CONNECTIONS_PER_HOST,
+        fewer: Mapping[str, int] | None = None,
     ) -> None:
         self._accounts = accounts
         self._context = context
-        self._server_slots = ServerSlots(connections, context.clock)
+        self._server_slots = ServerSlots(connections, context.clock, fewer)
         self._poll_slots = PollSlots(context.clock)
         self._detached_polls = DetachedPolls(lambda error: context.journal.crashed("", "", error))
         self._poll_end = PollRecorder(context, many=len(accounts) > HANDFUL)

@@ -86,7 +86,8 @@ class PollRecorder:
         ours = isinstance(error, OURS)
         if not ours:
             failures = 0 if progress else standing.failures
-            wait = backoff(wait, failures, busy=isinstance(error, MaildropBusy))
+            busy = isinstance(error, MaildropBusy)
+            wait = max(account.floor, backoff(wait, failures, busy=busy))
         self._context.journal.account_failed(account.name, str(error), wait, ours=ours)
         now = self._context.clock.now()
         refused = await _refused_fingerprint(account, error)

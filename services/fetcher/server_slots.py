@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Final
@@ -59,10 +60,12 @@ class ServerSlots:
     Args:
         most: slots at one server, at the most.
         clock: the time.
+        fewer: the same for servers that take fewer.
     """
 
-    def __init__(self, most: int, clock: Clock) -> None:
+    def __init__(self, most: int, clock: Clock, fewer: Mapping[str, int] | None = None) -> None:
         self._most = most
+        self._fewer = fewer or {}
         self._clock = clock
         self._servers: dict[str, _Server] = {}
 
@@ -73,12 +76,12 @@ class ServerSlots:
 
     def limit(self, server: str) -> int:
         """Return how many slots a server has."""
-        learnt = self._of(server).learnt
+        learnt, most = self._of(server).learnt, min(self._most, self._fewer.get(server, self._most))
         if learnt is None:
-            return self._most
+            return most
         since = learnt.until - REMEMBERED
         recovered = max(0.0, self._clock.now() - since) // RECOVERY
-        return max(1, min(self._most, learnt.value + int(recovered)))
+        return max(1, min(most, learnt.value + int(recovered)))
 
     def take(self, server: str, account: str, *, slow: bool = False) -> bool:
         """Take a slot; return whether there was one.

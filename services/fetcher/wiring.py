@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -25,6 +25,7 @@ from shared.queue_publisher import QueuePublisher
 from shared.queues import INCOMING, POLL
 from shared.redaction.known_secrets import KnownSecrets
 from shared.settings import model
+from shared.settings.providers import Provider, floor_of
 from shared.settings.schedules import local_zone
 from shared.stage import Stage
 from shared.state import State  # here, so that it is loaded before the stage says it has started
@@ -32,7 +33,10 @@ from shared.timetable import Timetable
 
 
 def account(
-    table: model.AccountSettings, limits: model.LimitSettings, known: KnownSecrets
+    table: model.AccountSettings,
+    limits: model.LimitSettings,
+    known: KnownSecrets,
+    floor: float = 0.0,
 ) -> Account:
     """Return an account as the fetcher has it.
 
@@ -40,6 +44,7 @@ def account(
         table: its table in the configuration.
         limits: what polls are kept to.
         known: passwords that no server is quoted with; its own is added as it is used.
+        floor: seconds from one poll to the next, at the least.
     """
     secret = table.secret
     if secret is None:
@@ -62,18 +67,37 @@ def account(
     return Account(
         table.name,
         login,
-        timetable(table),
+        timetable(table).no_sooner(floor),
         table.keep.seconds,
         table.max_size,
-        table.poll_soonest,
+        None if table.poll_soonest is None else max(table.poll_soonest, floor),
+        floor,
     )
 
 
 def timetable(table: model.AccountSettings) -> Timetable:
-    """Return when an account is polled."""
+    """Return when an account is to be polled, whatever its provider asks for."""
     if table.schedule is None:
         return Timetable.always(table.poll_every)
     return Timetable(table.schedule, table.timezone or local_zone())
+
+
+def fewer_connections(
+    accounts: Mapping[str, Account], providers: Mapping[str, Provider | None]
+) -> dict[str, int]:
+    """Return how many connections a server takes, by server, where its provider has a limit.
+
+    Args:
+        accounts: those that are polled, by name.
+        providers: theirs, by the same name.
+    """
+    fewer = dict[str, int]()
+    for name, one in accounts.items():
+        provider = providers[name]
+        if provider is not None and provider.connections is not None:
+            most = fewer.get(one.server, provider.connections)
+            fewer[one.server] = min(most, provider.connections)
+    return fewer
 
 
 def trust(table: model.AccountSettings) -> Trust:
@@ -87,7 +111,10 @@ def trust(table: model.AccountSettings) -> Trust:
 async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     """Put the fetcher together, with the schedule and the housekeeping beside it."""
     tables = [table for table in r.settings.accounts if table.enabled]
-    accounts = {t.name: account(t, r.settings.limits, r.known) for t in tables}
+    providers = {table.name: r.settings.provider_of(table) for table in tables}
+    accounts = {
+        t.name: account(t, r.settings.limits, r.known, floor_of(providers[t.name])) for t in tables
+    }
     limit = r.settings.spool.inline_limit
     state: State = await r.state()
     incoming, poll = QueuePublisher(r.broker, INCOMING), QueuePublisher(r.broker, POLL)
@@ -104,7 +131,8 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         remembers=remembers,
         limits=SessionLimits(max_messages=r.settings.limits.max_messages),
     )
-    fetcher = Fetcher(accounts, context, r.settings.limits.connections_per_host)
+    most = r.settings.limits.connections_per_host
+    fetcher = Fetcher(accounts, context, most, fewer_connections(accounts, providers))
 
     async def waiting() -> int:
         return (await r.broker.depths([POLL]))[POLL]

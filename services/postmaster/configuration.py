@@ -11,11 +11,13 @@ import click
 from services.postmaster import show
 from shared.log import printable
 from shared.settings.model import AccountSettings, Settings
+from shared.settings.providers import floor_of
 
 _NOTHING: Final = {"file": "none: the environment alone", "monitor": "off"}
 _VALID: Final = "The configuration is valid."
 _FAILED: Final = "The configuration can be read. What failed when it was tried is said below."
 _UNDER: Final = {
+    "provider": "server",
     "tls": "server",
     "username": "server",
     "password": "server",
@@ -60,9 +62,13 @@ def report(
     """
     _print(_general(settings, path))
     if settings.accounts:
-        accounts = (tuple(_account(account).values()) for account in settings.accounts)
+        accounts = (tuple(_account(account, settings).values()) for account in settings.accounts)
         click.echo()
-        show.table(tuple(_account(settings.accounts[0])), accounts, under=_UNDER)
+        show.table(tuple(_account(settings.accounts[0], settings)), accounts, under=_UNDER)
+    for name, provider in settings.providers.items():
+        click.echo()
+        show.entry(f"{printable(name)}:", printable(f"{provider.title}. {provider.advice}", 1000))
+        show.entry("", printable(f"To enter: {provider.enter}", 1000))
     for line in advice:
         click.echo(f"warning: {printable(line, 1000)}", err=True)
     failed = sum(not trial.ok for trial in trials or ())
@@ -84,8 +90,18 @@ def record(
 ) -> dict[str, object]:
     """Return the same for a program, as plain values without secrets."""
     tried = {} if trials is None else {"tried": [trial._asdict() for trial in trials]}
-    accounts = [_account(account) for account in settings.accounts]
-    return {**_general(settings, path), "accounts": accounts, "warnings": list(advice), **tried}
+    accounts = [_account(account, settings) for account in settings.accounts]
+    providers = {
+        name: {"title": known.title, "enter": known.enter, "advice": known.advice}
+        for name, known in settings.providers.items()
+    }
+    return {
+        **_general(settings, path),
+        "accounts": accounts,
+        "providers": providers,
+        "warnings": list(advice),
+        **tried,
+    }
 
 
 def _general(settings: Settings, path: Path | None) -> dict[str, object]:
@@ -108,14 +124,15 @@ def _general(settings: Settings, path: Path | None) -> dict[str, object]:
     }
 
 
-def _account(account: AccountSettings) -> dict[str, object]:
+def _account(account: AccountSettings, settings: Settings) -> dict[str, object]:
     return {
         "name": account.name,
+        "provider": account.provider or "",
         "server": f"{account.host}:{account.port}",
         "tls": account.tls,
         "username": account.username,
         "password": str(account.secret),
-        "poll_every": _interval(account),
+        "poll_every": _interval(account, floor_of(settings.provider_of(account))),
         "keep": account.keep.text,
         "mailbox": account.mailbox,
         "destination": account.destination,
@@ -125,9 +142,10 @@ def _account(account: AccountSettings) -> dict[str, object]:
     }
 
 
-def _interval(account: AccountSettings) -> str:
+def _interval(account: AccountSettings, floor: float) -> str:
     """Return how often an account is polled, from the most often to the most seldom."""
-    every = [rule.every for rule in account.schedule or ()] or [account.poll_every]
+    written = [rule.every for rule in account.schedule or ()] or [account.poll_every]
+    every = [max(one, floor) for one in written]
     return " to ".join(show.duration(one) for one in sorted({min(every), max(every)}))
 
 

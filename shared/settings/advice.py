@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from shared.network.same_host import same_host
 from shared.settings.model import AccountSettings, Settings
+from shared.settings.providers import floor_of
 from shared.settings.secret import Secret, open_to_all
 
 _HERE: Final = ("localhost", "127.0.0.1", "::1")
@@ -31,6 +32,8 @@ def warnings(settings: Settings, path: Path | None) -> list[str]:
         *_place(settings),
         *_open_place(settings),
         *_accounts(settings),
+        *_sooner_than_the_provider_wants(settings),
+        *_passwords_that_are_refused(settings),
         *_shared_maildrops(settings),
         *_shared_maildirs(settings),
         *_pickup_of_exchange(settings),
@@ -81,6 +84,43 @@ def _accounts(settings: Settings) -> Iterator[str]:
     for account in settings.accounts:
         if account.tls == "none" and account.host not in _HERE:
             yield f"account {account.name}: without TLS, {account.host} gets the password in clear"
+
+
+def _sooner_than_the_provider_wants(settings: Settings) -> Iterator[str]:
+    """Yield a warning for each provider that accounts would be polled at more often than it takes.
+
+    They are not: they are polled as often as it takes.
+    """
+    for name, provider in settings.providers.items():
+        floor = floor_of(provider)
+        found = [a.name for a in settings.accounts if a.provider == name and _soonest(a) < floor]
+        if found:
+            said = provider.sources.get("poll_floor", "see its row")
+            minutes = f"{floor / 60:g} minutes"
+            yield (
+                f"{_accounts_named(found)} polled every {minutes} at the most, whatever poll_every,"
+                f" poll_soonest or schedule say: {provider.title} takes no more ({said})"
+            )
+
+
+def _soonest(account: AccountSettings) -> float:
+    """Return the shortest interval in seconds that an account is set to."""
+    every = [rule.every for rule in account.schedule or ()] or [account.poll_every]
+    return min(every if account.poll_soonest is None else [*every, account.poll_soonest])
+
+
+def _passwords_that_are_refused(settings: Settings) -> Iterator[str]:
+    """Yield a warning for each provider that takes no password of the accounts that have one."""
+    for name, provider in settings.providers.items():
+        if provider.oauth_only:
+            mine = [a for a in settings.accounts if a.provider == name and a.secret is not None]
+            if mine:
+                found = _accounts_named([account.name for account in mine])
+                yield f"{found} given a password, and {provider.title} takes OAuth alone"
+
+
+def _accounts_named(names: list[str]) -> str:
+    return f"account {names[0]} is" if len(names) == 1 else f"accounts {_some(names)} are"
 
 
 def _shared_maildrops(settings: Settings) -> Iterator[str]:

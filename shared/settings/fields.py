@@ -187,6 +187,9 @@ Auth: TypeAlias = Literal[
     "xoauth2",
     "oauthbearer",
 ]
+POLL_EVERY: Final = 300.0
+"""Seconds from one poll of an account to the next, where nothing is said."""
+
 MAILBOX: Final = r"[^\s<>\x00-\x20\x7f]{1,254}"
 Mailbox: TypeAlias = Annotated[str, matching(MAILBOX, 'a mailbox, such as "sales@corp.example"')]
 ListenAddress: TypeAlias = Annotated[

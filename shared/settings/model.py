@@ -22,6 +22,7 @@ from shared.disk.space import USUAL
 from shared.queues import Tier
 from shared.settings.data_dir import holding, usual
 from shared.settings.fields import (
+    POLL_EVERY,
     Auth,
     BrokerUrl,
     BrokerUrls,
@@ -42,7 +43,9 @@ from shared.settings.fields import (
     Tiers,
     Username,
 )
+from shared.settings.filling import DEFAULTS, ITS_OWN, fill_in
 from shared.settings.problems import Problem, WrongSettings, findings, hint
+from shared.settings.providers import Provider, Providers, providers_in
 from shared.settings.schedules import Rules, Zone
 from shared.settings.secret import SOURCES, Secret
 from shared.settings.source import SettingsSource
@@ -54,6 +57,13 @@ DEFAULT: Final = "default"
 
 INLINE_MAX: Final = 15 * 1024 * 1024
 """The largest ``inline_limit``: RabbitMQ takes 16 MiB, and an envelope is more than its message."""
+
+
+_WHICH_HOST: Final = (
+    'expected host = "pop.example.net", as your provider says, or provider = "gmail" or another of'
+    " those that `pop3-connector providers` lists; neither is needed where username is an address"
+    " at one of these"
+)
 
 
 class _Table(BaseModel):
@@ -248,6 +258,7 @@ class AccountSettings(_Login):
     """``[[account]]``: one POP3 mailbox, and the local mailbox that its messages go to.
 
     Attributes:
+        provider: whose mailbox it is, named or found from ``username``; None for nobody known.
         port: 995 for implicit TLS and 110 otherwise, unless set.
         tls_fingerprint: of the certificates that the server may have.
         client_cert: by which the server knows us; ``client_key`` may stand in the same file.
@@ -265,7 +276,8 @@ class AccountSettings(_Login):
     """
 
     name: Name
-    host: Host
+    provider: str | None = None
+    host: Host = Field(description=_WHICH_HOST)
     port: int = Field(ge=1, le=65535)
     tls: Literal["implicit", "starttls", "none"] = "implicit"
     ca_file: Location | None = None
@@ -276,7 +288,7 @@ class AccountSettings(_Login):
     bind: BindAddress | None = None
     username: Username
     auth: Auth = "auto"
-    poll_every: Seconds = 300.0
+    poll_every: Seconds = POLL_EVERY
     poll_soonest: Seconds | None = None
     schedule: Rules | None = None
     timezone: Zone | None = None
@@ -328,10 +340,14 @@ class Settings(_Table):
 
     Attributes:
         data_dir: for the SQLite files and the spool, where no URL says otherwise.
+        providers_file: what is known of more providers, or better, see
+            ``shared.settings.providers``.
+        defaults: of accounts, as they were written: they are in the accounts by now.
         accounts: in the file, ``[[account]]``.
     """
 
     data_dir: Location
+    providers_file: Location | None = None
     broker: BrokerSettings = BrokerSettings()
     state: StateSettings = StateSettings()
     spool: SpoolSettings = SpoolSettings()
@@ -340,13 +356,18 @@ class Settings(_Table):
     retry: RetrySettings = RetrySettings()
     limits: LimitSettings = LimitSettings()
     monitor: MonitorSettings = MonitorSettings()
+    defaults: Mapping[str, Any] = Field(default_factory=dict, repr=False)
     accounts: tuple[AccountSettings, ...] = Field((), alias="account")
+    _providers: Mapping[str, Provider] = PrivateAttr(default_factory=dict)
     _file: Path | None = PrivateAttr(None)
     _digest: str = PrivateAttr("")
 
     def model_post_init(self, context: Any) -> None:
-        """Keep where it was read from, and what it was then."""
+        """Keep where it was read from, what it was then, and what is known of its providers."""
         self._file = (context or {}).get("file")
+        named = {account.provider for account in self.accounts} - {None}
+        known: Mapping[str, Provider] = (context or {}).get("providers", dict)() if named else {}
+        self._providers = {name: row for name, row in known.items() if name in named}
         self._digest = (context or {}).get("digest", "")
 
     @property
@@ -356,8 +377,17 @@ class Settings(_Table):
 
     @property
     def digest(self) -> str:
-        """A hash of all that was read; it may be guessed from: it is for no log or command line."""
+        """A hash of the configuration; it may be guessed from: it is for no log or command line."""
         return self._digest
+
+    @property
+    def providers(self) -> Mapping[str, Provider]:
+        """What is known of the providers whose mailboxes the accounts are, by name."""
+        return self._providers
+
+    def provider_of(self, account: AccountSettings) -> Provider | None:
+        """Return what is known of the provider of an account; None where nobody said which."""
+        return None if account.provider is None else self._providers.get(account.provider)
 
     @property
     def uses_data_dir(self) -> bool:
@@ -414,7 +444,9 @@ _TABLES: Final[Mapping[tuple[str, ...], type[BaseModel]]] = {
     ("monitor",): MonitorSettings,
     ("account", "*"): AccountSettings,
 }
-_FILE_KEYS: Final = ("password_file", "ca_file", "client_cert", "client_key")
+_FILE_KEYS: Final = ("password_file", "ca_file", "client_cert", "client_key", "providers_file")
+_IN_ACCOUNT: Final = 2
+"""Parts of a key, such as ``("account", 0)``, that lead to the table of an account."""
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -429,19 +461,75 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     """
     source = SettingsSource(path, environ, _FILE_KEYS)
     document = {"data_dir": str(usual(environ)), **source.document}
-    context = {"environ": environ, "file": path, "digest": source.digest}
+    providers = providers_in(source)
+    context = {
+        "environ": environ,
+        "file": path,
+        "digest": source.digest,
+        "providers": providers,
+    }
+    wrong = _wrong_defaults(document.get(DEFAULTS), context)
+    if wrong:  # told once, and not once more for each account
+        document["account"] = []
+    wrong += fill_in(document, providers)
+    if isinstance(document.get(DEFAULTS), dict):
+        del document[DEFAULTS]
     try:
         settings = Settings.model_validate(document, context=context)
     except ValidationError as error:
-        found = findings(error, _TABLES)
+        found = wrong + findings(error, _TABLES)
     else:
-        found = list(_contradictions(settings))
+        found = [*wrong, *_contradictions(settings)]
         if settings.uses_data_dir and "data_dir" not in source.document:
             found += _two_places(holding(environ))
         if not found:
             return settings
     # Raised outside the handler: pydantic's error holds the input, which may hold a secret.
-    raise WrongSettings([Problem(source.where(key), what) for key, what in found])
+    homes = dict.fromkeys((_home(source, key), what) for key, what in found)
+    raise WrongSettings([Problem(source.where(key), what) for key, what in homes])
+
+
+def known_providers(path: Path | None, environ: Mapping[str, str]) -> Providers:
+    """Return the providers that a configuration knows, whatever else is wrong with it.
+
+    Args:
+        path: a TOML file; None for the environment alone.
+        environ: the environment.
+
+    Raises:
+        ConfigError: it cannot be read, or what it says of providers is wrong.
+    """
+    return providers_in(SettingsSource(path, environ, _FILE_KEYS))()
+
+
+def _wrong_defaults(defaults: object, context: Mapping[str, Any]) -> list[tuple[KeyPath, str]]:
+    """Return what is wrong with the defaults of accounts, by an account that has nothing else."""
+    if not isinstance(defaults, dict):
+        return []
+    found: list[tuple[KeyPath, str]] = [
+        ((DEFAULTS, key), "each account has its own: write it below [[account]]")
+        for key in defaults
+        if key in ITS_OWN
+    ]
+    other = {key: value for key, value in defaults.items() if key not in ITS_OWN}
+    login = {} if "oauth" in other else {"password": "x"}
+    known = {"name": "x", "host": "x", "username": "x", "mailbox": "x", **login}
+    try:
+        AccountSettings.model_validate({**known, **other}, context=context)
+    except ValidationError as error:
+        found += (
+            ((DEFAULTS, *key[2:]), what) for key, what in findings(error, _TABLES, ("account", 0))
+        )
+    return found
+
+
+def _home(source: SettingsSource, key: KeyPath) -> KeyPath:
+    """Return where a key of an account stands: among the defaults, if it is not below its own."""
+    of_defaults = (DEFAULTS, *key[2:])
+    is_filled_in = key[:1] == ("account",) and len(key) > _IN_ACCOUNT
+    if is_filled_in and not source.has(key) and source.has(of_defaults):
+        return of_defaults
+    return key
 
 
 def _two_places(holding_data: Sequence[Path]) -> Iterator[tuple[KeyPath, str]]:

@@ -61,16 +61,19 @@ class WrongSettings(ConfigError):
 
 
 def findings(
-    error: ValidationError, tables: Mapping[tuple[str, ...], type[BaseModel]]
+    error: ValidationError,
+    tables: Mapping[tuple[str, ...], type[BaseModel]],
+    within: KeyPath = (),
 ) -> list[tuple[KeyPath, str]]:
     """Return what pydantic found, as pairs of a key and a sentence.
 
     Args:
         error: its error.
         tables: the model of each table, by path; ``*`` stands for any name or number.
+        within: where what was judged is in these tables.
     """
     return [
-        (detail["loc"], _sentence(detail, tables))
+        ((*within, *detail["loc"]), _sentence(detail, tables, within))
         for detail in error.errors(include_url=False, include_input=False)
     ]
 
@@ -82,16 +85,24 @@ def hint(word: str, known: Collection[str]) -> str:
     return f"known here: {', '.join(sorted(known))}" if known else "there are none"
 
 
-def _sentence(detail: ErrorDetails, tables: Mapping[tuple[str, ...], type[BaseModel]]) -> str:
-    loc = detail["loc"]
+def _sentence(
+    detail: ErrorDetails, tables: Mapping[tuple[str, ...], type[BaseModel]], within: KeyPath
+) -> str:
+    loc = (*within, *detail["loc"])
     if detail["type"] == "extra_forbidden":
         return f"unknown key; {hint(str(loc[-1]), _keys(tables, loc[:-1]))}"
     context: Mapping[str, Any] = detail.get("ctx", {})
+    if detail["type"] == "missing":
+        what_to_write = _model(tables, loc[:-1]).model_fields[str(loc[-1])].description
+        return f"{_SENTENCES['missing']}{f': {what_to_write}' if what_to_write else ''}"
     template = _SENTENCES.get(detail["type"])
     return template.format_map(context) if template else detail["msg"]
 
 
 def _keys(tables: Mapping[tuple[str, ...], type[BaseModel]], loc: KeyPath) -> list[str]:
     """Return the keys of the table at this place."""
-    model = tables[tuple(str(part) if n == 0 else "*" for n, part in enumerate(loc))]
-    return [field.alias or name for name, field in model.model_fields.items()]
+    return [field.alias or name for name, field in _model(tables, loc).model_fields.items()]
+
+
+def _model(tables: Mapping[tuple[str, ...], type[BaseModel]], loc: KeyPath) -> type[BaseModel]:
+    return tables[tuple(str(part) if n == 0 else "*" for n, part in enumerate(loc))]

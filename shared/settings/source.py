@@ -100,6 +100,10 @@ class SettingsSource:
                 return _join(f"{self._path}:{self._lines[known]}", dotted(path))
         return _join("environment" if self._path is None else str(self._path), dotted(path))
 
+    def has(self, path: KeyPath) -> bool:
+        """Return whether a key is written somewhere."""
+        return path in self._variables or path in self._lines
+
     def _overlay(self, name: str, value: str) -> None:
         """Put the value of one environment variable into the document."""
         *tables, key = name[len(PREFIX) :].split("__")

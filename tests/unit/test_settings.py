@@ -163,7 +163,7 @@ def test_the_port_follows_from_tls(tmp_path: Path, tls: str, port: int) -> None:
             ),
             "10: account[1].name: another account has this name; names are unique",
         ),
-        ("[[account]]", "9: account[1].host: this key is missing"),
+        ("[[account]]", "9: account[1].username: this key is missing"),
         ("a = \n", "9:5: this is not TOML: Invalid value"),
     ],
 )

@@ -58,11 +58,13 @@ class Desk:
         reason: str = "due",
         turns: ListingTurns | None = None,
         soonest: float | None = None,
+        floor: float = 0.0,
         **changes: Any,
     ) -> Counter[str]:
         """Poll the maildrop, by so many jobs at a time; return what happened."""
         often = Timetable.always(300.0)
-        account = Account("sales", replace(login(server), **changes), often, keep, soonest=soonest)
+        there = replace(login(server), **changes)
+        account = Account("sales", there, often, keep, soonest=soonest, floor=floor)
         context = FetcherContext(
             self.state,
             self.state,
@@ -93,6 +95,7 @@ class Desk:
         names: Sequence[str],
         *,
         connections: int = 8,
+        fewer: int | None = None,
         reason: str = "due",
     ) -> int:
         """Poll these accounts at the same server at once; return how many sessions it saw open."""
@@ -109,7 +112,8 @@ class Desk:
             self.clock,
         )
         await self.state.claim_due(names, hold=1_800)
-        fetcher = Fetcher(accounts, context, connections)
+        limited = {} if fewer is None else {a.server: fewer for a in accounts.values()}
+        fetcher = Fetcher(accounts, context, connections, limited)
         jobs = [
             asyncio.create_task(
                 fetcher.handle([Envelope(f"poll-{name}", name, Poll(reason), 0.0)], _nobody_asks)

@@ -32,6 +32,12 @@ async def test_an_account_that_fails_is_backed_off_and_says_why(
     assert state.next_poll == desk.clock.now() + wait
 
 
+async def test_no_failure_brings_an_account_back_sooner_than_its_provider_wants(desk: Desk) -> None:
+    async with some(1, says={"PASS": Say(b"-ERR [IN-USE] locked\r\n")}).serving() as server:
+        await desk.poll(server, floor=720.0)
+    assert await desk.due_in("sales") == 720
+
+
 async def test_an_account_that_meets_a_defect_of_ours_is_backed_off_and_says_so(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +179,12 @@ async def test_a_connection_that_is_not_greeted_while_others_live_is_one_too_man
             await desk.poll_all(server, accounts, reason=ONCE)
         states = await desk.state.accounts()
         assert all(states[name].last_ok for name in accounts)
+
+
+async def test_no_more_sessions_than_its_provider_takes(desk: Desk) -> None:
+    async with some(1).serving() as server:
+        accounts = [f"a{n}" for n in range(6)]
+        assert await desk.poll_all(server, accounts, fewer=2) == 2
 
 
 async def test_a_server_that_greets_nobody_has_failed(desk: Desk) -> None:

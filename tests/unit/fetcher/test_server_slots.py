@@ -19,6 +19,15 @@ def test_there_are_so_many_places_at_each_server() -> None:
     assert places.take("a", "x")
 
 
+def test_a_provider_that_takes_fewer_has_fewer_places() -> None:
+    clock = ManualClock()
+    places = ServerSlots(8, clock, {"a": 2, "b": 20})
+    assert [places.take("a", "x") for _ in range(3)] == [True, True, False]
+    assert [places.limit(server) for server in "abc"] == [2, 8, 8]
+    places.learn("a", Quirk(CONNECTIONS, 5, clock.now() + REMEMBERED))
+    assert places.limit("a") == 2
+
+
 async def test_what_a_server_refuses_lowers_its_limit_and_time_raises_it_again() -> None:
     clock = ManualClock()
     places = ServerSlots(8, clock)
