@@ -71,6 +71,29 @@ class TestAccounts:
         assert not server.deleted
         assert not office.data.exists()
 
+    async def test_are_at_the_server_of_their_provider_which_takes_so_many_of_them(
+        self, office: Office, tmp_path: Path
+    ) -> None:
+        server = Pop3Server()
+        async with serving(server):
+            (tmp_path / "mine.toml").write_text(
+                f'[corp]\nhost = "127.0.0.1"\nport = {server.port}\ntls = "none"\n'
+                'domains = ["corp.example"]\nconnections = 1\n'
+            )
+            accounts = "".join(
+                f'[[account]]\nname = "a{n}"\nusername = "a{n}@corp.example"\npassword = "x"\n'
+                f'mailbox = "a{n}@corp.example"\n'
+                for n in range(4)
+            )
+            configure(office, more="[defaults]\ntimeout = '5s'\n" + accounts)
+            text = f'providers_file = "{tmp_path}/mine.toml"\n' + office.config.read_text()
+            office.config.write_text(text)
+            printed = await connected(office)
+        assert printed.status == 0
+        assert all(tried(printed)[f"account a{n}"][0] for n in range(4))
+        verbs = [command.split()[0] for command in server.commands]
+        assert [verb for verb in verbs if verb in ("USER", "QUIT")] == ["USER", "QUIT"] * 4
+
     async def test_that_fail_are_told_with_the_reason_and_the_others_are_tried(
         self, office: Office
     ) -> None:
