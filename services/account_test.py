@@ -29,6 +29,7 @@ from services.fetcher.troubles import Troubles
 from services.fetcher.wiring import account as account_of
 from services.fetcher.worklist import ListedMessage
 from services.postmaster.opening import missing_database, open_state
+from services.trial_tokens import TrialTokens
 from shared.clock import SystemClock
 from shared.errors import ConfigError, MaildropBusy, PromiseBroken, ServerFault
 from shared.ledger import AccountStanding, Known
@@ -84,12 +85,17 @@ def find(table: AccountSettings, settings: Settings, log: MailLog) -> Findings:
 
 
 async def _find(table: AccountSettings, settings: Settings, log: MailLog) -> Findings:
-    account = account_of(table, settings.limits, secrets_in(settings))
-    if missing_database(settings) is not None:
-        return await _try(account, None, AccountStanding(), settings, log)
-    async with open_state(settings.state_address()) as state:
-        standing = await state.recall(account.name, account.server)
-        return await _try(account, state, standing, settings, log)
+    known = secrets_in(settings)
+    tokens = TrialTokens(settings, known)
+    try:
+        account = account_of(table, settings.limits, known, tokens=await tokens.of_account(table))
+        if missing_database(settings) is not None:
+            return await _try(account, None, AccountStanding(), settings, log)
+        async with open_state(settings.state_address()) as state:
+            standing = await state.recall(account.name, account.server)
+            return await _try(account, state, standing, settings, log)
+    finally:
+        await tokens.close()
 
 
 async def _try(

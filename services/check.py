@@ -12,6 +12,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -23,14 +24,24 @@ from services.deliverer.files.durable_files import require_writable
 from services.fetcher.pop3.connection import tls_context
 from services.fetcher.wiring import trust
 from services.postmaster import configuration, show
+from services.postmaster.authorizations import ending_soon
 from services.postmaster.invocation import Invocation
 from shared.broker import amqp_url
-from shared.errors import ConfigError, Unreachable
+from shared.errors import ConfigError, StateUnavailable, Unreachable
 from shared.log import MailLog, printable
 from shared.log_lines import configure
-from shared.network.tls import SYSTEM
+from shared.network.tls import SYSTEM, Trust
+from shared.redaction.known_secrets import KnownSecrets
+from shared.settings.access_tokens import (
+    client_of_account,
+    client_of_destination,
+    require_certificate,
+    require_usable,
+    unstored_tokens,
+)
 from shared.settings.advice import warnings
 from shared.settings.model import DestinationSettings, Settings
+from shared.settings.oauth import OAuthSettings
 from shared.settings.problems import Problem, WrongSettings
 from shared.settings.secret import Secret
 from shared.spool import Spool
@@ -63,6 +74,9 @@ def main(invocation: Invocation, *, connect: bool, as_json: bool) -> int:
         if connect
         else None
     )
+    if connect:
+        with suppress(ConfigError, StateUnavailable):  # that is said already
+            advice += ending_soon(settings)
     if as_json:
         show.as_json(configuration.record(settings, path, advice, trials))
     else:
@@ -154,15 +168,22 @@ def _monitor(settings: Settings) -> Iterator[Problem]:
 def _destinations(settings: Settings) -> Iterator[Problem]:
     for name, table in settings.every_destination.items():
         address = _address(table)
-        yield from _problem_in("", partial(courier_for, name, address))
+        yield from _problem_in("", partial(_courier, name, address, table))
         host = urlsplit(address).hostname or ""
         yield from _problem_in(f"the url of destination {name!r}", partial(host.encode, "idna"))
+
+
+def _courier(name: str, address: str, table: DestinationSettings) -> None:
+    tokens = None
+    if table.oauth is not None:
+        tokens = unstored_tokens(client_of_destination(name, table), KnownSecrets())
+    courier_for(name, address, tokens=tokens)
 
 
 def _address(table: DestinationSettings) -> str:
     """Return the URL with some password, where there is to be one: the real one may not be had."""
     if table.secret is None:
-        return table.url.reveal()
+        return table.address() or ""
     return table.url.with_credentials(table.username, "unknown").reveal()
 
 
@@ -174,6 +195,22 @@ def _accounts(settings: Settings) -> Iterator[Problem]:
         yield from _problem_in(f"account {table.name}: host", partial(table.host.encode, "idna"))
 
 
+def _oauth(settings: Settings) -> Iterator[Problem]:
+    """Look at what access tokens are had and kept with."""
+    if next(settings.oauth_tables, None) is None:
+        return
+    yield from _problem_in("", partial(require_usable, settings))
+    clients = [client_of_account(a) for a in settings.accounts if a.oauth is not None]
+    tables = settings.every_destination
+    clients += [client_of_destination(n, t) for n, t in tables.items() if t.oauth is not None]
+    for client in clients:
+        if client.certificate is not None:
+            yield from _problem_in(client.whose, partial(require_certificate, client))
+        if client.ca_file is not None:
+            trust = Trust(client.ca_file)
+            yield from _problem_in(client.whose, partial(tls_context, trust))
+
+
 def _own_passwords(settings: Settings) -> Iterator[Problem]:
     yield from _secret("broker", settings.broker.secret)
     yield from _secret("state", settings.state.secret)
@@ -182,13 +219,20 @@ def _own_passwords(settings: Settings) -> Iterator[Problem]:
 def _passwords(settings: Settings) -> Iterator[Problem]:
     for account in settings.accounts:
         yield from _secret(f"account {account.name}", account.secret)
+        yield from _secrets(f"account {account.name}: oauth", account.oauth)
     for name, destination in settings.every_destination.items():
         yield from _secret(f"destination {name}", destination.secret)
+        yield from _secrets(f"destination {name}: oauth", destination.oauth)
+
+
+def _secrets(name: str, oauth: OAuthSettings | None) -> Iterator[Problem]:
+    for secret in () if oauth is None else oauth.secrets:
+        yield from _secret(name, secret)
 
 
 def _secret(name: str, secret: Secret | None) -> Iterator[Problem]:
     """Try a password that stands in a file or variable; a command is not run for a check."""
-    if secret is not None and secret.source != "password_command":
+    if secret is not None and not secret.runs:
         yield from _problem_in(name, partial(_on_one_line, secret))
 
 
@@ -206,6 +250,7 @@ _CHECKS: Final[tuple[_Check, ...]] = (
     _monitor,
     _destinations,
     _accounts,
+    _oauth,
     _own_passwords,
 )
 """What is looked at, whatever is tried afterwards."""

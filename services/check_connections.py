@@ -2,9 +2,10 @@
 
 State database, broker and spool: nothing is made or changed there, neither a table nor a queue nor
 a file. What is a file, or a folder, on this machine and is not there yet is made at the first
-start, and counts as good. Nothing is fetched, deleted or delivered: STAT and QUIT, or what comes
-before MAIL. A few at a time, as providers count connections, and none for long. No secret is in
-what is said.
+start, and counts as good. Access tokens alone are renewed and stored, where a person has authorized
+us: what an authorization server gives must not be lost. Nothing is fetched, deleted or delivered:
+STAT and QUIT, or what comes before MAIL. A few at a time, as providers count connections, and none
+for long. No secret is in what is said.
 """
 
 from __future__ import annotations
@@ -21,9 +22,14 @@ from services.fetcher.pop3.session import Pop3Session
 from services.fetcher.wiring import account as account_of
 from services.postmaster import show
 from services.postmaster.configuration import ConnectionTest
-from services.postmaster.opening import open_management, open_spool, open_steward
+from services.postmaster.opening import (
+    open_management,
+    open_spool,
+    open_steward,
+)
 from services.postmaster.state import PATIENCE as DATABASE_PATIENCE
 from services.postmaster.state import ledger_file
+from services.trial_tokens import TrialTokens
 from shared.errors import (
     BrokerUnavailable,
     ConfigError,
@@ -81,6 +87,7 @@ async def try_connections(settings: Settings, log: MailLog) -> list[ConnectionTe
     """
     crowd = asyncio.Semaphore(AT_ONCE)
     known = secrets_in(settings)
+    tokens = TrialTokens(settings, known)
     most = min(AT_ONE_HOST, settings.limits.connections_per_host)
     hosts = dict[str, asyncio.Semaphore]()
 
@@ -88,18 +95,24 @@ async def try_connections(settings: Settings, log: MailLog) -> list[ConnectionTe
         provider = settings.provider_of(table)
         takes = most if provider is None else min(most, provider.connections or most)
         async with hosts.setdefault(table.host.lower(), asyncio.Semaphore(takes)), crowd:
-            return await _outcome("account", table.name, _log_in(table, settings, log, known))
+            work = _log_in(table, settings, log, known, tokens)
+            return await _outcome("account", table.name, work)
 
     async def destination(name: str, table: DestinationSettings) -> ConnectionTest:
         recipients = [a.mailbox for a in settings.accounts if a.destination == name]
         async with crowd:
-            return await _outcome("destination", name, _reach(name, table, recipients, log, known))
+            return await _outcome(
+                "destination", name, _reach(name, table, recipients, log, known, tokens)
+            )
 
-    return await asyncio.gather(
-        *(_outcome(*trial) for trial in _places(settings)),
-        *(account(table) for table in settings.accounts if table.enabled),
-        *(destination(*item) for item in settings.every_destination.items()),
-    )
+    try:
+        return await asyncio.gather(
+            *(_outcome(*trial) for trial in _places(settings)),
+            *(account(table) for table in settings.accounts if table.enabled),
+            *(destination(*item) for item in settings.every_destination.items()),
+        )
+    finally:
+        await tokens.close()
 
 
 async def _outcome(what: str, name: str, work: Coroutine[None, None, str]) -> ConnectionTest:
@@ -170,9 +183,13 @@ def _file(path: Path) -> str:
 
 
 async def _log_in(
-    table: AccountSettings, settings: Settings, log: MailLog, known: KnownSecrets
+    table: AccountSettings,
+    settings: Settings,
+    log: MailLog,
+    known: KnownSecrets,
+    tokens: TrialTokens,
 ) -> str:
-    login = account_of(table, settings.limits, known).login
+    login = account_of(table, settings.limits, known, tokens=await tokens.of_account(table)).login
     impatient = replace(login, timeout=min(login.timeout, PATIENCE))
     session = await Pop3Session.open(impatient, tell=log.dialogue(account=table.name))
     try:
@@ -190,6 +207,7 @@ async def _reach(
     recipients: Sequence[str],
     log: MailLog,
     known: KnownSecrets,
+    tokens: TrialTokens,
 ) -> str:
     # Apart, as it may run a command.
     address = await asyncio.to_thread(table.address) or ""
@@ -200,6 +218,7 @@ async def _reach(
         patience=_SHARE,
         listen=dialogues(log, name),
         known=known,
+        tokens=await tokens.of_destination(name, table),
     )
     try:
         await courier.probe(list(dict.fromkeys(recipients)))

@@ -44,6 +44,10 @@ from (values
     ('fetcher', 'account', 'select, insert, update, delete'),
     ('fetcher', 'trouble', 'select, insert, update, delete'),
     ('fetcher', 'quirk', 'select, insert, update, delete'),
+    -- Encrypted; of accounts, and of destinations.
+    ('fetcher', 'oauth_token', 'select, insert, update'),
+    ('deliverer', 'oauth_token', 'select, insert, update'),
+    ('postmaster', 'oauth_token', 'select, insert, update, delete'),
     -- It prunes what is old, and adds what is to count as delivered.
     ('fetcher', 'delivered', 'select (id, destination, recipient, at), insert, delete'),
     ('fetcher', 'installation', 'select, insert, update'),

@@ -1,8 +1,10 @@
 """Recognises a password that was refused, without keeping it.
 
 A refused password is not tried again for a while, so that the account is not locked; a changed one
-is, at the account's next interval. What is kept is a salted scrypt hash of user name and password
-(RFC 7914): whoever reads the state database has to spend on each guess what we spend on one look.
+is, at the account's next interval. Where access tokens are used, it is what they are had by that
+was refused: a token is another one each hour. What is kept is a salted scrypt hash of user name and
+password (RFC 7914): whoever reads the state database has to spend on each guess what we spend on
+one look.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ _COST: Final = 2**13
 
 async def fingerprint(login: Login) -> str:
     """Return what the user name and password of today can be recognised by."""
-    return await asyncio.to_thread(_hashed, login, os.urandom(_SALT))
+    return await _hashed(login, os.urandom(_SALT))
 
 
 async def unchanged(login: Login, refused: str) -> bool:
@@ -33,9 +35,17 @@ async def unchanged(login: Login, refused: str) -> bool:
         refused: what ``fingerprint`` returned then.
     """
     salt = bytes.fromhex(refused.partition("$")[0])
-    return hmac.compare_digest(await asyncio.to_thread(_hashed, login, salt), refused)
+    return hmac.compare_digest(await _hashed(login, salt), refused)
 
 
-def _hashed(login: Login, salt: bytes) -> str:
-    secret = f"{login.host}\0{login.username}\0{login.password()}".encode("utf-8", "surrogatepass")
+async def _hashed(login: Login, salt: bytes) -> str:
+    if login.tokens is not None:
+        secret = await login.tokens.grant()
+    else:
+        secret = await asyncio.to_thread(login.password)
+    return await asyncio.to_thread(_hash, f"{login.host}\0{login.username}\0{secret}", salt)
+
+
+def _hash(text: str, salt: bytes) -> str:
+    secret = text.encode("utf-8", "surrogatepass")
     return f"{salt.hex()}${hashlib.scrypt(secret, salt=salt, n=_COST, r=8, p=1, dklen=16).hex()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -15,6 +15,7 @@ from services.fetcher.pop3.deadlines import Deadlines
 from services.fetcher.pop3.login import Login
 from services.fetcher.schedule import Scheduler
 from services.wiring import Assembly, Companion, Resources, StageWiring
+from shared.authentication.tokens import AccessTokens
 from shared.errors import ConfigError
 from shared.ledger import safe_age
 from shared.message import Poll
@@ -25,6 +26,7 @@ from shared.queue_publisher import QueuePublisher
 from shared.queues import INCOMING, POLL
 from shared.redaction.known_secrets import KnownSecrets
 from shared.settings import model
+from shared.settings.access_tokens import OAuthTokens
 from shared.settings.providers import Provider, floor_of
 from shared.settings.schedules import local_zone
 from shared.stage import Stage
@@ -37,6 +39,7 @@ def account(
     limits: model.LimitSettings,
     known: KnownSecrets,
     floor: float = 0.0,
+    tokens: AccessTokens | None = None,
 ) -> Account:
     """Return an account as the fetcher has it.
 
@@ -45,19 +48,21 @@ def account(
         limits: what polls are kept to.
         known: passwords that no server is quoted with; its own is added as it is used.
         floor: seconds from one poll to the next, at the least.
+        tokens: where its access tokens come from; None where it has a password.
     """
     secret = table.secret
-    if secret is None:
+    if secret is None and tokens is None:
         raise ConfigError(f"account {table.name}", "there is no password")
     login = Login(
         table.host,
         table.port,
         table.tls,
         table.username,
-        secret.reveal,
+        str if secret is None else secret.reveal,
         trust(table),
         table.timeout,
         table.auth,
+        tokens,
         route=Route(table.bind, None if table.proxy is None else table.proxy.reveal()),
         deadlines=Deadlines(
             limits.connect_within, limits.login_within, limits.session_within, limits.slowest
@@ -73,6 +78,17 @@ def account(
         None if table.poll_soonest is None else max(table.poll_soonest, floor),
         floor,
     )
+
+
+def _access_tokens(
+    tables: Sequence[model.AccountSettings], state: State, r: Resources
+) -> Mapping[str, AccessTokens]:
+    """Return where the access tokens of accounts come from, by name."""
+    with_tokens = [table for table in tables if table.oauth is not None]
+    if not with_tokens:
+        return {}
+    tokens = OAuthTokens(r.settings, state, r.clock, r.known, r.log.trouble)
+    return {table.name: tokens.of_account(table) for table in with_tokens}
 
 
 def timetable(table: model.AccountSettings) -> Timetable:
@@ -112,11 +128,15 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     """Put the fetcher together, with the schedule and the housekeeping beside it."""
     tables = [table for table in r.settings.accounts if table.enabled]
     providers = {table.name: r.settings.provider_of(table) for table in tables}
+    state: State = await r.state()
+    tokens = _access_tokens(tables, state, r)
     accounts = {
-        t.name: account(t, r.settings.limits, r.known, floor_of(providers[t.name])) for t in tables
+        t.name: account(
+            t, r.settings.limits, r.known, floor_of(providers[t.name]), tokens.get(t.name)
+        )
+        for t in tables
     }
     limit = r.settings.spool.inline_limit
-    state: State = await r.state()
     incoming, poll = QueuePublisher(r.broker, INCOMING), QueuePublisher(r.broker, POLL)
     remembers = safe_age(r.settings.retry.give_up_after)
     context = FetcherContext(

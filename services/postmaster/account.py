@@ -1,7 +1,8 @@
 """The commands ``account``: when it is polled, what lies at its server, and what counts as new.
 
 They write a word beside the account; whoever polls it next follows it. So they work while processes
-run, and where they do not, and need no password of the account.
+run, and where they do not, and need no password of the account. The other commands of this group
+have modules of their own.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from services.postmaster import show
+from services.postmaster.authorize import authorize
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.opening import open_state
 from services.postmaster.options import json_option, require_confirmed, seconds, yes_option
+from services.postmaster.token_keys import deauthorize, rotate_key
 from shared.clock import SystemClock
 from shared.ledger import ADOPT, FETCH_AGAIN, UNDELIVERED
 from shared.log import printable
@@ -49,9 +52,14 @@ def paused_until(moment: float) -> str:
     return show.time(moment) if moment < FOREVER else RESUMED
 
 
-@click.group(help="Fetch now, or pause; count what lies at a server as delivered, or not.")
+@click.group(help="Fetch now, or pause; authorize; count what lies there as delivered, or not.")
 def account() -> None:
     """Group the commands."""
+
+
+account.add_command(authorize)
+account.add_command(deauthorize)
+account.add_command(rotate_key)
 
 
 @account.command("adopt")

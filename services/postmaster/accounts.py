@@ -8,6 +8,7 @@ import click
 
 from services.postmaster import show
 from services.postmaster.account import FOREVER, paused_until
+from services.postmaster.authorizations import ending_soon
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.opening import account_states, missing_database
 from services.postmaster.options import json_option
@@ -81,6 +82,8 @@ def accounts(
             " makes it, and nothing was fetched yet",
             err=True,
         )
+    for warning in () if as_json else ending_soon(settings):
+        click.echo(f"warning: {printable(warning, _LONG)}", err=True)
     held = sum(_held(state) for _, state in stand)
     if held and not as_json:
         click.echo(f"{held} held: choose with account adopt, or account fetch-again", err=True)

@@ -131,7 +131,7 @@ def _account(account: AccountSettings, settings: Settings) -> dict[str, object]:
         "server": f"{account.host}:{account.port}",
         "tls": account.tls,
         "username": account.username,
-        "password": str(account.secret),
+        "password": str(account.secret) if account.oauth is None else f"oauth {account.oauth.flow}",
         "poll_every": _interval(account, floor_of(settings.provider_of(account))),
         "keep": account.keep.text,
         "mailbox": account.mailbox,

@@ -8,8 +8,8 @@ from typing import Protocol
 class AccessTokens(Protocol):
     """The access tokens of one account or destination.
 
-    Both calls may raise TokenUnavailable, where waiting helps, and TokenRefused, where a person has
-    to do something.
+    The first two may raise TokenUnavailable, where waiting helps, and TokenRefused, where a person
+    has to do something.
     """
 
     async def current(self) -> str:
@@ -17,3 +17,6 @@ class AccessTokens(Protocol):
 
     async def renewed(self, refused: str) -> str:
         """Return another one than this, which a server has refused before its time."""
+
+    async def grant(self) -> str:
+        """Return what they are had by: another text once a person has done something."""

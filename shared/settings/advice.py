@@ -186,7 +186,11 @@ def _pickup_of_exchange(settings: Settings) -> Iterator[str]:
 def _exposed(settings: Settings, path: Path | None) -> Iterator[str]:
     """Yield a warning for each file with a secret that everybody on this machine can read."""
     secrets = _secrets(settings)
-    files = [Path(s.where) for s in secrets if s.source == "password_file" and not s.managed]
+    files = [s.file for s in secrets if s.file is not None and not s.managed]
+    for table in settings.oauth_tables:
+        files += filter(None, (table.certificate_key_file or table.certificate_file,))
+    if settings.oauth.key_env is None:
+        files.append(settings.token_key_file)
     if path is not None and _written_down(settings, secrets):
         files.append(path)
     for file in dict.fromkeys(files):
@@ -196,12 +200,11 @@ def _exposed(settings: Settings, path: Path | None) -> Iterator[str]:
 
 def _secrets(settings: Settings) -> list[Secret]:
     tables = (*settings.accounts, *settings.remotes)
-    return [table.secret for table in tables if table.secret is not None]
+    passwords = [table.secret for table in tables if table.secret is not None]
+    return passwords + [secret for table in settings.oauth_tables for secret in table.secrets]
 
 
 def _written_down(settings: Settings, secrets: list[Secret]) -> bool:
     """Return whether a secret stands in the configuration itself."""
     urls = [url for remote in settings.remotes for url in remote.every_url]
-    return any(url.has_password for url in urls) or any(
-        secret.source == "password" for secret in secrets
-    )
+    return any(url.has_password for url in urls) or any(secret.written for secret in secrets)

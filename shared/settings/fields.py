@@ -19,7 +19,7 @@ from pydantic_core.core_schema import CoreSchema, ValidationInfo
 
 from shared.disk.space import Floor
 from shared.queues import Tier
-from shared.settings.secret import SOURCES, Secret
+from shared.settings.secret import Secret
 from shared.settings.values import (
     Keep,
     Url,
@@ -37,11 +37,11 @@ _FOLDERS: Final = ("lmtp+unix", "maildir", "pickup", "replay")
 
 
 def _secret(value: object, info: ValidationInfo) -> Secret:
-    """Return the secret that one of the four password keys names."""
+    """Return the secret that the key of this field names."""
     if not isinstance(value, str) or not value:
         raise ValueError("expected a text that is not empty")
-    source = next(s for s in SOURCES if s == info.field_name)
-    if source == "password_command":
+    source = info.field_name or ""
+    if source.endswith("_command"):
         try:
             shlex.split(value)
         except ValueError:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from shared.broker import CONNECTOR
 from shared.disk.space import USUAL
@@ -44,11 +45,13 @@ from shared.settings.fields import (
     Username,
 )
 from shared.settings.filling import DEFAULTS, ITS_OWN, fill_in
+from shared.settings.oauth import OAUTH_FILE_KEYS, OAuthSettings, TokenKeySettings
 from shared.settings.problems import Problem, WrongSettings, findings, hint
 from shared.settings.providers import Provider, Providers, providers_in
 from shared.settings.schedules import Rules, Zone
 from shared.settings.secret import SOURCES, Secret
 from shared.settings.source import SettingsSource
+from shared.settings.table import Table, given_secret
 from shared.settings.transport import BindAddress, Fingerprints, ProxyUrl
 from shared.settings.values import Keep, KeyPath, Url
 
@@ -66,15 +69,7 @@ _WHICH_HOST: Final = (
 )
 
 
-class _Table(BaseModel):
-    """A table of the configuration: frozen, and without room for keys that do not exist."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True
-    )
-
-
-class _Login(_Table):
+class _Login(Table):
     """A table that may hold a password, given in one of four ways."""
 
     password: Password | None = None
@@ -84,16 +79,13 @@ class _Login(_Table):
 
     @model_validator(mode="after")
     def _one_password(self) -> _Login:
-        given = [source for source in SOURCES if getattr(self, source) is not None]
-        if len(given) > 1:
-            raise ValueError(f"the password is given {len(given)} times: {', '.join(given)}")
+        given_secret(self, "password")
         return self
 
     @property
     def secret(self) -> Secret | None:
         """The password, whichever way it was given."""
-        given: Iterator[Secret | None] = (getattr(self, source) for source in SOURCES)
-        return next(filter(None, given), None)
+        return given_secret(self, "password")
 
 
 class _Remote(_Login):
@@ -190,7 +182,7 @@ class StateSettings(_Remote):
     url: StateUrl | None = None
 
 
-class SpoolSettings(_Table):
+class SpoolSettings(Table):
     """``[spool]``: where large messages lie while queues carry a reference to them.
 
     Attributes:
@@ -208,13 +200,33 @@ class DestinationSettings(_Remote):
 
     Attributes:
         connections: how many may be open to it at a time.
+        oauth: access tokens in place of a password.
     """
 
     url: DeliveryUrl
     connections: int = Field(10, ge=1, le=1000)
+    oauth: OAuthSettings | None = None
+
+    @model_validator(mode="after")
+    def _token_belongs_to_somebody(self) -> DestinationSettings:
+        if self.oauth is None:
+            return self
+        if self.url.scheme not in ("imap", "imaps"):
+            raise ValueError("an oauth table is for imap:// and imaps://")
+        if self.secret is not None or self.url.has_password:
+            raise ValueError("there are a password and an oauth table: one of them is enough")
+        if not (self.username or self.url.username):
+            raise ValueError("there is an oauth table, but no username here or in the url")
+        return self
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return every URL, its password in it; where there are tokens, the user name alone."""
+        if self.oauth is None or self.username is None:
+            return super().addresses()
+        return (self.url.with_user(self.username).reveal(),)
 
 
-class RetrySettings(_Table):
+class RetrySettings(Table):
     """``[retry]``: how long a message waits between tries, and when it goes to Failed Mail.
 
     Attributes:
@@ -232,7 +244,7 @@ class RetrySettings(_Table):
     give_up_after: Seconds = 5 * 86400.0
 
 
-class LimitSettings(_Table):
+class LimitSettings(Table):
     """``[limits]``: what is kept to, so that servers need not refuse us, and no disk fills up.
 
     Attributes:
@@ -273,6 +285,7 @@ class AccountSettings(_Login):
         max_size: bytes; a message that is larger is left at the server.
         timeout: seconds without a byte after which the server counts as gone.
         destination: the name of a destination; ``default`` is that of ``[delivery]``.
+        oauth: access tokens in place of a password.
     """
 
     name: Name
@@ -298,6 +311,7 @@ class AccountSettings(_Login):
     max_size: Annotated[Bytes, Field(ge=1)] = 256 * 1024 * 1024
     timeout: Seconds = 60.0
     enabled: bool = True
+    oauth: OAuthSettings | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -318,14 +332,17 @@ class AccountSettings(_Login):
 
     @model_validator(mode="after")
     def _has_a_password(self) -> AccountSettings:
-        if self.secret is None:
-            raise ValueError(f"there is no password: expected one of {', '.join(SOURCES)}")
+        if self.secret is None and self.oauth is None:
+            expected = ", ".join(SOURCES)
+            raise ValueError(f"there is no password: expected one of {expected}, or an oauth table")
+        if self.secret is not None and self.oauth is not None:
+            raise ValueError("there are a password and an oauth table: one of them is enough")
         # Which keys stand in the file nobody asks; of 50,000 accounts, it is 30 MiB.
         self.model_fields_set.clear()
         return self
 
 
-class MonitorSettings(_Table):
+class MonitorSettings(Table):
     """``[monitor]``: where /metrics, /healthz and /readyz are served; nowhere unless set.
 
     Attributes:
@@ -335,7 +352,7 @@ class MonitorSettings(_Table):
     listen: ListenAddress | None = None
 
 
-class Settings(_Table):
+class Settings(Table):
     """The whole configuration.
 
     Attributes:
@@ -357,6 +374,7 @@ class Settings(_Table):
     limits: LimitSettings = LimitSettings()
     monitor: MonitorSettings = MonitorSettings()
     defaults: Mapping[str, Any] = Field(default_factory=dict, repr=False)
+    oauth: TokenKeySettings = TokenKeySettings()
     accounts: tuple[AccountSettings, ...] = Field((), alias="account")
     _providers: Mapping[str, Provider] = PrivateAttr(default_factory=dict)
     _file: Path | None = PrivateAttr(None)
@@ -400,6 +418,11 @@ class Settings(_Table):
         return self.data_dir / "queue.db"
 
     @property
+    def token_key_file(self) -> Path:
+        """The file of the key that tokens are encrypted with; of no meaning with a variable."""
+        return self.oauth.key_file or self.data_dir / "oauth.key"
+
+    @property
     def unrecorded_file(self) -> Path | None:
         """Where deliveries are written down that the ledger does not take; None for nowhere."""
         return self.data_dir / "unrecorded" if self.uses_data_dir else None
@@ -420,6 +443,13 @@ class Settings(_Table):
     def remotes(self) -> tuple[_Remote, ...]:
         """All tables with a URL that may hold a password: broker, state, every destination."""
         return (self.broker, self.state, *self.every_destination.values())
+
+    @property
+    def oauth_tables(self) -> Iterator[OAuthSettings]:
+        """All tables that say how access tokens are had."""
+        accounts = (account.oauth for account in self.accounts)
+        destinations = (table.oauth for table in self.every_destination.values())
+        yield from filter(None, chain(accounts, destinations))
 
     def state_address(self) -> str | Path:
         """Return the URL of the state database, with its password in it, or its file.
@@ -442,9 +472,16 @@ _TABLES: Final[Mapping[tuple[str, ...], type[BaseModel]]] = {
     ("retry",): RetrySettings,
     ("limits",): LimitSettings,
     ("monitor",): MonitorSettings,
+    ("oauth",): TokenKeySettings,
     ("account", "*"): AccountSettings,
+    ("account", "*", "oauth"): OAuthSettings,
+    ("destinations", "*", "oauth"): OAuthSettings,
+    ("delivery", "oauth"): OAuthSettings,
 }
-_FILE_KEYS: Final = ("password_file", "ca_file", "client_cert", "client_key", "providers_file")
+_FILE_KEYS: Final = (
+    *("password_file", "ca_file", "client_cert", "client_key", "providers_file"),
+    *OAUTH_FILE_KEYS,
+)
 _IN_ACCOUNT: Final = 2
 """Parts of a key, such as ``("account", 0)``, that lead to the table of an account."""
 

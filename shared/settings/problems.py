@@ -105,4 +105,6 @@ def _keys(tables: Mapping[tuple[str, ...], type[BaseModel]], loc: KeyPath) -> li
 
 
 def _model(tables: Mapping[tuple[str, ...], type[BaseModel]], loc: KeyPath) -> type[BaseModel]:
-    return tables[tuple(str(part) if n == 0 else "*" for n, part in enumerate(loc))]
+    anyone = tuple(str(part) if n == 0 else "*" for n, part in enumerate(loc))
+    named = (*anyone[:-1], *map(str, loc[-1:]))
+    return tables[named if named in tables else anyone]

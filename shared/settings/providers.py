@@ -60,6 +60,7 @@ class OAuthEndpoints(_Row):
         authorize_url: ``{tenant}`` in it, as in the other two, stands for the account's tenant.
         scope: of a person who authorizes us.
         app_scope: of an application that acts for itself (``client_credentials``).
+        authorize_options: what else stands in the address that a person opens.
     """
 
     authorize_url: SecureUrl | None = None
@@ -67,8 +68,9 @@ class OAuthEndpoints(_Row):
     device_url: SecureUrl | None = None
     scope: str | None = None
     app_scope: str | None = None
+    authorize_options: Mapping[str, str] | None = None
 
-    def keys(self, flow: object) -> dict[str, str]:
+    def keys(self, flow: object) -> dict[str, object]:
         """Return the keys of an account's table ``oauth`` that this fills in.
 
         Args:

@@ -1,4 +1,4 @@
-"""Secrets: where a password comes from, and how to get it without ever showing it.
+"""Secrets: where a password or the like comes from, and how to get it without ever showing it.
 
 A secret in a file, an environment variable or a program's output is fetched when it is used, so
 that a rotated one counts without a restart, and so that a process that never logs in needs no
@@ -12,20 +12,28 @@ import shlex
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from shared.errors import ConfigError
 from shared.settings.password_command import run_program
 
-PasswordSource: TypeAlias = Literal["password", "password_file", "password_env", "password_command"]
-SOURCES: Final[tuple[PasswordSource, ...]] = (
-    "password",
-    "password_file",
-    "password_env",
-    "password_command",
-)
-"""The keys by which a password can be given; exactly one of them."""
+_WAYS: Final = ("", "_file", "_env", "_command")
+
+
+@cache
+def sources(key: str) -> tuple[str, ...]:
+    """Return the keys by which a secret can be given, exactly one of them.
+
+    Args:
+        key: the one whose value is the secret itself.
+    """
+    return tuple([f"{key}{way}" for way in _WAYS])
+
+
+SOURCES: Final = sources("password")
+"""The keys by which a password can be given."""
 
 COMMAND_SECONDS: Final = 10
 SECRET_LIMIT: Final = 64 * 1024
@@ -34,38 +42,55 @@ _MANAGED: Final = Path("/run/secrets")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Secret:
-    """A password, by its source.
+    """A password or the like, by its source.
 
     Attributes:
         source: the key that gave it.
-        where: the value of that key: a path, the name of a variable, a command line. Empty for
-            ``password``, where the value is the secret itself.
+        where: the value of that key: a path, the name of a variable, a command line. Empty where
+            the value is the secret itself.
     """
 
-    source: PasswordSource
+    source: str
     where: str
     _value: str = ""
     _environ: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
-    def make(source: PasswordSource, value: str, environ: Mapping[str, str]) -> Secret:
+    def make(source: str, value: str, environ: Mapping[str, str]) -> Secret:
         """Return the secret that this key and value name."""
-        if source == "password":
+        if not source.endswith(_WAYS[1:]):
             return Secret(source, "", value)
         return Secret(source, value, "", environ)
 
+    @property
+    def written(self) -> bool:
+        """Whether it stands in the configuration itself."""
+        return not self.where
+
+    @property
+    def file(self) -> Path | None:
+        """The file that holds it, if one does."""
+        return Path(self.where) if self.source.endswith("_file") else None
+
+    @property
+    def runs(self) -> bool:
+        """Whether a program has to be run for it."""
+        return self.source.endswith("_command")
+
     def reveal(self) -> str:
-        """Return the password. Blocks: up to 10 seconds for a ``password_command``.
+        """Return it. Blocks: up to 10 seconds for a command.
 
         Raises:
             ConfigError: it cannot be had; the message says why, without any of it.
         """
-        found = {
-            "password": lambda: self._value,
-            "password_file": lambda: read_secret(Path(self.where), self.source),
-            "password_env": self._from_environment,
-            "password_command": self._from_command,
-        }[self.source]()
+        if self.written:
+            found = self._value
+        elif self.file is not None:
+            found = read_secret(self.file, self.source)
+        elif self.runs:
+            found = self._from_command()
+        else:
+            found = self._from_environment()
         if not found:
             raise ConfigError(self._name, "it is empty")
         return found
@@ -138,7 +163,7 @@ def open_to_all(path: Path) -> bool:
 
 def _text(data: bytes, where: str) -> str:
     if len(data) > SECRET_LIMIT:
-        raise ConfigError(where, f"more than {SECRET_LIMIT} bytes cannot be a password")
+        raise ConfigError(where, f"more than {SECRET_LIMIT} bytes cannot be a secret")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ConfigError(where, "it is UTF-16 text; write it as UTF-8")
     try:

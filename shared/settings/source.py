@@ -23,14 +23,17 @@ from typing import Any, Final, TypeAlias
 import tomli
 
 from shared.errors import ConfigError
-from shared.settings.secret import SOURCES, read_secret
+from shared.settings.secret import read_secret, sources
 from shared.settings.values import KeyPath, dotted
 
 PREFIX: Final = "POP3_CONNECTOR__"
 NAMED_LISTS: Final = ("account",)
 """Lists of tables that an environment variable may address by the ``name`` in them."""
 
-_INSTEAD: Final = (SOURCES, ("url", "urls"))
+_INSTEAD: Final = (
+    *map(sources, ("password", "client_secret", "refresh_token")),
+    ("url", "urls"),
+)
 """Keys that are ways to say the same."""
 
 _HEADER: Final = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]")
@@ -199,7 +202,7 @@ def _key_lines(text: str) -> Iterator[tuple[KeyPath, int]]:
     counts: dict[KeyPath, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if header := _HEADER.match(line):
-            table = _parts(header[2])
+            table = _numbered(_parts(header[2]), counts)
             if header[1] == "[[":
                 counts[table] = counts.get(table, -1) + 1
                 yield table, number
@@ -208,6 +211,14 @@ def _key_lines(text: str) -> Iterator[tuple[KeyPath, int]]:
         elif key := _KEY.match(line):
             path = (*table, *_parts(key[1]))
             yield path, number
+
+
+def _numbered(table: KeyPath, counts: Mapping[KeyPath, int]) -> KeyPath:
+    """Return where a table is that lies in the last one of a list, such as ``[account.oauth]``."""
+    for length in range(1, len(table)):
+        if (begin := table[:length]) in counts:
+            return (*begin, counts[begin], *table[length:])
+    return table
 
 
 def _parts(text: str) -> KeyPath:

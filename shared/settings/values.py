@@ -201,6 +201,12 @@ class Url:
         user = parts.username or "" if username is None else quote(username, safe="")
         return Url(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl())
 
+    def with_user(self, username: str) -> Url:
+        """Return the same URL with this user name (plain), and without a password."""
+        parts = urlsplit(self._text)
+        host = parts.netloc.rpartition("@")[2]
+        return Url(parts._replace(netloc=f"{quote(username, safe='')}@{host}").geturl())
+
     def __str__(self) -> str:
         masked = _PASSWORD_IN_URL.sub(r"\1:***@", self._text)
         return _SECRET_IN_QUERY.sub(r"\1***", masked)

@@ -27,8 +27,10 @@ def secrets_in(settings: Settings) -> KnownSecrets:
 
 def _secrets(settings: Settings) -> Iterator[str]:
     for table in (*settings.remotes, *settings.accounts):
-        if table.secret is not None and table.secret.source == "password":
+        if table.secret is not None and table.secret.written:
             yield table.secret.reveal()
+    for oauth in settings.oauth_tables:
+        yield from (secret.reveal() for secret in oauth.secrets if secret.written)
     urls = [url for remote in settings.remotes for url in remote.every_url]
     proxies = [account.proxy for account in settings.accounts]
     for url in (*urls, *filter(None, (settings.spool.url, *proxies))):

@@ -46,6 +46,7 @@ from shared.state.installation import InstallationRecord, Question
 from shared.state.lease_owner import new_owner
 from shared.state.pruning import PruneCursor
 from shared.state.schedule import AccountState
+from shared.state.stored_tokens import StoredTokens
 from shared.state.transactions import Transactions
 from shared.state.uid_ledger import EVERYTHING
 from shared.state.undelivered import Undelivered
@@ -69,6 +70,8 @@ class State:
     Attributes:
         lease, release: take and give back a lease, see ``HeldLeases``.
         claim, holds, finish, unclaim, let_expire: the same of deliveries, with what was delivered.
+        claim, holds, finish, unclaim: the same of deliveries, with what was delivered.
+        tokens: access tokens and refresh tokens, encrypted.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class State:
         self.claim, self.holds = held.claim, held.holds
         self.finish, self.unclaim = held.finish, held.unclaim
         self.let_expire = held.let_expire
+        self.tokens = StoredTokens(transactions)
         self._enrolled: set[str] = set()
         self._enrol_at = 0.0
         self._by_name = False

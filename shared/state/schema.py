@@ -169,6 +169,19 @@ INSTALLATION: Final = Table(
 marks elsewhere. ``asked`` are those marks that the operator was asked about; ``marked`` the places
 that took one. ``doubted`` is why an account that is not known yet is held, as it may have been."""
 
+OAUTH_TOKEN: Final = Table(
+    "oauth_token",
+    METADATA,
+    Column("name", Escaped, primary_key=True),
+    Column("grant_id", Escaped, nullable=False),
+    Column("sealed", Text, nullable=False),
+    Column("authorized", Double, nullable=False),
+    Column("changed", Double, nullable=False),
+    Column("asked", Double),
+    Column("ends", Double),
+)
+"""Tokens, encrypted; see ``shared.oauth.record``."""
+
 VERSION: Final = Table("schema_version", METADATA, Column("version", Integer, nullable=False))
 
 MIGRATIONS: Final[tuple[str, ...]] = (
@@ -258,6 +271,17 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     """,
     "ALTER TABLE installation ADD COLUMN doubted {text}",
     "ALTER TABLE account ADD COLUMN paused_until DOUBLE PRECISION",
+    """
+    CREATE TABLE oauth_token (
+        name {text} NOT NULL PRIMARY KEY,
+        grant_id {text} NOT NULL,
+        sealed {text} NOT NULL,
+        authorized DOUBLE PRECISION NOT NULL,
+        changed DOUBLE PRECISION NOT NULL,
+        asked DOUBLE PRECISION,
+        ends DOUBLE PRECISION
+    ){keyed}
+    """,
 )
 """Statements that lead from each schema version to the next; the first ones from nothing."""
 
@@ -271,6 +295,12 @@ _ALONE: Final = {
     "postgresql": ("SELECT pg_advisory_xact_lock(1886351204)",),
 }
 """What keeps two processes from migrating at once; the number is only ours ("pop" and a "d")."""
+
+_OURS: Final = {
+    "sqlite": (),
+    "postgresql": ("ALTER TABLE schema_version RESET (fillfactor)",),
+}
+"""What changes nothing, and is for the owner of the tables alone: others have to wait for it."""
 
 _TABLES: Final = {
     "sqlite": "SELECT name FROM sqlite_schema WHERE type = 'table'",
@@ -352,6 +382,8 @@ def migrate(connection: Connection) -> None:
     if found == len(MIGRATIONS):
         _require_tables(connection)
         return
+    for statement in _OURS[dialect] if found else ():
+        connection.execute(text(statement))
     for step in MIGRATIONS[found:]:
         for statement in step.format(**_WORDS[dialect]).split(";"):
             connection.execute(text(statement))

@@ -17,6 +17,7 @@ from psycopg.errors import InsufficientPrivilege
 
 from shared.errors import ConfigError, StateUnavailable
 from shared.ledger import ADOPT, FETCH_AGAIN, UNDELIVERED, Claim, LedgerEntry, MessageTrouble, Quirk
+from shared.oauth.record import TokenRecord
 from shared.state import State, new_owner
 from shared.state.schema import METADATA
 from tests.ledger import claim_one, finish_one, unclaim_one
@@ -32,15 +33,18 @@ MAY: dict[str, dict[str, set[str]]] = {
         **dict.fromkeys(("lease", "uidl", "message", "account", "trouble", "quirk"), CHANGE),
         "delivered": {"delete"},
         "installation": {"select", "insert", "update"},
+        "oauth_token": CHANGE - {"delete"},
         "schema_version": {"select"},
     },
     "deliverer": {
         "lease": CHANGE,
+        "oauth_token": CHANGE - {"delete"},
         "delivered": {"select", "insert"},
         "schema_version": {"select"},
     },
     "postmaster": {
         "account": CHANGE - {"delete"},
+        "oauth_token": CHANGE,
         "trouble": {"select"},
         "schema_version": {"select"},
     },
@@ -184,6 +188,10 @@ async def test_the_fetcher_does_all_its_work(site: Site) -> None:
         await state.give_back(["sales"])
         await state.record_poll("sales", next_poll=1.0, error=None)
         await state.release("account/sales")
+        record = TokenRecord("account:sales", "grant", "sealed", 1.0, 1.0)
+        await state.tokens.keep(record, instead_of=None)
+        await state.tokens.note_renewal("account:sales", "grant", begins=True)
+        assert await state.tokens.keep(record, instead_of="grant")
         await state.prune(older_than=1)
         assert set(await state.known("sales")) == {"u1", "u3"}
 
@@ -219,6 +227,9 @@ async def test_the_operators_command_does_all_its_work(site: Site) -> None:
     async with site.state("postmaster") as state:
         assert "info" in await state.accounts()
         await state.choose(["info", "never seen"], ADOPT, ends=True)
+        await state.tokens.keep(TokenRecord("x", "g", "s", 1.0, 1.0), instead_of=None)
+        assert await state.tokens.reseal("x", "s", "t")
+        assert await state.tokens.forget("x")
         assert (await state.accounts())["info"].choice == ADOPT
 
 

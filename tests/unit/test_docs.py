@@ -25,11 +25,14 @@ from shared.settings.model import (
     SpoolSettings,
     load,
 )
-from shared.settings.secret import SOURCES
+from shared.settings.oauth import OAuthSettings, TokenKeySettings
+from shared.settings.secret import SOURCES, sources
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
+
+SECRETS = (*SOURCES, *sources("client_secret"), *sources("refresh_token"))
 
 TABLES: dict[str, type[BaseModel]] = {
     "## Keys": Settings,
@@ -40,6 +43,8 @@ TABLES: dict[str, type[BaseModel]] = {
     "### `[monitor]`": MonitorSettings,
     "### `[limits]`": LimitSettings,
     "### `[[account]]`": AccountSettings,
+    "### `[account.oauth]` and `[destinations.NAME.oauth]`": OAuthSettings,
+    "### `[oauth]`": TokenKeySettings,
 }
 
 
@@ -58,7 +63,7 @@ def keys(table: type[BaseModel]) -> Iterator[str]:
             "defaults",
             "accounts",
         )
-        if not is_table and name not in SOURCES:
+        if not is_table and name != "oauth" and name not in SECRETS:
             yield name
 
 

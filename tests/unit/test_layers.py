@@ -40,6 +40,10 @@ LIBRARIES = {
     "tenacity": ("shared.waiting", "shared.state.database", "services.fetcher.pop3.connection"),
     "click": ("services.command_line", "services.postmaster.*"),
     "rich": ("services.run", "services.postmaster.*"),
+    "authlib": ("shared.oauth.token_server", "shared.oauth.code_flow"),
+    "httpx2": ("shared.oauth.token_server",),
+    "joserfc": ("shared.oauth.token_server",),
+    "cryptography": ("shared.oauth.certificate", "shared.oauth.sealing"),
     "pop3_connector": ("services.__main__", "services.*.__main__"),  # ours: how a process begins
 }
 """Which modules may import a library; no other library is imported at all."""

@@ -183,7 +183,7 @@ def test_an_account_needs_a_password_and_a_destination(tmp_path: Path) -> None:
     assert refusal(tmp_path, lacking) == [
         (
             "connector.toml:4: account[0]: there is no password: expected one of password,"
-            " password_file, password_env, password_command"
+            " password_file, password_env, password_command, or an oauth table"
         )
     ]
     assert refusal(tmp_path, MINIMAL[MINIMAL.index("[[acc") :]) == [

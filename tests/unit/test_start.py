@@ -12,8 +12,11 @@ RUN = "from services.command_line import main; import sys; assert main(sys.argv[
 TELL = "; print(*sys.modules, file=sys.stderr)"
 
 NOT_FOR_A_RUN = {
+    "authlib",
+    "cryptography",
     "fsspec",
     "http.server",
+    "httpx2",
     "kombu",
     "pika",
     "prometheus_client",

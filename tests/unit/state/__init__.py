@@ -2,5 +2,5 @@
 
 import pytest
 
-for _part in ("leases", "deliveries", "ledger", "schedule", "trouble", "values"):
+for _part in ("leases", "deliveries", "ledger", "schedule", "tokens", "trouble", "values"):
     pytest.register_assert_rewrite(f"{__name__}.{_part}")
