@@ -80,12 +80,14 @@ class Findings:
     more: bool = False
     notes: list[str] = field(default_factory=list)
 
-    def note_standing(self, standing: AccountStanding) -> None:
-        """Note how the account stands."""
+    def note_standing(self, standing: AccountStanding, *, skips: bool) -> None:
+        """Note how the account stands, and whether its first poll skips what is there."""
         if standing.choice is not None:
             self.state = f"the next poll follows what was chosen: {standing.choice}"
         elif standing.held is not None:
             self.state = f"it is held: {standing.held}"
+        elif skips and not standing.polled:
+            self.state = "with the first poll, what is there counts as seen (skip_existing)"
 
     def note_login(self, mechanism: str, offered: Mapping[str, tuple[str, ...]]) -> None:
         """Note how the login went, and what the server offers after it."""

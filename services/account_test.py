@@ -106,7 +106,7 @@ async def _try(
     log: MailLog,
 ) -> Findings:
     findings = Findings(account.name, account.server, account.login.tls)
-    findings.note_standing(standing)
+    findings.note_standing(standing, skips=account.intake.skip_existing)
     wait = standing.login_after - SystemClock().now()
     try:
         if wait > 0:

@@ -65,15 +65,20 @@ def imported_head(id_: str) -> str | None:
 ADOPT: Final = "adopt"
 FETCH_AGAIN: Final = "fetch again"
 UNDELIVERED: Final = "fetch the undelivered again"
+SKIP: Final = "skip what is there"
 """What the operator may choose for an account: what lies at the server counts as delivered, as not
-delivered, or as delivered where the ledger of deliveries says so."""
+delivered, or as delivered where the ledger of deliveries says so; or it stays there unread."""
+
+SKIPPED: Final = "skipped"
+"""In place of an identity: the message was there before the account was polled, and stays there. It
+counts as seen, and is never retrieved nor deleted."""
 
 
 class Known(NamedTuple):
     """A line of the UID ledger: what has been fetched under a UIDL.
 
     Attributes:
-        id: of the message, ``ADOPTED``, or ``IMPORTED`` and perhaps a hash.
+        id: of the message, ``ADOPTED``, ``SKIPPED``, or ``IMPORTED`` and perhaps a hash.
         first_seen: when that was first fetched, in seconds since 1970 (UTC).
         size: what LIST said then, None where it did not.
     """
@@ -151,6 +156,7 @@ class AccountStanding(NamedTuple):
         held: why it is not polled before the operator has chosen; None where it is.
         choice: what the operator has chosen (``ADOPT``, ...) and is not done yet.
         paused_until: the moment before which the operator wants no poll, 0 for none.
+        polled: whether a poll of it has ever come to its end.
     """
 
     failures: int = 0
@@ -165,6 +171,7 @@ class AccountStanding(NamedTuple):
     held: str | None = None
     choice: str | None = None
     paused_until: float = 0.0
+    polled: bool = False
 
 
 class Finished(NamedTuple):

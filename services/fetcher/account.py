@@ -32,6 +32,22 @@ MAX_SIZE: Final = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Intake:
+    """What of a maildrop is taken, and in which order.
+
+    Attributes:
+        skip_existing: what is there at the first poll counts as seen, and stays.
+        newest_first: from the end of the listing, where servers list what came last.
+        max_per_session: messages after which a session quits, and another one goes on; None for
+            as many as it takes.
+    """
+
+    skip_existing: bool = False
+    newest_first: bool = False
+    max_per_session: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """A POP3 mailbox that is polled.
 
@@ -44,6 +60,7 @@ class Account:
         max_size: bytes; a message that is larger stays on the server.
         soonest: seconds after which it is polled again while mail is coming; None for no sooner.
         floor: seconds from one poll to the next that its provider asks for, at the least.
+        intake: what is taken, and in which order.
     """
 
     name: str
@@ -53,6 +70,7 @@ class Account:
     max_size: int = MAX_SIZE
     soonest: float | None = None
     floor: float = 0.0
+    intake: Intake = Intake()
 
     @property
     def server(self) -> str:

@@ -17,7 +17,7 @@ from typing import Final
 
 from services.fetcher.pop3.uidl_index import UidlIndex
 from services.fetcher.worklist import ChangedSizes, FetchList, SafeMessage, Worklist, age
-from shared.ledger import ADOPTED, IMPORTED, Known
+from shared.ledger import ADOPTED, IMPORTED, SKIPPED, Known
 
 FETCH_MOST: Final = 100_000
 """Messages with a UIDL that one session fetches; another one goes on."""
@@ -27,6 +27,9 @@ SLICE: Final = 20_000
 
 DUE_MOST: Final = 10_000
 """The same of those that are to be deleted; a session deletes far fewer."""
+
+_NEVER_DUE: Final = (IMPORTED, SKIPPED)
+"""What is not deleted: nobody has looked at it yet, or it was there before us."""
 
 _NOTHING: Final[Mapping[int, int]] = MappingProxyType({})
 _SIZE: Final[Callable[[Known], int]] = attrgetter("size")
@@ -43,6 +46,8 @@ class Comparison:
         now: seconds since 1970 (UTC).
         sizes: what LIST says, by message number, as far as it was asked.
         vary: whether another size means nothing at this server.
+        newest_first: which end of the listing is fetched first.
+        most: messages with a UIDL that one session fetches; None for as many as usual.
 
     Attributes:
         octets: the sizes of what is listed and known, together; None if one is not known.
@@ -57,6 +62,8 @@ class Comparison:
         sizes: Mapping[int, int] = _NOTHING,
         *,
         vary: bool = False,
+        newest_first: bool = False,
+        most: int | None = None,
     ) -> None:
         self._uidls = uidls
         self._count = count
@@ -64,6 +71,8 @@ class Comparison:
         self._now = now
         self._sizes = sizes
         self._vary = vary
+        self._newest_first = newest_first
+        self._most = FETCH_MOST if most is None else most
         self._all_sizes = len(sizes) >= len(uidls)
         self._is_new = bytearray(b"\1") * (count + 1)  # by number
         self._known = 0
@@ -140,7 +149,7 @@ class Comparison:
             if len(self._due) >= DUE_MOST:
                 return
             over = age(known.first_seen, self._now) >= self._keep
-            if over and not self._is_new[number] and known.id != IMPORTED:
+            if over and not self._is_new[number] and known.id not in _NEVER_DUE:
                 self._due.append(SafeMessage(number, uidl, known.id, known.size))
 
     @property
@@ -154,9 +163,12 @@ class Comparison:
         unlooked = tuple(safe for safe in self._unlooked if not self._is_new[safe.number])
         new = len(self._uidls) - self._known
         items = iter(self._uidls.items() if new else ())
-        while len(fetch) < min(new, FETCH_MOST) and (some := list(islice(items, SLICE))):
+        beyond = max(0, new - self._most) if self._newest_first else 0
+        while len(fetch) < min(new, self._most) and (some := list(islice(items, SLICE))):
             chosen = compress(some, map(self._is_new.__getitem__, [n for _, n in some]))
-            room = FETCH_MOST - len(fetch)
+            older = sum(1 for _ in islice(chosen, beyond)) if beyond else 0
+            beyond -= older
+            room = self._most - len(fetch)
             for uidl, number in islice(chosen, room):
                 if uidl in self._adopted:
                     adopted.append((number, uidl))
@@ -174,10 +186,17 @@ class Comparison:
                     if self._is_new[number]:
                         fetch.add(number, None, self._sizes.get(number))
                 yield None
-        more = new > FETCH_MOST
+        if self._newest_first:
+            backwards = FetchList()
+            for start in range(len(fetch), 0, -SLICE):
+                for index in range(start - 1, max(start - SLICE, 0) - 1, -1):
+                    backwards.add(*fetch.at(index))
+                yield None
+            fetch = backwards
+        more = new > self._most
         due = tuple(self._due)
         unnamed = self._count - len(self._uidls)
-        for number, uidl in adopted[: FETCH_MOST - len(fetch)]:  # after what is new
+        for number, uidl in adopted[: max(0, self._most - len(fetch))]:  # after what is new
             fetch.add(number, uidl, self._sizes.get(number))
         yield Worklist(
             self._count, fetch, self._changed, due, unnamed, more, self._adopted, unlooked

@@ -39,7 +39,7 @@ from shared.errors import (
     Ungreeted,
     Unstorable,
 )
-from shared.ledger import FETCH_AGAIN, UNDELIVERED, AccountStanding
+from shared.ledger import FETCH_AGAIN, SKIP, UNDELIVERED, AccountStanding
 from shared.message import Envelope, Poll
 from shared.outcome import Answer, Done, Outcome, Retry
 
@@ -262,8 +262,15 @@ class Fetcher:
         return Done(account.name, "polled")
 
     async def _apply_choice(self, account: Account, standing: AccountStanding) -> AccountStanding:
-        """Forget what the operator wants to come again; return how the account stands then."""
+        """Do, or begin, what comes before a poll; return how the account stands then.
+
+        What the operator wants to come again is forgotten; at the first poll of an account, what is
+        there may have to be skipped.
+        """
         choice = standing.choice
+        if account.intake.skip_existing and choice is None and not standing.polled:
+            skips = await self._context.ledger.skip_if_new(account.name)
+            return standing._replace(choice=SKIP) if skips else standing
         if choice not in (FETCH_AGAIN, UNDELIVERED):
             return standing
         since = None

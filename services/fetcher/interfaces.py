@@ -66,6 +66,14 @@ class Ledger(ListingLedger, Protocol):
     ) -> None:
         """Record UIDLs as delivered, with their sizes; with it a choice of the operator is done."""
 
+    async def skip(
+        self, account: str, sizes: Mapping[str, int | None], *, choice: str | None
+    ) -> None:
+        """Record UIDLs as seen that stay at the server, with their sizes; likewise."""
+
+    async def skip_if_new(self, account: str) -> bool:
+        """Choose to skip what is there if nothing is recorded of an account; return whether."""
+
     async def look_at(self, account: str, heads: Mapping[str, str]) -> None:
         """Record the hashes of header blocks of imported messages, by UIDL."""
 

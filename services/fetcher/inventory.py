@@ -57,6 +57,7 @@ async def take_inventory(
     large: bool,
     troubled: Collection[str],
     turn: ListingTurn,
+    most: int | None = None,
 ) -> Inventory:
     """Compare what the server lists with what the ledger knows; forget what is listed no longer.
 
@@ -71,6 +72,7 @@ async def take_inventory(
             is recorded is read while the server lists.
         troubled: the keys of messages with which there was trouble before.
         turn: is taken where the listing is very large, until the caller is done with it.
+        most: messages that are fetched at once; None for as many as usual.
     """
     if not large:
         await known.ready()
@@ -80,7 +82,16 @@ async def take_inventory(
     name, keep = account.name, account.keep
 
     async def compare_with(sizes: Mapping[int, int]) -> tuple[Worklist, Comparison]:
-        comparison = Comparison(uidls, survey.count, keep, now, sizes, vary=sizes_vary)
+        comparison = Comparison(
+            uidls,
+            survey.count,
+            keep,
+            now,
+            sizes,
+            vary=sizes_vary,
+            newest_first=account.intake.newest_first,
+            most=most,
+        )
         async for page in known.read():
             gone, unknown = comparison.take(page)
             if gone:

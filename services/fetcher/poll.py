@@ -33,7 +33,7 @@ from shared.errors import (
     SpoolUnavailable,
     Unreachable,
 )
-from shared.ledger import ADOPT, AccountStanding
+from shared.ledger import ADOPT, SKIP, AccountStanding
 
 POLL_SECONDS: Final = 900.0
 """Seconds after which a poll begins no further session; others are to have its slot."""
@@ -76,8 +76,11 @@ class AccountPoll:
         self._carefully = False
         self._confirm_most = CONFIRM_MOST
         self._large = standing.large
+        self._choice = standing.choice
         self.adopting = standing.choice == ADOPT
         """Whether the operator's choice to adopt the maildrop is not done yet."""
+        self.skipping = standing.choice == SKIP
+        """The same of skipping what is there."""
         self._complete = False  # all that is there was tried
         self._deleted: dict[str, SafeMessage] = {}
         self._still_there: set[str] = set()
@@ -151,7 +154,7 @@ class AccountPoll:
         if unread:
             await ledger.record_troubles(name, unread)
             self._notes = (*self._notes, _LATER)
-        await ledger.adopt(name, {}, choice=ADOPT)
+        await ledger.adopt(name, {}, choice=self._choice)
 
     async def _may_log_in(self) -> bool:
         """Wait for the next login to be welcome; return whether it is."""
@@ -188,7 +191,9 @@ class AccountPoll:
                 sizes_vary=self._quirk_tracker.sizes_vary,
                 large=self._large,
                 in_vain=self._breaks.in_vain,
+                choice=self._choice,
                 adopt=self.adopting,
+                skip=self.skipping,
             )
             try:
                 return await retriever.run(known)
@@ -300,7 +305,7 @@ class AccountPoll:
     ) -> None:
         """Remember what a session came to, however it ended."""
         ledger, name = self._context.ledger, self._account.name
-        self.adopting = retriever.adopt
+        self.adopting, self.skipping = retriever.adopt, retriever.skip
         self.found = max(self.found, retriever.found)
         self.fetched += retriever.fetched
         if retriever.listed:  # what it did not see again is gone

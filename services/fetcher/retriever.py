@@ -20,6 +20,7 @@ from typing import Final
 
 from services.fetcher.account import Account
 from services.fetcher.commit_pipeline import CommitPipeline, TakenMessage
+from services.fetcher.compare import FETCH_MOST
 from services.fetcher.deletion import Deletion
 from services.fetcher.imported import counts_as_delivered
 from services.fetcher.interfaces import FetcherContext
@@ -49,7 +50,12 @@ from shared.errors import (
     TooLarge,
     Unreachable,
 )
-from shared.ledger import ADOPT, is_imported
+from shared.ledger import SKIP, is_imported
+
+_CANNOT_SKIP: Final = (
+    "messages without a UIDL cannot be skipped where mail is deleted at the server (keep): they are"
+    " fetched"
+)
 
 LOOK_AFTER: Final = 8
 LOOK_AFTER_BYTES: Final = 1024 * 1024
@@ -69,7 +75,9 @@ class Retriever:
         large: whether much is recorded of this maildrop.
         in_vain: sessions of this poll before it that broke and brought nothing; None where
             it is to fetch nothing.
+        choice: of the operator, that is not done yet.
         adopt: whether all that is new counts as delivered.
+        skip: whether all that is there counts as seen, and stays.
     """
 
     def __init__(
@@ -83,7 +91,9 @@ class Retriever:
         sizes_vary: bool,
         large: bool,
         in_vain: int | None,
+        choice: str | None,
         adopt: bool,
+        skip: bool,
     ) -> None:
         self._account = account
         self._session = session
@@ -113,8 +123,11 @@ class Retriever:
         self._left_out: set[int] = set()
         self._large = large
         self._in_vain = in_vain
+        self._choice = choice
         self.adopt = adopt
         """Whether what is new counts as delivered; not any more once all that is written down."""
+        self.skip = skip
+        """Whether what is there counts as seen; likewise."""
         self._has_recorded = False
         self.found = 0
         self.listed = False
@@ -165,6 +178,8 @@ class Retriever:
             await self._check_refusals()
             await self._commits.commit_all()
             left = left or unconfirmed or (work.more and self._has_recorded)
+            # What our side does not take would be asked for again, without end.
+            left = left and (self.failure is None or self._has_recorded)
             await self._check_line(())
         except (ServerFault, SpoolUnavailable, NoRoom) as error:
             if not isinstance(error, PromiseBroken | NoRoom):
@@ -237,10 +252,13 @@ class Retriever:
                 large=self._large,
                 troubled=self._troubles.keys,
                 turn=turn,
+                most=self._context.limits.max_messages if self.skip else None,
             )
         self._note_inventory(inventory)
         work = inventory.work
-        if self.adopt:
+        if self.skip:
+            work = await self._skip_listed(work)
+        elif self.adopt:
             work = await self._adopt_listed(work)
         self._adopted = work.adopted
         self._left_out = await self._deletion.note_listed(work.fetch)
@@ -252,11 +270,34 @@ class Retriever:
         What has no UIDL cannot be written down before it was retrieved; then the choice stands
         until a poll comes to its end, and beyond that for what could not be fetched, by its number.
         """
-        sizes = {listed.uidl: listed.size for listed in work.fetch if listed.uidl is not None}
+        sizes = {}
+        if self._choice != SKIP:  # else those with a UIDL came after the first listing
+            sizes = {one.uidl: one.size for one in work.fetch if one.uidl is not None}
         self.adopt = bool(work.more or work.unnamed)
-        choice = None if self.adopt else ADOPT
+        choice = None if self.adopt else self._choice
         await self._context.ledger.adopt(self._account.name, sizes, choice=choice)
         return replace(work, adopted=sizes.keys())
+
+    async def _skip_listed(self, work: Worklist) -> Worklist:
+        """Write down that what is there counts as seen: what comes later does not.
+
+        What has no UIDL is known by its content alone: it is read, and counts as delivered. Where
+        mail is deleted when its time is over, that would be lost then: so it is fetched.
+        """
+        name, ledger = self._account.name, self._context.ledger
+        count = 0
+        for page in work.fetch.pages(FETCH_MOST):
+            sizes = {listed.uidl: listed.size for listed in page if listed.uidl is not None}
+            await ledger.skip(name, sizes, choice=None)
+            count += len(sizes)
+        self.adopt = bool(work.unnamed) and self._account.keep == math.inf
+        self.skip = False
+        if not self.adopt:
+            await ledger.skip(name, {}, choice=SKIP)
+        if work.unnamed and not self.adopt:
+            self.notes = (*self.notes, _CANNOT_SKIP)
+        self._context.journal.note("what was there counts as seen", account=name, messages=count)
+        return replace(work, fetch=work.fetch.unnamed())
 
     def _delivered(self, listed: ListedMessage, head: str) -> str | None:
         """Return why a message counts as delivered, None where it does not."""
@@ -318,10 +359,15 @@ class Retriever:
             if self._no_room():
                 return False
 
+    @property
+    def _starts_anew(self) -> bool:
+        """Whether another session could not go on, as messages have no UIDLs."""
+        return self._unnamed > 0 and self._account.keep > 0
+
     def _seconds(self) -> float:
         """Return for how many seconds messages are asked for in this session."""
         keep = self._account.keep
-        if self._session.login_delay or (self._unnamed and keep > 0):
+        if self._session.login_delay or self._starts_anew:
             return math.inf
         limits = self._context.limits
         return limits.session_seconds if keep < math.inf else limits.place_seconds
@@ -364,6 +410,9 @@ class Retriever:
 
     def _enough(self) -> bool:
         """Return whether a session has to quit: for its deletions to count, or to make room."""
+        most = self._account.intake.max_per_session
+        if most is not None and self._count >= most and not self._starts_anew:
+            return True
         if self._until == math.inf:
             return False
         deletes = self._account.keep < math.inf

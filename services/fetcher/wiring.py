@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from services.fetcher.account import Account, first_polls
+from services.fetcher.account import Account, Intake, first_polls
 from services.fetcher.fetch import CONCURRENCY, Fetcher
 from services.fetcher.housekeeping import Housekeeping
 from services.fetcher.installation_check import InstallationCheck
@@ -77,6 +77,7 @@ def account(
         table.max_size,
         None if table.poll_soonest is None else max(table.poll_soonest, floor),
         floor,
+        Intake(table.skip_existing, table.order == "newest", table.max_per_session),
     )
 
 

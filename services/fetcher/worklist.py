@@ -8,7 +8,7 @@ then they lie in some arrays.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Final, NamedTuple
@@ -88,6 +88,16 @@ class FetchList:
         if uidl is not None:
             self._uidls += uidl.encode("latin-1")
         self._ends.append(len(self._uidls))
+
+    def pages(self, size: int) -> Iterator[Sequence[ListedMessage]]:
+        """Yield them, so many at a time."""
+        for start in range(0, len(self), size):
+            yield [self.at(index) for index in range(start, min(start + size, len(self)))]
+
+    def unnamed(self) -> FetchList:
+        """Return those without a UIDL."""
+        ends = self._ends
+        return FetchList.of(self.at(i) for i in range(len(self)) if ends[i] == ends[i + 1])
 
     def with_sizes(self, sizes: Mapping[int, int]) -> FetchList:
         """Return the same messages with these sizes.

@@ -280,6 +280,9 @@ class AccountSettings(_Login):
         poll_soonest: seconds to the next poll while mail is coming; None for no sooner.
         schedule: at which hours it is polled how often, in place of ``poll_every``.
         timezone: of these hours; None for the machine's own.
+        skip_existing: what is there at the first poll counts as seen, and stays.
+        order: which of several messages is fetched first.
+        max_per_session: messages after which a session quits; None for as many as it takes.
         keep: what happens on the server after a message is safe. It is ``forever`` unless set:
             nothing is deleted that nobody asked to delete.
         max_size: bytes; a message that is larger is left at the server.
@@ -305,6 +308,9 @@ class AccountSettings(_Login):
     poll_soonest: Seconds | None = None
     schedule: Rules | None = None
     timezone: Zone | None = None
+    skip_existing: bool = False
+    order: Literal["oldest", "newest"] = "oldest"
+    max_per_session: Annotated[int, Field(ge=1)] | None = None
     keep: Retention = Keep.parse("forever")
     mailbox: Mailbox
     destination: Name = DEFAULT

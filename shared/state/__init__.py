@@ -403,6 +403,25 @@ class State:
         """Record the hashes of header blocks of imported messages, by UIDL."""
         await self._ask(imports.LOOK_AT, account, heads)
 
+    async def skip(
+        self, account: str, sizes: Mapping[str, int | None], *, choice: str | None
+    ) -> None:
+        """Record messages as seen that stay at the server, as ``adopt`` does."""
+        texts = {uidl: "" if size is None else str(size) for uidl, size in sizes.items()}
+        try:
+            await self._ask(choices.SKIPPING, account, texts, choice)
+        except Unstorable as bad:  # these will be fetched
+            self._report("UIDLs that cannot be recorded", account=account, why=bad)
+            await self._ask(choices.SKIPPING, account, {}, choice)
+
+    async def skip_if_new(self, account: str) -> bool:
+        """Choose to skip what lies at the server of an account of which nothing is recorded.
+
+        Returns:
+            Whether that is so.
+        """
+        return await self._ask(choices.SKIP_IF_NEW, account)
+
     async def count_as_delivered(self, ids: Sequence[str]) -> None:
         """Record identities as delivered, to nobody that we know of."""
         await self._ask(choices.COUNT_AS_DELIVERED, ids)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     BindParameter,
     Double,
     Executable,
+    Integer,
     Text,
     bindparam,
     cast,
@@ -29,7 +30,7 @@ from sqlalchemy import (
     update,
 )
 
-from shared.ledger import ADOPTED
+from shared.ledger import ADOPTED, SKIP, SKIPPED
 from shared.state.installation import record
 from shared.state.json_params import each, pairs
 from shared.state.operations import Transaction, for_each, insert_into
@@ -52,6 +53,8 @@ _LONG: Final = 86_400.0
 _ACCOUNT: Final = bindparam("account", type_=Escaped())
 _NOW: Final[BindParameter[float]] = bindparam("now", type_=Double())
 _ADOPTED: Final = literal_column(f"'{ADOPTED}'", Text())
+_ONE: Final = literal_column("1", Integer())
+_SKIPPED: Final = literal_column(f"'{SKIPPED}'", Text())
 _SINCE: Final[BindParameter[float]] = bindparam("since", type_=Double())
 
 
@@ -107,6 +110,49 @@ def _insert_adopted(dialect: str) -> SqlStatement:
     return insert_into(dialect, UIDL).from_select(columns, found).on_conflict_do_nothing()
 
 
+def _skip(
+    transaction: Transaction, account: str, sizes: Mapping[str, str], choice: str | None
+) -> None:
+    """Count messages as seen that stay at the server; and a choice as done, as ``_adopt`` does."""
+    values = {"account": account, "sizes": sizes, "now": transaction.now}
+    _upsert_skipped.run(transaction, values)
+    _forget_choice(transaction, account, choice)
+
+
+@Statement
+def _upsert_skipped(dialect: str) -> SqlStatement:
+    uidl, size = pairs(dialect, "sizes")
+    number = cast(func.nullif(size, literal_column("''")), BigInteger)
+    found = select(_ACCOUNT, uidl, _SKIPPED, _NOW, number).where(true())
+    columns = [UIDL.c[name] for name in ("account", "uidl", "id", "first_seen", "size")]
+    insert = insert_into(dialect, UIDL).from_select(columns, found)
+    new = insert.excluded
+    return insert.on_conflict_do_update(  # what was known as another message
+        index_elements=[UIDL.c.account, UIDL.c.uidl],
+        set_={"id": new.id, "first_seen": new.first_seen, "size": new.size, "head": new.head},
+    )
+
+
+def _skip_if_new(transaction: Transaction, account: str) -> bool:
+    """Choose to skip what lies at the server of an account of which nothing is recorded."""
+    values = {"account": account}
+    for first in (_select_first_uidl, _select_first_message):
+        if list(first.run(transaction, values)):
+            return False
+    change(transaction, [account], {"choice": SKIP})
+    return True
+
+
+@Statement
+def _select_first_uidl(_: str) -> SqlStatement:
+    return select(UIDL.c.uidl).where(UIDL.c.account == _ACCOUNT).limit(_ONE)
+
+
+@Statement
+def _select_first_message(_: str) -> SqlStatement:
+    return select(MESSAGE.c.id).where(MESSAGE.c.account == _ACCOUNT).limit(_ONE)
+
+
 def _forget_choice(transaction: Transaction, account: str, choice: str | None) -> None:
     """Forget a choice that is done, unless there is another one by now."""
     if choice is not None:
@@ -156,6 +202,14 @@ ADOPTION: Final = for_each(
         or [(account, sizes, choice)]
     ),
 )
+SKIPPING: Final = for_each(
+    _skip,
+    parts=lambda account, sizes, choice: (
+        [(account, {uidl: size}, None) for uidl, size in sizes.items()]
+        or [(account, sizes, choice)]
+    ),
+)
+SKIP_IF_NEW: Final = for_each(_skip_if_new)
 COUNT_AS_DELIVERED: Final = for_each(_count_delivered, parts=lambda ids: [([id_],) for id_ in ids])
 AGAIN: Final = for_each(_forget)
 """Forgets messages; answers how many."""

@@ -60,6 +60,8 @@ _ORDER: Final[tuple[Operation[Any, *tuple[Any, ...]], ...]] = (
     standing.LEARN,
     standing.MOVE_IN,
     choices.ADOPTION,
+    choices.SKIPPING,
+    choices.SKIP_IF_NEW,
     choices.COUNT_AS_DELIVERED,
     choices.AGAIN,
     choices.CHOOSE,

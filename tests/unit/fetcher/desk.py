@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from services.fetcher.account import Account
+from services.fetcher.account import Account, Intake
 from services.fetcher.fetch import ONCE, Fetcher
 from services.fetcher.interfaces import FetcherContext, SessionLimits
 from services.fetcher.large_listings import ListingTurns
@@ -30,6 +30,7 @@ from tests.servers.pop3 import Pop3Server
 from tests.unit.fetcher.pop3_session import MAIL, login
 
 TIERS = (Tier("30s", 30),)
+NO_LIMITS = Intake()
 UIDLS = [f"u{n}" for n in range(1, 201)]
 
 
@@ -59,12 +60,13 @@ class Desk:
         turns: ListingTurns | None = None,
         soonest: float | None = None,
         floor: float = 0.0,
+        intake: Intake = NO_LIMITS,
         **changes: Any,
     ) -> Counter[str]:
         """Poll the maildrop, by so many jobs at a time; return what happened."""
         often = Timetable.always(300.0)
         there = replace(login(server), **changes)
-        account = Account("sales", there, often, keep, soonest=soonest, floor=floor)
+        account = Account("sales", there, often, keep, soonest=soonest, floor=floor, intake=intake)
         context = FetcherContext(
             self.state,
             self.state,

@@ -1,6 +1,6 @@
 """What the operator chooses for accounts, and what the database says of itself."""
 
-from shared.ledger import ADOPT, ADOPTED, FETCH_AGAIN, UNDELIVERED, LedgerEntry
+from shared.ledger import ADOPT, ADOPTED, FETCH_AGAIN, SKIP, SKIPPED, UNDELIVERED, LedgerEntry
 from shared.state import State
 from shared.state.installation import InstallationRecord, Question
 from tests.clock import ManualClock
@@ -131,6 +131,38 @@ class Choices(Opening):
         assert (standing.held, standing.choice) == (None, None)
         await one.record("a", [LedgerEntry("u2", "i2", 7)])
         assert (await two.known("a"))["u2"].id == "i2"
+
+    async def test_what_is_skipped_is_known_and_takes_the_place_of_what_was(
+        self, one: State, two: State
+    ) -> None:
+        await one.record("a", [LedgerEntry("u1", "i1", 5, "head")])
+        await one.choose(["a"], SKIP)
+        await one.skip("a", {"u1": 6, "u2": 7, "\0": None}, choice=None)
+        known = await two.known("a")
+        assert {uidl: (k.id, k.size) for uidl, k in known.items()} == {
+            "u1": (SKIPPED, 6),
+            "u2": (SKIPPED, 7),
+            "\0": (SKIPPED, None),
+        }
+        assert await two.heads("a", ["u1"]) == {}
+        assert (await two.recall("a", "s")).choice == SKIP
+        await one.skip("a", {}, choice=SKIP)
+        assert (await two.recall("a", "s")).choice is None
+
+    async def test_what_is_there_is_skipped_where_nothing_is_recorded(
+        self, one: State, two: State
+    ) -> None:
+        await one.record("a", [LedgerEntry("u1", "i1")])
+        await one.record("b", [LedgerEntry(None, "i2")])
+        assert [await one.skip_if_new(name) for name in "abc"] == [False, False, True]
+        standing = [await two.recall(name, "s") for name in "abc"]
+        assert [(s.choice, s.polled) for s in standing] == [
+            (None, False),
+            (None, False),
+            (SKIP, False),
+        ]
+        await two.record_poll("c", next_poll=0.0, error=None)
+        assert (await one.recall("c", "s")).polled
 
     async def test_a_choice_that_has_been_changed_meanwhile_stands(self, one: State) -> None:
         await one.choose(["a"], FETCH_AGAIN)
