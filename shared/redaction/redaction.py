@@ -10,6 +10,9 @@ any offset: then all of the base64 goes, so that what AUTH sends is found too. A
 than WORD characters would be found in every other word: it is hidden where it stands by itself. Of
 one with blanks, words that are long enough are hidden as well, as servers split lines at these.
 
+What has been answered to challenges (``learn``) is hidden likewise, as it is: from a hash of the
+password others may find out the password.
+
 It is no place to keep a password: it lives as long as the connection does. It trusts no server:
 its cost grows with the length of a text, whatever that is.
 
@@ -33,6 +36,9 @@ from shared.redaction.known_secrets import HIDDEN, KnownSecrets
 
 WORD: Final = 4
 """Characters of a secret below which it may well be a part of another word."""
+
+LEARNT: Final = 16
+"""Characters of an answer to a challenge below which it may well be a part of something else."""
 
 PSEUDONYM: Final = "hidden-"
 """How the stand-in of a text begins that must work as a name."""
@@ -67,19 +73,29 @@ class Redaction:
         self._salt = f"{server}\0{user}"
         if known is not None and password:
             known.learn(password, self._salt)
+        self._learnt: list[str] = []
         self._key: bytes | None = None
         self._pattern: re.Pattern[str] | None = None
         self._plain = sorted({form.lower() for form in _plain(password)}) if password else []
         self._encoded = _encoded(password, user) if password else []
 
+    def learn(self, *texts: str) -> None:
+        """Hide these from now on, but for what is short enough to be a word."""
+        if self._password:
+            self._learnt += [text for text in texts if len(text) >= LEARNT]
+
     def holds(self, text: str) -> bool:
         """Return whether there is anything to hide in a text: of others, what is long enough."""
+        if any(learnt in text for learnt in self._learnt):
+            return True
         if self._may_hold(text) and self._forms().search(text) is not None:
             return True
         return self._known is not None and self._known.within(text)
 
     def hidden(self, text: str) -> str:
         """Return a text less all passwords; it is not yet fit to be shown (``printable``)."""
+        for learnt in self._learnt:
+            text = text.replace(learnt, HIDDEN)
         rest = self._less_its_own(text)
         return rest if self._known is None else self._known.hidden(rest, self._salt)
 

@@ -31,12 +31,13 @@ SECRETS = (
     PASSWORD.encode().hex(),
     "".join(f"%{byte:02x}" for byte in PASSWORD.encode()),
     PASSWORD.replace("-", "%2d"),
-    *(
-        base64.b64encode(form.encode()).decode().rstrip("=")[:-1].lower()
-        for form in (PASSWORD, f"\0box\0{PASSWORD}")
-    ),
+    *(base64.b64encode(b" " * at + PASSWORD.encode())[4:-4].decode().lower() for at in range(3)),
 )
-"""The password as servers repeat it, in small letters: no run may say it, and no file hold it."""
+"""The password as servers repeat it, in small letters: no run may say it, and no file hold it. In
+base64 it may stand anywhere, so less its ends."""
+
+LONG_ANSWER = 16
+"""Characters of an answer to a challenge that are too many to stand elsewhere by chance."""
 
 LIMIT = 120.0
 """Seconds that a run may take on the busiest machine."""
@@ -68,6 +69,7 @@ class Play:
         self._account: dict[str, object] = {}
         self._tables: dict[str, Any] = {}
         self._runs = 0
+        self._options = ""
 
     def go(self) -> None:
         """Play it from its first poll to its last."""
@@ -107,6 +109,9 @@ class Play:
     def _set_size(self, name: str, value: str) -> None:
         self._server.sizes[name] = int(value)
 
+    def _set_options(self, _: str, value: str) -> None:
+        self._options = f" {value}"
+
     def _let_pass(self, _: str, value: str) -> None:
         self._product.clock.advance(duration(value))
 
@@ -143,7 +148,7 @@ class Play:
         self._product.configure(
             [account | self._account], f"maildir://{self._mail}", **self._tables
         )
-        status, output = self._command("run --once --json")
+        status, output = self._command(f"run --once --json{self._options}")
         text = output.decode(errors="replace")
         lines = [json.loads(line) for line in text.splitlines() if line.startswith('{"accounts"')]
         return Run(status, text, lines[-1] if lines else {})
@@ -180,10 +185,11 @@ class Play:
         del kept["connector.toml"]
         texts = {name: path.read_bytes().decode("latin-1") for name, path in kept.items()}
         texts["its output"] = run.text
+        said = {answer.lower() for answer in self._server.answers if len(answer) >= LONG_ANSWER}
         return [
             f"{secret} in {name}"
             for name, text in texts.items()
-            for secret in SECRETS
+            for secret in (*SECRETS, *said)
             if secret in text.lower()
         ]
 
@@ -295,6 +301,7 @@ _SETTINGS: Mapping[str, Callable[[Play, str, str], None]] = {
     "capa": Play._set_capa,
     "size": Play._set_size,
     "later": Play._let_pass,
+    "run": Play._set_options,
 }
 _CHECKS: Mapping[str, Callable[[Play, Run, str], str | None]] = {
     "delivered": Play._delivered,

@@ -15,7 +15,10 @@ from typing import NamedTuple
 CAPABILITIES = ("USER", "UIDL", "TOP", "PIPELINING", "RESP-CODES")
 """What the server offers unless the dialogue says otherwise."""
 
-ACTS = ("drop", "reset", "hang", "endless", "hold", "discard", "commit", "book", "message", "bytes")
+ACTS = (
+    *("drop", "reset", "hang", "endless", "hold", "discard", "commit"),
+    *("book", "message", "bytes", "echo"),
+)
 """What can stand in angle brackets in place of a line of the server."""
 
 CHECKS = (
@@ -222,7 +225,7 @@ class _Reader:
         self.dialogue.messages[self._message] += text
 
 
-SETTINGS = ("account", "settings", "maildrop", "capa", "size", "later")
+SETTINGS = ("account", "settings", "maildrop", "capa", "size", "later", "run")
 """What can be set, for every poll or before one; ``size`` with the name of a message after it."""
 
 _LINES: dict[str, Callable[[_Reader, str], None]] = {

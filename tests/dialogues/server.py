@@ -4,6 +4,7 @@ It runs in threads of the test's own process, one for each connection. It judges
 what he sends out of turn, or together without being told that he may, is in ``faults``.
 """
 
+import base64
 import contextlib
 import socket
 import struct
@@ -54,6 +55,7 @@ class Server:
         sent: what clients have sent, each command with a name for its number where it has one.
         together: how many commands were at hand at once, at the most.
         faults: what clients did wrong.
+        answers: what clients have said to challenges, and to APOP, as it stood on the wire.
     """
 
     writing: Writing = Writing.WHOLE
@@ -66,6 +68,7 @@ class Server:
     sessions: int = 0
     together: int = 0
     faults: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
     port: int = 0
     used: set[int] = field(default_factory=set)
 
@@ -150,7 +153,7 @@ class _Talk:
         self._connection.settimeout(PATIENCE)
         with self._connection, contextlib.suppress(Ended, OSError):
             self._open()
-            while (command := self._command()) is not None:
+            while (command := self._line()) is not None:
                 self._judge(command)
                 self._answer(command)
         self._complain_of_the_rest()
@@ -161,8 +164,8 @@ class _Talk:
         else:
             self._follow(GREETING)
 
-    def _command(self) -> str | None:
-        """Return the next command, None where the client has gone."""
+    def _line(self) -> str | None:
+        """Return the next line of the client, None where he has gone."""
         while b"\n" not in self._received:
             if self._server.writing is not Writing.GLUED or not self._more_at_once():
                 self._wire.flush()
@@ -178,6 +181,8 @@ class _Talk:
         return bool(select([self._connection], [], [], IDLE)[0])
 
     def _judge(self, command: str) -> None:
+        if command.startswith("APOP "):
+            self._server.answers.append(command.rpartition(" ")[2])
         self._server.sent.append(self._named(command))
         if self._received and not self._may_pipeline and self._transcript is None:
             self._fault(f"sent along with {command!r}, without PIPELINING: {self._received!r}")
@@ -253,7 +258,10 @@ class _Talk:
             self._take_effect(verb, steps, command)
         said = b""
         for step in steps:
-            if isinstance(step, bytes):
+            if isinstance(step, bytes) and verb == "AUTH" and _is_challenge(step):
+                self._ask(said + step)
+                said = b""
+            elif isinstance(step, bytes):
                 said += step
                 if step.startswith(b"-ERR") and self._asked:
                     self._asked.popleft()
@@ -273,9 +281,21 @@ class _Talk:
         if verb == "QUIT":
             self._drop()
 
+    def _ask(self, challenge: bytes) -> None:
+        """Say a challenge, and take the answer."""
+        self._wire.say(challenge)
+        answer = self._line()
+        if answer is None:
+            raise Ended
+        self._server.answers.append(answer)
+        self._server.sent.append(f"answer {_decoded(answer)}".strip())
+
     def _take_effect(self, verb: str, steps: Sequence[Step], command: str) -> None:
         """Do what the command asks for, where it is answered +OK, in whatever words."""
-        said = b"".join(step for step in steps if isinstance(step, bytes))
+        words = [step for step in steps if isinstance(step, bytes)]
+        said = b"".join(words)
+        if verb in ("AUTH", "APOP") and words[-1:] and words[-1].upper().startswith(b"+OK"):
+            self._book.answer("PASS")
         if verb in ("PASS", "DELE", "RSET", "QUIT") and said.lstrip().upper().startswith(b"+OK"):
             self._book.answer(command)
 
@@ -289,6 +309,11 @@ class _Talk:
         command = self._asked.popleft() if self._asked else ""
         answer = self._book.answer(command).partition(b"\r\n")[2].removesuffix(b".\r\n")
         return answer or stuffed(plain(count, int(count))).removesuffix(b".\r\n")
+
+    def _echo(self, _: str) -> bytes:
+        """Refuse the last answer with what it was, as it came and less its base64."""
+        answer = self._server.answers[-1]
+        return f"-ERR cannot read {answer} ({_decoded(answer)})\r\n".encode()
 
     def _drop(self) -> None:
         """End the session, so that what was said still arrives."""
@@ -324,10 +349,24 @@ class _Talk:
         self._received = b""
 
 
+def _is_challenge(line: bytes) -> bool:
+    return line.startswith(b"+") and not line.upper().startswith(b"+OK")
+
+
+def _decoded(answer: str) -> str:
+    """Return an answer to a challenge less its base64, on one line; as it is, where it has none."""
+    try:
+        decoded = base64.b64decode(answer, validate=True).decode("utf-8")
+    except ValueError:
+        return answer
+    return decoded.encode("unicode_escape").decode()
+
+
 _SAYING: Mapping[str, Callable[[_Talk, str], bytes]] = {
     "book": lambda talk, command: talk._book.answer(command),
     "message": _Talk._message,
     "bytes": _Talk._of_a_log,
+    "echo": _Talk._echo,
 }
 _ACTING: Mapping[str, Callable[[_Talk], None]] = {
     "drop": _Talk._drop,

@@ -5,9 +5,9 @@ unless the account names it. What follows AUTH goes in steps, without an initial
 Online takes XOAUTH2 in no other way, and a token is longer than a command may be. UTF8 (RFC 6856)
 is asked for before the login, where it is offered.
 
-A server may offer a mechanism that it cannot do for this password. What it then refuses is a
-promise not kept: in another session the password goes in clear, where the line hides it. A server
-that has not proved that it knows the password gets it in no other way.
+A server may offer a mechanism that it cannot do for this password, or not at all. What it refuses,
+or breaks off, is a promise not kept: in another session the password goes in clear, where the line
+hides it. A server that has not proved that it knows the password gets it in no other way.
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ from shared.authentication.mechanism import (
     ProofMissing,
 )
 from shared.authentication.passwords import apop_digest, apop_timestamp
-from shared.errors import LoginRefused, PromiseBroken, ServerFault, Silent, Unreachable
+from shared.errors import (
+    LoginRefused,
+    MaildropBusy,
+    PromiseBroken,
+    ServerFault,
+    Silent,
+    Unreachable,
+)
 from shared.log import printable
 
 PIPELINED: Final = "PIPELINING"
@@ -102,9 +109,13 @@ class LoginTry:
         self.mechanism = first.setting
         try:
             await self._log_in_by(first, offered, timestamp or "")
-        except (LoginRefused, MechanismFailed) as error:
-            if len(kinds) > 1 and not isinstance(error, ProofMissing):
-                said = error.said if isinstance(error, LoginRefused) else str(error)
+        except (PromiseBroken, MaildropBusy):
+            raise
+        except ProofMissing as error:
+            raise ServerFault(self._client.server, f"{first.sasl}: {error}") from error
+        except (ServerFault, MechanismFailed) as error:
+            said = error.said if isinstance(error, ServerFault) else str(error)
+            if len(kinds) > 1:
                 broken = f"{first.sasl} is offered, and fails: {said}"
                 raise PromiseBroken(self._client.server, broken, "no_covert_login") from error
             if isinstance(error, MechanismFailed):
@@ -142,7 +153,9 @@ class LoginTry:
                 raise ServerFault(
                     self._client.server, "its greeting has no timestamp, which APOP needs"
                 )
-            commands = [("APOP", username, apop_digest(timestamp, secret))]
+            digest = apop_digest(timestamp, secret)
+            self._client.redaction.learn(digest)
+            commands = [("APOP", username, digest)]
         if "UTF8" in offered:
             commands.insert(0, ("UTF8",))
         for group in [commands] if together else [[command] for command in commands]:
@@ -176,7 +189,9 @@ class LoginTry:
             else:
                 # SCRAM hashes for some milliseconds, as the server bids it.
                 said = await asyncio.to_thread(mechanism.answer, _challenge(reply))
-            client.write(client.answer(base64.b64encode(said)))
+            encoded = base64.b64encode(said)
+            client.redaction.learn(encoded.decode(), said.decode("latin-1"))
+            client.write(client.answer(encoded))
         if not reply.ok:
             refused = _refused(client.server, reply, mechanism)
             if not answers and isinstance(refused, LoginRefused):

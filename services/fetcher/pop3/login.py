@@ -105,7 +105,7 @@ TLS_PORT: Final = 995
 _LOCK_PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
 """Seconds for a server to notice that a connection is gone, and to let go of its maildrop."""
 
-_DEAR: Final = frozenset({"no_capa", "no_utf8", "no_uidl", "no_list", "no_stat"})
+_DEAR: Final = frozenset({"no_capa", "no_utf8", "no_uidl", "no_list", "no_stat", "no_covert_login"})
 """What a server is believed not to keep only when a connection broke, or was slow, at it twice."""
 
 _WANTS_TLS: Final = re.compile(
@@ -185,8 +185,8 @@ async def log_in(
 def may_be_the_line(broken: PromiseBroken) -> bool:
     """Return whether a connection may just have been cut, or slow: nothing is to be remembered.
 
-    To do without these for a week is no small thing: Courier hands over stubs without UTF8, and
-    without UIDL all is read anew at each poll.
+    To do without these for a week is no small thing: Courier hands over stubs without UTF8, without
+    UIDL all is read anew at each poll, and a password that could be kept to oneself is shown.
     """
     cause = broken.__cause__
     line = isinstance(cause, Slow) or not isinstance(cause, Silent)
@@ -232,7 +232,9 @@ async def _log_in(
         try:
             utf8 = await attempt.log_in(login.auth, greeting.text, offered)
         except ServerFault as error:
-            raise _wants_tls(login, error) from error
+            if (advised := _wants_tls(login, error)) is not None:
+                raise advised from error
+            raise
         if utf8 is False:
             client.write(client.line("UTF8"))  # some take it after the login alone
             refusal = await answer(client, "UTF8")
@@ -281,13 +283,13 @@ def _too_long(what: str, seconds: float, key: str) -> str:
     return f"the {what} takes more than {seconds:g} seconds (limits.{key})"
 
 
-def _wants_tls(login: Login, error: ServerFault) -> ServerFault:
-    """Return a refusal, with what to set where it was refused for want of TLS."""
+def _wants_tls(login: Login, error: ServerFault) -> ServerFault | None:
+    """Return a refusal with what to set, where it was refused for want of TLS."""
     kind = type(error)
     if kind not in (LoginRefused, ServerFault) or login.tls != "none":
-        return error
+        return None
     if not _WANTS_TLS.search(error.said[:500]):
-        return error
+        return None
     either = f"{SETTING_NAMES.clear_first} or {SETTING_NAMES.tls_first}"
     return kind(login.server, f"{error.said} (it wants TLS: is {either} meant?)")
 
