@@ -200,6 +200,7 @@ async def _append(session: ImapSession, folder: str, literals: Sequence[Literal]
         Unreachable: the connection broke; whether it was done, nobody knows.
     """
     session.served += 1
+    ended = False
     reach("deliverer", "before-append")
     session.begin(b"APPEND " + _named(session, folder))
     try:
@@ -211,12 +212,15 @@ async def _append(session: ImapSession, folder: str, literals: Sequence[Literal]
             literal.content.check()
         reach_all(["deliverer"] * len(literals), "before-end")
         session.write(b"\r\n")
+        ended = True
         reach_all(["deliverer"] * len(literals), "literal-sent")
         return await session.finish(ImapStep.APPEND)
     except Left as error:  # RFC 7888 section 4 lets it leave where a literal is too large
-        if meaning(error.status, ImapStep.APPEND) != "permanent":
-            raise session.failure(error.status, ImapStep.APPEND) or error from error
-        return ImapReply(error.status)
+        if meaning(error.status, ImapStep.APPEND) == "permanent":
+            return ImapReply(error.status)
+        if ended:  # a limit that ends the session says nothing of the message before it
+            raise
+        raise session.failure(error.status, ImapStep.APPEND) or error from error
 
 
 async def _write(session: ImapSession, literal: Literal) -> ImapReply | None:
@@ -234,6 +238,8 @@ async def _write(session: ImapSession, literal: Literal) -> ImapReply | None:
     if not at_once:
         refused = await session.await_leave(ImapStep.APPEND)
         if refused is not None:
+            if refused.status.kind == "OK":
+                raise session.give_up("it says that it has a message before it was sent")
             return refused
     refused = await _write_bytes(session, literal)
     if utf8:

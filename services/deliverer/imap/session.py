@@ -203,7 +203,7 @@ class ImapSession:
             if response.tag == self._tag:
                 reply = self._tagged(status_of(response, self._redaction), [])
                 if reply.status.kind == "OK":
-                    raise self._give_up("it replied in the middle of the message")
+                    raise self.give_up("it replied in the middle of the message")
                 return reply
         return None
 
@@ -219,11 +219,11 @@ class ImapSession:
                 return self._tagged(status, data)
             if response.tag == b"*" and status is None and len(data) < _MOST_KEPT:
                 data += [response] if _kind(response) in _KEPT else []
-        raise self._give_up(f"it says this and that, and gives no reply to {step.phrase}")
+        raise self.give_up(f"it says this and that, and gives no reply to {step.phrase}")
 
     def _tagged(self, status: ImapStatus | None, data: list[ImapResponse]) -> ImapReply:
         if status is None or status.kind not in ("OK", "NO", "BAD"):
-            raise self._give_up("its reply is neither OK nor NO nor BAD")
+            raise self.give_up("its reply is neither OK nor NO nor BAD")
         return ImapReply(status, tuple(data))
 
     async def _read(self, deadline: float) -> ImapResponse:
@@ -256,7 +256,8 @@ class ImapSession:
     def _deadline(self, step: ImapStep) -> float:
         return self._loop.time() + step.seconds * self.target.patience
 
-    def _give_up(self, why: str) -> Unreachable:
+    def give_up(self, why: str) -> Unreachable:
+        """Cut the connection, for the server does what cannot be; return the error for that."""
         self.connection.abort(why)
         return Unreachable(self.server, why)
 

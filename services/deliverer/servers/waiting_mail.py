@@ -20,6 +20,7 @@ from services.deliverer.courier import (
     same_for_all,
 )
 from services.deliverer.servers.waiting_line import WaitingLine
+from shared.errors import SpoolUnavailable
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +50,7 @@ class WaitingMail:
         declined: what it said of it, if that was a 5xx: to put it aside would not count, and so
             never end.
         alone: it went with others in one command, in vain, and goes by itself from now on.
+        doubtful: it was sent, and nobody knows whether it has arrived.
     """
 
     mail_object: MailObject
@@ -59,10 +61,16 @@ class WaitingMail:
     limits: int = 0
     declined: str = ""
     alone: bool = False
+    doubtful: bool = False
 
     def tell(self, delivered: CourierResult) -> None:
         """Tell what became of it."""
         submission = self.submission
+        if self.doubtful and isinstance(delivered, PutAside | SpoolUnavailable):
+            # As a try that does not count, it would come again as if it had never been sent.
+            delivered = same_for_all(
+                self.mail_object.recipients, Result("temporary", str(delivered))
+            )
         if self.refused and not isinstance(delivered, Exception):
             delivered = {**self.refused, **delivered}
         try:
@@ -77,6 +85,7 @@ class WaitingMail:
         """Note that it was sent, and that nobody knows whether it has arrived."""
         content = self.mail_object.content._replace(replay=True)
         self.mail_object = self.mail_object._replace(content=content)
+        self.doubtful = True
 
     def tell_temporary(self, why: str) -> None:
         """Tell that it was tried, which counts, and is to be tried again."""

@@ -2,12 +2,12 @@
 
 import pytest
 
-from services.deliverer.courier import Courier, MailObject
+from services.deliverer.courier import Courier, MailObject, Throttled
 from shared.errors import Unreachable
 from tests.clock import ManualClock
 from tests.servers.imap import DROP, STORE, imap_server
 from tests.unit.deliverer.content import ANNA, BERT, MESSAGE, SENDER, content, told
-from tests.unit.deliverer.crowds import passing
+from tests.unit.deliverer.crowds import fates, passing
 from tests.unit.deliverer.imap.mailboxes import id_line, mail, mails, opened
 
 
@@ -134,3 +134,47 @@ async def test_of_two_folders_the_one_that_has_it_is_told_where_the_other_breaks
     assert (result[ANNA].verdict, result[BERT].verdict) == ("delivered", "temporary")
     assert result[BERT].lost
     assert len(server.folders["anna"]) == 1
+
+
+@pytest.mark.parametrize("limit", ["login", "examine"])
+async def test_what_may_be_there_is_not_put_aside_as_if_it_were_new(
+    clock: ManualClock, limit: str
+) -> None:
+    """Put aside, it would come again as the first try, and be sent once more, unlooked for."""
+    async with imap_server() as server, opened(server, clock=clock, connections=1) as courier:
+        await told(courier, [mail(id_="before")])
+        server.answer("END", (STORE, DROP))
+        if limit == "login":
+            server.most = 0
+        else:
+            server.answer("EXAMINE", *["NO [LIMIT] wait"] * 40)
+        assert await deliver(courier, clock, *mails(3)) == ["temporary"] * 3
+    assert len(server.folders["INBOX"]) == 4
+
+
+async def test_what_was_not_sent_is_put_aside_and_no_try_is_counted(clock: ManualClock) -> None:
+    async with imap_server() as server, opened(server, clock=clock, connections=1) as courier:
+        await told(courier, [mail(id_="before")])
+        server.answer("END", *["NO [LIMIT] wait"] * 40)
+        async with passing(clock):
+            results = await told(courier, mails(3))
+    assert fates(results) == {"PutAside"}
+
+
+async def test_a_server_that_leaves_for_a_limit_may_have_the_message(clock: ManualClock) -> None:
+    async with imap_server() as server, opened(server, clock=clock, connections=1) as courier:
+        server.answer("END", (STORE, "* BYE [LIMIT] too many commands", DROP))
+        async with passing(clock):
+            (result,) = await told(courier, [mail(id_="once")])
+    assert isinstance(result, Unreachable)
+    assert not isinstance(result, Throttled), "nothing would have been delivered"
+
+
+async def test_done_is_not_believed_before_the_message_was_sent(clock: ManualClock) -> None:
+    offers = "IMAP4rev1 AUTH=PLAIN"
+    async with imap_server(offers=offers) as server, opened(server, clock=clock) as courier:
+        server.answer("GO", "OK done")
+        (result,) = await told(courier, [mail(id_="not there")])
+    assert isinstance(result, Unreachable)
+    assert "before it was sent" in str(result)
+    assert server.folders["INBOX"] == []
