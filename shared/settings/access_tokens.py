@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from shared.state import State
 
 AUTHORIZE: Final = "Run: pop3-connector account authorize"
-_PACKAGES: Final = "needs packages: pip install 'pop3-connector[oauth]'"
 _PEM_LIMIT: Final = 64 * 1024
 _BY_A_PERSON: Final = ("code", "device")
 
@@ -102,15 +101,8 @@ def _read_pem(whose: str, files: list[Path]) -> bytes:
 
 
 def key_source(settings: Settings) -> KeySource:
-    """Return where the keys are that tokens are encrypted with.
-
-    Raises:
-        ConfigError: a package is not installed.
-    """
-    try:
-        from shared.oauth.sealing import KeyFile, KeyVariable
-    except ModuleNotFoundError as error:
-        raise ConfigError("oauth", _PACKAGES) from error
+    """Return where the keys are that tokens are encrypted with."""
+    from shared.oauth.sealing import KeyFile, KeyVariable
 
     if settings.oauth.key_env is not None:
         return KeyVariable(settings.oauth.key_env, os.environ)
@@ -118,11 +110,7 @@ def key_source(settings: Settings) -> KeySource:
 
 
 def sealing(settings: Settings) -> Sealing:
-    """Return what encrypts tokens.
-
-    Raises:
-        ConfigError: a package is not installed.
-    """
+    """Return what encrypts tokens."""
     source = key_source(settings)
     from shared.oauth.sealing import Sealing
 
@@ -133,13 +121,11 @@ def require_usable(settings: Settings) -> None:
     """Make sure that tokens can be had and encrypted here; no key is made.
 
     Raises:
-        ConfigError: a package is not installed, or what is there is no key.
+        ConfigError: what is there is no key.
     """
     seals = sealing(settings)
-    try:
-        import shared.oauth.token_server  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ConfigError("oauth", _PACKAGES) from error
+    import shared.oauth.token_server  # noqa: F401
+
     if settings.oauth.key_env is not None or settings.token_key_file.exists():
         seals.require_key()
 
@@ -157,16 +143,10 @@ def require_certificate(client: OAuthClient) -> None:
 
 
 def unstored_tokens(client: OAuthClient, known: KnownSecrets) -> AccessTokens:
-    """Return the tokens of a client that proves itself by its own secret, for a trial.
+    """Return the tokens of a client that proves itself by its own secret, for a trial."""
+    from shared.oauth.token_server import TokenServer
+    from shared.oauth.unstored import UnstoredTokens
 
-    Raises:
-        ConfigError: a package is not installed.
-    """
-    try:
-        from shared.oauth.token_server import TokenServer
-        from shared.oauth.unstored import UnstoredTokens
-    except ModuleNotFoundError as error:
-        raise ConfigError("oauth", _PACKAGES) from error
     return UnstoredTokens(client, TokenServer(client, known))
 
 
@@ -179,9 +159,6 @@ class OAuthTokens:
         clock: the time.
         known: learns them, so that no server is quoted with one.
         report: is told of an authorization that ends.
-
-    Raises:
-        ConfigError: a package is not installed.
     """
 
     def __init__(
@@ -193,11 +170,9 @@ class OAuthTokens:
         self._known = known
         self._report = report
         self._made: dict[str, RenewedTokens] = {}
-        try:
-            from shared.oauth.renewal import RenewedTokens
-            from shared.oauth.token_server import TokenServer
-        except ModuleNotFoundError as error:
-            raise ConfigError("oauth", _PACKAGES) from error
+        from shared.oauth.renewal import RenewedTokens
+        from shared.oauth.token_server import TokenServer
+
         self._renewed, self._server = RenewedTokens, TokenServer
 
     def of_account(self, table: AccountSettings) -> RenewedTokens:
