@@ -36,7 +36,7 @@ from services.deliverer.courier import (
     Result,
     Throttled,
 )
-from services.deliverer.imap.commands import date_time, folder_name, quoted, utf7
+from services.deliverer.imap.commands import date_time, folder_name
 from services.deliverer.imap.finding import find
 from services.deliverer.imap.folders import folder_of
 from services.deliverer.imap.literal import Literal, measured
@@ -49,7 +49,11 @@ from shared.errors import SpoolMissing, SpoolUnavailable, Unreachable
 from shared.failpoint import reach, reach_all
 from shared.log import printable
 
-_UID: Final = re.compile(rb"\d{1,10} (\d{1,10}(?:[:,]\d{1,10})*)")
+_SYSTEM_LABEL: Final = re.compile(r"\\[A-Za-z]+")
+"""One of Gmail's own, such as ``\\Important``, which stands without quotation marks."""
+
+_RANGE: Final = rb"\d{1,10}(?::\d{1,10})?"
+_UIDS: Final = re.compile(rb"\d{1,10} (%s(?:,%s)*)" % (_RANGE, _RANGE))
 
 
 async def put_together(
@@ -73,7 +77,9 @@ async def put_together(
         raise session.failure(status, ImapStep.APPEND) or SendSingly
     session.carried += len(going)
     reach_all(["deliverer"] * len(going), "appended")
-    said = session.said(status, ImapStep.APPEND) + await _label(session, folder, _uids(status))
+    said = session.said(status, ImapStep.APPEND) + await _label(
+        session, folder, _uids(status, len(going))
+    )
     for at in going:
         results[at] = dict.fromkeys(mail_objects[at].recipients, Result("delivered", said))
     return results
@@ -164,7 +170,7 @@ async def _put_once(session: ImapSession, folder: str, literal: Literal) -> Resu
         return Result("permanent" if means == "permanent" else "temporary", said)
     session.carried += 1
     reach("deliverer", "appended")
-    return Result("delivered", said + await _label(session, folder, _uids(status)))
+    return Result("delivered", said + await _label(session, folder, _uids(status, 1)))
 
 
 async def _append_or_make(
@@ -226,7 +232,7 @@ async def _append(session: ImapSession, folder: str, literals: Sequence[Literal]
 async def _write(session: ImapSession, literal: Literal) -> ImapReply | None:
     """Send one message of an APPEND; return the reply where the server has given one already."""
     at_once = literal.size <= session.non_sync
-    utf8 = session.naming.utf8 and literal.eight_bit
+    utf8 = session.naming.utf8 and literal.utf8
     binary = utf8 or (literal.nul and "BINARY" in session.capabilities)
     words = [*_flags(session), *([] if literal.taken is None else [date_time(literal.taken)])]
     words.append(b"%s{%d%s}" % (b"~" * binary, literal.size, b"+" * at_once))
@@ -273,10 +279,17 @@ async def _write_bytes(session: ImapSession, literal: Literal) -> ImapReply | No
     return None
 
 
-def _uids(status: ImapStatus) -> bytes:
-    """Return the UIDs that messages were given (RFC 4315), as a set; b"" where it tells none."""
-    found = _UID.fullmatch(status.arguments.strip()) if status.code == "APPENDUID" else None
-    return b"" if found is None else found[1]
+def _uids(status: ImapStatus, count: int) -> bytes:
+    """Return the UIDs that so many messages were given (RFC 4315), as a set; b"" if none are told.
+
+    A set of any other size is none: what is done with it would be done to others' messages.
+    """
+    found = _UIDS.fullmatch(status.arguments.strip()) if status.code == "APPENDUID" else None
+    if found is None:
+        return b""
+    ranges = (part.partition(b":") for part in found[1].split(b","))
+    sizes = (abs(int(last or first) - int(first)) + 1 for first, _, last in ranges)
+    return found[1] if sum(sizes) == count else b""
 
 
 async def _label(session: ImapSession, folder: str, uids: bytes) -> str:
@@ -285,7 +298,7 @@ async def _label(session: ImapSession, folder: str, uids: bytes) -> str:
         return ""
     if not uids:
         return "; without its labels: the server does not say which message it is"
-    labels = b" ".join(quoted(_label_name(session, label)) for label in session.target.labels)
+    labels = b" ".join(_label_name(session, label) for label in session.target.labels)
     try:
         selected = await session.command(b"SELECT " + _named(session, folder), ImapStep.EXAMINE)
         status = selected.status
@@ -298,4 +311,6 @@ async def _label(session: ImapSession, folder: str, uids: bytes) -> str:
 
 
 def _label_name(session: ImapSession, label: str) -> bytes:
-    return label.encode() if session.naming.utf8 else utf7(label)
+    if _SYSTEM_LABEL.fullmatch(label):
+        return label.encode()
+    return folder_name(label, utf8=session.naming.utf8)

@@ -30,7 +30,7 @@ class Literal:
         data: these, where the message is at hand; None where it has to be read.
         taken: when the provider took it; None where nobody says.
         nul: it has NUL in it, which a literal may not have (RFC 3501 section 9, ``CHAR8``).
-        eight_bit: its header has more than ASCII in it.
+        utf8: its header has more than ASCII in it, and is UTF-8.
     """
 
     content: MailContent
@@ -38,7 +38,7 @@ class Literal:
     data: bytes | None
     taken: datetime | None
     nul: bool
-    eight_bit: bool
+    utf8: bool
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the bytes that are sent; raise as ``MailContent.chunks`` does."""
@@ -60,7 +60,7 @@ async def measured(content: MailContent) -> Literal:
         data = crlf(content.prefix + content.data)
         header = data.partition(_BLANK)[0]
         taken = taken_at(content.prefix, content.data[:HEADER])
-        return Literal(content, len(data), data, taken, b"\0" in data, not header.isascii())
+        return Literal(content, len(data), data, taken, b"\0" in data, _has_utf8(header))
     size, nul, head = 0, False, bytearray()
     async for chunk in _converted(content):
         size += len(chunk)
@@ -70,7 +70,7 @@ async def measured(content: MailContent) -> Literal:
     header = bytes(head).partition(_BLANK)[0]
     below = bytes(head[len(crlf(content.prefix)) :])
     taken = taken_at(content.prefix, below)
-    return Literal(content, size, None, taken, nul, not header.isascii())
+    return Literal(content, size, None, taken, nul, _has_utf8(header))
 
 
 async def _converted(content: MailContent) -> AsyncGenerator[bytes, None]:
@@ -79,3 +79,13 @@ async def _converted(content: MailContent) -> AsyncGenerator[bytes, None]:
     async for chunk in content.chunks():
         yield convert.feed(chunk)
     yield convert.end()
+
+
+def _has_utf8(header: bytes) -> bool:
+    if header.isascii():
+        return False
+    try:
+        header.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -85,6 +85,15 @@ async def test_an_8_bit_header_goes_as_utf8_where_that_is_enabled() -> None:
     assert message.binary
 
 
+async def test_an_8_bit_header_that_is_no_utf8_goes_as_it_is() -> None:
+    odd = b"Subject: Gr\xfc\xdfe\r\n\r\nx\r\n"
+    async with imap_server(offers=USUAL + " UTF8=ACCEPT") as server:
+        await delivered(server, "", mail(odd))
+    (message,) = server.folders["INBOX"]
+    assert message.data == id_line("3f9a") + odd
+    assert not message.utf8
+
+
 async def test_small_messages_for_one_folder_go_in_one_command() -> None:
     async with imap_server() as server, opened(server, "/New", connections=1) as courier:
         results = await told(courier, mails(40))
@@ -123,9 +132,12 @@ async def test_a_recipient_who_can_have_no_folder_fails_alone() -> None:
 
 async def test_labels_of_gmail_are_given_to_what_was_appended() -> None:
     offers = USUAL + " X-GM-EXT-1"
-    async with imap_server(offers=offers) as server, opened(server, "/?labels=Old, Für") as courier:
+    async with (
+        imap_server(offers=offers) as server,
+        opened(server, "/?labels=Old, Für,\\Important") as courier,
+    ):
         await told(courier, mails(3))
-    assert [m.labels for m in server.folders["INBOX"]] == ['("Old" "F&APw-r")'] * 3
+    assert [m.labels for m in server.folders["INBOX"]] == ['("Old" "F&APw-r" \\Important)'] * 3
 
 
 async def test_labels_that_are_refused_keep_no_message_from_its_folder() -> None:
@@ -134,6 +146,15 @@ async def test_labels_that_are_refused_keep_no_message_from_its_folder() -> None
         result = await delivered(server, "/?labels=Old")
     assert result[ANNA].verdict == "delivered"
     assert "without its labels: NO not that one" in result[ANNA].reply
+
+
+@pytest.mark.parametrize("uids", ["1:4294967295", "1,2", "x", "1:2:3"])
+async def test_labels_are_given_to_no_message_of_others(uids: str) -> None:
+    async with imap_server(offers=USUAL + " X-GM-EXT-1") as server:
+        server.answer("END", f"OK [APPENDUID 7 {uids}] done")
+        result = await delivered(server, "/?labels=Old")
+    assert result[ANNA].verdict == "delivered"
+    assert "STORE" not in server.verbs()
 
 
 async def test_labels_are_asked_of_gmail_alone() -> None:
