@@ -156,7 +156,8 @@ async def _introduce(session: ImapSession) -> None:
 
 async def _ask_naming(session: ImapSession) -> Naming:
     """Return how the server names folders, by NAMESPACE (RFC 2342) or else by LIST."""
-    utf8 = session.naming.utf8 or "IMAP4REV1" not in session.capabilities
+    offered = session.capabilities
+    utf8 = session.naming.utf8 or ("IMAP4REV2" in offered and "IMAP4REV1" not in offered)
     if "NAMESPACE" in session.capabilities:
         reply = await session.command(b"NAMESPACE", ImapStep.SETUP)
         for response in reply.data:

@@ -5,7 +5,8 @@ no mail object waits for another, but for a connection. A worker takes none befo
 connection over which it can be sent. What goes wrong and is not its fault puts it back into the
 line: the connection had died, or had carried enough, or the server states a limit. That a server
 lets in no more connections is no failure while others live (``pace``); and what would wait too long
-is put aside (``fair_share``). A server is down when nobody gets in.
+is put aside (``fair_share``). A server is down when nobody gets in. Some protocols take several
+mail objects in one command; where that fails, each goes once more by itself.
 
 Known limit: what is learnt of a server, its limits and what it does not keep, is known to this
 process alone, and lost when it ends.
