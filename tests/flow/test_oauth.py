@@ -276,3 +276,19 @@ def test_what_is_revoked_is_one_alarm_and_mail_comes_at_once_when_authorized_ane
     for entry in server.log():
         for key in ("refresh_token", "client_secret", "code"):
             assert json.dumps(entry.get(key, "\0"))[1:-1] not in log
+
+
+def test_a_token_that_the_mail_server_does_not_take_is_renewed_once_in_a_poll(
+    place: Place, server: OAuthServer
+) -> None:
+    place.configure(account(place, server))
+    person = Person(place)
+    person.browse()
+    assert person.end()[0] == 0
+    server.set(username="somebody else")
+    status, summary = place.once()
+    assert (status, summary["accounts_failed"]) == (1, 1)
+    assert server.outcomes() == ["tokens", "tokens"]  # of the person, and the renewal
+    (reason,) = place.reasons()
+    assert "localhost" in reason
+    assert "access-" not in reason

@@ -29,6 +29,15 @@ from tests.servers.oauth import (
     oauth_server,
 )
 
+SAID = {
+    "html": "it answered 200 with HTML: is the URL right?",
+    "huge": "its answer has more than 262144 bytes",
+    "redirect": "it redirects to http://elsewhere.example/token, which is not followed",
+    "compressed": "its answer is compressed",
+    "mac": "a token that is no bearer token",
+    "broken": "it answered 503",
+}
+
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
@@ -153,6 +162,7 @@ async def test_an_answer_that_is_none_is_waited_out(
     with pytest.raises(TokenUnavailable) as error:
         await asking(client).ask_as_ourselves()
     assert str(error.value).startswith("localhost:")
+    assert SAID.get(how, "") in str(error.value)
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 500
     server.set(misbehave=None)
