@@ -66,8 +66,13 @@ ADOPT: Final = "adopt"
 FETCH_AGAIN: Final = "fetch again"
 UNDELIVERED: Final = "fetch the undelivered again"
 SKIP: Final = "skip what is there"
+RELEASE: Final = "release"
 """What the operator may choose for an account: what lies at the server counts as delivered, as not
-delivered, or as delivered where the ledger of deliveries says so; or it stays there unread."""
+delivered, or as delivered where the ledger of deliveries says so; or it stays there unread; or,
+however much is new, it is fetched."""
+
+FLOOD: Final = "mail seems to come all over again: "
+"""How the reason begins why an account is held whose new mail is not plausible."""
 
 SKIPPED: Final = "skipped"
 """In place of an identity: the message was there before the account was polled, and stays there. It
@@ -96,12 +101,14 @@ class LedgerEntry(NamedTuple):
         id: its identity.
         size: what LIST says, None where it does not.
         head: a hash of its header block, by which TOP tells whether it is still this message.
+        loose: a looser fingerprint, None where it has none.
     """
 
     uidl: str | None
     id: str
     size: int | None = None
     head: str | None = None
+    loose: int | None = None
 
 
 class MessageTrouble(NamedTuple):
@@ -157,6 +164,7 @@ class AccountStanding(NamedTuple):
         choice: what the operator has chosen (``ADOPT``, ...) and is not done yet.
         paused_until: the moment before which the operator wants no poll, 0 for none.
         polled: whether a poll of it has ever come to its end.
+        busiest: messages that a poll brought at the most, None before one has fetched all there is.
     """
 
     failures: int = 0
@@ -172,6 +180,7 @@ class AccountStanding(NamedTuple):
     choice: str | None = None
     paused_until: float = 0.0
     polled: bool = False
+    busiest: int | None = None
 
 
 class Finished(NamedTuple):

@@ -40,11 +40,16 @@ class Intake:
         newest_first: from the end of the listing, where servers list what came last.
         max_per_session: messages after which a session quits, and another one goes on; None for
             as many as it takes.
+        flood_limit: new messages in one poll beyond which the account is held; None for what its
+            history makes of ``flood_least``.
+        flood_least: see above; ten times its busiest poll, if that is more.
     """
 
     skip_existing: bool = False
     newest_first: bool = False
     max_per_session: int | None = None
+    flood_limit: int | None = None
+    flood_least: int = 2_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@ from typing import Final, NamedTuple
 from services.fetcher.account import Account
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.receive import ReceivedMessage
+from services.fetcher.redownload import RedownloadBreaker
 from services.fetcher.worklist import ListedMessage
 from shared.failpoint import reach
 from shared.ledger import LedgerEntry
-from shared.message import Envelope, Fetched, Hop
+from shared.message import Envelope, Fetched, Hop, Inline
 
 SINCE_KEPT: Final = 10_000
 """Messages of a session of which it is known without the ledger since when they are here: more
@@ -47,6 +48,7 @@ class CommitPipeline:
         recorded: told of each message that is recorded, and since when it is known to us.
         delivered: tells of a message, and the hash of its header block, why it counts as delivered
             already; None where it does not.
+        breaker: judges what is new before it is published.
     """
 
     def __init__(
@@ -55,12 +57,15 @@ class CommitPipeline:
         context: FetcherContext,
         recorded: Callable[[TakenMessage, float], None],
         delivered: Callable[[ListedMessage, str], str | None],
+        breaker: RedownloadBreaker,
     ) -> None:
         self._account = account
         self._server = account.server
         self._context = context
         self._recorded = recorded
         self._delivered = delivered
+        self._breaker = breaker
+        self._held_bytes = 0
         self._since: dict[str, float] = {}
         self._chunk: list[TakenMessage] = []
         self._chunk_bytes = 0
@@ -75,8 +80,13 @@ class CommitPipeline:
         """Take a message; wait where too many are on their way."""
         self._chunk.append(taken)
         self._chunk_bytes += taken.found.raw.size
+        if isinstance(taken.found.raw, Inline):
+            self._held_bytes += taken.found.raw.size
         limits = self._context.limits
-        if len(self._chunk) >= limits.chunk_messages or self._chunk_bytes >= limits.chunk_bytes:
+        full = len(self._chunk) >= limits.chunk_messages or self._chunk_bytes >= limits.chunk_bytes
+        if self._breaker.active:
+            full = self._breaker.is_full(len(self._chunk), self._held_bytes)
+        if full:
             self._flush()
             await self._wait_committed(limits.chunks_underway)
 
@@ -95,7 +105,7 @@ class CommitPipeline:
 
     def _flush(self) -> None:
         """Start to commit what was taken, after all that was taken before it."""
-        chunk, self._chunk, self._chunk_bytes = self._chunk, [], 0
+        chunk, self._chunk, self._chunk_bytes, self._held_bytes = self._chunk, [], 0, 0
         if not chunk:
             return
         before = self._underway[-1] if self._underway else None
@@ -126,6 +136,11 @@ class CommitPipeline:
         ]
         for id_ in adopted:
             del new[id_]
+        if self._breaker.active:
+            if before is not None:
+                await before
+            loose = [taken.found.loose for taken in new.values()]
+            await self._breaker.judge(loose, len(chunk) - len(new))
         if new:
             await self._context.publisher.put(*[self._envelope(t) for t in new.values()])
         if adopted:
@@ -158,4 +173,6 @@ class CommitPipeline:
 
 
 def _entry(taken: TakenMessage) -> LedgerEntry:
-    return LedgerEntry(taken.listed.uidl, taken.found.id, taken.listed.size, taken.found.head)
+    return LedgerEntry(
+        taken.listed.uidl, taken.found.id, taken.listed.size, taken.found.head, taken.found.loose
+    )

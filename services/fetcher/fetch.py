@@ -26,9 +26,10 @@ from services.fetcher.account import HANDFUL, LONGEST_LOGIN_DELAY, Account
 from services.fetcher.detached_polls import DetachedPolls
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.poll import PATIENCE, AccountPoll
-from services.fetcher.poll_end import OURS, PollRecorder
+from services.fetcher.poll_end import HELD, OURS, PollRecorder
 from services.fetcher.poll_slots import PollSlot, PollSlots
 from services.fetcher.pop3.deadlines import WaitMeter
+from services.fetcher.redownload import Redownload
 from services.fetcher.refused_password import unchanged
 from services.fetcher.server_slots import CONNECTIONS, ServerSlots
 from shared.errors import (
@@ -62,9 +63,6 @@ STATE_AWAY: Final = 5.0
 ELSEWHERE: Final = 20.0
 """Seconds after which to look again at an account that another fetcher has: by then that one has
 said when the account is due, or renewed its lease, or is dead."""
-
-HELD: Final = 86_400.0
-"""Seconds to the next look at an account that is held; with a choice of the operator it is due."""
 
 CROWDED: Final = 15.0
 """Seconds after which to try again at a server that refused our connection as one too many."""
@@ -282,7 +280,7 @@ class Fetcher:
             account=account.name,
             messages=count,
         )
-        return standing._replace(troubles={}, choice=None)
+        return standing._replace(troubles={}, choice=None, busiest=None)
 
     async def _poll(
         self,
@@ -324,12 +322,14 @@ class Fetcher:
                 await self._context.schedule.put_off(account.name, until=until)
             else:
                 await self._poll_end.back_off(account, error, standing, sessions)
+        except Redownload as error:
+            await self._poll_end.hold(account, error)
         except FAULTS as error:
             await self._poll_end.back_off(account, error, standing, sessions)
         else:
             seconds = self._context.clock.monotonic() - started
             self._context.journal.polled(account.name, sessions.found, sessions.fetched, seconds)
-            await sessions.end_adopting()
+            await sessions.end_choice()
             await self._poll_end.finish(account, sessions, [*moved, *sessions.undone], more=more)
         finally:
             underway.remove(sessions)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from typing import Final
 
 from shared.message import HEADER_LIMIT
@@ -47,6 +48,9 @@ quicker to look for, and most messages have nothing of the kind."""
 _STRAYS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:\r*\n|>?From [^\n]*\n)*")
 """What may stand above a header, is kept with it, and does not end it: a BOM, blank lines, mbox
 lines."""
+
+_LASTING_NAMES: Final = (b"\nmessage-id:", b"\ndate:", b"\nfrom:")
+_VALUE: Final = re.compile(rb"[^\n]*(?:\n[ \t][^\n]*)*")
 
 _HEAD_END_LENGTH: Final = 3
 _DIGEST_SIZE: Final = 16
@@ -99,6 +103,9 @@ class Identity:
 
     def __init__(self, account: str) -> None:
         self._hash = _new_hash(account)
+        self._account = account
+        self._begin = b""  # of the message, as far as the id takes it for its header block
+        self._body = 0
         self._pending: bytearray | None = bytearray()
         self._head = HeaderCapture()
 
@@ -116,6 +123,7 @@ class Identity:
         self._head.feed(chunk)
         if self._pending is None:
             self._hash.update(chunk)
+            self._body = zlib.crc32(chunk, self._body)
             return
         searched = max(0, len(self._pending) - _HEAD_END_LENGTH + 1)
         self._pending += chunk
@@ -129,8 +137,10 @@ class Identity:
         pending = self._pending or b""
         self._pending = None
         end = min(end, HEAD_LIMIT)
-        self._hash.update(_lasting(bytes(pending[:end])))
+        self._begin = bytes(pending[:end])
+        self._hash.update(_lasting(self._begin))
         self._hash.update(pending[end:])
+        self._body = zlib.crc32(pending[end:])
 
     def id(self) -> str:
         """Return the id, 32 hexadecimal digits, after the last piece was fed."""
@@ -138,9 +148,13 @@ class Identity:
             self._end_head(len(self._pending))
         return self._hash.hexdigest()
 
+    def loose(self) -> int | None:
+        """Return the looser fingerprint, after ``id``."""
+        return loose_fingerprint(self._account, self._begin, self._body)
 
-def identify_with_head(account: str, raw: bytes) -> tuple[str, str]:
-    """Return the id of a message that is at hand as a whole, and the hash of its header block.
+
+def identify_with_head(account: str, raw: bytes) -> tuple[str, str, int | None]:
+    """Return the id of a message that is at hand, the hash of its header block, and what is looser.
 
     Args:
         account: the name of the account it came from.
@@ -155,7 +169,8 @@ def identify_with_head(account: str, raw: bytes) -> tuple[str, str]:
     else:
         hash_.update(lasting)
         hash_.update(raw[len(head) :])
-    return hash_.hexdigest(), _hash(lasting)
+    body = zlib.crc32(memoryview(raw)[len(head) :])
+    return hash_.hexdigest(), _hash(lasting), loose_fingerprint(account, head, body)
 
 
 def head_hash(top: bytes) -> str:
@@ -168,6 +183,28 @@ def head_hash(top: bytes) -> str:
     """
     end = header_end(top[:HEAD_LIMIT])
     return _hash(_lasting(top[: HEAD_LIMIT if end is None else end]))
+
+
+def loose_fingerprint(account: str, head: bytes, body: int) -> int | None:
+    """Return what stays of a message when its provider adds header lines: 64 bits, with a sign.
+
+    Args:
+        account: the name of the account it came from.
+        head: its header block.
+        body: a checksum (CRC-32) of the rest.
+
+    Returns:
+        None where it has neither Message-ID, Date nor From.
+    """
+    lower, found = b"\n" + head.lower(), []
+    for name in _LASTING_NAMES:
+        at = lower.find(name)
+        value = b"" if at < 0 else _VALUE.match(head, at + len(name) - 1)[0]  # type: ignore[index]
+        found.append(b" ".join(value.split()))
+    if not any(found):
+        return None
+    text = b"\0".join([account.encode(), *found, body.to_bytes(4)])
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), signed=True)
 
 
 def _hash(lasting: bytes) -> str:

@@ -47,7 +47,8 @@ SOON: Final = 10.0
 ADVICE: Final = (
     "choose for each account, or for --all: pop3-connector account adopt NAME (what lies at its"
     " server now counts as delivered), or account fetch-again NAME --undelivered (what this state"
-    " database does not know is fetched)"
+    " database does not know is fetched); where mail seemed to come all over again, account release"
+    " NAME [--skip]"
 )
 
 
@@ -153,6 +154,10 @@ class InstallationCheck:
         self._compared_at = clock.monotonic()
         self._told = 0
         self.held = 0
+
+    def note_held(self) -> None:
+        """Take note that one more account is held; they are counted soon."""
+        self.held += 1
 
     def warnings(self) -> Sequence[str]:
         """Return that accounts are not polled, if that is so; the others are."""

@@ -43,6 +43,12 @@ class Ledger(ListingLedger, Protocol):
     async def heads(self, account: str, uidls: Sequence[str]) -> Mapping[str, str]:
         """Return the hashes of the header blocks of what is recorded, where they are known."""
 
+    async def alike(self, account: str, loose: Sequence[int], *, before: float) -> int:
+        """Return how many of these looser fingerprints messages have that were seen before then."""
+
+    async def hold_account(self, account: str, why: str) -> None:
+        """Have an account not polled before the operator has chosen."""
+
     async def seen(self, ids: Sequence[str]) -> Mapping[str, float]:
         """Return which of these identities have been recorded, and since when."""
 
@@ -101,11 +107,13 @@ class Schedule(Protocol):
         login_after: float,
         refused: str | None = None,
         retry_at: float = 0.0,
+        busiest: int | None = None,
     ) -> object:
         """Record the end of a poll, and the time (since 1970, UTC) of the next one.
 
         Where something new had come (``progress``) before an error, it is the first one in a row.
         A password that was refused, by its hash, is not tried again before ``retry_at``.
+        ``busiest`` are the messages that it brought, where it has fetched all there is.
         """
 
     async def put_off(self, account: str, *, until: float) -> None:
@@ -238,6 +246,7 @@ class FetcherContext:
         lacking: tells why there is no room for so many bytes more, if that is so.
         turns: of very large listings.
         remembers: seconds for which the ledger of deliveries goes back.
+        note_held: told that an account has come to be held.
         limits: how much one session does before it quits, and at once.
     """
 
@@ -252,3 +261,4 @@ class FetcherContext:
     turns: ListingTurns = field(default_factory=ListingTurns)
     remembers: float = math.inf
     limits: SessionLimits = SessionLimits()
+    note_held: Callable[[], None] = lambda: None

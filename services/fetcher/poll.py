@@ -22,6 +22,7 @@ from services.fetcher.pop3.deadlines import WaitMeter
 from services.fetcher.pop3.login import may_be_the_line
 from services.fetcher.pop3.session import Pop3Session
 from services.fetcher.quirk_tracker import QuirkTracker
+from services.fetcher.redownload import RedownloadBreaker
 from services.fetcher.retriever import Retriever
 from services.fetcher.troubles import Blame, Troubles
 from services.fetcher.worklist import SafeMessage
@@ -33,7 +34,7 @@ from shared.errors import (
     SpoolUnavailable,
     Unreachable,
 )
-from shared.ledger import ADOPT, SKIP, AccountStanding
+from shared.ledger import ADOPT, RELEASE, SKIP, AccountStanding
 
 POLL_SECONDS: Final = 900.0
 """Seconds after which a poll begins no further session; others are to have its slot."""
@@ -76,7 +77,10 @@ class AccountPoll:
         self._carefully = False
         self._confirm_most = CONFIRM_MOST
         self._large = standing.large
+        self._standing = standing
         self._choice = standing.choice
+        self.releasing = standing.choice == RELEASE
+        """Whether the operator wants all of it, however much is new."""
         self.adopting = standing.choice == ADOPT
         """Whether the operator's choice to adopt the maildrop is not done yet."""
         self.skipping = standing.choice == SKIP
@@ -138,15 +142,17 @@ class AccountPoll:
         self._complete = not self._breaks.enough
         return False
 
-    async def end_adopting(self) -> None:
-        """Write down that the maildrop is adopted, if all was tried, and what there still is to be.
+    async def end_choice(self) -> None:
+        """Write down that what was chosen is done, if all was tried, and what there still is to be.
 
         Raises:
             StateUnavailable: it is done in another poll.
         """
+        ledger, name = self._context.ledger, self._account.name
+        if self.releasing and self._complete:
+            await ledger.adopt(name, {}, choice=RELEASE)
         if not (self.adopting and self._complete):
             return
-        ledger, name = self._context.ledger, self._account.name
         unread = self._troubles.adopt()
         if unread is None:
             self._notes = (*self._notes, _ADOPTING)
@@ -155,6 +161,17 @@ class AccountPoll:
             await ledger.record_troubles(name, unread)
             self._notes = (*self._notes, _LATER)
         await ledger.adopt(name, {}, choice=self._choice)
+
+    @property
+    def brought(self) -> int | None:
+        """How many messages came, as a measure of later polls; None where not all was tried.
+
+        What came with the first poll, or was released, is no measure.
+        """
+        if not self._complete:
+            return None
+        usual = self._standing.busiest is not None and not self.releasing
+        return self.fetched if usual else 0
 
     async def _may_log_in(self) -> bool:
         """Wait for the next login to be welcome; return whether it is."""
@@ -194,6 +211,7 @@ class AccountPoll:
                 choice=self._choice,
                 adopt=self.adopting,
                 skip=self.skipping,
+                breaker=RedownloadBreaker(self._account, self._context, self._standing),
             )
             try:
                 return await retriever.run(known)

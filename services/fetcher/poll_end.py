@@ -13,6 +13,7 @@ from typing import Final
 from services.fetcher.account import Account, backoff, spread
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.poll import AccountPoll
+from services.fetcher.redownload import Redownload
 from services.fetcher.refused_password import fingerprint
 from shared.errors import (
     BrokerUnavailable,
@@ -27,6 +28,10 @@ from shared.ledger import AccountStanding
 
 OURS: Final = (SpoolUnavailable, NoRoom, BrokerUnavailable, Refused)
 """What fails on our side, whatever the account."""
+
+
+HELD: Final = 86_400.0
+"""Seconds to the next look at an account that is held; with a choice of the operator it is due."""
 
 
 class PollRecorder:
@@ -68,7 +73,16 @@ class PollRecorder:
             progress=False,
             undone="\n".join(undone) or None,
             login_after=poll.login_after,
+            busiest=None if more else poll.brought,
         )
+
+    async def hold(self, account: Account, why: Redownload) -> None:
+        """Hold an account of which more would be taken than is plausible."""
+        await self._context.ledger.hold_account(account.name, str(why))
+        self._context.journal.account_held(account.name, str(why))
+        self._context.note_held()
+        until = self._context.clock.now() + HELD
+        await self._context.schedule.put_off(account.name, until=until)
 
     async def back_off(
         self, account: Account, error: Exception, standing: AccountStanding, poll: AccountPoll

@@ -26,12 +26,14 @@ class ReceivedMessage(NamedTuple):
         head: the hash of its header block.
         raw: where its bytes are.
         lines: how many line ends it has, if it is in the spool.
+        loose: its looser fingerprint, None where it has none.
     """
 
     id: str
     head: str
     raw: Raw
     lines: int = 0
+    loose: int | None = None
 
     @property
     def blank(self) -> bool:
@@ -71,8 +73,8 @@ class MessageReceiver:
         """Return what ``take`` would of a message that is here already; None if it is large."""
         if len(whole) > self._inline_limit:
             return None
-        id_, head = identify_with_head(self._account, whole)
-        return ReceivedMessage(id_, head, Inline(whole))
+        id_, head, loose = identify_with_head(self._account, whole)
+        return ReceivedMessage(id_, head, Inline(whole), loose=loose)
 
     def less_a_status_line(self, found: ReceivedMessage, size: int | None) -> ReceivedMessage:
         """Return a message less a second status line before it, if so it has the listed size.
@@ -105,8 +107,8 @@ class MessageReceiver:
             if size > self._inline_limit:
                 return await self._take_large(held, chunks)
         raw = held[0] if len(held) == 1 else b"".join(held)
-        id_, head = identify_with_head(self._account, raw)
-        return ReceivedMessage(id_, head, Inline(raw))
+        id_, head, loose = identify_with_head(self._account, raw)
+        return ReceivedMessage(id_, head, Inline(raw), loose=loose)
 
     async def _take_large(
         self, held: Sequence[bytes], rest: AsyncIterator[bytes]
@@ -137,7 +139,9 @@ class MessageReceiver:
         except BaseException:
             await blob.abort()
             raise
-        return ReceivedMessage(id_, head, Spooled(id_, size, identity.head), lines)
+        return ReceivedMessage(
+            id_, head, Spooled(id_, size, identity.head), lines, identity.loose()
+        )
 
     def _require_room(self) -> None:
         if (lacking := self._context.lacking(0)) is not None:

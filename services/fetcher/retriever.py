@@ -29,6 +29,7 @@ from services.fetcher.ledger_pages import LedgerPages
 from services.fetcher.pop3.client import FRAMED_LIMIT
 from services.fetcher.pop3.session import Pop3Session, Retrieval
 from services.fetcher.receive import MessageReceiver, ReceivedMessage, too_short
+from services.fetcher.redownload import RedownloadBreaker
 from services.fetcher.refused_messages import RefusedMessages
 from services.fetcher.troubles import Blame, Troubles, blame_at
 from services.fetcher.worklist import (
@@ -78,6 +79,7 @@ class Retriever:
         choice: of the operator, that is not done yet.
         adopt: whether all that is new counts as delivered.
         skip: whether all that is there counts as seen, and stays.
+        breaker: judges what is new before it is published.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Retriever:
         choice: str | None,
         adopt: bool,
         skip: bool,
+        breaker: RedownloadBreaker,
     ) -> None:
         self._account = account
         self._session = session
@@ -119,7 +122,10 @@ class Retriever:
         self._came: ListedMessage | None = None  # a small one
         self._adopted: Container[str] = ()
         self._imported: dict[str, str] = {}  # what stands for the identities of those retrieved
-        self._commits = CommitPipeline(account, context, self._note_recorded, self._delivered)
+        self._commits = CommitPipeline(
+            account, context, self._note_recorded, self._delivered, breaker
+        )
+        self._breaker = breaker
         self._left_out: set[int] = set()
         self._large = large
         self._in_vain = in_vain
@@ -261,6 +267,9 @@ class Retriever:
         elif self.adopt:
             work = await self._adopt_listed(work)
         self._adopted = work.adopted
+        self._breaker.begin(len(work.fetch))
+        if self._breaker.suspects_all and self._account.intake.newest_first:
+            work = replace(work, fetch=work.fetch.backwards())
         self._left_out = await self._deletion.note_listed(work.fetch)
         return work
 

@@ -77,7 +77,13 @@ def account(
         table.max_size,
         None if table.poll_soonest is None else max(table.poll_soonest, floor),
         floor,
-        Intake(table.skip_existing, table.order == "newest", table.max_per_session),
+        Intake(
+            table.skip_existing,
+            table.order == "newest",
+            table.max_per_session,
+            table.flood_limit,
+            limits.flood_limit,
+        ),
     )
 
 
@@ -140,6 +146,12 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     limit = r.settings.spool.inline_limit
     incoming, poll = QueuePublisher(r.broker, INCOMING), QueuePublisher(r.broker, POLL)
     remembers = safe_age(r.settings.retry.give_up_after)
+    doubts: InstallationCheck | None = None
+
+    def note_held() -> None:
+        if doubts is not None:
+            doubts.note_held()
+
     context = FetcherContext(
         state,
         state,
@@ -151,6 +163,7 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
         r.room.lacking,
         remembers=remembers,
         limits=SessionLimits(max_messages=r.settings.limits.max_messages),
+        note_held=note_held,
     )
     most = r.settings.limits.connections_per_host
     fetcher = Fetcher(accounts, context, most, fewer_connections(accounts, providers))
@@ -172,7 +185,6 @@ async def assemble(r: Resources) -> AsyncGenerator[Assembly, None]:
     upkeep = Housekeeping(names, state, r.spool, r.log.note, r.log.trouble, r.clock, remembers)
     await upkeep.begin()
     beside: tuple[Companion, ...] = (schedule.run, upkeep.run)
-    doubts: InstallationCheck | None = None
     if r.marks is not None:
         counts = r.log.counts
         came = lambda: counts["fetched"] + counts["suppressed"]  # noqa: E731

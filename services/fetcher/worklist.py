@@ -94,6 +94,10 @@ class FetchList:
         for start in range(0, len(self), size):
             yield [self.at(index) for index in range(start, min(start + size, len(self)))]
 
+    def backwards(self) -> FetchList:
+        """Return them from the last to the first."""
+        return FetchList.of(map(self.at, range(len(self) - 1, -1, -1)))
+
     def unnamed(self) -> FetchList:
         """Return those without a UIDL."""
         ends = self._ends

@@ -17,11 +17,11 @@ import click
 from services.postmaster import show
 from services.postmaster.authorize import authorize
 from services.postmaster.invocation import Invocation, pass_invocation
-from services.postmaster.opening import open_state
+from services.postmaster.opening import account_states, open_state
 from services.postmaster.options import json_option, require_confirmed, seconds, yes_option
 from services.postmaster.token_keys import deauthorize, rotate_key
 from shared.clock import SystemClock
-from shared.ledger import ADOPT, FETCH_AGAIN, UNDELIVERED
+from shared.ledger import ADOPT, FETCH_AGAIN, FLOOD, RELEASE, SKIP, UNDELIVERED
 from shared.log import printable
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ _all = click.option(
 _SAID: Final = {
     ADOPT: "what lies at its server then counts as delivered",
     FETCH_AGAIN: "all that lies at its server then is delivered again",
+    RELEASE: "all that is new at its server then is fetched",
+    SKIP: "what lies at its server then counts as seen, and stays there",
     UNDELIVERED: "what lies at its server then is fetched again, if it was never delivered",
 }
 
@@ -121,6 +123,29 @@ def fetch_again(
             "nothing was chosen",
         )
     _choose(settings, chosen, UNDELIVERED if undelivered else FETCH_AGAIN, every, as_json=as_json)
+
+
+@account.command("release")
+@_names
+@click.option("--skip", is_flag=True, help="Count what is there as seen; it stays at the server.")
+@json_option
+@pass_invocation
+def release(invocation: Invocation, names: Sequence[str], skip: bool, as_json: bool) -> None:
+    """Go on with accounts that are held as their mail seemed to come all over again.
+
+    All that is new there is fetched; with --skip it counts as seen, and is neither fetched nor
+    deleted. What comes later is fetched as ever.
+    """
+    settings = invocation.settings()
+    chosen = _choose_accounts(settings, names, every=False)
+    states = account_states(settings)
+    for found in chosen:
+        state = states.get(found.name)
+        if state is None or state.held is None or not state.held.startswith(FLOOD):
+            raise click.ClickException(
+                f"{printable(found.name)} is not held for mail that comes all over again"
+            )
+    _choose(settings, chosen, SKIP if skip else RELEASE, every=False, as_json=as_json)
 
 
 @account.command("fetch-now")

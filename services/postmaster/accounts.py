@@ -13,6 +13,7 @@ from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.opening import account_states, missing_database
 from services.postmaster.options import json_option
 from shared.clock import SystemClock
+from shared.ledger import FLOOD
 from shared.log import printable
 from shared.settings.model import AccountSettings
 
@@ -85,8 +86,11 @@ def accounts(
     for warning in () if as_json else ending_soon(settings):
         click.echo(f"warning: {printable(warning, _LONG)}", err=True)
     held = sum(_held(state) for _, state in stand)
+    flooded = any(state and state.held and state.held.startswith(FLOOD) for _, state in stand)
+    released = "; or account release [--skip], as the reason says" if flooded else ""
     if held and not as_json:
-        click.echo(f"{held} held: choose with account adopt, or account fetch-again", err=True)
+        what = f"choose with account adopt, or account fetch-again{released}"
+        click.echo(f"{held} held: {what}", err=True)
     late = sum(_overdue(account, state, now) for account, state in stand)
     if late and not as_json:
         click.echo(f"{late} overdue: is a fetcher running, and the broker up?", err=True)

@@ -250,6 +250,7 @@ class LimitSettings(Table):
     Attributes:
         connections_per_host: how many may be open to one POP3 server at a time, from one fetcher.
         max_messages: of one maildrop, that are looked at.
+        flood_limit: new messages in one poll that are plausible for any account.
         min_free: below this on a disk that fetched mail lies on, nothing is fetched.
         connect_within: seconds for the name of a POP3 server, an address that answers, and TLS.
         login_within: seconds from there to the end of the login.
@@ -259,6 +260,7 @@ class LimitSettings(Table):
 
     connections_per_host: Annotated[int, Field(ge=1, le=1000)] = 8
     max_messages: Annotated[int, Field(ge=1, le=9_999_999)] = 1_000_000
+    flood_limit: Annotated[int, Field(ge=1)] = 2_000
     min_free: Free = USUAL
     connect_within: Seconds = 120.0
     login_within: Seconds = 180.0
@@ -283,6 +285,7 @@ class AccountSettings(_Login):
         skip_existing: what is there at the first poll counts as seen, and stays.
         order: which of several messages is fetched first.
         max_per_session: messages after which a session quits; None for as many as it takes.
+        flood_limit: new messages in one poll beyond which it is held; None for what is usual.
         keep: what happens on the server after a message is safe. It is ``forever`` unless set:
             nothing is deleted that nobody asked to delete.
         max_size: bytes; a message that is larger is left at the server.
@@ -311,6 +314,7 @@ class AccountSettings(_Login):
     skip_existing: bool = False
     order: Literal["oldest", "newest"] = "oldest"
     max_per_session: Annotated[int, Field(ge=1)] | None = None
+    flood_limit: Annotated[int, Field(ge=1)] | None = None
     keep: Retention = Keep.parse("forever")
     mailbox: Mailbox
     destination: Name = DEFAULT

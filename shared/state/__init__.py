@@ -170,6 +170,16 @@ class State:
         """Return the hashes of the header blocks of what is recorded, where they are known."""
         return await self._ask(uid_ledger.HEADS, account, uidls)
 
+    async def alike(self, account: str, loose: Sequence[int], *, before: float) -> int:
+        """Return how many of these looser fingerprints are those of messages seen earlier.
+
+        Args:
+            account: whose messages.
+            loose: the fingerprints.
+            before: seconds since 1970.
+        """
+        return await self._ask(uid_ledger.ALIKE, account, loose, before)
+
     async def measure(self, account: str, sizes: Mapping[str, int]) -> None:
         """Record what LIST says of messages that are recorded, by UIDL."""
         await self._ask(uid_ledger.MEASURE, account, sizes)
@@ -269,6 +279,7 @@ class State:
         login_after: float = 0.0,
         refused: str | None = None,
         retry_at: float = 0.0,
+        busiest: int | None = None,
     ) -> int:
         """Record the end of a poll, and that none is queued any more.
 
@@ -282,12 +293,13 @@ class State:
             login_after: when the server wants the next login at the earliest.
             refused: a hash of the password that was refused.
             retry_at: until when that is not tried again.
+            busiest: messages that it brought; None where there is more to come, or nobody knows.
 
         Returns:
             How many polls have failed one after the other; 0 where this one did not.
         """
         end = schedule.PollEnd(
-            account, next_poll, error, progress, undone, login_after, refused, retry_at
+            account, next_poll, error, progress, undone, login_after, refused, retry_at, busiest
         )
         try:
             return await self._ask(schedule.POLLED, end)
@@ -342,6 +354,10 @@ class State:
             why: as the operator is told.
         """
         await self._ask(choices.HOLD_BACK, accounts, why)
+
+    async def hold_account(self, account: str, why: str) -> None:
+        """Have one account not polled before the operator has chosen."""
+        await self._ask(choices.HOLD_ONE, account, why)
 
     async def enrol(self, accounts: Sequence[str]) -> None:
         """Add accounts that are not known yet; they are held where the database was doubted."""

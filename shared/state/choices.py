@@ -67,6 +67,11 @@ def _hold_all(transaction: Transaction, accounts: Sequence[str], why: str) -> No
     transaction.connection.execute(update(ACCOUNT).where(ACCOUNT.c.choice.is_(None)).values(held))
 
 
+def _hold_one(transaction: Transaction, account: str, why: str) -> None:
+    """Hold one account, whatever becomes of the others; what is chosen already, is chosen."""
+    change(transaction, [account], {"held": why})
+
+
 def _choose(transaction: Transaction, accounts: Sequence[str], choice: str, ends: bool) -> None:
     """Write down a choice; where it ends, accounts not known yet are not held any more."""
     if ends:
@@ -189,11 +194,14 @@ def _forget(transaction: Transaction, account: str, choice: str, since: float | 
         run(delete(UIDL).where(*listed), values)
         count = run(delete(MESSAGE).where(MESSAGE.c.id.in_(lost)), values).rowcount
     run(delete(TROUBLE).where(TROUBLE.c.account == _ACCOUNT), values)
+    # What is wanted again is no flood, in however many polls it comes.
+    run(update(ACCOUNT).where(ACCOUNT.c.name == _ACCOUNT).values(busiest=None), values)
     _forget_choice(transaction, account, choice)
     return count
 
 
 HOLD_BACK: Final = for_each(_hold_all)
+HOLD_ONE: Final = for_each(_hold_one)
 CHOOSE: Final = for_each(_choose)
 ADOPTION: Final = for_each(
     _adopt,

@@ -88,6 +88,7 @@ class PollEnd(NamedTuple):
         login_after: when the server wants the next login at the earliest.
         refused: a hash of the password that was refused, None where none was.
         retry_at: until when that is not tried again.
+        busiest: messages that it brought, None where there is more to come, or nobody knows.
     """
 
     account: str
@@ -98,6 +99,7 @@ class PollEnd(NamedTuple):
     login_after: float = 0.0
     refused: str | None = None
     retry_at: float = 0.0
+    busiest: int | None = None
 
 
 def _claim_due(
@@ -238,6 +240,7 @@ def _record_polls(transaction: Transaction, polls: Sequence[PollEnd]) -> Sequenc
             "login_after": poll.login_after,
             "refused": poll.refused,
             "retry_at": poll.retry_at,
+            "busiest": poll.busiest,
         }
         for poll in polls
     }
@@ -269,6 +272,11 @@ def _upsert_end(dialect: str) -> Executable:
             "login_after": new.login_after,
             "refused": new.refused,
             "retry_at": new.retry_at,
+            "busiest": case(
+                (new.busiest.is_(None), old.busiest),
+                (old.busiest > new.busiest, old.busiest),
+                else_=new.busiest,
+            ),
         },
     ).returning(old.name, old.failures)
 

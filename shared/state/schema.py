@@ -88,11 +88,13 @@ MESSAGE: Final = Table(
     Column("account", Escaped, nullable=False),
     Column("first_seen", Double, nullable=False),
     Column("since", Double),
+    Column("loose", BigInteger),
 )
 """Every identity that has been taken over, whether or not it still lies in a maildrop.
 
 ``first_seen`` is renewed while a message is seen without a UIDL, and when its UIDL is forgotten:
-an identity is pruned by it. Where that has happened, ``since`` is when it was taken over."""
+an identity is pruned by it. Where that has happened, ``since`` is when it was taken over.
+``loose`` is a looser fingerprint, which header lines that a provider adds do not change."""
 
 ACCOUNT: Final = Table(
     "account",
@@ -113,12 +115,14 @@ ACCOUNT: Final = Table(
     Column("held", Escaped),
     Column("choice", Escaped),
     Column("paused_until", Double),
+    Column("busiest", Integer),
 )
 """``set_at`` and ``queued_at`` say when the time beside them was written: from a moment in the
 future it was written by a clock that has since been set back, and counts for nothing. ``undone`` is
 what the last poll left undone; ``refused`` a hash of a refused password, not tried again before
 ``retry_at``. ``held`` says why nothing is polled before the operator has chosen; ``choice`` what
-that was, until it is done. ``paused_until`` is the moment before which it is not polled."""
+that was, until it is done. ``paused_until`` is the moment before which it is not polled.
+``busiest`` is how many messages a poll brought at the most, since one has come to its end."""
 
 TROUBLE: Final = Table(
     "trouble",
@@ -281,6 +285,10 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         asked DOUBLE PRECISION,
         ends DOUBLE PRECISION
     ){keyed}
+    """,
+    """
+    ALTER TABLE account ADD COLUMN busiest INTEGER;
+    ALTER TABLE message ADD COLUMN loose BIGINT
     """,
 )
 """Statements that lead from each schema version to the next; the first ones from nothing."""

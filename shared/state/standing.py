@@ -73,8 +73,9 @@ def _recall(transaction: Transaction, account: str, server: str) -> AccountStand
     large = bool(_select_beyond.run(transaction, values))
     if not rows:
         doubted = transaction.connection.scalar(select(INSTALLATION.c.doubted))
-        rows = [(0, None, 0, None, 0, doubted, None, None, None)]
-    failures, maildrop, login_after, refused, retry_at, held, choice, paused_until, ok = rows[0]
+        rows = [(0, None, 0, None, 0, doubted, None, None, None, None)]
+    failures, maildrop, login_after, refused, retry_at, held, choice, *rest = rows[0]
+    paused_until, last_ok, busiest = rest
     return AccountStanding(
         failures,
         maildrop,
@@ -88,14 +89,15 @@ def _recall(transaction: Transaction, account: str, server: str) -> AccountStand
         held,
         choice,
         paused_until or 0.0,
-        ok is not None,
+        last_ok is not None,
+        busiest,
     )
 
 
 @Statement
 def _select_account(_: str) -> SqlStatement:
     names = ("failures", "maildrop", "login_after", "refused", "retry_at", "held", "choice")
-    columns = (ACCOUNT.c[name] for name in (*names, "paused_until", "last_ok"))
+    columns = (ACCOUNT.c[name] for name in (*names, "paused_until", "last_ok", "busiest"))
     return select(*columns).where(ACCOUNT.c.name == _ACCOUNT)
 
 

@@ -91,13 +91,13 @@ def _record_one(transaction: Transaction, account: str, entries: Sequence[Ledger
     An identity that no UIDL will hold here counts from when it was seen last.
     """
     listed = {e.uidl: _row(e) for e in entries if e.uidl is not None}
-    bare = dict.fromkeys([e.id for e in entries if e.uidl is None])
+    bare = {e.id: _identity(e) for e in entries if e.uidl is None}
     both = {"account": account, "now": transaction.now}
     if listed:
         _upsert_uidls.run(transaction, {"entries": list(listed.values()), **both})
     for statement, ids in (
-        (_insert_identities, [e.id for e in entries if e.uidl is not None]),
-        (_renew_identities, list(bare)),
+        (_insert_identities, [_identity(e) for e in entries if e.uidl is not None]),
+        (_renew_identities, list(bare.values())),
     ):
         if ids:
             statement.run(transaction, {"ids": ids, **both})
@@ -106,6 +106,10 @@ def _record_one(transaction: Transaction, account: str, entries: Sequence[Ledger
 def _row(entry: LedgerEntry) -> Sequence[str | None]:
     size = None if entry.size is None else str(entry.size)
     return entry.uidl, entry.id, size, entry.head
+
+
+def _identity(entry: LedgerEntry) -> Sequence[str | None]:
+    return entry.id, None if entry.loose is None else str(entry.loose)
 
 
 # SQLite needs a WHERE to tell this ON from one of a join (sqlite.org/lang_upsert.html).
@@ -153,9 +157,27 @@ def _renew_identities(dialect: str) -> SqlStatement:
 
 
 def _identities(dialect: str) -> Upsert:
-    ids = select(each(dialect, "ids"), _ACCOUNT, _NOW).where(true())
-    columns = [MESSAGE.c.id, MESSAGE.c.account, MESSAGE.c.first_seen]
+    id_, loose = rows(dialect, "ids", 2)
+    ids = select(id_, _ACCOUNT, _NOW, cast(loose, BigInteger)).where(true())
+    columns = [MESSAGE.c.id, MESSAGE.c.account, MESSAGE.c.first_seen, MESSAGE.c.loose]
     return insert_into(dialect, MESSAGE).from_select(columns, ids)
+
+
+def _alike(transaction: Transaction, account: str, loose: Sequence[int], before: float) -> int:
+    """Return how many of these looser fingerprints are those of messages seen before a moment.
+
+    They have no index, which each message would pay for: it is asked once in a flood.
+    """
+    values = {"account": account, "loose": [str(one) for one in set(loose)], "now": before}
+    found = {one for (one,) in _select_alike.run(transaction, values)}
+    return sum(one in found for one in loose)
+
+
+@Statement
+def _select_alike(dialect: str) -> SqlStatement:
+    some = select(cast(each(dialect, "loose"), BigInteger))
+    these = (MESSAGE.c.account == _ACCOUNT, MESSAGE.c.loose.in_(some), _SINCE < _NOW)
+    return select(MESSAGE.c.loose).where(*these)
 
 
 def _heads(transaction: Transaction, account: str, uidls: Sequence[str]) -> dict[str, str]:
@@ -204,6 +226,7 @@ def _let_go(dialect: str) -> SqlStatement:
 KNOWN: Final = for_each(_known, writes=False)
 SEEN: Final = for_all(_seen, writes=False)
 RECORD: Final = for_all(_record, parts=lambda r: [r._replace(entries=[e]) for e in r.entries])
+ALIKE: Final = for_each(_alike, writes=False)
 HEADS: Final = for_each(_heads, writes=False)
 MEASURE: Final = for_each(
     _measure,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from services.fetcher.account import Account, first_polls, spread
-from services.fetcher.fetch import ELSEWHERE, HELD, STATE_AWAY
+from services.fetcher.fetch import ELSEWHERE, STATE_AWAY
+from services.fetcher.poll_end import HELD
 from services.fetcher.pop3.login import Login
 from services.fetcher.schedule import CLAIM, HOLD, MISS_EVERY, MISSED_AFTER
 from services.postmaster.account import FOREVER

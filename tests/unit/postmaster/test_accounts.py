@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from services.postmaster import show
+from shared.ledger import FLOOD, RELEASE, SKIP
 from shared.state import State, new_owner
 from tests.clock import ManualClock
 from tests.unit.postmaster.conftest import Office
@@ -273,3 +274,20 @@ def test_accounts_are_named_or_all_are_meant(office: Office, command: str) -> No
     assert "name the accounts, or pass --all" in office("account", command).err
     assert "no account nobody" in office("account", command, "nobody").err
     assert "expected a duration" in office("account", "pause", "sales", "--for", "long").err
+
+
+def test_only_what_is_held_for_a_flood_is_released(office: Office) -> None:
+    printed = office("account", "release", "sales")
+    assert (printed.status, "is not held for mail" in printed.err) == (1, True)
+    tell(office, 0, lambda state: state.hold_account("sales", "the state is new"))
+    assert office("account", "release", "sales").status == 1
+    tell(office, 0, lambda state: state.hold_account("sales", f"{FLOOD}64 of 64 are alike"))
+    printed = office("accounts")
+    assert (printed.status, "account release" in printed.err) == (1, True)
+    assert "64 of 64 are alike" in office("accounts", "sales").out
+    printed = office("account", "release", "sales", "--skip")
+    assert (printed.status, "stays there" in printed.out) == (0, True)
+    assert office("accounts", "--json").json[0]["choice"] == SKIP
+    assert office("account", "release", "sales", "--json").json == [
+        {"account": "sales", "choice": RELEASE}
+    ]

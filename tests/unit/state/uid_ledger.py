@@ -12,6 +12,20 @@ from tests.unit.state.opening import DAY, HOUR, Opening
 class Ledger(Opening):
     """What holds of UIDLs and identities on every database."""
 
+    async def test_messages_are_alike_that_were_seen_before(
+        self, one: State, two: State, clock: ManualClock
+    ) -> None:
+        entries = [LedgerEntry(f"u{n}", f"i{n}", loose=n) for n in (-(2**63), 7, 2**63 - 1)]
+        await one.record("a", [*entries, LedgerEntry(None, "bare", loose=8)])
+        await one.record("b", [LedgerEntry("u", "other", loose=9)])
+        moment = clock.now() + 1
+        await clock.advance(2)
+        await one.record("a", [LedgerEntry("late", "late", loose=10), LedgerEntry("v", "i7")])
+        asked = [-(2**63), 7, 7, 2**63 - 1, 8, 9, 10, 11]
+        assert await two.alike("a", asked, before=moment) == 5
+        assert await two.alike("a", asked, before=clock.now() + 1) == 6
+        assert await two.alike("a", [], before=moment) == 0
+
     async def test_what_is_recorded_is_known(self, one: State, two: State) -> None:
         await one.record(
             "sales", [LedgerEntry("u1", "a"), LedgerEntry("u2", "b"), LedgerEntry(None, "c")]
