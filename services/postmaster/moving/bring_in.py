@@ -129,6 +129,7 @@ def _found(files: Sequence[Path], reader: _Reader, delivery: str | None) -> Foun
     for account in every.accounts:
         if account.delivery is None and delivery is not None:
             account.delivery = Delivery(delivery)
+    every.poll_each_once()
     return every
 
 

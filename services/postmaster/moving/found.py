@@ -64,6 +64,11 @@ class Maildrop:
     user: str
     records: tuple[Path, ...] = ()
 
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What it is, as far as that can be told: the server, and who logs in."""
+        return self.hosts[0].lower(), self.port, self.user
+
 
 @dataclass
 class FoundAccount:
@@ -82,6 +87,11 @@ class FoundAccount:
     keys: dict[str, object] = field(default_factory=dict)
     delivery: Delivery | None = None
     note: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it would be polled as it stands."""
+        return not self.lacks and self.keys.get("enabled", True) is True
 
     @property
     def lacks(self) -> str:
@@ -110,6 +120,27 @@ class Found:
     def leave(self, place: Place, what: str, advice: str) -> None:
         """Note something that cannot be carried over."""
         self.left.append(Left(place, what, advice))
+
+    def poll_each_once(self) -> None:
+        """Leave those accounts that are a second one for a maildrop: each would fetch all mail.
+
+        Other programs have them (mpop: ``account default : other``), and remember by maildrop what
+        was fetched; we do by account. Of several, the first stays that can be polled.
+        """
+        stay: dict[tuple[str, int, str], FoundAccount] = {}
+        usable = [account for account in self.accounts if account.usable]
+        for account in [*usable, *self.accounts]:
+            stay.setdefault(account.maildrop.key, account)
+        for account in self.accounts:
+            other = stay[account.maildrop.key]
+            if other is not account:
+                what = f"another account of {account.maildrop.user}"
+                self.leave(
+                    account.place,
+                    f"{what} at {account.maildrop.hosts[0]}",
+                    f"two would fetch each message twice: see that of {other.place}",
+                )
+        self.accounts = [a for a in self.accounts if stay[a.maildrop.key] is a]
 
 
 class Wrong(Exception):

@@ -138,6 +138,8 @@ def read(path: Path, text: str, home: Home) -> Found:
     sections = _sections(path, text)
     if "retriever" not in sections or "destination" not in sections:
         raise Wrong(Place(path.name, 1), "expected [retriever] and [destination]")
+    if "type" not in sections["retriever"]:
+        raise Wrong(Place(path.name, 1), "expected a type in [retriever]")
     _Account(path, sections, home, found).add()
     return found
 

@@ -67,7 +67,8 @@ def _auth(text: str) -> Keys:
 
 
 def _limit(text: str) -> Keys:
-    return {"max_size": size} if (size := number(text)) else {}
+    limit = key("max_size", number)(text)
+    return limit if limit["max_size"] else {}
 
 
 def _unless_denied(row: Row) -> Row:

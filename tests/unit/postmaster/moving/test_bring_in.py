@@ -82,6 +82,22 @@ def test_no_name_gets_out_of_a_comment(run: Run, home: Path) -> None:
     assert load(run.output, {}).accounts == ()
 
 
+def test_a_maildrop_that_is_named_twice_is_polled_once(run: Run, home: Path) -> None:
+    """Each account would fetch all of it: other programs remember by maildrop, we by account."""
+    twice = """skip pop.example.net proto pop3 user a@corp.example pass x is a here ssl
+poll POP.example.net proto pop3 user a@corp.example pass x is a here ssl
+poll pop.example.net proto pop3 user a@corp.example pass x is a here ssl mda procmail
+"""
+    (home / ".fetchmailrc").write_text(twice)
+    done = run()
+    assert done.status == 0, done
+    (account,) = load(run.output, {}).accounts
+    assert (account.host, account.enabled) == ("POP.example.net", True)
+    assert ".fetchmailrc:1: another account of a@corp.example at pop.example.net: " in done.out
+    assert "see that of .fetchmailrc:2" in done.out
+    assert ".fetchmailrc:3: another account" in run.output.read_text()
+
+
 def test_all_goes_where_it_is_told_to_go(run: Run) -> None:
     assert run("--delivery", "lmtp://127.0.0.1:24").status == 0
     settings = load(run.output, {})

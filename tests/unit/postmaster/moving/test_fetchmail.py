@@ -183,3 +183,8 @@ def test_no_text_is_too_odd(text: str) -> None:
         found(f"poll a.net {text}")
     except Wrong:
         return
+
+
+def test_a_limit_that_is_no_number_is_left() -> None:
+    assert left(found(f"{PLAIN} limit 10k")) == ["rc:1: limit 10k"]
+    assert "max_size" not in only(found(f"{PLAIN} limit 00")).keys

@@ -148,7 +148,13 @@ def test_the_name_of_the_file_is_getmails() -> None:
     assert oldmail("a.net", 110, "x/y:z") == "oldmail-a.net-110-x-y-z"
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "[retriever]\nserver = x\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "nonsense", "[retriever]\nserver = x\n"),
+        "[retriever]\nserver = x\n[destination]\ntype = Maildir\n",
+    ],
+)
 def test_a_file_that_is_none_is_refused_and_not_quoted(text: str) -> None:
     with pytest.raises(Wrong) as caught:
         found(text)
