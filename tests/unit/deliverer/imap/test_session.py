@@ -182,24 +182,21 @@ async def test_a_limit_that_is_stated_of_a_message_slows_down_and_loses_none(
 
 
 @pytest.mark.parametrize(
-    ("greeting", "why"),
+    ("greeting", "why", "patience"),
     [
-        ("* BYE too busy today", "too busy today"),
-        ("+OK POP3 ready", "POP3 is spoken there"),
-        ("* OK " + "x" * 70_000, "a line of more than"),
-        ("* X {999999999}", "a response of more than"),
-        ("+ " + "what", None),
-        (DROP, "it closed the connection"),
+        ("* BYE too busy today", "too busy today", 1.0),
+        ("* OK " + "x" * 70_000, "a line of more than", 1.0),
+        ("* X {999999999}", "a response of more than", 1.0),
+        (DROP, "it closed the connection", 1.0),
+        ("+ what", "said nothing for", 0.0005),
     ],
 )
-async def test_a_greeting_that_is_none(greeting: str, why: str | None) -> None:
+async def test_a_greeting_that_is_none(greeting: str, why: str, patience: float) -> None:
     async with imap_server() as server:
-        raw = greeting if greeting[:2] in ("* ", "+ ", "dr") else "* "
-        server.answer("GREETING", raw if raw != "* " else "+ OK")
-        error = await refusal(server, patience=0.0005)
+        server.answer("GREETING", greeting)
+        error = await refusal(server, patience=patience)
     assert str(error).isprintable()
-    if why is not None and raw != "* ":
-        assert why in str(error)
+    assert why in str(error)
 
 
 @pytest.mark.parametrize("at", ["GREETING", "LOGIN", "CAPABILITY", "NAMESPACE", "END", "CREATE"])
