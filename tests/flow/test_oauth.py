@@ -292,3 +292,22 @@ def test_a_token_that_the_mail_server_does_not_take_is_renewed_once_in_a_poll(
     (reason,) = place.reasons()
     assert "localhost" in reason
     assert "access-" not in reason
+
+
+def test_mail_goes_into_a_mailbox_elsewhere_by_access_tokens(
+    place: Place, server: OAuthServer
+) -> None:
+    keys = account(place, server, flow="client_credentials")
+    url = f"imap://localhost:{place.provider.imap}/Old?tls=none"
+    table: dict[str, object] = {"url": url, "username": "sales"}
+    table |= {key: value for key, value in keys.items() if key.startswith("oauth.")}
+    sales = place.account("sales", password="x", destination="away")
+    place.configure(sales, url=None, **{"destinations.away": table})
+    folder = place.provider.maildir("sales") / ".Old" / "new"
+    for count, message in enumerate(MESSAGES, 1):
+        place.put("sales", [message])
+        status, summary = place.once()
+        assert (status, summary["delivered"]) == (0, 1), place.product.tail()
+        assert len(list(folder.iterdir())) == count
+        server.revoke()  # refused before its time, it is renewed in the same delivery
+    assert set(server.outcomes()) == {"tokens"}
