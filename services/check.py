@@ -22,10 +22,11 @@ from services.check_connections import try_connections
 from services.deliverer.destinations import courier_for
 from services.deliverer.files.durable_files import require_writable
 from services.fetcher.pop3.connection import tls_context
-from services.fetcher.wiring import trust
+from services.fetcher.wiring import timetable, trust
 from services.postmaster import configuration, show
 from services.postmaster.authorizations import ending_soon
 from services.postmaster.invocation import Invocation
+from shared.authentication import ntlm
 from shared.broker import amqp_url
 from shared.errors import ConfigError, StateUnavailable, Unreachable
 from shared.log import MailLog, printable
@@ -193,6 +194,9 @@ def _accounts(settings: Settings) -> Iterator[Problem]:
         if known_by != SYSTEM:
             yield from _problem_in(f"account {table.name}", partial(tls_context, known_by))
         yield from _problem_in(f"account {table.name}: host", partial(table.host.encode, "idna"))
+        yield from _problem_in(f"account {table.name}", partial(timetable, table))
+        if table.auth == "ntlm" and not ntlm.is_there():
+            yield Problem(f"account {table.name}: auth", ntlm.LACKING)
 
 
 def _oauth(settings: Settings) -> Iterator[Problem]:

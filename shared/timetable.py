@@ -87,6 +87,13 @@ class Timetable:
             moment = change
         return now + self.longest
 
+    def opens(self, moment: float) -> float:
+        """Return the first moment from this one on at which a rule holds."""
+        if self._rule(moment) is not None:
+            return moment
+        changes = self._changes(moment)
+        return next((change for change in changes if self._rule(change) is not None), moment)
+
     def interval(self, now: float) -> float:
         """Return seconds from ``now`` to when it is due again."""
         return self.next_after(now) - now
@@ -111,13 +118,20 @@ class Timetable:
         return rule.start == rule.end == _MIDNIGHT and len(rule.days) == _WEEK
 
     def _rule(self, moment: float) -> Rule | None:
+        if self._always(self.rules[0]):
+            return self.rules[0]
         local = datetime.fromtimestamp(moment, self.zone)
         return next((rule for rule in self.rules if rule.holds(local)), None)
 
     def _changes(self, now: float) -> Iterator[float]:
-        """Yield the moments after ``now`` at which another rule may hold, of a bit over a week."""
+        """Yield the moments after ``now`` at which another rule may hold.
+
+        Beyond the longest interval, two weeks of them: an hour that is left out, as the clock is
+        put forward, may be the only one of a week.
+        """
         today = datetime.fromtimestamp(now, self.zone).date()
-        for days in range(-1, _WEEK + 2):
+        ahead = 2 * _WEEK + 2 + int(self.longest / _DAY.total_seconds())
+        for days in range(-1, ahead):
             for change in _changes_of(self.rules, self.zone, today + days * _DAY):
                 if change > now:
                     yield change

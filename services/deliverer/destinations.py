@@ -50,6 +50,7 @@ from services.deliverer.servers.promise import WEEK, Promise
 from services.deliverer.smtp.promises import Promises
 from services.deliverer.smtp.protocol import SmtpProtocol
 from services.deliverer.smtp.target import Pipelining, SmtpLogin, Target
+from shared.authentication import ntlm
 from shared.authentication.choice import AUTO, SETTINGS
 from shared.authentication.tokens import AccessTokens
 from shared.clock import Clock, SystemClock
@@ -280,6 +281,8 @@ def _auth(wanted: _DestinationUrl) -> str:
     auth = wanted.options.get("auth", AUTO)
     if auth not in _AUTH:
         raise wanted.wrong(f"auth={auth!a}: expected one of {', '.join(_AUTH)}")
+    if auth == "ntlm" and not ntlm.is_there():
+        raise wanted.wrong(ntlm.LACKING)
     return auth
 
 

@@ -128,10 +128,15 @@ def spread(account: Account, now: float) -> float:
     due = account.timetable.next_after(now)
     every = account.timetable.every(due)
     if due - now > every:
-        return due - now + _phase(account.name) * every
+        return after_opening(account, due) - now
     off = (_phase(account.name) - now / every) % 1.0
     nearest = off - 1.0 if off > 1.0 - off else off
     return max(account.floor, every * (1.0 + max(-NUDGE, min(nearest, NUDGE))))
+
+
+def after_opening(account: Account, due: float) -> float:
+    """Return when an account is polled that has waited with others until its hours begin."""
+    return due + _phase(account.name) * account.timetable.every(due)
 
 
 def _phase(name: str) -> float:

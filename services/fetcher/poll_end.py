@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.fetcher.account import Account, backoff, spread
+from services.fetcher.account import Account, after_opening, backoff, spread
 from services.fetcher.interfaces import FetcherContext
 from services.fetcher.poll import AccountPoll
 from services.fetcher.redownload import Redownload
@@ -65,7 +65,9 @@ class PollRecorder:
         now = self._context.clock.now()
         interval = spread(account, now) if self._many else account.timetable.interval(now)
         if poll.fetched and account.soonest is not None:
-            interval = min(interval, account.soonest)  # mail is coming: there may be more soon
+            # Mail is coming: there may be more soon, within the account's hours.
+            soon = now + min(interval, account.soonest)
+            interval = min(interval, account.timetable.opens(soon) - now)
         await self._context.schedule.record_poll(
             account.name,
             next_poll=max(now + (0.0 if more else interval), poll.login_after),
@@ -111,7 +113,7 @@ class PollRecorder:
         look = wait if refused is None else min(wait, interval)
         await self._context.schedule.record_poll(
             account.name,
-            next_poll=max(now + look, poll.login_after),
+            next_poll=self._within_hours(account, max(now + look, poll.login_after)),
             error=None if lacking else str(error),
             progress=progress,
             undone=lacking,
@@ -119,6 +121,11 @@ class PollRecorder:
             refused=refused,
             retry_at=now + wait if refused is not None else 0.0,
         )
+
+    def _within_hours(self, account: Account, moment: float) -> float:
+        """Return a moment, or the next one at which the account may be polled."""
+        opens = account.timetable.opens(moment)
+        return after_opening(account, opens) if self._many and opens > moment else opens
 
     def _lacking(self, error: Exception) -> str | None:
         """Return what there is too little of, if that is why a poll came to no good end."""
@@ -137,7 +144,9 @@ class PollRecorder:
         self._context.journal.account_failed(account.name, why, wait)
         await self._context.schedule.record_poll(
             account.name,
-            next_poll=max(self._context.clock.now() + wait, standing.login_after),
+            next_poll=self._within_hours(
+                account, max(self._context.clock.now() + wait, standing.login_after)
+            ),
             error=why,
             progress=False,
             undone=None,

@@ -68,10 +68,14 @@ def require_sendable(where: str, *values: str) -> None:
         values: what is to be sent: user name, password, token.
 
     Raises:
-        ConfigError: one has a line break or NUL in it.
+        ConfigError: one has a line break or NUL in it, or is no text.
     """
     if any(set(_NEVER) & set(value) for value in values):
         raise ConfigError(where, "user name and password must not contain line breaks or NUL")
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(where, "user name and password must be UTF-8 text") from None
 
 
 class Mechanism(Protocol):

@@ -1,18 +1,30 @@
 """NTLM, the "secure password authentication" of Exchange and the SBS connector ([MS-POP3]).
 
-By pyspnego, which is imported when it is used. The user name may have the domain in front of it,
-``DOMAIN\\user``, or behind, ``user@domain``. A server is not authenticated by it, and it is weaker
-than TLS: it is here for servers that offer nothing else.
+By pyspnego, which is imported when it is used, and is not there unless it was asked for. The user
+name may have the domain in front of it, ``DOMAIN\\user``, or behind, ``user@domain``. A server is
+not authenticated by it, and it is weaker than TLS: it is here for servers that offer nothing else.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
 
 from shared.authentication.mechanism import Credentials, MechanismFailed
 
 if TYPE_CHECKING:
     from spnego import ContextProxy
+
+
+LACKING: Final = (
+    "NTLM takes the package pyspnego, which is not installed here: pip install"
+    ' "pop3-connector[ntlm]"'
+)
+
+
+def is_there() -> bool:
+    """Return whether what NTLM takes is installed."""
+    return find_spec("spnego") is not None
 
 
 class Ntlm:
@@ -21,6 +33,8 @@ class Ntlm:
     explanation = ""
 
     def __init__(self, credentials: Credentials) -> None:
+        if not is_there():
+            raise MechanismFailed(LACKING)
         import spnego
 
         self._context: ContextProxy = spnego.client(

@@ -16,7 +16,8 @@ from shared.authentication.mechanism import Credentials, MechanismFailed, ProofM
 MOST_ITERATIONS: Final = 1_000_000
 """Rounds of hashing that a server may ask for; some ten times what servers do."""
 
-_ITERATIONS: Final = re.compile(r"(?:^|,)i=(\d{1,9})(?:,|$)")
+_ITERATIONS: Final = re.compile(r"(?:^|,)i=([^,]*)")
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,8}")
 
 
 class Scram:
@@ -66,9 +67,11 @@ class Scram:
             raise ProofMissing("it did not prove that it knows the password, as SCRAM wants it")
 
     def _answer_first(self, message: str) -> bytes:
-        found = _ITERATIONS.search(message)
-        if found is not None and int(found.group(1)) > MOST_ITERATIONS:
-            raise MechanismFailed(f"it wants more than {MOST_ITERATIONS} rounds of hashing")
+        said = _ITERATIONS.findall(message)
+        if any(not _NUMBER.fullmatch(n) or int(n) > MOST_ITERATIONS for n in said):
+            raise MechanismFailed(
+                f"it wants more than {MOST_ITERATIONS} rounds of hashing, or none"
+            )
         self._client.set_server_first(message)
         return str(self._client.get_client_final()).encode()
 

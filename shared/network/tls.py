@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,10 +100,46 @@ def _trusting(
 ) -> ssl.SSLContext:
     del modified  # a part of the key alone
     by_fingerprint = trust.fingerprints and trust.ca_file is None
-    context = unverified() if by_fingerprint else ssl.create_default_context(cafile=trust.ca_file)
+    context = unverified() if by_fingerprint else _by_authorities(trust.ca_file)
     if minimum is not None:
         context.minimum_version = minimum
     if trust.client_cert is not None:
-        # A key that is encrypted would have OpenSSL ask at the terminal.
-        context.load_cert_chain(trust.client_cert, trust.client_key, password=lambda: "")
+        _load(context, trust.client_cert, trust.client_key or trust.client_cert)
     return context
+
+
+def _by_authorities(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        why = "there is no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
+        raise OSError(error.errno, why, ca_file) from error
+
+
+def _load(context: ssl.SSLContext, cert: str, key: str) -> None:
+    """Load the certificate and key by which a server knows us; OpenSSL's own words say little."""
+    try:
+        # A key that is encrypted would have OpenSSL ask at the terminal.
+        context.load_cert_chain(cert, key, password=lambda: "")
+    except ssl.SSLError as error:
+        if "-----BEGIN CERTIFICATE" not in _text(cert):
+            raise OSError(error.errno, "there is no certificate in it", cert) from error
+        raise OSError(error.errno, _wrong_key(error, key), key) from error
+    except OSError as error:
+        at_fault = cert if not os.access(cert, os.R_OK) or Path(cert).is_dir() else key
+        raise OSError(error.errno, error.strerror, at_fault) from error
+
+
+def _wrong_key(error: ssl.SSLError, key: str) -> str:
+    text = _text(key)
+    if "ENCRYPTED" in text:
+        return "the key in it is encrypted: write it without a passphrase (openssl pkey -in ...)"
+    if "PRIVATE KEY-----" not in text:
+        return "there is no key in it"
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "the key in it does not belong to the certificate"
+    return error.strerror or str(error)
+
+
+def _text(path: str) -> str:
+    return Path(path).read_text("utf-8", "replace")

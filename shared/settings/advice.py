@@ -82,7 +82,8 @@ def _accounts(settings: Settings) -> Iterator[str]:
     if not settings.accounts:
         yield "there is no [[account]]: nothing will be fetched"
     for account in settings.accounts:
-        if account.tls == "none" and account.host not in _HERE:
+        here = account.host in _HERE and account.proxy is None
+        if account.tls == "none" and not here:
             yield f"account {account.name}: without TLS, {account.host} gets the password in clear"
 
 

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from tzlocal import get_localzone
 
+from shared.errors import ConfigError
 from shared.settings.fields import ParsedField
 from shared.settings.values import duration
 from shared.timetable import DAYS, Rule
@@ -22,6 +23,8 @@ _RULE: Final = re.compile(
     r"every +(?P<every>\S+)",
     re.IGNORECASE,
 )
+_LONGEST: Final = 366 * 86_400.0
+
 _EXPECTED: Final = (
     'expected a list such as ["mon-fri 07:00-19:00 every 2m", "every 30m"], where the first that'
     " holds counts"
@@ -40,7 +43,10 @@ def _rule(line: object) -> Rule:
     if found is None:
         raise ValueError(_EXPECTED)
     days, start, end = _days(found["days"]), _time(found["start"]), _time(found["end"])
-    return Rule(duration(found["every"]), days, start, end)
+    every = duration(found["every"])
+    if every > _LONGEST:
+        raise ValueError(f"{_EXPECTED}; every year at the least")
+    return Rule(every, days, start, end)
 
 
 def _days(text: str | None) -> frozenset[int]:
@@ -77,8 +83,19 @@ def _zone(value: object) -> tzinfo:
 
 
 def local_zone() -> tzinfo:
-    """Return the time zone of this machine."""
-    return get_localzone()
+    """Return the time zone of this machine.
+
+    Raises:
+        ConfigError: it is not known by a name; ``TZ`` may be written as a rule of POSIX.
+    """
+    try:
+        return get_localzone()
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ConfigError(
+            "timezone",
+            "the time zone of this machine is not known by its name (TZ, /etc/localtime): set"
+            ' timezone = "Europe/Berlin" or another beside the schedule',
+        ) from error
 
 
 Rules: TypeAlias = Annotated[tuple[Rule, ...], ParsedField(_rules)]

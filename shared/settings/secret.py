@@ -93,6 +93,10 @@ class Secret:
             found = self._from_environment()
         if not found:
             raise ConfigError(self._name, "it is empty")
+        try:
+            found.encode()
+        except UnicodeEncodeError:  # of a variable, Python keeps what is none
+            raise ConfigError(self._name, "it is not UTF-8 text") from None
         return found
 
     @property

@@ -66,6 +66,7 @@ class TestSecrets:
             ('password_file = "/dev/null"', "password_file /dev/null: it is empty"),
             ('password_file = "/dev/zero"', "/dev/zero: more than 65536 bytes"),
             ('password_env = "NOPE"', "password_env NOPE: there is no such environment variable"),
+            ('password_env = "ODD"', "password_env ODD: it is not UTF-8 text"),
             ('password_command = "/nowhere/x"', "/nowhere/x: cannot run it: No such file"),
             (
                 "password_command = \"sh -c 'echo hunter2; echo hunter2 >&2; exit 3'\"",
@@ -75,7 +76,7 @@ class TestSecrets:
     )
     def test_that_cannot_be_had(self, tmp_path: Path, line: str, said: str) -> None:
         with pytest.raises(ConfigError) as caught:
-            self.password(tmp_path, line)
+            self.password(tmp_path, line, {"ODD": "a\udcffb"})
         assert said in str(caught.value)
         assert caught.value.what.count("hunter2") == 0
 

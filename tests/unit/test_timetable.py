@@ -75,7 +75,30 @@ def test_a_midnight_that_does_not_exist() -> None:
     )
 
 
+def test_an_only_hour_that_is_left_out_is_waited_for_a_week_longer() -> None:
+    timetable = Timetable(rules("sun 02:15-02:45 every 10m"), BERLIN)
+    # 2026-03-29: 02:00 to 03:00 does not exist.
+    assert timetable.next_after(at("2026-03-22T02:44")) == at("2026-04-05T02:15")
+
+
+def test_an_interval_of_more_than_a_week_keeps_to_its_hours() -> None:
+    timetable = Timetable(rules("mon 07:00-08:00 every 10d"), BERLIN)
+    assert timetable.next_after(at("2026-06-01T07:30")) == at("2026-06-15T07:00")
+
+
+def test_when_a_rule_holds_again() -> None:
+    timetable = Timetable(rules(*OFFICE_ALONE), BERLIN)
+    friday, monday = at("2026-06-05T18:59"), at("2026-06-08T07:00")
+    assert timetable.opens(friday) == friday
+    assert timetable.opens(friday + 60) == monday
+    assert Timetable.always(1e20).opens(1e25) == 1e25
+
+
+OFFICE_ALONE = ("mon-fri 07:00-19:00 every 2m",)
+
+
 def test_one_interval_needs_no_calendar() -> None:
+    assert Timetable.always(1e20).every(1e25) == 1e20
     assert Timetable.always(300.0).next_after(1000.0) == 1300.0
 
 
@@ -99,7 +122,19 @@ def test_whatever_the_moment_it_is_due_while_a_rule_holds(
 
 @pytest.mark.parametrize(
     "line",
-    ["", "every", "every 5", "mon", "mon-fun every 5m", "25:00-26:00 every 5m", "every 0s", 5, []],
+    [
+        "",
+        "every",
+        "every 5",
+        "every 53w",
+        "mon every 999999999w",
+        "mon",
+        "mon-fun every 5m",
+        "25:00-26:00 every 5m",
+        "every 0s",
+        5,
+        [],
+    ],
 )
 def test_what_is_no_rule_is_told(line: object) -> None:
     from pydantic import TypeAdapter, ValidationError

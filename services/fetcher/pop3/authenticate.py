@@ -7,7 +7,8 @@ is asked for before the login, where it is offered.
 
 A server may offer a mechanism that it cannot do for this password, or not at all. What it refuses,
 or breaks off, is a promise not kept: in another session the password goes in clear, where the line
-hides it. A server that has not proved that it knows the password gets it in no other way.
+hides it. A server that has not proved that it knows the password gets it in no other way. What it
+says of a refusal is told without the password, or token, that it may repeat.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ class LoginTry:
             client.redaction.learn(encoded.decode(), said.decode("latin-1"))
             client.write(client.answer(encoded))
         if not reply.ok:
-            refused = _refused(client.server, reply, mechanism)
+            refused = _refused(client, reply, mechanism)
             if not answers and isinstance(refused, LoginRefused):
                 raise MechanismFailed(f"it is refused: {refused.said}")  # it has no password yet
             raise refused
@@ -209,11 +210,11 @@ def _challenge(reply: Pop3Reply) -> bytes:
         raise MechanismFailed("its challenge is no base64") from error
 
 
-def _refused(server: str, reply: Pop3Reply, mechanism: Mechanism) -> ServerFault:
+def _refused(client: Pop3Client, reply: Pop3Reply, mechanism: Mechanism) -> ServerFault:
     said = printable_reply(reply)
-    if mechanism.explanation:
-        said = f"{said} ({mechanism.explanation})"
-    return meaning(reply)(server, said)
+    if explanation := client.redaction.hidden(mechanism.explanation):
+        said = f"{said} ({explanation})"
+    return meaning(reply)(client.server, said)
 
 
 async def answer(client: Pop3Client, verb: str, without: str | None = None) -> Pop3Reply:

@@ -43,6 +43,9 @@ _TRIES: Final = 3
 _TRYING_SECONDS: Final = 5.0
 _FIRST_PAUSE: Final = 0.15
 
+_FILES: Final = ("ca_file", "client_key", "client_cert")
+"""Settings that name a file, and attributes of ``Trust``; a key may stand in the certificate's."""
+
 SETTING_NAMES: Final = SettingNames('tls = "starttls"', 'tls = "implicit"', "ca_file")
 """What an account's settings are called in errors."""
 
@@ -350,7 +353,7 @@ def tls_context(trust: Trust) -> ssl.SSLContext:
     try:
         return trusting(trust, ssl.TLSVersion.TLSv1_2)
     except OSError as error:
-        keys = "ca_file" if trust.client_cert is None else "ca_file, client_cert or client_key"
-        files = ", ".join(trust.files) or str(default_authorities())
+        file = str(error.filename or default_authorities())
+        key = next((key for key in _FILES if getattr(trust, key) == file), _FILES[0])
         why = printable(error.strerror or str(error))
-        raise ConfigError(f"{keys} {files}", f"it cannot be used: {why}") from error
+        raise ConfigError(f"{key} {file}", f"it cannot be used: {why}") from error

@@ -86,8 +86,11 @@ class Login:
 
     @property
     def hidden(self) -> bool:
-        """Whether nobody else reads what is sent: TLS, or the machine itself."""
-        return self.tls != "none" or is_here(self.host)
+        """Whether nobody else reads what is sent: TLS, or the machine itself.
+
+        Behind a proxy, ``localhost`` is where that is.
+        """
+        return self.tls != "none" or (is_here(self.host) and self.route.proxy is None)
 
 
 CAPA_SECONDS: Final = 12.0

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,12 +158,21 @@ def test_another_connection_is_noticed_by_its_binding() -> None:
         server.set_client_final(last)
 
 
-def test_a_server_cannot_have_us_hash_for_hours() -> None:
+@pytest.mark.parametrize(
+    "rounds", ["9999999", "9" * 10, "0", "-1", "1_0", "+1", "", "4096,i=9999999"]
+)
+def test_a_server_cannot_have_us_hash_for_hours(rounds: str) -> None:
     client = Scram(TIM, "SCRAM-SHA-256")
     nonce = (client.start() or b"").decode().rpartition("r=")[2]
     salt = base64.b64encode(b"0123456789abcdef").decode()
     with pytest.raises(MechanismFailed, match="rounds of hashing"):
-        client.answer(f"r={nonce}x,s={salt},i=9999999".encode())
+        client.answer(f"r={nonce}x,s={salt},i={rounds}".encode())
+
+
+def test_ntlm_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "spnego", None)
+    with pytest.raises(MechanismFailed, match="pip install"):
+        Ntlm(TIM)
 
 
 def test_ntlm_logs_in_where_the_password_is_right(
@@ -192,6 +202,12 @@ def test_no_challenge_makes_more_than_a_clear_error(kind, challenges: list[bytes
         except MechanismFailed as error:
             assert str(error).isprintable()
             break
+
+
+@pytest.mark.parametrize(("username", "password"), [("a\udcff", "b"), ("a", "b\udcff")])
+def test_what_is_no_text_is_refused_before_it_is_sent(username: str, password: str) -> None:
+    with pytest.raises(ConfigError, match="UTF-8"):
+        require_sendable("account x", username, password)
 
 
 @given(st.text(min_size=1, max_size=30), st.text(min_size=1, max_size=30))

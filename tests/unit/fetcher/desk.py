@@ -61,10 +61,11 @@ class Desk:
         soonest: float | None = None,
         floor: float = 0.0,
         intake: Intake = NO_LIMITS,
+        timetable: Timetable | None = None,
         **changes: Any,
     ) -> Counter[str]:
         """Poll the maildrop, by so many jobs at a time; return what happened."""
-        often = Timetable.always(300.0)
+        often = timetable or Timetable.always(300.0)
         there = replace(login(server), **changes)
         account = Account("sales", there, often, keep, soonest=soonest, floor=floor, intake=intake)
         context = FetcherContext(

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import time
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
@@ -281,6 +281,28 @@ async def test_while_mail_is_coming_an_account_is_polled_sooner(desk: Desk) -> N
         capabilities.append("LOGIN-DELAY 900")
         await desk.poll(server, keep=600.0, soonest=60.0)
         assert await desk.due_in("sales") == pytest.approx(900, abs=1)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_outside_its_hours_an_account_is_polled_neither_for_a_failure_nor_for_more_mail(
+    desk: Desk, fails: bool
+) -> None:
+    started = desk.clock.now()
+    hour = datetime.fromtimestamp(started, UTC)
+    ends = (hour + timedelta(seconds=30)).time()
+    begins = (hour - timedelta(hours=1)).time()
+    office = Timetable((Rule(20.0, start=begins, end=ends),))
+    says = {"PASS": Say(b"-ERR [SYS/PERM] broken\r\n")} if fails else {}
+    async with some(1, says=says).serving() as server:
+        happened = await desk.poll(server, keep=600.0, soonest=40.0, timetable=office)
+        assert happened["accounts_failed"] == fails
+        if not fails:
+            assert await desk.due_in("sales") == 20.0
+            await desk.clock.advance(20)
+            server.messages, server.uidls = MAIL[:2], ["u1", "u2"]
+            await desk.poll(server, keep=600.0, soonest=15.0, timetable=office)
+    state = (await desk.state.accounts())["sales"]
+    assert state.next_poll == started + 23 * 3_600
 
 
 async def test_many_new_accounts_are_not_due_at_once(desk: Desk) -> None:

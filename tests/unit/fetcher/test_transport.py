@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from services.fetcher.pop3.session import Pop3Session
 from shared.errors import ConfigError, ServerFault, Unreachable
@@ -85,11 +86,52 @@ async def test_the_server_knows_us_by_a_certificate(certificates: Certificates) 
             await Pop3Session.open(login(server, tls="implicit", trust=Trust(ca)))
 
 
-async def test_a_certificate_without_its_key_is_said(certificates: Certificates) -> None:
-    trust = Trust(str(certificates.ca), client_cert=str(certificates.cert))
-    async with Pop3Server(MAIL, tls=server_context(certificates)).serving(implicit=True) as server:
-        with pytest.raises(ConfigError, match=r"client_key .*cannot be used"):
-            await Pop3Session.open(login(server, tls="implicit", trust=trust))
+def encrypted(key: bytes) -> bytes:
+    private = serialization.load_pem_private_key(key, None)
+    return private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"passphrase"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("ca", "cert", "key", "said"),
+    [
+        ("ca", "cert", None, "client_cert .*/cert: .*there is no key in it"),
+        ("ca", "cert", "encrypted", "client_key .*/encrypted: .*is encrypted"),
+        ("ca", "cert", "another", "client_key .*/another: .*does not belong to the certificate"),
+        ("ca", "cert", "junk", "client_key .*/junk: .*there is no key in it"),
+        ("ca", "cert", "absent", "client_key .*/absent: .*No such file"),
+        ("ca", "junk", "key", "client_cert .*/junk: .*there is no certificate in it"),
+        ("ca", "absent", "key", "client_cert .*/absent: .*No such file"),
+        ("ca", "folder", "key", "client_cert .*/folder: .*Is a directory"),
+        ("junk", "cert", "key", "ca_file .*/junk: .*there is no certificate in it"),
+        ("absent", "cert", "key", "ca_file .*/absent: .*No such file"),
+    ],
+)
+async def test_which_file_cannot_be_used_is_said_and_why(
+    certificates: Certificates, tmp_path: Path, ca: str, cert: str, key: str | None, said: str
+) -> None:
+    (tmp_path / "others").mkdir()
+    another = make_certificates(tmp_path / "others").key.read_bytes()
+    own = certificates.key.read_bytes()
+    files = {"junk": b"no", "key": own, "another": another, "encrypted": encrypted(own)}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "cert").write_bytes(certificates.cert.read_bytes())
+    (tmp_path / "ca").write_bytes(certificates.ca.read_bytes())
+    (tmp_path / "folder").mkdir()
+    ca, cert, *keys = (str(tmp_path / name) for name in (ca, cert, key) if name)
+    trust = Trust(ca, client_cert=cert, client_key=keys[0] if keys else None)
+    with pytest.raises(ConfigError, match=said):
+        await Pop3Session.open(login(Pop3Server(), tls="implicit", trust=trust))
+
+
+def test_behind_a_proxy_nothing_is_of_this_machine() -> None:
+    assert login(Pop3Server()).hidden
+    assert not login(Pop3Server(), route=Route(proxy="socks5://far.example:1080")).hidden
+    assert login(Pop3Server(), tls="starttls", route=Route(proxy="socks5://far:1080")).hidden
 
 
 @pytest.mark.parametrize("wants", [None, ("anna", "s3cr@t")])

@@ -1,6 +1,7 @@
 """``check-config``: what would not do is refused before it runs, as ``run`` refuses it."""
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -112,6 +113,33 @@ REFUSED: Mapping[str, tuple[str, str]] = {
         "destination x: password_env NOT_SET: there is no such environment variable",
     ),
 }
+
+
+LACKING: Mapping[str, tuple[str, str]] = {
+    "a machine whose time zone has no name": (
+        'schedule = "every 5m"',
+        "account sales: timezone: the time zone of this machine is not known by its name",
+    ),
+    "NTLM without what it takes": ('auth = "ntlm"', "account sales: auth: NTLM takes the package"),
+    "NTLM at a destination": (
+        '[destinations.x]\nurl = "smtp://u:p@mail.example?auth=ntlm"',
+        "the url of destination 'x': NTLM takes the package pyspnego",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LACKING)
+def test_what_this_machine_lacks_is_said(
+    office: Office, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "spnego", None)
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")  # POSIX has no name for it
+    monkeypatch.setattr("tzlocal.unix._cache_tz", None)
+    text, said = LACKING[what]
+    office.config.write_text(office.config.read_text() + text)
+    printed = office("check-config")
+    assert printed.status == 2
+    assert said in printed.err
 
 
 class TestWhatRunWouldRefuse:
