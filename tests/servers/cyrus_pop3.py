@@ -1,4 +1,4 @@
-"""A private Cyrus POP3 server, with passwords in a sasldb; see ``tests.servers.chroot``.
+"""A private Cyrus: POP3 and LMTP, with passwords in a sasldb; see ``tests.servers.chroot``.
 
 It offers every mechanism of passwords that Cyrus SASL has, NTLM included, and APOP. A maildrop is
 made at the first login.
@@ -23,7 +23,7 @@ _LIB = "/usr/lib/cyrus/bin"
 _SASL = "/usr/lib/x86_64-linux-gnu/sasl2"
 _PLUGINS = ("sasldb", "plain", "login", "crammd5", "digestmd5", "scram", "ntlm")
 _PROGRAMS = (
-    *(f"{_LIB}/{name}" for name in ("master", "pop3d", "ctl_cyrusdb")),
+    *(f"{_LIB}/{name}" for name in ("master", "pop3d", "lmtpd", "ctl_cyrusdb")),
     *(f"{_SASL}/lib{name}.so" for name in _PLUGINS),
 )
 
@@ -33,6 +33,7 @@ partition-default: /var/spool/cyrus/mail
 defaultpartition: default
 servername: mail.corp.example
 admins: cyrus
+lmtp_admins: sales
 zoneinfo_dir: /usr/share/zoneinfo
 allowplaintext: {plain}
 allowapop: {plain}
@@ -55,6 +56,7 @@ START {{
 SERVICES {{
   pop3 cmd="pop3d" listen="127.0.0.1:{pop3}" prefork=0 maxchild=40
   pop3s cmd="pop3d -s" listen="127.0.0.1:{pop3s}" prefork=0 maxchild=40
+  lmtp cmd="lmtpd" listen="127.0.0.1:{lmtp}" prefork=0 maxchild=40
 }}
 EVENTS {{
 }}
@@ -68,12 +70,14 @@ class CyrusPop3:
     Attributes:
         pop3: the port where it listens, in clear, and with STLS.
         pop3s: the one with TLS from the first byte on.
+        lmtp: where it takes LMTP with STARTTLS, from who has logged in as ``USER``.
         root: all that it has.
         certificates: its own, and who vouches for it.
     """
 
     pop3: int
     pop3s: int
+    lmtp: int
     root: Path
     certificates: Certificates
     host: str = "127.0.0.1"
@@ -98,12 +102,12 @@ def cyrus_pop3(
     with root_of("cyrus-pop3d", _PROGRAMS, {"cyrus": _CYRUS}) as root:
         folder = root / "var/lib/cyrus"
         folder.mkdir(parents=True, exist_ok=True)
-        server = CyrusPop3(free_port(), free_port(), root, make_certificates(folder))
+        server = CyrusPop3(free_port(), free_port(), free_port(), root, make_certificates(folder))
         settings = _IMAPD_CONF.format(
             mechanisms=mechanisms, versions=versions, plain="yes" if plain else "no"
         )
         (root / "etc" / "imapd.conf").write_text(settings)
-        listening = _CYRUS_CONF.format(pop3=server.pop3, pop3s=server.pop3s)
+        listening = _CYRUS_CONF.format(pop3=server.pop3, pop3s=server.pop3s, lmtp=server.lmtp)
         (root / "etc" / "cyrus.conf").write_text(listening)
         _furnish(root)
         set_password(folder / "sasldb2", password)

@@ -66,6 +66,7 @@ smtpd_tls_security_level = {tls}
 smtpd_tls_cert_file = {root}/conf/server.pem
 smtpd_tls_key_file = {root}/conf/server.key
 smtpd_tls_session_cache_database =
+cyrus_sasl_config_path = {root}/conf/sasl
 """
 
 _MASTER = """\
@@ -188,6 +189,7 @@ def postfix(
     port: int | None = None,
     options: Mapping[str, str] | None = None,
     agent: Agent = "virtual",
+    cyrus_sasl: str = "",
 ) -> Iterator[Postfix]:
     """Run a private Postfix until the block ends.
 
@@ -198,6 +200,7 @@ def postfix(
         port: where smtpd listens; any free port if None.
         options: further main.cf settings.
         agent: who delivers for corp.example.
+        cyrus_sasl: what Cyrus SASL is told, where that checks logins.
     """
     require("postfix", "postconf")
     if os.geteuid() != 0:
@@ -219,6 +222,7 @@ def postfix(
         further = {**_AGENTS[agent], **(options or {})}
         main += "".join(f"{key} = {value}\n" for key, value in further.items())
         (root / "conf" / "main.cf").write_text(main)
+        (root / "conf" / "sasl" / "smtpd.conf").write_text(cyrus_sasl)
         (root / "conf" / "master.cf").write_text(
             _MASTER.format(port=instance.port, smtps=instance.smtps_port, root=root)
         )
@@ -238,7 +242,7 @@ def _directory() -> Iterator[Path]:
 
 
 def _prepare(root: Path, mailboxes: tuple[str, ...]) -> Certificates:
-    for name in ("conf", "queue", "data", "mail", "piped"):
+    for name in ("conf", "conf/sasl", "queue", "data", "mail", "piped"):
         (root / name).mkdir()
     shutil.chown(root / "data", "postfix")
     for name in ("mail", "piped"):
