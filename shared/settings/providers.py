@@ -14,11 +14,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from shared.settings.fields import Auth, Host, ParsedField, Seconds, matching
 from shared.settings.problems import Problem, WrongSettings, findings
 from shared.settings.source import SettingsSource
+from shared.settings.table import Table
 from shared.settings.values import path as path_of
 
 PACKAGED: Final = Path(__file__).with_suffix(".toml")
@@ -47,13 +48,7 @@ Day: TypeAlias = Annotated[date, ParsedField(_day)]
 SecureUrl: TypeAlias = Annotated[str, matching(r"https://[^\s?#]+", "https://host/path")]
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True
-    )
-
-
-class OAuthEndpoints(_Row):
+class OAuthEndpoints(Table):
     """Where a provider gives access tokens (RFC 6749), and for what.
 
     Attributes:
@@ -81,7 +76,7 @@ class OAuthEndpoints(_Row):
         return {key: value for key, value in given.items() if value is not None}
 
 
-class Provider(_Row):
+class Provider(Table):
     """What is known of one provider.
 
     Attributes:

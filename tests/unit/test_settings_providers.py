@@ -205,6 +205,59 @@ class TestDefaultsOfAccounts:
         assert said.startswith("POP3_CONNECTOR__DEFAULTS__KEEP: defaults.keep: expected")
 
 
+class TestAccessTokens:
+    table = '[{}.oauth]\nflow = "{}"\nclient_id = "us"\n{}\n'
+    app = table.format("{}", "client_credentials", 'client_secret = "y"\ntenant = "corp.example"')
+
+    def without_password(self, **keys: str) -> str:
+        return account(**keys).replace('password = "x"\n', "")
+
+    def test_of_an_application_at_exchange_online(self, tmp_path: Path) -> None:
+        text = self.without_password(provider="exchange-online") + self.app.format("account")
+        oauth = one(tmp_path, text).oauth
+        assert oauth is not None
+        assert oauth.endpoint("token_url") == (
+            "https://login.microsoftonline.com/corp.example/oauth2/v2.0/token"
+        )
+        assert oauth.scope == "https://outlook.office365.com/.default"
+        assert warnings(loaded(tmp_path, DELIVERY + text), None) == []
+
+    def test_of_a_person_at_gmail_and_what_the_account_says_itself_counts(
+        self, tmp_path: Path
+    ) -> None:
+        own = self.table.format("account", "code", 'token_url = "https://own.example/token"')
+        oauth = one(tmp_path, self.without_password(username="anna@gmail.com") + own).oauth
+        assert oauth is not None
+        assert (
+            oauth.endpoint("authorize_url") == OURS["gmail"].model_dump()["oauth"]["authorize_url"]
+        )
+        assert (oauth.endpoint("token_url"), oauth.scope) == (
+            "https://own.example/token",
+            "https://mail.google.com/",
+        )
+
+    def test_by_the_same_application_for_all_accounts_but_those_with_a_password(
+        self, tmp_path: Path
+    ) -> None:
+        accounts = (
+            self.without_password(provider="exchange-online", username="a@corp.example")
+            + self.without_password(provider="exchange-online", username="b@corp.example", name="b")
+            + account(name="c", provider="gmx")
+        )
+        text = self.app.format("defaults") + accounts
+        *by_token, by_password = loaded(tmp_path, DELIVERY + text).accounts
+        assert [table.oauth.scope for table in by_token if table.oauth is not None] == [
+            "https://outlook.office365.com/.default"
+        ] * 2
+        assert (by_password.oauth, by_password.host) == (None, "pop.gmx.net")
+
+    def test_what_is_wrong_with_them_among_the_defaults_is_told_once(self, tmp_path: Path) -> None:
+        text = self.app.format("defaults") + "client_idd = 1\n"
+        accounts = self.without_password(provider="gmx") + account(name="b", provider="gmx")
+        (said,) = refusal(tmp_path, DELIVERY + text + accounts)
+        assert said.startswith("connector.toml:9: defaults.oauth.client_idd: unknown key; did you")
+
+
 class TestAFileOfTheUsersOwn:
     def test_adds_providers(self, tmp_path: Path) -> None:
         rows = '[corp]\nhost = "pop.corp.example"\ndomains = ["corp.example"]\ntls = "starttls"\n'
