@@ -24,6 +24,7 @@ from services.fetcher.compare import FETCH_MOST
 from services.fetcher.deletion import Deletion
 from services.fetcher.imported import counts_as_delivered
 from services.fetcher.interfaces import FetcherContext
+from services.fetcher.internal_data import is_left
 from services.fetcher.inventory import SIZES_VARY, Inventory, take_inventory
 from services.fetcher.ledger_pages import LedgerPages
 from services.fetcher.pop3.client import FRAMED_LIMIT
@@ -57,6 +58,12 @@ _CANNOT_SKIP: Final = (
     "messages without a UIDL cannot be skipped where mail is deleted at the server (keep): they are"
     " fetched"
 )
+
+_EXPIRES: Final = "the server deletes what was retrieved (EXPIRE 0), whatever keep says"
+
+FULL: Final = 250
+"""Messages of a listing in which all is new after which another one is looked at: no server that
+shows but a part of a maildrop is known to show less."""
 
 LOOK_AFTER: Final = 8
 LOOK_AFTER_BYTES: Final = 1024 * 1024
@@ -186,6 +193,7 @@ class Retriever:
             left = left or unconfirmed or (work.more and self._has_recorded)
             # What our side does not take would be asked for again, without end.
             left = left and (self.failure is None or self._has_recorded)
+            left = left or self._may_show_more(work)
             await self._check_line(())
         except (ServerFault, SpoolUnavailable, NoRoom) as error:
             if not isinstance(error, PromiseBroken | NoRoom):
@@ -201,6 +209,15 @@ class Retriever:
             await self._commits.cancel()
         await self._deletion.delete_and_quit()
         return left
+
+    def _may_show_more(self, work: Worklist) -> bool:
+        """Return whether the server may have more than it has listed.
+
+        Some show the oldest some hundred, or hide what was retrieved: then all that is listed is
+        new, and there is much of it. The next session sees.
+        """
+        all_new = work.found >= FULL and len(work.fetch) == work.found and not work.unnamed
+        return all_new and self._has_recorded and self.failure is None
 
     def _find_fault(self, error: Exception) -> None:
         """See which message it was at which the session broke while it was looked at."""
@@ -345,6 +362,8 @@ class Retriever:
         self.listed = True
         self._unnamed = inventory.work.unnamed
         self.notes = inventory.notes
+        if self._session.capabilities.get("EXPIRE", ())[:1] == ("0",) and self._account.keep > 0:
+            self.notes = (*self.notes, _EXPIRES)
         self._changed = inventory.work.changed
         if inventory.quirk is not None:
             self.quirks.add(inventory.quirk)
@@ -489,7 +508,7 @@ class Retriever:
             self._came = listed
         taken = TakenMessage(listed, found, self._context.clock.now())
         if fits and not self._pipelining:
-            await self._commits.add(taken)
+            await self._add([taken])
         elif fits and self._suspect is None:
             # Out of step, another message of the same size would pass for this one.
             self._unmarked.append(taken)
@@ -530,8 +549,21 @@ class Retriever:
 
     async def _add(self, taken: list[TakenMessage]) -> None:
         for one in taken:
-            await self._commits.add(one)
+            if is_left(one.found):
+                await self._leave(one.listed)
+            else:
+                await self._commits.add(one)
         taken.clear()
+
+    async def _leave(self, listed: ListedMessage) -> None:
+        """Leave a mail server's own message where it is, and do not read it again."""
+        name = self._account.name
+        if listed.uidl is not None:
+            await self._context.ledger.skip(name, {listed.uidl: listed.size}, choice=None)
+        self._troubles.settle([listed.key])
+        self._context.journal.note(
+            "no mail, but a mail server's own data: it is left", account=name, number=listed.number
+        )
 
     async def _is_kept(self, id_: str, head: str, size: int) -> bool:
         listed = self._arriving
