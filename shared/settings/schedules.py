@@ -32,7 +32,7 @@ _EXPECTED: Final = (
 
 
 def _rules(value: object) -> tuple[Rule, ...]:
-    lines = [value] if isinstance(value, str) else value
+    lines = value.split(";") if isinstance(value, str) else value
     if not isinstance(lines, list) or not lines:
         raise ValueError(_EXPECTED)
     return tuple(_rule(line) for line in lines)

@@ -26,8 +26,12 @@ _SOCKS_MOST: Final = 255
 
 def _fingerprints(value: object) -> frozenset[str]:
     """Return the fingerprints, 64 small hexadecimal digits each."""
-    listed = value if isinstance(value, list) else [value]
-    found = [_FINGERPRINT.fullmatch(one) if isinstance(one, str) else None for one in listed]
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list):
+        raise ValueError(_EXPECTED)  # noqa: TRY004  (a field's validator raises no other)
+    found = [
+        _FINGERPRINT.fullmatch(one.strip()) if isinstance(one, str) else None for one in listed
+    ]
     digits = [match[1].replace(":", "").lower() for match in found if match is not None]
     if not listed or len(digits) < len(listed):
         raise ValueError(_EXPECTED)

@@ -362,6 +362,23 @@ def test_what_is_wrong_with_the_way_to_a_server_is_said(
         load(path, {})
 
 
+def test_lists_of_an_account_can_be_given_as_variables(tmp_path: Path) -> None:
+    path = tmp_path / "connector.toml"
+    path.write_text(
+        'data_dir = "/var/lib/x"\n[delivery]\nurl = "smtp://mail.example"\n[[account]]\n'
+        'name = "a"\nhost = "pop.example.net"\nusername = "a"\npassword = "p"\nmailbox = "a@b"\n'
+    )
+    one, two = "a" * 64, "b" * 64
+    begins = "POP3_CONNECTOR__ACCOUNT__A__"
+    environ = {
+        f"{begins}SCHEDULE": "sat,sun 07:00-19:00 every 2m; every 30m",
+        f"{begins}TLS_FINGERPRINT": f"sha256:{one}, sha256:{two}",
+    }
+    account = load(path, environ).accounts[0]
+    assert [rule.every for rule in account.schedule or ()] == [120, 1800]
+    assert account.tls_fingerprint == {one, two}
+
+
 def test_a_fingerprint_is_read_as_openssl_prints_it(tmp_path: Path) -> None:
     path = tmp_path / "connector.toml"
     printed = "sha256:" + ":".join(["AB"] * 32)

@@ -2,8 +2,9 @@
 
 The strongest is taken that the server offers, or the one that the destination names. A server may
 offer one that it cannot do for this password, as that is stored in another form. So what is refused
-goes once more in clear, for a password is sent over verified TLS alone; if that works, it is
-remembered. Of what is said to AUTH nothing is shown but the code: it may be the password.
+goes once more in clear, for a password is sent over verified TLS alone; what it hangs up at does so
+in the next session. If that works, it is remembered. Of what is said to AUTH nothing is shown but
+the code: it may be the password.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ async def log_in(session: SmtpSession, target: Target) -> None:
     if login is None:
         return
     credentials = Credentials(
-        login.user, login.password, target.host, 0, session.connection.binding
+        login.user, login.password, target.host, _port(target), session.connection.binding
     )
     session.connection.quote(may=False)
     try:
@@ -65,11 +66,17 @@ async def log_in(session: SmtpSession, target: Target) -> None:
         session.connection.quote(may=True)
 
 
+def _port(target: Target) -> int:
+    """Return the port of a server, 0 for a local socket."""
+    return target.port if isinstance(target.port, int) else 0
+
+
 async def _log_in(
     session: SmtpSession, target: Target, credentials: Credentials, setting: str
 ) -> None:
     offered = set(_mechanisms(session.extensions))
-    covert, fell_back, refused = target.quirks.covert_login, False, ""
+    covert, refused = target.quirks.covert_login, ""
+    fell_back = not covert.trusted
     while True:
         offer = Offer(offered, hidden=True, bound=credentials.binding is not None)
         kinds = choose(setting, offer, by_token=False, in_clear_first=not covert.trusted)
@@ -78,6 +85,10 @@ async def _log_in(
         kind, can_fall_back = kinds[0], len(kinds) > 1
         try:
             reply = await _authenticate(session, kind, credentials)
+        except Unreachable:
+            if can_fall_back:  # it may hang up at what it offers: the next session goes without
+                covert.suspect()
+            raise
         except ProofMissing as error:
             raise Unreachable(target.server, f"AUTH {kind.sasl}: {error}") from error
         except MechanismFailed as error:

@@ -1,6 +1,7 @@
 """How a session with a mail server comes about: greeting, TLS, login."""
 
 import asyncio
+import base64
 import socket
 import ssl
 from collections.abc import Iterator
@@ -221,6 +222,48 @@ async def test_a_mechanism_that_is_named_and_not_known_is_not_tried_without_end(
             with pytest.raises(Unreachable, match="504"):
                 await smtp.deliver(content(), SENDER, [ANNA])
     assert len([c for c in server.commands if c.startswith("AUTH")]) <= 2
+
+
+@pytest.mark.parametrize("does", [DROP, "no reply of SMTP"])
+async def test_what_is_offered_and_hung_up_at_is_done_without_the_next_time(
+    does: str, context: ssl.SSLContext, certificates: Certificates
+) -> None:
+    login = ("anna", "secret")
+    async with smtp_server(context=context, login=login, mechanisms="CRAM-MD5 PLAIN") as server:
+        asked: list[str] = []
+
+        def rule(key: str, _: int) -> str | None:
+            if key != "AUTH":
+                return None
+            asked.append(server.commands[-1].split()[1])
+            return does if asked[-1] == "CRAM-MD5" else None
+
+        server.rule = rule
+        at = f"127.0.0.1:{server.port}?ca_file={certificates.ca}"
+        async with courier(f"smtp://anna:secret@{at}") as smtp:
+            with pytest.raises(Unreachable):
+                await smtp.deliver(content(), SENDER, [ANNA])
+            for _ in range(2):
+                results = await smtp.deliver(content(), SENDER, [ANNA])
+                assert results[ANNA].verdict == "delivered"
+                for writer in server.writers:
+                    writer.close()
+    assert asked == ["CRAM-MD5", "PLAIN", "PLAIN"]
+
+
+async def test_a_token_goes_to_the_server_and_port_that_it_names(
+    context: ssl.SSLContext, certificates: Certificates
+) -> None:
+    login = ("anna", "token")
+    async with smtp_server(context=context, login=login, mechanisms="OAUTHBEARER") as server:
+        server.rule = lambda key, _: "535 no" if key == "AUTH" else None
+        at = f"127.0.0.1:{server.port}?ca_file={certificates.ca}&auth=oauthbearer"
+        async with courier(f"smtp://anna:token@{at}") as smtp:
+            with pytest.raises(Unreachable):
+                await smtp.deliver(content(), SENDER, [ANNA])
+    (sent,) = [line for line in server.commands if line.startswith("AUTH")]
+    said = base64.b64decode(sent.split()[2]).decode()
+    assert f"\1host=127.0.0.1\1port={server.port}\1" in said
 
 
 async def test_a_password_never_goes_in_the_clear() -> None:
