@@ -84,10 +84,10 @@ def account(place: Place, server: OAuthServer, **oauth: object) -> dict[str, obj
 class Person:
     """Who runs ``account authorize``, and has a browser."""
 
-    def __init__(self, place: Place, *options: str) -> None:
+    def __init__(self, place: Place, whose: str = "sales", *options: str) -> None:
         command = [sys.executable, "-m", "services", "--config", str(place.product.config)]
         self._process = subprocess.Popen(
-            [*command, "account", "authorize", "sales", *options],
+            [*command, "account", "authorize", whose, *options],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -311,3 +311,33 @@ def test_mail_goes_into_a_mailbox_elsewhere_by_access_tokens(
         assert len(list(folder.iterdir())) == count
         server.revoke()  # refused before its time, it is renewed in the same delivery
     assert set(server.outcomes()) == {"tokens"}
+
+
+def test_a_destination_that_a_person_authorizes_gets_mail_by_imap(
+    place: Place, server: OAuthServer
+) -> None:
+    oauth = {k: v for k, v in account(place, server).items() if k.startswith("oauth.")}
+    url = f"imap://localhost:{place.provider.imap}/Arrived?tls=none"
+    away = {"url": url, "username": "sales", **oauth}
+    keys = place.account("sales", destination="away", password="x")
+    place.configure(keys, **{"destinations.away": away})
+    place.put("sales", MESSAGES)
+    person = Person(place, "away", "--destination")
+    person.browse()
+    status, said = person.end()
+    assert (status, "destination away is authorized" in said) == (0, True), said
+    status, summary = place.once()
+    assert (status, summary["delivered"]) == (0, len(MESSAGES)), place.product.tail()
+    arrived = [path.read_bytes() for path in place.provider.maildir("sales").glob(".Arrived/*/*")]
+    assert sum(b"X-POP3-Connector-Id" in message for message in arrived) == len(MESSAGES)
+    assert "reached imap://localhost" in place.product.cli("check-config", "--connect").stdout
+
+
+def test_what_a_poll_would_do_is_told_by_a_login_with_a_token(
+    place: Place, server: OAuthServer
+) -> None:
+    place.put("sales", MESSAGES)
+    place.configure(account(place, server, flow="client_credentials"))
+    done = place.product.cli("account", "test", "sales")
+    assert done.returncode == 0, done.stderr
+    assert "xoauth2" in done.stdout.lower()
