@@ -109,7 +109,7 @@ def courier_for(
         listen: takes the dialogues with a mail server, each by itself; None where nobody listens.
         slots: what may be in hand, shared with other destinations; its own if None.
         known: passwords that a mail server is not quoted with, beside that of its own login.
-        tokens: where access tokens come from to log in with in place of a password, at an IMAP
+        tokens: where access tokens come from to log in with in place of a password, at a mail
             server.
 
     Raises:
@@ -194,6 +194,7 @@ def _courier(wanted: _DestinationUrl, target: Target) -> Courier:
         patience=wanted.patience,
         keep_delivered_to=_keeps_delivered_to(wanted),
         known=wanted.known,
+        tokens=wanted.tokens,
     )
     return ServerCourier(SmtpProtocol(target), wanted.clock, wanted.connections, wanted.slots)
 
@@ -247,11 +248,14 @@ def _imap(wanted: _DestinationUrl, *, port: int, implicit: bool = False) -> Cour
 
 def _mailbox_login(wanted: _DestinationUrl) -> SmtpLogin:
     """Return whose mailbox it is, and the password; none where there are access tokens."""
-    if wanted.tokens is None:
-        login = _credentials(wanted)
-        if login is None:
-            raise wanted.wrong(f"expected {wanted.url.scheme}://user@host/Folder, and a password")
-        return login
+    login = _credentials(wanted)
+    if login is None:
+        raise wanted.wrong(f"expected {wanted.url.scheme}://user@host/Folder, and a password")
+    return login
+
+
+def _by_token(wanted: _DestinationUrl) -> SmtpLogin:
+    """Return whom to log in as where there are access tokens; there is no password yet."""
     if not wanted.url.username or wanted.url.password is not None:
         raise wanted.wrong("expected a user name, and no password beside OAuth")
     return SmtpLogin(unquote(wanted.url.username), "", _auth(wanted))
@@ -266,6 +270,8 @@ def _path(wanted: _DestinationUrl) -> str:
 
 def _credentials(wanted: _DestinationUrl) -> SmtpLogin | None:
     user, password = wanted.url.username, wanted.url.password
+    if wanted.tokens is not None:
+        return _by_token(wanted)
     if user is None and password is None:
         if "auth" in wanted.options:
             raise wanted.wrong("auth goes with a user name and a password")

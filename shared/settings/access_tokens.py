@@ -179,9 +179,12 @@ class OAuthTokens:
         """Return the tokens of an account that has an oauth table."""
         return self._of(account_key(table.name), client_of_account(table))
 
-    def of_destination(self, name: str, table: DestinationSettings) -> RenewedTokens:
+    def of_destination(self, name: str, table: DestinationSettings) -> AccessTokens:
         """Return the tokens of a destination that has an oauth table."""
-        return self._of(destination_key(name), client_of_destination(name, table))
+        from shared.oauth.of_destination import DestinationTokens
+
+        client = client_of_destination(name, table)
+        return DestinationTokens(client.whose, self._of(destination_key(name), client))
 
     def _of(self, name: str, client: OAuthClient) -> RenewedTokens:
         if client.flow == "client_credentials":

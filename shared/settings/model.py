@@ -55,6 +55,9 @@ from shared.settings.table import Table, given_secret
 from shared.settings.transport import BindAddress, Fingerprints, ProxyUrl
 from shared.settings.values import Keep, KeyPath, Url
 
+_LOGINS: Final = ("imap", "imaps", "smtp", "smtps", "lmtp")
+"""The schemes of destinations that one logs in at."""
+
 DEFAULT: Final = "default"
 """The name of the destination that ``[delivery]`` describes."""
 
@@ -211,8 +214,8 @@ class DestinationSettings(_Remote):
     def _token_belongs_to_somebody(self) -> DestinationSettings:
         if self.oauth is None:
             return self
-        if self.url.scheme not in ("imap", "imaps"):
-            raise ValueError("an oauth table is for imap:// and imaps://")
+        if self.url.scheme not in _LOGINS:
+            raise ValueError(f"an oauth table is for {', '.join(f'{s}://' for s in _LOGINS)}")
         if self.secret is not None or self.url.has_password:
             raise ValueError("there are a password and an oauth table: one of them is enough")
         if not (self.username or self.url.username):

@@ -320,7 +320,7 @@ def test_a_destination_that_a_person_authorizes_gets_mail_by_imap(
     url = f"imap://localhost:{place.provider.imap}/Arrived?tls=none"
     away = {"url": url, "username": "sales", **oauth}
     keys = place.account("sales", destination="away", password="x")
-    place.configure(keys, **{"destinations.away": away})
+    place.configure(keys, url=None, **{"destinations.away": away})
     place.put("sales", MESSAGES)
     person = Person(place, "away", "--destination")
     person.browse()

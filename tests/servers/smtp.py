@@ -237,6 +237,12 @@ class _Session:
         if mechanism in self.state.unable:
             await self.ask("<1@mail>")
             return False
+        if mechanism == "XOAUTH2":
+            said = base64.b64decode(initial[0]).decode()
+            if said == f"user={user}\1auth=Bearer {password}\1\1":
+                return True
+            await self.ask('{"status": "401"}')
+            return False
         if mechanism == "PLAIN":
             return base64.b64decode(initial[0]).decode() == f"\0{user}\0{password}"
         if mechanism == "CRAM-MD5":

@@ -137,7 +137,7 @@ def test_a_destination_has_its_user_in_the_url_or_beside_it(tmp_path: Path) -> N
     for keys, expected in {
         'url = "imaps://imap.example.net/INBOX"': "no username here or in the url",
         'url = "imaps://a:hunter2@imap.example.net/"': "a password and an oauth table",
-        'url = "smtp://a@mail.example.net"': "for imap:// and imaps://",
+        'url = "pickup:///srv/pickup"\nusername = "a"': "for imap://, imaps://, smtp://",
     }.items():
         text = f'{BASE}password = "hunter2"\n[destinations.away]\n{keys}\n{table}'
         assert expected in refusal(tmp_path, text)

@@ -46,10 +46,15 @@ _WORDS: Final[Mapping[int, str]] = {
 """What replies to AUTH mean (RFC 4954 section 6)."""
 
 
+class LoginNotTaken(Unreachable):
+    """The server does not accept what we logged in with."""
+
+
 async def log_in(session: SmtpSession, target: Target) -> None:
     """Log in with the credentials of a destination, if it has any.
 
     Raises:
+        LoginNotTaken: it does not accept the user name and password, or the token.
         Unreachable: it does not let us in; no message is to blame.
         Throttled: it has too much to do for now.
     """
@@ -79,7 +84,8 @@ async def _log_in(
     fell_back = not covert.trusted
     while True:
         offer = Offer(offered, hidden=True, bound=credentials.binding is not None)
-        kinds = choose(setting, offer, by_token=False, in_clear_first=not covert.trusted)
+        by_token, clear = target.tokens is not None, not covert.trusted
+        kinds = choose(setting, offer, by_token=by_token, in_clear_first=clear)
         if not kinds:
             raise Unreachable(target.server, refused or "it offers no way to log in that is known")
         kind, can_fall_back = kinds[0], len(kinds) > 1
@@ -104,8 +110,9 @@ async def _log_in(
         another = can_fall_back or (reply.code == _UNKNOWN and kind.sasl in offered)
         if reply.code // 100 == 4 or not another:
             covert.note_without(well=False)
-            error_type = Throttled if meaning(reply, SmtpStep.AUTH) == "rate" else Unreachable
-            raise error_type(target.server, refused)
+            if meaning(reply, SmtpStep.AUTH) == "rate":
+                raise Throttled(target.server, refused)
+            raise (LoginNotTaken if reply.code // 100 == 5 else Unreachable)(target.server, refused)
         offered.discard(kind.sasl)
         if can_fall_back:
             covert.suspect()

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from dataclasses import replace
 from typing import Final
 
 from services.deliverer.courier import Throttled
 from services.deliverer.servers.connection import Connection, NoReplyInTime, TlsFailed
-from services.deliverer.smtp.authenticate import log_in
+from services.deliverer.smtp.authenticate import LoginNotTaken, log_in
 from services.deliverer.smtp.reply import ReplyReader, SmtpReply, SmtpStep
 from services.deliverer.smtp.reply_meaning import meaning
 from services.deliverer.smtp.session import SmtpSession
 from services.deliverer.smtp.target import SETTING_NAMES, Target
 from services.deliverer.smtp.traced import TracedConnection
-from shared.errors import Unreachable
+from shared.errors import TokenRefused, Unreachable
 from shared.network.dial import dial
 from shared.network.explain import explain, silent
 from shared.redaction.redaction import NOTHING, Redaction
@@ -47,6 +48,26 @@ async def open_session(target: Target) -> SmtpSession:
         Unreachable: the server cannot be reached, or does not let us in.
         Throttled: it has too much to do for now.
     """
+    if target.tokens is None:
+        return await _open_session(target)
+    try:
+        token = await target.tokens.current()
+        try:
+            return await _open_session(_with_token(target, token))
+        except LoginNotTaken:  # before its time: revoked, or the clock is wrong
+            token = await target.tokens.renewed(token)
+            return await _open_session(_with_token(target, token))
+    except TokenRefused as error:
+        raise Unreachable(target.server, error.said) from error
+
+
+def _with_token(target: Target, token: str) -> Target:
+    if target.credentials is None:
+        return target
+    return replace(target, credentials=replace(target.credentials, password=token))
+
+
+async def _open_session(target: Target) -> SmtpSession:
     try:
         return await _open(target, starttls=_wants_starttls(target))
     except TlsFailed:

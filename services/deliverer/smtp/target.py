@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 from services.deliverer.smtp.promises import Promises
 from shared.authentication.choice import AUTO
+from shared.authentication.tokens import AccessTokens
 from shared.network.dialogue import TraceFor
 from shared.network.explain import SettingNames
 from shared.redaction.known_secrets import KnownSecrets
@@ -42,6 +43,7 @@ class Target:
             TLS from the first byte, verified.
         context: the TLS settings that go with it.
         credentials: what to log in with, None for no login.
+        tokens: where access tokens come from, in place of the password; None for that.
         hello: our name in EHLO; None for the address literal of our end of the connection.
         pipelining: what may be sent together where PIPELINING is offered: ``none``; ``commands``,
             the envelope of one message; ``full``, also that of the next with the end of the one
@@ -60,6 +62,7 @@ class Target:
     tls: Literal["none", "opportunistic", "required", "implicit"] = "opportunistic"
     context: ssl.SSLContext | None = None
     credentials: SmtpLogin | None = None
+    tokens: AccessTokens | None = field(default=None, repr=False, compare=False)
     hello: str | None = None
     pipelining: Pipelining | None = None
     quirks: Promises = field(default_factory=Promises, compare=False)

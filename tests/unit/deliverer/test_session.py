@@ -5,18 +5,20 @@ import base64
 import socket
 import ssl
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from services.deliverer.courier import Throttled
+from services.deliverer.destinations import courier_for
 from services.deliverer.servers.pool import IDLE_SECONDS
 from services.deliverer.servers.promise import DAY, HOUR
-from shared.errors import Unreachable
+from shared.errors import TokenRefused, Unreachable
 from tests.clock import ManualClock
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.smtp import DROP, HANG, smtp_server
-from tests.unit.deliverer.content import ANNA, SENDER, content, courier
+from tests.unit.deliverer.content import ANNA, SENDER, One, content, courier
 from tests.unit.test_network import dropping
 
 
@@ -159,6 +161,55 @@ async def test_login_by_the_strongest_that_is_offered(
                 Unreachable, match=r"535 5\.7\.8 \(said to AUTH\): it does not accept"
             ):
                 await smtp.deliver(content(), SENDER, [ANNA])
+
+
+@dataclass
+class Tokens:
+    """Access tokens, of which the first ones are refused before their time."""
+
+    left: list[str]
+
+    async def current(self) -> str:
+        return self.left[0]
+
+    async def renewed(self, refused: str) -> str:
+        assert refused == self.left.pop(0)
+        if not self.left:
+            raise TokenRefused("login.example.net:443", "authorize it anew")
+        return self.left[0]
+
+    async def grant(self) -> str:
+        return "one"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "tries", "why"),
+    [
+        (["right"], 1, None),
+        (["revoked", "right"], 2, None),
+        (["revoked", "wrong"], 2, r"535 5\.7\.8 \(said to AUTH\)"),
+        (["revoked"], 1, "authorize it anew"),
+    ],
+)
+async def test_login_by_an_access_token_which_is_renewed_once(
+    tokens: list[str],
+    tries: int,
+    why: str | None,
+    context: ssl.SSLContext,
+    certificates: Certificates,
+) -> None:
+    login = ("anna", "right")
+    async with smtp_server(context=context, login=login, mechanisms="PLAIN XOAUTH2") as server:
+        url = f"smtp://anna@127.0.0.1:{server.port}?ca_file={certificates.ca}"
+        made = courier_for("local", url, clock=ManualClock(), tokens=Tokens(tokens))
+        smtp = One(made)
+        if why is None:
+            assert (await smtp.deliver(content(), SENDER, [ANNA]))[ANNA].verdict == "delivered"
+        else:
+            with pytest.raises(Unreachable, match=why):
+                await smtp.deliver(content(), SENDER, [ANNA])
+        await made.close()
+    assert [c.split()[1] for c in server.commands if c.startswith("AUTH")] == ["XOAUTH2"] * tries
 
 
 async def test_login_by_the_mechanism_that_the_destination_names(

@@ -8,6 +8,7 @@ import pytest
 
 from shared.errors import ConfigError, StateUnavailable, TokenRefused, TokenUnavailable
 from shared.oauth.client import Flow, OAuthClient
+from shared.oauth.of_destination import DestinationTokens
 from shared.oauth.record import ENDING, TokenRecord
 from shared.oauth.renewal import RenewedTokens, first_grant
 from shared.oauth.sealing import KeyFile, Sealing
@@ -298,6 +299,23 @@ async def test_tokens_of_another_key_are_not_thrown_away(bench: Bench) -> None:
         await bench.tokens(key="another.key").current()
     assert await bench.row() == before
     assert await bench.tokens().current() == "access-0"
+
+
+async def test_a_destination_is_told_in_words_that_a_courier_knows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.authorize()
+    assert await DestinationTokens("destination x", bench.tokens()).current() == "access-0"
+    other = DestinationTokens("destination x", bench.tokens(key="another.key"))
+    with pytest.raises(TokenRefused, match=r"destination x: .*another.key"):
+        await other.current()
+
+    async def away(_: str) -> None:
+        raise StateUnavailable("gone")
+
+    monkeypatch.setattr(bench.state.tokens, "read", away)
+    with pytest.raises(TokenUnavailable, match="destination x: the state database: gone"):
+        await DestinationTokens("destination x", bench.tokens()).renewed("access-0")
 
 
 async def test_without_a_key_nothing_is_asked_for(bench: Bench) -> None:
