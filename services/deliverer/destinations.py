@@ -278,9 +278,12 @@ def _credentials(wanted: _DestinationUrl) -> SmtpLogin | None:
         return None
     if not user or password is None:
         raise wanted.wrong("expected both a user name and a password, or neither")
+    user, password = unquote(user), unquote(password)
+    if re.search(r"[\r\n\0]", user + password):
+        raise wanted.wrong("there is a line break or NUL in user name or password")
     if wanted.known is not None:
-        wanted.known.learn(unquote(password))
-    return SmtpLogin(unquote(user), unquote(password), _auth(wanted))
+        wanted.known.learn(password)
+    return SmtpLogin(user, password, _auth(wanted))
 
 
 def _auth(wanted: _DestinationUrl) -> str:

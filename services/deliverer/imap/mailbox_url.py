@@ -19,7 +19,7 @@ Wrong: TypeAlias = Callable[[str], ConfigError]
 
 def folder(path: str, wrong: Wrong) -> str:
     """Return the path of the folder, "" for INBOX."""
-    names = unquote(path).strip("/")
+    names = unquote(path, errors="surrogateescape").strip("/")
     if unknown := unknown_placeholders(names):
         known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
         raise wrong(f"unknown placeholder {unknown[0]}; expected one of {known}")

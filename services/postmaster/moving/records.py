@@ -23,7 +23,7 @@ from services.postmaster.moving.getmail import oldmail
 Seen: TypeAlias = Mapping[str, float | None]
 """UIDLs, and when they were fetched first, in seconds since 1970; None where nobody says."""
 
-_HEAD: Final = re.compile(r" ([0-9]+) ([^ ]+) ([^ ]+)")
+_HEAD: Final = re.compile(r" ([0-9]{1,9}) ([^ ]+) ([^ ]+)")
 _UNFIT: Final = re.compile(r"[\r\n\0]|^[ #]|^$| $")
 """What has no place in a line of these files."""
 
@@ -65,11 +65,13 @@ def read(path: Path, format_: RecordFormat, maildrop: Maildrop) -> Seen:
         Wrong: it cannot be read, or says something else.
     """
     try:
-        return format_.read(path.read_text("latin-1"), maildrop, path)
+        seen = format_.read(path.read_text("latin-1"), maildrop, path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return {}
     except OSError as error:
         raise Wrong(Place(str(path), 1), f"cannot read it: {error.strerror}") from error
+    # No server has NUL in a UIDL, a file that was damaged does, and no database takes it.
+    return {uidl: at for uidl, at in seen.items() if "\0" not in uidl}
 
 
 def files_at(path: Path, format_: str, maildrop: Maildrop) -> list[Path]:

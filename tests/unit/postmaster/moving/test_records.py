@@ -46,13 +46,24 @@ def test_fetchids_with_blanks_and_signs_in_names_and_uidls() -> None:
     assert parsed("fetchmail", text, OTHER) == {"3": None}
 
 
+def test_what_a_crash_left_in_a_file_is_left_out(tmp_path: Path) -> None:
+    """File systems fill up with NUL what was not written yet; no database takes it in a text."""
+    damaged = tmp_path / "ids"
+    damaged.write_bytes(b"joe@pop.example.net 1\njoe@pop.example.net 2\0\0\0\0")
+    assert read(damaged, FORMATS["fetchmail"], OTHER) == {"1": None}
+
+
 def test_of_oldmail_lines_that_are_none_are_left_out() -> None:
     text = "a\x001700000000\nb\0\nc\nd\0x\n\x005\ne f\x0017\n"
     assert parsed("getmail", text) == {"a": 1_700_000_000.0, "e f": 17.0}
 
 
 @pytest.mark.parametrize(
-    "text", ["uid\n", " 2 a.net joe\nx\n", " 2 a.net joe\nx\n 1 b.net joe\ny\n", " x a joe\n"]
+    "text",
+    [
+        *("uid\n", " 2 a.net joe\nx\n", " 2 a.net joe\nx\n 1 b.net joe\ny\n", " x a joe\n"),
+        f" {'9' * 5000} a.net joe\nx\n",
+    ],
 )
 def test_of_mpops_files_those_that_are_cut_off_are_refused(text: str) -> None:
     with pytest.raises(Wrong, match="records:"):
