@@ -7,6 +7,7 @@ import functools
 import poplib
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -127,15 +128,14 @@ CASES = [(name, auth) for name, all_ in MECHANISMS.items() for auth in all_.spli
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+def servers() -> Iterator[Callable[[str], Server]]:
     """Start each server when it is first wanted, and stop them all at the end."""
-    folder = tmp_path_factory.mktemp("servers")
-    for path in (folder, *list(folder.parents)[:2]):
-        path.chmod(0o755)  # servers run as users of their own
 
     def started(name: str) -> Server:
-        (folder / name).mkdir()
-        return stack.enter_context(START[name](folder / name))
+        # Not pytest's tmp_path: that one is closed to the users that servers run as.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="logins-")))
+        folder.chmod(0o755)
+        return stack.enter_context(START[name](folder))
 
     with ExitStack() as stack:
         yield functools.cache(started)
