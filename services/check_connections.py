@@ -198,7 +198,8 @@ async def _log_in(
     except BaseException:
         await session.abort()
         raise
-    return f"logged in to {login.server}; messages there: {count} ({show.size(size)})"
+    there = f"messages there: {count} ({show.size(size)})"
+    return f"logged in to {login.server} by {session.mechanism}; {there}"
 
 
 async def _reach(

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-from shared.network.same_host import same_host
+from shared.authentication.choice import AUTO, KINDS
+from shared.network.same_host import is_here, same_host
 from shared.settings.model import AccountSettings, Settings
 from shared.settings.providers import floor_of
 from shared.settings.secret import Secret, open_to_all
 
-_HERE: Final = ("localhost", "127.0.0.1", "::1")
+_BY_TOKEN: Final = frozenset(kind.setting for kind in KINDS if kind.by_token)
 _USUAL_PORTS: Final = (110, 995)
 _NAMED: Final = 3
 """So many of a long list are named in a warning."""
@@ -82,9 +83,19 @@ def _accounts(settings: Settings) -> Iterator[str]:
     if not settings.accounts:
         yield "there is no [[account]]: nothing will be fetched"
     for account in settings.accounts:
-        here = account.host in _HERE and account.proxy is None
+        here = is_here(account.host) and account.proxy is None
         if account.tls == "none" and not here:
-            yield f"account {account.name}: without TLS, {account.host} gets the password in clear"
+            read = f"reads the mail{_shown_without_tls(account.auth)}"
+            yield f"account {account.name}: without TLS, who is on the way to {account.host} {read}"
+
+
+def _shown_without_tls(auth: str) -> str:
+    """Return what else is read, by the mechanism of the login."""
+    if auth == AUTO:
+        return ", and the password where the server offers nothing that keeps it secret"
+    if any(kind.in_clear for kind in KINDS if kind.setting == auth):
+        return f" and the {'token' if auth in _BY_TOKEN else 'password'}"
+    return f"; the password stays hidden, as {auth} has it"
 
 
 def _sooner_than_the_provider_wants(settings: Settings) -> Iterator[str]:

@@ -5,6 +5,7 @@ Where a line may be read by others, none sees the password that the server offer
 
 import base64
 import functools
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -176,3 +177,32 @@ async def test_a_mechanism_that_is_named_and_not_there_is_no_wrong_password(serv
         await Pop3Session.open(login(server, "none", "scram-sha-256"))
     assert not isinstance(raised.value, LoginRefused)
     assert "SCRAM-SHA-256" in str(raised.value)
+
+
+@pytest.fixture
+def man_in_the_middle(servers: Callable[[str], Server]) -> Iterator[tuple[Server, Proxy]]:
+    """Stand between a client and Cyrus, with a certificate of one's own that the client trusts."""
+    server = servers("cyrus-tls-1.2")
+    own = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    own.load_cert_chain(server.certificates.cert, server.certificates.key)
+    own.maximum_version = ssl.TLSVersion.TLSv1_2
+    with proxy(server.pop3s, own, onwards=ssl._create_unverified_context()) as running:
+        yield server, running
+
+
+async def test_who_stands_between_is_noticed_by_a_mechanism_that_is_named(
+    man_in_the_middle: tuple[Server, Proxy],
+) -> None:
+    server, between = man_in_the_middle
+    mine = login(server, "implicit", "scram-sha-256", port=between.port)
+    with pytest.raises(LoginRefused):
+        await Pop3Session.open(mine)
+    assert b"AUTH SCRAM-SHA-256-PLUS" in between.heard
+    # That it binds can be kept from us: the server sees it by what we say to that.
+    between.hide = b"-PLUS"
+    with pytest.raises(LoginRefused):
+        await Pop3Session.open(mine)
+    assert b"AUTH SCRAM-SHA-256\r\n" in between.heard
+    # By a mechanism that is tied to no connection, nobody sees it.
+    session = await Pop3Session.open(replace(mine, auth="cram-md5"))
+    await session.quit()

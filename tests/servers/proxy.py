@@ -36,7 +36,9 @@ class Proxy:
         cuts: how many were cut.
         passed: bytes that the server has sent.
         heard: what clients have sent, as a listener on the line has it.
-        context: clients speak TLS with it; the server is spoken to in clear.
+        context: clients speak TLS with it.
+        onwards: it speaks TLS with the server; None for in clear.
+        hide: what it leaves out of what the server says, where that comes in one piece.
     """
 
     server: int
@@ -51,6 +53,8 @@ class Proxy:
     passed: int = 0
     heard: bytearray = field(default_factory=bytearray)
     context: ssl.SSLContext | None = None
+    onwards: ssl.SSLContext | None = None
+    hide: bytes = b""
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
 
@@ -63,7 +67,7 @@ class Proxy:
         self.connections += 1
         self._open.add(writer)
         try:
-            there, back = await asyncio.open_connection("127.0.0.1", self.server)
+            there, back = await asyncio.open_connection("127.0.0.1", self.server, ssl=self.onwards)
         except OSError:
             writer.transport.abort()
             return
@@ -125,7 +129,8 @@ class Proxy:
                 await self.clock.sleep(len(data) / self.rate)
             left = len(data) if self.cut_after is None else max(0, self.cut_after - passed)
             if left:
-                yield self._damaged(data, passed)[:left]
+                seen = self._damaged(data, passed)[:left]
+                yield seen.replace(self.hide, b"") if self.hide else seen
             passed += len(data)
             self.passed += len(data)
             if left < len(data):
@@ -145,9 +150,11 @@ async def _pieces(reader: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
 
 
 @contextlib.contextmanager
-def proxy(server: int, context: ssl.SSLContext | None = None) -> Iterator[Proxy]:
-    """Run a proxy before a port of 127.0.0.1 until the block ends; by TLS with a context."""
-    state = Proxy(server, context=context)
+def proxy(
+    server: int, context: ssl.SSLContext | None = None, onwards: ssl.SSLContext | None = None
+) -> Iterator[Proxy]:
+    """Run a proxy before a port of 127.0.0.1 until the block ends; see ``Proxy``."""
+    state = Proxy(server, context=context, onwards=onwards)
     loop = state._loop
     listening = loop.run_until_complete(
         asyncio.start_server(state.serve, "127.0.0.1", 0, ssl=context)

@@ -195,8 +195,25 @@ class TestWarnings:
 
     def test_a_password_in_clear(self, tmp_path: Path) -> None:
         text = MINIMAL + 'tls = "none"'
-        assert "in clear" in self.about(tmp_path, text)[0]
-        assert self.about(tmp_path, text.replace("pop.example.net", "localhost")) == []
+        (said,) = self.about(tmp_path, text)
+        assert "reads the mail, and the password where the server offers nothing" in said
+        for here in ("localhost", "LocalHost.", "127.0.0.2"):
+            assert self.about(tmp_path, text.replace("pop.example.net", here)) == []
+
+    @pytest.mark.parametrize(
+        ("auth", "words"),
+        [
+            ("plain", "reads the mail and the password"),
+            ("user", "reads the mail and the password"),
+            ("scram-sha-256", "reads the mail; the password stays hidden"),
+            ("apop", "reads the mail; the password stays hidden"),
+        ],
+    )
+    def test_what_is_read_without_tls_by_a_mechanism(
+        self, tmp_path: Path, auth: str, words: str
+    ) -> None:
+        (said,) = self.about(tmp_path, MINIMAL + f'tls = "none"\nauth = "{auth}"')
+        assert words in said
 
     def test_no_accounts(self, tmp_path: Path) -> None:
         assert "nothing will be fetched" in self.about(tmp_path, "")[0]

@@ -65,7 +65,7 @@ class TestAccounts:
         assert printed.status == 0
         ok, said = tried(printed)["account a0"]
         assert ok
-        assert "messages there: 3" in said
+        assert "by user; messages there: 3" in said
         verbs = {command.split()[0] for command in server.commands}
         assert verbs == {"CAPA", "USER", "PASS", "STAT", "QUIT"}
         assert not server.deleted
