@@ -8,6 +8,7 @@ order, and then it is correct again. It runs in the test's own event loop.
 import asyncio
 import base64
 import contextlib
+import json
 import re
 import ssl
 from collections.abc import AsyncIterator
@@ -68,6 +69,7 @@ class ImapServer:
     offers: str = USUAL
     login: tuple[str, str] = ("anna", "secret")
     token: str = "token"
+    explains: str = ""  # why a token is refused
     folders: dict[str, list[Stored]] = field(default_factory=lambda: {"INBOX": []})
     delimiter: str = "/"
     prefix: str = ""
@@ -189,6 +191,9 @@ class _Session:
         if mechanism == "XOAUTH2":
             await self.let_in_by_token(base64.b64decode(initial).decode())
             return
+        if mechanism != "PLAIN":
+            await self.say("NO not that way", "AUTHENTICATE")
+            return
         _, user, password = base64.b64decode(initial).decode().split("\0")
         await self.let_in((user, password))
 
@@ -197,7 +202,8 @@ class _Session:
         if given == f"user={user}\1auth=Bearer {token}\1\1":
             await self.let_in(self.state.login)
             return
-        await self.say("+ " + base64.b64encode(b'{"status":"401"}').decode())
+        said = json.dumps({"status": "401", "error_description": self.state.explains})
+        await self.say("+ " + base64.b64encode(said.encode()).decode())
         assert await self.reader.readline() == b"\r\n"
         await self.say("NO [AUTHENTICATIONFAILED] Invalid credentials (Failure)")
 

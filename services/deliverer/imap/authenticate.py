@@ -3,8 +3,9 @@
 The strongest is taken that the server offers, or the one that the destination names; where it
 offers none that is known, LOGIN, unless it says that this is off (RFC 3501 section 6.2.3). A server
 may offer a mechanism that it cannot do for this password, as that is stored in another form: what
-is refused goes once more in clear, for nobody reads the line. If that works, it is remembered. Of
-what is said to a login nothing is shown but codes: it may be the password.
+is refused goes once more in clear, for nobody reads the line, and what it hangs up at does so in
+the next session. If that works, it is remembered. Of what is said to a login nothing is shown but
+codes, and why a token is refused, less the token: it may be the password.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ _LATER: Final = frozenset({"UNAVAILABLE", "INUSE", "SERVERBUG", "LIMIT"})
 """What says nothing of the password."""
 
 
+_NOT_TRIED: Final = ImapStatus("NO", "", b"", "")
+
+
 class LoginNotTaken(Unreachable):
     """The server does not accept this password, or this access token."""
 
@@ -96,7 +100,8 @@ async def _log_in(
     offered = {word.removeprefix(_PREFIX) for word in offers if word.startswith(_PREFIX)}
     binding = session.connection.binding
     credentials = Credentials(target.user, secret, target.host, target.port, binding)
-    covert, fell_back = target.covert_login, False
+    covert = target.covert_login
+    fell_back = not covert.trusted
     while True:
         offer = Offer(offered, hidden=True, bound=binding is not None)
         by_token, clear = target.tokens is not None, not covert.trusted
@@ -106,7 +111,12 @@ async def _log_in(
                 raise Unreachable(target.server, "it offers no way to log in that can be used")
             return await _login_command(session, target, secret)
         at_once = "SASL-IR" in offers
-        refused = await _authenticate(session, kinds[0], credentials, at_once=at_once)
+        try:
+            refused = await _authenticate(session, kinds[0], credentials, at_once=at_once)
+        except Unreachable:
+            if len(kinds) > 1:  # it may hang up at what it offers: the next session goes without
+                covert.suspect()
+            raise
         if refused is None or refused.status.code in _LATER or len(kinds) == 1:
             covert.note_without(well=fell_back and refused is None)
             return refused
@@ -121,7 +131,12 @@ async def _authenticate(
     """Log in by one mechanism (RFC 3501 section 6.2.2); return how it was refused, if it was."""
     if kind.make is None:
         raise Unreachable(session.server, f"auth={kind.setting} is of POP3 alone")
-    mechanism = await asyncio.to_thread(kind.make, credentials)
+    try:
+        mechanism = await asyncio.to_thread(kind.make, credentials)
+    except (
+        MechanismFailed
+    ) as error:  # nothing is sent: it cannot be done with this password, or here
+        return _Refused(_NOT_TRIED, f"{kind.sasl}: {error}")
     try:
         reply = await _exchange(session, kind, mechanism, at_once=at_once)
         if reply.status.kind == "OK":
@@ -132,8 +147,8 @@ async def _authenticate(
     except MechanismFailed as error:
         session.write(b"*\r\n")  # it waits for an answer; this ends the exchange
         return _Refused((await session.finish(ImapStep.LOGIN)).status, f"{kind.sasl}: {error}")
-    said = f" ({printable(mechanism.explanation)})" if mechanism.explanation else ""
-    return _Refused(reply.status, _in_words(reply.status) + said)
+    said = printable(session.hidden(mechanism.explanation))
+    return _Refused(reply.status, _in_words(reply.status) + (f" ({said})" if said else ""))
 
 
 async def _exchange(

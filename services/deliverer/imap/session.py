@@ -107,6 +107,10 @@ class ImapSession:
         self._count = 0
         self._tag = b""
 
+    def hidden(self, text: str) -> str:
+        """Return a text of the server's less the password; it is not yet fit to be shown."""
+        return self._redaction.hidden(text)
+
     @property
     def non_sync(self) -> int:
         """How long a literal may be that is sent without waiting for leave."""

@@ -94,6 +94,43 @@ async def test_a_token_that_needs_a_person_is_nobodys_fault() -> None:
     assert "authorize it anew" in str(result)
 
 
+async def test_why_a_token_is_refused_is_told_without_it() -> None:
+    explains = "the token secret-token-1 has ended"
+    async with imap_server(offers=USUAL + " AUTH=XOAUTH2", explains=explains) as server:
+        url = f"imap://anna:secret-token-1@127.0.0.1:{server.port}/?tls=none&auth=xoauth2"
+        courier = courier_for("away", url)
+        (result,) = await told(courier, [mail()])
+        await courier.close()
+    assert isinstance(result, Unreachable)
+    assert "the token *** has ended" in str(result)
+
+
+async def test_a_password_that_a_mechanism_cannot_take_goes_by_another() -> None:
+    login = ("anna", "a\x07b")  # SASLprep (RFC 4013) has no such character
+    async with imap_server(offers=USUAL + " AUTH=SCRAM-SHA-256", login=login) as server:
+        url = f"imap://anna:a%07b@127.0.0.1:{server.port}/?tls=none"
+        courier = courier_for("away", url)
+        assert fates(await told(courier, [mail()])) == {"delivered"}
+        await courier.close()
+        alone = courier_for("away", f"{url}&auth=scram-sha-256")
+        (result,) = await told(alone, [mail()])
+        await alone.close()
+    assert "SCRAM-SHA-256: user name or password cannot be used" in str(result)
+
+
+async def test_a_mechanism_that_it_hangs_up_at_is_done_without_the_next_time() -> None:
+    async with imap_server(offers=USUAL + " AUTH=CRAM-MD5") as server:
+        server.answer("AUTHENTICATE", *[DROP] * 5)
+        async with opened(server) as courier:
+            (result,) = await told(courier, [mail()])
+            assert isinstance(result, Unreachable)
+            for id_ in ("3f9b", "3f9c"):
+                assert fates(await told(courier, [mail(id_=id_)])) == {"delivered"}
+    asked = [line.split()[1] for line in server.commands if line.startswith("AUTHENTICATE")]
+    assert asked[:2] == ["CRAM-MD5", "PLAIN"]
+    assert "CRAM-MD5" not in asked[2:]
+
+
 async def test_starttls_comes_before_the_password(tmp_path: Path) -> None:
     certificates = make_certificates(tmp_path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
