@@ -43,6 +43,7 @@ class Intake:
         flood_limit: new messages in one poll beyond which the account is held; None for what its
             history makes of ``flood_least``.
         flood_least: see above; ten times its busiest poll, if that is more.
+        notice_to: the mailbox that is told of messages that are too large; None for nobody.
     """
 
     skip_existing: bool = False
@@ -50,6 +51,7 @@ class Intake:
     max_per_session: int | None = None
     flood_limit: int | None = None
     flood_least: int = 2_000
+    notice_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from services.fetcher.interfaces import FetcherContext
 from services.fetcher.internal_data import is_left
 from services.fetcher.inventory import SIZES_VARY, Inventory, take_inventory
 from services.fetcher.ledger_pages import LedgerPages
+from services.fetcher.oversize import send_notices
 from services.fetcher.pop3.client import FRAMED_LIMIT
 from services.fetcher.pop3.session import Pop3Session, Retrieval
 from services.fetcher.receive import MessageReceiver, ReceivedMessage, too_short
@@ -134,6 +135,7 @@ class Retriever:
         )
         self._breaker = breaker
         self._left_out: set[int] = set()
+        self._too_large: list[ListedMessage] = []
         self._large = large
         self._in_vain = in_vain
         self._choice = choice
@@ -190,6 +192,9 @@ class Retriever:
             await self._look_at(work.unlooked)
             await self._check_refusals()
             await self._commits.commit_all()
+            if self._too_large and self._account.intake.notice_to is not None:
+                some = self._too_large
+                await send_notices(self._session, self._context, self._account, some)
             left = left or unconfirmed or (work.more and self._has_recorded)
             # What our side does not take would be asked for again, without end.
             left = left and (self.failure is None or self._has_recorded)
@@ -423,6 +428,7 @@ class Retriever:
             if size > self._account.max_size:
                 said = f"LIST says {size} bytes, and max_size is {self._account.max_size}"
                 self._troubles.pass_over(message.key, message.number, said)
+                self._too_large.append(message)
                 continue
             if 0 < size < FRAMED_LIMIT and troubles and troubles.tries(message.key):
                 self._by_size[message.number] = size

@@ -83,6 +83,7 @@ def account(
             table.max_per_session,
             table.flood_limit,
             limits.flood_limit,
+            table.mailbox if table.over_max_size == "notice" else None,
         ),
     )
 

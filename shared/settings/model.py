@@ -289,6 +289,7 @@ class AccountSettings(_Login):
         order: which of several messages is fetched first.
         max_per_session: messages after which a session quits; None for as many as it takes.
         flood_limit: new messages in one poll beyond which it is held; None for what is usual.
+        over_max_size: whether the mailbox is told of a message that is larger.
         keep: what happens on the server after a message is safe. It is ``forever`` unless set:
             nothing is deleted that nobody asked to delete.
         max_size: bytes; a message that is larger is left at the server.
@@ -318,6 +319,7 @@ class AccountSettings(_Login):
     order: Literal["oldest", "newest"] = "oldest"
     max_per_session: Annotated[int, Field(ge=1)] | None = None
     flood_limit: Annotated[int, Field(ge=1)] | None = None
+    over_max_size: Literal["leave", "notice"] = "leave"
     keep: Retention = Keep.parse("forever")
     mailbox: Mailbox
     destination: Name = DEFAULT

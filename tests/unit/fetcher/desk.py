@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from services.fetcher.account import Account, Intake
+from services.fetcher.account import MAX_SIZE, Account, Intake
 from services.fetcher.fetch import ONCE, Fetcher
 from services.fetcher.interfaces import FetcherContext, SessionLimits
 from services.fetcher.large_listings import ListingTurns
@@ -61,13 +61,16 @@ class Desk:
         soonest: float | None = None,
         floor: float = 0.0,
         intake: Intake = NO_LIMITS,
+        max_size: int = MAX_SIZE,
         timetable: Timetable | None = None,
         **changes: Any,
     ) -> Counter[str]:
         """Poll the maildrop, by so many jobs at a time; return what happened."""
         often = timetable or Timetable.always(300.0)
         there = replace(login(server), **changes)
-        account = Account("sales", there, often, keep, soonest=soonest, floor=floor, intake=intake)
+        account = Account(
+            "sales", there, often, keep, max_size, soonest=soonest, floor=floor, intake=intake
+        )
         context = FetcherContext(
             self.state,
             self.state,
