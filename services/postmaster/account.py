@@ -10,19 +10,22 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from services.postmaster import show
 from services.postmaster.authorize import authorize
+from services.postmaster.delivered import delivered_in
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.opening import account_states, open_state
 from services.postmaster.options import json_option, require_confirmed, seconds, yes_option
 from services.postmaster.token_keys import deauthorize, rotate_key
 from shared.clock import SystemClock
-from shared.ledger import ADOPT, FETCH_AGAIN, FLOOD, RELEASE, SKIP, UNDELIVERED
+from shared.ledger import ADOPT, FETCH_AGAIN, FLOOD, RELEASE, SKIP, UNDELIVERED, LedgerEntry
 from shared.log import printable
+from shared.words import counted
 
 if TYPE_CHECKING:
     from shared.settings.model import AccountSettings, Settings
@@ -41,6 +44,9 @@ _SAID: Final = {
     UNDELIVERED: "what lies at its server then is fetched again, if it was never delivered",
 }
 
+
+_PORTION: Final = 1_000
+"""Messages that are recorded in one transaction."""
 
 FOREVER: Final = 253_402_300_799.0
 """The last second of the year 9999: until when an account is paused that nobody says it of."""
@@ -67,19 +73,38 @@ account.add_command(rotate_key)
 @account.command("adopt")
 @_names
 @_all
+@click.option(
+    "--maildir",
+    "maildirs",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Learn from these mailboxes what was delivered; all else is fetched.",
+)
 @yes_option
 @json_option
 @pass_invocation
 def adopt(
-    invocation: Invocation, names: Sequence[str], every: bool, yes: bool, as_json: bool
+    invocation: Invocation,
+    names: Sequence[str],
+    every: bool,
+    maildirs: Sequence[Path],
+    yes: bool,
+    as_json: bool,
 ) -> None:
     """Count what lies at the servers of these accounts as delivered; what comes later is fetched.
 
     The next poll does so, and an account that is held is polled again. Each message is read once,
     for its identity, and stays at the server for as long as the account keeps its mail there.
+    With --maildir only what lies in these Maildirs, or below them, counts as delivered, by our own
+    header lines; what else is at the server is fetched.
     """
     settings = invocation.settings()
     chosen = _choose_accounts(settings, names, every)
+    if maildirs:
+        _learn(settings, chosen, maildirs)
+        _choose(settings, chosen, RELEASE, every, as_json=as_json)
+        return
     deleting = [found.name for found in chosen if not math.isinf(found.keep.seconds)]
     if deleting and not yes:
         require_confirmed(
@@ -292,6 +317,43 @@ def _choose(
 async def _write_choice(settings: Settings, names: Sequence[str], choice: str, every: bool) -> None:
     async with open_state(settings.state_address()) as state:
         await state.choose(names, choice, ends=every)
+
+
+def _learn(
+    settings: Settings, accounts: Sequence[AccountSettings], maildirs: Sequence[Path]
+) -> None:
+    """Record what lies in Maildirs as delivered.
+
+    Raises:
+        click.ClickException: there is nothing of an account, or they cannot be read.
+    """
+    found: dict[str, set[str]] = {account.name: set() for account in accounts}
+    try:
+        for maildir in maildirs:
+            for name, id_ in delivered_in(maildir):
+                if name in found:
+                    found[name].add(id_)
+    except OSError as error:
+        said = f"{error.strerror}: {error.filename}"
+        raise click.ClickException(f"nothing was chosen: {printable(said)}") from error
+    if without := [name for name in found if not found[name]]:
+        raise click.ClickException(
+            f"nothing was chosen: no message that was delivered from account {_some(without)} is"
+            " there; without --maildir, all that lies at its server counts as delivered"
+        )
+    asyncio.run(_record_delivered(settings, found))
+    for name, ids in found.items():
+        click.echo(f"{printable(name)}: {counted(len(ids), 'message')} there", err=True)
+
+
+async def _record_delivered(settings: Settings, found: Mapping[str, set[str]]) -> None:
+    async with open_state(settings.state_address()) as state:
+        for name, ids in found.items():
+            every = sorted(ids)
+            for start in range(0, len(every), _PORTION):
+                some = every[start : start + _PORTION]
+                await state.record(name, [LedgerEntry(None, id_) for id_ in some])
+                await state.count_as_delivered(some)
 
 
 def _some(names: Sequence[str]) -> str:
