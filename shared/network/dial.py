@@ -109,9 +109,10 @@ async def dial(
         UnicodeError: the name cannot be one.
     """
     if route.proxy is not None:
-        reach = partial(_reach, seconds=seconds, by=by, bind=route.bind)
+        how: dict[str, Any] = {"seconds": seconds, "by": by, "bind": route.bind}
+        find, reach = partial(_find, **how), partial(_reach, **how)
         sock = await connect_by(
-            route.proxy, host, port, seconds=seconds, reach=reach, bind=route.bind
+            route.proxy, host, port, seconds=seconds, find=find, reach=reach, bind=route.bind
         )
         return await _begin(make, sock, host, context, seconds)
     left = await addresses(host, port, seconds=seconds, by=by)
@@ -129,6 +130,15 @@ async def dial(
         except OSError as error:
             failed = error if failed is None else _telling([failed, error])
     raise failed or OSError(f"{host} has no address")
+
+
+async def _find(
+    host: str, port: int, *, seconds: float, by: LookUp, bind: str | None
+) -> Sequence[str]:
+    """Return the addresses of a proxy that can be connected to."""
+    found = await addresses(host, port, seconds=seconds, by=by)
+    fit = found if bind is None else _reachable_from(bind, found)
+    return [str(address.where[0]) for address in fit]
 
 
 async def _reach(

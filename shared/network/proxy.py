@@ -13,8 +13,8 @@ import base64
 import os
 import re
 import socket
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeAlias
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from shared.log import printable
@@ -23,6 +23,9 @@ from shared.redaction.redaction import Redaction
 _SOCKS: Final = {"socks5": "SOCKS5", "socks5h": "SOCKS5", "socks4": "SOCKS4"}
 _LONGEST_ANSWER: Final = 16 * 1024
 _STATUS: Final = re.compile(rb"HTTP/\d\.\d (\d{3})(?: ([^\r\n]*))?\r?\n")
+
+Find: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Returns the addresses of a host. Raises OSError or UnicodeError."""
 
 Reach: TypeAlias = Callable[[str, int], Awaitable[socket.socket]]
 """Connects to a host and port, without a proxy. Raises OSError or UnicodeError."""
@@ -33,7 +36,14 @@ class ProxyFailed(OSError):
 
 
 async def connect_by(
-    proxy: str, host: str, port: int, *, seconds: float, reach: Reach, bind: str | None = None
+    proxy: str,
+    host: str,
+    port: int,
+    *,
+    seconds: float,
+    find: Find,
+    reach: Reach,
+    bind: str | None = None,
 ) -> socket.socket:
     """Return a socket that is connected to a server through a proxy.
 
@@ -42,6 +52,7 @@ async def connect_by(
         host: of the server.
         port: of the server.
         seconds: for all of it.
+        find: looks the proxy up; python-socks would, in one of the few threads that all share.
         reach: connects to the proxy, where it is an HTTP proxy.
         bind: the address of this machine to connect from.
 
@@ -60,7 +71,7 @@ async def connect_by(
         async with asyncio.timeout(seconds):
             if parts.scheme == "http":
                 return await _by_http(parts, host, port, reach)
-            return await _by_socks(parts, host, port, seconds, bind)
+            return await _by_socks(parts, host, port, seconds, find, bind)
     except TimeoutError as error:
         raise ProxyFailed(f"{name} has not connected us within {seconds:g} seconds") from error
     except ProxyError as error:
@@ -87,16 +98,22 @@ def _why(error: OSError) -> str:
 
 
 async def _by_socks(
-    parts: SplitResult, host: str, port: int, seconds: float, bind: str | None
+    parts: SplitResult, host: str, port: int, seconds: float, find: Find, bind: str | None
 ) -> socket.socket:
-    from python_socks import ProxyType
+    from python_socks import ProxyConnectionError, ProxyType
     from python_socks.async_.asyncio import Proxy
 
     user, password = (None if p is None else unquote(p) for p in (parts.username, parts.password))
-    kind = ProxyType[_SOCKS[parts.scheme]]
-    through = Proxy(kind, parts.hostname or "", parts.port or 0, user, password, rdns=True)
-    local = {} if bind is None else {"local_addr": (bind, 0)}
-    return await through.connect(dest_host=host, dest_port=port, timeout=seconds, **local)
+    kind, at = ProxyType[_SOCKS[parts.scheme]], parts.port or 0
+    local: dict[str, Any] = {} if bind is None else {"local_addr": (bind, 0)}
+    failed: OSError | None = None
+    for address in await find(parts.hostname or "", at):
+        through = Proxy(kind, address, at, user, password, rdns=True)
+        try:
+            return await through.connect(dest_host=host, dest_port=port, timeout=seconds, **local)
+        except ProxyConnectionError as error:  # there may be another address to turn to
+            failed = error
+    raise failed or OSError("it has no address")
 
 
 async def _by_http(parts: SplitResult, host: str, port: int, reach: Reach) -> socket.socket:

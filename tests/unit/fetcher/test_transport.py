@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import re
+import socket
 import ssl
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 
 from services.fetcher.pop3.session import Pop3Session
 from shared.errors import ConfigError, ServerFault, Unreachable
-from shared.network.dial import Route
+from shared.network.dial import Route, SocketAddress, dial
 from shared.network.tls import Trust
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.pop3 import Pop3Server
@@ -175,6 +176,36 @@ async def test_through_an_http_proxy_nothing_of_the_greeting_is_lost() -> None:
             assert await retrieved(session, [1]) == MAIL
             await session.quit()
             assert proxy.asked[-1] == f"CONNECT {asked} HTTP/1.1"
+
+
+class Kept(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_a_proxy_is_looked_up_as_any_server_and_each_of_its_addresses_tried(
+    scheme: str,
+) -> None:
+    """In a thread of its own: a resolver that hangs holds up nobody else."""
+
+    def look_up(host: str, port: int) -> list[SocketAddress]:
+        assert host == "proxy.example"
+        return [SocketAddress(socket.AF_INET, (a, port)) for a in ("127.0.0.9", "127.0.0.1")]
+
+    async with Pop3Server(MAIL).serving() as server:
+        made = HttpProxy(server.port) if scheme == "http" else SocksProxy(server.port)
+        async with made.serving() as proxy:
+            protocol = await dial(
+                Kept,
+                "pop.example.net",
+                110,
+                seconds=20.0,
+                by=look_up,
+                route=Route(proxy=f"{scheme}://proxy.example:{proxy.port}"),
+            )
+            protocol.transport.close()
+            assert len(proxy.asked) == 1
 
 
 LIES = {
