@@ -89,7 +89,8 @@ class KeyFile:
                 draft.unlink()
             sync(self.path.parent)
         except OSError as error:
-            raise self._error("make", error) from error
+            hint = "make it elsewhere, and name it with oauth.key_file or oauth.key_env"
+            raise ConfigError(self.where, f"{self._error('make', error).what}; {hint}") from error
 
     def put_first(self, key: str) -> None:
         """Put a key before those that are there.

@@ -80,6 +80,12 @@ def test_what_was_changed_is_not_read(tmp_path: Path) -> None:
             sealing.open(changed)
 
 
+def test_where_no_key_can_be_made_it_is_said_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(tmp_path / "nowhere" / "at all")
+    with pytest.raises(ConfigError, match=r"cannot make the key of the tokens: .*oauth.key_env"):
+        Sealing(KeyFile(tmp_path / "data" / "oauth.key")).seal(b"x")
+
+
 def test_a_file_that_is_not_there_hides_what_was_encrypted_with_it(tmp_path: Path) -> None:
     sealing = Sealing(KeyFile(tmp_path / "oauth.key"))
     sealed = sealing.seal(b"x")
