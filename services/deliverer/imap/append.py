@@ -36,7 +36,7 @@ from services.deliverer.courier import (
     Result,
     Throttled,
 )
-from services.deliverer.imap.commands import date_time, folder_name
+from services.deliverer.imap.commands import count_of, date_time, folder_name
 from services.deliverer.imap.finding import find
 from services.deliverer.imap.folders import folder_of
 from services.deliverer.imap.literal import Literal, measured
@@ -52,6 +52,7 @@ from shared.log import printable
 _SYSTEM_LABEL: Final = re.compile(r"\\[A-Za-z]+")
 """One of Gmail's own, such as ``\\Important``, which stands without quotation marks."""
 
+_APPENDLIMIT: Final = re.compile(r"APPENDLIMIT=([1-9][0-9]{0,17})")
 _RANGE: Final = rb"\d{1,10}(?::\d{1,10})?"
 _UIDS: Final = re.compile(rb"\d{1,10} (%s(?:,%s)*)" % (_RANGE, _RANGE))
 
@@ -62,8 +63,8 @@ async def put_together(
     """Put messages, each for the same one folder, there in one command.
 
     Raises:
-        SendSingly: the server refuses that; nobody has any of them.
-        Throttled: a limit of the server, likewise.
+        SendSingly: the server refuses that, or has not as many as it was given.
+        Throttled: a limit of the server; nobody has any of them.
         Unreachable: the connection broke, or the server does not let us in.
     """
     results: list[CourierResult] = [_still_ours(each.content) or {} for each in mail_objects]
@@ -75,11 +76,12 @@ async def put_together(
     status, _ = await _append_or_make(session, folder, literals)
     if status.kind != "OK":
         raise session.failure(status, ImapStep.APPEND) or SendSingly
+    told = _told(status)
+    if told and count_of(told) != len(going):  # which of them are there, a look tells
+        raise SendSingly
     session.carried += len(going)
     reach_all(["deliverer"] * len(going), "appended")
-    said = session.said(status, ImapStep.APPEND) + await _label(
-        session, folder, _uids(status, len(going))
-    )
+    said = session.said(status, ImapStep.APPEND) + await _label(session, folder, told)
     for at in going:
         results[at] = dict.fromkeys(mail_objects[at].recipients, Result("delivered", said))
     return results
@@ -148,9 +150,9 @@ def same_folder(session: ImapSession, one: MailObject, other: MailObject) -> boo
 def _limit(session: ImapSession) -> int | None:
     """Return how large a message may be (RFC 7889); None if the server does not say."""
     for word in session.capabilities:
-        name, _, value = word.partition("=")
-        if name == "APPENDLIMIT" and value.isascii() and value.isdigit():
-            return int(value)
+        found = _APPENDLIMIT.fullmatch(word)
+        if found is not None:
+            return int(found[1])
     return None
 
 
@@ -170,7 +172,7 @@ async def _put_once(session: ImapSession, folder: str, literal: Literal) -> Resu
         return Result("permanent" if means == "permanent" else "temporary", said)
     session.carried += 1
     reach("deliverer", "appended")
-    return Result("delivered", said + await _label(session, folder, _uids(status, 1)))
+    return Result("delivered", said + await _label(session, folder, _uid(status)))
 
 
 async def _append_or_make(
@@ -279,17 +281,19 @@ async def _write_bytes(session: ImapSession, literal: Literal) -> ImapReply | No
     return None
 
 
-def _uids(status: ImapStatus, count: int) -> bytes:
-    """Return the UIDs that so many messages were given (RFC 4315), as a set; b"" if none are told.
+def _uid(status: ImapStatus) -> bytes:
+    """Return the UID that a message was given (RFC 4315); b"" if none is told.
 
-    A set of any other size is none: what is done with it would be done to others' messages.
+    A set of several is none: what is done with it would be done to others' messages.
     """
+    told = _told(status)
+    return told if told and count_of(told) == 1 else b""
+
+
+def _told(status: ImapStatus) -> bytes:
+    """Return the UIDs that messages were given, as a set; b"" if none are told."""
     found = _UIDS.fullmatch(status.arguments.strip()) if status.code == "APPENDUID" else None
-    if found is None:
-        return b""
-    ranges = (part.partition(b":") for part in found[1].split(b","))
-    sizes = (abs(int(last or first) - int(first)) + 1 for first, _, last in ranges)
-    return found[1] if sum(sizes) == count else b""
+    return b"" if found is None else found[1]
 
 
 async def _label(session: ImapSession, folder: str, uids: bytes) -> str:

@@ -81,3 +81,9 @@ def date_time(moment: datetime) -> bytes:
     zone = moment.strftime("%z")[:5]
     clock = f"{moment.hour:02}:{moment.minute:02}:{moment.second:02}"
     return f'"{moment.day:2}-{month}-{moment.year:04} {clock} {zone}"'.encode("ascii")
+
+
+def count_of(uids: bytes) -> int:
+    """Return how many messages a set of UIDs means (RFC 4315 section 4, ``uid-set``)."""
+    ranges = (part.partition(b":") for part in uids.split(b","))
+    return sum(abs(int(last or first) - int(first)) + 1 for first, _, last in ranges)

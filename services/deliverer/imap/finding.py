@@ -100,7 +100,7 @@ def _count(reply: ImapReply) -> int:
     """Return how many messages a folder has."""
     for response in reply.data:
         match response.text.upper().split():
-            case [number, b"EXISTS"] if number.isdigit():
+            case [number, b"EXISTS"] if re.fullmatch(rb"\d{1,10}", number):
                 return int(number)
     return 0
 

@@ -30,7 +30,7 @@ class PipelineBroken(Unreachable):
 
 
 class SendSingly(Exception):
-    """Mail objects that went in one command were refused together, and none was delivered.
+    """Mail objects that went in one command were refused together, or not all of them came.
 
     The session can be used again; sent one by one, those that are not to blame may pass.
     """

@@ -173,6 +173,22 @@ async def test_a_server_that_says_how_much_it_takes_is_sent_no_more() -> None:
     assert "APPEND" not in server.verbs()
 
 
+@pytest.mark.parametrize("limit", ["0", "9" * 5000, "", "x"])
+async def test_a_limit_that_is_none_keeps_no_message_back(limit: str) -> None:
+    async with imap_server(offers=f"{USUAL} APPENDLIMIT={limit}") as server:
+        result = await delivered(server)
+    assert result[ANNA].verdict == "delivered"
+
+
+async def test_where_fewer_came_than_went_together_each_is_looked_for() -> None:
+    async with imap_server() as server, opened(server, connections=1) as courier:
+        server.answer("END", "OK [APPENDUID 7 1] that was one")
+        results = await told(courier, mails(3))
+    replies = [r[ANNA].reply for r in results if isinstance(r, dict)]
+    assert [reply[:9] for reply in replies] == ["was there"] * 3
+    assert len(stored(server)) == 3
+
+
 async def test_of_those_that_went_together_the_one_that_is_too_large_fails_alone() -> None:
     async with imap_server() as server, opened(server, connections=1) as courier:
         server.answer("END", "NO [TOOBIG] one of them", "OK one", "NO [TOOBIG] this one", "OK one")

@@ -178,3 +178,11 @@ async def test_done_is_not_believed_before_the_message_was_sent(clock: ManualClo
     assert isinstance(result, Unreachable)
     assert "before it was sent" in str(result)
     assert server.folders["INBOX"] == []
+
+
+async def test_a_count_that_is_none_keeps_no_message_back() -> None:
+    async with imap_server(finds="nothing") as server, opened(server) as courier:
+        server.answer("EXAMINE", (f"* {'9' * 5000} EXISTS", "OK done"))
+        (result,) = await told(courier, [mail(replay=True)])
+    assert isinstance(result, dict), result
+    assert len(server.folders["INBOX"]) == 1
