@@ -120,11 +120,12 @@ class Person:
         return self._process.returncode, self.said + out + err
 
 
+@pytest.mark.parametrize("auth", ["auto", "xoauth2", "oauthbearer"])
 def test_a_client_by_its_own_secret_has_one_token_for_many_polls(
-    place: Place, server: OAuthServer
+    place: Place, server: OAuthServer, auth: str
 ) -> None:
     place.put("sales", MESSAGES[:1])
-    place.configure(account(place, server, flow="client_credentials"))
+    place.configure(account(place, server, flow="client_credentials") | {"auth": auth})
     status, summary = place.once()
     assert (status, summary["delivered"]) == (0, 1), place.product.tail()
     place.put("sales", MESSAGES[1:2])
