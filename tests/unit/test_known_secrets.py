@@ -127,6 +127,7 @@ def test_what_stands_in_the_configuration_is_known(tmp_path: Path) -> None:
     username = "info"
     password_file = "/nowhere"
     mailbox = "info@corp.example"
+    proxy = "socks5://user:pr0xy-pass@host:1080"
     [broker]
     url = "amqp://user:br0ker%2Fpass@host"
     [state]
@@ -141,7 +142,14 @@ def test_what_stands_in_the_configuration_is_known(tmp_path: Path) -> None:
     """
     )
     known = secrets_in(loaded(tmp_path, text))
-    for secret in ("hunter2", "br0ker/pass", "d4tabase-pass", "aw4y-pass", "s3+secret/key"):
+    for secret in (
+        "hunter2",
+        "pr0xy-pass",
+        "br0ker/pass",
+        "d4tabase-pass",
+        "aw4y-pass",
+        "s3+secret/key",
+    ):
         assert known.hidden(f"no {secret}") == "no ***"
     for other in ("AKIA12345678", "http://s3:9000", "/nowhere"):
         assert known.hidden(f"no {other}") == f"no {other}"

@@ -151,3 +151,19 @@ def test_a_place_that_everybody_can_write_into_is_said(
     place.chmod(mode)
     found = said(tmp_path, account("a"), start=f'data_dir = "{place}"')
     assert any(f"chmod o-w '{place}'" in sentence for sentence in found) == warned
+
+
+@pytest.mark.parametrize(
+    ("host", "more", "warned"),
+    [
+        ("pop.example.net", 'tls = "none"', True),
+        ("127.0.0.1", 'tls = "none"', False),
+        ("127.0.0.1", 'tls = "none"\nproxy = "socks5://far.example:1080"', True),
+        ("127.0.0.1", 'tls = "starttls"\nproxy = "socks5://far.example:1080"', False),
+    ],
+)
+def test_what_goes_over_a_network_without_tls_is_said(
+    tmp_path: Path, host: str, more: str, warned: bool
+) -> None:
+    found = said(tmp_path, account("a", host=host, more=more))
+    assert any("TLS" in warning for warning in found) is warned
