@@ -186,15 +186,12 @@ def fetch_now(invocation: Invocation, names: Sequence[str], every: bool, as_json
     settings = invocation.settings()
     chosen = _choose_accounts(settings, names, every)
     states = asyncio.run(_ask_to_fetch(settings, [found.name for found in chosen]))
-    now = SystemClock().now()
-    waits = {found.name: _waits(found, states.get(found.name), now) for found in chosen}
+    waits = _reasons_to_wait(chosen, states)
     if as_json:
         show.as_json([{"account": name, "due": wait or "now"} for name, wait in waits.items()])
         return
     for name, wait in waits.items():
-        shown, state = printable(name), states.get(name)
-        why = printable(state.held or "") if state is not None else ""
-        click.echo(f"{shown}: {_WHEN[wait].format(name=shown, why=why)}")
+        click.echo(f"{printable(name)}: {_when(name, wait, states)}")
 
 
 @account.command("pause")
@@ -240,13 +237,13 @@ def resume(invocation: Invocation, names: Sequence[str], every: bool, as_json: b
     """Poll these accounts again that were paused, at once."""
     settings = invocation.settings()
     chosen = _choose_accounts(settings, names, every)
-    asyncio.run(_pause(settings, [found.name for found in chosen], None))
+    states = asyncio.run(_pause(settings, [found.name for found in chosen], None))
     if as_json:
         show.as_json([{"account": found.name, "paused_until": None} for found in chosen])
         return
-    for found in chosen:
-        when = "polled again" if found.enabled else "polled again once it is enabled"
-        click.echo(f"{printable(found.name)}: {when}")
+    for name, wait in _reasons_to_wait(chosen, states).items():
+        when = "polled again" if wait is None else f"resumed: {_when(name, wait, states)}"
+        click.echo(f"{printable(name)}: {when}")
 
 
 async def _ask_to_fetch(settings: Settings, names: Sequence[str]) -> Mapping[str, AccountState]:
@@ -255,9 +252,26 @@ async def _ask_to_fetch(settings: Settings, names: Sequence[str]) -> Mapping[str
         return await state.accounts()
 
 
-async def _pause(settings: Settings, names: Sequence[str], until: float | None) -> None:
+async def _pause(
+    settings: Settings, names: Sequence[str], until: float | None
+) -> Mapping[str, AccountState]:
     async with open_state(settings.state_address()) as state:
         await state.pause(names, until=until)
+        return await state.accounts()
+
+
+def _reasons_to_wait(
+    accounts: Sequence[AccountSettings], states: Mapping[str, AccountState]
+) -> Mapping[str, str | None]:
+    now = SystemClock().now()
+    return {found.name: _waits(found, states.get(found.name), now) for found in accounts}
+
+
+def _when(name: str, wait: str | None, states: Mapping[str, AccountState]) -> str:
+    """Return in words when an account is polled that is to be polled now."""
+    state = states.get(name)
+    why = "" if state is None else printable(state.held or "")
+    return _WHEN[wait].format(name=printable(name), why=why)
 
 
 def _waits(account: AccountSettings, state: AccountState | None, now: float) -> str | None:
@@ -273,7 +287,7 @@ def _waits(account: AccountSettings, state: AccountState | None, now: float) -> 
 
 _WHEN: Final[Mapping[str | None, str]] = {
     None: "polled as soon as a fetcher has a place for it",
-    "disabled": "once it is enabled",
+    "disabled": "polled once it is enabled",
     "held": "it is held: {why}; choose with account adopt or fetch-again",
     "paused": "it is paused: account resume {name}",
 }

@@ -267,6 +267,15 @@ def test_fetch_now_tells_a_program_too_what_is_not_polled(office: Office) -> Non
         "held": "held",
         "paused": "paused",
     }
+    assert office("account", "resume", "--all").out.splitlines() == [
+        "sales: polled again",
+        "off: resumed: polled once it is enabled",
+        (
+            "held: resumed: it is held: the state database is new; choose with account adopt or"
+            " fetch-again"
+        ),
+        "paused: polled again",
+    ]
 
 
 @pytest.mark.parametrize("command", ["pause", "resume", "fetch-now"])
