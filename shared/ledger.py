@@ -165,6 +165,7 @@ class AccountStanding(NamedTuple):
         paused_until: the moment before which the operator wants no poll, 0 for none.
         polled: whether a poll of it has ever come to its end.
         busiest: messages that a poll brought at the most, None before one has fetched all there is.
+        due: since when it is to be polled, in seconds since 1970; 0 for at once.
     """
 
     failures: int = 0
@@ -181,6 +182,7 @@ class AccountStanding(NamedTuple):
     paused_until: float = 0.0
     polled: bool = False
     busiest: int | None = None
+    due: float = 0.0
 
 
 class Finished(NamedTuple):

@@ -9,10 +9,10 @@ the same id, and suppressed at the far end.
 An account that fails is reported, backed off, and disturbs no other. One message that cannot be
 fetched is no failure of its account: it is said, and the others come. Nor is it one to have to
 wait: for a slot at a server that takes only so many connections (``server_slots``), or for the time
-of the next login. A poll that waits for its server, or takes long, lets go of its job, and of its
-slot (``detached_polls``, ``poll_slots``). What fails on our side is no reason to back off: then an
-account is polled at its own interval; or, where the state database was away and could not be told
-when it is due, as soon as that is back.
+of the next login. A poll that waits for its server or in line for it, or takes long, lets go of its
+job, and of its slot (``detached_polls``, ``poll_slots``). What fails on our side is no reason to
+back off: then an account is polled at its own interval; or, where the state database was away and
+could not be told when it is due, as soon as that is back.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ CONCURRENCY: Final = 64
 """Poll jobs that one fetcher process has in hand: those in its main slots, and some that wait."""
 
 GOING_ON: Final = 30.0
-"""Seconds for which an account is not due whose poll goes on without its job; then it is looked
-at again. So long it waits if this process dies."""
+"""Seconds for which an account is not due whose poll goes on without its job; it is said again as
+long as that does. So long it waits if this process dies."""
 
 CONNECTIONS_PER_HOST: Final = 8
 """Of these at one server, unless the configuration says otherwise."""
@@ -98,7 +98,9 @@ class Fetcher:
         self._context = context
         self._server_slots = ServerSlots(connections, context.clock, fewer)
         self._poll_slots = PollSlots(context.clock)
-        self._detached_polls = DetachedPolls(lambda error: context.journal.crashed("", "", error))
+        self._detached_polls = DetachedPolls(
+            self._hold, context.clock, lambda error: context.journal.crashed("", "", error)
+        )
         self._poll_end = PollRecorder(context, many=len(accounts) > HANDFUL)
         self._underway: set[str] = set()
         self._polls: dict[str, list[AccountPoll]] = {}
@@ -121,22 +123,22 @@ class Fetcher:
         if account is None:
             return Done(f"account {name} is not configured any more", "polled")
         if name in self._underway:
-            return await self._let_go_of_job(name)
+            await self._hold([name])
+            return _going_on(name)
         self._underway.add(name)
         if envelope.payload.reason == ONCE:
             return await self._attempt(account, lambda: None, now=True)
         let_go: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         poll = self._attempt(account, partial(_settle, let_go), now=False)
-        outcome = await self._detached_polls.until(poll, let_go)
-        return outcome if outcome is not None else await self._let_go_of_job(name)
+        outcome = await self._detached_polls.until(name, poll, let_go)
+        return _going_on(name) if outcome is None else outcome
 
-    async def _let_go_of_job(self, name: str) -> Outcome:
-        """Let go of a job whose account is being polled: so long, no other is needed."""
+    async def _hold(self, names: Sequence[str]) -> None:
+        """Let accounts not be due whose polls go on without a job: so long, none is needed."""
         try:
-            await self._context.schedule.hold_queued([name], hold=GOING_ON)
+            await self._context.schedule.hold_queued(names, hold=GOING_ON)
         except StateUnavailable as error:
-            self._context.journal.trouble("an account is polled later than planned", why=error)
-        return Done(f"this fetcher is polling account {name}", "polled")
+            self._context.journal.trouble("accounts may be queued that are being polled", why=error)
 
     async def _attempt(self, account: Account, left: Callable[[], None], *, now: bool) -> Outcome:
         try:
@@ -160,35 +162,52 @@ class Fetcher:
             left: called once its job need not be kept.
             now: wait for that; else the account is due again later, and its job makes room.
         """
+        standing = await self._recall(account)
+        if (why_not := await self._why_not_now(account, standing, now=now)) is not None:
+            return await self._postpone(account, *why_not)
+        slow, server = not now and self._poll_slots.was_slow(account.name), account.server
+        waits = now or not self._server_slots.take(server, slow=slow)
+        if waits:
+            turn = self._server_slots.line_up(server, standing.due, slow=slow, insists=now)
+            if turn is not None:
+                left()
+            if turn is None or not await self._server_slots.wait(server, turn):
+                wait = self._server_slots.again_in(server)
+                return await self._send_away(account, wait, f"all slots at {server} are taken")
+        started = self._context.clock.monotonic()
+        try:
+            if waits and not now:  # long ago, perhaps
+                standing = await self._recall(account)
+                if (why_not := await self._why_not_now(account, standing, now=now)) is not None:
+                    return await self._postpone(account, *why_not)
+            return await self._poll_in_slot(account, standing, left, now=now)
+        finally:
+            took = self._context.clock.monotonic() - started
+            self._server_slots.give_back(server, took, slow=slow)
+
+    async def _recall(self, account: Account) -> AccountStanding:
         standing = await self._context.ledger.recall(account.name, account.server)
         self._server_slots.learn(account.server, standing.quirks.get(CONNECTIONS))
+        return standing
+
+    async def _why_not_now(
+        self, account: Account, standing: AccountStanding, *, now: bool
+    ) -> tuple[float, str] | None:
+        """Return for how many seconds an account is not to be polled, and why; None if it is."""
         if standing.held is not None and standing.choice is None:
             if now:  # before the operator has chosen, its mail stays at the provider
                 self._context.journal.account_held(account.name, standing.held)
-            return await self._postpone(account, HELD, f"it is held: {standing.held}")
+            return HELD, f"it is held: {standing.held}"
         # However long: unlike what a server asks for, it is the operator's word.
         if (pause := standing.paused_until - self._context.clock.now()) > 0:
             if now:
                 self._context.journal.note("not polled: it is paused", account=account.name)
-            return await self._postpone(account, min(pause, HELD), "it is paused")
+            return min(pause, HELD), "it is paused"
         if (wait := await self._too_early(account, standing, now=now)) > 0:
-            return await self._postpone(
-                account, wait, "the server wants a pause before the next login"
-            )
+            return wait, "the server wants a pause before the next login"
         if not now and (lacking := self._context.lacking(0)) is not None:
-            return await self._postpone(account, CROWDED, lacking)
-        slow, server = self._poll_slots.was_slow(account.name), account.server
-        if now:
-            await self._server_slots.wait(server)
-        elif not self._server_slots.take(server, account.name, slow=slow):
-            wait = self._server_slots.again_in(server, account.name, slow=slow)
-            return await self._postpone(account, wait, f"all slots at {server} are taken")
-        started = self._context.clock.monotonic()
-        try:
-            return await self._poll_in_slot(account, standing, left, now=now)
-        finally:
-            took = self._context.clock.monotonic() - started
-            self._server_slots.give_back(server, took, slow=slow and not now)
+            return CROWDED, lacking
+        return None
 
     async def _poll_in_slot(
         self, account: Account, standing: AccountStanding, left: Callable[[], None], *, now: bool
@@ -196,7 +215,7 @@ class Fetcher:
         """Poll an account in a slot of this process."""
         slot = await self._poll_slots.enter(account.name, account.server, left, insist=now)
         if not isinstance(slot, PollSlot):
-            return await self._postpone(account, slot, "all slots are taken")
+            return await self._send_away(account, slot, "all slots are taken")
         try:
             outcome = await self._poll_under_lease(account, standing, slot.pace, now=now)
         finally:
@@ -235,6 +254,11 @@ class Fetcher:
             return wait
         interval = account.timetable.interval(self._context.clock.now())
         return min(refused_for, interval) if same else wait
+
+    async def _send_away(self, account: Account, wait: float, why: str) -> Outcome:
+        """Let an account come again; since when it has been due stays, and so does its turn."""
+        await self._context.schedule.hold_queued([account.name], hold=wait)
+        return Done(f"{account.name} is polled later: {why}", "polled")
 
     async def _postpone(self, account: Account, wait: float, why: str) -> Outcome:
         await self._context.schedule.put_off(account.name, until=self._context.clock.now() + wait)
@@ -360,6 +384,10 @@ class Fetcher:
             why=error.said,
         )
         return quirk is not None
+
+
+def _going_on(account: str) -> Outcome:
+    return Done(f"this fetcher is polling account {account}", "polled")
 
 
 def _settle(future: asyncio.Future[None]) -> None:

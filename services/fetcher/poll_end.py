@@ -63,7 +63,7 @@ class PollRecorder:
                 self._context.journal.left_undone(account.name, sentence)
         self._undone[account.name] = undone
         now = self._context.clock.now()
-        interval = spread(account, now) if self._many else account.timetable.interval(now)
+        interval = self._interval(account)
         if poll.fetched and account.soonest is not None:
             # Mail is coming: there may be more soon, within the account's hours.
             soon = now + min(interval, account.soonest)
@@ -98,7 +98,7 @@ class PollRecorder:
             poll: its sessions.
         """
         progress = poll.fetched > 0
-        interval = wait = account.timetable.interval(self._context.clock.now())
+        interval = wait = self._interval(account)
         ours = isinstance(error, OURS)
         if not ours:
             failures = 0 if progress else standing.failures
@@ -127,6 +127,11 @@ class PollRecorder:
         opens = account.timetable.opens(moment)
         return after_opening(account, opens) if self._many and opens > moment else opens
 
+    def _interval(self, account: Account) -> float:
+        """Return seconds until an account is polled next where nothing has failed."""
+        now = self._context.clock.now()
+        return spread(account, now) if self._many else account.timetable.interval(now)
+
     def _lacking(self, error: Exception) -> str | None:
         """Return what there is too little of, if that is why a poll came to no good end."""
         if isinstance(error, NoRoom):
@@ -139,8 +144,7 @@ class PollRecorder:
         """Back an account off that has met a defect of this program, as for any other failure."""
         self._context.journal.crashed("", account.name, error)
         why = f"unexpected error: {type(error).__name__}: {error}"
-        interval = account.timetable.interval(self._context.clock.now())
-        wait = backoff(interval, standing.failures, busy=False)
+        wait = backoff(self._interval(account), standing.failures, busy=False)
         self._context.journal.account_failed(account.name, why, wait)
         await self._context.schedule.record_poll(
             account.name,

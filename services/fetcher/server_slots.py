@@ -1,20 +1,24 @@
 """Slots: how many sessions may be open to one server at a time, in this process.
 
 Providers limit connections per client. What a server refuses lowers the limit, which is remembered;
-an hour without a refusal raises it by one. Whoever finds no slot is told when to come again, each
-a little later, so that accounts of a crowded server neither wait in the way of others nor come all
-at once; about that moment a slot is kept for it, or those that are due more often would have them
-all. Several fetcher processes have slots of their own.
+an hour without a refusal raises it by one. Whoever finds no slot stands in line, where those that
+are due for longest are served first: so no slot is idle while somebody wants it, and those that are
+due more often get no more of them.
+
+Several fetcher processes have slots and lines of their own. A line is therefore short: who would
+wait in it for long is told when to come again, to whichever process has a slot then. How long it
+has been due goes along in the schedule, and so does its place in any line. Known limit: who comes
+again may find a slot that was idle for seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import takewhile
-from typing import Final
+from itertools import count
+from typing import Final, NamedTuple
 
 from shared.clock import Clock
 from shared.ledger import Quirk
@@ -27,11 +31,33 @@ RECOVERY: Final = 3_600.0
 """Seconds for which a limit that was learnt is remembered, and after which it is one higher."""
 
 SOON: Final = 1.0
-LONGEST: Final = 600.0
+LONGEST: Final = 45.0
 """Seconds after which to come again for a slot, at the least and at the most."""
 
-GRACE: Final = 5.0
-"""Seconds by which one who comes again may be late, and find a slot kept."""
+PATIENCE: Final = 60.0
+"""Seconds for which one waits in line at the most; longer than to come again, so that a slot finds
+somebody in line while there are others."""
+
+LINE: Final = 1_000
+"""Polls that stand in line at one server, at the most: a few KB each."""
+
+
+class Turn(NamedTuple):
+    """A place in line. They are in order: by when who has it was due, then by who came first.
+
+    Attributes:
+        due: since when, in seconds since 1970.
+        number: of its coming.
+        slow: whether the account was slow when it was polled last.
+        insists: whether it is sent away for nobody.
+        granted: whether it is its turn, or it was sent away.
+    """
+
+    due: float
+    number: int
+    slow: bool
+    insists: bool
+    granted: asyncio.Future[bool]
 
 
 @dataclass(slots=True)
@@ -43,15 +69,16 @@ class _Server:
         slow: how many of them by accounts that were slow when they were polled last.
         learnt: what it was seen to take, None if it never refused.
         took: how long a poll takes, about.
-        line: who was sent away, in turn, and when each is to come again (monotonic).
+        line: who waits for a slot.
+        away: seconds by which those who are sent away come one after the other.
     """
 
     taken: int = 0
     slow: int = 0
     learnt: Quirk | None = None
     took: float = 1.0
-    line: dict[str, float] = field(default_factory=dict)
-    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+    line: list[Turn] = field(default_factory=list)
+    away: float = 0.0
 
 
 class ServerSlots:
@@ -68,6 +95,7 @@ class ServerSlots:
         self._fewer = fewer or {}
         self._clock = clock
         self._servers: dict[str, _Server] = {}
+        self._numbers = count()
 
     def learn(self, server: str, quirk: Quirk | None) -> None:
         """Take note of what was learnt of a server before."""
@@ -83,31 +111,66 @@ class ServerSlots:
         recovered = max(0.0, self._clock.now() - since) // RECOVERY
         return max(1, min(most, learnt.value + int(recovered)))
 
-    def take(self, server: str, account: str, *, slow: bool = False) -> bool:
+    def take(self, server: str, *, slow: bool = False) -> bool:
         """Take a slot; return whether there was one.
 
         Args:
             server: where.
-            account: for whom. Those who were sent away before it and come again about now go first.
-            slow: whether it was slow when it was polled last. Such ones have half of the slots.
+            slow: whether the account was slow when it was polled last. Such ones have half of the
+                slots.
         """
-        of, limit = self._of(server), self.limit(server)
-        kept = self._expected(of, account)
-        if of.taken + kept >= limit or (slow and of.slow >= max(1, limit // 2)):
-            return False
-        of.line.pop(account, None)
-        of.taken += 1
-        of.slow += slow
-        return True
-
-    async def wait(self, server: str) -> None:
-        """Take a slot, once there is one."""
+        self._serve(server)  # a limit may have risen by itself
         of = self._of(server)
-        while of.taken >= self.limit(server):
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            of.waiting.append(turn)
-            await turn
-        of.taken += 1
+        there = self._has_slot(server, slow)
+        if there:
+            of.taken += 1
+            of.slow += slow
+        return there
+
+    def line_up(
+        self, server: str, due: float, *, slow: bool = False, insists: bool = False
+    ) -> Turn | None:
+        """Stand in line for a slot; return the place, None where there is none.
+
+        Args:
+            server: where.
+            due: since when, in seconds since 1970. Who is in line and was due later may have to go.
+            slow: as for ``take``; the others do not wait for such ones.
+            insists: wait for as long as it takes, and let nobody go for it.
+        """
+        line, granted = self._of(server).line, asyncio.get_running_loop().create_future()
+        turn = Turn(due, next(self._numbers), slow, insists, granted)
+        line[:] = [other for other in line if not other.granted.done()]  # who has gone
+        waiting = [other for other in line if not other.insists]
+        if not insists and len(waiting) >= self._places(server):
+            last = waiting[-1]
+            if last < turn:
+                return None
+            line.remove(last)
+            last.granted.set_result(False)
+        insort(line, turn)
+        self._serve(server)
+        return turn
+
+    async def wait(self, server: str, turn: Turn) -> bool:
+        """Wait for one's turn; return whether it has come, and the slot is taken.
+
+        It has not where one who was due for longer came and found the line full, or it takes too
+        long: another process may have a slot.
+        """
+        try:
+            async with asyncio.timeout(None if turn.insists else PATIENCE):
+                return await self._until_granted(server, turn)
+        except TimeoutError:
+            return False
+
+    async def _until_granted(self, server: str, turn: Turn) -> bool:
+        try:
+            return await turn.granted
+        except asyncio.CancelledError:
+            if turn.granted.done() and not turn.granted.cancelled() and turn.granted.result():
+                self._free(server, turn.slow)
+            raise
 
     def give_back(self, server: str, took: float, *, slow: bool = False) -> None:
         """Give a slot back.
@@ -118,42 +181,43 @@ class ServerSlots:
             slow: as it was taken.
         """
         of = self._of(server)
+        of.took += (took - of.took) / 8
+        self._free(server, slow)
+
+    def again_in(self, server: str) -> float:
+        """Return in how many seconds to come again, for one who is sent away."""
+        of = self._of(server)
+        of.away = (of.away + of.took / self.limit(server)) % LONGEST
+        return max(SOON, of.away)
+
+    def _free(self, server: str, slow: bool) -> None:
+        of = self._of(server)
         of.taken -= 1
         of.slow -= slow
-        of.took += (took - of.took) / 8
-        for _ in range(self.limit(server) - of.taken):
-            while of.waiting and of.waiting[0].done():
-                of.waiting.popleft()
-            if of.waiting:
-                of.waiting.popleft().set_result(None)
+        self._serve(server)
 
-    def again_in(self, server: str, account: str, *, slow: bool = False) -> float:
-        """Return in how many seconds to come again, for one who found no slot.
+    def _serve(self, server: str) -> None:
+        of, passed = self._of(server), list[Turn]()
+        while of.line and self._has_slot(server, slow=False):
+            turn = of.line.pop(0)
+            if turn.granted.done():
+                continue
+            if self._has_slot(server, turn.slow):
+                of.taken += 1
+                of.slow += turn.slow
+                turn.granted.set_result(True)
+            else:
+                passed.append(turn)
+        of.line[:0] = passed
 
-        Args:
-            server: where.
-            account: who.
-            slow: as for ``take``. Then no slot is kept, for one in the other half would not do.
-        """
-        of, now = self._of(server), self._clock.monotonic()
-        self._forget_missing(of)
-        before = len(list(takewhile(lambda name: name != account, of.line)))
-        wait = min(max(SOON, (before + 1) * of.took / self.limit(server)), LONGEST)
-        if not slow:
-            of.line[account] = now + wait
-        return wait
+    def _places(self, server: str) -> int:
+        """Return how many may stand in line: so many that each is served before long."""
+        of, limit = self._of(server), self.limit(server)
+        return max(limit, min(LINE, int(PATIENCE * limit / max(of.took, 0.01))))
 
-    def _expected(self, of: _Server, account: str) -> int:
-        """Return how many come again about now who were sent away before this one."""
-        self._forget_missing(of)
-        before = takewhile(lambda one: one[0] != account, of.line.items())
-        return sum(at <= self._clock.monotonic() + SOON for _, at in before)
-
-    def _forget_missing(self, of: _Server) -> None:
-        """Keep no slot for who has not come: another process polls it, or nobody any more."""
-        late = self._clock.monotonic() - GRACE
-        for name in [name for name, at in of.line.items() if at < late]:
-            del of.line[name]
+    def _has_slot(self, server: str, slow: bool) -> bool:
+        of, limit = self._of(server), self.limit(server)
+        return of.taken < limit and not (slow and of.slow >= max(1, limit // 2))
 
     def note_refused(self, server: str) -> Quirk | None:
         """Note that a server refused a connection of ours as one too many.

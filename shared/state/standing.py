@@ -73,9 +73,9 @@ def _recall(transaction: Transaction, account: str, server: str) -> AccountStand
     large = bool(_select_beyond.run(transaction, values))
     if not rows:
         doubted = transaction.connection.scalar(select(INSTALLATION.c.doubted))
-        rows = [(0, None, 0, None, 0, doubted, None, None, None, None)]
+        rows = [(0, None, 0, None, 0, doubted, None, None, None, None, 0.0)]
     failures, maildrop, login_after, refused, retry_at, held, choice, *rest = rows[0]
-    paused_until, last_ok, busiest = rest
+    paused_until, last_ok, busiest, due = rest
     return AccountStanding(
         failures,
         maildrop,
@@ -91,13 +91,15 @@ def _recall(transaction: Transaction, account: str, server: str) -> AccountStand
         paused_until or 0.0,
         last_ok is not None,
         busiest,
+        due,
     )
 
 
 @Statement
 def _select_account(_: str) -> SqlStatement:
     names = ("failures", "maildrop", "login_after", "refused", "retry_at", "held", "choice")
-    columns = (ACCOUNT.c[name] for name in (*names, "paused_until", "last_ok", "busiest"))
+    more = ("paused_until", "last_ok", "busiest", "next_poll")
+    columns = (ACCOUNT.c[name] for name in (*names, *more))
     return select(*columns).where(ACCOUNT.c.name == _ACCOUNT)
 
 

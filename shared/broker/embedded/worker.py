@@ -122,17 +122,21 @@ class Worker:
     def _run(self, opened: asyncio.Future[None]) -> None:
         running = self._open(opened)
         while running:
-            jobs = self._next()
-            running = not any(isinstance(job, Stop) for job in jobs)
-            try:
-                results = self._work(jobs)
-            except Exception as error:  # noqa: BLE001  (without this thread all would wait for ever)
-                results = self._fail(jobs, error)
-            if not running:
-                self._release_owner()
-            if results.answers or results.leased or results.evicted:
-                self._post(results)
-            self._shrink()
+            running = self._turn(self._next())
+
+    def _turn(self, jobs: list[Job]) -> bool:
+        """Do jobs, or what there is to do without any; return whether to go on."""
+        running = not any(isinstance(job, Stop) for job in jobs)
+        try:
+            results = self._work(jobs)
+        except Exception as error:  # noqa: BLE001  (without this thread all would wait for ever)
+            results = self._fail(jobs, error)
+        if not running:
+            self._release_owner()
+        if results.answers or results.leased or results.evicted:
+            self._post(results)
+        self._shrink()
+        return running
 
     def _open(self, opened: asyncio.Future[None]) -> bool:
         while not self._halt.is_set():

@@ -128,7 +128,7 @@ class Desk:
         ]
         most = 0
         async with asyncio.timeout(20):
-            while not all(job.done() for job in jobs):
+            while fetcher._underway or not all(job.done() for job in jobs):
                 most = max(most, server.open)
                 await asyncio.sleep(0)
                 if reason == ONCE and not server.open:  # it waits for its time

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from services.fetcher.account import backoff
+from services.fetcher.account import HANDFUL, backoff
 from services.fetcher.fetch import CROWDED, ONCE
-from services.fetcher.server_slots import CONNECTIONS
+from services.fetcher.server_slots import CONNECTIONS, LONGEST
 from tests.servers.pop3 import Pop3Server, Say
-from tests.unit.fetcher.desk import Desk, some
+from tests.unit.fetcher.desk import Desk, some, turns_until
 from tests.unit.fetcher.pop3_session import MAIL
 
 
@@ -195,14 +195,47 @@ async def test_a_server_that_greets_nobody_has_failed(desk: Desk) -> None:
         assert [states[name].failures for name in accounts] == [1, 1, 1]
 
 
-async def test_no_more_sessions_than_places_and_the_others_come_later(desk: Desk) -> None:
+@pytest.mark.parametrize("reason", ["due", ONCE])
+async def test_no_more_sessions_than_places_and_the_others_wait_in_line(
+    desk: Desk, reason: str
+) -> None:
     async with some(1).serving() as server:
         accounts = [f"a{n}" for n in range(6)]
-        assert await desk.poll_all(server, accounts, connections=2) == 2
-        states = await desk.state.accounts()
-        done = [name for name in accounts if name in states and states[name].last_ok]
-        assert len(done) == 2
-        # `run --once` waits for a place.
-        assert await desk.poll_all(server, accounts, connections=2, reason=ONCE) == 2
+        assert await desk.poll_all(server, accounts, connections=2, reason=reason) == 2
+        assert server.connections == 6
         states = await desk.state.accounts()
         assert all(states[name].last_ok for name in accounts)
+
+
+async def test_who_is_paused_while_it_stands_in_line_is_not_polled(desk: Desk) -> None:
+    async with some(1).serving() as server:
+        polling = asyncio.create_task(desk.poll_all(server, ["a", "b"], connections=1))
+        await turns_until(lambda: server.open == 1)
+        await desk.state.pause(["a", "b"], until=desk.clock.now() + 600)
+        await polling
+        assert server.connections == 1
+
+
+async def test_who_is_sent_away_comes_again_and_has_been_due_since_then(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.fetcher.server_slots.PATIENCE", 0.0)  # a line of one, then
+    async with some(1).serving() as server:
+        accounts = [f"a{n}" for n in range(4)]
+        await desk.poll_all(server, accounts, connections=1)
+        assert server.connections == 1
+        assert await desk.state.claim_due(accounts, hold=60) == []
+        await desk.clock.advance(LONGEST)
+        again = await desk.state.claim_due(accounts, hold=60)
+        assert len(again) == 3
+        for name in again:
+            assert (await desk.state.recall(name, "")).due == 0.0
+
+
+async def test_many_accounts_that_fail_at_once_are_not_due_again_at_once(desk: Desk) -> None:
+    async with some(1, says={"PASS": Say(b"-ERR [SYS/PERM] no\r\n")}).serving() as server:
+        accounts = [f"a{n}" for n in range(HANDFUL + 1)]
+        await desk.poll_all(server, accounts, connections=64)
+    waits = [await desk.due_in(name) for name in accounts]
+    assert all(270 <= wait <= 330 for wait in waits)
+    assert len({round(wait) for wait in waits}) > 5
