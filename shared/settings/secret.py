@@ -18,6 +18,7 @@ from typing import Final
 
 from shared.errors import ConfigError
 from shared.settings.password_command import run_program
+from shared.settings.values import expanded
 
 _WAYS: Final = ("", "_file", "_env", "_command")
 
@@ -70,7 +71,7 @@ class Secret:
     @property
     def file(self) -> Path | None:
         """The file that holds it, if one does."""
-        return Path(self.where) if self.source.endswith("_file") else None
+        return expanded(self.where) if self.source.endswith("_file") else None
 
     @property
     def runs(self) -> bool:
@@ -128,7 +129,7 @@ class Secret:
     @property
     def managed(self) -> bool:
         """Whether a container engine made the file and decides who may read it."""
-        return _MANAGED in Path(self.where).parents
+        return _MANAGED in expanded(self.where).parents
 
     def __str__(self) -> str:
         return f"{self.source} {self.where or '***'}"

@@ -24,7 +24,7 @@ import tomli
 
 from shared.errors import ConfigError
 from shared.settings.secret import read_secret, sources
-from shared.settings.values import KeyPath, dotted
+from shared.settings.values import KeyPath, dotted, expanded
 
 PREFIX: Final = "POP3_CONNECTOR__"
 NAMED_LISTS: Final = ("account",)
@@ -112,7 +112,7 @@ class SettingsSource:
         *tables, key = name[len(PREFIX) :].split("__")
         key = key.lower()
         if key.endswith("_file") and key not in self._plain:
-            key, value = key.removesuffix("_file"), read_secret(Path(value), name)
+            key, value = key.removesuffix("_file"), read_secret(expanded(value), name)
         self._hash.update(f"\0{name}\0{value}".encode(errors="surrogateescape"))
         place, path = self._descend(name, tables)
         for group in _INSTEAD:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -223,4 +224,12 @@ def path(value: object) -> Path:
     """
     if not isinstance(value, str) or not value or not value.isprintable():
         raise ValueError("expected the path of a file or directory")
-    return Path(value).expanduser()
+    found = expanded(value)
+    if str(found).startswith("~"):
+        raise ValueError("expected the path of a file or directory: nobody knows this home")
+    return found
+
+
+def expanded(text: str) -> Path:
+    """Return the path in a text, with ``~`` replaced by the home directory, if there is one."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  (that one raises)

@@ -7,7 +7,7 @@ import pytest
 
 from shared.settings.advice import warnings
 from shared.settings.model import load
-from tests.unit.configurations import MINIMAL, written
+from tests.unit.configurations import MINIMAL, refusal, written
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +95,9 @@ def test_where_there_is_no_home_it_is_that_of_the_system(
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     settings = load(written(tmp_path, MINIMAL), {})
     assert settings.data_dir == Path("/var/lib/pop3-connector")
+
+
+def test_the_home_of_nobody_is_refused(tmp_path: Path) -> None:
+    """A folder named so would be made in the working directory."""
+    (said,) = refusal(tmp_path, 'data_dir = "~nosuchuser/data"\n' + MINIMAL)
+    assert "data_dir: expected the path of a file or directory: nobody knows this home" in said

@@ -36,6 +36,15 @@ class TestSecrets:
         command = "password_command = \"printf '%s\\\\n' 'a  b'\""
         assert self.password(tmp_path, command) == "a  b"
 
+    def test_a_file_may_lie_in_the_home_directory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "secret").write_text("at home\n")
+        assert self.password(tmp_path, 'password_file = "~/secret"') == "at home"
+        with pytest.raises(ConfigError, match="cannot read it: No such file"):
+            self.password(tmp_path, 'password_file = "~nosuchuser/secret"')
+
     def test_a_byte_order_mark_is_no_part_of_it(self, tmp_path: Path) -> None:
         path = tmp_path / "secret"
         path.write_bytes(b"\xef\xbb\xbfp\xc3\xa4ss\r\n")

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Final, TypeAlias
 
 from services.postmaster.moving.found import Found, FoundAccount, Option
 from shared.log import printable
+from shared.settings.values import expanded
 
 Keys: TypeAlias = Mapping[str, object]
 Row: TypeAlias = Callable[[str], Keys]
@@ -136,7 +136,7 @@ def seconds(text: str) -> str:
 
 def file_at(text: str) -> str:
     """Return an absolute path, ``~`` expanded."""
-    path = Path(text).expanduser()
+    path = expanded(text)
     if not path.is_absolute():
         raise ValueError("expected an absolute path")
     return str(path)

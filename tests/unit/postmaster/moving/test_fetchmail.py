@@ -188,3 +188,8 @@ def test_no_text_is_too_odd(text: str) -> None:
 def test_a_limit_that_is_no_number_is_left() -> None:
     assert left(found(f"{PLAIN} limit 10k")) == ["rc:1: limit 10k"]
     assert "max_size" not in only(found(f"{PLAIN} limit 00")).keys
+
+
+def test_a_file_in_the_home_of_nobody_is_left() -> None:
+    text = "poll a.net proto pop3 user x pass y ssl sslcertfile ~nosuchuser/ca.pem"
+    assert left(found(text)) == ["rc:1: sslcertfile ~nosuchuser/ca.pem"]
