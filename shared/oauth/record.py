@@ -27,7 +27,8 @@ class TokenRecord(NamedTuple):
 
     Attributes:
         name: whose tokens: ``account:NAME``, ``destination:NAME``, ``client:HASH``.
-        grant: another one each time a person authorizes us.
+        grant: another one each time a person authorizes us, or puts another refresh token into the
+            configuration.
         sealed: the tokens, encrypted.
         authorized: when that was, in seconds since 1970.
         changed: when the tokens were renewed last.

@@ -236,9 +236,9 @@ class RenewedTokens:
         if held is None and seed is not None:
             origin = await asyncio.to_thread(self._client.origin)
             given = await asyncio.to_thread(seed)
-            grant = secrets.token_hex(16)
             first = TokenSet("", 0.0, 0.0, given, None, origin)
-            record = self._record(first, grant, self._clock.now(), None)
+            # Its grant tells it from another one without the key of the tokens, see ``_read``.
+            record = self._record(first, origin, self._clock.now(), None)
             await self._store.keep(record, instead_of=None)
             held = first
         if record is None or held is None or held.refresh is None:
@@ -294,6 +294,8 @@ class RenewedTokens:
         except OtherKey as error:
             if self._client.flow == "client_credentials":
                 return record, await self._of_now(self._own)
+            if self._client.flow == "refresh_token" and record.grant != await self.grant():
+                return record, None  # a person has put another one into the configuration
             what = f"the tokens of {self._client.whose} cannot be read: {error}. Put that key there"
             raise ConfigError(self._sealing.where, f"{what}, or: {self._client.advice}") from error
         for token in filter(None, (held.access, held.refresh)):

@@ -318,6 +318,19 @@ async def test_a_destination_is_told_in_words_that_a_courier_knows(
         await DestinationTokens("destination x", bench.tokens()).renewed("access-0")
 
 
+async def test_another_refresh_token_counts_also_where_the_key_of_the_one_before_is_lost(
+    bench: Bench,
+) -> None:
+    await bench.tokens("refresh_token").current()
+    (bench.folder / "oauth.key").unlink()
+    with pytest.raises(ConfigError, match=r"there is no key.*Put that key there, or: run"):
+        await bench.tokens("refresh_token").current()  # it was used: a later one is encrypted
+    assert bench.provider.asked == 1
+    bench.seed = bench.provider.good = "from elsewhere"
+    assert await bench.tokens("refresh_token").current() == "access-2"
+    assert await bench.tokens("refresh_token").current() == "access-2"
+
+
 async def test_without_a_key_nothing_is_asked_for(bench: Bench) -> None:
     (bench.folder / "oauth.key").write_text("no key")
     with pytest.raises(ConfigError, match="this is no key"):
