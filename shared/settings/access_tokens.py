@@ -121,11 +121,12 @@ def require_usable(settings: Settings) -> None:
     """Make sure that tokens can be had and encrypted here; no key is made.
 
     Raises:
-        ConfigError: what is there is no key.
+        ConfigError: what is there is no key, or it cannot be read.
     """
     seals = sealing(settings)
     import shared.oauth.token_server  # noqa: F401
 
+    key_source(settings).read()  # first: whether a file is there cannot be said in a closed folder
     if settings.oauth.key_env is not None or settings.token_key_file.exists():
         seals.require_key()
 

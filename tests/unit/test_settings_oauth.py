@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigError
-from shared.settings.access_tokens import client_of_account, client_of_destination
+from shared.settings.access_tokens import (
+    client_of_account,
+    client_of_destination,
+    require_usable,
+)
 from shared.settings.advice import warnings
 from shared.settings.model import Settings, load
 from shared.settings.written_secrets import secrets_in
@@ -151,3 +155,10 @@ def test_a_key_in_a_file_that_everybody_can_read_is_warned_of(tmp_path: Path) ->
     settings.token_key_file.chmod(0o644)
     assert any("oauth.key holds a secret" in line for line in warnings(settings, None))
     assert "given twice" in refusal(tmp_path, f'[oauth]\nkey_file = "/k"\nkey_env = "K"\n{BASE}')
+
+
+def test_a_key_file_that_cannot_be_looked_for_is_said(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 300)  # root may look into each folder, but not at such a name
+    settings = read(tmp_path, f'[oauth]\nkey_file = "{long}"\n{BASE}{TABLE}')
+    with pytest.raises(ConfigError, match="cannot read the key of the tokens"):
+        require_usable(settings)
