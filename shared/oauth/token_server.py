@@ -6,8 +6,9 @@ alone. Each request has a connection of its own: there is one an hour.
 
 It trusts nobody whose certificate does not verify, and of an answer what ``token_answer`` makes of
 it: at most ``BOUND`` bytes within ``PATIENCE`` seconds, uncompressed, and no redirect is followed.
-Proxies are those of the environment (HTTPS_PROXY, NO_PROXY), but plain http, which is for this
-machine, never takes one.
+Proxies are those of the environment (HTTPS_PROXY, else ALL_PROXY; NO_PROXY), but plain http, which
+is for this machine, never takes one. Known limit: no SOCKS here, and a proxy that is named is never
+gone around.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 from authlib.integrations.httpx_client import AsyncOAuth2Client
@@ -239,7 +241,8 @@ class TokenServer:
                     verify=context,
                     timeout=PATIENCE,
                     follow_redirects=False,
-                    trust_env=urlsplit(url).scheme == "https",
+                    proxy=_proxy(url),
+                    trust_env=False,
                     event_hooks={"response": [_bound]},
                 ) as session,
             ):
@@ -311,6 +314,29 @@ class TokenServer:
 
     def _shown(self, said: str) -> str:
         return printable(self._known.hidden(said))
+
+
+def _proxy(url: str) -> str | None:
+    """Return the proxy that the environment names for a URL, None for no such.
+
+    Raises:
+        Unreadable: it is none that we can speak to.
+    """
+    parts, named = urlsplit(url), getproxies()
+    if parts.scheme != "https" or proxy_bypass(parts.hostname or ""):
+        return None
+    proxy = named.get("https") or named.get("all")
+    if not proxy:
+        return None
+    scheme, separator, _ = proxy.partition("://")
+    if not separator:
+        return f"http://{proxy}"
+    if scheme.lower() not in ("http", "https"):
+        raise Unreadable(
+            f"it cannot be asked: the environment names a proxy {scheme}://, and token servers are"
+            " asked through http:// alone: name one in HTTPS_PROXY, or the server in NO_PROXY"
+        )
+    return proxy
 
 
 def _device_code(said: Mapping[str, Any]) -> DeviceCode:

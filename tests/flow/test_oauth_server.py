@@ -208,6 +208,18 @@ async def test_plain_http_takes_no_proxy(
     proxy.close()
 
 
+async def test_a_proxy_that_cannot_be_spoken_to_is_said_and_one_for_others_disturbs_nobody(
+    client: OAuthClient, server: OAuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://anna:hunter2@127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    with pytest.raises(TokenUnavailable, match=r"names a proxy socks5://.*HTTPS_PROXY") as error:
+        await asking(client).ask_as_ourselves()
+    assert "hunter2" not in str(error.value)
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    await asking(client).ask_as_ourselves()
+
+
 def certificate(kind: str) -> bytes:
     """Return PEM of a certificate that signs itself, and of its private key."""
     key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey = (
