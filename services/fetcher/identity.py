@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zlib
 from typing import Final
 
 from shared.message import HEADER_LIMIT
@@ -48,6 +47,9 @@ quicker to look for, and most messages have nothing of the kind."""
 _STRAYS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:\r*\n|>?From [^\n]*\n)*")
 """What may stand above a header, is kept with it, and does not end it: a BOM, blank lines, mbox
 lines."""
+
+_TEXT_COMPARED: Final = 1024
+"""Bytes of a text that count for the looser fingerprint, beside how long it is."""
 
 _LASTING_NAMES: Final = (b"\nmessage-id:", b"\ndate:", b"\nfrom:")
 _VALUE: Final = re.compile(rb"[^\n]*(?:\n[ \t][^\n]*)*")
@@ -105,7 +107,8 @@ class Identity:
         self._hash = _new_hash(account)
         self._account = account
         self._begin = b""  # of the message, as far as the id takes it for its header block
-        self._body = 0
+        self._text = b""  # the beginning of the rest
+        self._size = 0  # of the rest
         self._pending: bytearray | None = bytearray()
         self._head = HeaderCapture()
 
@@ -123,7 +126,7 @@ class Identity:
         self._head.feed(chunk)
         if self._pending is None:
             self._hash.update(chunk)
-            self._body = zlib.crc32(chunk, self._body)
+            self._note_text(chunk)
             return
         searched = max(0, len(self._pending) - _HEAD_END_LENGTH + 1)
         self._pending += chunk
@@ -140,7 +143,12 @@ class Identity:
         self._begin = bytes(pending[:end])
         self._hash.update(_lasting(self._begin))
         self._hash.update(pending[end:])
-        self._body = zlib.crc32(pending[end:])
+        self._note_text(bytes(pending[end:]))
+
+    def _note_text(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if (room := _TEXT_COMPARED - len(self._text)) > 0:
+            self._text += chunk[:room]
 
     def id(self) -> str:
         """Return the id, 32 hexadecimal digits, after the last piece was fed."""
@@ -150,7 +158,7 @@ class Identity:
 
     def loose(self) -> int | None:
         """Return the looser fingerprint, after ``id``."""
-        return loose_fingerprint(self._account, self._begin, self._body)
+        return loose_fingerprint(self._account, self._begin, self._text, self._size)
 
 
 def identify_with_head(account: str, raw: bytes) -> tuple[str, str, int | None]:
@@ -169,8 +177,9 @@ def identify_with_head(account: str, raw: bytes) -> tuple[str, str, int | None]:
     else:
         hash_.update(lasting)
         hash_.update(raw[len(head) :])
-    body = zlib.crc32(memoryview(raw)[len(head) :])
-    return hash_.hexdigest(), _hash(lasting), loose_fingerprint(account, head, body)
+    size = len(head)
+    loose = loose_fingerprint(account, head, raw[size : size + _TEXT_COMPARED], len(raw) - size)
+    return hash_.hexdigest(), _hash(lasting), loose
 
 
 def head_hash(top: bytes) -> str:
@@ -185,13 +194,14 @@ def head_hash(top: bytes) -> str:
     return _hash(_lasting(top[: HEAD_LIMIT if end is None else end]))
 
 
-def loose_fingerprint(account: str, head: bytes, body: int) -> int | None:
+def loose_fingerprint(account: str, head: bytes, text: bytes, size: int) -> int | None:
     """Return what stays of a message when its provider adds header lines: 64 bits, with a sign.
 
     Args:
         account: the name of the account it came from.
         head: its header block.
-        body: a checksum (CRC-32) of the rest.
+        text: the beginning of the rest, ``_TEXT_COMPARED`` bytes at the most.
+        size: bytes of the rest.
 
     Returns:
         None where it has neither Message-ID, Date nor From.
@@ -203,8 +213,8 @@ def loose_fingerprint(account: str, head: bytes, body: int) -> int | None:
         found.append(b" ".join(value.split()))
     if not any(found):
         return None
-    text = b"\0".join([account.encode(), *found, body.to_bytes(4)])
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), signed=True)
+    lasting = b"\0".join([account.encode(), *found, str(size).encode(), text])
+    return int.from_bytes(hashlib.blake2b(lasting, digest_size=8).digest(), signed=True)
 
 
 def _hash(lasting: bytes) -> str:
