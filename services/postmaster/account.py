@@ -8,8 +8,11 @@ have modules of their own.
 from __future__ import annotations
 
 import asyncio
+import imaplib
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +20,8 @@ import click
 
 from services.postmaster import show
 from services.postmaster.authorize import authorize
-from services.postmaster.delivered import delivered_in
+from services.postmaster.delivered import Delivered, delivered_in
+from services.postmaster.delivered_imap import delivered_at, mailbox_at
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.opening import account_states, open_state
 from services.postmaster.options import json_option, require_confirmed, seconds, yes_option
@@ -30,6 +34,9 @@ from shared.words import counted
 if TYPE_CHECKING:
     from shared.settings.model import AccountSettings, Settings
     from shared.state import AccountState
+
+_VARIABLE: Final = "POP3_CONNECTOR_IMAP_PASSWORD"
+"""The variable with the password of a mailbox that is learnt from."""
 
 _names = click.argument("names", nargs=-1, metavar="[NAME]...")
 _all = click.option(
@@ -81,6 +88,12 @@ account.add_command(rotate_key)
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Learn from these mailboxes what was delivered; all else is fetched.",
 )
+@click.option(
+    "--imap",
+    "url",
+    metavar="URL",
+    help=f"The same from imaps://user@host; its password is asked for, or in ${_VARIABLE}.",
+)
 @yes_option
 @json_option
 @pass_invocation
@@ -89,6 +102,7 @@ def adopt(
     names: Sequence[str],
     every: bool,
     maildirs: Sequence[Path],
+    url: str | None,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -96,13 +110,13 @@ def adopt(
 
     The next poll does so, and an account that is held is polled again. Each message is read once,
     for its identity, and stays at the server for as long as the account keeps its mail there.
-    With --maildir only what lies in these Maildirs, or below them, counts as delivered, by our own
+    With --maildir or --imap only what lies in these mailboxes counts as delivered, by our own
     header lines; what else is at the server is fetched.
     """
     settings = invocation.settings()
     chosen = _choose_accounts(settings, names, every)
-    if maildirs:
-        _learn(settings, chosen, maildirs)
+    if maildirs or url is not None:
+        _learn(settings, chosen, maildirs, url)
         _choose(settings, chosen, RELEASE, every, as_json=as_json)
         return
     deleting = [found.name for found in chosen if not math.isinf(found.keep.seconds)]
@@ -334,30 +348,45 @@ async def _write_choice(settings: Settings, names: Sequence[str], choice: str, e
 
 
 def _learn(
-    settings: Settings, accounts: Sequence[AccountSettings], maildirs: Sequence[Path]
+    settings: Settings,
+    accounts: Sequence[AccountSettings],
+    maildirs: Sequence[Path],
+    url: str | None,
 ) -> None:
-    """Record what lies in Maildirs as delivered.
+    """Record what lies in mailboxes as delivered.
 
     Raises:
         click.ClickException: there is nothing of an account, or they cannot be read.
     """
     found: dict[str, set[str]] = {account.name: set() for account in accounts}
     try:
-        for maildir in maildirs:
-            for name, id_ in delivered_in(maildir):
-                if name in found:
-                    found[name].add(id_)
-    except OSError as error:
-        said = f"{error.strerror}: {error.filename}"
-        raise click.ClickException(f"nothing was chosen: {printable(said)}") from error
+        for name, id_ in chain(*map(delivered_in, maildirs), _delivered_at(url)):
+            if name in found:
+                found[name].add(id_)
+    except (OSError, imaplib.IMAP4.error) as error:
+        raise click.ClickException(f"nothing was chosen: {printable(str(error))}") from error
     if without := [name for name in found if not found[name]]:
         raise click.ClickException(
             f"nothing was chosen: no message that was delivered from account {_some(without)} is"
-            " there; without --maildir, all that lies at its server counts as delivered"
+            " there; without --maildir and --imap, all that lies at its server counts as delivered"
         )
     asyncio.run(_record_delivered(settings, found))
     for name, ids in found.items():
         click.echo(f"{printable(name)}: {counted(len(ids), 'message')} there", err=True)
+
+
+def _delivered_at(url: str | None) -> Iterator[Delivered]:
+    """Return what lies in the mailbox at an IMAP server; nothing where there is no URL."""
+    if url is None:
+        return iter(())
+    try:
+        mailbox = mailbox_at(url)
+    except ValueError as error:
+        raise click.UsageError(f"--imap: {error}") from error
+    password = mailbox.password or os.environ.get(_VARIABLE)
+    if not password:
+        password = click.prompt(f"Password of {printable(mailbox.username)}", hide_input=True)
+    return delivered_at(mailbox, str(password))
 
 
 async def _record_delivered(settings: Settings, found: Mapping[str, set[str]]) -> None:

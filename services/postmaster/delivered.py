@@ -52,6 +52,11 @@ def _read(path: Path) -> Delivered | None:
             head = _END.split(file.read(_HEAD), maxsplit=1)[0]
     except FileNotFoundError:  # another program has moved it
         return None
+    return delivered(head)
+
+
+def delivered(head: bytes) -> Delivered | None:
+    """Return what our first lines in a header block say, None where there are none."""
     id_, account = _ID.search(head), _ACCOUNT.search(head)
     if id_ is None or account is None:
         return None
