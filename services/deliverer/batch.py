@@ -57,6 +57,12 @@ class Attempt:
         """Whether it is known what became of it."""
         return self.outcome is not _UNTOLD
 
+    @property
+    def keeps_mark(self) -> bool:
+        """Whether a try of a dead process is still in doubt, and no try was counted since."""
+        uncounted = isinstance(self.outcome, Busy | Exception)
+        return self.claim.replay and uncounted and not self.receipts
+
     def note(self, delivered: CourierResult) -> None:
         """Note what a courier reports."""
         if isinstance(delivered, Unreachable):

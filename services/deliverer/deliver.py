@@ -242,6 +242,7 @@ class Deliverer:
         return begun
 
     async def _record_and_release(self, attempts: Collection[Attempt]) -> None:
+        self._keep_marks(attempts)
         done, rest = _split_by_receipts(attempts)
         if done:
             await self._record(done)
@@ -250,7 +251,9 @@ class Deliverer:
     async def _abandon(self, attempts: Collection[Attempt]) -> None:
         """Give up what is under way; what may have been delivered all the same is marked so."""
         self._deliveries.let_expire([each.delivery for each in attempts if not each.known])
-        done, rest = _split_by_receipts([each for each in attempts if each.known])
+        known = [each for each in attempts if each.known]
+        self._keep_marks(known)
+        done, rest = _split_by_receipts(known)
         if done:
             try:
                 await self._finish(done)
@@ -258,6 +261,10 @@ class Deliverer:
                 await self._unrecorded.write(done)
                 rest += [delivery for delivery, _ in done]
         await self._unclaim(rest)
+
+    def _keep_marks(self, attempts: Collection[Attempt]) -> None:
+        """Leave it to the next claim to be told of a replay, where this one came to nothing."""
+        self._deliveries.let_expire([each.delivery for each in attempts if each.keeps_mark])
 
     async def _unclaim(self, deliveries: Sequence[DeliveryKey]) -> None:
         if deliveries:
@@ -349,7 +356,7 @@ async def _once(data: bytes) -> AsyncGenerator[bytes, None]:
 def _split_by_receipts(attempts: Collection[Attempt]) -> tuple[list[Finished], list[DeliveryKey]]:
     """Return what is to be recorded of these, and of which the claim is only to be dropped."""
     done = [Finished(each.delivery, each.receipts) for each in attempts if each.receipts]
-    rest = [each.delivery for each in attempts if not each.receipts]
+    rest = [each.delivery for each in attempts if not (each.receipts or each.keeps_mark)]
     return done, rest
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from services.deliverer.batch import CLAIMED_ELSEWHERE
-from services.deliverer.courier import Result
+from services.deliverer.courier import PutAside, Result
 from services.deliverer.deliver import LONGEST_PAUSE, UNRECORDED, Deliverer
+from shared.errors import SpoolUnavailable
 from shared.ledger import Claim, DeliveryKey
 from shared.message import Requeue
 from shared.outcome import DeadLetter, Done, Retry
@@ -48,6 +49,25 @@ async def test_a_claim_of_the_dead_is_a_replay(
     await clock.advance(60)
     assert await handled(deliverer, envelope(ANNA)) == Done("250 2.0.0 taken")
     assert courier.taken[0][0].replay
+
+
+@pytest.mark.parametrize("error", [PutAside("no room"), SpoolUnavailable("away")])
+async def test_a_replay_that_came_to_nothing_is_one_again(
+    deliverer: Deliverer, courier: Told, tmp_path: Path, clock: ManualClock, error: Exception
+) -> None:
+    """Put aside by a full line, it would be sent once more without being looked for."""
+    dead = await State.open(f"sqlite:///{tmp_path}/state.db", owner="dead", clock=clock)
+    await claimed(dead)
+    await dead.close()
+    await clock.advance(60)
+    courier.error = error
+    await answers(deliverer, [envelope(ANNA)])
+    courier.error = None
+    assert await handled(deliverer, envelope(ANNA)) == Done("250 2.0.0 taken")
+    assert courier.taken[-1][0].replay
+    assert await handled(deliverer, envelope(ANNA)) == Done(
+        "had been delivered before", event="suppressed"
+    )
 
 
 @pytest.mark.parametrize(
