@@ -83,3 +83,21 @@ async def test_a_trial_outlives_a_login_that_was_refused_while_the_server_held_t
         await _poll_of_hanging(desk, server, forward)
         assert "UIDL" not in server.commands
     assert desk.raws() == MAIL[:2]
+
+
+async def test_a_mechanism_that_one_password_cannot_be_checked_by_is_used_by_its_neighbours(
+    desk: Desk,
+) -> None:
+    says = {"AUTH": Say(b"-ERR [AUTH] no\r\n")}
+    offers = ("UIDL", "TOP", "USER", "SASL CRAM-MD5 PLAIN")
+    async with some(2, capabilities=offers, says=says).serving() as server:
+        await desk.poll(server, keep=math.inf)
+        server.commands.clear()
+        await desk.poll(server, keep=math.inf)
+        assert "AUTH CRAM-MD5" not in server.commands  # its own is remembered
+        await desk.clock.advance(7 * 86_400)
+        await desk.poll(server, keep=math.inf)
+        assert server.commands.count("AUTH CRAM-MD5") == 1, "for a week"
+        server.commands.clear()
+        await desk.poll_all(server, ["neighbour"])
+        assert server.commands.count("AUTH CRAM-MD5") == 1
