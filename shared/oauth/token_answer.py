@@ -150,7 +150,7 @@ def tokens_in(said: Mapping[str, Any]) -> TokenAnswer:
     ends = _seconds(said, "refresh_token_expires_in", "refresh_expires_in")
     return TokenAnswer(
         _token(said.get("access_token"), "access token"),
-        LIFETIME if lasts is None else lasts,
+        lasts or LIFETIME,  # 0 would have one asked for at each poll
         None if refresh is None else _token(refresh, "refresh token"),
         ends or None,  # 0 for one that does not end
     )
