@@ -572,7 +572,8 @@ def _wrong_defaults(defaults: object, context: Mapping[str, Any]) -> list[tuple[
         found += (
             ((DEFAULTS, *key[2:]), what)
             for key, what in findings(error, _TABLES, ("account", 0))
-            if key[2:] != ("oauth",)  # the provider of each account may make it complete
+            # The provider of each account may make such a table complete.
+            if key[2:] != ("oauth",) or not isinstance(other["oauth"], dict)
         )
     return found
 
@@ -581,7 +582,8 @@ def _home(source: SettingsSource, key: KeyPath) -> KeyPath:
     """Return where a key of an account stands: among the defaults, if it is not below its own."""
     of_defaults = (DEFAULTS, *key[2:])
     is_filled_in = key[:1] == ("account",) and len(key) > _IN_ACCOUNT
-    if is_filled_in and not source.has(key) and source.has(of_defaults):
+    own = key[: _IN_ACCOUNT + 1]  # a table of its own takes nothing from that of the defaults
+    if is_filled_in and not source.has(own) and source.has(of_defaults):
         return of_defaults
     return key
 

@@ -256,6 +256,15 @@ class TestAccessTokens:
         accounts = self.without_password(provider="gmx") + account(name="b", provider="gmx")
         (said,) = refusal(tmp_path, DELIVERY + text + accounts)
         assert said.startswith("connector.toml:9: defaults.oauth.client_idd: unknown key; did you")
+        (said,) = refusal(tmp_path, f'{DELIVERY}[defaults]\noauth = "x"\n{account()}')
+        assert said == "connector.toml:5: defaults.oauth: expected a table of keys"
+
+    def test_what_a_table_of_an_account_lacks_is_not_looked_for_among_the_defaults(
+        self, tmp_path: Path
+    ) -> None:
+        own = self.without_password(provider="gmail") + '[account.oauth]\nflow = "code"\n'
+        (said,) = refusal(tmp_path, DELIVERY + self.app.format("defaults") + own)
+        assert "account[0].oauth.client_id: this key is missing" in said
 
 
 class TestAFileOfTheUsersOwn:
