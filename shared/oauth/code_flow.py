@@ -11,7 +11,7 @@ import hmac
 import secrets
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from authlib.common.security import generate_token
 from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
@@ -63,9 +63,10 @@ class Authorization:
             NoCode: the server refuses.
         """
         text = returned.strip()[:_LONGEST]
-        query = urlsplit(text).query if "?" in text else text
+        # By hand: what is pasted may be anything, and urlsplit fails at some of it.
+        query = text.partition("?")[2].partition("#")[0] if "?" in text else text
         found = {key: values[0] for key, values in parse_qs(query).items()}
-        state = found.get("state", "").encode()
+        state = found.get("state", "").encode(errors="replace")
         if not hmac.compare_digest(state, self.state.encode()):
             raise NotOurs(
                 "this is not the answer to the address above: it has another state, or none"

@@ -57,7 +57,8 @@ def test_a_code_counts_with_our_state_alone() -> None:
     tried = Authorization("", REDIRECT, "", "our state")
     assert tried.code_in(f"{REDIRECT}/?code=abc%2F1&state=our+state") == "abc/1"
     assert tried.code_in("  state=our+state&code=c\n") == "c"
-    for wrong in ("", "c", f"{REDIRECT}?code=c", f"{REDIRECT}?code=c&state=another"):
+    lacking = ("", "c", f"{REDIRECT}?code=c", f"{REDIRECT}?code=c&state=another")
+    for wrong in (*lacking, "http://[?code=c", "?state=\udcff"):
         with pytest.raises(NotOurs):
             tried.code_in(wrong)
     for refused in ("", "&error=access_denied&error_description=no%0Anever"):
