@@ -37,7 +37,9 @@ def test_tokens_are_read() -> None:
     assert tokens_in(said) == TokenAnswer("a", 3599.0, "r", 604_799.0)
 
 
-@pytest.mark.parametrize("value", [None, "soon", 0, "0", -1, float("nan"), float("inf"), True, [3600]])
+@pytest.mark.parametrize(
+    "value", [None, "soon", 0, "0", -1, float("nan"), float("inf"), True, [3600]]
+)
 def test_a_lifetime_that_is_none_is_the_usual_one(value: object) -> None:
     assert tokens_in({"access_token": "a", "expires_in": value}).lasts == LIFETIME
 
