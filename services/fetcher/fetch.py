@@ -342,8 +342,7 @@ class Fetcher:
                 settled = standing._replace(maildrop=account.maildrop)
                 return await self._poll(account, settled, pace, now=now, waits=waits[1:])
             if ours and not now:
-                until = self._context.clock.now() + CROWDED
-                await self._context.schedule.put_off(account.name, until=until)
+                await self._context.schedule.hold_queued([account.name], hold=CROWDED)
             else:
                 await self._poll_end.back_off(account, error, standing, sessions)
         except Redownload as error:
