@@ -203,7 +203,7 @@ class Day:
         if self._house.leased_by(name) != [PROCESS.get()]:
             found.unleased += 1
         due = self._house.due.pop(name, None)  # of a further session of the same poll, none
-        if due is not None and kind != "delayed":
+        if due is not None and kind != "delayed" and name not in self._asked_now:
             found.late[kind].append(now - due)
         since = now - SIX - OPENING
         if kind == "office" and 0 <= since < self._size.every:

@@ -22,6 +22,10 @@ from tests.simulation.loop import PROCESS
 CAPABILITIES = ("UIDL", "TOP", "USER", "PIPELINING", "RESP-CODES")
 
 
+_APART = 1e-6
+"""Seconds between two answers: of timers for the same moment nobody knows which comes first."""
+
+
 @dataclass
 class Maildrop:
     """What lies at a server for one account.
@@ -193,7 +197,8 @@ class _Line(asyncio.Transport):
     def _say(self, data: bytes, *, takes: float = 0.0, ends: bool = False) -> None:
         if not data:
             return
-        self._next = max(self._next, self._loop.time() + self._provider.latency) + takes
+        soonest = self._loop.time() + self._provider.latency
+        self._next = max(self._next + _APART, soonest) + takes
         self._loop.call_at(self._next, self._arrive, data, ends)
 
     def _arrive(self, data: bytes, ends: bool) -> None:

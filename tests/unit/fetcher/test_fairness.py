@@ -5,7 +5,7 @@ import pytest
 from tests.simulation.day import Findings, Size, live
 
 SIZE = Size(
-    accounts=160, every=300.0, first=2_000, bytes_each=16_000, pace=0.4, latency=0.7, connections=2
+    accounts=160, every=300.0, first=2_000, bytes_each=16_000, pace=0.4, latency=1.0, connections=2
 )
 """So few connections that more than half of them are in use, as with many more accounts."""
 
