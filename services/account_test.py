@@ -34,7 +34,8 @@ from shared.clock import SystemClock
 from shared.errors import ConfigError, MaildropBusy, PromiseBroken, ServerFault
 from shared.ledger import AccountStanding, Known
 from shared.log import MailLog, printable
-from shared.settings.model import AccountSettings, Settings
+from shared.settings.account import AccountSettings
+from shared.settings.model import Settings
 from shared.settings.written_secrets import secrets_in
 
 if TYPE_CHECKING:

@@ -43,7 +43,8 @@ from shared.errors import (
 from shared.log import MailLog, printable
 from shared.queues import POLL
 from shared.redaction.known_secrets import KnownSecrets
-from shared.settings.model import AccountSettings, DestinationSettings, Settings
+from shared.settings.account import AccountSettings
+from shared.settings.model import DestinationSettings, Settings
 from shared.settings.written_secrets import secrets_in
 from shared.sqlite.rebuild import damage_error, file_health
 from shared.state.database import probe

@@ -25,7 +25,8 @@ from shared.settings.access_tokens import (
     client_of_destination,
     unstored_tokens,
 )
-from shared.settings.model import AccountSettings, DestinationSettings, Settings
+from shared.settings.account import AccountSettings
+from shared.settings.model import DestinationSettings, Settings
 
 if TYPE_CHECKING:
     from shared.state import State

@@ -43,7 +43,7 @@ from shared.message import Envelope, Fetched, Inline, Parsed, Poll
 from shared.outcome import Done, Forward, Outcome
 from shared.queue_publisher import QueuePublisher
 from shared.queues import INCOMING, Tier
-from shared.settings.model import load
+from shared.settings.load import load
 from shared.spool import Spool
 from shared.state import LedgerEntry, State, new_owner
 from shared.timetable import Timetable

@@ -27,6 +27,7 @@ from shared.queues import INCOMING, POLL
 from shared.redaction.known_secrets import KnownSecrets
 from shared.settings import model
 from shared.settings.access_tokens import OAuthTokens
+from shared.settings.account import AccountSettings
 from shared.settings.providers import Provider, floor_of
 from shared.settings.schedules import local_zone
 from shared.stage import Stage
@@ -35,7 +36,7 @@ from shared.timetable import Timetable
 
 
 def account(
-    table: model.AccountSettings,
+    table: AccountSettings,
     limits: model.LimitSettings,
     known: KnownSecrets,
     floor: float = 0.0,
@@ -89,7 +90,7 @@ def account(
 
 
 def _access_tokens(
-    tables: Sequence[model.AccountSettings], state: State, r: Resources
+    tables: Sequence[AccountSettings], state: State, r: Resources
 ) -> Mapping[str, AccessTokens]:
     """Return where the access tokens of accounts come from, by name."""
     with_tokens = [table for table in tables if table.oauth is not None]
@@ -99,7 +100,7 @@ def _access_tokens(
     return {table.name: tokens.of_account(table) for table in with_tokens}
 
 
-def timetable(table: model.AccountSettings) -> Timetable:
+def timetable(table: AccountSettings) -> Timetable:
     """Return when an account is to be polled, whatever its provider asks for."""
     if table.schedule is None:
         return Timetable.always(table.poll_every)
@@ -124,7 +125,7 @@ def fewer_connections(
     return fewer
 
 
-def trust(table: model.AccountSettings) -> Trust:
+def trust(table: AccountSettings) -> Trust:
     """Return by what the server of an account is known in TLS, and we to it."""
     files = (table.ca_file, table.client_cert, table.client_key)
     ca_file, cert, key = (None if file is None else str(file) for file in files)

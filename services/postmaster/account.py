@@ -32,7 +32,8 @@ from shared.log import printable
 from shared.words import counted
 
 if TYPE_CHECKING:
-    from shared.settings.model import AccountSettings, Settings
+    from shared.settings.account import AccountSettings
+    from shared.settings.model import Settings
     from shared.state import AccountState
 
 _VARIABLE: Final = "POP3_CONNECTOR_IMAP_PASSWORD"

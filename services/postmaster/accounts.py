@@ -15,7 +15,7 @@ from services.postmaster.options import json_option
 from shared.clock import SystemClock
 from shared.ledger import FLOOD
 from shared.log import printable
-from shared.settings.model import AccountSettings
+from shared.settings.account import AccountSettings
 
 if TYPE_CHECKING:
     from shared.state import AccountState

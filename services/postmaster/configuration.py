@@ -10,7 +10,8 @@ import click
 
 from services.postmaster import show
 from shared.log import printable
-from shared.settings.model import AccountSettings, Settings
+from shared.settings.account import AccountSettings
+from shared.settings.model import Settings
 from shared.settings.providers import floor_of
 
 _NOTHING: Final = {"file": "none: the environment alone", "monitor": "off"}

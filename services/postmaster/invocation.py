@@ -62,7 +62,7 @@ class Invocation:
                 configuration.
         """
         # Not at the top: it loads pydantic, and main has first to put off the garbage collector.
-        from shared.settings.model import load
+        from shared.settings.load import load
         from shared.settings.owner import require_own
 
         path = self.path()

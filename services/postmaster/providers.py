@@ -12,7 +12,7 @@ from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.options import json_option
 from shared.errors import ConfigError
 from shared.log import printable
-from shared.settings.model import known_providers
+from shared.settings.load import known_providers
 from shared.settings.problems import hint
 from shared.settings.providers import Provider, floor_of
 

@@ -19,7 +19,8 @@ from shared.errors import ConfigError
 from shared.log import Report
 from shared.oauth.client import OAuthClient
 from shared.redaction.known_secrets import KnownSecrets
-from shared.settings.model import AccountSettings, DestinationSettings, Settings
+from shared.settings.account import AccountSettings
+from shared.settings.model import DestinationSettings, Settings
 from shared.settings.oauth import OAuthSettings
 
 if TYPE_CHECKING:

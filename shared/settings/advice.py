@@ -12,7 +12,8 @@ from urllib.parse import unquote
 
 from shared.authentication.choice import AUTO, KINDS
 from shared.network.same_host import is_here, same_host
-from shared.settings.model import AccountSettings, Settings
+from shared.settings.account import AccountSettings
+from shared.settings.model import Settings
 from shared.settings.providers import floor_of
 from shared.settings.secret import Secret, open_to_all
 
@@ -26,7 +27,7 @@ def warnings(settings: Settings, path: Path | None) -> list[str]:
     """Return what is allowed in these settings but questionable, one sentence each.
 
     Args:
-        settings: what ``shared.settings.model.load`` returned.
+        settings: what ``shared.settings.load.load`` returned.
         path: the file that it read.
     """
     return [

@@ -20,7 +20,8 @@ from shared.disk.replaced_file import write_file
 from shared.errors import ConfigError
 from shared.log import printable
 from shared.settings.advice import maildrop_of
-from shared.settings.model import Settings, load
+from shared.settings.load import load
+from shared.settings.model import Settings
 from shared.settings.source import PREFIX
 
 OWNER: Final = "configuration"

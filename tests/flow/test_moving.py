@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from shared.settings.model import load
+from shared.settings.load import load
 from tests.flow.connector import lf
 from tests.flow.forked import ForkedConnector
 from tests.servers.dovecot import Dovecot, dovecot

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigError
-from shared.settings.model import Settings, load
+from shared.settings.load import load
+from shared.settings.model import Settings
 
 CONTRACT = """
 data_dir = "/var/lib/pop3-connector"

@@ -14,8 +14,9 @@ from pydantic import BaseModel
 
 from services.command_line import OPERATOR, main
 from services.deliverer.destinations import courier_for
+from shared.settings.account import AccountSettings
+from shared.settings.load import load
 from shared.settings.model import (
-    AccountSettings,
     BrokerSettings,
     DestinationSettings,
     LimitSettings,
@@ -23,7 +24,6 @@ from shared.settings.model import (
     RetrySettings,
     Settings,
     SpoolSettings,
-    load,
 )
 from shared.settings.oauth import OAuthSettings, TokenKeySettings
 from shared.settings.secret import SOURCES, sources

@@ -22,7 +22,7 @@ from shared.log_lines import LogLines
 from shared.message import Envelope, Fetched, Inline, Parsed, Summary
 from shared.outcome import Answer, Busy, Done, Forward, Outcome, Retry
 from shared.queues import INCOMING, PARSED, POLL, retry_queue
-from shared.settings.model import load
+from shared.settings.load import load
 from shared.spool import Spool
 from shared.stage import Compute, Perform, Stage, alone
 from shared.state import State

@@ -22,7 +22,7 @@ import pytest
 from shared.broker.policies import POLICIES, PRIORITY
 from shared.broker.topology import every, exchange, protected
 from shared.queues import MOVING, SENDERS, Tier
-from shared.settings.model import load
+from shared.settings.load import load
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/pop3-connector"

@@ -10,7 +10,7 @@ import pytest
 
 from shared.errors import ConfigError
 from shared.queues import Tier
-from shared.settings.model import load
+from shared.settings.load import load
 from shared.settings.problems import WrongSettings
 from tests.unit.configurations import CONTRACT, MINIMAL, loaded, refusal
 

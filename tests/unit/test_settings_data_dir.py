@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.settings.advice import warnings
-from shared.settings.model import load
+from shared.settings.load import load
 from tests.unit.configurations import MINIMAL, refusal, written
 
 

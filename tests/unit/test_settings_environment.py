@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings.model import load
+from shared.settings.load import load
 from tests.unit.configurations import CONTRACT, MINIMAL, loaded, refusal
 
 

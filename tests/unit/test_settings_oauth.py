@@ -11,7 +11,8 @@ from shared.settings.access_tokens import (
     require_usable,
 )
 from shared.settings.advice import warnings
-from shared.settings.model import Settings, load
+from shared.settings.load import load
+from shared.settings.model import Settings
 from shared.settings.written_secrets import secrets_in
 
 BASE = """

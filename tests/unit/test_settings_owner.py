@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigError
-from shared.settings.model import load
+from shared.settings.load import load
 from shared.settings.owner import OWNER, note_owner, require_own
 from tests.unit.configurations import MINIMAL
 

@@ -13,8 +13,10 @@ from services.fetcher.account import spread
 from services.fetcher.wiring import account as account_of
 from services.fetcher.wiring import fewer_connections
 from shared.redaction.known_secrets import KnownSecrets
+from shared.settings.account import AccountSettings
 from shared.settings.advice import warnings
-from shared.settings.model import AccountSettings, Settings, load
+from shared.settings.load import load
+from shared.settings.model import Settings
 from shared.settings.providers import Provider, floor_of, load_providers
 from tests.unit.configurations import loaded, refusal
 

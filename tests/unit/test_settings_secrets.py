@@ -7,7 +7,8 @@ import pytest
 
 from shared.errors import ConfigError
 from shared.settings.advice import warnings
-from shared.settings.model import Settings, load
+from shared.settings.load import load
+from shared.settings.model import Settings
 from tests.servers.process import wait_until
 from tests.unit.configurations import CONTRACT, MINIMAL, loaded, refusal, written
 

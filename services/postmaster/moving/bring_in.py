@@ -222,7 +222,7 @@ def _write(invocation: Invocation, output: Path, text: str, seen: Mapping[str, S
     Raises:
         ConfigError: it is none: it stays beside the place where it was to be.
     """
-    from shared.settings.model import load
+    from shared.settings.load import load
     from shared.settings.owner import require_own
 
     draft = output.with_name(f"{output.name}.draft")

@@ -16,7 +16,7 @@ from typing import Final
 
 from services.postmaster.moving.found import Delivery, Found, FoundAccount
 from shared.log import printable
-from shared.settings.model import DEFAULT
+from shared.settings.account import DEFAULT
 
 _UNNAMED: Final = re.compile(r"[^A-Za-z0-9._@+-]+")
 _LONGEST: Final = 90

@@ -14,7 +14,8 @@ from services.marks import SPOOL_WITHIN, Marks
 from shared.ledger import ADOPT
 from shared.log import silent
 from shared.mark import Mark, read
-from shared.settings.model import Settings, load
+from shared.settings.load import load
+from shared.settings.model import Settings
 from shared.spool import Spool
 from shared.state import State, new_owner
 from tests.clock import ManualClock

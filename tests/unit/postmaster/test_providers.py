@@ -7,7 +7,7 @@ import pytest
 
 from services.command_line import main
 from services.postmaster.show import duration
-from shared.settings.model import load
+from shared.settings.load import load
 from shared.settings.providers import Provider, floor_of, load_providers
 from tests.unit.postmaster.conftest import Office
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.command_line import main
-from shared.settings.model import load
+from shared.settings.load import load
 from tests.servers.process import free_port
 from tests.unit.postmaster.conftest import Office, Printed, office
 
