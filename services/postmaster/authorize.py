@@ -9,6 +9,7 @@ authorizes us in vain.
 from __future__ import annotations
 
 import asyncio
+import io
 import sys
 import threading
 from collections.abc import Callable
@@ -176,7 +177,7 @@ async def _by_code(client: OAuthClient, server: TokenServer) -> TokenAnswer:
     async with listening(client.redirect_url, take) as loopback:
         tries.append(begin(client, loopback.redirect))
         _explain(client, tries[0])
-        _read_pasted(take, returned)
+        read_pasted(take, returned)
         try:
             async with asyncio.timeout(PATIENCE):
                 code = await returned
@@ -197,7 +198,7 @@ def _explain(client: OAuthClient, authorization: Authorization) -> None:
     )
 
 
-def _read_pasted(take: Callable[[str], bool | None], returned: asyncio.Future[str]) -> None:
+def read_pasted(take: Callable[[str], bool | None], returned: asyncio.Future[str]) -> None:
     """Take what is pasted, in a thread that nobody has to wait for."""
     loop = asyncio.get_running_loop()
 
@@ -207,6 +208,8 @@ def _read_pasted(take: Callable[[str], bool | None], returned: asyncio.Future[st
 
     def read() -> None:
         with suppress(OSError, ValueError, RuntimeError):  # no input, or all is over by now
+            if isinstance(sys.stdin, io.TextIOWrapper):  # bytes that are no text end nothing
+                sys.stdin.reconfigure(errors="replace")
             while line := sys.stdin.readline():
                 if line.strip():
                     loop.call_soon_threadsafe(try_line, line)

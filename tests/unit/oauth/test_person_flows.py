@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import hashlib
+import io
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.postmaster.authorize import read_pasted
 from shared.errors import ConfigError, TokenRefused, TokenUnavailable
 from shared.oauth.client import OAuthClient
 from shared.oauth.code_flow import Authorization, NoCode, NotOurs, begin
@@ -71,6 +74,24 @@ def test_a_code_counts_with_our_state_alone() -> None:
 def test_whatever_is_pasted_is_no_code_without_our_state(text: str) -> None:
     with pytest.raises(NotOurs):
         Authorization("", REDIRECT, "", "our state").code_in(text)
+
+
+async def test_a_line_that_is_no_text_does_not_end_the_pasting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pasted = io.TextIOWrapper(io.BytesIO(b"gr\xfc\xdfe\nthe address\n"), "utf-8")
+    monkeypatch.setattr(sys, "stdin", pasted)
+    returned: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def take(line: str) -> bool | None:
+        if line != "the address\n":
+            return None
+        returned.set_result(line)
+        return True
+
+    read_pasted(take, returned)
+    async with asyncio.timeout(30):
+        await returned
 
 
 async def request(port: int, data: bytes, host: str = "127.0.0.1") -> bytes:
