@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         first=first,
         bytes_each=2_000,
         pace=5_000 / first,
-        latency=2_000 / accounts,
+        latency=min(1.0, 2_000 / accounts),
         connections=8,
     )
     found = live(size)
