@@ -27,7 +27,7 @@ _LOADED += [
     "shared.broker.embedded.broker",
     "shared.broker.rabbitmq.broker",
     "shared.state",
-    "shared.settings.model",
+    "shared.settings.load",
 ]
 _LOADED += ["shared.settings.advice", "shared.settings.owner", "email.parser", "encodings.idna"]
 _LOADED += [f"services.postmaster.{module}" for module in sorted({*OPERATOR.values()})]
