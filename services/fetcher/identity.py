@@ -44,9 +44,10 @@ _SUSPECT: Final = re.compile(
 """What a header block in lower case, after a line feed, has where ``_FIELDS`` finds anything. It is
 quicker to look for, and most messages have nothing of the kind."""
 
-_STRAYS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:\r*\n|>?From [^\n]*\n)*")
-"""What may stand above a header, is kept with it, and does not end it: a BOM, blank lines, mbox
-lines."""
+_BOM: Final = re.compile(rb"(?:\xef\xbb\xbf)?")
+_STRAYS: Final = re.compile(rb"(?:\r*\n|>?From [^\n]*\n)*")
+"""What may stand above a header, is kept with it, and does not end it: blank lines, mbox lines, and
+a BOM above these."""
 
 _TEXT_COMPARED: Final = 1024
 """Bytes of a text that count for the looser fingerprint, beside how long it is."""
@@ -77,6 +78,8 @@ class HeaderCapture:
 
     def __init__(self) -> None:
         self._seen = bytearray()
+        self._above = 0  # where the lines end that stand above the header, as far as they have come
+        self._begun = False  # the header, below these
         self._whole = False
 
     def feed(self, chunk: bytes) -> None:
@@ -85,11 +88,20 @@ class HeaderCapture:
             return
         searched = max(0, len(self._seen) - 2)
         self._seen += chunk[: HEADER_LIMIT - len(self._seen)]
-        above = _STRAYS.match(self._seen)
-        end = header_end(self._seen, max(searched, above.end() if above else 0))
+        # A line ends with its line feed: without one nothing is to be found yet.
+        if not self._begun and b"\n" in chunk:
+            self._pass_over_strays()
+        end = header_end(self._seen, max(searched, self._above))
         if end is not None:
             del self._seen[end:]
         self._whole = end is not None or len(self._seen) >= HEADER_LIMIT
+
+    def _pass_over_strays(self) -> None:
+        """Go on from the last of them: all that came before is not looked at again."""
+        bom = _BOM.match(self._seen) if not self._above else None
+        found = _STRAYS.match(self._seen, bom.end() if bom else self._above)
+        self._above = found.end() if found else self._above
+        self._begun = self._seen.find(b"\n", self._above) >= 0
 
     def __bytes__(self) -> bytes:
         """Return what there is of the header block, with the blank line below it."""

@@ -138,7 +138,8 @@ class Connector:
         """Return the log lines of a process."""
         path = self.folder / f"{name}.log"
         text = path.read_text(errors="replace") if path.exists() else ""
-        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        whole = text.rpartition("\n")[0]  # of the last line some may not be written yet
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
     def count(self, name: str, event: str) -> int:
         """Return how often a process has logged an event."""
