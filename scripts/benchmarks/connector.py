@@ -31,7 +31,7 @@ from tests.flow.queues import opened
 
 PATIENCE: Final = 1_800.0
 
-LIMITS: Final = {"connections_per_host": 32}
+LIMITS: Final = {"connections_per_host": 32, "flood_limit": 1_000_000}
 """All accounts are at one host, which takes them: as many at a time as a fetcher polls at all."""
 
 
