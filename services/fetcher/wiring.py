@@ -20,7 +20,7 @@ from shared.errors import ConfigError
 from shared.ledger import safe_age
 from shared.message import Poll
 from shared.metrics import HELD
-from shared.network.dial import Route
+from shared.network.dial import NetworkRoute
 from shared.network.tls import Trust
 from shared.queue_publisher import QueuePublisher
 from shared.queues import INCOMING, POLL
@@ -64,7 +64,7 @@ def account(
         table.timeout,
         table.auth,
         tokens,
-        route=Route(table.bind, None if table.proxy is None else table.proxy.reveal()),
+        route=NetworkRoute(table.bind, None if table.proxy is None else table.proxy.reveal()),
         deadlines=Deadlines(
             limits.connect_within, limits.login_within, limits.session_within, limits.slowest
         ),

@@ -8,13 +8,15 @@ is the driver's.
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from shared.errors import ConfigError
 
-LONGEST_CHALLENGE: Final = 12_288
+_LONGEST_CHALLENGE: Final = 12_288
 """Characters of a challenge in base64 that are taken (RFC 4954 section 4)."""
 
 _NEVER: Final = "\r\n\0"
@@ -76,6 +78,20 @@ def require_sendable(where: str, *values: str) -> None:
         "".join(values).encode()
     except UnicodeEncodeError:
         raise ConfigError(where, "user name and password must be UTF-8 text") from None
+
+
+def decode_challenge(text: str | bytes) -> bytes:
+    """Return what a challenge says that came over the line in base64.
+
+    Raises:
+        MechanismFailed: it is too long, or no base64.
+    """
+    if len(text) > _LONGEST_CHALLENGE:
+        raise MechanismFailed("its challenge is too long")
+    try:
+        return base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MechanismFailed("its challenge is no base64") from error
 
 
 class Mechanism(Protocol):

@@ -45,7 +45,7 @@ class SocketAddress(NamedTuple):
     where: tuple[Any, ...]
 
 
-class Route(NamedTuple):
+class NetworkRoute(NamedTuple):
     """From where, and through whom, a server is connected to.
 
     Attributes:
@@ -57,7 +57,7 @@ class Route(NamedTuple):
     proxy: str | None = None
 
 
-DIRECT: Final = Route()
+DIRECT: Final = NetworkRoute()
 
 LookUp: TypeAlias = Callable[[str, int], Sequence[SocketAddress]]
 """Returns the addresses of a host and port; it may block. Raises OSError or UnicodeError."""
@@ -90,7 +90,7 @@ async def dial(
     seconds: float,
     context: ssl.SSLContext | None = None,
     by: LookUp = look_up,
-    route: Route = DIRECT,
+    route: NetworkRoute = DIRECT,
 ) -> P:
     """Return a protocol that is connected.
 

@@ -11,8 +11,6 @@ from datetime import time, tzinfo
 from typing import Annotated, Final, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from tzlocal import get_localzone
-
 from shared.errors import ConfigError
 from shared.settings.fields import ParsedField
 from shared.settings.values import duration
@@ -88,6 +86,9 @@ def local_zone() -> tzinfo:
     Raises:
         ConfigError: it is not known by a name; ``TZ`` may be written as a rule of POSIX.
     """
+    # Loaded where it is used: every command reads settings, and few have a schedule.
+    from tzlocal import get_localzone
+
     try:
         return get_localzone()
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:

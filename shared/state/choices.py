@@ -16,6 +16,7 @@ from typing import Final
 from sqlalchemy import (
     BigInteger,
     BindParameter,
+    ColumnElement,
     Double,
     Executable,
     Integer,
@@ -33,7 +34,7 @@ from sqlalchemy import (
 from shared.ledger import ADOPTED, SKIP, SKIPPED
 from shared.state.installation import record
 from shared.state.json_params import each, pairs
-from shared.state.operations import Transaction, for_each, insert_into
+from shared.state.operations import Transaction, Upsert, for_each, insert_into
 from shared.state.schema import (
     ACCOUNT,
     DELIVERED,
@@ -108,11 +109,16 @@ def _adopt(
 
 @Statement
 def _insert_adopted(dialect: str) -> SqlStatement:
+    return _insert_listed(dialect, _ADOPTED).on_conflict_do_nothing()
+
+
+def _insert_listed(dialect: str, id_: ColumnElement[str]) -> Upsert:
+    """Insert the UIDLs and sizes that are listed, all with the same word for an id."""
     uidl, size = pairs(dialect, "sizes")
     number = cast(func.nullif(size, literal_column("''")), BigInteger)
-    found = select(_ACCOUNT, uidl, _ADOPTED, _NOW, number).where(true())
+    found = select(_ACCOUNT, uidl, id_, _NOW, number).where(true())
     columns = [UIDL.c[name] for name in ("account", "uidl", "id", "first_seen", "size")]
-    return insert_into(dialect, UIDL).from_select(columns, found).on_conflict_do_nothing()
+    return insert_into(dialect, UIDL).from_select(columns, found)
 
 
 def _skip(
@@ -126,11 +132,7 @@ def _skip(
 
 @Statement
 def _upsert_skipped(dialect: str) -> SqlStatement:
-    uidl, size = pairs(dialect, "sizes")
-    number = cast(func.nullif(size, literal_column("''")), BigInteger)
-    found = select(_ACCOUNT, uidl, _SKIPPED, _NOW, number).where(true())
-    columns = [UIDL.c[name] for name in ("account", "uidl", "id", "first_seen", "size")]
-    insert = insert_into(dialect, UIDL).from_select(columns, found)
+    insert = _insert_listed(dialect, _SKIPPED)
     new = insert.excluded
     return insert.on_conflict_do_update(  # what was known as another message
         index_elements=[UIDL.c.account, UIDL.c.uidl],

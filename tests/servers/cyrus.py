@@ -18,9 +18,9 @@ from tests.servers.process import accepts, free_port, running
 
 PASSWORD = "secret"
 
-_CYRUS, _MAIL = 104, 8
-_LIB = "/usr/lib/cyrus/bin"
-_PROGRAMS = tuple(f"{_LIB}/{name}" for name in ("master", "imapd", "ctl_cyrusdb"))
+CYRUS, _MAIL = 104, 8
+LIB = "/usr/lib/cyrus/bin"
+_PROGRAMS = tuple(f"{LIB}/{name}" for name in ("master", "imapd", "ctl_cyrusdb"))
 
 _IMAPD_CONF = """\
 configdirectory: /var/lib/cyrus
@@ -73,33 +73,44 @@ def cyrus(extra: str = "") -> Iterator[Cyrus]:
     Args:
         extra: more lines for imapd.conf.
     """
-    with root_of("cyrus-imapd", _PROGRAMS, {"cyrus": _CYRUS}) as root:
+    with root_of("cyrus-imapd", _PROGRAMS, {"cyrus": CYRUS}) as root:
         server = Cyrus(free_port(), root)
-        _furnish(server, extra)
+        settings = _IMAPD_CONF.format(extra=extra)
+        furnish(root, settings, _CYRUS_CONF.format(port=server.imap))
+        own(root)
         with _passwords(root / "run" / "saslauthd"):
-            command = inside(root, f"{_LIB}/master", "-D")
+            command = inside(root, f"{LIB}/master", "-D")
             log = root / "master.out"
             with running(command, log, lambda: accepts(server.imap), SEARCH):
                 yield server
 
 
-def _furnish(server: Cyrus, extra: str) -> None:
-    root = server.root
+def furnish(root: Path, settings: str, services: str) -> None:
+    """Write the configuration of a Cyrus, and make its folders.
+
+    Args:
+        root: all that it has.
+        settings: its imapd.conf.
+        services: its cyrus.conf.
+    """
     with (root / "etc" / "group").open("a") as group:
         group.write(f"mail:x:{_MAIL}:cyrus\n")
-    (root / "etc" / "imapd.conf").write_text(_IMAPD_CONF.format(extra=extra))
-    (root / "etc" / "cyrus.conf").write_text(_CYRUS_CONF.format(port=server.imap))
+    (root / "etc" / "imapd.conf").write_text(settings)
+    (root / "etc" / "cyrus.conf").write_text(services)
     zones = root / "usr/share/zoneinfo"  # without any, it does not start
     zones.mkdir(parents=True, exist_ok=True)
     (zones / "zones.tab").write_text("+513030 -0000731 Europe/London\n")
-    for name in ("lib/cyrus", "spool/cyrus/mail"):
-        (root / "var" / name).mkdir(parents=True, exist_ok=True)
     for name in ("db", "socket", "proc", "log", "msg", "ptclient", "lock"):
-        (root / "var/lib/cyrus" / name).mkdir(exist_ok=True)
-    (root / "run" / "cyrus" / "socket").mkdir(parents=True, exist_ok=True)
+        (root / "var/lib/cyrus" / name).mkdir(parents=True, exist_ok=True)
+    for name in ("var/spool/cyrus/mail", "run/cyrus/socket"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+
+
+def own(root: Path) -> None:
+    """Give a Cyrus what it writes to."""
     for top in ("var/lib/cyrus", "var/spool/cyrus", "run/cyrus"):
         for path in [root / top, *(root / top).rglob("*")]:
-            os.chown(path, _CYRUS, _MAIL, follow_symlinks=False)
+            os.chown(path, CYRUS, _MAIL, follow_symlinks=False)
 
 
 @contextlib.contextmanager

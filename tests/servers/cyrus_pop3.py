@@ -5,7 +5,6 @@ made at the first login.
 """
 
 import contextlib
-import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,17 +12,16 @@ from pathlib import Path
 
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.chroot import SEARCH, inside, require_unpacked, root_of
+from tests.servers.cyrus import CYRUS, LIB, furnish, own
 from tests.servers.process import accepts, free_port, running
 
 USER = "sales"
 MECHANISMS = "PLAIN LOGIN CRAM-MD5 DIGEST-MD5 SCRAM-SHA-1 SCRAM-SHA-256 NTLM"
 
-_CYRUS, _MAIL = 104, 8
-_LIB = "/usr/lib/cyrus/bin"
 _SASL = "/usr/lib/x86_64-linux-gnu/sasl2"
 _PLUGINS = ("sasldb", "plain", "login", "crammd5", "digestmd5", "scram", "ntlm")
 _PROGRAMS = (
-    *(f"{_LIB}/{name}" for name in ("master", "pop3d", "lmtpd", "ctl_cyrusdb")),
+    *(f"{LIB}/{name}" for name in ("master", "pop3d", "lmtpd", "ctl_cyrusdb")),
     *(f"{_SASL}/lib{name}.so" for name in _PLUGINS),
 )
 
@@ -99,20 +97,18 @@ def cyrus_pop3(
         versions: of TLS, as Cyrus calls them.
         plain: whether it takes a password in clear without TLS, and APOP.
     """
-    with root_of("cyrus-pop3d", _PROGRAMS, {"cyrus": _CYRUS}) as root:
+    with root_of("cyrus-pop3d", _PROGRAMS, {"cyrus": CYRUS}) as root:
         folder = root / "var/lib/cyrus"
         folder.mkdir(parents=True, exist_ok=True)
         server = CyrusPop3(free_port(), free_port(), free_port(), root, make_certificates(folder))
         settings = _IMAPD_CONF.format(
             mechanisms=mechanisms, versions=versions, plain="yes" if plain else "no"
         )
-        (root / "etc" / "imapd.conf").write_text(settings)
         listening = _CYRUS_CONF.format(pop3=server.pop3, pop3s=server.pop3s, lmtp=server.lmtp)
-        (root / "etc" / "cyrus.conf").write_text(listening)
-        _furnish(root)
+        furnish(root, settings, listening)
         set_password(folder / "sasldb2", password)
-        _own(root)
-        command = inside(root, f"{_LIB}/master", "-D")
+        own(root)
+        command = inside(root, f"{LIB}/master", "-D")
         with running(command, root / "master.out", lambda: accepts(server.pop3), SEARCH):
             yield server
 
@@ -126,21 +122,3 @@ def set_password(database: Path, password: str, realm: str = "mail.corp.example"
         check=True,
         env={**SEARCH, "LD_LIBRARY_PATH": f"{unpacked}/usr/lib/x86_64-linux-gnu"},
     )
-
-
-def _furnish(root: Path) -> None:
-    with (root / "etc" / "group").open("a") as group:
-        group.write(f"mail:x:{_MAIL}:cyrus\n")
-    zones = root / "usr/share/zoneinfo"  # without any, it does not start
-    zones.mkdir(parents=True, exist_ok=True)
-    (zones / "zones.tab").write_text("+513030 -0000731 Europe/London\n")
-    for name in ("db", "socket", "proc", "log", "msg", "ptclient", "lock"):
-        (root / "var/lib/cyrus" / name).mkdir(exist_ok=True)
-    for name in ("var/spool/cyrus/mail", "run/cyrus/socket"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-
-
-def _own(root: Path) -> None:
-    for top in ("var/lib/cyrus", "var/spool/cyrus", "run/cyrus"):
-        for path in [root / top, *(root / top).rglob("*")]:
-            os.chown(path, _CYRUS, _MAIL, follow_symlinks=False)

@@ -14,6 +14,8 @@ import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+from tests.servers.listening import listening
+
 DROP = "drop"
 """Close the connection without a word."""
 
@@ -101,29 +103,17 @@ class ImapServer:
 async def imap_server(**options: object) -> AsyncIterator[ImapServer]:
     """Run a server until the block ends; options are attributes of the ImapServer."""
     state = ImapServer(**options)  # type: ignore[arg-type]
-    tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
         state.connections += 1
         session = _Session(state, reader, writer)
-        with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
+        try:
             await session.run()
-        state.inside -= session.counted
-        writer.close()
-        tasks.discard(task)
+        finally:
+            state.inside -= session.counted
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20)
-    state.port = server.sockets[0].getsockname()[1]
-    try:
+    async with listening(serve) as state.port:
         yield state
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Dropped(ConnectionError):

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 
 from scramp import ScramException, ScramMechanism
 
+from tests.servers.listening import listening
+
 DROP = "drop"
 """Close the connection without a word."""
 
@@ -115,20 +117,10 @@ async def smtp_server(
         options: attributes of the SmtpServer.
     """
     state = SmtpServer(**options)  # type: ignore[arg-type]
-    tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
         state.connections += 1
         state.writers.append(writer)
-        with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
-            await let_in(reader, writer)
-        writer.close()
-        tasks.discard(task)
-
-    async def let_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = _Session(state, reader, writer, implicit_tls)
         while state.most is not None and state.open >= state.most:
             if state.beyond is not None:
@@ -143,19 +135,9 @@ async def smtp_server(
             state.open -= 1
             state.left.set()
 
-    if path is not None:
-        server = await asyncio.start_unix_server(serve, path, limit=1 << 20)
-    else:
-        context = state.context if implicit_tls else None
-        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context, limit=1 << 20)
-        state.port = server.sockets[0].getsockname()[1]
-    try:
+    context = state.context if implicit_tls else None
+    async with listening(serve, path=path, context=context) as state.port:
         yield state
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Dropped(ConnectionError):

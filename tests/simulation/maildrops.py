@@ -15,7 +15,7 @@ import pytest
 
 from services.fetcher.pop3 import connection
 from services.fetcher.pop3.connection import Pop3Connection
-from shared.network.dial import Route
+from shared.network.dial import NetworkRoute
 from tests.servers.pop3 import GREETING, Pop3Server
 from tests.simulation.loop import PROCESS
 
@@ -241,7 +241,7 @@ def served(
     """
 
     async def dial(
-        make: Callable[[], Pop3Connection], host: str, port: int, *, route: Route, **_: Any
+        make: Callable[[], Pop3Connection], host: str, port: int, *, route: NetworkRoute, **_: Any
     ) -> Pop3Connection:
         client = make()
         await asyncio.sleep(providers[port].latency)

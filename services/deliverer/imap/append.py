@@ -42,7 +42,7 @@ from services.deliverer.imap.folders import folder_of
 from services.deliverer.imap.literal import Literal, measured
 from services.deliverer.imap.reply_meaning import meaning
 from services.deliverer.imap.response import ImapStatus
-from services.deliverer.imap.session import ImapReply, ImapSession, Left
+from services.deliverer.imap.session import ImapReply, ImapSession, SaidBye
 from services.deliverer.imap.steps import ImapStep
 from services.deliverer.servers.protocol import SendSingly
 from shared.errors import SpoolMissing, SpoolUnavailable, Unreachable
@@ -223,7 +223,7 @@ async def _append(session: ImapSession, folder: str, literals: Sequence[Literal]
         ended = True
         reach_all(["deliverer"] * len(literals), "literal-sent")
         return await session.finish(ImapStep.APPEND)
-    except Left as error:  # RFC 7888 section 4 lets it leave where a literal is too large
+    except SaidBye as error:  # RFC 7888 section 4 lets it leave where a literal is too large
         if meaning(error.status, ImapStep.APPEND) == "permanent":
             return ImapReply(error.status)
         if ended:  # a limit that ends the session says nothing of the message before it

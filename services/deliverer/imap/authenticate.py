@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
@@ -23,14 +22,15 @@ from services.deliverer.imap.response import ImapStatus
 from services.deliverer.imap.session import ImapReply, ImapSession
 from services.deliverer.imap.steps import ImapStep
 from services.deliverer.imap.target import ImapTarget
+from services.deliverer.servers.token_login import LoginNotTaken
 from shared.authentication.choice import Offer, choose
 from shared.authentication.mechanism import (
-    LONGEST_CHALLENGE,
     Credentials,
     Mechanism,
     MechanismFailed,
     MechanismKind,
     ProofMissing,
+    decode_challenge,
 )
 from shared.errors import Unreachable
 from shared.log import printable
@@ -58,10 +58,6 @@ _LATER: Final = frozenset({"UNAVAILABLE", "INUSE", "SERVERBUG", "LIMIT"})
 
 
 _NOT_TRIED: Final = ImapStatus("NO", "", b"", "")
-
-
-class LoginNotTaken(Unreachable):
-    """The server does not accept this password, or this access token."""
 
 
 class _Refused(NamedTuple):
@@ -168,20 +164,11 @@ async def _exchange(
         # SCRAM hashes for some milliseconds, as the server bids it.
         said = initial
         if said is None:
-            said = await asyncio.to_thread(mechanism.answer, _challenge(session.challenge))
+            said = await asyncio.to_thread(mechanism.answer, decode_challenge(session.challenge))
         initial = None
         session.write(base64.b64encode(said) + b"\r\n")
         session.note_sent(_HIDDEN)
     return reply
-
-
-def _challenge(text: bytes) -> bytes:
-    if len(text) > LONGEST_CHALLENGE:
-        raise MechanismFailed("its challenge is too long")
-    try:
-        return base64.b64decode(text.strip(), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MechanismFailed("its challenge is no base64") from error
 
 
 async def _login_command(session: ImapSession, target: ImapTarget, secret: str) -> _Refused | None:

@@ -9,16 +9,18 @@ no message is to blame. A password goes over verified TLS alone, or to this mach
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
-from services.deliverer.imap.authenticate import LoginNotTaken, log_in
+from services.deliverer.imap.authenticate import log_in
 from services.deliverer.imap.folders import Naming
 from services.deliverer.imap.response import ImapResponse, ImapStatus, ResponseReader, Value
-from services.deliverer.imap.session import ImapSession, Left
+from services.deliverer.imap.session import ImapSession, SaidBye
 from services.deliverer.imap.steps import ImapStep
 from services.deliverer.imap.target import SETTING_NAMES, ImapTarget
 from services.deliverer.servers.connection import Connection, NoReplyInTime
-from shared.errors import TokenRefused, Unreachable
+from services.deliverer.servers.token_login import open_by_token
+from shared.errors import Unreachable
 from shared.network.dial import dial
 from shared.network.dialogue import Dialogue
 from shared.network.explain import explain, silent
@@ -36,14 +38,7 @@ async def open_session(target: ImapTarget) -> ImapSession:
     """
     if target.tokens is None:
         return await _open(target, target.password)
-    try:
-        token = await target.tokens.current()
-        try:
-            return await _open(target, token)
-        except LoginNotTaken:  # before its time: revoked, or the clock is wrong
-            return await _open(target, await target.tokens.renewed(token))
-    except TokenRefused as error:
-        raise Unreachable(target.server, error.said) from error
+    return await open_by_token(target.server, target.tokens, partial(_open, target))
 
 
 async def _open(target: ImapTarget, secret: str) -> ImapSession:
@@ -52,7 +47,7 @@ async def _open(target: ImapTarget, secret: str) -> ImapSession:
     session = ImapSession(target, connection, redaction, _dialogue(target, connection, redaction))
     try:
         await _begin(session, target, secret)
-    except Left as error:
+    except SaidBye as error:
         connection.abort()
         raise session.failure(error.status, ImapStep.GREETING) or error from error
     except BaseException:

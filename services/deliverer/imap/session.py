@@ -44,7 +44,7 @@ def _kind(response: ImapResponse) -> bytes:
     return (rest.partition(b" ")[0] if first.isdigit() else first).upper()
 
 
-class Left(Unreachable):
+class SaidBye(Unreachable):
     """The server said BYE.
 
     Args:
@@ -181,7 +181,7 @@ class ImapSession:
         """Return what the command came to.
 
         Raises:
-            Unreachable: the connection broke, or there was no reply in time. Left: BYE.
+            Unreachable: the connection broke, or there was no reply in time. SaidBye: BYE.
         """
         reply = await self._await_reply(step, leave=False)
         if reply is None:
@@ -200,7 +200,7 @@ class ImapSession:
         """Return the reply to a command that is not complete yet, where it is there already.
 
         Raises:
-            Unreachable: it says that all is done, which cannot be. Left: BYE.
+            Unreachable: it says that all is done, which cannot be. SaidBye: BYE.
         """
         while self.connection.replied:
             response = await self._read(self._deadline(ImapStep.APPEND))
@@ -245,7 +245,7 @@ class ImapSession:
             self._note_capabilities(status.arguments)
         elif status.kind == "BYE" and response.tag == b"*":
             self.connection.abort("it said BYE")
-            raise Left(self.server, status)
+            raise SaidBye(self.server, status)
         return response
 
     def _note_capabilities(self, listed: bytes) -> None:

@@ -33,7 +33,7 @@ from services.deliverer.servers.protocol import (
 )
 from services.deliverer.servers.waiting_line import WaitingLine
 from services.deliverer.servers.waiting_mail import NextMail, Submission, WaitingMail, waiting_mail
-from services.deliverer.servers.workers import Worker, Workers
+from services.deliverer.servers.workers import ServerWorker, Workers
 from shared.clock import Clock
 from shared.errors import SpoolMissing, SpoolUnavailable, Unreachable
 from shared.supervision import supervise
@@ -151,7 +151,7 @@ class ServerCourier(Generic[S]):
         for _ in range(min(len(self._waiting) - free, self._pace.limit - len(self._workers))):
             self._workers.start(self._work, self._note_worker_ended)
 
-    async def _work(self, worker: Worker[S]) -> None:
+    async def _work(self, worker: ServerWorker[S]) -> None:
         """Send the first in line until none waits, or the server lets us in no more."""
         try:
             while self._waiting:
@@ -168,7 +168,7 @@ class ServerCourier(Generic[S]):
                 self._pool.take_back(worker.session)
                 worker.session = None
 
-    async def _ensure_connection(self, worker: Worker[S]) -> bool:
+    async def _ensure_connection(self, worker: ServerWorker[S]) -> bool:
         """Open a connection if none is usable, and there may be one more; say if there is one."""
         if worker.session is not None and not worker.session.connection.idle:
             worker.cut_connection()
@@ -178,7 +178,7 @@ class ServerCourier(Generic[S]):
                 worker.session = await self._open_connection(worker)
         return worker.session is not None
 
-    async def _open_connection(self, worker: Worker[S]) -> S | None:
+    async def _open_connection(self, worker: ServerWorker[S]) -> S | None:
         """Open a connection; return None where the server lets us in no more."""
         was_away = False
         while self._waiting:
@@ -234,7 +234,7 @@ class ServerCourier(Generic[S]):
             if waiting is not None:
                 waiting.tell(error)
 
-    async def _send(self, worker: Worker[S], first: WaitingMail) -> WaitingMail | None:
+    async def _send(self, worker: ServerWorker[S], first: WaitingMail) -> WaitingMail | None:
         """Send a mail object, and what goes with it; return what goes over this connection next."""
         session = worker.session
         if session is None:

@@ -16,7 +16,7 @@ from services.deliverer.servers.waiting_mail import Submission, WaitingMail
 
 
 @dataclass(slots=True, eq=False)
-class Worker(Generic[S]):
+class ServerWorker(Generic[S]):
     """What a worker has in hand.
 
     Attributes:
@@ -40,12 +40,12 @@ class Workers(Generic[S]):
     """The workers of one courier."""
 
     def __init__(self) -> None:
-        self._workers: dict[asyncio.Task[None], Worker[S]] = {}
+        self._workers: dict[asyncio.Task[None], ServerWorker[S]] = {}
 
     def __len__(self) -> int:
         return len(self._workers)
 
-    def __iter__(self) -> Iterator[Worker[S]]:
+    def __iter__(self) -> Iterator[ServerWorker[S]]:
         return iter(self._workers.values())
 
     @property
@@ -70,7 +70,7 @@ class Workers(Generic[S]):
 
     def start(
         self,
-        work: Callable[[Worker[S]], Coroutine[None, None, None]],
+        work: Callable[[ServerWorker[S]], Coroutine[None, None, None]],
         ended: Callable[[asyncio.Task[None]], None],
     ) -> None:
         """Start another one.
@@ -79,12 +79,12 @@ class Workers(Generic[S]):
             work: what it does.
             ended: is called when it has ended, to ``remove`` it.
         """
-        worker: Worker[S] = Worker()
+        worker: ServerWorker[S] = ServerWorker()
         task = asyncio.create_task(work(worker))
         self._workers[task] = worker
         task.add_done_callback(ended)
 
-    def remove(self, task: asyncio.Task[None]) -> Worker[S]:
+    def remove(self, task: asyncio.Task[None]) -> ServerWorker[S]:
         """Forget one that has ended; return what it had in hand."""
         return self._workers.pop(task)
 

@@ -11,22 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from collections.abc import Mapping
 from typing import Final
 
 from services.deliverer.courier import Throttled
+from services.deliverer.servers.token_login import LoginNotTaken
 from services.deliverer.smtp.reply import SmtpReply, SmtpStep
 from services.deliverer.smtp.reply_meaning import meaning
 from services.deliverer.smtp.session import SmtpSession
 from services.deliverer.smtp.target import Target
 from shared.authentication.choice import Offer, choose
 from shared.authentication.mechanism import (
-    LONGEST_CHALLENGE,
     Credentials,
     MechanismFailed,
     MechanismKind,
     ProofMissing,
+    decode_challenge,
 )
 from shared.errors import Unreachable
 
@@ -44,10 +44,6 @@ _WORDS: Final[Mapping[int, str]] = {
     538: "it wants TLS before the login",
 }
 """What replies to AUTH mean (RFC 4954 section 6)."""
-
-
-class LoginNotTaken(Unreachable):
-    """The server does not accept what we logged in with."""
 
 
 async def log_in(session: SmtpSession, target: Target) -> None:
@@ -133,21 +129,11 @@ async def _authenticate(
     reply = await session.command(line, SmtpStep.AUTH)
     while reply.code == _GO_ON:
         # SCRAM hashes for some milliseconds, as the server bids it.
-        said = await asyncio.to_thread(mechanism.answer, _challenge(reply))
+        said = await asyncio.to_thread(mechanism.answer, decode_challenge(reply.lines[0].strip()))
         reply = await session.command(base64.b64encode(said), SmtpStep.AUTH)
     if reply.code // 100 == 2:
         mechanism.verify()
     return reply
-
-
-def _challenge(reply: SmtpReply) -> bytes:
-    text = reply.lines[0].strip()
-    if len(text) > LONGEST_CHALLENGE:
-        raise MechanismFailed("its challenge is too long")
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MechanismFailed("its challenge is no base64") from error
 
 
 def _in_words(reply: SmtpReply) -> str:

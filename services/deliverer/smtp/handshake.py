@@ -11,17 +11,19 @@ from __future__ import annotations
 import asyncio
 import errno
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from services.deliverer.courier import Throttled
 from services.deliverer.servers.connection import Connection, NoReplyInTime, TlsFailed
-from services.deliverer.smtp.authenticate import LoginNotTaken, log_in
+from services.deliverer.servers.token_login import open_by_token
+from services.deliverer.smtp.authenticate import log_in
 from services.deliverer.smtp.reply import ReplyReader, SmtpReply, SmtpStep
 from services.deliverer.smtp.reply_meaning import meaning
 from services.deliverer.smtp.session import SmtpSession
 from services.deliverer.smtp.target import SETTING_NAMES, Target
 from services.deliverer.smtp.traced import TracedConnection
-from shared.errors import TokenRefused, Unreachable
+from shared.errors import Unreachable
 from shared.network.dial import dial
 from shared.network.explain import explain, silent
 from shared.redaction.redaction import NOTHING, Redaction
@@ -50,21 +52,13 @@ async def open_session(target: Target) -> SmtpSession:
     """
     if target.tokens is None:
         return await _open_session(target)
-    try:
-        token = await target.tokens.current()
-        try:
-            return await _open_session(_with_token(target, token))
-        except LoginNotTaken:  # before its time: revoked, or the clock is wrong
-            token = await target.tokens.renewed(token)
-            return await _open_session(_with_token(target, token))
-    except TokenRefused as error:
-        raise Unreachable(target.server, error.said) from error
+    return await open_by_token(target.server, target.tokens, partial(_open_with_token, target))
 
 
-def _with_token(target: Target, token: str) -> Target:
-    if target.credentials is None:
-        return target
-    return replace(target, credentials=replace(target.credentials, password=token))
+async def _open_with_token(target: Target, token: str) -> SmtpSession:
+    if target.credentials is not None:
+        target = replace(target, credentials=replace(target.credentials, password=token))
+    return await _open_session(target)
 
 
 async def _open_session(target: Target) -> SmtpSession:

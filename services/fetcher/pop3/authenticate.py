@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
@@ -25,12 +24,12 @@ from services.fetcher.pop3.quirks import Quirks
 from services.fetcher.pop3.reply_meaning import meaning, out_of_order
 from shared.authentication.choice import APOP, USER, Offer, choose
 from shared.authentication.mechanism import (
-    LONGEST_CHALLENGE,
     Credentials,
     Mechanism,
     MechanismFailed,
     MechanismKind,
     ProofMissing,
+    decode_challenge,
 )
 from shared.authentication.passwords import apop_digest, apop_timestamp
 from shared.errors import (
@@ -189,7 +188,7 @@ class LoginTry:
                 said, initial = initial, None
             else:
                 # SCRAM hashes for some milliseconds, as the server bids it.
-                said = await asyncio.to_thread(mechanism.answer, _challenge(reply))
+                said = await asyncio.to_thread(mechanism.answer, decode_challenge(reply.text))
             encoded = base64.b64encode(said)
             client.redaction.learn(encoded.decode(), said.decode("latin-1"))
             client.write(client.answer(encoded))
@@ -199,15 +198,6 @@ class LoginTry:
                 raise MechanismFailed(f"it is refused: {refused.said}")  # it has no password yet
             raise refused
         mechanism.verify()
-
-
-def _challenge(reply: Pop3Reply) -> bytes:
-    if len(reply.text) > LONGEST_CHALLENGE:
-        raise MechanismFailed("its challenge is too long")
-    try:
-        return base64.b64decode(reply.text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MechanismFailed("its challenge is no base64") from error
 
 
 def _refused(client: Pop3Client, reply: Pop3Reply, mechanism: Mechanism) -> ServerFault:

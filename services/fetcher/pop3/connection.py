@@ -22,7 +22,7 @@ from services.fetcher.pop3.deadlines import LEAST_WINDOW, WaitMeter
 from shared.authentication.mechanism import Binding
 from shared.errors import Broken, ConfigError, ServerFault, Silent, Slow, Ungreeted, Unreachable
 from shared.log import printable
-from shared.network.dial import DIRECT, GOODBYE_SECONDS, Route, dial
+from shared.network.dial import DIRECT, GOODBYE_SECONDS, NetworkRoute, dial
 from shared.network.explain import SettingNames, closed, ended, explain
 from shared.network.tls import (
     Trust,
@@ -288,7 +288,7 @@ async def connect(
     timeout: float,
     slowest: float,
     pace: WaitMeter,
-    route: Route = DIRECT,
+    route: NetworkRoute = DIRECT,
 ) -> Pop3Connection:
     """Return a new connection; a server that does not answer is tried again for some seconds.
 

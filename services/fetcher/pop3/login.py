@@ -41,7 +41,7 @@ from shared.errors import (
     Unreachable,
 )
 from shared.log import printable
-from shared.network.dial import DIRECT, Route
+from shared.network.dial import DIRECT, NetworkRoute
 from shared.network.dialogue import Dialogue, TakeLine
 from shared.network.explain import closed, silent
 from shared.network.same_host import is_here
@@ -75,7 +75,7 @@ class Login:
     timeout: float = 60.0
     auth: str = AUTO
     tokens: AccessTokens | None = field(default=None, repr=False, compare=False)
-    route: Route = field(default=DIRECT, repr=False)
+    route: NetworkRoute = field(default=DIRECT, repr=False)
     deadlines: Deadlines = field(default_factory=Deadlines)
     known: KnownSecrets = field(default_factory=KnownSecrets, repr=False, compare=False)
 

@@ -22,7 +22,14 @@ from services.postmaster import show
 from services.postmaster.invocation import Invocation, pass_invocation
 from services.postmaster.moving import configuration, getmail, ledger, mpop
 from services.postmaster.moving.fetchmail import accounts as fetchmail
-from services.postmaster.moving.found import Delivery, Found, FoundAccount, Home, Maildrop, Wrong
+from services.postmaster.moving.found import (
+    Found,
+    FoundAccount,
+    FoundDestination,
+    Home,
+    Maildrop,
+    Wrong,
+)
 from services.postmaster.moving.netrc import password_in
 from services.postmaster.moving.records import FORMATS, Seen, files_at, read
 from services.postmaster.options import json_option, require_confirmed, yes_option
@@ -128,7 +135,7 @@ def _found(files: Sequence[Path], reader: _Reader, delivery: str | None) -> Foun
         every.left += found.left
     for account in every.accounts:
         if account.delivery is None and delivery is not None:
-            account.delivery = Delivery(delivery)
+            account.delivery = FoundDestination(delivery)
     every.poll_each_once()
     return every
 

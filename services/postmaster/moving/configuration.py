@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from services.postmaster.moving.found import Delivery, Found, FoundAccount
+from services.postmaster.moving.found import Found, FoundAccount, FoundDestination
 from shared.log import printable
 from shared.settings.account import DEFAULT
 
@@ -56,7 +56,7 @@ def text(accounts: Mapping[str, FoundAccount], found: Found, source: str, data_d
     return "\n".join(lines)
 
 
-def _deliveries(accounts: Sequence[FoundAccount]) -> dict[Delivery, str]:
+def _deliveries(accounts: Sequence[FoundAccount]) -> dict[FoundDestination, str]:
     """Return the destinations with their names; the first one is ``[delivery]``."""
     wanted = (account.delivery for account in accounts)
     each = dict.fromkeys(delivery for delivery in wanted if delivery is not None)
@@ -66,7 +66,9 @@ def _deliveries(accounts: Sequence[FoundAccount]) -> dict[Delivery, str]:
     }
 
 
-def _table(name: str, account: FoundAccount, deliveries: Mapping[Delivery, str]) -> list[str]:
+def _table(
+    name: str, account: FoundAccount, deliveries: Mapping[FoundDestination, str]
+) -> list[str]:
     destination = deliveries[account.delivery] if account.delivery is not None else DEFAULT
     keys: dict[str, object] = {"name": name, **account.keys}
     if destination != DEFAULT:

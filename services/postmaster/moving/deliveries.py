@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import quote
 
-from services.postmaster.moving.found import Delivery, Home
+from services.postmaster.moving.found import FoundDestination, Home
 from services.postmaster.moving.options import NotCarried
 
 _BLANK: Final = re.compile(r"[\s<>\x00-\x20\x7f]+")
@@ -38,30 +38,30 @@ _ANY: Final = (
 )
 
 
-def maildir(text: str, home: Home) -> Delivery:
+def maildir(text: str, home: Home) -> FoundDestination:
     """Return the destination for a Maildir.
 
     Raises:
         NotCarried: it has no absolute path, or one that we cannot write.
     """
-    return Delivery(f"maildir://{_path(text, home)}")
+    return FoundDestination(f"maildir://{_path(text, home)}")
 
 
-def pickup(text: str, home: Home) -> Delivery:
+def pickup(text: str, home: Home) -> FoundDestination:
     """Return the destination for a PickUp folder of Exchange; raises as ``maildir``."""
-    return Delivery(f"pickup://{_path(text, home)}")
+    return FoundDestination(f"pickup://{_path(text, home)}")
 
 
-def lmtp(host: str, port: int | None, home: Home) -> Delivery:
+def lmtp(host: str, port: int | None, home: Home) -> FoundDestination:
     """Return the destination for a server of LMTP, or its socket; raises as ``maildir``."""
     if host.startswith(("/", "~/")):
-        return Delivery(f"lmtp+unix://{_path(host, home)}")
-    return Delivery(f"lmtp://{_host(host)}:{port or 24}")
+        return FoundDestination(f"lmtp+unix://{_path(host, home)}")
+    return FoundDestination(f"lmtp://{_host(host)}:{port or 24}")
 
 
-def smtp(host: str, port: int | None) -> Delivery:
+def smtp(host: str, port: int | None) -> FoundDestination:
     """Return the destination for a mail server."""
-    return Delivery(f"smtp://{_host(host)}:{port or 25}")
+    return FoundDestination(f"smtp://{_host(host)}:{port or 25}")
 
 
 def program(command: str) -> NotCarried:

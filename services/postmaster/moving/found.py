@@ -36,7 +36,7 @@ class Left(NamedTuple):
     advice: str
 
 
-class Delivery(NamedTuple):
+class FoundDestination(NamedTuple):
     """A destination.
 
     Attributes:
@@ -85,7 +85,7 @@ class FoundAccount:
     place: Place
     maildrop: Maildrop
     keys: dict[str, object] = field(default_factory=dict)
-    delivery: Delivery | None = None
+    delivery: FoundDestination | None = None
     note: str = ""
 
     @property
@@ -173,9 +173,6 @@ class Home(NamedTuple):
         return self.path / text[2:] if text.startswith("~/") else Path(text)
 
 
-Options = Mapping[str, "Option"]
-
-
 class Option(NamedTuple):
     """An option of another program as it stands.
 
@@ -186,3 +183,9 @@ class Option(NamedTuple):
     place: Place
     name: str
     value: str
+
+
+def text_of(options: Mapping[str, Option], name: str) -> str:
+    """Return the value of an option, an empty text where it is not there."""
+    option = options.get(name)
+    return "" if option is None else option.value

@@ -15,14 +15,15 @@ from typing import Final
 
 from services.postmaster.moving import deliveries
 from services.postmaster.moving.found import (
-    Delivery,
     Found,
     FoundAccount,
+    FoundDestination,
     Home,
     Maildrop,
     Option,
     Place,
     Wrong,
+    text_of,
 )
 from services.postmaster.moving.netrc import password_in
 from services.postmaster.moving.options import (
@@ -187,15 +188,15 @@ class _Account:
 
     def add(self) -> None:
         """Add the account to what was found."""
-        kind = _KINDS.fullmatch(self._of(self._retriever, "type"))
+        kind = _KINDS.fullmatch(text_of(self._retriever, "type"))
         if kind is None:
             self._leave(self._retriever["type"], "only POP3 is polled: ask the provider for it")
             return
         secret = self._netrc()
         tls = "implicit" if kind[2] else "none"
-        user = secret.pop("username", self._of(self._retriever, "username"))
+        user = secret.pop("username", text_of(self._retriever, "username"))
         keys: dict[str, object] = {
-            "host": self._of(self._retriever, "server"),
+            "host": text_of(self._retriever, "server"),
             **self._port(),
             "tls": tls,
             "username": user,
@@ -248,20 +249,16 @@ class _Account:
                     "no commands are run for messages: let your mail server filter",
                 )
 
-    def _of(self, options: Mapping[str, Option], name: str) -> str:
-        option = options.get(name)
-        return "" if option is None else option.value
-
     def _leave(self, option: Option, advice: str) -> None:
         self._found.leave(option.place, shown(option), advice)
 
     def _port(self) -> Keys:
-        port = self._of(self._retriever, "port")
+        port = text_of(self._retriever, "port")
         return {"port": int(port)} if port.isdecimal() else {}
 
     def _keep(self) -> str:
-        after = self._of(self._options, "delete_after")
-        if self._of(self._options, "delete").lower() in _YES:
+        after = text_of(self._options, "delete_after")
+        if text_of(self._options, "delete").lower() in _YES:
             return "delete"
         if after.isdecimal() and int(after):
             return f"{int(after)}d"
@@ -272,9 +269,9 @@ class _Account:
 
     def _netrc(self) -> dict[str, object]:
         """Return user name and password of a netrc file, where there is to be one."""
-        if self._of(self._options, "use_netrc").lower() not in _YES:
+        if text_of(self._options, "use_netrc").lower() not in _YES:
             return {}
-        server, file = self._of(self._retriever, "server"), self._of(self._options, "netrc_file")
+        server, file = text_of(self._retriever, "server"), text_of(self._options, "netrc_file")
         if file:
             known = password_in(self._home.expanded(file), server)
         else:
@@ -284,7 +281,7 @@ class _Account:
         return {**({"username": known[0]} if known[0] else {}), "password": known[1]}
 
     def _password(self) -> Keys:
-        password = self._of(self._retriever, "password")
+        password = text_of(self._retriever, "password")
         return {"password": password} if password else {}
 
     def _maildrop(self, keys: Keys) -> Maildrop:
@@ -300,7 +297,7 @@ class _Account:
         )
         return Maildrop((host,), at, user, tuple(place / name for place in places))
 
-    def _delivery(self) -> Delivery | None:
+    def _delivery(self) -> FoundDestination | None:
         option = self._sections["destination"].get("type")
         if option is None:
             self._found.leave(self._place, "no type of [destination]", "choose a destination")
@@ -311,8 +308,8 @@ class _Account:
             self._leave(option, str(why))
             return None
 
-    def _destination(self, options: Mapping[str, Option]) -> Delivery:
-        kind = self._of(options, "type")
+    def _destination(self, options: Mapping[str, Option]) -> FoundDestination:
+        kind = text_of(options, "type")
         for name in ("user", "group", "filemode", "fallback", "locktype", "unixfrom"):
             if name in options and kind in ("Maildir", "MDA_lmtp"):
                 self._leave(
@@ -323,16 +320,16 @@ class _Account:
                 )
         match kind:
             case "Maildir":
-                return deliveries.maildir(self._of(options, "path"), self._home)
+                return deliveries.maildir(text_of(options, "path"), self._home)
             case "MDA_lmtp":
-                self._override = self._of(options, "override")
-                port = self._of(options, "port")
+                self._override = text_of(options, "override")
+                port = text_of(options, "port")
                 at = int(port) if port.isdecimal() else None
-                return deliveries.lmtp(self._of(options, "host"), at, self._home)
+                return deliveries.lmtp(text_of(options, "host"), at, self._home)
             case "Mboxrd":
                 raise deliveries.mbox()
             case "MDA_external" | "MDA_qmaillocal":
-                raise deliveries.program(self._of(options, "path"))
+                raise deliveries.program(text_of(options, "path"))
             case "MultiDestination":
                 return self._only_one(self._strings_of(options, "destinations"))
             case _:
@@ -340,18 +337,18 @@ class _Account:
 
     def _strings_of(self, options: Mapping[str, Option], name: str) -> Sequence[str]:
         try:
-            return _strings(self._of(options, name))
+            return _strings(text_of(options, name))
         except ValueError as why:
             raise NotCarried(f"this is not understood: {why}") from None
 
-    def _only_one(self, names: Sequence[str]) -> Delivery:
+    def _only_one(self, names: Sequence[str]) -> FoundDestination:
         """Return the destination of a list of one: a Maildir, an mbox, or a section."""
         if len(names) != 1:
             raise NotCarried("an account has one destination: let your mail server make the copies")
         name = names[0]
         if name.startswith("["):
             section = self._sections.get(name.strip("[]").lower())
-            if section is None or self._of(section, "type") == "MultiDestination":
+            if section is None or text_of(section, "type") == "MultiDestination":
                 raise NotCarried("there is no such section")
             return self._destination(section)
         if name.endswith("/"):

@@ -14,14 +14,15 @@ from typing import Final
 
 from services.postmaster.moving import deliveries
 from services.postmaster.moving.found import (
-    Delivery,
     Found,
     FoundAccount,
+    FoundDestination,
     Home,
     Maildrop,
     Option,
     Place,
     Wrong,
+    text_of,
 )
 from services.postmaster.moving.options import (
     TOKEN,
@@ -176,13 +177,8 @@ def _accounts(
     return [
         (place, name, options)
         for name, (place, options) in every.items()
-        if name not in bases or _text(options, "user")
+        if name not in bases or text_of(options, "user")
     ]
-
-
-def _text(options: Mapping[str, Option], name: str) -> str:
-    option = options.get(name)
-    return "" if option is None else option.value
 
 
 class _Account:
@@ -197,14 +193,14 @@ class _Account:
 
     def add(self) -> None:
         """Add the account to what was found."""
-        host = _text(self._options, "host")
+        host = text_of(self._options, "host")
         if not host:
             self._found.leave(self._place, f"account {self._name}", "it has no host")
             return
         keys: dict[str, object] = {
             "host": host,
             **self._tls(),
-            "username": _text(self._options, "user"),
+            "username": text_of(self._options, "user"),
         }
         account = FoundAccount(self._place, self._maildrop(keys), keys)
         keys["keep"] = "delete"
@@ -215,7 +211,7 @@ class _Account:
         keys.update(self._too_large(keys))
         keys.update(self._proxy())
         keys.update(self._password(host))
-        if _text(self._options, "socket"):
+        if text_of(self._options, "socket"):
             self._leave("socket", "POP3 servers are reached by TCP: write host and port")
         account.delivery = self._delivery()
         user = account.maildrop.user
@@ -232,13 +228,13 @@ class _Account:
             mode = "none"
         else:
             mode = "starttls" if starttls is None or starttls.value in _ON else "implicit"
-        port = _text(self._options, "port")
+        port = text_of(self._options, "port")
         return {"port": int(port), "tls": mode} if port.isdecimal() else {"tls": mode}
 
     def _maildrop(self, keys: Keys) -> Maildrop:
         host, user = str(keys["host"]), str(keys["username"])
         port = keys.get("port", 995 if keys["tls"] == "implicit" else 110)
-        template = _text(self._options, "uidls_file")
+        template = text_of(self._options, "uidls_file")
         usual = self._home.path / ".mpop_uidls"
         files: tuple[Path, ...] = (usual / f"{user}_at_{host}", usual)  # the second up to 1.0
         if template:
@@ -247,7 +243,7 @@ class _Account:
         return Maildrop((host,), port if isinstance(port, int) else 110, user, files)
 
     def _too_large(self, keys: Keys) -> Keys:
-        text = _text(self._options, "killsize")
+        text = text_of(self._options, "killsize")
         if not text or text == "off":
             return {}
         if keys["keep"] != "forever":
@@ -260,31 +256,32 @@ class _Account:
             return {}
 
     def _proxy(self) -> Keys:
-        host = _text(self._options, "proxy_host")
+        host = text_of(self._options, "proxy_host")
         return (
-            {"proxy": f"socks5://{host}:{_text(self._options, 'proxy_port') or 1080}"}
+            {"proxy": f"socks5://{host}:{text_of(self._options, 'proxy_port') or 1080}"}
             if host
             else {}
         )
 
     def _password(self, host: str) -> Keys:
-        if password := _text(self._options, "password"):
+        if password := text_of(self._options, "password"):
             return {"password": password}
-        if command := _text(self._options, "passwordeval"):
+        if command := text_of(self._options, "passwordeval"):
             # mpop has a shell run it, and takes the first line.
             return {"password_command": shlex.join(["sh", "-c", f"({command}) | head -n 1"])}
         known = self._home.password(host)
-        if known is not None and known[0] in ("", _text(self._options, "user")):
+        if known is not None and known[0] in ("", text_of(self._options, "user")):
             return {"password": known[1]}
+        user = text_of(self._options, "user")
         self._found.leave(
             self._place,
             "no password",
             'mpop asks for it, or a key ring: write password_command = "secret-tool lookup host'
-            f' {host} service pop3 user {_text(self._options, "user")}", see Passwords in the docs',
+            f' {host} service pop3 user {user}", see Passwords in the docs',
         )
         return {}
 
-    def _delivery(self) -> Delivery | None:
+    def _delivery(self) -> FoundDestination | None:
         option = self._options.get("delivery")
         if option is None:
             self._found.leave(self._place, "no delivery", "choose a destination")

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 
 from services.fetcher.pop3.session import Pop3Session
 from shared.errors import ConfigError, ServerFault, Unreachable
-from shared.network.dial import Route, SocketAddress, dial
+from shared.network.dial import NetworkRoute, SocketAddress, dial
 from shared.network.tls import Trust
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.pop3 import Pop3Server
@@ -131,8 +131,8 @@ async def test_which_file_cannot_be_used_is_said_and_why(
 
 def test_behind_a_proxy_nothing_is_of_this_machine() -> None:
     assert login(Pop3Server()).hidden
-    assert not login(Pop3Server(), route=Route(proxy="socks5://far.example:1080")).hidden
-    assert login(Pop3Server(), tls="starttls", route=Route(proxy="socks5://far:1080")).hidden
+    assert not login(Pop3Server(), route=NetworkRoute(proxy="socks5://far.example:1080")).hidden
+    assert login(Pop3Server(), tls="starttls", route=NetworkRoute(proxy="socks5://far:1080")).hidden
 
 
 @pytest.mark.parametrize("wants", [None, ("anna", "s3cr@t")])
@@ -142,7 +142,7 @@ async def test_through_a_proxy_that_looks_the_name_up(
     server = Pop3Server(MAIL, tls=server_context(certificates))
     async with server.serving(implicit=True), SocksProxy(server.port, wants).serving() as proxy:
         user = "anna:s3cr%40t@" if wants else ""
-        route = Route(proxy=f"socks5://{user}127.0.0.1:{proxy.port}")
+        route = NetworkRoute(proxy=f"socks5://{user}127.0.0.1:{proxy.port}")
         trust = Trust(str(certificates.ca))
         there = login(server, tls="implicit", trust=trust, route=route, host="localhost")
         session = await Pop3Session.open(there)
@@ -154,13 +154,15 @@ async def test_through_a_proxy_that_looks_the_name_up(
 async def test_what_a_proxy_refuses_is_said_without_its_password() -> None:
     async with SocksProxy(1, ("anna", "another"), refuses=5).serving() as proxy:
         for user, said in {"anna:secret@": "Username", "anna:another@": "refused"}.items():
-            route = Route(proxy=f"socks5://{user}127.0.0.1:{proxy.port}")
+            route = NetworkRoute(proxy=f"socks5://{user}127.0.0.1:{proxy.port}")
             with pytest.raises(Unreachable, match=r"the proxy 127\.0\.0\.1:") as raised:
                 await Pop3Session.open(login(Pop3Server(), route=route))
             assert said in str(raised.value)
             assert "secret" not in str(raised.value)
     with pytest.raises(Unreachable, match=r"the proxy 127\.0\.0\.1:1 cannot be reached"):
-        await Pop3Session.open(login(Pop3Server(), route=Route(proxy="socks5://127.0.0.1:1")))
+        await Pop3Session.open(
+            login(Pop3Server(), route=NetworkRoute(proxy="socks5://127.0.0.1:1"))
+        )
 
 
 async def test_through_an_http_proxy_nothing_of_the_greeting_is_lost() -> None:
@@ -170,7 +172,7 @@ async def test_through_an_http_proxy_nothing_of_the_greeting_is_lost() -> None:
         HttpProxy(server.port).serving() as proxy,
     ):
         for host, asked in {"pop.example.net": "pop.example.net:995", "::1": "[::1]:995"}.items():
-            route = Route(proxy=f"http://anna:s3cret@127.0.0.1:{proxy.port}")
+            route = NetworkRoute(proxy=f"http://anna:s3cret@127.0.0.1:{proxy.port}")
             there = replace(login(server, route=route, host=host), port=995)
             session = await Pop3Session.open(there)
             assert await retrieved(session, [1]) == MAIL
@@ -202,7 +204,7 @@ async def test_a_proxy_is_looked_up_as_any_server_and_each_of_its_addresses_trie
                 110,
                 seconds=20.0,
                 by=look_up,
-                route=Route(proxy=f"{scheme}://proxy.example:{proxy.port}"),
+                route=NetworkRoute(proxy=f"{scheme}://proxy.example:{proxy.port}"),
             )
             protocol.transport.close()
             assert len(proxy.asked) == 1
@@ -230,7 +232,7 @@ async def test_whatever_a_proxy_says_it_is_told_in_words(scheme: str, lie: str) 
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as proxy:
         port = proxy.sockets[0].getsockname()[1]
-        route = Route(proxy=f"{scheme}://anna:s3cret@127.0.0.1:{port}")
+        route = NetworkRoute(proxy=f"{scheme}://anna:s3cret@127.0.0.1:{port}")
         with pytest.raises(Unreachable, match=r"the proxy 127\.0\.0\.1:") as raised:
             await Pop3Session.open(login(Pop3Server(), route=route))
     assert "s3cret" not in str(raised.value)
@@ -240,10 +242,10 @@ async def test_whatever_a_proxy_says_it_is_told_in_words(scheme: str, lie: str) 
 
 async def test_from_the_address_that_is_named() -> None:
     async with Pop3Server(MAIL).serving() as server:
-        session = await Pop3Session.open(login(server, route=Route("127.0.0.3")))
+        session = await Pop3Session.open(login(server, route=NetworkRoute("127.0.0.3")))
         assert server.peers[-1] == "127.0.0.3"
         await session.quit()
         with pytest.raises(Unreachable, match=r"192\.0\.2\.7 is no address of this machine"):
-            await Pop3Session.open(login(server, route=Route("192.0.2.7")))
+            await Pop3Session.open(login(server, route=NetworkRoute("192.0.2.7")))
         with pytest.raises(Unreachable, match="no address that can be reached from ::1"):
-            await Pop3Session.open(login(server, route=Route("::1")))
+            await Pop3Session.open(login(server, route=NetworkRoute("::1")))

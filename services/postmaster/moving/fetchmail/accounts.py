@@ -14,9 +14,9 @@ from typing import Final
 from services.postmaster.moving import deliveries
 from services.postmaster.moving.fetchmail.entries import NO, Entry, User, entries
 from services.postmaster.moving.found import (
-    Delivery,
     Found,
     FoundAccount,
+    FoundDestination,
     Home,
     Maildrop,
     Option,
@@ -300,7 +300,7 @@ class _Account:
         )
         return {}
 
-    def _delivery(self) -> Delivery | None:
+    def _delivery(self) -> FoundDestination | None:
         try:
             return self._chosen_delivery()
         except NotCarried as why:
@@ -308,7 +308,7 @@ class _Account:
             self._leave(name, str(why))
             return None
 
-    def _chosen_delivery(self) -> Delivery:
+    def _chosen_delivery(self) -> FoundDestination:
         if self._text("bsmtp"):
             raise NotCarried("batch files are not written: choose a destination")
         if command := self._text("mda"):
